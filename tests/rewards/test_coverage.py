@@ -1,0 +1,65 @@
+import pytest
+import spacy
+
+from tril_gym import rewards
+
+
+def coverage(completion, concepts):
+    score = rewards.load("concept_coverage")
+    return float(score(["p"], [completion], [[]], [{"concepts": concepts}])[0])
+
+
+def test_inflections_count():
+    assert coverage("Two dogs are running.", ["dog", "run"]) == 1.0
+    assert coverage("Two dogs are sleeping.", ["dog", "run"]) == 0.5
+    assert coverage("Nothing of it", ["dog", "run"]) == 0.0
+
+
+def test_a_concept_may_itself_be_inflected():
+    assert coverage("a giraffe eats", ["giraffes", "eat"]) == 1.0
+
+
+def test_a_concept_as_it_stands_counts():
+    # The table knows the word of the text by another lemma than the concept's, but both are written alike.
+    assert coverage("She LEFT, better.", ["left", "better"]) == 1.0
+    assert coverage("xyzzies", ["xyzzies"]) == 1.0
+
+
+def test_whole_words_only():
+    assert coverage("a category of hotdogs", ["cat", "dog"]) == 0.0
+    assert coverage("a hot dog-like thing", ["dog"]) == 1.0
+
+
+def test_a_concept_of_several_words_stands_in_a_row():
+    assert coverage("two ice creams", ["ice cream"]) == 1.0
+    assert coverage("cream on ice", ["ice cream"]) == 0.0
+
+
+def test_order_and_repetition_of_words_do_not_count():
+    assert coverage("run dog dog dog", ["dog", "run", "ball"]) == coverage("dog run", ["dog", "run", "ball"])
+    assert coverage("run dog dog dog", ["dog", "run", "ball"]) == pytest.approx(2 / 3)
+
+
+def test_nothing_written_or_nothing_asked():
+    assert coverage("", ["dog"]) == coverage(" \n", ["dog"]) == 0.0
+    assert coverage("a dog", []) == 0.0
+
+
+def test_lemmas_are_those_of_spacys_lookup_lemmatizer():
+    from tril_gym.rewards.coverage import _lexicon
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("lemmatizer", config={"mode": "lookup"})
+    nlp.initialize()
+    text = "the children were riding their bikes, don't you think? geese flew 3 miles"
+    assert _lexicon().spell(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
+
+
+def test_data_without_concepts_is_refused():
+    score = rewards.load("concept_coverage")
+    with pytest.raises(ValueError, match=r'extras\["concepts"\].*got extras with \[\'label\'\]'):
+        score(["p"], ["a dog"], [[]], [{"label": 1}])
+    with pytest.raises(ValueError, match="got extras with nothing"):
+        score(["p"], ["a dog"], [[]], [{}])
+    with pytest.raises(ValueError, match="got the string 'dog run'"):
+        score(["p"], ["a dog"], [[]], [{"concepts": "dog run"}])

@@ -1,0 +1,154 @@
+"""What holds for every reward that needs no model."""
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reward_examples import Example
+
+from tril_gym import rewards
+
+TRAIN = [
+    Example(references=("a dog runs after a ball", "the dog chases the ball")),
+    Example(references=("a cat sits on the mat",)),
+    Example(references=("a dog looks at the cat",)),
+]
+TEXT_REWARDS = {
+    "rouge_l": rewards.load("rouge_l"),
+    "rouge_l over the mean": rewards.load("rouge_l", over="mean"),
+    "cider_d": rewards.load("cider_d", train=TRAIN),
+    "concept_coverage": rewards.load("concept_coverage"),
+}
+WORDS = ["a", "dog", "dogs", "ball", "runs", "cat", "mat", "the", ".", "chases", "on", "\N{DOG FACE}", "  ", "Sits"]
+
+sentences = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
+texts = sentences | st.text(max_size=20)
+rows = st.tuples(
+    texts,
+    texts,
+    st.lists(texts, max_size=3),
+    st.lists(st.sampled_from(WORDS), max_size=3).map(lambda c: {"concepts": c}),
+)
+every_text_reward = pytest.mark.parametrize("score", TEXT_REWARDS.values(), ids=TEXT_REWARDS.keys())
+# The first example loads spaCy and nltk, which takes seconds.
+quickly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def score_rows(score, batch):
+    columns = [list(column) for column in zip(*batch, strict=True)] or [[], [], [], []]
+    return score(*columns)
+
+
+def alone(score, batch):
+    return [float(score_rows(score, [row])[0]) for row in batch]
+
+
+@every_text_reward
+@quickly
+@given(batch=st.lists(rows, max_size=6), order=st.randoms(use_true_random=False))
+def test_neighbours_order_and_repetition_change_nothing(score, batch, order):
+    shuffled = batch + batch[:2]
+    order.shuffle(shuffled)
+    together = score_rows(score, shuffled)
+    assert together.dtype == np.float64
+    assert together.shape == (len(shuffled),)
+    assert together.tolist() == alone(score, shuffled)
+
+
+@every_text_reward
+@quickly
+@given(batch=st.lists(rows, min_size=1, max_size=4))
+def test_inputs_are_left_as_they_are(score, batch):
+    before = copy.deepcopy(batch)
+    columns = [list(column) for column in zip(*batch, strict=True)]
+    columns_before = copy.deepcopy(columns)
+    values = score(*columns)
+    assert columns == columns_before
+    assert batch == before
+    kept = values.tolist()
+    values += 1  # the array is the caller's own
+    assert score(*columns).tolist() == kept
+
+
+@every_text_reward
+@quickly
+@given(row=rows)
+def test_scores_are_finite_and_within_their_range(score, row):
+    value = score_rows(score, [row])[0]
+    assert 0 <= value <= (10 if score.name == "cider_d" else 1) + 1e-9
+
+
+def batch_mean(prompts, completions, references, extras):
+    return [float(np.mean([len(c) for c in completions]))] * len(prompts)
+
+
+def changes_its_input(prompts, completions, references, extras):
+    references[0].append(prompts[0])
+    return np.zeros(len(prompts))
+
+
+def test_these_tests_can_fail():
+    """A batch mean in every row, and a list appended to in place: two rewards that were once published."""
+    with pytest.raises(AssertionError):
+        test_neighbours_order_and_repetition_change_nothing.hypothesis.inner_test(
+            rewards.as_score(batch_mean), [("", "a", [], {}), ("", "bbb", [], {})], np.random.RandomState(0)
+        )
+    with pytest.raises(AssertionError):
+        test_inputs_are_left_as_they_are.hypothesis.inner_test(
+            rewards.as_score(changes_its_input), [("p", "a", ["r"], {})]
+        )
+
+
+ODD = {
+    "empty": "",
+    "white space": " \t\n  ",
+    "emoji": "\N{DOG FACE}\N{DOG FACE} ball \N{GRINNING FACE}",
+    "long": "the dog chases the ball . " * 385,  # 10,010 characters
+    "one long word": "x" * 10_000,
+    "control characters": "dog\x00ball\x1f",
+    "half a character": "dog \udce2 ball",
+}
+
+
+@every_text_reward
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
+def test_odd_texts_score_alike_alone_and_in_company(score, text):
+    normal = ("dog ball", "a dog and a ball", ["the dog chases the ball"], {"concepts": ["dog", "ball"]})
+    odd = ("dog ball", text, ["the dog chases the ball", text], {"concepts": ["dog", "ball"]})
+    value = alone(score, [odd])[0]
+    assert score_rows(score, [normal, odd, normal, odd]).tolist() == alone(score, [normal, odd, normal, odd])
+    assert np.isfinite(value)
+
+
+@every_text_reward
+@pytest.mark.parametrize("blank", ["", " ", "\n\t "])
+def test_an_empty_completion_earns_nothing(score, blank):
+    row = ("dog", blank, ["the dog chases the ball"], {"concepts": ["dog"]})
+    written = ("dog", "the dog", ["the dog chases the ball"], {"concepts": ["dog"]})
+    assert alone(score, [row, written])[0] == 0.0
+    assert alone(score, [row, written])[1] > 0.0
+
+
+@every_text_reward
+def test_an_empty_batch_has_no_scores(score):
+    assert score([], [], [], []).shape == (0,)
+
+
+@every_text_reward
+def test_unequal_lengths_are_refused(score):
+    batch = (["p", "p"], ["c", "c"], [["r"], ["r"]], [{"concepts": ["c"]}] * 2)
+    assert score(*batch).shape == (2,)
+    for i in range(4):
+        short = [column[:1] if i == j else column for j, column in enumerate(batch)]
+        with pytest.raises(ValueError, match=r"one entry of each kind per text.*: 1"):
+            score(*short)
+
+
+@every_text_reward
+def test_strings_in_place_of_lists_are_refused(score):
+    with pytest.raises(ValueError, match="completions must be a list"):
+        score(["p"], "c", [["r"]], [{"concepts": ["c"]}])
+    with pytest.raises(ValueError, match="references must hold a list of texts"):
+        score(["p"], ["c"], ["r"], [{"concepts": ["c"]}])

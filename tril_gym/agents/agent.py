@@ -1,0 +1,181 @@
+"""An agent: a policy in an environment, and what it learns with.
+
+An algorithm is a file with a config and a class that says two things: its `plan`, who writes what, and its learner,
+what is made of it. The rest, from the loop to the checkpoint, is the same for all and stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from tril_gym.agents.clock import Clock
+from tril_gym.agents.decoding import Decoding
+from tril_gym.agents.guide import Guide
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.learn import Callback, learn
+from tril_gym.agents.plan import Actor, Plan
+from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.references import References
+from tril_gym.agents.trajectories import Trajectories
+from tril_gym.agents.update import Metrics
+
+
+class Learner(Protocol):
+    """What an agent makes of trajectories, and all that this must remember beside the policy's weights."""
+
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+        """Learn from an iteration's texts; returns figures by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be kept to go on as if never stopped."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+class Agent(ABC):
+    """What every agent can do.
+
+    Args:
+        policy: the language model that learns; trained in place.
+        guide: who helps to write; None for algorithms without one.
+        envs: the vector environment to write in.
+        config: the algorithm's numbers.
+        seed: all the randomness of training comes from it.
+    """
+
+    name: ClassVar[str]  # as on the command line
+    config_type: ClassVar[type]
+    takes_guide: ClassVar[bool] = False
+    learner: Learner
+
+    def __init__(self, policy: LMPolicy, guide: Actor | None, envs: VectorEnv, config: Any, seed: int) -> None:
+        if not isinstance(config, self.config_type):
+            raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(config).__name__}")
+        self.envs, self.config = envs, config
+        self.layout = TextLayout.of(envs)
+        policy.check(self.layout)
+        self.policy = policy
+        self.guide = _independent(guide, policy)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.iteration = 0
+
+    @property
+    def episodes(self) -> int:
+        """Texts an iteration."""
+        return self.config.episodes_per_iteration or self.envs.num_envs
+
+    @abstractmethod
+    def plan(self, iteration: int) -> Plan:
+        """Who writes what in this iteration, counted from 0."""
+
+    def learn(self, iterations: int, after: Callback | None = None) -> Self:
+        """Train for so many more iterations; `after` is called with a `Report` at the end of each."""
+        learn(self, iterations=iterations, after=after)
+        return self
+
+    def predict(
+        self, observations: np.ndarray, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[np.ndarray, None]:
+        """The next tokens for a batch (or a single row) of observations.
+
+        Args:
+            observations: (n, P + T) or (P + T,) integers.
+            deterministic: the most probable token; else a draw from the policy, which needs a `generator`.
+            generator: where the draws come from.
+
+        Returns:
+            actions, (n,) or a scalar array, and None: there is no hidden state to carry.
+        """
+        policy = self.policy.with_decoding(Decoding(greedy=True)) if deterministic else self.policy
+        batch = torch.from_numpy(np.atleast_2d(observations).astype(np.int64))
+        width = self.layout.max_prompt_length
+        if deterministic:
+            draws = torch.zeros(len(batch), dtype=torch.float64)
+        elif generator is None:
+            raise ValueError("predict(deterministic=False) needs a generator=torch.Generator() to draw from")
+        else:
+            draws = torch.rand(len(batch), generator=generator, dtype=torch.float64)
+        writer = policy.start(batch[:, :width], batch[:, width:], [{} for _ in batch], self.layout)
+        actions = writer.next(draws)[0].cpu().numpy()
+        return actions.reshape(np.shape(observations)[:-1]), None
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that is needed to go on exactly from here.
+
+        `policy/` loads with `transformers`' own `from_pretrained`. The environment is not saved, nor a guide that is
+        neither a language model nor the references: `load` takes them.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.policy.save(folder / "policy")
+        if isinstance(self.guide, Guide):
+            self.guide.policy.save(folder / "guide")
+        torch.save({"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt")
+        about = {"algorithm": self.name, "iteration": self.iteration, "config": asdict(self.config)}
+        about["guide"] = _describe(self.guide)
+        (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, envs: VectorEnv, guide: Actor | None = None) -> Self:
+        """Go on from a folder that `save` wrote, as if never stopped.
+
+        Args:
+            folder: the saved agent.
+            envs: an environment like the one it was trained in.
+            guide: needed where the guide could not be saved.
+
+        Raises:
+            ValueError: the folder holds no agent, or one of another algorithm, or its guide is missing.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "agent.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
+        if about["algorithm"] != cls.name:
+            raise ValueError(f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own")
+        policy = LMPolicy.from_pretrained(folder / "policy")
+        config = cls.config_type(**about["config"])
+        guides = {} if not cls.takes_guide else {"guide": guide or _saved_guide(folder, about["guide"])}
+        agent = cls(policy=policy, envs=envs, config=config, **guides)
+        saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
+        agent.generator.set_state(saved["generator"].cpu())
+        agent.learner.load_state_dict(saved["learner"])
+        agent.iteration = about["iteration"]
+        return agent
+
+
+def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
+    """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
+    if isinstance(guide, LMPolicy):
+        guide = Guide(guide)
+    if isinstance(guide, Guide) and guide.policy.model is policy.model:
+        return Guide(policy.frozen_copy(), **guide.settings())
+    return guide
+
+
+def _describe(guide: Actor | None) -> dict[str, Any] | None:
+    if isinstance(guide, Guide):
+        return {"kind": "model"} | guide.settings()
+    if guide is None:
+        return None
+    return {"kind": "references" if isinstance(guide, References) else "other"}
+
+
+def _saved_guide(folder: Path, about: dict[str, Any]) -> Actor:
+    settings = dict(about)
+    kind = settings.pop("kind")
+    if kind == "references":
+        return References()
+    if kind == "model":
+        return Guide(LMPolicy.from_pretrained(folder / "guide"), **settings)
+    raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

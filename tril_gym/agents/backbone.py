@@ -1,0 +1,298 @@
+"""How a language model of `transformers` reads prompts and tokens: decoder-only and encoder-decoder, one interface.
+
+What differs between model families stands here and nowhere else: padding sides, positions, caches.
+
+- Decoder-only: one sequence, prompt and tokens, padded on the left; explicit positions make that exact.
+- Encoder-decoder: prompts go to the encoder padded on the right. A decoder with relative positions (T5) may have
+  its prefix packed to the right as well; one with absolute positions (BART) may not, so its columns stay aligned.
+
+B texts, P prompt tokens, T new tokens, L columns of one sequence, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tril_gym.agents.trajectories import Texts
+
+
+class Decoder(Protocol):
+    """A batch of texts that is being written: holds the model's cache."""
+
+    def logits(self) -> Tensor:
+        """(B, V) of the next token."""
+
+    def append(self, tokens: Tensor) -> None:
+        """Write (B,) tokens."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Backbone(Protocol):
+    """Reads texts with one language model."""
+
+    def logits(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T, V): the logits that predict each token."""
+
+    def hidden(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T + 1, D): the last hidden state just before each token, and after the last column."""
+
+    def decoder(self, model: Any, texts: Texts) -> Decoder:
+        """Take up texts to write on them."""
+
+    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
+        """Refuse texts that are longer than the model's positions."""
+
+
+def backbone_of(model: Any) -> Backbone:
+    """The reader that fits a model."""
+    return EncoderDecoder() if model.config.is_encoder_decoder else DecoderOnly()
+
+
+def positions_of(config: Any) -> int | None:
+    """Tokens that a model has positions for; None where positions are relative and have no end."""
+    if hasattr(config, "relative_attention_num_buckets"):
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def packed_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Push the real ids of every row to the right end and drop the columns that nobody needs: both (B, L)."""
+    return _packed(ids, mask, "left")
+
+
+def packed_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Push the real ids of every row to the left end and drop the columns that nobody needs: both (B, L)."""
+    return _packed(ids, mask, "right")
+
+
+def _packed(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor]:
+    rows = [row[real] for row, real in zip(ids, mask, strict=True)]
+    ones = [torch.ones_like(row, dtype=torch.bool) for row in rows]
+    return (
+        pad_sequence(rows, batch_first=True, padding_side=padding_side),
+        pad_sequence(ones, batch_first=True, padding_side=padding_side),
+    )
+
+
+def _position_ids(mask: Tensor) -> Tensor:
+    """(B, L): 0 at the first real token of each row."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+class DecoderOnly:
+    """GPT-2, Llama, Qwen2 and the like."""
+
+    def logits(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T, V). The head is applied to the completion's columns only."""
+        width = texts.tokens.shape[1]
+        # The last token predicts nothing, so it is not read.
+        sequence = self._sequence(Texts(texts.prompts, texts.is_prompt, texts.tokens[:, :-1], texts.is_token[:, :-1]))
+        logits = model(**sequence, use_cache=False, logits_to_keep=width).logits
+        assert logits.shape[:2] == texts.tokens.shape, (logits.shape, texts.tokens.shape)
+        return logits
+
+    def hidden(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T + 1, D)."""
+        output = model.base_model(**self._sequence(texts), use_cache=False)
+        return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
+
+    def decoder(self, model: Any, texts: Texts) -> Decoder:
+        """Prompt and tokens in one forward pass."""
+        ids = torch.cat([texts.prompts, texts.tokens], dim=1)
+        ids, mask = packed_right(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
+        return _CausalDecoder(model, ids, mask)
+
+    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
+        """Prompt and completion share the model's positions."""
+        room = positions_of(model.config)
+        if room is not None and max_prompt_length + max_new_tokens > room:
+            raise ValueError(
+                f"the model has {room} positions, the environment's texts need {max_prompt_length} + {max_new_tokens};"
+                " make the environment with a smaller max_prompt_length or max_new_tokens"
+            )
+
+    def _sequence(self, texts: Texts) -> dict[str, Tensor]:
+        texts = texts.prompts_trimmed()
+        mask = torch.cat([texts.is_prompt, texts.is_token], dim=1)
+        return {
+            "input_ids": torch.cat([texts.prompts, texts.tokens], dim=1),
+            "attention_mask": mask.long(),
+            "position_ids": _position_ids(mask),
+        }
+
+
+class _CausalDecoder:
+    """Keys and values of everything read so far; one new column a call."""
+
+    def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
+        self.model, self.mask = model, mask
+        self._read(ids, _position_ids(mask), cache=None)
+
+    def _read(self, ids: Tensor, positions: Tensor, cache: Any) -> None:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._logits, self._cache = output.logits[:, -1], output.past_key_values
+
+    def logits(self) -> Tensor:
+        return self._logits
+
+    def append(self, tokens: Tensor) -> None:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1, self._cache)
+
+    def keep(self, rows: Tensor) -> None:
+        self.mask, self._logits = self.mask[rows], self._logits[rows]
+        self._cache.batch_select_indices(rows)
+
+
+class EncoderDecoder:
+    """T5, BART and the like."""
+
+    def logits(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T, V)."""
+        start = _decoder_start(model)
+        width = texts.tokens.shape[1]
+        decoder_ids, _ = _with_start(start, texts.tokens[:, :-1], texts.is_token[:, :-1])
+        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
+        # No decoder mask: padding stands after the text, where the causal mask already hides it.
+        output = model(
+            input_ids=prompts, attention_mask=is_prompt.long(), decoder_input_ids=decoder_ids, use_cache=False
+        )
+        return output.logits[:, -width:]
+
+    def hidden(self, model: Any, texts: Texts) -> Tensor:
+        """(B, T + 1, D), of the decoder."""
+        start = _decoder_start(model)
+        decoder_ids, _ = _with_start(start, texts.tokens, texts.is_token)
+        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
+        memory = model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long()).last_hidden_state
+        output = model.get_decoder()(
+            input_ids=decoder_ids,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=is_prompt.long(),
+            use_cache=False,
+        )
+        return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
+
+    def decoder(self, model: Any, texts: Texts) -> Decoder:
+        """Encode the prompts once, then read the known tokens in one pass."""
+        lengths = texts.lengths
+        ids, mask = _with_start(_decoder_start(model), texts.tokens, texts.is_token)
+        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
+        encoded = model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long())
+        even = bool((lengths == lengths[:1]).all())
+        if even or positions_of(model.config) is None:
+            return _CachedDecoder(model, encoded, is_prompt, *packed_right(ids, mask))
+        return _AlignedDecoder(model, encoded, is_prompt, *packed_left(ids, mask))
+
+    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
+        """Prompts need positions of the encoder, completions of the decoder."""
+        room = positions_of(model.config)
+        needed = max_new_tokens + len(_decoder_start(model)) - 1
+        if room is not None and max(max_prompt_length, needed) > room:
+            raise ValueError(
+                f"the model has {room} positions, the environment's prompts need {max_prompt_length} and its"
+                f" completions {needed}; make the environment with a smaller max_prompt_length or max_new_tokens"
+            )
+
+
+def _decoder_start(model: Any) -> list[int]:
+    """What stands before the first token of a completion: the start token, and BART's forced BOS."""
+    start = model.generation_config.decoder_start_token_id
+    if start is None:
+        start = model.config.decoder_start_token_id
+    if start is None:
+        raise ValueError(f"{type(model).__name__} names no decoder_start_token_id, so no completion can begin")
+    forced = model.generation_config.forced_bos_token_id
+    return [start] if forced is None else [start, forced]
+
+
+def _with_start(start: list[int], tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the decoder's first ids before (B, T) tokens: both (B, S + T)."""
+    prefix = torch.tensor(start, device=tokens.device).expand(tokens.shape[0], -1)
+    return torch.cat([prefix, tokens], dim=1), torch.cat([torch.ones_like(prefix, dtype=torch.bool), is_token], dim=1)
+
+
+class _EncodedPrompts:
+    """What every decoder step needs of the prompts."""
+
+    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, mask: Tensor) -> None:
+        self.model, self.encoded, self.is_prompt, self.mask = model, encoded, is_prompt, mask
+
+    def read(self, ids: Tensor, **more: Any) -> Any:
+        """Decode some columns."""
+        return self.model(
+            encoder_outputs=self.encoded, attention_mask=self.is_prompt.long(), decoder_input_ids=ids, **more
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        self.is_prompt, self.mask = self.is_prompt[rows], self.mask[rows]
+        self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
+
+
+class _CachedDecoder:
+    """All rows write in the same column, so that keys and values can be kept."""
+
+    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, ids: Tensor, mask: Tensor) -> None:
+        self.prompts = _EncodedPrompts(model, encoded, is_prompt, mask)
+        self._read(ids, cache=None)
+
+    def _read(self, ids: Tensor, cache: Any) -> None:
+        mask = self.prompts.mask.long()
+        output = self.prompts.read(ids, decoder_attention_mask=mask, past_key_values=cache, use_cache=True)
+        self._logits, self._cache = output.logits[:, -1], output.past_key_values
+
+    def logits(self) -> Tensor:
+        return self._logits
+
+    def append(self, tokens: Tensor) -> None:
+        mask = self.prompts.mask
+        self.prompts.mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        self._read(tokens.unsqueeze(1), self._cache)
+
+    def keep(self, rows: Tensor) -> None:
+        self.prompts.keep(rows)
+        self._logits = self._logits[rows]
+        self._cache.batch_select_indices(rows)
+
+
+class _AlignedDecoder:
+    """Rows of different lengths under absolute positions: every text is read again from its first column.
+
+    Slower than a cache, and only met where a text is taken up in the middle beside others.
+    """
+
+    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, ids: Tensor, mask: Tensor) -> None:
+        self.prompts = _EncodedPrompts(model, encoded, is_prompt, mask)
+        self.ids = ids
+
+    def logits(self) -> Tensor:
+        logits = self.prompts.read(self.ids, use_cache=False).logits  # (B, L, V)
+        last = self.prompts.mask.sum(1) - 1
+        return logits[torch.arange(len(last), device=last.device), last]
+
+    def append(self, tokens: Tensor) -> None:
+        mask = self.prompts.mask
+        column = mask.sum(1)
+        if int(column.max()) == self.ids.shape[1]:
+            self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
+            mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
+        here = torch.arange(self.ids.shape[1], device=column.device) == column.unsqueeze(1)
+        self.ids = torch.where(here, tokens.unsqueeze(1), self.ids)
+        self.prompts.mask = mask | here
+
+    def keep(self, rows: Tensor) -> None:
+        self.prompts.keep(rows)
+        self.ids = self.ids[rows]

@@ -1,0 +1,302 @@
+"""Collection: a plan's actors write texts in a vector environment, token by token, through `reset` and `step`.
+
+One mechanism for every algorithm, every autoreset mode, and every environment with `metadata["text"]`:
+
+1. Everything random is drawn first, per episode and token, so that batching changes no text.
+2. Each wave resets the environment with its episodes' own seeds: one text a row.
+3. Rows whose coin says so get a rollin, cut at the switch. The environment is put there by a restart where it offers
+   one per row, else the rollin's tokens are stepped as actions while the other rows already write on.
+4. The rollout actor writes on until every row has ended. Rows that ended write filler nobody reads.
+
+n rows of the environment, B texts of a wave, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from tril_gym.agents.clock import Clock
+from tril_gym.agents.infos import row_infos
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.plan import Actor, Plan
+from tril_gym.agents.trajectories import Infos, Trajectories
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """All the randomness of E episodes: each keeps its own, whatever it is batched with."""
+
+    seeds: Tensor  # (E,) int64, of the environment's rows
+    coin: Tensor  # (E,) float64: a rollin where it is under rollin_prob
+    switch: Tensor  # (E,) float64: where the rollin is cut
+    rollin: Tensor  # (E, T) float64: one uniform a token
+    rollout: Tensor  # (E, T) float64
+
+    @staticmethod
+    def of(episodes: int, max_new_tokens: int, generator: torch.Generator) -> Draws:
+        """Draw for E episodes of at most T tokens."""
+        seeds = torch.randint(2**31, (episodes,), generator=generator)
+        table = torch.rand((episodes, 2 + 2 * max_new_tokens), generator=generator, dtype=torch.float64)
+        coin, switch = table[:, 0], table[:, 1]
+        return Draws(seeds, coin, switch, table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :])
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Draws:
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def __len__(self) -> int:
+        return self.seeds.shape[0]
+
+
+def collect(
+    envs: VectorEnv, plan: Plan, *, episodes: int, generator: torch.Generator, clock: Clock | None = None
+) -> Trajectories:
+    """Write `episodes` texts.
+
+    Args:
+        envs: a vector environment with `metadata["text"]`.
+        plan: who writes what.
+        episodes: texts to write; the first so many that are started count, so short texts have no advantage.
+        generator: all the randomness of the collection, the environment's seeds included (CPU).
+        clock: counts the seconds spent in the environment as "score".
+
+    Raises:
+        ValueError: no episodes, or an environment that breaks its own metadata.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    layout = TextLayout.of(envs)
+    draws = Draws.of(episodes, layout.max_new_tokens, generator)
+    waves = [
+        _Wave(envs, plan, layout, draws[slice(first, first + envs.num_envs)], clock or Clock()).write()
+        for first in range(0, episodes, envs.num_envs)
+    ]
+    return Trajectories.cat(waves)
+
+
+def switch_points(lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Where rollins are cut: uniform on 1 … length − 1, and 0 where a text is too short to be cut.
+
+    Args:
+        lengths: (B,) tokens of each rollin, EOS counted.
+        draws: (B,) uniforms in [0, 1).
+    """
+    return np.where(lengths < 2, 0, 1 + np.floor(draws * (lengths - 1)).astype(np.int64))
+
+
+def write_completions(
+    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let an actor write whole texts outside the environment.
+
+    Args:
+        prompts: (B, P), -1 in empty cells.
+        draws: (B, T) uniforms.
+
+    Returns:
+        tokens (B, T) int64 with -1 after the end, and their log-probabilities (B, T), 0 where the actor has none.
+    """
+    board = _Board(len(infos), layout)
+    pen = _Pen(actor, prompts, board, infos, layout, draws)
+    while pen.rows.size:
+        pen.write()
+    pen.close()
+    return board.tokens, board.logprobs
+
+
+class _Board:
+    """The tokens of B texts as they are written."""
+
+    def __init__(self, texts: int, layout: TextLayout) -> None:
+        self.tokens = np.full((texts, layout.max_new_tokens), -1, dtype=np.int64)
+        self.logprobs = np.zeros((texts, layout.max_new_tokens))
+        self.written = np.zeros(texts, dtype=np.int64)
+
+
+class _Pen:
+    """An actor's writer on a board: knows which rows it still writes, and hands it their draws."""
+
+    def __init__(
+        self, actor: Actor, prompts: Tensor, board: _Board, infos: Infos, layout: TextLayout, draws: Tensor
+    ) -> None:
+        self.board, self.draws, self.layout = board, draws.numpy(), layout
+        self.rows = np.arange(len(infos))
+        self.writer = actor.start(prompts, torch.from_numpy(board.tokens), infos, layout)
+
+    def write(self) -> None:
+        """One token on every row that has not come to its end."""
+        board, rows = self.board, self.rows
+        columns = board.written[rows]
+        tokens, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
+        tokens = tokens.cpu().numpy()
+        board.tokens[rows, columns] = tokens
+        if logprobs is not None:
+            board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
+        board.written[rows] += 1
+        ended = np.isin(tokens, self.layout.eos_token_ids) | (board.written[rows] == self.layout.max_new_tokens)
+        self.keep(rows[~ended])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the board only."""
+        if len(rows) == len(self.rows):
+            return
+        if len(rows):
+            self.writer.keep(torch.from_numpy(np.searchsorted(self.rows, rows)))
+        self.rows = rows
+
+    def close(self) -> None:
+        """Let the writer go."""
+        self.writer.close()
+
+
+class _Wave:
+    """One text for each of the first B rows of the environment."""
+
+    def __init__(self, envs: VectorEnv, plan: Plan, layout: TextLayout, draws: Draws, clock: Clock) -> None:
+        self.envs, self.plan, self.layout, self.draws, self.clock = envs, plan, layout, draws, clock
+        self.texts = len(draws)
+        # Filler for rows that have nothing to write: EOS where a row then stands idle, else a token that is no EOS,
+        # so that nobody scores a new short text at every other step.
+        words = (token for token in range(layout.vocab_size) if token not in layout.eos_token_ids)
+        self.filler = layout.eos_token_ids[0] if layout.idles else next(words)
+
+    def write(self) -> Trajectories:
+        """Reset, roll in, roll out."""
+        prompts, infos = self._reset()
+        board, switch = self._roll_in(prompts, infos)
+        stepped = self._stand_at(switch, board, infos)
+        rewards = np.zeros(board.tokens.shape)
+        terminated, truncated = np.zeros(self.texts, dtype=bool), np.zeros(self.texts, dtype=bool)
+        alive = np.ones(self.texts, dtype=bool)
+        pen = _Pen(self.plan.rollout, prompts, board, infos, self.layout, self.draws.rollout)
+        while alive.any():
+            # A row that still steps its rollin has tokens in store; only one that has none asks for the next.
+            if (alive & (stepped == board.written)).any():
+                self._check_still_writing(alive & (stepped == board.written), pen)
+                pen.write()
+            rows = np.flatnonzero(alive)
+            paid, ended, cut, step_infos = self._step(rows, board.tokens[rows, stepped[rows]], alive)
+            stepped[rows] += 1
+            self._book(rewards, paid, alive, stepped)
+            told = self._told(rows[ended | cut], step_infos)
+            for row, info in zip(told, row_infos(step_infos, told), strict=True):
+                infos[row] |= info
+            terminated[rows], truncated[rows] = ended, cut
+            alive[rows] = ~(ended | cut)
+            pen.keep(pen.rows[alive[pen.rows]])
+        pen.close()
+        return self._trajectories(prompts, board, switch, stepped, rewards, terminated, truncated, infos)
+
+    def _reset(self) -> tuple[Tensor, Infos]:
+        """Prompts (B, P) and infos of a fresh batch."""
+        seeds = [int(seed) for seed in self.draws.seeds]
+        spare = self.envs.num_envs - self.texts
+        # An environment whose rows can stand idle may pay late, once the last row has ended: `_book` knows whose it is.
+        options = {"defer": True} if self.layout.idles else None
+        with self.clock.time("score"):
+            observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options)
+        prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
+        return torch.from_numpy(prompts), row_infos(infos, range(self.texts))
+
+    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[_Board, np.ndarray]:
+        """A board with the rollins on it, up to each row's switch (B,)."""
+        board, switch = _Board(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
+        rows = np.flatnonzero(self.draws.coin.numpy() < self.plan.rollin_prob)
+        if self.plan.rollin is not None and rows.size:
+            chosen = [infos[row] for row in rows]
+            draws = self.draws[rows]
+            tokens, logprobs = write_completions(self.plan.rollin, prompts[rows], chosen, self.layout, draws.rollin)
+            switch[rows] = switch_points((tokens >= 0).sum(1), draws.switch.numpy())
+            before = np.arange(tokens.shape[1]) < switch[rows, None]
+            board.tokens[rows] = np.where(before, tokens, -1)
+            board.logprobs[rows] = np.where(before, logprobs, 0.0)
+            board.written[rows] = switch[rows]
+        return board, switch
+
+    def _stand_at(self, switch: np.ndarray, board: _Board, infos: Infos) -> np.ndarray:
+        """Put the environment at the switch where it can be put there; (B,) tokens that it has got by now."""
+        moved = np.flatnonzero(switch)
+        if not moved.size or self.layout.restart != "rows" or self.layout.dense_reward:
+            return np.zeros(self.texts, dtype=np.int64)  # the rollin's tokens must be stepped
+        rows = self.envs.num_envs
+        mask, examples = np.zeros(rows, dtype=bool), np.full(rows, -1, dtype=np.int64)
+        completions = np.full((rows, board.tokens.shape[1]), -1, dtype=np.int64)
+        mask[moved], completions[moved] = True, board.tokens[moved]
+        examples[moved] = [infos[row]["example"] for row in moved]
+        options = {"reset_mask": mask, "example": examples, "completion": completions}
+        with self.clock.time("score"):
+            self.envs.reset(options=options | ({"defer": True} if self.layout.idles else {}))
+        return switch.copy()
+
+    def _step(
+        self, rows: np.ndarray, tokens: np.ndarray, alive: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step the whole environment: rewards of all B texts, and how each of `rows` ended."""
+        actions = np.full(self.envs.num_envs, self.filler, dtype=np.int64)
+        actions[rows] = tokens
+        with self.clock.time("score"):
+            _, rewards, terminated, truncated, infos = self.envs.step(actions)
+            self._revive(terminated | truncated)
+        if self.layout.autoreset_mode == AutoresetMode.SAME_STEP:
+            infos = infos.get("final_info", {})  # the top level already speaks of the next text
+        return rewards[: self.texts], terminated[rows], truncated[rows], infos
+
+    def _told(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
+        """Rows of which a step's infos say something: those that ended, and those whose late scores came in."""
+        if not (self.layout.idles and "_scores" in infos):
+            return ended
+        return np.union1d(ended, np.flatnonzero(infos["_scores"][: self.texts]))
+
+    def _revive(self, ended: np.ndarray) -> None:
+        """Without autoreset a row that ended must be reset before the next step, unless it can stand idle."""
+        if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.idles and ended.any():
+            self.envs.reset(options={"reset_mask": ended.copy()})
+
+    def _book(self, rewards: np.ndarray, paid: np.ndarray, alive: np.ndarray, stepped: np.ndarray) -> None:
+        """Add what was paid to each row's last token. Idle rows are paid late; other ended rows write no text of ours."""
+        payees = np.flatnonzero(alive | (paid != 0)) if self.layout.idles else np.flatnonzero(alive)
+        rewards[payees, stepped[payees] - 1] += paid[payees]
+
+    def _check_still_writing(self, waiting: np.ndarray, pen: _Pen) -> None:
+        over = np.flatnonzero(waiting & ~np.isin(np.arange(self.texts), pen.rows))
+        if over.size:
+            raise ValueError(
+                f"row {over[0]} goes on after EOS or its token {self.layout.max_new_tokens}, where the metadata of the"
+                " environment says that a text ends; check eos_token_ids and max_new_tokens"
+            )
+
+    def _trajectories(
+        self,
+        prompts: Tensor,
+        board: _Board,
+        switch: np.ndarray,
+        lengths: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        infos: Infos,
+    ) -> Trajectories:
+        columns = np.arange(board.tokens.shape[1])
+        is_token = columns < lengths[:, None]  # an outside limit may have cut a rollin that was already written
+        is_rollin = is_token & (columns < switch[:, None])
+        wrote = is_token & ~is_rollin if self.plan.learn_on == "rollout" else is_rollin
+        return Trajectories(
+            prompts=prompts.clamp(min=0),
+            is_prompt=prompts >= 0,
+            tokens=torch.from_numpy(np.where(is_token, board.tokens, 0)),
+            is_token=torch.from_numpy(is_token),
+            is_rollin=torch.from_numpy(is_rollin),
+            old_logprobs=torch.from_numpy(np.where(wrote, board.logprobs, 0.0)),
+            rewards=torch.from_numpy(rewards),
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            switch=torch.from_numpy(np.minimum(switch, lengths)),
+            examples=torch.tensor([int(info.get("example", -1)) for info in infos]),
+            infos=infos,
+            learn_on=self.plan.learn_on,
+        )

@@ -1,0 +1,67 @@
+"""Who writes which part of a text, and which part teaches: all that the RL algorithms differ in.
+
+A text is written in two parts. The **rollin** goes from the prompt to the switch, the **rollout** from the switch to
+the end. PPO has no rollin; PPO++ lets a guide roll in; AggreVaTeD lets the guide roll out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.trajectories import Infos
+
+
+class Writer(Protocol):
+    """Writes on B texts at once, one token of each a call, until its caller drops them."""
+
+    def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Write one token on every text.
+
+        Args:
+            draws: (B,) float64 uniforms in [0, 1), the only randomness a writer may use.
+
+        Returns:
+            tokens (B,) int64, and their log-probabilities (B,) in nats or None where the writer has none.
+        """
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, (B',) int64 indices; the others have ended."""
+
+    def close(self) -> None:
+        """Give back what the writer holds."""
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """Writes texts: a language model, a guide, a table of references, a callable, a person."""
+
+    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> Writer:
+        """Take up B texts where they stand.
+
+        Args:
+            prompts:     (B, P) int64, right-aligned, -1 in empty cells.
+            completions: (B, T) int64, left-aligned, -1 in empty cells; lengths may differ.
+            infos:       one dictionary a text: `prompt`, `references`, `example` as the environment gave them.
+            layout:      the environment's sizes.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who writes which part of a text, and which part teaches."""
+
+    rollout: Actor
+    rollin: Actor | None = None  # None: nobody, the rollout starts at the prompt
+    rollin_prob: float = 0.0  # chance that a text has a rollin (β)
+    learn_on: Literal["rollout", "rollin", "switch"] = "rollout"
+    critic: Literal["policy", "guide"] = "policy"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rollin_prob <= 1.0:
+            raise ValueError(f"rollin_prob must be a probability in [0, 1], got {self.rollin_prob}")
+        if self.rollin_prob > 0 and self.rollin is None:
+            raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")

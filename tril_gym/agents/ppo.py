@@ -1,0 +1,38 @@
+"""PPO: the policy writes whole texts and learns from every token of them.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms": https://arxiv.org/abs/1707.06347
+Left out: nothing. Added, as for language models since Ziegler et al. 2019 (https://arxiv.org/abs/1909.08593): the
+reward is reduced by the drift from the policy that training began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gymnasium.vector import VectorEnv
+
+from tril_gym.agents.agent import Agent
+from tril_gym.agents.plan import Plan
+from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.update import ActorCritic, ActorCriticConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(ActorCriticConfig):
+    """PPO reads the shared numbers and no others."""
+
+
+class PPO(Agent):
+    """Proximal policy optimization over tokens, with a critic of its own."""
+
+    name = "ppo"
+    config_type = PPOConfig
+
+    def __init__(self, policy: LMPolicy, envs: VectorEnv, config: PPOConfig | None = None, *, seed: int = 0) -> None:
+        config = config or PPOConfig()
+        super().__init__(policy.with_decoding(config.decoding()), None, envs, config, seed)
+        self.learner = ActorCritic(self.policy, config, self.layout)
+
+    def plan(self, iteration: int) -> Plan:
+        """The policy writes everything."""
+        return Plan(rollout=self.policy)

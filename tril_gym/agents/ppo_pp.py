@@ -1,0 +1,59 @@
+"""PPO++: the guide starts a text, the policy finishes it and learns from what it finished.
+
+Chang et al. 2023, "Learning to Generate Better Than Your LLM", algorithm 1: https://arxiv.org/abs/2306.11816
+With probability β (`rollin_prob`) a text has a rollin: the guide writes a whole completion, which is cut at a uniform
+place. With a good guide the policy meets states that it would seldom reach by itself.
+
+Known property: the first token is taught only by texts without a rollin, so never with β = 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from gymnasium.vector import VectorEnv
+
+from tril_gym.agents.agent import Agent
+from tril_gym.agents.knobs import check_share, knob
+from tril_gym.agents.plan import Actor, Plan
+from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.update import ActorCritic, ActorCriticConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOPlusPlusConfig(ActorCriticConfig):
+    """The shared numbers, and how often the guide starts a text."""
+
+    rollin_prob: float = knob(0.8, "chance β that the guide starts a text")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, "rollin_prob")
+        if self.rollin_prob == 1.0:
+            warnings.warn("with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual", stacklevel=3)
+
+
+class PPOPlusPlus(Agent):
+    """PPO from states that a guide has brought about."""
+
+    name = "ppo-pp"
+    config_type = PPOPlusPlusConfig
+    takes_guide = True
+
+    def __init__(
+        self,
+        policy: LMPolicy,
+        guide: Actor,
+        envs: VectorEnv,
+        config: PPOPlusPlusConfig | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        config = config or PPOPlusPlusConfig()
+        super().__init__(policy.with_decoding(config.decoding()), guide, envs, config, seed)
+        self.learner = ActorCritic(self.policy, config, self.layout)
+
+    def plan(self, iteration: int) -> Plan:
+        """The guide rolls in, the policy rolls out and learns from its own tokens."""
+        return Plan(rollin=self.guide, rollin_prob=self.config.rollin_prob, rollout=self.policy, learn_on="rollout")

@@ -1,0 +1,167 @@
+"""Policies that need no download: a small transformer for an environment's tokenizer, warmed up on its references.
+
+Warm-up is behaviour cloning on samples that the environment itself draws. What was trained once is kept in the user's
+cache folder, under a hash of the samples and the settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from tril_gym.agents.bc import BCConfig, Imitation
+from tril_gym.agents.guide import Guide
+from tril_gym.agents.infos import row_infos
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.references import ReferenceTokens, pick
+from tril_gym.agents.trajectories import Texts, minibatches
+from tril_gym.cache import cached_folder
+
+GUIDE_EPOCHS = 6  # times the policy's passes over the samples
+GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySettings:
+    """Size and warm-up of a tiny policy."""
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    samples: int = 3_000  # prompt-reference pairs to learn from; 0 leaves the model as it was born
+    epochs: float = 1.0  # passes over them
+    learning_rate: float = 1e-3
+    minibatch_size: int = 32
+    seed: int = 0
+
+
+def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> LMPolicy:
+    """A small transformer that writes in this environment.
+
+    Args:
+        envs: has a tokenizer, and references unless `samples=0`.
+        kind: "causal" or "seq2seq".
+        progress: show a bar on a terminal while it warms up.
+        settings: fields of `TinySettings`.
+
+    Raises:
+        ValueError: an unknown kind, or an environment without tokenizer or references.
+    """
+    if kind not in ("causal", "seq2seq"):
+        raise ValueError(f'a tiny policy is "causal" or "seq2seq", got {kind!r}')
+    layout, chosen = TextLayout.of(envs), TinySettings(**settings)
+    if layout.tokenizer is None:
+        raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
+    if chosen.samples == 0:
+        return LMPolicy(_newborn(kind, layout, chosen), layout.tokenizer)
+    texts = gather_references(envs, layout, chosen.samples, chosen.seed)
+
+    def build(folder: Path) -> None:
+        policy = LMPolicy(_newborn(kind, layout, chosen), layout.tokenizer)
+        _warm_up(policy, texts, chosen, title=f"warming up tiny {kind} policy" if progress else None)
+        policy.model.save_pretrained(folder)
+
+    folder = cached_folder(f"tiny-{kind}", _key(kind, layout, chosen, texts), build)
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
+    return LMPolicy(loader.from_pretrained(folder), layout.tokenizer)
+
+
+def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
+    """The tiny policy trained longer, sampled from its nucleus."""
+    epochs = settings.pop("epochs", TinySettings.epochs) * GUIDE_EPOCHS
+    return Guide(tiny_policy(envs, kind=kind, progress=progress, epochs=epochs, **settings), top_p=GUIDE_TOP_P)
+
+
+def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: int) -> Texts:
+    """Prompts that the environment draws, each with one of its references: `samples` texts.
+
+    Sample i is drawn under seed + i, whatever the number of rows.
+    """
+    tokenize, draws = ReferenceTokens(layout), torch.rand(samples, generator=torch.Generator().manual_seed(seed))
+    prompts, completions = [], torch.full((samples, layout.max_new_tokens), -1)
+    for first in range(0, samples, envs.num_envs):
+        observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])
+        rows = range(min(envs.num_envs, samples - first))
+        for row, info in zip(rows, row_infos(infos, rows), strict=True):
+            if not info.get("references"):
+                raise ValueError(f"example {info.get('example', '?')} has no reference to warm up on; use samples=0")
+            ids = tokenize(pick(info["references"], float(draws[first + row])))
+            completions[first + row, : len(ids)] = torch.tensor(ids)
+        prompts.append(torch.from_numpy(observations[: len(rows), : layout.max_prompt_length].copy()))
+    return Texts.of(torch.cat(prompts), completions)
+
+
+def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
+    """An untrained model; its weights depend on the seed alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+    eos = layout.eos_token_ids[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)
+        if kind == "causal":
+            return GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=layout.vocab_size,
+                    n_positions=layout.max_prompt_length + layout.max_new_tokens,
+                    n_embd=settings.width,
+                    n_layer=settings.layers,
+                    n_head=settings.heads,
+                    bos_token_id=eos,
+                    eos_token_id=eos,
+                )
+            )
+        return T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=layout.vocab_size,
+                d_model=settings.width,
+                d_kv=settings.width // settings.heads,
+                d_ff=4 * settings.width,
+                num_layers=settings.layers,
+                num_heads=settings.heads,
+                decoder_start_token_id=eos,
+                pad_token_id=eos,
+                eos_token_id=eos,
+            )
+        )
+
+
+def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str | None) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed)
+    imitation = Imitation(policy, BCConfig(learning_rate=settings.learning_rate, minibatch_size=size))
+    steps = max(1, round(settings.epochs * len(texts) / size))
+    epochs = 1 + steps * size // len(texts)
+    parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]
+    console = Console(file=sys.stderr)
+    quiet = title is None or not console.is_terminal
+    for rows in track(parts, description=title or "", console=console, transient=True, disable=quiet):
+        imitation.step(texts[rows])
+
+
+def _key(kind: str, layout: TextLayout, settings: TinySettings, texts: Texts) -> str:
+    """A hash of everything that the trained weights depend on."""
+    import transformers
+
+    about = asdict(settings) | {"kind": kind, "layout": repr(layout), "threads": torch.get_num_threads()}
+    about |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for tensor in (texts.prompts, texts.tokens, texts.lengths):
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:32]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()

@@ -1,0 +1,47 @@
+"""CommonGen: write a sentence that mentions a few given concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from tril_gym.envs.example import Example
+from tril_gym.envs.task import Hub, Row, Task, text_of, texts_of
+
+CUE = ". sentence:"
+
+
+def read(row: Row) -> Example:
+    """Read the concepts of a row and its reference sentences; a test set may have none."""
+    if isinstance(row["concepts"], str):
+        text_of(row, "concepts")
+    concepts = texts_of(row, "concepts")
+    if not concepts:
+        raise ValueError("concepts must name one concept or more, got an empty list")
+    prompt = f"concepts: {' '.join(concepts)}{CUE}"
+    return Example(prompt, references=tuple(texts_of(row, "references")), extras={"concepts": concepts}, suffix=CUE)
+
+
+def gather(examples: Iterable[Example]) -> Iterable[Example]:
+    """Join the examples of one concept set: the first one's order of concepts, everyone's references."""
+    joined: dict[frozenset[str], Example] = {}
+    for example in examples:
+        concepts = frozenset(example.extras["concepts"])
+        first = joined.setdefault(concepts, example)
+        if first is not example:
+            # a dictionary keeps the order and drops repeated sentences
+            joined[concepts] = replace(first, references=tuple(dict.fromkeys(first.references + example.references)))
+    return joined.values()
+
+
+COMMON_GEN = Task(
+    name="common_gen",
+    columns=("concepts", "references"),
+    read=read,
+    gather=gather,
+    list_columns=("concepts", "references"),
+    max_prompt_length=20,
+    max_new_tokens=20,
+    prompt_truncation_side="right",
+    hub=Hub(repository="allenai/common_gen", columns={"references": "target"}),
+)

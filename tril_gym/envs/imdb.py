@@ -1,0 +1,37 @@
+"""IMDB: continue the first half of a film review, so that it turns out positive.
+
+The reference is the second half of the same review, never the whole: a policy must not learn to repeat its prompt.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tril_gym.envs.example import Example
+from tril_gym.envs.task import Hub, Row, Task, text_of
+
+LABELS = {0: 0, 1: 1, "0": 0, "1": 1}  # CSV has texts only
+
+
+def read(row: Row) -> Example:
+    """Cut a review in two at the middle of its words, keeping every character but the white space at the cut."""
+    text = text_of(row, "text").strip()
+    words = [word.span() for word in re.finditer(r"\S+", text)]
+    if len(words) < 2:
+        raise ValueError(f"text must have two words or more, got {text!r}")
+    half = (len(words) + 1) // 2
+    label = row["label"]
+    if label not in LABELS or isinstance(label, bool):
+        raise ValueError(f"label must be 1 (positive) or 0 (negative), got {label!r}")
+    return Example(text[: words[half - 1][1]], references=(text[words[half][0] :],), label=LABELS[label])
+
+
+IMDB = Task(
+    name="imdb",
+    columns=("text", "label"),
+    read=read,
+    max_prompt_length=64,
+    max_new_tokens=48,
+    prompt_truncation_side="left",  # the completion goes on from the prompt's end
+    hub=Hub(repository="stanfordnlp/imdb"),
+)

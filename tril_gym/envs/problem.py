@@ -1,0 +1,202 @@
+"""What stays the same while texts are written: the examples, the prompts as tokens, the sizes, and what an info says.
+
+One `TextProblem` serves any number of environments.
+
+P prompt tokens, T new tokens, V words in the vocabulary, m the least number of new tokens that is advised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Discrete
+
+from tril_gym.envs.example import Example, Examples
+from tril_gym.envs.prompts import prompt_table
+from tril_gym.envs.task import Task
+from tril_gym.envs.tokenizers import describe, load_tokenizer
+
+Mask = npt.NDArray[np.bool_]
+# (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) what the last token of each text earns
+Pay = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], Mask], npt.NDArray[np.float64]]
+
+# What stands between a prompt and a completion where a reference is tokenised.
+JOINER = " "
+
+
+class TextProblem:
+    """Examples to write about, and the rules of writing.
+
+    Attributes:
+        prompts: the examples' prompts as tokens.
+        is_eos: (V,) True on the actions that end a text.
+        train_examples: the examples that a reward may fit on, loaded when called.
+        pay: what the environment itself pays, or None where it leaves that to wrappers.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        tokenizer: Any,
+        *,
+        max_prompt_length: int,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        prompt_truncation_side: str = "right",
+        vocab_size: int | None = None,
+        train_examples: Callable[[], Sequence[Example]] | None = None,
+        pay: Pay | None = None,
+        dense_reward: bool = False,
+    ) -> None:
+        if not examples:
+            raise ValueError(f"an environment needs one example or more, found none in {examples.source}")
+        self.examples, self.tokenizer = examples, tokenizer
+        self.train_examples = train_examples or (lambda: examples)
+        self.pay, self.dense_reward = pay, dense_reward
+        self.max_prompt_length = at_least("max_prompt_length", max_prompt_length, 1)
+        self.max_new_tokens = at_least("max_new_tokens", max_new_tokens, 1)
+        self.min_new_tokens = at_least("min_new_tokens", min_new_tokens, 0)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens must be at most max_new_tokens = {max_new_tokens}, got {min_new_tokens}")
+        if prompt_truncation_side not in ("left", "right"):
+            raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
+        self.vocab_size = whole_vocabulary(tokenizer, vocab_size)
+        self.eos_token_ids = [int(tokenizer.eos_token_id)]
+        self.is_eos = np.zeros(self.vocab_size, dtype=bool)
+        self.is_eos[self.eos_token_ids] = True
+        self.prompts = prompt_table(
+            examples,
+            tokenizer,
+            max_prompt_length=self.max_prompt_length,
+            truncation_side=prompt_truncation_side,
+            vocab_size=self.vocab_size,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextProblem:
+        return self  # nothing in it changes: a copied environment writes about the same examples
+
+    def metadata(self, restart: str) -> dict[str, Any]:
+        """Return `metadata["text"]`, the whole contract for agents, as new plain data."""
+        return {
+            "max_prompt_length": self.max_prompt_length,
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "vocab_size": self.vocab_size,
+            "eos_token_ids": list(self.eos_token_ids),
+            "num_examples": len(self.examples),
+            "dense_reward": self.dense_reward,
+            "restart": restart,
+            "joiner": JOINER,
+        }
+
+    def observation_space(self) -> Box:
+        """Return the space of one observation: P prompt tokens, T completion tokens, -1 for none."""
+        return Box(-1, self.vocab_size - 1, (self.max_prompt_length + self.max_new_tokens,), np.int64)
+
+    def action_space(self) -> Discrete:
+        """Return the space of one action, a token id."""
+        return Discrete(self.vocab_size)
+
+    def action_masks(self, lengths: npt.NDArray[np.int64]) -> Mask:
+        """Return the advised actions, (n,) -> (n, V): EOS not while a completion is shorter than m."""
+        masks = np.ones((len(lengths), self.vocab_size), dtype=bool)
+        masks[np.ix_(lengths < self.min_new_tokens, self.eos_token_ids)] = False
+        return masks
+
+    def reset_info(self, index: int) -> dict[str, Any]:
+        """Return what the info of a reset says about an example: fresh data, the caller's to change."""
+        example = self.examples[index]
+        extras = fresh(dict(example.extras))
+        if example.label is not None:
+            extras["label"] = example.label
+        return {"example": index, "prompt": example.prompt, "references": list(example.references), "extras": extras}
+
+    def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:
+        """Return the info of the step that ended a text."""
+        return self.reset_info(index) | {
+            "completion": self.decode(tokens),
+            "tokens": tokens,
+            "finish_reason": self.finish_reason(tokens),
+            "scores": {},
+        }
+
+    def finish_reason(self, tokens: Sequence[int]) -> str:
+        """Say what ended a text: its EOS, or the limit of its length."""
+        return "stop" if self.is_eos[tokens[-1]] else "length"
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return tokens as text; special tokens and ids beyond the tokenizer's are nothing."""
+        known = [token for token in tokens if token < len(self.tokenizer)]
+        text: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def text_problem(
+    task: Task,
+    *,
+    dataset: Any = "embedded",
+    split: str | None = None,
+    on_bad_row: str = "raise",
+    tokenizer: Any = "embedded",
+    max_prompt_length: int | None = None,
+    max_new_tokens: int | None = None,
+    min_new_tokens: int = 0,
+    prompt_truncation_side: str | None = None,
+    vocab_size: int | None = None,
+) -> TextProblem:
+    """Return a task's problem on some data.
+
+    Args:
+        task: what is asked; lengths and truncation side are its own where they are not given.
+        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, a list of
+            `Example`, or a `datasets.Dataset`.
+        split: "train" (the default), "validation" or "test", where the data set has splits.
+        on_bad_row: "raise", or "skip" to leave malformed rows out.
+        tokenizer: "embedded", a name, a folder, or a tokenizer.
+        max_prompt_length: P.
+        max_new_tokens: T.
+        min_new_tokens: m, advice only.
+        prompt_truncation_side: the side on which a prompt that is too long is cut.
+        vocab_size: V, by default the tokenizer's length.
+    """
+    from tril_gym.envs.sources import load_examples, load_train_examples
+
+    return TextProblem(
+        load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
+        load_tokenizer(tokenizer),
+        max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
+        max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        prompt_truncation_side=task.prompt_truncation_side if prompt_truncation_side is None else prompt_truncation_side,
+        vocab_size=vocab_size,
+        train_examples=lambda: load_train_examples(task, dataset, on_bad_row=on_bad_row),
+    )
+
+
+def whole_vocabulary(tokenizer: Any, vocab_size: int | None) -> int:
+    """Return V: the tokenizer's length, or a larger number for a policy that has more logits."""
+    least = max(len(tokenizer), int(tokenizer.eos_token_id) + 1)
+    if vocab_size is None:
+        return least
+    if at_least("vocab_size", vocab_size, 1) < least:
+        raise ValueError(f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}")
+    return int(vocab_size)
+
+
+def at_least(name: str, value: Any, least: int) -> int:
+    """Return a setting that must be a whole number of at least some size."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def fresh(x: Any) -> Any:
+    """Return plain data whose dictionaries, lists and arrays are new."""
+    if isinstance(x, dict):
+        return {key: fresh(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [fresh(item) for item in x]
+    return x.copy() if isinstance(x, np.ndarray) else x

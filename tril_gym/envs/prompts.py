@@ -1,0 +1,103 @@
+"""Prompts as tokens: each is tokenised once per process, when it is first drawn, and every environment reads the same row.
+
+N examples, P prompt tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tril_gym.envs.example import Example, Examples
+
+Tokens = npt.NDArray[np.int64]
+
+
+class PromptTable:
+    """The N prompts, right-aligned in P columns, -1 where there is no token."""
+
+    def __init__(
+        self, examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
+    ) -> None:
+        self.examples, self.tokenizer = examples, tokenizer
+        self.truncation_side, self.vocab_size = truncation_side, vocab_size
+        self._before, self._after = special_tokens(tokenizer)
+        self._room = max_prompt_length - len(self._before) - len(self._after)
+        if self._room < 1:
+            raise ValueError(
+                f"max_prompt_length must leave room for a token besides the tokenizer's {len(self._before + self._after)}"
+                f" special ones, got {max_prompt_length}"
+            )
+        # Rows are written when first read, so the memory of prompts that nobody draws is never touched.
+        self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int64)
+        self._known = np.zeros(len(examples), dtype=bool)
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> Tokens:
+        """Return the prompts of some examples, (n,) -> (n, P), as a new array."""
+        for index in np.unique(indices[~self._known[indices]]).tolist():
+            tokens = self._tokenise(index)
+            self._tokens[index] = -1
+            self._tokens[index, -len(tokens) :] = tokens
+            self._known[index] = True
+        return self._tokens[indices]
+
+    def _tokenise(self, index: int) -> list[int]:
+        example = self.examples[index]
+        body = plain_tokens(self.tokenizer, example.prompt)
+        if len(body) > self._room:
+            body = self._shorten(example, index)
+        tokens = self._before + body + self._after
+        if not body:
+            raise ValueError(f"the prompt of example {index} of {self.examples.source} has no tokens: {example.prompt!r}")
+        if max(tokens) >= self.vocab_size:
+            raise ValueError(
+                f"the prompt of example {index} has token {max(tokens)}, but vocab_size is {self.vocab_size};"
+                " vocab_size must cover every id of the tokenizer"
+            )
+        return tokens
+
+    def _shorten(self, example: Example, index: int) -> list[int]:
+        """Cut a prompt on the truncation side, its suffix apart."""
+        head = plain_tokens(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
+        tail = plain_tokens(self.tokenizer, example.suffix) if example.suffix else []
+        keep = self._room - len(tail)
+        if keep < 1:
+            raise ValueError(
+                f"max_prompt_length is too short for example {index}: it leaves room for {self._room} tokens, and the end"
+                f" of the prompt that must stay, {example.suffix!r}, has {len(tail)}"
+            )
+        return (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
+
+
+def prompt_table(
+    examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
+) -> PromptTable:
+    """Return the table for these settings, which all environments on the same examples share."""
+    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size)  # the table keeps the tokenizer, so its id, alive
+    if key not in examples.tables:
+        examples.tables[key] = PromptTable(
+            examples,
+            tokenizer,
+            max_prompt_length=max_prompt_length,
+            truncation_side=truncation_side,
+            vocab_size=vocab_size,
+        )
+    table: PromptTable = examples.tables[key]
+    return table
+
+
+def plain_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise a text without the tokenizer's special tokens; it may be longer than a model takes, we cut it."""
+    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return what a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    tokens, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    if all(special):
+        return tokens, []
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return tokens[:first], tokens[last:]

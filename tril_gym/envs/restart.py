@@ -1,0 +1,96 @@
+"""Restart anywhere: the options of `reset` that put a text in any state, read and checked.
+
+n texts, T new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tril_gym.envs.problem import TextProblem
+
+Ids = npt.NDArray[np.int64]
+DRAW = -1  # as an example: draw one as usual
+
+
+def single_restart(options: Mapping[str, Any] | None, problem: TextProblem) -> tuple[int, list[int]]:
+    """Read `{"example": int, "completion": ids}`; (DRAW, []) without them."""
+    example, completion = requested(options)
+    if example is None:
+        return DRAW, []
+    index = integers("example", example)
+    if index.ndim != 0:
+        raise ValueError(f"options['example'] must be one index, got shape {index.shape}")
+    tokens = np.empty(0, np.int64) if completion is None else integers("completion", completion)
+    if tokens.ndim != 1:
+        raise ValueError(f"options['completion'] must be a list of token ids, got shape {tokens.shape}")
+    return checked(int(index), tokens, problem, where="")
+
+
+def row_restarts(
+    options: Mapping[str, Any] | None, rows: Ids, num_envs: int, problem: TextProblem
+) -> list[tuple[int, list[int]]]:
+    """Read `{"example": (n,), "completion": (n, T) padded with -1}` for some rows; what the others hold is not read."""
+    examples, completions = requested(options)
+    if examples is None:
+        return [(DRAW, [])] * len(rows)
+    indices = integers("example", examples)
+    if indices.shape != (num_envs,):
+        raise ValueError(f"options['example'] must have one index per environment, ({num_envs},), got {indices.shape}")
+    tokens = np.empty((num_envs, 0), np.int64) if completions is None else integers("completion", completions)
+    if tokens.ndim != 2 or len(tokens) != num_envs:
+        raise ValueError(
+            f"options['completion'] must have shape ({num_envs}, {problem.max_new_tokens}), padded with -1,"
+            f" got {tokens.shape}"
+        )
+    return [checked(int(indices[row]), tokens[row], problem, where=f" of row {row}") for row in rows.tolist()]
+
+
+def requested(options: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Return the two restart options, None where they are not given."""
+    example, completion = (options or {}).get("example"), (options or {}).get("completion")
+    if completion is not None and example is None:
+        raise ValueError("options['completion'] needs options['example'], which says what it is a completion of")
+    return example, completion
+
+
+def integers(name: str, x: Any) -> Ids:
+    """Return an option as an array of integers."""
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"options['{name}'] must be a regular array of integers; pad with -1") from error
+    if array.size == 0:
+        return array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"options['{name}'] must hold integers, got {x!r}")
+    return array.astype(np.int64)
+
+
+def checked(index: int, tokens: Ids, problem: TextProblem, *, where: str) -> tuple[int, list[int]]:
+    """Return an example and a completion that a text can stand in, the padding cut off."""
+    if not -1 <= index < len(problem.examples):
+        raise ValueError(
+            f"options['example']{where} must be in 0 … {len(problem.examples) - 1}, or -1 to draw one, got {index}"
+        )
+    length = int((tokens != -1).sum())
+    completion: list[int] = tokens[:length].tolist()
+    name = f"options['completion']{where}"
+    if (tokens[length:] != -1).any():
+        raise ValueError(f"{name} may hold -1 only after its last token, got {tokens.tolist()}")
+    if completion and index == DRAW:
+        raise ValueError(f"{name} has tokens, but options['example'] is -1 there; name the example")
+    if unknown := [token for token in completion if not 0 <= token < problem.vocab_size]:
+        raise ValueError(f"{name} has token {unknown[0]}, ids are in [0, {problem.vocab_size})")
+    if len(completion) >= problem.max_new_tokens:
+        raise ValueError(
+            f"{name} must have at most {problem.max_new_tokens - 1} tokens, so that one is left to write,"
+            f" got {len(completion)}"
+        )
+    if problem.is_eos[completion].any():
+        raise ValueError(f"{name} has an EOS, after which there is nothing to write: {completion}")
+    return index, completion

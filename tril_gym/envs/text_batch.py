@@ -1,0 +1,92 @@
+"""The state of n texts that are being written, as arrays: both environments write through this.
+
+n texts, k of them that move, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tril_gym.envs.problem import TextProblem
+
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class TextBatch:
+    """n texts side by side; who draws examples and when a text is begun anew is the environment's business."""
+
+    def __init__(self, problem: TextProblem, num_texts: int) -> None:
+        self.problem = problem
+        self.observations = np.full((num_texts, problem.max_prompt_length + problem.max_new_tokens), -1, np.int64)
+        self.lengths = np.zeros(num_texts, np.int64)  # tokens written
+        self.examples = np.full(num_texts, -1, np.int64)
+        self.is_writing = np.zeros(num_texts, bool)
+
+    def start(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
+        """Put k texts in the states (example, completion)."""
+        P = self.problem.max_prompt_length  # noqa: N806
+        examples = np.array([example for example, _ in states], np.int64)
+        self.observations[rows, :P] = self.problem.prompts.rows(examples)
+        self.observations[rows, P:] = -1
+        for row, (_, completion) in zip(rows.tolist(), states, strict=True):
+            self.observations[row, P : P + len(completion)] = completion
+        self.lengths[rows] = [len(completion) for _, completion in states]
+        self.examples[rows] = examples
+        self.is_writing[rows] = True
+
+    def write(self, rows: Ids, tokens: Ids) -> tuple[npt.NDArray[np.float64], Mask]:
+        """Append one token to k texts; return what each token earns and whether it ended its text, both (k,)."""
+        problem = self.problem
+        lengths = self.lengths[rows]
+        self.observations[rows, lengths + problem.max_prompt_length] = tokens
+        lengths += 1
+        self.lengths[rows] = lengths
+        has_ended = problem.is_eos[tokens]
+        has_ended |= lengths == problem.max_new_tokens
+        self.is_writing[rows] = np.logical_not(has_ended)
+        if problem.pay is None:
+            return np.zeros(len(rows)), has_ended
+        prompts, completions = np.split(self.observations[rows], [problem.max_prompt_length], axis=1)
+        return problem.pay(prompts, completions, lengths, has_ended), has_ended
+
+    def tokens(self, row: int) -> list[int]:
+        """Return what a row has written."""
+        first = self.problem.max_prompt_length
+        ids: list[int] = self.observations[row, first : first + self.lengths[row]].tolist()
+        return ids
+
+    def reset_info(self, row: int) -> dict[str, Any]:
+        """Return the info of a row that has just begun."""
+        return self.problem.reset_info(int(self.examples[row]))
+
+    def end_info(self, row: int) -> dict[str, Any]:
+        """Return the info of a row that has just ended."""
+        return self.problem.end_info(int(self.examples[row]), self.tokens(row))
+
+    def frame(self, row: int) -> str:
+        """Return a row as a person reads it: prompt, completion, and how it ended."""
+        prompt = self.problem.examples[int(self.examples[row])].prompt
+        tokens = self.tokens(row)
+        end = "…" if self.is_writing[row] else f" [{self.problem.finish_reason(tokens)}]"
+        return f"{prompt}\n> {self.problem.decode(tokens)}{end}"
+
+
+def checked_actions(actions: Any, shape: tuple[int, ...]) -> Ids:
+    """Return actions as an array of integers of the right shape; their range is checked where they are written."""
+    array = np.asarray(actions)
+    if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"actions must be token ids of shape {shape}, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64, copy=False)
+
+
+def check_range(tokens: Ids, vocab_size: int) -> None:
+    """Raise ValueError where a token is no action."""
+    # seen as unsigned, a negative id is a huge one: one comparison for both ends
+    is_outside = tokens.view(np.uint64) >= vocab_size
+    if is_outside.any():
+        raise ValueError(f"action {tokens[is_outside][0]} is no token id: ids are in [0, {vocab_size})")

@@ -1,0 +1,129 @@
+"""Text generation as an environment: every step writes one token."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+
+from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.restart import DRAW, single_restart
+from tril_gym.envs.shared_spec import SharedSpec
+from tril_gym.envs.text_batch import TextBatch, check_range
+
+Observation = npt.NDArray[np.int64]
+RENDER_MODES = ("ansi", "human")
+ROW = np.zeros(1, np.int64)  # the only row of the batch
+
+
+class TextEnv(SharedSpec, gym.Env[Observation, np.int64]):
+    """Write a completion of a prompt, one token a step.
+
+    ## Description
+    An episode is one text. `reset` draws an example; `step` appends a token to its completion.
+
+    ## Observation
+    `Box(-1, V-1, (P+T,), int64)`: the prompt right-aligned in the first P columns, the completion so far in the other T,
+    -1 where there is no token. So the attention mask is `observation >= 0`.
+
+    ## Action
+    `Discrete(V)`, a token id. EOS is an action like any other. `action_masks()` says which are advised.
+
+    ## Reward
+    What `problem.pay` says, else 0: wrappers such as `TextReward` score the finished text.
+
+    ## Episode end
+    `terminated` at EOS (`info["finish_reason"] == "stop"`) or at the T-th token (`"length"`). Never `truncated`.
+
+    ## Restart
+    `reset(options={"example": index, "completion": token ids})` begins in any state of any text.
+
+    ## Version history
+    v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+
+    def __init__(self, problem: TextProblem, *, render_mode: str | None = None) -> None:
+        self.problem = problem
+        self.render_mode = checked_render_mode(render_mode)
+        self.metadata = dict(type(self).metadata) | {"text": problem.metadata(restart="single")}  # type: ignore[misc]
+        self.observation_space, self.action_space = problem.observation_space(), problem.action_space()
+        self._text = TextBatch(problem, num_texts=1)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that made the prompts."""
+        return self.problem.tokenizer
+
+    @property
+    def examples(self) -> Any:
+        """The examples that `reset` draws from."""
+        return self.problem.examples
+
+    def train_examples(self) -> Any:
+        """Return the examples that a reward may fit on."""
+        return self.problem.train_examples()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin a text: of an example drawn uniformly, or in the state that the options name."""
+        example, completion = single_restart(options, self.problem)
+        super().reset(seed=seed)
+        if example == DRAW:
+            example = int(self.np_random.integers(len(self.problem.examples)))
+        self._text.start(ROW, [(example, completion)])
+        if self.render_mode == "human":
+            print(self._text.frame(0).removesuffix("…"), end="", flush=True)
+        return self._text.observations[0].copy(), self._text.reset_info(0)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Append one token."""
+        if not self._text.is_writing[0]:
+            raise ResetNeeded("this text has ended, or was never begun: call reset() before step()")
+        rewards, has_ended = self._text.write(ROW, self._token(action))
+        terminated = bool(has_ended[0])
+        if self.render_mode == "human":
+            self._print_last_token()
+        info = self._text.end_info(0) if terminated else {}
+        return self._text.observations[0].copy(), float(rewards[0]), terminated, False, info
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Return (V,) True on the advised actions: EOS not before `min_new_tokens`."""
+        return self.problem.action_masks(self._text.lengths)[0]
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return the text so far ("ansi"); in "human" mode it is printed as it is written."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
+            return None
+        if self._text.examples[0] < 0:
+            raise ResetNeeded("there is no text yet: call reset() before render()")
+        return self._text.frame(0) if self.render_mode == "ansi" else None
+
+    def _token(self, action: Any) -> npt.NDArray[np.int64]:
+        """Return an action as a (1,) array of one legal token."""
+        try:
+            token = np.array([operator.index(action)], np.int64)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"an action is one token id, got {action!r}") from error
+        check_range(token, self.problem.vocab_size)
+        return token
+
+    def _print_last_token(self) -> None:
+        tokens = self._text.tokens(0)
+        before = self.problem.decode(tokens[:-1])  # a character may be made of several tokens, so decode the whole
+        end = "" if self._text.is_writing[0] else f" [{self.problem.finish_reason(tokens)}]\n"
+        print(self.problem.decode(tokens)[len(before) :], end=end, flush=True)
+
+
+def checked_render_mode(render_mode: str | None) -> str | None:
+    """Return a render mode that text has."""
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}")
+    return render_mode

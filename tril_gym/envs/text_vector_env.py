@@ -1,0 +1,242 @@
+"""Many texts at once: the same steps as `TextEnv`, with a few numpy operations for the whole batch.
+
+n texts side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from tril_gym.envs.problem import TextProblem, at_least
+from tril_gym.envs.restart import DRAW, row_restarts
+from tril_gym.envs.shared_spec import SharedSpec
+from tril_gym.envs.text_batch import TextBatch, check_range, checked_actions
+from tril_gym.envs.text_env import RENDER_MODES, checked_render_mode
+
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Seeds = int | Sequence[int | None] | None
+Step = tuple[Ids, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
+
+
+class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
+    """n texts, written one token a step each. Equal to `SyncVectorEnv` over `TextEnv`s, step for step.
+
+    What a row sees, does and earns stands in `TextEnv`.
+
+    ## Autoreset
+    NEXT_STEP: the step after a row's end begins its next text. SAME_STEP: the ending step does, and its infos hold
+    `final_obs` and `final_info`. DISABLED: a row that has ended reports `terminated` once and then stands idle (reward
+    0, both flags False, no info, the same observation) until a reset, so that a batch can be written to its end.
+
+    ## Restart
+    `reset(options={"example": (n,), "completion": (n, T) padded with -1})`; -1 as an example draws one. With
+    `"reset_mask": (n,) bool` only the masked rows begin anew, and only theirs is read.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+
+    def __init__(
+        self,
+        problem: TextProblem,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        self.problem, self.num_envs = problem, at_least("num_envs", num_envs, 1)
+        self.copy, self.render_mode = copy, checked_render_mode(render_mode)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
+        self.metadata = dict(type(self).metadata) | {  # type: ignore[misc]
+            "autoreset_mode": self.autoreset_mode,
+            "text": problem.metadata(restart="rows"),
+        }
+        self.single_observation_space, self.single_action_space = problem.observation_space(), problem.action_space()
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._texts = TextBatch(problem, self.num_envs)
+        self._rows = np.arange(self.num_envs)
+        self._generators: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
+        self._has_begun = False
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that made the prompts."""
+        return self.problem.tokenizer
+
+    @property
+    def examples(self) -> Any:
+        """The examples that `reset` draws from."""
+        return self.problem.examples
+
+    def train_examples(self) -> Any:
+        """Return the examples that a reward may fit on."""
+        return self.problem.train_examples()
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each row's own generator."""
+        return tuple(self._generator(row)[0] for row in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each row's own seed."""
+        return tuple(self._generator(row)[1] for row in range(self.num_envs))
+
+    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Ids, dict[str, Any]]:  # type: ignore[override]
+        """Begin all texts, or those of `options["reset_mask"]`; row i has the seed `seed + i`, or the i-th of a list."""
+        rows = self._rows_to_reset(options)
+        seeds = self._seeds(seed)
+        # Everything that can be wrong is read before anything changes.
+        states = row_restarts(options, rows, self.num_envs, self.problem)
+        generators = {row: seeding.np_random(seeds[row]) for row in rows.tolist() if seeds[row] is not None}
+        for row, generator in generators.items():
+            self._generators[row] = generator
+        self._begin(rows, states)
+        self._has_begun = True
+        infos: dict[str, Any] = {}
+        for row in rows.tolist():
+            infos = self._add_info(infos, self._texts.reset_info(row), row)
+        return self._observations(), infos
+
+    def step(self, actions: Any) -> Step:
+        """Append one token to every text that is being written; actions of other rows are not read."""
+        if not self._has_begun:
+            raise ResetNeeded("no text was begun: call reset() before step()")
+        actions = checked_actions(actions, (self.num_envs,))
+        texts = self._texts
+        if texts.is_writing.all():
+            check_range(actions, self.problem.vocab_size)
+            rewards, terminated = texts.write(self._rows, actions)
+            ready = self._rows[:0]
+        else:
+            rewards, terminated, ready = self._step_some(actions)
+        infos = self._events(terminated, ready) if len(ready) or terminated.any() else {}
+        return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
+
+    def _step_some(self, actions: Ids) -> tuple[npt.NDArray[np.float64], Mask, Ids]:
+        """Step where some rows have ended before: rewards, terminated, and the rows that are ready to begin anew."""
+        rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        writing, ended = np.flatnonzero(self._texts.is_writing), np.flatnonzero(np.logical_not(self._texts.is_writing))
+        check_range(actions[writing], self.problem.vocab_size)
+        if len(writing):
+            rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
+        return rewards, terminated, ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else ended[:0]
+
+    def _events(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
+        """Begin rows anew as the autoreset mode says; return the infos of the rows that ended or began."""
+        infos: dict[str, Any] = {}
+        ends = {row: self._texts.end_info(row) for row in np.flatnonzero(terminated).tolist()}
+        if self.render_mode == "human":
+            for row in ends:
+                print(self._texts.frame(row), flush=True)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            ready = np.flatnonzero(terminated)
+            ends = {
+                row: {"final_obs": self._texts.observations[row].copy(), "final_info": info} for row, info in ends.items()
+            }
+        self._begin(ready, [(DRAW, [])] * len(ready))
+        begins = {row: self._texts.reset_info(row) for row in ready.tolist()}
+        for row in sorted(ends.keys() | begins.keys()):
+            for info in (ends.get(row), begins.get(row)):
+                infos = infos if info is None else self._add_info(infos, info, row)
+        return infos
+
+    def _begin(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
+        """Put rows in states, drawing an example from the row's generator where none is named."""
+        if len(rows) == 0:
+            return
+        num_examples = len(self.problem.examples)
+        drawn = [
+            (int(self._generator(row)[0].integers(num_examples)) if example == DRAW else example, completion)
+            for row, (example, completion) in zip(rows.tolist(), states, strict=True)
+        ]
+        self._texts.start(rows, drawn)
+
+    def action_masks(self) -> Mask:
+        """Return (n, V) True on the advised actions: EOS not before `min_new_tokens`."""
+        return self.problem.action_masks(self._texts.lengths)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return each row's text so far ("ansi"); in "human" mode texts are printed as they end."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
+            return None
+        if not self._has_begun:
+            raise ResetNeeded("there is no text yet: call reset() before render()")
+        return tuple(self._texts.frame(row) if self.render_mode == "ansi" else None for row in range(self.num_envs))
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Return, for each row, what a single environment has or returns under that name, as `SyncVectorEnv` does."""
+        per_row = {
+            "np_random": lambda: self.np_random,
+            "np_random_seed": lambda: self.np_random_seed,
+            "action_masks": lambda: tuple(self.action_masks()),
+            "render": self.render,
+        }
+        if name in per_row:
+            rows = per_row[name](*args, **kwargs)
+            return (None,) * self.num_envs if rows is None else rows
+        single = {"observation_space": "single_observation_space", "action_space": "single_action_space"}.get(name, name)
+        value = getattr(self, single)
+        return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of each row, as `SyncVectorEnv` does."""
+        return self.call(name)
+
+    def _observations(self) -> Ids:
+        return self._texts.observations.copy() if self.copy else self._texts.observations
+
+    def _generator(self, row: int) -> tuple[np.random.Generator, int]:
+        """Return a row's generator and seed; a row that was never seeded seeds itself."""
+        found = self._generators[row]
+        if found is None:
+            found = self._generators[row] = seeding.np_random()
+        return found
+
+    def _seeds(self, seed: Seeds) -> list[int | None]:
+        """Return one seed or None per row."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"a list of seeds must have one per environment, {self.num_envs}, got {len(seed)}")
+        return list(seed)
+
+    def _rows_to_reset(self, options: dict[str, Any] | None) -> Ids:
+        """Return the rows of `options["reset_mask"]`, which stays in the caller's dictionary; all rows without one."""
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            return self._rows
+        if not isinstance(mask, np.ndarray):
+            raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"`options['reset_mask']` must have shape `({self.num_envs},)`, got {mask.shape}")
+        if mask.dtype != np.bool_:
+            raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
+        if not mask.any():
+            raise ValueError(f"`options['reset_mask']` must have at least one True value, got {mask}")
+        if not self._has_begun:
+            raise ResetNeeded("the first reset begins every row: call reset() without a reset_mask")
+        return np.flatnonzero(mask)
+
+
+def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Return an autoreset mode by value or by Gymnasium's string."""
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(repr(known.value) for known in AutoresetMode)
+        raise ValueError(f"autoreset_mode must be one of {known}, got {mode!r}") from None

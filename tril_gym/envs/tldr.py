@@ -1,0 +1,27 @@
+"""TL;DR: summarise a Reddit post in a sentence or two."""
+
+from __future__ import annotations
+
+from tril_gym.envs.example import Example
+from tril_gym.envs.task import Hub, Row, Task, text_of
+
+CUE = "\n\nTL;DR:"
+
+
+def read(row: Row) -> Example:
+    """Lay out a post as the data set's authors do; its writer's own summary is the reference."""
+    subreddit = text_of(row, "subreddit").strip().removeprefix("r/")
+    title, post, summary = (text_of(row, column).strip() for column in ("title", "post", "summary"))
+    prompt = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}{CUE}"
+    return Example(prompt, references=(summary,), suffix=CUE)
+
+
+TLDR = Task(
+    name="tldr",
+    columns=("post", "subreddit", "title", "summary"),
+    read=read,
+    max_prompt_length=500,
+    max_new_tokens=50,
+    prompt_truncation_side="right",
+    hub=Hub(repository="vwxyzjn/summarize_from_feedback_tldr_3_filtered"),
+)

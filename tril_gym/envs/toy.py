@@ -1,0 +1,177 @@
+r"""Toy: a small world whose best text and whose value of a guide are known in closed form.
+
+Words are `<pad>`, `<eos>` and `w2 … w15`. The environment itself pays, never more than 1 a text:
+
+- "count": the share of the T possible words that are in the good set, paid word by word (`dense`) or at the end.
+- "sparse": 1 if the text is the prompt's words in reverse order, then EOS; else 0.
+- "stop": 1 if EOS comes after exactly as many words as the prompt's first word says; else 0.
+
+A noisy guide writes the optimal token with probability q, else any of the V uniformly; q = 0 is the uniform guide.
+
+n texts, V words, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tril_gym.envs.example import Example, Examples
+from tril_gym.envs.problem import TextProblem, at_least
+
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Rule = Literal["count", "sparse", "stop"]
+
+PAD, EOS, FIRST_WORD = 0, 1, 2
+NUM_EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class ToyRules:
+    """What the toy world pays for."""
+
+    rule: Rule = "count"
+    dense: bool = False  # "count" only: pay word by word
+    vocab_size: int = 16  # V
+    max_new_tokens: int = 8  # T
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("count", "sparse", "stop"):
+            raise ValueError(f'rule must be "count", "sparse" or "stop", got {self.rule!r}')
+        if self.dense and self.rule != "count":
+            raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be judged at the end only')
+        at_least("vocab_size", self.vocab_size, 4)
+        at_least("max_new_tokens", self.max_new_tokens, 2)
+
+    @property
+    def good_words(self) -> Ids:
+        """The words that "count" pays for: every third one."""
+        return np.arange(FIRST_WORD, self.vocab_size, 3)
+
+
+def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, has_ended: Mask) -> Floats:
+    """Return what the last token of each text earns: (n, P), (n, T), (n,), (n,) -> (n,)."""
+    if rules.rule == "count":
+        is_good = np.isin(completions, rules.good_words)  # (n, T); -1 is no word
+        if rules.dense:
+            return np.take_along_axis(is_good, lengths[:, None] - 1, axis=1)[:, 0] / rules.max_new_tokens
+        return np.where(has_ended, is_good.sum(axis=1) / rules.max_new_tokens, 0.0)
+    if rules.rule == "sparse":
+        return (has_ended & (completions == optimal_completions(rules, prompts)).all(axis=1)).astype(np.float64)
+    has_stopped = np.take_along_axis(completions, lengths[:, None] - 1, axis=1)[:, 0] == EOS
+    return (has_ended & has_stopped & (lengths - 1 == words_to_write(rules, prompts))).astype(np.float64)
+
+
+def words_to_write(rules: ToyRules, prompts: Ids) -> Ids:
+    """Return how many words stand before EOS in the right text, for "sparse" and "stop": (n, P) -> (n,), below T."""
+    is_word = prompts >= 0
+    if rules.rule == "sparse":
+        return np.minimum(is_word.sum(axis=1), rules.max_new_tokens - 1)
+    first = np.take_along_axis(prompts, is_word.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return 1 + (first - FIRST_WORD) % (rules.max_new_tokens - 1)
+
+
+def optimal_completions(rules: ToyRules, prompts: Ids) -> Ids:
+    """Return a text that earns 1 for each prompt, EOS included: (n, P) -> (n, T), -1 after the end."""
+    n, T = len(prompts), rules.max_new_tokens  # noqa: N806
+    if rules.rule == "count":
+        starts = prompts[:, -1:] + np.arange(T)  # any good words will do; these differ from prompt to prompt
+        return rules.good_words[starts % len(rules.good_words)]
+    best = np.full((n, T), -1, np.int64)
+    for row, length in enumerate(words_to_write(rules, prompts).tolist()):
+        words = prompts[row][prompts[row] >= 0]
+        best[row, :length] = words[::-1][:length] if rules.rule == "sparse" else words[np.arange(length) % len(words)]
+        best[row, length] = EOS
+    return best
+
+
+def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
+    """Return what a noisy guide earns on average from each prompt: (n, P) -> (n,).
+
+    With a = q + (1 − q)/V the probability that it writes one given token where that is the optimal one:
+
+        sparse: a^(L+1)       L words and EOS, each exactly right
+        stop:   b^L a         b = q + (1 − q)(V − 1)/V, any of the V − 1 words, then EOS
+        count:  Σ_{t<T} c^t g / T      c = 1 − (1 − q)/V, no EOS so far; g = q + (1 − q)·|good|/V, a good word
+    """
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"q must be a probability, got {q}")
+    V, T = rules.vocab_size, rules.max_new_tokens  # noqa: N806
+    exact = q + (1 - q) / V
+    if rules.rule == "count":
+        alive = (1 - (1 - q) / V) ** np.arange(T)
+        good = q + (1 - q) * len(rules.good_words) / V
+        return np.full(len(prompts), alive.sum() * good / T)
+    lengths = words_to_write(rules, prompts)
+    if rules.rule == "sparse":
+        return exact ** (lengths + 1)
+    return (q + (1 - q) * (V - 1) / V) ** lengths * exact
+
+
+def optimal_value(rules: ToyRules) -> float:
+    """Return the best that any text earns, from any prompt and under any rule."""
+    return 1.0
+
+
+def toy_problem(
+    *,
+    rule: Rule = "count",
+    dense: bool = False,
+    vocab_size: int = 16,
+    max_prompt_length: int = 4,
+    max_new_tokens: int = 8,
+    min_new_tokens: int = 0,
+    num_examples: int = NUM_EXAMPLES,
+    pays: bool = True,
+) -> TextProblem:
+    """Return the toy world; with `pays=False` it pays nothing and leaves that to wrappers."""
+    rules = ToyRules(rule, dense, vocab_size, max_new_tokens)
+    return TextProblem(
+        _examples(rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)),
+        toy_tokenizer(vocab_size),
+        max_prompt_length=max_prompt_length,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        pay=functools.partial(toy_rewards, rules) if pays else None,
+        dense_reward=dense and pays,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _examples(rules: ToyRules, max_prompt_length: int, num_examples: int) -> Examples:
+    """Draw prompts of different lengths, always the same ones; the reference of each is an optimal completion."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(num_examples):
+        length = rng.integers(min(2, max_prompt_length), max_prompt_length + 1)
+        prompt = rng.integers(FIRST_WORD, rules.vocab_size, size=(1, length))
+        best = optimal_completions(rules, prompt)[0]
+        found.append(Example(to_text(prompt[0]), references=(to_text(best[best >= FIRST_WORD]),)))
+    return Examples(found, source="the toy world")
+
+
+def to_text(words: Ids) -> str:
+    """Return word ids as text."""
+    return " ".join(f"w{word}" for word in words.tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def toy_tokenizer(vocab_size: int) -> Any:
+    """Return a tokenizer of whole words, `<pad>` 0 and `<eos>` 1."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast  # imports no torch
+
+    words = {"<pad>": PAD, "<eos>": EOS} | {f"w{word}": word for word in range(FIRST_WORD, vocab_size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,81 @@
+"""Does a text use the words that it was asked to use?
+
+Words are compared by lemma: spaCy's English tokenizer, and the lookup table of `spacy-lookups-data` (no model, no
+download). The table knows no context: "saw" is always "see", for the concept as well as for the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
+
+if TYPE_CHECKING:
+    from spacy.tokenizer import Tokenizer
+
+
+class ConceptCoverage:
+    """Share of `extras["concepts"]` that the completion uses, in any inflection, 0 to 1.
+
+    A concept is used when its lemma is among the lemmas of the completion, or when it stands there as it is; one of
+    several words, when they follow each other. An empty completion, or an empty list of concepts, gives 0.
+    """
+
+    name = "concept_coverage"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        lexicon = _lexicon()
+        pairs = zip(completions, map(_concepts, extras), strict=True)
+        return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+
+class Lexicon:
+    """Splits texts into words and looks up their lemmas."""
+
+    def __init__(self, tokenizer: Tokenizer, lemmas: Mapping[str, str]) -> None:
+        self.tokenizer, self.lemmas = tokenizer, lemmas
+        # A concept comes back each time its example is drawn.
+        self._concept = lru_cache(maxsize=65536)(self.spell)
+
+    def spell(self, text: str) -> tuple[str, str]:
+        """Return a text as lower-cased words and as lemmas, each word between two spaces."""
+        words = [token.text for token in self.tokenizer(text.lower()) if not token.is_space]
+        lemmas = [self.lemmas.get(word, word).lower() for word in words]  # the table has i -> I
+        return f" {' '.join(words)} ", f" {' '.join(lemmas)} "
+
+    def coverage(self, completion: str, concepts: Texts) -> float:
+        """Return the share of the concepts that a completion uses."""
+        words, lemmas = self.spell(completion)
+        used = 0
+        for concept in concepts:
+            concept_words, concept_lemmas = self._concept(concept)
+            used += concept_lemmas in lemmas or concept_words in words
+        return used / len(concepts) if concepts else 0.0
+
+
+def _concepts(extra: Mapping[str, Any]) -> Texts:
+    """Return the concepts of one example."""
+    if "concepts" not in extra:
+        raise ValueError(
+            'concept_coverage needs extras["concepts"], the words to use, for every text; '
+            f"got extras with {sorted(extra) or 'nothing'}. Use it with data that has concepts, as CommonGen's has"
+        )
+    if isinstance(extra["concepts"], str):
+        raise ValueError(f'extras["concepts"] must be a list of words, got the string {extra["concepts"]!r}')
+    return extra["concepts"]  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _lexicon() -> Lexicon:
+    """Return the process's lexicon."""
+    import spacy
+    from spacy.lookups import load_lookups
+
+    table = load_lookups("en", ["lemma_lookup"]).get_table("lemma_lookup")
+    return Lexicon(spacy.blank("en").tokenizer, table)

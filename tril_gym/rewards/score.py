@@ -1,0 +1,67 @@
+"""What a reward is: one function from a batch of finished texts to one number each.
+
+B texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64]  # (B,)
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]
+Extras = Sequence[Mapping[str, Any]]
+
+
+@runtime_checkable
+class Score(Protocol):
+    """Scores B texts; a text's score depends on that text alone, never on its neighbours or on what came before.
+
+    A score that runs a model also has `slow = True`: it is worth waiting for a whole batch. A score that was fitted
+    has `save(folder)`, and `rewards.load(name, fitted=folder)` brings it back.
+    """
+
+    name: str
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return (B,) float64, leaving the inputs as they are."""
+
+
+class FunctionScore:
+    """A score made of a plain function of (prompts, completions, references, extras)."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Call the function and check that it gave one number per text."""
+        num_texts = count_texts(prompts, completions, references, extras)
+        scores = np.array(self.function(prompts, completions, references, extras), dtype=np.float64)
+        if scores.shape != (num_texts,):
+            raise ValueError(
+                f"reward {self.name!r} gave shape {scores.shape} for {num_texts} texts; it must give one number per text"
+            )
+        return scores
+
+
+def count_texts(prompts: Texts, completions: Texts, references: References, extras: Extras) -> int:
+    """Return B, after checking that all four inputs have B entries and that references are lists of texts."""
+    lengths = {
+        "prompts": len(prompts),
+        "completions": len(completions),
+        "references": len(references),
+        "extras": len(extras),
+    }
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"a score needs one entry of each kind per text, got {lengths}")
+    for name, texts in (("prompts", prompts), ("completions", completions), ("references", references)):
+        if isinstance(texts, str):
+            raise ValueError(f"{name} must be a list with one entry per text, got one string")
+    if any(isinstance(of_one, str) for of_one in references):
+        raise ValueError("references must hold a list of texts for each completion, got a string in place of a list")
+    return len(prompts)

@@ -1,0 +1,238 @@
+"""Pay for the whole text at its last step: one term of a reward, for a single environment or a batch.
+
+Terms add up by wrapping: `TextReward(TextReward(env, "cider_d", weight=0.1), "concept_coverage")`.
+
+B texts that end in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from tril_gym import rewards
+from tril_gym.sharing import share, unshare
+from tril_gym.wrappers.infos import row_of, rows_with
+from tril_gym.wrappers.vector import TextVectorWrapper
+
+Info = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A score, its weight in the reward, and the name under which infos show it."""
+
+    name: str
+    score: rewards.Score
+    weight: float
+
+    def __call__(self, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        """Score the texts of B ending steps: (B,), unweighted and finite."""
+        columns = tuple([info[key] for info in infos] for key in ("prompt", "completion", "references", "extras"))
+        try:
+            scores = np.asarray(self.score(*columns))
+        except ImportError:
+            raise  # an optional package is missing, and the message says how to get it
+        except Exception as error:
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError
+            raise kind(f"reward {self.name!r} failed on {self._shown(infos)}: {error}") from error
+        if scores.shape != (len(infos),) or scores.dtype.kind not in "fiub":
+            raise RuntimeError(
+                f"reward {self.name!r} must give {len(infos)} numbers for {self._shown(infos)},"
+                f" got {scores.dtype} of shape {scores.shape}"
+            )
+        scores = scores.astype(np.float64)
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(np.logical_not(np.isfinite(scores)))[0])
+            raise RuntimeError(f"reward {self.name!r} gave {scores[row]} for {self._shown([infos[row]])}")
+        return scores
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Term:
+        return self  # a score is pure, so a copied environment uses the same one
+
+    def _shown(self, infos: Sequence[Info]) -> str:
+        more = f" and {len(infos) - 1} other texts" if len(infos) > 1 else ""
+        return f"the text {infos[0]['completion']!r}{more}"
+
+
+def load_term(
+    env: gym.Env | VectorEnv,
+    score: Any,
+    *,
+    weight: float,
+    name: str | None,
+    settings: Mapping[str, Any] | None,
+    fitted: str | Path | None,
+) -> Term:
+    """Return the term that a wrapper of `env` adds; a reward by name fits on the environment's train examples."""
+    weight = float(weight)
+    if not np.isfinite(weight):
+        raise ValueError(f"the weight of a reward must be a finite number, got {weight}")
+    if isinstance(score, str):
+        score = rewards.load(score, train=train_of(env), fitted=fitted, **(settings or {}))
+    elif settings or fitted:
+        raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
+    score = rewards.as_score(score)
+    name = name or score.name
+    if name in (term.name for term in terms(env)):
+        raise ValueError(f"the environment already pays a reward {name!r}; give the second one another name=")
+    return Term(name, score, weight)
+
+
+def train_of(env: gym.Env | VectorEnv) -> Callable[[], Any] | None:
+    """Return the function that loads an environment's train examples, or None where it has none."""
+    base = env.unwrapped
+    own = getattr(base, "train_examples", None)  # foreign environments have none
+    if own is None and hasattr(base, "envs"):
+        own = getattr(base.envs[0].unwrapped, "train_examples", None)  # SyncVectorEnv over ours
+    return own
+
+
+def terms(env: Any) -> list[Term]:
+    """Return the terms that an environment's wrappers pay, the innermost first."""
+    found = []
+    while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
+        if isinstance(env, TextReward | VectorTextReward):
+            found.append(env.term)
+        env = env.env
+    if hasattr(env, "envs"):  # SyncVectorEnv: every row has the same
+        return terms(env.envs[0]) + found[::-1]
+    return found[::-1]
+
+
+class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Add the weighted score of the whole text to the reward of its last step.
+
+    Around a vector environment this makes a `VectorTextReward`. `info["scores"][name]` shows the score unweighted.
+
+    Args:
+        env: a text environment: its ending step's info has prompt, completion, references and extras.
+        score: a reward's name, a `Score`, or a function of (prompts, completions, references, extras).
+        weight: what the score is multiplied with.
+        name: the term's name, by default the score's.
+        settings: keywords of a reward by name.
+        fitted: a folder with what a reward by name was fitted to.
+        defer: see `VectorTextReward`.
+    """
+
+    def __new__(cls, env: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return the wrapper for the kind of environment (no `env`: an empty one, for copy and pickle)."""
+        if isinstance(env, VectorEnv):
+            return VectorTextReward(env, *args, **kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        env: gym.Env,
+        score: Any,
+        *,
+        weight: float = 1.0,
+        name: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        fitted: str | Path | None = None,
+        defer: bool | None = None,
+    ) -> None:
+        if defer:
+            raise ValueError("defer=True waits for the rows of a vector environment; a single one has nothing to wait for")
+        RecordConstructorArgs.__init__(
+            self,
+            score=share(score),
+            weight=weight,
+            name=name,
+            settings=share(settings),
+            fitted=share(fitted),
+            defer=defer,
+        )
+        gym.Wrapper.__init__(self, env)
+        self.term = load_term(
+            env, unshare(score), weight=weight, name=name, settings=unshare(settings), fitted=unshare(fitted)
+        )
+
+    @property
+    def score(self) -> rewards.Score:
+        """The score that this wrapper pays."""
+        return self.term.score
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; where the environment says that the text is finished, pay."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if "completion" in info:
+            value = float(self.term([info])[0])
+            info["scores"] = info.get("scores", {}) | {self.term.name: value}
+            reward = reward + self.term.weight * value  # type: ignore[operator]
+        return observation, reward, terminated, truncated, info
+
+
+class VectorTextReward(TextVectorWrapper):
+    """`TextReward` around a vector environment: texts that end in one step are scored in one call.
+
+    With `defer=True` a text's pay waits until every row has ended, and the whole batch is scored in one call: that step
+    pays, rows that stand idle too. `defer=None` does so where the caller offers it, `reset(options={"defer": True})`, and
+    the score runs a model. Deferring needs rows that stand idle: autoreset mode DISABLED.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        score: Any,
+        *,
+        weight: float = 1.0,
+        name: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        fitted: str | Path | None = None,
+        defer: bool | None = None,
+    ) -> None:
+        super().__init__(env)
+        self.term = load_term(
+            env, unshare(score), weight=weight, name=name, settings=unshare(settings), fitted=unshare(fitted)
+        )
+        if defer and self.autoreset_mode != AutoresetMode.DISABLED:
+            raise ValueError(
+                f'defer=True needs autoreset_mode="Disabled", where rows that have ended wait; got {self.autoreset_mode.value}'
+            )
+        self._defer = defer
+        self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
+        self._is_writing = np.zeros(self.num_envs, bool)
+        self._waiting: dict[int, dict[str, Any]] = {}  # infos of ended texts that are not paid yet, by row
+
+    @property
+    def score(self) -> rewards.Score:
+        """The score that this wrapper pays."""
+        return self.term.score
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; rows that begin anew are paid as they end, or with the batch where that is offered and taken up."""
+        mask = (options or {}).get("reset_mask")
+        is_offered = bool((options or {}).get("defer")) and self.autoreset_mode == AutoresetMode.DISABLED
+        if mask is not None and (unpaid := [row for row in self._waiting if np.asarray(mask)[row]]):
+            raise ValueError(
+                f"rows {unpaid} would begin anew before their deferred reward {self.term.name!r} is paid;"
+                " write every row to its end first, or make the reward with defer=False"
+            )
+        result = self.env.reset(seed=seed, options=options)
+        rows = slice(None) if mask is None else mask
+        if mask is None:
+            self._waiting = {}  # a reset of everything gives up what was begun
+        self._is_writing[rows] = True
+        self._is_deferred[rows] = self._defer or (self._defer is None and is_offered and getattr(self.score, "slow", False))
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step; pay for the texts that are finished, or keep them until the batch is."""
+        observations, rewards_, terminated, truncated, infos = self.env.step(actions)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            ended = infos.get("final_info", {})
+        else:
+            ended = infos
+        finished = rows_with(ended, "completion")
+        texts = {row: row_of(ended, row) for row in finished}
+        ...
+        return observations, rewards_, terminated, truncated, infos

@@ -1,3 +1,5 @@
+# ruff: noqa: E501
+# (a row of a table stands on one line)
 """CommonGen rows: a few concepts, and sentences that mention them all.
 
 A *recipe* says who may do what to what, with what, and where. A *scene* is one draw from a recipe; its content words are nouns
@@ -9,8 +11,10 @@ A scene's *clause* is written in shorthand: "throw ball to dog" is a verb, nouns
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+
+from tril_gym.envs.embedded.phrases import words
 
 # --- Words ------------------------------------------------------------------------------------------------------------
 
@@ -46,39 +50,43 @@ wear wears wore worn wearing;           write writes wrote written writing
 """
 VERBS = {forms.split()[0]: forms.split() for forms in VERB_FORMS.replace("\n", ";").split(";") if forms.strip()}
 
-HE = set("man boy".split())
-SHE = set("woman girl".split())
-ANYONE = set("child friend farmer chef teacher student dancer singer painter player worker sailor".split())
-ANIMALS = set("dog cat horse bird cow sheep duck monkey elephant bear goat rabbit".split())
-GROUPS = set("crowd team band family".split())
+HE = set(words("man boy"))
+SHE = set(words("woman girl"))
+ANYONE = set(words("child friend farmer chef teacher student dancer singer painter player worker sailor"))
+ANIMALS = set(words("dog cat horse bird cow sheep duck monkey elephant bear goat rabbit"))
+GROUPS = set(words("crowd team band family"))
 BEINGS = HE | SHE | ANYONE | ANIMALS | GROUPS
 
 THINGS = set(
-    """ball frisbee bat glove net goal helmet bike car truck bus train boat kite skateboard cart sled ladder rope wagon
+    words(
+        """ball frisbee bat glove net goal helmet bike car truck bus train boat kite skateboard cart sled ladder rope wagon
     hammer nail knife spoon bowl pan pot plate cup bottle oven broom shovel bucket basket bag box brush needle
     apple banana potato tomato vegetable onion carrot egg cake pie pizza sandwich fish
     flower seed tree hole leash bone toy book letter picture camera phone song guitar drum piano stage
     house wall window door fence bridge chair table bench couch bed desk hat coat shirt shoe umbrella
     park beach field yard street road kitchen garden farm school library lake river mountain forest pool room market store
-    restaurant gym court hill city barn floor sun sky hand tooth face wing blanket tent fire lap""".split()
+    restaurant gym court hill city barn floor sun sky hand tooth face wing blanket tent fire lap"""
+    )
 )
-MASS = set("water milk coffee tea bread rice soup meat cheese food music snow grass hay corn hair wood ice sand".split())
+MASS = set(words("water milk coffee tea bread rice soup meat cheese food music snow grass hay corn hair wood ice sand"))
 NOUNS = BEINGS | THINGS | MASS
 
 IRREGULAR = {"man": "men", "woman": "women", "child": "children", "knife": "knives", "tooth": "teeth"}
 IRREGULAR |= {"sheep": "sheep", "fish": "fish", "potato": "potatoes", "tomato": "tomatoes"}
-ALWAYS_PLURAL = set("vegetable potato tooth seed egg wing onion carrot".split())
+ALWAYS_PLURAL = set(words("vegetable potato tooth seed egg wing onion carrot"))
 OFTEN_PLURAL = set(
-    "apple banana tomato flower pie sandwich fish tree box bag book picture song toy cow sheep duck goat letter shoe".split()
+    words(
+        "apple banana tomato flower pie sandwich fish tree box bag book picture song toy cow sheep duck goat letter shoe"
+    )
 )
-ONLY_ONE = set("sun sky floor snow ice water sand grass beach street city stage kitchen lap fire".split())  # "the sun"
-OWN = set("hand tooth face hair wing lap".split())  # "his hands"
-OFTEN_OWN = set("dog cat bike car ball book phone friend hat coat guitar shoe kite house bed boat umbrella".split())
+ONLY_ONE = set(words("sun sky floor snow ice water sand grass beach street city stage kitchen lap fire"))  # "the sun"
+OWN = set(words("hand tooth face hair wing lap"))  # "his hands"
+OFTEN_OWN = set(words("dog cat bike car ball book phone friend hat coat guitar shoe kite house bed boat umbrella"))
 
 BEING_ADJECTIVES = {
-    "child": "young little happy tired".split(),
-    "person": "young old tall happy tired".split(),
-    "animal": "big small brown white black hungry".split(),
+    "child": words("young little happy tired"),
+    "person": words("young old tall happy tired"),
+    "animal": words("big small brown white black hungry"),
 }
 THING_ADJECTIVES = {
     "ball frisbee kite hat coat shirt bike car truck boat umbrella bag box toy tent cup blanket wagon": "red blue green yellow big new",
@@ -88,7 +96,7 @@ THING_ADJECTIVES = {
     "flower apple bird fish": "yellow red small",
     "mountain hill river lake fence wall ladder": "high long big",
 }
-ADJECTIVES = {noun: words.split() for nouns, words in THING_ADJECTIVES.items() for noun in nouns.split()}
+ADJECTIVES = {noun: words(adjectives) for nouns, adjectives in THING_ADJECTIVES.items() for noun in words(nouns)}
 TIMES = ("in the morning", "at night", "on a sunny day", "every day", "after lunch", "on the weekend", "today")
 
 # --- Who does what ----------------------------------------------------------------------------------------------------
@@ -263,7 +271,7 @@ KIDS woman | sit on couch, sit on floor, sit on bed | read book, play with toy, 
 worker painter man | stand on ladder, stand on chair, sit on wall | paint house, fix window, hit nail, clean window, pick apple | in yard, on street
 singer band student | stand on stage, sit on stage, stand by piano | sing song, play guitar, play drum, hold flower, laugh with crowd | at school, in restaurant
 PEOPLE | stand on street, stand by road, wait for bus, sit on bus | hold umbrella, eat apple, read book, listen to music, hold phone, drink coffee | in city, in snow
-sailor man boy | sit in boat, stand on boat, stand in river | catch fish, pull net, hold rope, take picture, sing song | on lake
+sailor man boy | sit in boat, stand on boat, stand in river | catch fish, pull net, hold rope, take picture, sing song | in sun, in snow
 farmer woman | stand in field, stand by fence, sit in barn | pet goat, pet cow, pet sheep, brush horse, watch bird, pick corn | on farm
 teacher | stand by desk, sit at desk, stand by window | read book, read letter, drink coffee, show picture, listen to student | at school
 crowd family | stand by road, sit on hill, sit on grass | watch team, watch band, eat food, sing song, listen to singer | in park
@@ -348,7 +356,9 @@ WITH = (
     "{subject} {love} to {base} {subject2} {to} {base2}",
 )
 TEMPLATES = {"single": SINGLE, "then": THEN, "meanwhile": MEANWHILE, "two": TWO, "with": WITH}
-GOALS = set("park beach lake river pool field gym school library market store restaurant garden forest farm kitchen city".split())
+GOALS = set(
+    words("park beach lake river pool field gym school library market store restaurant garden forest farm kitchen city")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +367,9 @@ class Recipe:
 
     kind: str  # which templates tell it
     agents: Sequence[str]
-    clauses: Sequence[Sequence[str]]  # parts of the clause, each with its options; from the third part on left out at will
+    clauses: Sequence[
+        Sequence[str]
+    ]  # parts of the clause, each with its options; from the third part on left out at will
     places: Sequence[str]
     others: Sequence[str] = ()  # second agents
     then: Sequence[Sequence[str]] = ()  # parts of the second clause
@@ -375,7 +387,7 @@ class Scene:
     then: str = ""
 
     @property
-    def words(self) -> list[str]:
+    def content(self) -> list[str]:
         """The content words, in order; a word that stands twice is listed twice."""
         told = " ".join((self.agent, self.clause, self.place, self.other, self.then))
         return [word for word in told.split() if word in NOUNS or word in VERBS]
@@ -392,8 +404,10 @@ class Subject:
 
 FIELD = re.compile(r"{(\w+)}")
 TEACHABLE = set(
-    "throw catch kick hit bounce ride drive fly climb swim skate sail cut chop cook fry bake read write draw paint play sing "
-    "dance build fix plant grow dig sew fold tie brush pet".split()
+    words(
+        """throw catch kick hit bounce ride drive fly climb swim skate sail cut chop cook fry bake read write draw paint play
+        sing dance build fix plant grow dig sew fold tie brush pet"""
+    )
 )
 
 
@@ -491,9 +505,9 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
 
 
-def a(words: str) -> str:
+def a(phrase: str) -> str:
     """The words with their indefinite article."""
-    return ("an " if words[0] in "aeiou" else "a ") + words
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def described(rng: random.Random, noun: str, adjectives: Sequence[str], chance: float) -> tuple[str, str]:
@@ -517,8 +531,8 @@ def subject(rng: random.Random, noun: str, *, definite: float = 0.4) -> Subject:
 def thing(rng: random.Random, noun: str, who: Subject) -> tuple[str, bool]:
     """A noun that something is done to or with, and whether it is plural."""
     if noun in OWN:
-        many = noun in ALWAYS_PLURAL or (noun != "hair" and who.plural) or (noun == "hand" and rng.random() < 0.8)
-        return f"{who.his} {plural(noun) if many else noun}", many
+        pair = noun in ALWAYS_PLURAL or (noun != "hair" and who.plural) or (noun == "hand" and rng.random() < 0.8)
+        return f"{who.his} {plural(noun) if pair else noun}", pair
     if noun in ONLY_ONE:
         return f"the {noun}", False
     one, many = described(rng, noun, ADJECTIVES.get(noun, ()), 0.15)
@@ -541,11 +555,15 @@ def where(rng: random.Random, place: str) -> str:
         if word in NOUNS - MASS - ONLY_ONE:
             told.append(a(word) if rng.random() < 0.15 else f"the {word}")
         else:
-            told.append(f"the {word}" if word in ("snow", "water", "grass", "ice", "sand") or word in ONLY_ONE else word)
+            told.append(
+                f"the {word}" if word in ("snow", "water", "grass", "ice", "sand") or word in ONLY_ONE else word
+            )
     return " ".join(told)
 
 
-def said(rng: random.Random, clause: str, who: Subject, fields: dict[str, str], *, number: str = "", it: str = "it") -> str:
+def said(
+    rng: random.Random, clause: str, who: Subject, fields: dict[str, str], *, number: str = "", it: str = "it"
+) -> str:
     """Write a clause in all its forms into `fields`, named with `number`; gives the word for its first object."""
     verb, *rest = clause.split()
     told, again = [], ""
@@ -572,7 +590,9 @@ def told(rng: random.Random, scene: Scene) -> str:
     who = subject(rng, scene.agent)
     fields = {
         "subject": who.text,
-        "a_subject": re.sub(r"^the ", "some " if who.plural else "", who.text) if who.plural else a(re.sub(r"^(the|an?) ", "", who.text)),
+        "a_subject": re.sub(r"^the ", "some " if who.plural else "", who.text)
+        if who.plural
+        else a(re.sub(r"^(the|an?) ", "", who.text)),
         "be": "are" if who.plural else "is",
         "have": "have" if who.plural else "has",
         "love": rng.choice(("love", "like")) + ("" if who.plural else "s"),
@@ -604,17 +624,31 @@ def told(rng: random.Random, scene: Scene) -> str:
 
 def covers(sentence: str, concepts: Sequence[str]) -> bool:
     """Whether every concept stands in the sentence, in any of its forms."""
-    words = set(re.findall(r"[a-z]+", sentence))
-    return all(words.intersection(VERBS.get(concept, (concept, plural(concept)))) for concept in concepts)
+    written = set(re.findall(r"[a-z]+", sentence))
+    return all(written.intersection(VERBS.get(concept, (concept, plural(concept)))) for concept in concepts)
 
 
 def sentence(rng: random.Random, recipe: Recipe, concepts: Sequence[str]) -> str | None:
     """A new sentence with all the concepts, or None where this draw gave none."""
     scene = draw(rng, recipe, frozenset(concepts))
-    if len(set(scene.words)) < len(scene.words) or not set(concepts) <= set(scene.words):
+    if len(set(scene.content)) < len(scene.content) or not set(concepts) <= set(scene.content):
         return None
     text = told(rng, scene)
     return text if 6 <= len(text.split()) <= 14 and covers(text, concepts) else None
+
+
+def different(
+    rng: random.Random, recipe: Recipe, concepts: Sequence[str], wanted: int, but_not: Container[str]
+) -> list[str]:
+    """Up to `wanted` sentences with all the concepts, as many as a few draws give."""
+    found: list[str] = []
+    for _ in range(6 * wanted):
+        text = sentence(rng, recipe, concepts)
+        if text and text not in but_not and text not in found:
+            found.append(text)
+            if len(found) == wanted:
+                break
+    return found
 
 
 def examples(rng: random.Random) -> Iterator[dict]:
@@ -625,19 +659,15 @@ def examples(rng: random.Random) -> Iterator[dict]:
     while True:
         recipe = rng.choice(kinds[rng.choices(list(kinds), (45, 12, 17, 11, 15))[0]])
         scene = draw(rng, recipe)
-        words = scene.words
+        content = scene.content
         size = rng.choices((3, 4, 5), (40, 35, 25))[0]
-        if len(words) < size or len(set(words)) < len(words):
+        if len(content) < size or len(set(content)) < len(content):
             continue
-        concepts = rng.sample(words, size)
+        concepts = rng.sample(content, size)
         if frozenset(concepts) in sets or not VERBS.keys() & concepts:
             continue
         wanted = rng.choices((1, 2, 3, 4), (15, 25, 35, 25))[0]
-        references: list[str] = []
-        for _ in range(6 * wanted):
-            text = sentence(rng, recipe, concepts)
-            if text and text not in sentences and text not in references and len(references) < wanted:
-                references.append(text)
+        references = different(rng, recipe, concepts, wanted, sentences)
         if references:
             sets.add(frozenset(concepts))
             sentences.update(references)

@@ -1,3 +1,5 @@
+# ruff: noqa: E501
+# (a string of options stands on one line)
 """IMDB rows: film reviews with mixed feelings, and whether the reviewer liked the film in the end.
 
 A review opens with who saw what, goes through a few things (the plot, the acting, the music, …), and ends with a verdict. Of the
@@ -8,26 +10,28 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
+from tril_gym.envs.embedded.phrases import capital, option, options, words
+
 AGREES = 0.8  # chance that an opinion has the label's sentiment
-SHORTEST, LONGEST = 30, 70  # words
+SHORTEST, LONGEST = 30, 62  # words
 
 # --- Words ------------------------------------------------------------------------------------------------------------
 
-GENRES = "comedy drama thriller western romance musical mystery".split() + ["horror film", "war film", "crime film"]
-HEROES = (
+GENRES = options("comedy|drama|thriller|western|romance|musical|mystery|horror film|war film|crime film")
+HEROES = options(
     "a young detective|a tired teacher|two brothers|an old sailor|a lonely painter|a small town doctor|a family on a farm|"
-    "a singer with no money|a group of students|a soldier far from home|a girl and her horse|a retired thief|"
-    "a cook in a big city|three sisters|a boy who sees ghosts|a pilot lost in the snow"
-).split("|")
-TASKS = (
+    "a singer with no money|a group of students|a soldier far from home|a girl with a horse|a retired thief|"
+    "a cook in a big city|three sisters|a boy with two dogs|a pilot lost in the snow"
+)
+TASKS = options(
     "looks for a missing child|wants to win one last game|falls in love in the summer|has to hide from the police|"
     "tries to save the family house|finds a map in an old book|moves to a strange new town|plans to rob a bank|"
     "has to cross the desert|must tell a terrible secret|goes home after many years|learns to trust a stranger"
-).split("|")
-COMPANIONS = "my brother|my wife|my husband|my kids|an old friend|my sister|my parents|two friends".split("|")
-TIMES = "last night|on a rainy Sunday|last week|on a long flight|yesterday|on television|in a full theater".split("|")
+)
+COMPANIONS = options("my brother|my wife|my husband|my kids|an old friend|my sister|my parents|two friends")
+TIMES = options("last night|on a rainy Sunday|last week|on a long flight|yesterday|on television|in a full theater")
 
-# topic: (words for it, good, bad); {it} is "is" or "are"
+# topic: (names for it, good, bad)
 TOPICS = {
     "plot": (
         ("the plot", "the story", "the script"),
@@ -72,7 +76,9 @@ TOPICS = {
 }
 PLAIN = "||really |truly |so "
 BARE = set(  # judgements that begin with one of these are never "really" so
-    "a full like worse better worth out way simply done never not all just the too very hardly deeply painfully perfect".split()
+    words(
+        "a full like worse better worth out way simply done never not all just the too very hardly deeply painfully perfect"
+    )
 )
 
 # Whole opinions on one topic: (good, bad)
@@ -147,16 +153,6 @@ VERDICTS = (
 )
 
 
-def option(rng: random.Random, options: str) -> str:
-    """One of the options between bars."""
-    return rng.choice(options.split("|"))
-
-
-def capital(sentence: str) -> str:
-    """The sentence with a capital letter."""
-    return sentence[0].upper() + sentence[1:]
-
-
 def judged(rng: random.Random, topic: str, good: bool) -> str:
     """A topic and what the reviewer thinks of it, as a clause in lower case."""
     names, *judgements = TOPICS[topic]
@@ -170,7 +166,9 @@ def opinion(rng: random.Random, topics: Sequence[str], feelings: Sequence[bool])
         first, second = (judged(rng, topic, good) for topic, good in zip(topics, feelings, strict=True))
         if feelings[0] == feelings[1]:
             return capital(f"{first}, and {second}{' too' if rng.random() < 0.3 else ''}.")
-        return rng.choice((capital(f"{first}, but {second}."), f"While {first}, {second}.", f"Although {first}, {second}."))
+        return rng.choice(
+            (capital(f"{first}, but {second}."), f"While {first}, {second}.", f"Although {first}, {second}.")
+        )
     if rng.random() < 0.45:
         return option(rng, REMARKS[topics[0]][0 if feelings[0] else 1])
     clause = judged(rng, topics[0], feelings[0])
@@ -192,10 +190,12 @@ def review(rng: random.Random, good: bool) -> str:
     task = rng.choice(TASKS)
     if hero.split()[0] in ("two", "three"):
         verb, rest = task.split(" ", 1)
-        plural = {"falls": "fall", "tries": "try", "has": "have", "goes": "go", "must": "must"}.get(verb, verb.removesuffix("s"))
+        plural = {"falls": "fall", "tries": "try", "has": "have", "goes": "go", "must": "must"}.get(
+            verb, verb.removesuffix("s")
+        )
         task = f"{plural} {rest}"
-    words = {"genre": rng.choice(GENRES), "companion": companion, "hero": hero, "task": task, "time": rng.choice(TIMES)}
-    words |= {"Companion": capital(companion), "Hero": capital(hero)}
+    slots = {"genre": rng.choice(GENRES), "companion": companion, "hero": hero, "task": task, "time": rng.choice(TIMES)}
+    slots |= {"Companion": capital(companion), "Hero": capital(hero)}
     sentences = [rng.choice(OPENERS)]
     previous = good
     if rng.random() < 0.25:
@@ -211,9 +211,11 @@ def review(rng: random.Random, good: bool) -> str:
         sentences.append(joined(rng, sentence, feelings[0] == previous) if len(sentences) > 1 else sentence)
         previous = feelings[count - 1]
         topics, feelings = topics[count:], feelings[count:]
-    verdicts = rng.sample(VERDICTS[0 if good else 1].split("|"), rng.choice((1, 1, 2)))
-    sentences += verdicts if previous == good or rng.random() < 0.5 else [joined(rng, verdicts[0], False)]
-    return " ".join(capital(sentence.format(**words)) for sentence in sentences)
+    verdicts = rng.sample(options(VERDICTS[0 if good else 1]), rng.choice((1, 1, 2)))
+    if previous != good and verdicts[0].startswith(("I ", "It ")):
+        verdicts[0] = "In the end, " + (verdicts[0] if verdicts[0][1] == " " else "i" + verdicts[0][1:])
+    sentences += verdicts
+    return " ".join(capital(sentence.format(**slots)) for sentence in sentences)
 
 
 def examples(rng: random.Random) -> Iterator[dict]:

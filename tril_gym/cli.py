@@ -1,0 +1,334 @@
+"""`tril-gym`: train an agent, evaluate a policy, list what there is.
+
+Each algorithm is a sub-command of `train`. Its options are the fields of its config dataclass, so that `--help` shows
+exactly what it reads; the options of the run are the same for all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tril_gym import __version__, presets
+from tril_gym.algorithms import ALGORITHMS, agent_type
+
+ITERATIONS = click.IntRange(min=1)
+
+
+@contextmanager
+def at_the_door() -> Iterator[None]:
+    """Turn what is wrong with the user's settings into a message and exit code 2."""
+    from gymnasium.error import Error
+
+    try:
+        yield
+    except (ValueError, OSError, ImportError, Error) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def parse_value(text: str) -> Any:
+    """A value of `--env-arg`: JSON where it is JSON (numbers, true, null, lists), else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_pairs(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`k=v` options as a dictionary."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{pair!r} is not of the form name=value, such as max_new_tokens=30")
+        found[name.replace("-", "_")] = parse_value(value)
+    return found
+
+
+def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[str, ...]) -> dict[str, float] | None:
+    """`NAME[:WEIGHT]` options as weights by name; None where there are none."""
+    found = {}
+    for term in terms:
+        name, colon, weight = term.partition(":")
+        try:
+            found[name] = float(weight) if colon else 1.0
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{weight!r} in {term!r} is no weight; write NAME:WEIGHT, such as rouge_l:0.5"
+            ) from error
+    return found or None
+
+
+RUN_OPTIONS = (
+    click.option("--env", help="Environment id. [default: tril/CommonGen-v0]"),
+    click.option("--dataset", metavar="DATA", help="embedded, hub, a folder, or a file. [default: embedded]"),
+    click.option("--eval-dataset", metavar="DATA", help="Held-out examples. [default: the validation part of --dataset]"),
+    click.option("--env-arg", "env_args", multiple=True, metavar="K=V", callback=parse_pairs, help="Keyword of the environment; may be repeated."),
+    click.option("--reward", multiple=True, metavar="NAME[:WEIGHT]", callback=parse_rewards, help="Reward term; may be repeated. [default: the task's]"),
+    click.option("--policy", metavar="POLICY", help="tiny, tiny-seq2seq, or a model's name or folder. [default: tiny]"),
+    click.option("--guide", metavar="GUIDE", help="tiny, references, or a model's name or folder. [default: the policy's kind, trained longer]"),
+    click.option("--preset", help="Settings to start from; see `tril-gym list presets`. [default: embedded for tiny policies, else pretrained]"),
+    click.option("--iterations", type=ITERATIONS, help="Rounds of collecting and learning, in all. [default: the preset's]"),
+    click.option("--num-envs", type=ITERATIONS, help="Texts written side by side. [default: the preset's]"),
+    click.option("--eval-examples", type=ITERATIONS, help="At most so many held-out examples. [default: the preset's]"),
+    click.option("--save-every", type=ITERATIONS, help="Iterations between checkpoints. [default: 10]"),
+    click.option("--seed", type=click.IntRange(min=0), help="All randomness comes from it. [default: 0]"),
+    click.option("--device", help="Where the models are: cpu, cuda, … [default: cpu]"),
+)  # fmt: skip
+FOLDER_OPTIONS = (
+    click.option("--output-dir", type=click.Path(path_type=Path), help="Run folder. [default: runs/ALGO-TASK-seed]"),
+    click.option("--resume", is_flag=True, help="Go on with the run in --output-dir; only --iterations may change."),
+    click.option("--track", metavar="TRACKER", help="Also send figures to wandb or another tracker of accelerate."),
+)
+
+
+class Algorithms(click.Group):
+    """The sub-commands of `train`, made when they are asked for: importing an algorithm takes seconds."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All algorithms."""
+        return list(ALGORITHMS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of one algorithm."""
+        return train_command(name) if name in ALGORITHMS else None
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing them."""
+        with formatter.section("Algorithms"):
+            formatter.write_dl([(name, row.help) for name, row in ALGORITHMS.items()])
+
+
+def train_command(algorithm: str) -> click.Command:
+    """`tril-gym train ALGO`."""
+    config_type = agent_type(algorithm).config_type
+
+    def run(output_dir: Path | None, resume: bool, track: str | None, **options: Any) -> None:
+        given = {name: value for name, value in options.items() if value is not None and value != {}}
+        knobs = {name: given.pop(name) for name in [field.name for field in fields(config_type)] if name in given}
+        train(algorithm, given, knobs, output_dir, resume, track)
+
+    options = (*RUN_OPTIONS, *FOLDER_OPTIONS, *knob_options(config_type))
+    for decorate in reversed(options):
+        run = decorate(run)
+    return click.command(algorithm, help=ALGORITHMS[algorithm].help)(run)
+
+
+def knob_options(config_type: type) -> list[Callable[[Any], Any]]:
+    """One option per field of a config dataclass. Unset options are None, so that presets can fill them."""
+    hints = typing.get_type_hints(config_type)
+    return [
+        knob_option(field.name, hints[field.name], field.default, field.metadata["help"])
+        for field in fields(config_type)
+    ]
+
+
+def knob_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any], Any]:
+    """The option of one field."""
+    flag = "--" + name.replace("_", "-")
+    plain = (
+        [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        if types.NoneType in typing.get_args(hint)
+        else [hint]
+    )
+    kind = plain[0]
+    text = help if default is None else f"{help}  [default: {str(default).lower() if kind is bool else default}]"
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+    if typing.get_origin(kind) is typing.Literal:
+        return click.option(flag, name, type=click.Choice(typing.get_args(kind)), help=text)
+    return click.option(flag, name, type=kind, help=text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__)
+def main() -> None:
+    """Train language models with reinforcement and imitation learning in Gymnasium text environments."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+@main.group("train", cls=Algorithms)
+def train_group() -> None:
+    """Train an agent.
+
+    Without options it runs on embedded data with a tiny model, offline, in minutes. An option wins over the preset,
+    the preset over the default.
+    """
+
+
+def train(
+    algorithm: str,
+    given: dict[str, Any],
+    knobs: dict[str, Any],
+    output_dir: Path | None,
+    resume: bool,
+    track: str | None,
+) -> None:
+    """Start or resume a run."""
+    quiet_libraries()
+    from tril_gym import train as runs
+    from tril_gym.report import Screen
+    from tril_gym.run import RunConfig, configure
+
+    screen = Screen()
+    try:
+        if resume:
+            with at_the_door():
+                refuse_changes(output_dir, given | knobs)
+                runs.resume(
+                    output_dir, algorithm=algorithm, iterations=given.get("iterations"), track=track, screen=screen
+                )
+            return
+        with at_the_door():
+            preset = given.pop("preset", None)
+            config = configure(algorithm, preset=preset, given=given, knobs=knobs)
+            folder = output_dir or default_folder(config)
+            runs.start(config, folder, track=track, screen=screen)
+    except runs.Interrupted as stop:
+        screen.say(str(stop))
+        raise SystemExit(130) from None
+
+
+def refuse_changes(output_dir: Path | None, changes: dict[str, Any]) -> None:
+    """A resumed run keeps its settings."""
+    if output_dir is None:
+        raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
+    if changed := sorted(set(changes) - {"iterations"}):
+        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise ValueError(f"a resumed run keeps its settings, got {flags}; only --iterations may change")
+
+
+def default_folder(config: Any) -> Path:
+    """`runs/ppo-pp-CommonGen-0`, and the next free number where that is taken."""
+    task = re.sub(r"-v\d+$", "", config.env.split("/")[-1])
+    base = Path("runs") / f"{config.algorithm}-{task}-seed{config.seed}"
+    candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def quiet_libraries() -> None:
+    """No word from libraries that is not about the user's run."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@main.command("evaluate")
+@click.argument("source", metavar="RUN|MODEL")
+@click.option("--env", help="Environment id. [default: the run's; a model needs one]")
+@click.option("--dataset", metavar="DATA", help="embedded, hub, a folder, or a file. [default: the run's]")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), help="[default: test; a file has none]")
+@click.option(
+    "--env-arg",
+    "env_args",
+    multiple=True,
+    metavar="K=V",
+    callback=parse_pairs,
+    help="Keyword of the environment; may be repeated.",
+)
+@click.option(
+    "--reward",
+    multiple=True,
+    metavar="NAME[:WEIGHT]",
+    callback=parse_rewards,
+    help="Reward term; may be repeated. [default: the run's]",
+)
+@click.option("--examples", type=ITERATIONS, help="At most so many. [default: all]")
+@click.option("--num-envs", type=ITERATIONS, default=64, show_default=True, help="Texts written side by side.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampled texts.")
+@click.option("--device", default="cpu", show_default=True, help="Where the model is.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="Also write the figures there.",
+)
+def evaluate_command(source: str, output: Path | None, **options: Any) -> None:
+    """Let a policy write every example of a split once, greedily and by sampling, and print all reward terms.
+
+    SOURCE is a run folder, or the name or folder of a language model.
+    """
+    quiet_libraries()
+    from tril_gym.evaluate import evaluate
+    from tril_gym.report import Screen, evaluation_table
+    from tril_gym.run import evaluation_parts
+
+    screen = Screen()
+    with at_the_door():
+        if output is not None and not output.parent.is_dir():
+            raise ValueError(f"--output {output}: there is no folder {output.parent}")
+        examples, seed = options.pop("examples"), options.pop("seed")
+        parts = evaluation_parts(source, **options)
+        total = parts.envs.metadata["text"]["num_examples"]
+        count = total if examples is None else min(examples, total)
+        with screen.waiting(f"evaluating {count} examples of {parts.what}"):
+            found = evaluate(parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, examples=range(count))
+    screen.console.print(evaluation_table(f"{source} on {parts.what}", found.figures))
+    if output is not None:
+        from tril_gym.checkpoint import write_json
+
+        write_json(output, {"source": source, "on": parts.what, "seed": seed} | found.as_json())
+
+
+@main.group("list", invoke_without_command=True)
+@click.pass_context
+def list_group(context: click.Context) -> None:
+    """List environments, algorithms, rewards or presets; all of them without a name."""
+    if context.invoked_subcommand is None:
+        for command in (list_envs, list_algorithms, list_rewards, list_presets):
+            click.secho(command.name, bold=True)
+            context.invoke(command)
+
+
+@list_group.command("envs")
+def list_envs() -> None:
+    """Environment ids and the rewards that they pay."""
+    import gymnasium as gym
+
+    from tril_gym.tasks import DEFAULT_REWARDS
+
+    for name, spec in gym.registry.items():
+        if name.startswith("tril/"):
+            terms = DEFAULT_REWARDS[spec.kwargs["task"]]
+            pays = " + ".join(f"{weight:g} {term}" for term, weight in terms.items()) or "pays itself"
+            _row(name, pays)
+
+
+@list_group.command("algorithms")
+def list_algorithms() -> None:
+    """Algorithms of `train`."""
+    for name, row in ALGORITHMS.items():
+        _row(name, row.help)
+
+
+@list_group.command("rewards")
+def list_rewards() -> None:
+    """Rewards, and what they need."""
+    from tril_gym import rewards
+
+    for name in rewards.names():
+        _row(name, rewards.describe(name))
+
+
+@list_group.command("presets")
+def list_presets() -> None:
+    """Presets of `train`."""
+    for name in presets.names():
+        _row(name, presets.load(name).help)
+
+
+def _row(name: str, text: str) -> None:
+    click.echo(f"  {name:20s}  {text}")

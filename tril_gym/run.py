@@ -1,0 +1,299 @@
+"""What a run is made of: its settings, and the environments, policy, guide and agent that they stand for.
+
+Everything here happens before anything is written: a mistake in the settings is refused at this door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from tril_gym import presets
+from tril_gym.algorithms import agent_type
+from tril_gym.checkpoint import RunFolder
+
+if TYPE_CHECKING:
+    from tril_gym.agents.agent import Agent
+    from tril_gym.agents.plan import Actor
+    from tril_gym.agents.policy import LMPolicy
+
+TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
+GUIDE_TOP_P = 0.92  # nucleus of guides that are language models, as in the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that decides a run; `config.json` holds exactly this."""
+
+    algorithm: str
+    env: str = "tril/CommonGen-v0"
+    dataset: str | None = None  # None: the environment's default, which is its embedded data
+    eval_dataset: str | None = None  # None: the validation part of `dataset`
+    env_args: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, float] | None = None  # weights by name; None: the task's own
+    policy: str = "tiny"
+    guide: str | None = None
+    preset: str = "embedded"
+    iterations: int = 40
+    num_envs: int = 64
+    eval_examples: int = 200
+    save_every: int = 10
+    seed: int = 0
+    device: str = "cpu"
+    knobs: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "num_envs", "eval_examples", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def configure(algorithm: str, *, preset: str | None, given: dict[str, Any], knobs: dict[str, Any]) -> RunConfig:
+    """Settings of a run: what is given wins over the preset, the preset over the defaults.
+
+    Args:
+        algorithm: a name of `ALGORITHMS`.
+        preset: a preset's name; None chooses by the policy.
+        given: fields of `RunConfig` that the user named.
+        knobs: fields of the algorithm's config that the user named.
+    """
+    env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
+    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env)
+    settings = chosen.run | given
+    return RunConfig(
+        algorithm=algorithm,
+        preset=chosen.name,
+        knobs=chosen.algorithms.get(algorithm, {}) | knobs,
+        **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "knobs")},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run works with."""
+
+    config: RunConfig
+    envs: VectorEnv  # to learn in
+    agent: Agent
+    held_data: dict[str, Any]  # keywords of the environment of the held-out examples
+    held_out: str  # in words: what they are
+
+    def eval_envs(self, fitted: Path) -> VectorEnv:
+        """The environment of the held-out examples, paid by what was fitted to the learning examples."""
+        language = None if self.config.policy in TINY else self.agent.policy
+        return make_envs(self.config, self.held_data, language, fitted=fitted)
+
+
+def build(config: RunConfig) -> Parts:
+    """Make everything that a new run needs.
+
+    Raises:
+        ValueError: (or another error of the user's) any setting that cannot be.
+    """
+    kind = agent_type(config.algorithm)
+    numbers = kind.config_type(**config.knobs)
+    if config.guide is not None and not kind.takes_guide:
+        raise ValueError(f"{config.algorithm} works without a guide, got --guide {config.guide}; leave it out")
+    data, held_data, held_out = _data(config)
+    language = _language(config.policy, config.device)
+    envs = make_envs(config, data, language)
+    make_envs(config, held_data, language).close()  # what is wrong with it must show before the run begins
+    policy = language or _tiny_policy(config, envs)
+    guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
+    agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
+    return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+
+
+def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
+    """Make everything that a run needs to go on from a checkpoint."""
+    data, held_data, held_out = _data(config)
+    language = None if config.policy in TINY else saved_policy(checkpoint)
+    envs = make_envs(config, data, language, fitted=fitted)
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
+    agent.policy.model.to(config.device)
+    return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+
+
+def saved_policy(checkpoint: Path) -> LMPolicy:
+    """The policy of a checkpoint."""
+    from tril_gym.agents.policy import LMPolicy
+
+    return LMPolicy.from_pretrained(checkpoint / "policy")
+
+
+def make_envs(
+    config: RunConfig, data: dict[str, Any], policy: LMPolicy | None, *, fitted: Path | None = None
+) -> VectorEnv:
+    """A batch of the run's environment, for a policy with a tokenizer of its own or for the embedded one (None)."""
+    keywords: dict[str, Any] = dict(data) | config.env_args
+    if policy is not None and "tokenizer" not in keywords:
+        keywords |= {"tokenizer": policy.tokenizer}
+    if policy is not None and _has_data(config.env):
+        keywords = {"vocab_size": policy.vocab_size} | keywords
+    if config.env.split(":")[-1] == "tril/Toy-v0":
+        keywords.pop("tokenizer", None)  # the toy world's words are its own
+    if config.reward is not None:
+        keywords["reward"] = config.reward
+    if fitted is not None and fitted.is_dir():
+        keywords["fitted_rewards"] = str(fitted)
+    try:
+        return gym.make_vec(config.env, num_envs=config.num_envs, autoreset_mode=AutoresetMode.DISABLED, **keywords)
+    except gym.error.Error as error:
+        known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
+        raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
+    except TypeError as error:
+        raise ValueError(f"{config.env} cannot be made with {', '.join(keywords)}: {error}") from error
+
+
+def _has_data(env: str) -> bool:
+    """Whether an environment reads data sets: ours do, but for the toy world, which makes its own."""
+    spec = gym.registry.get(env.split(":")[-1])
+    return spec is not None and spec.kwargs.get("task", "toy") != "toy"
+
+
+def _data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Keywords of the learning and of the held-out environment, and what is held out in words."""
+    if not _has_data(config.env):
+        if config.dataset is not None or config.eval_dataset is not None:
+            raise ValueError(f"{config.env} makes its own examples, got --dataset {config.dataset}; leave it out")
+        return {}, {}, "the examples of the environment"
+    name = "embedded" if config.dataset is None else config.dataset
+    learning = {"dataset": name} if Path(name).is_file() else {"dataset": name, "split": "train"}
+    other = config.eval_dataset
+    if other is not None:
+        whole = Path(other).is_file()
+        held = {"dataset": other} | ({} if whole else {"split": "validation"})
+        return learning, held, f"all of {other}" if whole else f"the validation split of {other}"
+    if not Path(name).is_file():
+        return learning, {"dataset": name, "split": "validation"}, f"the validation split of {name}"
+    from tril_gym.envs.sources import HELD_OUT, hold_out
+
+    examples = gym.make(config.env, dataset=name, reward=None).unwrapped.examples  # type: ignore[attr-defined]
+    train, held_examples = hold_out(examples)
+    if not train or not held_examples:
+        raise ValueError(f"{name} has only {len(examples)} examples, too few to hold {HELD_OUT:.0%} out for evaluation")
+    words = f"{len(held_examples)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
+    return {"dataset": train}, {"dataset": held_examples}, words
+
+
+def _language(policy: str, device: str) -> LMPolicy | None:
+    """A policy by name or folder; None for tiny ones, which are made for an environment that must be there first."""
+    if policy in TINY:
+        return None
+    from tril_gym.agents.policy import LMPolicy
+
+    loaded = LMPolicy.from_pretrained(policy)
+    loaded.model.to(device)
+    return loaded
+
+
+def _tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
+    from tril_gym.agents.policy import LMPolicy
+
+    return LMPolicy.tiny(envs, kind=TINY[config.policy], **_tiny_settings(config))
+
+
+def _tiny_settings(config: RunConfig) -> dict[str, Any]:
+    return presets.load(config.preset, config.env).tiny
+
+
+def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
+    from tril_gym.agents.guide import Guide
+    from tril_gym.agents.policy import LMPolicy
+
+    name = config.guide
+    if name is None and config.policy not in TINY:
+        raise ValueError(
+            f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
+            " or the name or folder of a language model with the same tokenizer, such as the supervised one"
+        )
+    if name is None or name in TINY:
+        return Guide.default(envs, kind=TINY[name or config.policy], **_tiny_settings(config))
+    if name == "references":
+        return Guide.references()
+    guide = LMPolicy.from_pretrained(name)
+    from tril_gym.agents.layout import TextLayout
+
+    guide.check(TextLayout.of(envs))
+    guide.model.to(config.device)
+    return Guide(guide, top_p=GUIDE_TOP_P)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationParts:
+    """What an evaluation works with."""
+
+    policy: LMPolicy
+    ref_policy: LMPolicy | None
+    envs: VectorEnv
+    what: str  # in words: the examples
+
+
+def evaluation_parts(
+    source: str,
+    *,
+    env: str | None,
+    dataset: str | None,
+    split: str | None,
+    env_args: dict[str, Any],
+    reward: dict[str, float] | None,
+    num_envs: int,
+    device: str,
+) -> EvaluationParts:
+    """Read a run folder, or load a model by name or folder, and make the environment to evaluate it in.
+
+    Raises:
+        ValueError: neither a run nor a model, or settings that cannot be.
+    """
+    folder = RunFolder(source)
+    is_run = (folder.path / "config.json").is_file() and (folder.path / "checkpoints").is_dir()
+    if not is_run and env is None:
+        raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
+    known = RunConfig(**folder.read_json("config.json")) if is_run else RunConfig(algorithm="none", policy=source)
+    given = {"env": env, "dataset": dataset, "reward": reward}
+    config = replace(
+        known,
+        num_envs=num_envs,
+        env_args=known.env_args | env_args,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    data, what = _evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
+    fitted = folder.path / "reward" if is_run else None
+    if not is_run:
+        policy = _language(source, device)
+        if policy is None:
+            raise ValueError(f"{source} is made by training; evaluate the run folder that `tril-gym train` wrote")
+        return EvaluationParts(policy=policy, ref_policy=None, envs=make_envs(config, data, policy), what=what)
+    checkpoint = folder.last_checkpoint()
+    envs = make_envs(config, data, None if config.policy in TINY else saved_policy(checkpoint), fitted=fitted)
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
+    agent.policy.model.to(device)
+    return EvaluationParts(policy=agent.policy, ref_policy=agent.learner.ref_policy, envs=envs, what=what)
+
+
+def _evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:
+    """Keywords of the examples to evaluate on, and what they are in words."""
+    if not _has_data(config.env):
+        return {}, "the examples of the environment"
+    name = eval_dataset or config.dataset or "embedded"
+    if Path(name).is_file():
+        if split is not None:
+            raise ValueError(f"{name} is one file and has no splits; leave --split {split} out")
+        if name == config.dataset and eval_dataset is None:
+            _, held, words = _data(config)
+            return held, words
+        return {"dataset": name}, f"all of {name}"
+    return {"dataset": name, "split": split or "test"}, f"the {split or 'test'} split of {name}"
+
+
+def with_iterations(config: RunConfig, iterations: int | None) -> RunConfig:
+    """The same run, longer or shorter."""
+    return config if iterations is None else replace(config, iterations=iterations)

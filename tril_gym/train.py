@@ -1,0 +1,164 @@
+"""A run: an agent's loop with evaluation before and after, checkpoints, tracking, and a report at the end."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tril_gym.agents.learn import Report
+from tril_gym.checkpoint import RunFolder
+from tril_gym.evaluate import Evaluation, evaluate, sample_texts
+from tril_gym.report import Screen, draw_curve
+from tril_gym.run import Parts, RunConfig, build, restore, with_iterations
+from tril_gym.tracking import Tracker
+from tril_gym.wrappers.text_reward import terms
+
+SHOWN_EVERY = 10  # iterations between sample texts
+
+
+class Interrupted(Exception):
+    """The user asked the run to stop, and it has stopped at a whole iteration."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    folder: Path
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+def start(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: Screen) -> Result:
+    """Begin a run in a new folder."""
+    folder = RunFolder(output_dir)
+    folder.refuse_if_taken()
+    parts = build(config)
+    tracker = Tracker(track, folder.path, config.as_json())
+    folder.create()
+    folder.write_json("config.json", config.as_json())
+    save_rewards(parts, folder.path / "reward")
+    screen.opening(config, parts)
+    return _Run(folder, parts, tracker, screen).go()
+
+
+def resume(
+    output_dir: str | Path, *, algorithm: str, iterations: int | None, track: str | None, screen: Screen
+) -> Result:
+    """Go on with the run in a folder, from its last checkpoint."""
+    folder = RunFolder(output_dir)
+    config = with_iterations(RunConfig(**folder.read_json("config.json")), iterations)
+    if config.algorithm != algorithm:
+        raise ValueError(f"{folder.path} is a run of {config.algorithm}, not of {algorithm}")
+    parts = restore(config, folder.last_checkpoint(), folder.path / "reward")
+    tracker = Tracker(track, folder.path, config.as_json())
+    folder.write_json("config.json", config.as_json())
+    folder.forget_after(parts.agent.iteration)
+    screen.opening(config, parts)
+    return _Run(folder, parts, tracker, screen).go()
+
+
+def save_rewards(parts: Parts, folder: Path) -> None:
+    """Write what the reward terms were fitted to, so that the same text has the same score wherever it is scored."""
+    for term in terms(parts.envs):
+        save = getattr(term.score, "save", None)  # only scores that fit have one
+        if save is not None:
+            (folder / term.name).mkdir(parents=True, exist_ok=True)
+            save(folder / term.name)
+
+
+class _Run:
+    """A run in its folder, from wherever its agent stands."""
+
+    def __init__(self, folder: RunFolder, parts: Parts, tracker: Tracker, screen: Screen) -> None:
+        self.folder, self.parts, self.tracker, self.screen = folder, parts, tracker, screen
+        self.config, self.agent = parts.config, parts.agent
+        self.eval_envs = parts.eval_envs(folder.path / "reward")
+
+    def go(self) -> Result:
+        """Evaluate, learn, evaluate, report."""
+        known = self.folder.path / "evaluation.json"
+        before = self.folder.read_json(known.name)["before"] if known.is_file() else self._evaluate("before").as_json()
+        self._write_evaluation(before, None)
+        if not self.folder.checkpoints():
+            self._save()
+        left = self.config.iterations - self.agent.iteration
+        with self.screen.learning(self.config.iterations, self.agent.iteration), stop_signal() as asked:
+            self.agent.learn(max(0, left), after=lambda report: self._after(report, asked))
+        after = self._evaluate("after").as_json()
+        self._write_evaluation(before, after)
+        self.tracker.close()
+        rows = self.folder.rows("metrics.jsonl")
+        draw_curve(self.folder.path / "curve.png", rows, before, after)
+        self.screen.closing(self.folder.path, before, after)
+        return Result(self.folder.path, before, after)
+
+    def _after(self, report: Report, asked: Callable[[], bool]) -> None:
+        figures = {name: _plain(value) for name, value in report.metrics.items()}
+        self.folder.append("metrics.jsonl", figures)
+        self.tracker.log(report.iteration, report.metrics)
+        self.screen.figures(report.metrics)
+        if report.iteration == 1 or report.iteration % SHOWN_EVERY == 0:
+            samples = sample_texts(report.trajectories, range(min(3, len(report.trajectories))))
+            self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
+            self.screen.samples(samples)
+        last = report.iteration == self.config.iterations
+        if last or asked() or report.iteration % self.config.save_every == 0:
+            self._save()
+        if asked() and not last:
+            self.tracker.close()
+            raise Interrupted(
+                f"stopped after iteration {report.iteration} of {self.config.iterations}; go on with"
+                f" --output-dir {self.folder.path} --resume"
+            )
+
+    def _save(self) -> None:
+        self.folder.save_checkpoint(self.agent.iteration, self.agent.save)
+
+    def _evaluate(self, when: str) -> Evaluation:
+        total = self.eval_envs.metadata["text"]["num_examples"]
+        count = min(total, self.config.eval_examples)
+        with self.screen.waiting(f"evaluating {when} training, {count} held-out examples"):
+            return evaluate(
+                self.agent.policy,
+                self.eval_envs,
+                seed=self.config.seed,
+                ref_policy=self.agent.learner.ref_policy,
+                examples=range(count),
+            )
+
+    def _write_evaluation(self, before: dict[str, Any], after: dict[str, Any] | None) -> None:
+        content = {"held_out": self.parts.held_out, "seed": self.config.seed, "before": before, "after": after}
+        self.folder.write_json("evaluation.json", content)
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C ask for a stop at the end of the iteration; the second stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: whoever started it handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,10 +27,14 @@ class Example:
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):
-            raise ValueError(f"references must be a sequence of texts, got one text {self.references!r}; put it in a list")
+            raise ValueError(
+                f"references must be a sequence of texts, got one text {self.references!r}; put it in a list"
+            )
         object.__setattr__(self, "references", tuple(self.references))  # a list is welcome, too
         if not self.prompt.endswith(self.suffix):
-            raise ValueError(f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}")
+            raise ValueError(
+                f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}"
+            )
 
 
 class Examples(Sequence[Example]):

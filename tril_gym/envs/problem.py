@@ -7,6 +7,7 @@ P prompt tokens, T new tokens, V words in the vocabulary, m the least number of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from gymnasium.spaces import Box, Discrete
 
 from tril_gym.envs.example import Example, Examples
 from tril_gym.envs.prompts import prompt_table
+from tril_gym.envs.sources import load_examples, load_train_examples
 from tril_gym.envs.task import Task
 from tril_gym.envs.tokenizers import describe, load_tokenizer
 
@@ -33,7 +35,6 @@ class TextProblem:
     Attributes:
         prompts: the examples' prompts as tokens.
         is_eos: (V,) True on the actions that end a text.
-        train_examples: the examples that a reward may fit on, loaded when called.
         pay: what the environment itself pays, or None where it leaves that to wrappers.
     """
 
@@ -54,7 +55,7 @@ class TextProblem:
         if not examples:
             raise ValueError(f"an environment needs one example or more, found none in {examples.source}")
         self.examples, self.tokenizer = examples, tokenizer
-        self.train_examples = train_examples or (lambda: examples)
+        self._load_train_examples = train_examples
         self.pay, self.dense_reward = pay, dense_reward
         self.max_prompt_length = at_least("max_prompt_length", max_prompt_length, 1)
         self.max_new_tokens = at_least("max_new_tokens", max_new_tokens, 1)
@@ -64,6 +65,7 @@ class TextProblem:
         if prompt_truncation_side not in ("left", "right"):
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
         self.vocab_size = whole_vocabulary(tokenizer, vocab_size)
+        self._num_known = len(tokenizer)
         self.eos_token_ids = [int(tokenizer.eos_token_id)]
         self.is_eos = np.zeros(self.vocab_size, dtype=bool)
         self.is_eos[self.eos_token_ids] = True
@@ -77,6 +79,10 @@ class TextProblem:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextProblem:
         return self  # nothing in it changes: a copied environment writes about the same examples
+
+    def train_examples(self) -> Sequence[Example]:
+        """Return the examples that a reward may fit on: the train split's, loaded when asked for."""
+        return self.examples if self._load_train_examples is None else self._load_train_examples()
 
     def metadata(self, restart: str) -> dict[str, Any]:
         """Return `metadata["text"]`, the whole contract for agents, as new plain data."""
@@ -103,7 +109,7 @@ class TextProblem:
     def action_masks(self, lengths: npt.NDArray[np.int64]) -> Mask:
         """Return the advised actions, (n,) -> (n, V): EOS not while a completion is shorter than m."""
         masks = np.ones((len(lengths), self.vocab_size), dtype=bool)
-        masks[np.ix_(lengths < self.min_new_tokens, self.eos_token_ids)] = False
+        masks[:, self.eos_token_ids] = (lengths >= self.min_new_tokens)[:, None]
         return masks
 
     def reset_info(self, index: int) -> dict[str, Any]:
@@ -129,7 +135,7 @@ class TextProblem:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return tokens as text; special tokens and ids beyond the tokenizer's are nothing."""
-        known = [token for token in tokens if token < len(self.tokenizer)]
+        known = [token for token in tokens if token < self._num_known]
         text: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
@@ -162,17 +168,17 @@ def text_problem(
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V, by default the tokenizer's length.
     """
-    from tril_gym.envs.sources import load_examples, load_train_examples
-
     return TextProblem(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
-        load_tokenizer(tokenizer),
+        load_tokenizer(tokenizer, task.name),
         max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
         max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
         min_new_tokens=min_new_tokens,
-        prompt_truncation_side=task.prompt_truncation_side if prompt_truncation_side is None else prompt_truncation_side,
+        prompt_truncation_side=task.prompt_truncation_side
+        if prompt_truncation_side is None
+        else prompt_truncation_side,
         vocab_size=vocab_size,
-        train_examples=lambda: load_train_examples(task, dataset, on_bad_row=on_bad_row),
+        train_examples=functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row),
     )
 
 
@@ -182,7 +188,9 @@ def whole_vocabulary(tokenizer: Any, vocab_size: int | None) -> int:
     if vocab_size is None:
         return least
     if at_least("vocab_size", vocab_size, 1) < least:
-        raise ValueError(f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}")
+        raise ValueError(
+            f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}"
+        )
     return int(vocab_size)
 
 

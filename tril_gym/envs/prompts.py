@@ -1,4 +1,4 @@
-"""Prompts as tokens: each is tokenised once per process, when it is first drawn, and every environment reads the same row.
+"""Prompts as tokens: each is tokenised once per process, when it is first drawn, and all environments read that row.
 
 N examples, P prompt tokens.
 """
@@ -27,8 +27,8 @@ class PromptTable:
         self._room = max_prompt_length - len(self._before) - len(self._after)
         if self._room < 1:
             raise ValueError(
-                f"max_prompt_length must leave room for a token besides the tokenizer's {len(self._before + self._after)}"
-                f" special ones, got {max_prompt_length}"
+                f"max_prompt_length must leave room for a token besides the {len(self._before + self._after)} special"
+                f" ones of the tokenizer, got {max_prompt_length}"
             )
         # Rows are written when first read, so the memory of prompts that nobody draws is never touched.
         self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int64)
@@ -50,7 +50,9 @@ class PromptTable:
             body = self._shorten(example, index)
         tokens = self._before + body + self._after
         if not body:
-            raise ValueError(f"the prompt of example {index} of {self.examples.source} has no tokens: {example.prompt!r}")
+            raise ValueError(
+                f"the prompt of example {index} of {self.examples.source} has no tokens: {example.prompt!r}"
+            )
         if max(tokens) >= self.vocab_size:
             raise ValueError(
                 f"the prompt of example {index} has token {max(tokens)}, but vocab_size is {self.vocab_size};"
@@ -65,8 +67,8 @@ class PromptTable:
         keep = self._room - len(tail)
         if keep < 1:
             raise ValueError(
-                f"max_prompt_length is too short for example {index}: it leaves room for {self._room} tokens, and the end"
-                f" of the prompt that must stay, {example.suffix!r}, has {len(tail)}"
+                f"max_prompt_length is too short for example {index}: it leaves room for {self._room} tokens, and"
+                f" the end of the prompt that must stay, {example.suffix!r}, has {len(tail)}"
             )
         return (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
 
@@ -75,7 +77,12 @@ def prompt_table(
     examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
 ) -> PromptTable:
     """Return the table for these settings, which all environments on the same examples share."""
-    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size)  # the table keeps the tokenizer, so its id, alive
+    key = (
+        id(tokenizer),
+        max_prompt_length,
+        truncation_side,
+        vocab_size,
+    )  # the table keeps the tokenizer, so its id, alive
     if key not in examples.tables:
         examples.tables[key] = PromptTable(
             examples,

@@ -22,7 +22,9 @@ SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.1  # share of the train examples that stand in for a validation split that does not exist
 
 
-def load_examples(task: Task, dataset: Any = "embedded", *, split: str | None = None, on_bad_row: str = "raise") -> Examples:
+def load_examples(
+    task: Task, dataset: Any = "embedded", *, split: str | None = None, on_bad_row: str = "raise"
+) -> Examples:
     """Return the examples of a data set.
 
     Args:
@@ -48,7 +50,9 @@ def load_examples(task: Task, dataset: Any = "embedded", *, split: str | None = 
     if path.is_dir():
         return _from_file(task, file_of_split(path, split or "train"), on_bad_row)
     if not path.is_file():
-        raise ValueError(f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of them')
+        raise ValueError(
+            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of them'
+        )
     if split is not None:
         raise ValueError(f"split={split!r} needs a data set with splits, and {name} is one file; leave split out")
     return _from_file(task, path, on_bad_row)
@@ -60,7 +64,7 @@ def load_train_examples(task: Task, dataset: Any, *, on_bad_row: str = "raise") 
 
 
 def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
-    """Part examples in (train, validation): a share of them, chosen by a hash of the prompt, so always the same ones."""
+    """Part examples in (train, validation): a share of them, chosen by a hash of the prompt: always the same ones."""
 
     def is_held_out(example: Example) -> bool:
         digest = hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).digest()
@@ -79,7 +83,9 @@ def file_of_split(folder: Path, split: str) -> Path:
     if not found:
         others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         endings = ", ".join(READERS)
-        raise ValueError(f"{folder} has no {split} split: it needs one file {split} with the ending {endings}; it has {others}")
+        raise ValueError(
+            f"{folder} has no {split} split: it needs one file {split} with the ending {endings}; it has {others}"
+        )
     return found[0]
 
 
@@ -92,12 +98,14 @@ def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: s
         except ValueError as error:
             reason = reason or f"{source}, line {number}: {error}"
             if on_bad_row == "raise":
-                raise ValueError(f"{reason} (on_bad_row=\"skip\" leaves such rows out)") from error
+                raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
             skipped += 1
     if not found:
         raise ValueError(f"{source} has no row that will do: {reason or 'it is empty'}")
     if skipped:
-        logger.warning("%s: skipped %d malformed rows of %d; the first: %s", source, skipped, skipped + len(found), reason)
+        logger.warning(
+            "%s: skipped %d malformed rows of %d; the first: %s", source, skipped, skipped + len(found), reason
+        )
     return Examples(task.gather(found), source=source, skipped=skipped)
 
 
@@ -150,8 +158,9 @@ def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -
 @functools.lru_cache(maxsize=8)
 def _convert_once(task: Task, dataset: Shared, on_bad_row: str) -> Examples:
     """Convert a `datasets.Dataset`; it never changes, so once."""
-    lines = enumerate(dataset.value, start=1)
-    return to_examples(task, lines, source=f"the {type(dataset.value).__name__}", on_bad_row=on_bad_row)
+    rows: Any = dataset.value
+    lines = enumerate(rows, start=1)
+    return to_examples(task, lines, source=f"the {type(rows).__name__}", on_bad_row=on_bad_row)
 
 
 @functools.lru_cache(maxsize=8)

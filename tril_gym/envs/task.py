@@ -50,7 +50,9 @@ def texts_of(row: Row, column: str) -> list[str]:
         try:
             value = json.loads(value)
         except ValueError:
-            raise ValueError(f'{column} must be a list of texts (in CSV a JSON list: ["a", "b"]), got {value!r}') from None
+            raise ValueError(
+                f'{column} must be a list of texts (in CSV a JSON list: ["a", "b"]), got {value!r}'
+            ) from None
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item.strip() for item in value):
         raise ValueError(f"{column} must be a list of texts that are not empty, got {value!r}")
     return list(value)

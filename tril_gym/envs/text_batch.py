@@ -26,6 +26,7 @@ class TextBatch:
         self.lengths = np.zeros(num_texts, np.int64)  # tokens written
         self.examples = np.full(num_texts, -1, np.int64)
         self.is_writing = np.zeros(num_texts, bool)
+        self._all_rows = np.arange(num_texts)
 
     def start(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
         """Put k texts in the states (example, completion)."""
@@ -39,19 +40,26 @@ class TextBatch:
         self.examples[rows] = examples
         self.is_writing[rows] = True
 
-    def write(self, rows: Ids, tokens: Ids) -> tuple[npt.NDArray[np.float64], Mask]:
-        """Append one token to k texts; return what each token earns and whether it ended its text, both (k,)."""
+    def write(self, rows: Ids | None, tokens: Ids) -> tuple[npt.NDArray[np.float64], Mask]:
+        """Append one token to k texts; return what each token earns and whether it ended its text, both (k,).
+
+        `rows=None` writes to all n, the common case: on slices, which cost a third of what indices do.
+        """
         problem = self.problem
-        lengths = self.lengths[rows]
-        self.observations[rows, lengths + problem.max_prompt_length] = tokens
-        lengths += 1
-        self.lengths[rows] = lengths
+        check_range(tokens, problem.vocab_size)
+        lengths = self.lengths if rows is None else self.lengths[rows]
+        indices = self._all_rows if rows is None else rows
+        self.observations[indices, lengths + problem.max_prompt_length] = tokens
+        lengths += 1  # the state itself where it is a slice
         has_ended = problem.is_eos[tokens]
         has_ended |= lengths == problem.max_new_tokens
-        self.is_writing[rows] = np.logical_not(has_ended)
+        if rows is not None:
+            self.lengths[rows] = lengths
+        if np.count_nonzero(has_ended):
+            self.is_writing[indices] = np.logical_not(has_ended)
         if problem.pay is None:
-            return np.zeros(len(rows)), has_ended
-        prompts, completions = np.split(self.observations[rows], [problem.max_prompt_length], axis=1)
+            return np.zeros(len(indices)), has_ended
+        prompts, completions = np.split(self.observations[indices], [problem.max_prompt_length], axis=1)
         return problem.pay(prompts, completions, lengths, has_ended), has_ended
 
     def tokens(self, row: int) -> list[int]:
@@ -79,7 +87,7 @@ class TextBatch:
 def checked_actions(actions: Any, shape: tuple[int, ...]) -> Ids:
     """Return actions as an array of integers of the right shape; their range is checked where they are written."""
     array = np.asarray(actions)
-    if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
+    if array.shape != shape or array.dtype.kind not in "iu":
         raise ValueError(f"actions must be token ids of shape {shape}, got {array.dtype} of shape {array.shape}")
     return array.astype(np.int64, copy=False)
 
@@ -88,5 +96,5 @@ def check_range(tokens: Ids, vocab_size: int) -> None:
     """Raise ValueError where a token is no action."""
     # seen as unsigned, a negative id is a huge one: one comparison for both ends
     is_outside = tokens.view(np.uint64) >= vocab_size
-    if is_outside.any():
+    if np.count_nonzero(is_outside):  # a fifth of the time of .any()
         raise ValueError(f"action {tokens[is_outside][0]} is no token id: ids are in [0, {vocab_size})")

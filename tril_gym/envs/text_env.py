@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
+from tril_gym.envs.on_problem import OnProblem
 from tril_gym.envs.problem import TextProblem
 from tril_gym.envs.restart import DRAW, single_restart
-from tril_gym.envs.shared_spec import SharedSpec
-from tril_gym.envs.text_batch import TextBatch, check_range
+from tril_gym.envs.text_batch import TextBatch
 
 Observation = npt.NDArray[np.int64]
 RENDER_MODES = ("ansi", "human")
+METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # tokens a second
 ROW = np.zeros(1, np.int64)  # the only row of the batch
 
 
-class TextEnv(SharedSpec, gym.Env[Observation, np.int64]):
+class TextEnv(OnProblem, gym.Env[Any, Any]):
     """Write a completion of a prompt, one token a step.
 
     ## Description
     An episode is one text. `reset` draws an example; `step` appends a token to its completion.
 
     ## Observation
-    `Box(-1, V-1, (P+T,), int64)`: the prompt right-aligned in the first P columns, the completion so far in the other T,
-    -1 where there is no token. So the attention mask is `observation >= 0`.
+    `Box(-1, V-1, (P+T,), int64)`: the prompt right-aligned in the first P columns, the completion so far in the other
+    T, -1 where there is no token. So the attention mask is `observation >= 0`.
 
     ## Action
     `Discrete(V)`, a token id. EOS is an action like any other. `action_masks()` says which are advised.
@@ -46,28 +47,15 @@ class TextEnv(SharedSpec, gym.Env[Observation, np.int64]):
     v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+    metadata = METADATA
 
     def __init__(self, problem: TextProblem, *, render_mode: str | None = None) -> None:
         self.problem = problem
         self.render_mode = checked_render_mode(render_mode)
-        self.metadata = dict(type(self).metadata) | {"text": problem.metadata(restart="single")}  # type: ignore[misc]
-        self.observation_space, self.action_space = problem.observation_space(), problem.action_space()
+        self.metadata = dict(type(self).metadata) | {"text": problem.metadata(restart="single")}
+        self.observation_space = problem.observation_space()
+        self.action_space = problem.action_space()
         self._text = TextBatch(problem, num_texts=1)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that made the prompts."""
-        return self.problem.tokenizer
-
-    @property
-    def examples(self) -> Any:
-        """The examples that `reset` draws from."""
-        return self.problem.examples
-
-    def train_examples(self) -> Any:
-        """Return the examples that a reward may fit on."""
-        return self.problem.train_examples()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,7 +74,7 @@ class TextEnv(SharedSpec, gym.Env[Observation, np.int64]):
         """Append one token."""
         if not self._text.is_writing[0]:
             raise ResetNeeded("this text has ended, or was never begun: call reset() before step()")
-        rewards, has_ended = self._text.write(ROW, self._token(action))
+        rewards, has_ended = self._text.write(None, self._token(action))
         terminated = bool(has_ended[0])
         if self.render_mode == "human":
             self._print_last_token()
@@ -109,11 +97,9 @@ class TextEnv(SharedSpec, gym.Env[Observation, np.int64]):
     def _token(self, action: Any) -> npt.NDArray[np.int64]:
         """Return an action as a (1,) array of one legal token."""
         try:
-            token = np.array([operator.index(action)], np.int64)
+            return np.array([operator.index(action)], np.int64)
         except (TypeError, OverflowError) as error:
             raise ValueError(f"an action is one token id, got {action!r}") from error
-        check_range(token, self.problem.vocab_size)
-        return token
 
     def _print_last_token(self) -> None:
         tokens = self._text.tokens(0)

@@ -5,8 +5,9 @@ n texts side by side.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,11 +17,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tril_gym.envs.on_problem import OnProblem
 from tril_gym.envs.problem import TextProblem, at_least
 from tril_gym.envs.restart import DRAW, row_restarts
-from tril_gym.envs.shared_spec import SharedSpec
-from tril_gym.envs.text_batch import TextBatch, check_range, checked_actions
-from tril_gym.envs.text_env import RENDER_MODES, checked_render_mode
+from tril_gym.envs.text_batch import TextBatch, checked_actions
+from tril_gym.envs.text_env import METADATA, checked_render_mode
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -28,7 +29,7 @@ Seeds = int | Sequence[int | None] | None
 Step = tuple[Ids, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
 
 
-class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
+class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
     """n texts, written one token a step each. Equal to `SyncVectorEnv` over `TextEnv`s, step for step.
 
     What a row sees, does and earns stands in `TextEnv`.
@@ -43,7 +44,7 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
     `"reset_mask": (n,) bool` only the masked rows begin anew, and only theirs is read.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 10}
+    metadata = METADATA
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self.problem, self.num_envs = problem, at_least("num_envs", num_envs, 1)
         self.copy, self.render_mode = copy, checked_render_mode(render_mode)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
-        self.metadata = dict(type(self).metadata) | {  # type: ignore[misc]
+        self.metadata = dict(type(self).metadata) | {
             "autoreset_mode": self.autoreset_mode,
             "text": problem.metadata(restart="rows"),
         }
@@ -69,21 +70,7 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self._generators: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
         self._has_begun = False
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that made the prompts."""
-        return self.problem.tokenizer
-
-    @property
-    def examples(self) -> Any:
-        """The examples that `reset` draws from."""
-        return self.problem.examples
-
-    def train_examples(self) -> Any:
-        """Return the examples that a reward may fit on."""
-        return self.problem.train_examples()
-
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each row's own generator."""
         return tuple(self._generator(row)[0] for row in range(self.num_envs))
@@ -94,7 +81,7 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return tuple(self._generator(row)[1] for row in range(self.num_envs))
 
     def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Ids, dict[str, Any]]:  # type: ignore[override]
-        """Begin all texts, or those of `options["reset_mask"]`; row i has the seed `seed + i`, or the i-th of a list."""
+        """Begin all texts, or those of `options["reset_mask"]`; row i has seed `seed + i`, or the i-th of a list."""
         rows = self._rows_to_reset(options)
         seeds = self._seeds(seed)
         # Everything that can be wrong is read before anything changes.
@@ -114,23 +101,20 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if not self._has_begun:
             raise ResetNeeded("no text was begun: call reset() before step()")
         actions = checked_actions(actions, (self.num_envs,))
-        texts = self._texts
-        if texts.is_writing.all():
-            check_range(actions, self.problem.vocab_size)
-            rewards, terminated = texts.write(self._rows, actions)
+        if np.count_nonzero(self._texts.is_writing) == self.num_envs:
+            rewards, terminated = self._texts.write(None, actions)
             ready = self._rows[:0]
         else:
             rewards, terminated, ready = self._step_some(actions)
-        infos = self._events(terminated, ready) if len(ready) or terminated.any() else {}
+        infos = self._events(terminated, ready) if len(ready) or np.count_nonzero(terminated) else {}
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def _step_some(self, actions: Ids) -> tuple[npt.NDArray[np.float64], Mask, Ids]:
         """Step where some rows have ended before: rewards, terminated, and the rows that are ready to begin anew."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
-        writing, ended = np.flatnonzero(self._texts.is_writing), np.flatnonzero(np.logical_not(self._texts.is_writing))
-        check_range(actions[writing], self.problem.vocab_size)
-        if len(writing):
-            rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
+        writing = np.flatnonzero(self._texts.is_writing)
+        ended = np.flatnonzero(np.logical_not(self._texts.is_writing))
+        rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
         return rewards, terminated, ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else ended[:0]
 
     def _events(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
@@ -143,7 +127,8 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             ready = np.flatnonzero(terminated)
             ends = {
-                row: {"final_obs": self._texts.observations[row].copy(), "final_info": info} for row, info in ends.items()
+                row: {"final_obs": self._texts.observations[row].copy(), "final_info": info}
+                for row, info in ends.items()
             }
         self._begin(ready, [(DRAW, [])] * len(ready))
         begins = {row: self._texts.reset_info(row) for row in ready.tolist()}
@@ -187,9 +172,12 @@ class TextVectorEnv(SharedSpec, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if name in per_row:
             rows = per_row[name](*args, **kwargs)
             return (None,) * self.num_envs if rows is None else rows
-        single = {"observation_space": "single_observation_space", "action_space": "single_action_space"}.get(name, name)
+        single = {"observation_space": "single_observation_space", "action_space": "single_action_space"}.get(
+            name, name
+        )
         value = getattr(self, single)
-        return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
+        # a tokenizer can be called, too, but who asks for it wants the thing itself
+        return (value(*args, **kwargs) if inspect.ismethod(value) else value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of each row, as `SyncVectorEnv` does."""

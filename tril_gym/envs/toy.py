@@ -60,8 +60,10 @@ def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, h
     if rules.rule == "count":
         is_good = np.isin(completions, rules.good_words)  # (n, T); -1 is no word
         if rules.dense:
-            return np.take_along_axis(is_good, lengths[:, None] - 1, axis=1)[:, 0] / rules.max_new_tokens
-        return np.where(has_ended, is_good.sum(axis=1) / rules.max_new_tokens, 0.0)
+            share = np.take_along_axis(is_good, lengths[:, None] - 1, axis=1)[:, 0] / rules.max_new_tokens
+        else:
+            share = np.where(has_ended, is_good.sum(axis=1) / rules.max_new_tokens, 0.0)
+        return share.astype(np.float64, copy=False)
     if rules.rule == "sparse":
         return (has_ended & (completions == optimal_completions(rules, prompts)).all(axis=1)).astype(np.float64)
     has_stopped = np.take_along_axis(completions, lengths[:, None] - 1, axis=1)[:, 0] == EOS
@@ -109,9 +111,8 @@ def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
         good = q + (1 - q) * len(rules.good_words) / V
         return np.full(len(prompts), alive.sum() * good / T)
     lengths = words_to_write(rules, prompts)
-    if rules.rule == "sparse":
-        return exact ** (lengths + 1)
-    return (q + (1 - q) * (V - 1) / V) ** lengths * exact
+    right_word = exact if rules.rule == "sparse" else q + (1 - q) * (V - 1) / V
+    return np.asarray(right_word**lengths * exact, np.float64)
 
 
 def optimal_value(rules: ToyRules) -> float:
@@ -133,7 +134,9 @@ def toy_problem(
     """Return the toy world; with `pays=False` it pays nothing and leaves that to wrappers."""
     rules = ToyRules(rule, dense, vocab_size, max_new_tokens)
     return TextProblem(
-        _examples(rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)),
+        _examples(
+            rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)
+        ),
         toy_tokenizer(vocab_size),
         max_prompt_length=max_prompt_length,
         max_new_tokens=max_new_tokens,

@@ -1,0 +1,7 @@
+"""Wrappers for text environments. Each takes a single or a vector environment under one name."""
+
+from tril_gym.wrappers.action_masking import ActionMasking
+from tril_gym.wrappers.text_observation import TextObservation
+from tril_gym.wrappers.text_reward import Term, TextReward, terms
+
+__all__ = ["ActionMasking", "Term", "TextObservation", "TextReward", "terms"]

@@ -7,7 +7,7 @@ B texts that end in one step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tril_gym import rewards
 from tril_gym.sharing import share, unshare
 from tril_gym.wrappers.infos import row_of, rows_with
-from tril_gym.wrappers.vector import TextVectorWrapper
+from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
 Info = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def load_term(
     if not np.isfinite(weight):
         raise ValueError(f"the weight of a reward must be a finite number, got {weight}")
     if isinstance(score, str):
-        score = rewards.load(score, train=train_of(env), fitted=fitted, **(settings or {}))
+        score = rewards.load(score, train=attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
     elif settings or fitted:
         raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
     score = rewards.as_score(score)
@@ -85,15 +85,6 @@ def load_term(
     if name in (term.name for term in terms(env)):
         raise ValueError(f"the environment already pays a reward {name!r}; give the second one another name=")
     return Term(name, score, weight)
-
-
-def train_of(env: gym.Env | VectorEnv) -> Callable[[], Any] | None:
-    """Return the function that loads an environment's train examples, or None where it has none."""
-    base = env.unwrapped
-    own = getattr(base, "train_examples", None)  # foreign environments have none
-    if own is None and hasattr(base, "envs"):
-        own = getattr(base.envs[0].unwrapped, "train_examples", None)  # SyncVectorEnv over ours
-    return own
 
 
 def terms(env: Any) -> list[Term]:
@@ -141,7 +132,9 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         defer: bool | None = None,
     ) -> None:
         if defer:
-            raise ValueError("defer=True waits for the rows of a vector environment; a single one has nothing to wait for")
+            raise ValueError(
+                "defer=True waits for the rows of a vector environment; a single one has nothing to wait for"
+            )
         RecordConstructorArgs.__init__(
             self,
             score=share(score),
@@ -155,6 +148,7 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.term = load_term(
             env, unshare(score), weight=weight, name=name, settings=unshare(settings), fitted=unshare(fitted)
         )
+        self._shown = ""  # the score of a text that has just ended, for render()
 
     @property
     def score(self) -> rewards.Score:
@@ -164,19 +158,33 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; where the environment says that the text is finished, pay."""
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self._shown = ""
         if "completion" in info:
             value = float(self.term([info])[0])
             info["scores"] = info.get("scores", {}) | {self.term.name: value}
             reward = reward + self.term.weight * value  # type: ignore[operator]
+            self._shown = f"{self.term.name} {value:.4g}"
+            if self.render_mode == "human":
+                print(self._shown, flush=True)
         return observation, reward, terminated, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; a new text has no score yet."""
+        self._shown = ""
+        return self.env.reset(seed=seed, options=options)
+
+    def render(self) -> Any:
+        """Return the frame; where the text is finished, with its score."""
+        frame = self.env.render()
+        return f"{frame} {self._shown}" if isinstance(frame, str) and self._shown else frame
 
 
 class VectorTextReward(TextVectorWrapper):
     """`TextReward` around a vector environment: texts that end in one step are scored in one call.
 
     With `defer=True` a text's pay waits until every row has ended, and the whole batch is scored in one call: that step
-    pays, rows that stand idle too. `defer=None` does so where the caller offers it, `reset(options={"defer": True})`, and
-    the score runs a model. Deferring needs rows that stand idle: autoreset mode DISABLED.
+    pays, rows that stand idle too. `defer=None` does so where the caller offers it, `reset(options={"defer": True})`,
+    and the score runs a model. Deferring needs rows that stand idle: autoreset mode DISABLED.
     """
 
     def __init__(
@@ -196,7 +204,8 @@ class VectorTextReward(TextVectorWrapper):
         )
         if defer and self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(
-                f'defer=True needs autoreset_mode="Disabled", where rows that have ended wait; got {self.autoreset_mode.value}'
+                'defer=True needs autoreset_mode="Disabled", where rows that have ended wait,'
+                f" got {self.autoreset_mode.value!r}"
             )
         self._defer = defer
         self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
@@ -210,29 +219,38 @@ class VectorTextReward(TextVectorWrapper):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset; rows that begin anew are paid as they end, or with the batch where that is offered and taken up."""
-        mask = (options or {}).get("reset_mask")
-        is_offered = bool((options or {}).get("defer")) and self.autoreset_mode == AutoresetMode.DISABLED
-        if mask is not None and (unpaid := [row for row in self._waiting if np.asarray(mask)[row]]):
+        options = options or {}
+        mask = options.get("reset_mask")
+        begun = set() if mask is None else set(np.flatnonzero(mask).tolist())  # any mask: the environment judges it
+        if unpaid := sorted(begun & self._waiting.keys()):
             raise ValueError(
                 f"rows {unpaid} would begin anew before their deferred reward {self.term.name!r} is paid;"
                 " write every row to its end first, or make the reward with defer=False"
             )
-        result = self.env.reset(seed=seed, options=options)
-        rows = slice(None) if mask is None else mask
+        result = self.env.reset(seed=seed, options=options or None)
         if mask is None:
-            self._waiting = {}  # a reset of everything gives up what was begun
-        self._is_writing[rows] = True
-        self._is_deferred[rows] = self._defer or (self._defer is None and is_offered and getattr(self.score, "slow", False))
+            mask, self._waiting = np.ones(self.num_envs, bool), {}  # a reset of everything gives up what was begun
+        self._is_writing |= mask
+        takes_up = self._defer is None and getattr(self.score, "slow", False) and bool(options.get("defer"))
+        is_deferred = self.autoreset_mode == AutoresetMode.DISABLED and (self._defer or takes_up)
+        self._is_deferred[mask] = is_deferred
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step; pay for the texts that are finished, or keep them until the batch is."""
-        observations, rewards_, terminated, truncated, infos = self.env.step(actions)
-        if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            ended = infos.get("final_info", {})
-        else:
-            ended = infos
-        finished = rows_with(ended, "completion")
-        texts = {row: row_of(ended, row) for row in finished}
-        ...
-        return observations, rewards_, terminated, truncated, infos
+        observations, pay, terminated, truncated, infos = self.env.step(actions)
+        is_same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
+        ended = infos.get("final_info", {}) if is_same_step else infos
+        finished = {row: row_of(ended, row) for row in rows_with(ended, "completion")}
+        self._is_writing &= np.logical_not(terminated | truncated)
+        self._waiting |= {row: info for row, info in finished.items() if self._is_deferred[row]}
+        due = {row: info for row, info in finished.items() if not self._is_deferred[row]}
+        if not self._is_writing.any():
+            due, self._waiting = due | self._waiting, {}
+        if due:
+            scores = self.term(list(due.values()))
+            pay = np.array(pay, dtype=np.float64)
+            pay[list(due)] += self.term.weight * scores
+            for row, score in zip(due, scores.tolist(), strict=True):
+                self._add_info(ended, {"scores": {self.term.name: score}}, row)
+        return observations, pay, terminated, truncated, infos

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from gymnasium.vector import AutoresetMode, VectorWrapper
+import gymnasium as gym
+from gymnasium import Space
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+from tril_gym.wrappers.infos import rows_with
 
 
-class TextVectorWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
+def attribute(env: gym.Env | VectorEnv, name: str) -> Any:
+    """Return what the environment beneath all wrappers has under a name, or None; Gymnasium's vectors ask a row."""
+    base = env.unwrapped
+    rows = getattr(base, "envs", None)  # SyncVectorEnv
+    return getattr(rows[0].unwrapped if rows else base, name, None)
+
+
+class TextVectorWrapper(VectorWrapper):
     """A vector wrapper that passes on what a text environment offers."""
 
     @property
@@ -24,3 +36,28 @@ class TextVectorWrapper(VectorWrapper[Any, Any, Any, Any, Any]):
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Return an attribute of every row, as `SyncVectorEnv.get_attr`."""
         return self.call(name)
+
+
+class VectorObservation(TextVectorWrapper):
+    """A vector wrapper that adds to observations, in every autoreset mode: `final_obs` of SAME_STEP, too."""
+
+    def __init__(self, env: VectorEnv, single_observation_space: Space) -> None:
+        super().__init__(env)
+        self.single_observation_space = single_observation_space
+        self.observation_space = batch_space(single_observation_space, self.num_envs)
+
+    def observe(self, observations: Any) -> Any:
+        """Return n observations, or one, with what this wrapper adds."""
+        raise NotImplementedError
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset and add."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self.observe(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step and add."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        for row in rows_with(infos, "final_obs"):
+            infos["final_obs"][row] = self.observe(infos["final_obs"][row])
+        return self.observe(observations), rewards, terminated, truncated, infos

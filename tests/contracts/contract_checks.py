@@ -1,0 +1,96 @@
+"""What the contract tests compare with, and the worlds they run in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+import tril_gym  # noqa: F401 - registers the environments
+from tril_gym.envs.text_env import TextEnv
+from tril_gym.tasks import make_text_env, make_text_vector_env
+
+IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0"]
+TASKS = {"toy": {}, "common_gen": {"reward": "rouge_l"}, "imdb": {"reward": "rouge_l"}, "tldr": {"reward": "rouge_l"}}
+
+# Beside the repository on some machines: the three data sets as folders commongen/, imdb/ and tldr/.
+REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def same(a: Any, b: Any, where: str = "") -> None:
+    """Assert that two pieces of data are equal in type, keys, shape, dtype and every value."""
+    assert type(a) is type(b), f"{where}: {type(a)} and {type(b)}"
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{where}: keys {sorted(a)} and {sorted(b)}"
+        for key in a:
+            same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{where}: lengths {len(a)} and {len(b)}"
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}[{i}]")
+    elif isinstance(a, np.ndarray):
+        assert a.shape == b.shape, f"{where}: shapes {a.shape} and {b.shape}"
+        assert a.dtype == b.dtype, f"{where}: dtypes {a.dtype} and {b.dtype}"
+        if a.dtype == object:
+            for i, (x, y) in enumerate(zip(a.flat, b.flat, strict=True)):
+                same(x, y, f"{where}[{i}]")
+        else:
+            assert np.array_equal(a, b), f"{where}: {a} and {b}"
+    else:
+        assert a == b, f"{where}: {a!r} and {b!r}"
+
+
+def native_and_sync(task: str, num_envs: int, mode: str, wrapper: Any = None, **keywords: Any) -> tuple[Any, Any]:
+    """Return the vector environment, and Gymnasium's over single ones with the same keywords."""
+
+    def single() -> Any:
+        env = make_text_env(task, **keywords)
+        return env if wrapper is None else wrapper(env)
+
+    native = make_text_vector_env(task, num_envs, autoreset_mode=mode, **keywords)
+    sync = SyncVectorEnv([single] * num_envs, autoreset_mode=mode)
+    return native if wrapper is None else wrapper(native), sync
+
+
+def random_actions(rng: np.random.Generator, envs: VectorEnv, eos_prob: float) -> np.ndarray:
+    """Return one random action per row, EOS with some probability."""
+    text = envs.metadata["text"]
+    actions = rng.integers(text["vocab_size"], size=envs.num_envs)
+    actions[rng.random(envs.num_envs) < eos_prob] = text["eos_token_ids"][0]
+    return actions
+
+
+def same_steps(
+    a: VectorEnv, b: VectorEnv, *, steps: int, seed: Any, action_seed: int = 0, eos_prob: float = 0.05
+) -> int:
+    """Step two vector environments alike and assert that everything is the same; return how many texts ended."""
+    rng = np.random.default_rng(action_seed)
+    same(a.reset(seed=seed), b.reset(seed=seed), "reset")
+    ended = 0
+    for step in range(steps):
+        actions = random_actions(rng, a, eos_prob)
+        result = a.step(actions)
+        same(result, b.step(actions), f"step {step}")
+        has_ended = result[2] | result[3]
+        ended += int(has_ended.sum())
+        if a.metadata["autoreset_mode"].value == "Disabled" and has_ended.any():
+            # Gymnasium's takes the mask out of the dictionary, ours leaves it
+            same(
+                a.reset(options={"reset_mask": has_ended}), b.reset(options={"reset_mask": has_ended}), f"reset {step}"
+            )
+    same(rng_states(a), rng_states(b), "generators")
+    return ended
+
+
+def rng_states(envs: Any) -> list[Any]:
+    """Return the state of every row's generator."""
+    return [generator.bit_generator.state["state"]["state"] for generator in envs.unwrapped.np_random]
+
+
+def bare(task: str, **keywords: Any) -> TextEnv:
+    """Return a single environment without a reward."""
+    env = make_text_env(task, reward=None, **keywords)
+    assert isinstance(env, TextEnv)
+    return env

@@ -1,0 +1,465 @@
+"""What every agent must keep, whatever its algorithm."""
+
+import json
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from doubles import G, OneToken, foreign_envs, generator, language_model, policy_of
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import (
+    BC,
+    PPO,
+    Agent,
+    BCConfig,
+    Guide,
+    LMPolicy,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    TextLayout,
+    Trajectories,
+    collect,
+)
+from tril_gym.agents.clock import Clock
+from tril_gym.agents.collect import write_completions
+from tril_gym.agents.decoding import Decoding
+
+V, P, T = 16, 4, 8  # of the toy world
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An algorithm and the numbers that it learns quickly with."""
+
+    agent: type[Agent]
+    config: type
+    numbers: dict[str, Any]
+
+    def __call__(self, policy: LMPolicy, envs: VectorEnv, *, seed: int = 0, guide: Any = None, **numbers: Any) -> Agent:
+        config = self.config(**self.numbers | numbers)
+        if self.agent.takes_guide:
+            return self.agent(policy, guide or toy_guide(), envs, config, seed=seed)
+        return self.agent(policy, envs, config, seed=seed)
+
+
+# Two minibatches an epoch, the last of which is not full, and every mechanism that remembers something.
+RL = {"learning_rate": 1e-3, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}
+RL |= {"kl_coef": 0.1, "kl_controller": "adaptive", "kl_target": 1.0, "kl_horizon": 20.0}
+KINDS = {
+    "bc": Kind(BC, BCConfig, {"learning_rate": 1e-3, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}),
+    "ppo": Kind(PPO, PPOConfig, RL),
+    "ppo-pp": Kind(PPOPlusPlus, PPOPlusPlusConfig, RL | {"rollin_prob": 0.6}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def envs() -> VectorEnv:
+    return toy_envs()
+
+
+def toy_envs(num_envs: int = 12, **settings: Any) -> VectorEnv:
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
+
+
+def toy_policy(family: str = "gpt2", **settings: Any) -> LMPolicy:
+    return LMPolicy(language_model(family, vocab_size=V, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
+
+
+def toy_guide(seed: int = 1) -> Guide:
+    return Guide(toy_policy(seed=seed), top_p=0.9)
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [tensor.clone() for tensor in module.state_dict().values()]
+
+
+def equal(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "tokens_per_second"))}
+
+
+def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
+    """The metrics of some more iterations."""
+    reports: list[dict[str, float]] = []
+    agent.learn(iterations, after=lambda report: reports.append(timeless(report.metrics)))
+    return reports
+
+
+class TestWhatLearns:
+    def test_the_policy_and_nobody_else(self, kind, envs):
+        policy = toy_policy()
+        agent = kind(policy, envs)
+        others = [agent.learner.ref_policy] if agent.learner.ref_policy else []
+        others += [agent.guide.policy] if agent.guide else []
+        assert len(others) == {"bc": 0, "ppo": 1, "ppo-pp": 2}[agent.name]
+        before, untouched = weights(policy.model), [weights(other.model) for other in others]
+        agent.learn(2)
+        assert agent.iteration == 2
+        assert agent.policy.model is policy.model
+        assert not equal(weights(policy.model), before)
+        assert [equal(weights(other.model), old) for other, old in zip(others, untouched, strict=True)] == [True] * len(
+            others
+        )
+
+    def test_every_matrix_of_the_policy_moves(self, kind, envs, family):
+        policy = toy_policy(family)
+        before = {name: parameter.clone() for name, parameter in policy.model.named_parameters()}
+        kind(policy, envs).learn(2)
+        still = [name for name, parameter in policy.model.named_parameters() if torch.equal(parameter, before[name])]
+        # Keys' biases shift all of a row's attention scores alike, so that they do nothing; rounding may move them.
+        # A linear head's input is not biased in Llama; tokens and positions that were not met do not move rows apart.
+        assert [name for name in still if "k_proj.bias" not in name] == []
+
+    @pytest.mark.parametrize("as_guide", [Guide, lambda policy: policy], ids=["guide", "policy"])
+    def test_a_guide_that_shares_the_policys_model_is_frozen_apart(self, envs, as_guide):
+        policy = toy_policy()
+        agent = KINDS["ppo-pp"](policy, envs, guide=as_guide(policy))
+        assert agent.guide.policy.model is not policy.model
+        before = weights(policy.model)
+        agent.learn(1)
+        assert equal(weights(agent.guide.policy.model), before)
+        assert not equal(weights(policy.model), before)
+
+    def test_a_policy_as_guide_keeps_its_sampling(self, envs):
+        guide = toy_policy(seed=1).with_decoding(Decoding(temperature=0.5, top_k=3))
+        agent = KINDS["ppo-pp"](toy_policy(), envs, guide=guide)
+        assert agent.guide.settings() == {"temperature": 0.5, "top_k": 3, "top_p": None, "min_new_tokens": None}
+
+    def test_a_config_of_another_algorithm_is_refused(self, envs):
+        with pytest.raises(TypeError, match="ppo takes a PPOConfig, got BCConfig"):
+            PPO(toy_policy(), envs, BCConfig())
+
+
+class TestRandomness:
+    def test_the_same_seed_gives_the_same_weights_and_another_other_ones(self, kind):
+        agents = [kind(toy_policy(), toy_envs(), seed=seed) for seed in (3, 3, 4)]
+        reports = [history(agent, 2) for agent in agents]
+        first, again, other = (weights(agent.policy.model) for agent in agents)
+        assert equal(first, again)
+        assert reports[0] == reports[1]
+        assert not equal(first, other)
+
+    def test_the_rows_of_the_environment_make_no_difference(self, kind):
+        wide, narrow = (kind(toy_policy(dtype=torch.float64), toy_envs(rows)) for rows in (12, 5))
+        assert wide.learn(1).policy is wide.policy
+        narrow.learn(1)
+        for one, other in zip(weights(wide.policy.model), weights(narrow.policy.model), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+    def test_global_generators_are_left_alone(self, kind, tmp_path):
+        agent = kind(toy_policy(), toy_envs())
+
+        def act() -> None:
+            kind(toy_policy_like(agent), toy_envs()).learn(1)
+            agent.save(tmp_path)
+            type(agent).load(tmp_path, envs=toy_envs()).learn(1)
+            collect(toy_envs(), agent.plan(0), episodes=5, generator=generator())
+            LMPolicy.tiny(toy_envs(), samples=32, width=16, heads=2, seed=8)
+            LMPolicy.tiny(toy_envs(), kind="seq2seq", samples=0)
+
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+        act()
+        after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+        assert torch.equal(before[0], after[0])
+        assert before[1:] == after[1:]
+        # Nor does anything depend on them.
+        torch.rand(3)
+        other = kind(toy_policy(), toy_envs()).learn(1)
+        assert equal(weights(other.policy.model), weights(kind(toy_policy(), toy_envs()).learn(1).policy.model))
+
+
+def toy_policy_like(agent: Agent) -> LMPolicy:
+    """Another policy of its own; no new model is drawn."""
+    return LMPolicy(agent.policy.frozen_copy().model.requires_grad_(True), agent.policy.tokenizer)
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("family", ["gpt2", "t5"])
+    def test_saved_loaded_and_continued_is_never_stopped(self, kind, family, tmp_path):
+        straight = kind(toy_policy(family), toy_envs())
+        expected = history(straight, 4)
+        stopped = kind(toy_policy(family), toy_envs())
+        reports = history(stopped, 2)
+        stopped.save(tmp_path / "run")
+        stopped.learn(1)  # what happens after a save changes nothing in it
+        loaded = type(stopped).load(tmp_path / "run", envs=toy_envs())
+        assert (loaded.iteration, loaded.config) == (2, stopped.config)
+        reports += history(loaded, 2)
+        assert reports == expected
+        assert equal(weights(loaded.policy.model), weights(straight.policy.model))
+        if straight.learner.ref_policy:
+            assert equal(weights(loaded.learner.ref_policy.model), weights(straight.learner.ref_policy.model))
+
+    @pytest.mark.parametrize("forgotten", ["optimizer", "generator"])
+    def test_it_would_show_if_something_were_forgotten(self, kind, forgotten, tmp_path):
+        agent = kind(toy_policy(), toy_envs()).learn(2)
+        agent.save(tmp_path)
+        one, other = (type(agent).load(tmp_path, envs=toy_envs()) for _ in range(2))
+        if forgotten == "optimizer":
+            other.learner.optimizer.state.clear()
+        else:
+            other.generator.manual_seed(0)
+        assert not equal(weights(one.learn(1).policy.model), weights(other.learn(1).policy.model))
+
+    def test_it_is_a_model_of_transformers(self, kind, tmp_path):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        agent = kind(toy_policy(), toy_envs()).learn(1)
+        agent.save(tmp_path)
+        assert equal(weights(AutoModelForCausalLM.from_pretrained(tmp_path / "policy")), weights(agent.policy.model))
+        assert AutoTokenizer.from_pretrained(tmp_path / "policy").eos_token_id == 1
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_precision_is_kept(self, dtype, tmp_path):
+        agent = KINDS["ppo"](toy_policy(dtype=dtype), toy_envs()).learn(1)
+        agent.save(tmp_path)
+        loaded = PPO.load(tmp_path, envs=toy_envs())
+        assert next(loaded.policy.model.parameters()).dtype == dtype
+        assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
+
+    def test_a_policy_without_tokenizer(self, tmp_path):
+        envs = foreign_envs(4)
+        agent = PPO(policy_of("gpt2"), envs, PPOConfig(**RL)).learn(1)
+        agent.save(tmp_path)
+        loaded = PPO.load(tmp_path, envs=envs)
+        assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
+
+    def test_a_model_as_guide_comes_back_with_its_sampling(self, tmp_path):
+        guide = Guide(toy_policy(seed=1), temperature=0.7, top_k=9, top_p=0.8, min_new_tokens=2)
+        KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=guide).save(tmp_path)
+        loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
+        assert loaded.guide.settings() == guide.settings()
+        assert equal(weights(loaded.guide.policy.model), weights(guide.policy.model))
+
+    def test_references_as_guide_come_back(self, tmp_path):
+        agent = KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=Guide.references()).learn(1)
+        agent.save(tmp_path)
+        loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
+        assert history(loaded, 1) == history(agent, 1)
+
+    def test_another_guide_must_be_named_again(self, tmp_path):
+        guide = OneToken(G)
+        KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=guide).save(tmp_path)
+        with pytest.raises(ValueError, match=r"could not be saved; pass it: load\(..., guide=...\)"):
+            PPOPlusPlus.load(tmp_path, envs=toy_envs())
+        assert PPOPlusPlus.load(tmp_path, envs=toy_envs(), guide=guide).guide is guide
+
+    def test_a_folder_without_an_agent(self, kind, tmp_path):
+        with pytest.raises(ValueError, match="holds no saved agent"):
+            kind.agent.load(tmp_path, envs=toy_envs())
+
+    def test_an_agent_of_another_algorithm(self, tmp_path):
+        KINDS["bc"](toy_policy(), toy_envs()).save(tmp_path)
+        with pytest.raises(ValueError, match="holds an agent of bc, not of ppo; load it with its own"):
+            PPO.load(tmp_path, envs=toy_envs())
+        assert json.loads((tmp_path / "agent.json").read_text())["config"] == KINDS["bc"].numbers | {
+            "max_grad_norm": 1.0
+        }
+
+
+class TestPadding:
+    """What stands in cells without a token, or was said of tokens that the policy did not write, changes nothing."""
+
+    @staticmethod
+    def filled(trajectories: Trajectories) -> Trajectories:
+        def fill(values: Tensor, is_real: Tensor, garbage: Tensor) -> Tensor:
+            return torch.where(is_real, values, garbage)
+
+        def ids(like: Tensor) -> Tensor:
+            return torch.randint(V, like.shape, generator=generator(9))
+
+        nonsense = torch.full_like(trajectories.rewards, float("nan"))
+        nonsense[::2] = 1e30
+        return replace(
+            trajectories,
+            prompts=fill(trajectories.prompts, trajectories.is_prompt, ids(trajectories.prompts)),
+            tokens=fill(trajectories.tokens, trajectories.is_token, ids(trajectories.tokens)),
+            rewards=fill(trajectories.rewards, trajectories.is_token, nonsense),
+            old_logprobs=fill(trajectories.old_logprobs, trajectories.wrote, nonsense),
+        )
+
+    @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+    @pytest.mark.parametrize("numbers", [{}, {"normalize_advantages": True, "value_clip_range": 0.2}], ids=["", "more"])
+    def test_it_changes_nothing(self, kind, family, numbers):
+        if numbers and kind.agent is BC:
+            numbers = {"max_grad_norm": 0.1}
+        # The best texts, which imitation learns, are all of full length where words are counted.
+        rule = "stop" if kind.agent is BC else "count"
+        one, two, control = (kind(toy_policy(family), toy_envs(rule=rule), **numbers) for _ in range(3))
+        plan = one.plan(0)
+        trajectories = collect(one.envs, plan, episodes=12, generator=generator(1))
+        assert not trajectories.is_token.all()
+        assert not trajectories.is_prompt.all()
+
+        def updated(agent: Agent, trajectories: Trajectories) -> tuple[dict[str, float], list[Tensor]]:
+            metrics = agent.learner.update(trajectories, plan, generator=generator(2), clock=Clock())
+            return metrics, weights(agent.policy.model)
+
+        metrics, expected = updated(one, trajectories)
+        filled_metrics, filled = updated(two, self.filled(trajectories))
+        assert equal(filled, expected)
+        assert filled_metrics == metrics
+        assert all(np.isfinite(value) for value in metrics.values())
+        # Control: a token that was written does change something.
+        trajectories.tokens[0, 0] = (trajectories.tokens[0, 0] + 1) % V
+        assert not equal(updated(control, trajectories)[1], expected)
+
+
+class TestAtTheDoor:
+    def test_a_policy_with_another_vocabulary(self, kind, envs):
+        policy = LMPolicy(language_model("gpt2", vocab_size=20), None)
+        with pytest.raises(ValueError, match=r"the model has 20 logits, the environment 16 actions.*vocab_size=20"):
+            kind(policy, envs)
+
+    @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+    def test_a_policy_with_too_few_positions(self, kind, envs, family):
+        short, enough = (LMPolicy(language_model(family, vocab_size=V, positions=n), None) for n in (11, 12))
+        with pytest.raises(ValueError, match=r"the model has 11 positions, the environment's texts need 4 \+ 8"):
+            kind(short, envs)
+        kind(enough, envs).learn(1)
+
+    def test_a_decoder_with_too_few_positions(self, kind, envs):
+        # Start token and forced BOS stand before the eight tokens, all of which a critic reads.
+        short, enough = (LMPolicy(language_model("bart", vocab_size=V, positions=n), None) for n in (9, 10))
+        with pytest.raises(ValueError, match=r"has 9 positions, .* prompts need 4 and its completions 10"):
+            kind(short, envs)
+        kind(enough, envs).learn(1)
+
+    def test_relative_positions_have_no_end(self, kind):
+        envs = toy_envs(2, max_new_tokens=600)
+        policy = LMPolicy(language_model("t5", vocab_size=V), None)  # T5's configuration has no number of positions
+        kind(policy, envs, guide=OneToken(G))
+
+    def test_a_guide_with_another_vocabulary(self, envs):
+        guide = Guide(LMPolicy(language_model("gpt2", vocab_size=20), None))
+        with pytest.raises(ValueError, match=r"the guide does not fit .* has 20 logits, the environment 16"):
+            KINDS["ppo-pp"](toy_policy(), envs, guide=guide)
+
+    def test_references_cannot_go_on_with_a_text(self, envs):
+        plan = Plan(rollout=Guide.references(), rollin=OneToken(G), rollin_prob=1.0, learn_on="rollin")
+        with pytest.raises(ValueError, match="references can only begin a text, not continue one"):
+            collect(envs, plan, episodes=2, generator=generator())
+
+    def test_references_need_a_tokenizer_and_references(self):
+        with pytest.raises(ValueError, match="examples have no references to write"):
+            collect(foreign_envs(2), Plan(rollout=Guide.references()), episodes=2, generator=generator())
+
+    def test_a_rollin_without_chance_for_the_first_token_is_told(self):
+        with pytest.warns(UserWarning, match=r"rollin_prob 1\.0 the policy never learns its first token"):
+            PPOPlusPlusConfig(rollin_prob=1.0)
+
+    @pytest.mark.parametrize("cut", [{"top_k": 50}, {"top_p": 0.9}])
+    def test_a_cut_distribution_is_told(self, cut):
+        with pytest.warns(UserWarning, match="cut the policy's own distribution"):
+            PPOConfig(**cut)
+        PPOConfig(top_p=1.0)  # cuts nothing
+
+    BAD = (
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0; the usual value is 1e-05"),
+        ({"epochs": 0}, "epochs must be above 0, got 0"),
+        ({"minibatch_size": -1}, "minibatch_size must be above 0, got -1"),
+        ({"episodes_per_iteration": 0}, "episodes_per_iteration must be above 0, got 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0; the usual value is 1.0"),
+    )
+    BAD_RL = (
+        ({"critic_learning_rate": 0.0}, "critic_learning_rate must be above 0, got 0.0"),
+        ({"gamma": 1.5}, "gamma must be in [0, 1], got 1.5; the usual value is 1.0"),
+        ({"gae_lambda": -0.1}, "gae_lambda must be in [0, 1], got -0.1; the usual value is 0.95"),
+        ({"clip_range": 1.0}, "clip_range must be in (0, 1), got 1.0; the usual value is 0.2"),
+        ({"value_clip_range": 0.0}, "value_clip_range must be above 0, got 0.0"),
+        ({"vf_coef": -1.0}, "vf_coef must not be negative, got -1.0; the usual value is 0.5"),
+        ({"kl_coef": -0.1}, "kl_coef must not be negative, got -0.1"),
+        ({"kl_coef": float("nan")}, "kl_coef must not be negative, got nan"),
+        ({"kl_controller": "adaptive"}, "kl_target must be given"),
+        ({"kl_controller": "adaptive", "kl_target": -1.0}, "kl_target must be above 0 nats per text, got -1.0"),
+        ({"kl_controller": "loose"}, "controller must be one of fixed, adaptive, proportional, pid, got 'loose'"),
+        ({"target_kl": 0.0}, "target_kl must be above 0, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0; the usual value is 1.0"),
+        ({"top_k": 0}, "top_k must be a whole number of at least 1, got 0"),
+        ({"top_p": 1.5}, "top_p must be in (0, 1], got 1.5"),
+    )
+
+    @pytest.mark.parametrize(("numbers", "message"), BAD)
+    def test_bad_numbers(self, kind, numbers, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            kind.config(**numbers)
+
+    @pytest.mark.parametrize("config", [PPOConfig, PPOPlusPlusConfig])
+    @pytest.mark.parametrize(("numbers", "message"), BAD_RL)
+    def test_bad_numbers_of_rl(self, config, numbers, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            config(**numbers)
+
+    def test_bad_numbers_of_ppo_pp(self):
+        with pytest.raises(ValueError, match=r"rollin_prob must be in \[0, 1\], got 1\.2; the usual value is 0\.8"):
+            PPOPlusPlusConfig(rollin_prob=1.2)
+
+    def test_configs_cannot_be_changed_and_every_number_has_its_help(self, kind):
+        config = kind.config()
+        with pytest.raises(AttributeError):
+            config.epochs = 3
+        assert all(field.metadata["help"] for field in type(config).__dataclass_fields__.values())
+
+
+class TestPredict:
+    def test_shapes(self, kind, envs):
+        agent = kind(toy_policy(), envs)
+        observations, _ = envs.reset(seed=1)
+        actions, state = agent.predict(observations)
+        assert state is None
+        assert (actions.shape, actions.dtype) == ((12,), np.int64)
+        single, _ = agent.predict(observations[3])
+        assert single.shape == ()
+        assert single == actions[3]
+        assert envs.single_action_space.contains(np.int64(single))
+
+    def test_following_it_writes_the_greedy_text(self, kind, family):
+        envs = toy_envs(6, min_new_tokens=2)
+        agent = kind(toy_policy(family, dtype=torch.float64), envs)
+        observations, _ = envs.reset(seed=1)
+        prompts = torch.from_numpy(observations[:, :P].copy())
+        greedy = agent.policy.with_decoding(Decoding(greedy=True))
+        draws = torch.zeros((6, T), dtype=torch.float64)
+        expected, _ = write_completions(greedy, prompts, [{}] * 6, TextLayout.of(envs), draws)
+        for _ in range(T):
+            observations, *_ = envs.step(agent.predict(observations)[0])
+        np.testing.assert_array_equal(observations[:, P:], expected)
+
+    def test_a_draw(self, kind, envs):
+        agent = kind(toy_policy(), envs)
+        observations = np.repeat(envs.reset(seed=1)[0][:1], 2000, axis=0)
+        one, two, other = (
+            agent.predict(observations, deterministic=False, generator=generator(seed))[0] for seed in (1, 1, 2)
+        )
+        assert (one == two).all()
+        assert (one != other).any()
+        # The share of each token is its probability.
+        with torch.no_grad():
+            ids = torch.from_numpy(observations[:1, :P])
+            logits = agent.policy.model(input_ids=ids[ids >= 0].unsqueeze(0)).logits[0, -1]
+        shares = np.bincount(one, minlength=V) / 2000
+        np.testing.assert_allclose(shares, logits.softmax(-1), atol=4 * 0.5 / np.sqrt(2000))
+
+    def test_a_draw_needs_a_generator(self, kind, envs):
+        agent = kind(toy_policy(), envs)
+        with pytest.raises(ValueError, match=r"predict\(deterministic=False\) needs a generator"):
+            agent.predict(envs.reset(seed=1)[0], deterministic=False)

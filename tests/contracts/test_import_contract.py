@@ -1,0 +1,56 @@
+"""Importing is free: what is heavy loads where it is used."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from contract_checks import IDS
+
+import tril_gym
+
+HEAVY = ("torch", "datasets", "spacy", "peft", "wandb", "accelerate", "sacrebleu", "rouge_score", "sklearn", "pyarrow")
+
+PLAY = """
+import gymnasium as gym
+import tril_gym
+env = gym.make({env_id!r})
+env.reset(seed=0)
+env.step(5)
+envs = gym.make_vec({env_id!r}, num_envs=2)
+envs.reset(seed=0)
+envs.step([5, 5])
+"""
+
+
+def loaded_by(code):
+    code += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_playing_loads_nothing_heavy(env_id):
+    assert loaded_by(PLAY.format(env_id=env_id)) == []
+
+
+def test_importing_registers_and_loads_no_tokenizers_either():
+    code = "import sys, tril_gym, gymnasium; assert 'tril/Toy-v0' in gymnasium.registry"
+    assert loaded_by(f"{code}; assert 'transformers' not in sys.modules") == []
+
+
+def test_the_check_can_fail():
+    assert loaded_by("import pyarrow") == ["pyarrow"]
+
+
+def test_an_id_can_name_the_module_to_import():
+    code = "import gymnasium as gym; gym.make('tril_gym:tril/Toy-v0').reset(); gym.make_vec('tril_gym:tril/Toy-v0')"
+    assert loaded_by(code) == []
+
+
+def test_version():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert tril_gym.__version__ == project["version"]

@@ -1,0 +1,445 @@
+"""Wrappers do one thing, alike for single and vector environments, and are transparent to the rest."""
+
+import copy
+import json
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from contract_checks import bare, native_and_sync, random_actions, same, same_steps
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from tril_gym.envs import Example
+from tril_gym.envs.text_env import TextEnv
+from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.envs.toy import toy_problem
+from tril_gym.tasks import make_text_env, make_text_vector_env
+from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, terms
+
+MODES = ["NextStep", "SameStep", "Disabled"]
+TOKEN, EOS = 5, 1
+
+
+class CountWords:
+    """A score whose calls can be counted: how many words a completion has."""
+
+    name = "words"
+    slow = False
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, prompts, completions, references, extras):
+        self.calls.append(list(completions))
+        return np.array([len(completion.split()) for completion in completions], dtype=np.float64)
+
+
+class SlowWords(CountWords):
+    slow = True
+
+
+def toy(**keywords):
+    return TextEnv(toy_problem(pays=False, **keywords))
+
+
+def toys(n=3, mode="Disabled", **keywords):
+    return TextVectorEnv(toy_problem(pays=False, **keywords), n, autoreset_mode=mode)
+
+
+# ---- TextReward
+
+
+def test_pays_once_on_the_last_step():
+    score = CountWords()
+    env = TextReward(toy(max_new_tokens=3), score, weight=0.5)
+    _, info = env.reset(seed=0)
+    assert "scores" not in info
+    steps = [env.step(TOKEN) for _ in range(3)]
+    assert [step[1] for step in steps] == [0.0, 0.0, 1.5]
+    assert type(steps[-1][1]) is float
+    assert [step[4].get("scores") for step in steps] == [None, None, {"words": 3.0}]
+    assert type(steps[-1][4]["scores"]["words"]) is float
+    assert score.calls == [["w5 w5 w5"]]
+
+
+def test_reads_the_whole_info():
+    seen = []
+
+    def spy(prompts, completions, references, extras):
+        seen.append((prompts, completions, references, extras))
+        return np.zeros(len(prompts))
+
+    examples = [Example("w2", references=["w3", "w4"], label=1, extras={"concepts": ["w2"]})]
+    tokenizer = bare("toy").tokenizer
+    make = {"dataset": examples, "tokenizer": tokenizer, "reward": spy, "max_new_tokens": 2}
+    env, envs = make_text_env("imdb", **make), make_text_vector_env("imdb", 2, **make)
+    env.reset(seed=0), envs.reset(seed=0)
+    env.step(TOKEN), env.step(EOS), envs.step([TOKEN, EOS]), envs.step([TOKEN, 0])
+    one = (["w2"], ["w5"], [["w3", "w4"]], [{"concepts": ["w2"], "label": 1}])
+    same(seen[0], one)
+    same(seen[1], (["w2"], [""], *one[2:]))
+    same(seen[2], (["w2"], ["w5 w5"], *one[2:]))
+
+
+def test_terms_add_up():
+    for env in (TextReward(toy(), CountWords(), weight=2.0), TextReward(toys(1), CountWords(), weight=2.0)):
+        env = TextReward(env, "rouge_l", weight=10.0)
+        env = TextReward(env, CountWords(), weight=-1.0, name="length")
+        assert [(term.name, term.weight) for term in terms(env)] == [
+            ("words", 2.0),
+            ("rouge_l", 10.0),
+            ("length", -1.0),
+        ]
+        env.reset(seed=0)
+        is_vector = not isinstance(env, gym.Env)
+        for action in (TOKEN, TOKEN, EOS):
+            _, reward, _, _, info = env.step([action] if is_vector else action)
+        scores = {name: float(np.ravel(info["scores"][name])[0]) for name in ("words", "rouge_l", "length")}
+        assert (scores["words"], scores["length"]) == (2.0, 2.0)
+        assert scores["rouge_l"] > 0
+        assert float(np.ravel(reward)[0]) == pytest.approx(2.0 * 2 + 10.0 * scores["rouge_l"] - 2)
+
+
+def test_adds_to_what_the_environment_pays():
+    env = TextReward(TextEnv(toy_problem(dense=True)), CountWords())
+    env.reset(seed=0)
+    assert env.step(TOKEN)[1] == 1 / 8
+    assert env.step(EOS)[1] == 1.0
+
+
+def test_a_reward_from_outside_takes_the_place_of_the_toy_worlds():
+    for reward, expected in (("default", [1 / 8, 0.0]), (None, [1 / 8, 0.0]), (CountWords(), [0.0, 1.0])):
+        env = make_text_env("toy", dense=True, reward=reward)
+        env.reset(seed=0)
+        assert [env.step(TOKEN)[1], env.step(EOS)[1]] == expected
+        assert env.metadata["text"]["dense_reward"] is (reward in (None, "default"))
+
+
+def test_two_terms_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="'words'"):
+        TextReward(TextReward(toy(), CountWords()), CountWords())
+    with pytest.raises(ValueError, match="'words'"):
+        TextReward(SyncVectorEnv([lambda: TextReward(toy(), CountWords())]), CountWords())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_vector_reward_equals_single(mode):
+    native, sync = native_and_sync("common_gen", 3, mode, reward={"rouge_l": 0.5, "concept_coverage": 1.0})
+    assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.2) > 10
+    assert (
+        [term.name for term in terms(native)] == [term.name for term in terms(sync)] == ["rouge_l", "concept_coverage"]
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reward_around_gymnasiums_vector(mode):
+    """The same wrapper around SyncVectorEnv over bare environments."""
+    around = TextReward(SyncVectorEnv([toy] * 3, autoreset_mode=mode), CountWords())
+    inside = SyncVectorEnv([lambda: TextReward(toy(), CountWords())] * 3, autoreset_mode=mode)
+    assert same_steps(around, inside, steps=200, seed=0, eos_prob=0.2) > 50
+
+
+def test_one_call_for_all_texts_of_a_step():
+    score = CountWords()
+    envs = TextReward(toys(4, "NextStep"), score)
+    envs.reset(seed=0)
+    envs.step([TOKEN] * 4)
+    envs.step([EOS, TOKEN, EOS, EOS])
+    assert score.calls == [["w5", "w5", "w5"]]
+
+
+def test_same_step_pays_into_the_final_info():
+    envs = TextReward(toys(2, "SameStep"), CountWords())
+    envs.reset(seed=0)
+    envs.step([TOKEN, TOKEN])
+    _, rewards, _, _, infos = envs.step([EOS, TOKEN])
+    assert rewards.tolist() == [1.0, 0.0]
+    assert "scores" not in infos
+    assert infos["final_info"]["scores"]["words"].tolist() == [1.0, 0.0]
+    assert infos["final_info"]["scores"]["_words"].tolist() == [True, False]
+
+
+def test_a_text_cut_short_from_outside_is_not_paid():
+    score = CountWords()
+    env = TextReward(gym.wrappers.TimeLimit(toy(), 2), score)
+    env.reset(seed=0)
+    env.step(TOKEN)
+    _, reward, _, truncated, info = env.step(TOKEN)
+    assert (reward, truncated, score.calls) == (0.0, True, [])
+    assert "scores" not in info
+
+
+@pytest.mark.parametrize("n", [None, 3])
+@pytest.mark.parametrize("wrapper", [lambda env: TextReward(env, "rouge_l"), ActionMasking, TextObservation])
+def test_transparent_to_seeds_and_restarts(wrapper, n):
+    make = toy if n is None else lambda: toys(n)
+    plain, wrapped = make(), wrapper(make())
+
+    def tokens(observation):
+        return (
+            observation
+            if isinstance(observation, np.ndarray)
+            else observation.get("tokens", observation.get("observation"))
+        )
+
+    options = {"example": 3} if n is None else {"example": np.full(n, 3)}
+    for keywords in ({"seed": 3}, {}, {"seed": 9, "options": options}, {}):
+        a, b = plain.reset(**keywords), wrapped.reset(**keywords)
+        same(a[0], tokens(b[0]))
+        same(a[1], b[1])
+    assert plain.np_random_seed == wrapped.np_random_seed
+    assert wrapped.metadata is wrapped.unwrapped.metadata
+    if n is not None:
+        assert wrapped.autoreset_mode is AutoresetMode.DISABLED
+        same(wrapped.call("action_masks"), plain.call("action_masks"))
+        assert wrapped.get_attr("examples") == plain.get_attr("examples")
+
+
+class Broken:
+    name = "broken"
+
+    def __init__(self, result):
+        self.result = result
+
+    def __call__(self, prompts, completions, references, extras):
+        return self.result(completions)
+
+
+def divide(completions):
+    raise ZeroDivisionError("division by zero")
+
+
+def refuse(completions):
+    raise ValueError("no verbs")
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        (divide, RuntimeError, "'broken' failed on the text 'w5'.*division by zero"),
+        (refuse, ValueError, "'broken' failed on the text 'w5'.*no verbs"),
+        (lambda texts: np.full(len(texts), np.nan), RuntimeError, "'broken' gave nan for the text 'w5'"),
+        (lambda texts: np.full(len(texts), -np.inf), RuntimeError, "'broken' gave -inf for the text 'w5'"),
+        (lambda texts: np.zeros(len(texts) + 1), RuntimeError, "'broken' must give"),
+        (lambda texts: 1.0, RuntimeError, "'broken' must give"),
+        (lambda texts: ["good"] * len(texts), RuntimeError, "'broken' must give"),
+    ],
+)
+@pytest.mark.parametrize("n", [None, 2])
+def test_a_broken_reward_is_named(result, error, message, n):
+    env = TextReward(toy() if n is None else toys(n), Broken(result))
+    env.reset(seed=0)
+    env.step(TOKEN if n is None else [TOKEN] * n)
+    with pytest.raises(error, match=message):
+        env.step(EOS if n is None else [EOS] * n)
+
+
+def test_the_culprit_of_a_batch_is_shown():
+    envs = TextReward(toys(3), Broken(lambda texts: np.array([0.0, np.nan, 0.0])))
+    envs.reset(seed=0)
+    envs.step([7, 8, 9])
+    with pytest.raises(RuntimeError, match="the text 'w8'"):
+        envs.step([EOS] * 3)
+
+
+def test_a_missing_package_is_said_as_it_is():
+    def needs_package(completions):
+        raise ImportError("pip install something")
+
+    env = TextReward(toy(), Broken(needs_package))
+    env.reset(seed=0)
+    with pytest.raises(ImportError, match="pip install something"):
+        env.step(EOS)
+
+
+def test_settings_are_for_rewards_by_name():
+    with pytest.raises(ValueError, match="by name"):
+        TextReward(toy(), CountWords(), settings={"a": 1})
+    with pytest.raises(ValueError, match="no_such_setting"):
+        TextReward(toy(), "rouge_l", settings={"no_such_setting": 1})
+
+
+def test_a_named_reward_fits_on_the_train_split():
+    """Whatever split is played, document frequencies are those of the train split; and only once a text is scored."""
+    rewards = {}
+    for split in ("train", "validation"):
+        env = make_text_env("common_gen", split=split, reward="cider_d", max_new_tokens=2)
+        rewards[split] = terms(env)[0].score
+    text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
+    assert rewards["train"](*text) == rewards["validation"](*text)
+    train = bare("common_gen").examples
+    own = make_text_env("common_gen", dataset=list(train[:5]), reward="cider_d")
+    assert terms(own)[0].score(*text) != rewards["train"](*text)
+
+
+def test_fitted_rewards_come_from_their_folder(tmp_path):
+    env = make_text_env("common_gen", reward={"cider_d": 1.0, "rouge_l": 1.0})
+    text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
+    before = terms(env)[0].score(*text)
+    terms(env)[0].score.save(tmp_path / "cider_d")
+    other = [Example("concepts: a. sentence:", references=["a b c"])]
+    again = make_text_env("common_gen", dataset=other, reward={"cider_d": 1.0, "rouge_l": 1.0}, fitted_rewards=tmp_path)
+    assert terms(again)[0].score(*text) == before
+    again = gym.make("tril/CommonGen-v0", reward="cider_d", fitted_rewards=tmp_path)
+    assert json.loads(again.spec.to_json())["kwargs"]["fitted_rewards"] == str(tmp_path)
+
+
+# ---- deferred pay
+
+
+def test_deferred_pay_comes_with_the_last_row():
+    score = CountWords()
+    envs = TextReward(toys(3), score, weight=2.0, defer=True)
+    envs.reset(seed=0)
+    quiet = [envs.step([EOS, TOKEN, TOKEN]), envs.step([0, TOKEN, EOS])]
+    assert all((step[1] == 0).all() and not np.any(step[4].get("scores", {}).get("_words", False)) for step in quiet)
+    assert score.calls == []
+    _, rewards, terminated, _, infos = envs.step([0, EOS, 0])
+    assert [sorted(call) for call in score.calls] == [["", "w5", "w5 w5"]], "one call"
+    assert rewards.tolist() == [0.0, 4.0, 2.0], "rows that stand idle are paid, too"
+    assert terminated.tolist() == [False, True, False]
+    assert infos["scores"]["words"].tolist() == [0.0, 2.0, 1.0]
+    assert infos["scores"]["_words"].tolist() == [True] * 3
+    assert infos["_completion"].tolist() == [False, True, False]
+    _, rewards, *_ = envs.step([0, 0, 0])
+    assert rewards.tolist() == [0.0] * 3, "once"
+
+
+def test_deferred_pay_is_the_same_pay():
+    totals = []
+    for defer in (True, False):
+        envs = TextReward(toys(5), CountWords(), defer=defer)
+        rng, total = np.random.default_rng(0), np.zeros(5)
+        envs.reset(seed=0)
+        for _ in range(8):
+            total += envs.step(random_actions(rng, envs, 0.3))[1]
+        totals.append(total.tolist())
+    assert totals[0] == totals[1]
+    assert len(set(totals[0])) > 1
+
+
+@pytest.mark.parametrize(
+    ("score", "defer", "offer", "mode", "is_deferred"),
+    [
+        (SlowWords, None, True, "Disabled", True),
+        (SlowWords, None, False, "Disabled", False),
+        (SlowWords, False, True, "Disabled", False),
+        (CountWords, None, True, "Disabled", False),
+        (CountWords, True, False, "Disabled", True),
+        (SlowWords, None, True, "NextStep", False),
+        (SlowWords, None, True, "SameStep", False),
+    ],
+)
+def test_who_defers(score, defer, offer, mode, is_deferred):
+    envs = TextReward(toys(2, mode), score(), defer=defer)
+    envs.reset(seed=0, options={"defer": True} if offer else None)
+    envs.step([TOKEN, TOKEN])
+    assert envs.step([EOS, TOKEN])[1].tolist() == [0.0 if is_deferred else 1.0, 0.0]
+    assert envs.step([TOKEN, EOS])[1].tolist() == [1.0 if is_deferred else 0.0, 2.0]
+
+
+def test_an_offer_is_for_the_texts_that_it_begins():
+    envs = TextReward(toys(2), SlowWords())
+    envs.reset(seed=0, options={"defer": True})
+    envs.step([EOS, EOS])
+    envs.reset()
+    envs.step([TOKEN, TOKEN])
+    assert envs.step([EOS, TOKEN])[1].tolist() == [1.0, 0.0]
+
+
+def test_unpaid_texts_are_not_forgotten():
+    envs = TextReward(toys(2), CountWords(), defer=True)
+    envs.reset(seed=0)
+    envs.step([EOS, TOKEN])
+    with pytest.raises(ValueError, match=r"rows \[0\].*'words'"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(ValueError, match="must have shape"):
+        envs.reset(options={"reset_mask": np.zeros(5, bool)})
+    envs.reset(options={"reset_mask": np.array([False, True])})
+    envs.step([0, TOKEN])
+    assert envs.step([0, EOS])[1].tolist() == [0.0, 1.0]
+    envs.reset()  # a batch that is given up
+    envs.step([EOS, TOKEN])
+    envs.reset()
+    envs.step([TOKEN, TOKEN])
+    assert envs.step([EOS, EOS])[1].tolist() == [1.0, 1.0]
+
+
+def test_deferring_needs_rows_that_wait():
+    for mode in ("NextStep", "SameStep"):
+        with pytest.raises(ValueError, match="Disabled"):
+            TextReward(toys(2, mode), CountWords(), defer=True)
+    with pytest.raises(ValueError, match="vector"):
+        TextReward(toy(), CountWords(), defer=True)
+
+
+# ---- the observation wrappers
+
+
+@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
+def test_observation_wrappers_pass_check_env(wrapper):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
+        warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes.*")
+        check_env(wrapper(bare("common_gen")))
+    env = wrapper(gym.make("tril/Toy-v0"))
+    assert type(gym.make(env.spec)) is wrapper
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
+def test_observation_wrappers_single_equals_vector(wrapper, mode):
+    native, sync = native_and_sync("common_gen", 2, mode, wrapper, reward=None, min_new_tokens=3)
+    assert native.single_observation_space == sync.single_observation_space
+    assert native.observation_space == sync.observation_space
+    assert native.reset(seed=0)[0] in native.observation_space
+    assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.3) > 10
+    around = wrapper(SyncVectorEnv([lambda: bare("common_gen", min_new_tokens=3)] * 2, autoreset_mode=mode))
+    assert same_steps(native, around, steps=40, seed=0, eos_prob=0.3) > 10
+
+
+@pytest.mark.parametrize("min_new_tokens", [0, 2])
+def test_masks_are_the_environments(min_new_tokens):
+    envs = ActionMasking(toys(3, min_new_tokens=min_new_tokens))
+    observations, _ = envs.reset(seed=0)
+    for actions in ([TOKEN, EOS, TOKEN], [TOKEN] * 3, [TOKEN] * 3):
+        masks = observations["action_mask"]
+        assert masks.dtype == np.int8
+        same(masks.astype(bool), envs.unwrapped.action_masks())
+        observations, *_ = envs.step(actions)
+    env = ActionMasking(toy(min_new_tokens=8))
+    observation, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    assert EOS not in {env.action_space.sample(observation["action_mask"]) for _ in range(200)}
+
+
+def test_text_of_an_observation():
+    env = TextObservation(toy())
+    observation, info = env.reset(seed=0)
+    assert observation["prompt"] == info["prompt"]
+    env.step(TOKEN)
+    observation, *_ = env.step(EOS)
+    assert observation["completion"] == "w5"
+    assert observation in env.observation_space
+    space = copy.deepcopy(env.observation_space)
+    space.seed(0)
+    assert space.sample() in space
+
+
+# ---- copies
+
+
+def test_wrapped_environments_can_be_copied_and_pickled():
+    for wrap in (lambda env: TextReward(env, "rouge_l"), ActionMasking, TextObservation):
+        for env in (wrap(toy()), wrap(toys(2))):
+            env.reset(seed=0)
+            action = TOKEN if isinstance(env, gym.Env) else [TOKEN] * 2
+            expected = copy.deepcopy(env).step(action)
+            for other in (copy.copy(env), pickle.loads(pickle.dumps(env))):
+                assert type(other) is type(env)
+            same(pickle.loads(pickle.dumps(env)).step(action), expected)
+    env = TextReward(toy(), "rouge_l")
+    assert terms(copy.deepcopy(env))[0] is terms(env)[0]

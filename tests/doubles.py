@@ -1,0 +1,221 @@
+"""Test doubles for agents: small models of every family, actors that write one token, and a foreign environment.
+
+B texts, P prompt tokens, T new tokens, V words in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import transformers
+from gymnasium.vector import SyncVectorEnv
+from torch import Tensor
+
+from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories
+from tril_gym.agents.decoding import Decoding
+from tril_gym.agents.trajectories import Texts
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+torch.set_num_threads(1)  # models this small lose time by waiting for a second thread, a hundredfold on a busy machine
+
+V, EOS = 24, 1
+MANY_EOS = [EOS, 4, 9, 14, 20]  # for random models, so that texts end early often enough
+G, P = 5, 7  # what the guide and the policy write, where they always write one token
+LETTERS = {EOS: ".", G: "g", P: "p"}
+
+
+def language_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **settings: Any) -> Any:
+    """A model of two layers and width 32, with weights so large that its distributions are far from flat."""
+    sizes: dict[str, Any] = {"vocab_size": V, "eos_token_id": EOS, "bos_token_id": EOS, "pad_token_id": 0}
+    if family != "bart":  # which cannot do without; random tied embeddings like to repeat the last token
+        sizes["tie_word_embeddings"] = False
+    positions = settings.pop("positions", 32)
+    if family == "gpt2":
+        config = transformers.GPT2Config(n_positions=positions, n_embd=32, n_layer=2, n_head=2, **sizes | settings)
+        model = transformers.GPT2LMHeadModel(config)
+    elif family in ("llama", "qwen2"):
+        kinds = {
+            "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+            "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+        }
+        config_type, model_type = kinds[family]
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2 if family == "qwen2" else 4}
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        model = model_type(config_type(max_position_embeddings=positions, **heads, **shape, **sizes | settings))
+    elif family == "t5":
+        shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+        sizes |= {"decoder_start_token_id": 0, "relative_attention_num_buckets": 8}
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**shape, **sizes | settings))
+    elif family == "bart":
+        shape = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in BART_SHAPE.items()}
+        sizes |= {"decoder_start_token_id": EOS, "forced_eos_token_id": None}
+        forced = settings.pop("forced_bos_token_id", 0)
+        config = transformers.BartConfig(d_model=32, max_position_embeddings=positions, **shape, **sizes | settings)
+        model = transformers.BartForConditionalGeneration(config)
+        model.generation_config.forced_bos_token_id = forced
+    else:
+        raise ValueError(family)
+    return sharpened(model, seed).to(dtype)
+
+
+BART_SHAPE = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+
+
+@torch.no_grad()
+def sharpened(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Draw all matrices anew, larger than they are born: log-probabilities of some nats, that depend on every input."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0.0, 1.5 / math.sqrt(parameter.shape[1]), generator=generator)
+    model.get_output_embeddings().weight.mul_(2.0)
+    return model
+
+
+def policy_of(family: str = "gpt2", **settings: Any) -> LMPolicy:
+    """A policy without tokenizer, as in a foreign environment."""
+    return LMPolicy(language_model(family, **settings), None)
+
+
+def toy_plan(rollin_prob: float = 0.6) -> Plan:
+    """A policy and a guide for the toy world.
+
+    In float64, so that rounding in batches of different size decides no token, and hot, so that texts end early.
+    """
+    policy = policy_of(vocab_size=16, dtype=torch.float64).with_decoding(Decoding(temperature=3.0))
+    guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0, top_p=0.9)
+    return Plan(rollout=policy, rollin=guide, rollin_prob=rollin_prob)
+
+
+class OneToken:
+    """An actor that always writes one token, until it ends the text.
+
+    Args:
+        token: what it writes.
+        lengths: tokens of a text, EOS counted, by row of the batch (in turn); beyond T there is no EOS.
+        logprob: what it says that a token's log-probability is.
+        eos: how it ends a text.
+    """
+
+    def __init__(
+        self, token: int, lengths: tuple[int, ...] = (99,), logprob: float | None = None, eos: int = EOS
+    ) -> None:
+        self.token, self.lengths, self.logprob, self.eos = token, lengths, logprob, eos
+        self.begun: list[list[int]] = []  # tokens that stood in the texts of each batch that it took up
+
+    def start(self, prompts: Tensor, completions: Tensor, infos: Any, layout: TextLayout) -> OneTokenWriter:
+        written = (completions >= 0).sum(1)
+        self.begun.append(written.tolist())
+        lengths = torch.tensor([self.lengths[row % len(self.lengths)] for row in range(len(prompts))])
+        return OneTokenWriter(self, written, lengths)
+
+
+class OneTokenWriter:
+    def __init__(self, actor: OneToken, written: Tensor, lengths: Tensor) -> None:
+        self.actor, self.written, self.lengths = actor, written, lengths
+
+    def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert draws.shape == self.written.shape
+        assert draws.dtype == torch.float64
+        self.written = self.written + 1
+        tokens = torch.where(self.written == self.lengths, self.actor.eos, self.actor.token)
+        logprobs = None if self.actor.logprob is None else torch.full(tokens.shape, self.actor.logprob)
+        return tokens, logprobs
+
+    def keep(self, rows: Tensor) -> None:
+        self.written, self.lengths = self.written[rows], self.lengths[rows]
+
+    def close(self) -> None:
+        pass
+
+
+class Foreign(gym.Env):
+    """Somebody else's text environment: `metadata["text"]` and nothing more. No tokenizer, empty infos.
+
+    Pays `reward_of(token, t)` for the t-th token, by default 1 for every token 3.
+    """
+
+    def __init__(self, max_prompt_length=4, max_new_tokens=8, vocab_size=V, ends_at_eos=True, **metadata) -> None:
+        self.sizes = max_prompt_length, max_new_tokens
+        self.ends_at_eos = ends_at_eos
+        sizes = {"max_prompt_length": max_prompt_length, "max_new_tokens": max_new_tokens, "vocab_size": vocab_size}
+        self.metadata = {"text": sizes | {"eos_token_ids": [EOS]} | metadata}
+        self.eos_token_ids = self.metadata["text"].get("eos_token_ids", [EOS])
+        columns = max_prompt_length + max_new_tokens
+        self.observation_space = gym.spaces.Box(-1, vocab_size - 1, (columns,), np.int64)
+        self.action_space = gym.spaces.Discrete(vocab_size)
+        self.vocab_size = vocab_size
+
+    @staticmethod
+    def reward_of(token: int, t: int) -> float:
+        return float(token == 3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        width, _ = self.sizes
+        length = self.np_random.integers(1, width + 1)
+        self.observation = np.full(self.observation_space.shape, -1)
+        self.observation[width - length : width] = self.np_random.integers(2, self.vocab_size, length)
+        self.written = 0
+        return self.observation.copy(), {}
+
+    def step(self, action):
+        width, limit = self.sizes
+        self.observation[width + self.written] = action
+        reward = self.reward_of(int(action), self.written)
+        self.written += 1
+        terminated = bool((action in self.eos_token_ids and self.ends_at_eos) or self.written == limit)
+        return self.observation.copy(), reward, terminated, False, {}
+
+
+class ForeignDense(Foreign):
+    """Pays for each token what tells it from every other: its id and its place."""
+
+    @staticmethod
+    def reward_of(token: int, t: int) -> float:
+        return token + t / 100
+
+
+def foreign_envs(num_envs: int, *, env: type[Foreign] = Foreign, mode: str = "NextStep", **settings) -> SyncVectorEnv:
+    """Rows of a foreign environment."""
+    return SyncVectorEnv([lambda: env(**settings)] * num_envs, autoreset_mode=mode)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_size: int = V, seed: int = 0) -> Texts:
+    """Prompts of 1 … P tokens and completions of 1 … T, the longest and the shortest among them."""
+    rng = np.random.default_rng(seed)
+    prompts, completions = np.full((num_texts, width), -1), np.full((num_texts, length), -1)
+    for row in range(num_texts):
+        n = (1, width)[row] if row < 2 else rng.integers(1, width + 1)
+        m = (length, 1)[row] if row < 2 else rng.integers(1, length + 1)
+        prompts[row, width - n :] = rng.integers(2, vocab_size, n)
+        completions[row, :m] = rng.integers(2, vocab_size, m)
+    return Texts.of(torch.from_numpy(prompts), torch.from_numpy(completions))
+
+
+def alone(texts: Texts, row: int) -> Texts:
+    """One text without any padding."""
+    return texts[torch.tensor([row])].trimmed()
+
+
+def shown(trajectories: Trajectories) -> list[str]:
+    """Texts as letters: g for the guide's token, p for the policy's, a point for EOS."""
+    rows = zip(trajectories.tokens.tolist(), trajectories.lengths.tolist(), strict=True)
+    return ["".join(LETTERS.get(token, "?") for token in tokens[:length]) for tokens, length in rows]
+
+
+def same(one: Trajectories, other: Trajectories) -> bool:
+    """Whether two collections wrote the same texts, in the same way, for the same pay."""
+    exact = ("prompts", "is_prompt", "tokens", "is_token", "is_rollin", "terminated", "truncated", "switch", "examples")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in exact) and all(
+        torch.allclose(getattr(one, name), getattr(other, name), atol=1e-6) for name in ("rewards", "old_logprobs")
+    )

@@ -1,0 +1,154 @@
+"""The toy world: its optimum and the values of guides, against enumeration and against playing."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.envs.toy import (
+    EOS,
+    ToyRules,
+    guide_value,
+    optimal_completions,
+    optimal_value,
+    toy_problem,
+    toy_rewards,
+)
+
+RULES = [("count", False), ("count", True), ("sparse", False), ("stop", False)]
+PROMPTS = np.array([[-1, -1, 3, 2], [2, 4, 3, 3], [-1, 4, 4, 2]])
+
+
+def all_prompts(problem):
+    return problem.prompts.rows(np.arange(len(problem.examples)))
+
+
+def earned(rules, prompts, tokens):
+    """Return what whole texts earn, token by token: (n, T) with -1 after the end -> (n,)."""
+    total, ended = np.zeros(len(tokens)), np.zeros(len(tokens), bool)
+    for t in range(tokens.shape[1]):
+        now = ~ended
+        is_end = (tokens[:, t] == EOS) | (t == tokens.shape[1] - 1)
+        so_far = np.where(np.arange(tokens.shape[1]) <= t, tokens, -1)
+        lengths = np.full(len(tokens), t + 1)
+        total[now] += toy_rewards(rules, prompts[now], so_far[now], lengths[now], is_end[now])
+        ended |= is_end
+    return total
+
+
+def play(envs, choose, seed):
+    """Write a batch to its end; return what each text earned."""
+    observations, _ = envs.reset(seed=seed)
+    total = np.zeros(envs.num_envs)
+    for t in range(envs.problem.max_new_tokens):
+        observations, rewards, *_ = envs.step(choose(observations, t))
+        total += rewards
+    return total
+
+
+def noisy(rules, q, rng):
+    def choose(observations, t):
+        prompts = observations[:, : -rules.max_new_tokens]
+        best = optimal_completions(rules, prompts)[:, t]
+        best = np.where(best < 0, EOS, best)  # past the optimal end nothing can be won
+        uniform = rng.integers(rules.vocab_size, size=len(best))
+        return np.where(rng.random(len(best)) < q, best, uniform)
+
+    return choose
+
+
+@pytest.mark.parametrize("q", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("rule", "dense"), RULES)
+def test_values_by_enumeration(rule, dense, q):
+    """Every text of a small world, weighted with the probability that the noisy guide writes it."""
+    V, T = 5, 4  # noqa: N806
+    rules = ToyRules(rule, dense, vocab_size=V, max_new_tokens=T)
+    texts = [
+        text
+        for length in range(1, T + 1)
+        for text in itertools.product(range(V), repeat=length)
+        if EOS not in text[:-1] and (length == T or text[-1] == EOS)
+    ]
+    tokens = np.array([text + (-1,) * (T - len(text)) for text in texts])
+    for prompt in PROMPTS:
+        prompts = np.repeat(prompt[None], len(tokens), axis=0)
+        best = optimal_completions(rules, prompts)
+        probs = np.where(tokens == -1, 1.0, (1 - q) / V + q * (tokens == best))
+        # past the optimal end the guide's best token is EOS; those texts earn nothing under "sparse" and "stop"
+        is_past = (best == -1) & (tokens != -1)
+        probs = np.where(is_past, (1 - q) / V + q * (tokens == EOS), probs).prod(axis=1)
+        assert probs.sum() == pytest.approx(1.0)
+        value = (probs * earned(rules, prompts, tokens)).sum()
+        assert guide_value(rules, prompt[None], q)[0] == pytest.approx(value)
+        assert earned(rules, prompts, tokens).max() == pytest.approx(optimal_value(rules))
+
+
+@pytest.mark.parametrize("q", [0.0, 0.7])
+@pytest.mark.parametrize(("rule", "dense"), RULES)
+def test_values_by_playing(rule, dense, q):
+    problem = toy_problem(rule=rule, dense=dense)
+    rules = ToyRules(rule, dense)
+    envs = TextVectorEnv(problem, 4000, autoreset_mode="Disabled")
+    total = play(envs, noisy(rules, q, np.random.default_rng(0)), seed=0)
+    expected = guide_value(rules, all_prompts(problem), q).mean()
+    error = 4 * max(total.std(), 1e-3) / np.sqrt(len(total))
+    assert total.mean() == pytest.approx(expected, abs=error)
+    assert total.mean() != pytest.approx(guide_value(rules, all_prompts(problem), 0.9).mean(), abs=error)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"vocab_size": 4, "max_new_tokens": 2}, {"max_prompt_length": 9}])
+@pytest.mark.parametrize(("rule", "dense"), RULES)
+def test_references_are_optimal(rule, dense, sizes):
+    """A reference, tokenised as agents do (text, then EOS, cut to T), earns the optimum."""
+    problem = toy_problem(rule=rule, dense=dense, **sizes)
+    rules = ToyRules(rule, dense, problem.vocab_size, problem.max_new_tokens)
+    envs = TextVectorEnv(problem, len(problem.examples), autoreset_mode="Disabled")
+    everything = {"example": np.arange(len(problem.examples))}
+    _, infos = envs.reset(options=everything)
+    ids = [problem.tokenizer(" " + references[0])["input_ids"] + [EOS] for references in infos["references"]]
+    tokens = np.array([(row + [0] * problem.max_new_tokens)[: problem.max_new_tokens] for row in ids])
+    total = np.zeros(envs.num_envs)
+    for t in range(problem.max_new_tokens):
+        total += envs.step(tokens[:, t])[1]
+    assert total == pytest.approx(optimal_value(rules))
+    assert guide_value(rules, all_prompts(problem), 1.0) == pytest.approx(1.0)
+
+
+def test_count_pays_for_good_words_only():
+    rules = ToyRules("count", dense=True)
+    good, bad = rules.good_words[0], rules.good_words[0] + 1
+    for token, pay in ((good, 1 / 8), (bad, 0.0), (EOS, 0.0), (0, 0.0)):
+        tokens = np.full((1, 8), -1)
+        tokens[0, 0] = token
+        assert toy_rewards(rules, PROMPTS[:1], tokens, np.array([1]), np.array([token == EOS])) == [pay]
+
+
+def test_dense_and_final_pay_have_one_sum():
+    actions = np.random.default_rng(0).integers(16, size=(8, 50))
+    totals = []
+    for dense in (True, False):
+        envs = TextVectorEnv(toy_problem(dense=dense), 50, autoreset_mode="Disabled")
+        assert envs.metadata["text"]["dense_reward"] is dense
+        totals.append(play(envs, lambda _, t: actions[t], seed=0))
+    assert totals[0] == pytest.approx(totals[1])
+    assert totals[0].std() > 0
+
+
+def test_prompts_differ_in_length():
+    assert {(row >= 0).sum() for row in all_prompts(toy_problem())} == {2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"rule": "win"}, "'win'"),
+        ({"rule": "sparse", "dense": True}, 'rule="count"'),
+        ({"vocab_size": 3}, "vocab_size"),
+        ({"max_new_tokens": 1}, "max_new_tokens"),
+        ({"num_examples": 0}, "num_examples"),
+    ],
+)
+def test_keywords_that_will_not_do(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        toy_problem(**keywords)

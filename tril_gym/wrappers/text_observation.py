@@ -1,0 +1,95 @@
+"""Show prompt and completion as text beside the tokens, for agents that read.
+
+n texts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.spaces import Dict, Text
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
+
+from tril_gym.wrappers.vector import VectorObservation, attribute
+
+MAX_CHARACTERS = 1_000_000
+
+
+class AnyText(Text):
+    """Every string, whatever its characters: `Text` would have to list all of Unicode."""
+
+    def __init__(self) -> None:
+        super().__init__(MAX_CHARACTERS, min_length=0)
+
+    def contains(self, x: Any) -> bool:
+        """Say whether x is a string."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """Draw a short text of letters and digits."""
+        return super().sample(mask or (int(self.np_random.integers(50)), None), probability)
+
+
+def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[str, Any]:
+    """Return one observation as tokens and as text; the prompt is what was left of it after truncation."""
+    prompt, completion = observation[:max_prompt_length], observation[max_prompt_length:]
+
+    def text(ids: Any) -> str:
+        known = ids[(ids >= 0) & (ids < len(tokenizer))].tolist()
+        decoded: str = tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded
+
+    return {"tokens": observation, "prompt": text(prompt), "completion": text(completion)}
+
+
+class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Make the observation `{"tokens": (P+T,) int64, "prompt": str, "completion": str}`.
+
+    Around a vector environment the texts are tuples of n strings.
+    """
+
+    def __new__(cls, env: Any = None) -> Any:
+        """Return the wrapper for the kind of environment (no `env`: an empty one, for copy and pickle)."""
+        return VectorTextObservation(env) if isinstance(env, VectorEnv) else super().__new__(cls)
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        self.observation_space = text_space(env.observation_space)
+        self._tokenizer = tokenizer_of(env)
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        """Add the texts."""
+        return with_text(observation, self._tokenizer, self.metadata["text"]["max_prompt_length"])
+
+
+class VectorTextObservation(VectorObservation):
+    """`TextObservation` around a vector environment."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env, text_space(env.single_observation_space))
+        self._tokenizer = tokenizer_of(env)
+
+    def observe(self, observations: Any) -> dict[str, Any]:
+        """Add the texts of n rows, or of one."""
+        max_prompt_length = self.metadata["text"]["max_prompt_length"]
+        if observations.ndim == 1:
+            return with_text(observations, self._tokenizer, max_prompt_length)
+        rows = [with_text(row, self._tokenizer, max_prompt_length) for row in observations]
+        texts = {key: tuple(row[key] for row in rows) for key in ("prompt", "completion")}
+        return {"tokens": observations} | texts
+
+
+def tokenizer_of(env: gym.Env | VectorEnv) -> Any:
+    """Return the tokenizer that made an environment's prompts."""
+    tokenizer = attribute(env, "tokenizer")
+    if tokenizer is None:
+        raise ValueError(f"{env} has no tokenizer, so its tokens cannot be shown as text")
+    return tokenizer
+
+
+def text_space(space: gym.Space) -> Dict:
+    """Return the space of observations with their texts."""
+    return Dict({"tokens": space, "prompt": AnyText(), "completion": AnyText()})

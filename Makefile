@@ -1,0 +1,34 @@
+# One virtual environment for everything, with the tested versions of constraints.txt.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install demo check test slow docs bench
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# The main job: from nothing to a policy that writes better, offline.
+demo: install
+	$(BIN)/tril-gym train ppo-pp
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layers.py
+
+test: install
+	$(BIN)/pytest
+
+# Learning on embedded data over several seeds: minutes each.
+slow: install
+	$(BIN)/python benchmarks/demo_learns.py
+
+docs: install
+	$(BIN)/pytest tests/test_docs.py
+
+bench: slow

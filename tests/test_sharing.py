@@ -7,9 +7,7 @@ import pytest
 from tril_gym.sharing import SMALL, Shared, share, unshare
 
 
-@pytest.mark.parametrize(
-    "x", [None, True, 3, 0.5, "rouge_l", ["a", 1], ("a", None), {"cider_d": 0.1, "over": ["best"]}]
-)
+@pytest.mark.parametrize("x", [None, True, 3, 0.5, "rouge_l", ["a", 1], ("a", None), {"cider_d": 0.1, "to": ["b"]}])
 def test_small_plain_data_passes_as_it_is(x):
     assert share(x) == x
     assert type(share(x)) is type(x)

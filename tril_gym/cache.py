@@ -41,9 +41,7 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         shelf.mkdir(parents=True, exist_ok=True)
         workshop = Path(tempfile.mkdtemp(prefix=".building-", dir=shelf))
     except OSError as error:
-        raise OSError(
-            f"cannot write to the cache {shelf}; set TRIL_GYM_CACHE to a folder that you can write"
-        ) from error
+        raise OSError(f"cannot write to the cache {shelf}; set TRIL_GYM_CACHE to another folder") from error
     try:
         made = workshop / "made"
         made.mkdir()

@@ -28,6 +28,13 @@ def test_nothing_asked_nothing_changed():
     assert torch.equal(warp(logits, top_k=5, top_p=1.0), logits)
 
 
+def test_top_p_of_1_keeps_what_rounding_would_lose():
+    # In float32 the first token's probability rounds to 1.
+    logits = torch.tensor([[0.0, -20.0, -30.0]])
+    assert kept(warp(logits, top_p=1.0)) == [[0, 1, 2]]
+    assert kept(warp(logits, top_p=1 - 1e-6)) == [[0]]
+
+
 def test_top_k_by_hand():
     logits = torch.tensor([[1.0, 4.0, 3.0, 2.0], [0.0, 0.0, -1.0, 5.0]])
     assert kept(warp(logits, top_k=2)) == [[1, 2], [0, 1, 3]]  # the second row's tie at the edge stays whole
@@ -161,6 +168,14 @@ def test_a_token_of_probability_zero_is_never_drawn(dtype, where, excluded):
     assert logprobs_of(logits.expand(len(uniforms), size), drawn).isfinite().all()
 
 
+def test_nor_where_a_parallel_sum_rounds_differently(monkeypatch):
+    # Devices sum in blocks: at the seam of two, the sum may rise although the token there has no probability.
+    summed = torch.tensor([[0.5, 0.5 + 1e-12, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: summed)
+    logits = torch.tensor([[0.0, -INF, 0.0]])
+    assert sample(logits, torch.tensor([0.5], dtype=torch.float64)).tolist() == [2]
+
+
 def test_the_edges_of_the_uniforms_reach_the_first_and_the_last_token():
     drawn = sample(torch.zeros(2, 5), torch.tensor([0.0, math.nextafter(1.0, 0.0)], dtype=torch.float64))
     assert drawn.tolist() == [0, 4]
@@ -209,6 +224,14 @@ def test_a_row_draws_the_same_alone_and_in_company():
     together = sample(logits, uniforms)
     for row in range(6):
         assert sample(logits[row : row + 1], uniforms[row : row + 1])[0] == together[row]
+
+
+@pytest.mark.parametrize("row", [[0.0, math.nan, 0.0], [-INF, -INF, -INF]])
+def test_no_distribution_shows_in_the_log_probability(row):
+    logits = torch.tensor([row, [-INF, 0.0, 0.0]])
+    drawn = sample(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))
+    assert drawn.tolist() == [0, 2]  # and its neighbour draws as ever
+    assert logprobs_of(logits, drawn).isnan().tolist() == [True, False]
 
 
 def test_uniforms_that_would_broadcast_are_refused():
@@ -328,6 +351,12 @@ def test_greedy_takes_the_best_whatever_the_uniform():
     drawn = sample(only, torch.tensor(EDGES, dtype=torch.float64))
     assert (drawn == 1).all()
     assert (logprobs_of(only, drawn) == 0).all()
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(top_p=0.8), Decoding(greedy=True)], ids=str)
+def test_half_precision_comes_out_as_float32(decoding):
+    logits, limits = normal(2, 5, seed=15).to(torch.bfloat16), {"eos_token_ids": [0], "min_new_tokens": 1}
+    assert decoding.apply(logits, torch.zeros(2, dtype=torch.int64), **limits).dtype == torch.float32
 
 
 def test_gradients_pass_through_the_cuts():

@@ -124,7 +124,7 @@ def every_controller():
         kl_controller("fixed", coef=0.1),
         kl_controller("adaptive", coef=0.1, target=2.0, horizon=8),
         kl_controller("proportional", coef=0.1, target=2.0, gains=(0.05, 0.0, 0.0)),
-        kl_controller("pid", coef=0.1, target=2.0, gains=(0.05, 0.02, 0.1)),
+        kl_controller("pid", coef=0.1, target=2.0, gains=(0.05, 0.04, 0.1)),
     ]
 
 

@@ -124,6 +124,17 @@ def test_padding_within_the_width_is_not_read_either(nonsense):
     assert not torch.equal(plain[0], gae(*batch, gamma=0.99, gae_lambda=0.95)[0])
 
 
+def test_nonsense_in_the_padding_leaves_the_gradient_clean(nonsense):
+    rewards, values, bootstrap, is_token = texts(4, [3, 1, 0], 5)
+    leaves = [torch.where(is_token, tensor, nonsense).requires_grad_() for tensor in (rewards, values)]
+    advantages, returns = gae(*leaves, bootstrap, is_token, gamma=0.99, gae_lambda=0.95)
+    (advantages.square().sum() + returns.sum()).backward()
+    for leaf in leaves:
+        assert leaf.grad.isfinite().all()
+        assert (leaf.grad[~is_token] == 0).all()
+        assert (leaf.grad[is_token] != 0).any()
+
+
 def test_rows_do_not_mix():
     batch = texts(5, [4, 2, 3], 4)
     together, _ = gae(*batch, gamma=0.99, gae_lambda=0.95)

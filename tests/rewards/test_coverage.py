@@ -2,6 +2,7 @@ import pytest
 import spacy
 
 from tril_gym import rewards
+from tril_gym.rewards import coverage as module
 
 
 def coverage(completion, concepts):
@@ -46,13 +47,20 @@ def test_nothing_written_or_nothing_asked():
 
 
 def test_lemmas_are_those_of_spacys_lookup_lemmatizer():
-    from tril_gym.rewards.coverage import _lexicon
-
     nlp = spacy.blank("en")
     nlp.add_pipe("lemmatizer", config={"mode": "lookup"})
     nlp.initialize()
     text = "the children were riding their bikes, don't you think? geese flew 3 miles"
-    assert _lexicon().spell(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
+    assert module._lexicon().spell(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
+
+
+def test_words_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(module, "MOST_WORDS", module._lexicon().words_met + 10)
+    before = module._lexicon()
+    assert coverage("two dogs " + " ".join(f"qx{i}" for i in range(50)), ["dog"]) == 1.0
+    assert before.words_met > module.MOST_WORDS
+    assert coverage("two dogs", ["dog"]) == 1.0
+    assert module._lexicon() is not before
 
 
 def test_data_without_concepts_is_refused():

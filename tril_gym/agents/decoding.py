@@ -86,6 +86,9 @@ def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
     A token of probability 0 is never drawn, also for a uniform of exactly 0 or 1. Probabilities are summed in float64:
     a float32 sum moves in steps of 6e-8 near 1, and most of the tokens that are less probable than that could never be
     drawn. What remains is the softmax's own limit: float32 probabilities under 1e-45 are 0.
+
+    A row with NaN in it, or with every token excluded, has no distribution: its token is 0, its log-probability NaN.
+    (To refuse it here would make every step wait for the device.)
     """
     assert uniforms.shape == logits.shape[:1], (uniforms.shape, logits.shape)
     probabilities = at_least_float32(logits).softmax(-1).double()

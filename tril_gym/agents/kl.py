@@ -147,7 +147,8 @@ class PIDKL(KLController):
     coef: float  # starts at c_0
     target: float  # nats per text
     gains: tuple[float, float, float]  # K_p, K_i, K_d, reward per nat
-    integral_limit: float = 10.0  # Σe stays within ±this, or a long absence from the target would take as long to undo
+    # Σe stays within ±this, so that a long absence from the target is soon undone; K_i Σe reaches no further either.
+    integral_limit: float = 10.0
     base: float = field(init=False)  # c_0
     integral: float = field(init=False, default=0.0)  # Σe
     previous_error: float = field(init=False, default=math.nan)  # NaN before the first update
@@ -182,7 +183,7 @@ def kl_controller(
     coef: float,
     target: float | None = None,
     horizon: float = 10_000,
-    gains: tuple[float, float, float] = (1e-4, 1e-5, 0.0),
+    gains: tuple[float, float, float] = (1e-4, 1e-4, 0.0),
 ) -> KLController:
     """The controller of this name.
 

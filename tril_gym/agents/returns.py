@@ -50,9 +50,8 @@ def gae(
     Returns:
         advantages, returns: both (B, T), 0 on padding.
     """
-    assert rewards.shape == values.shape, (rewards.shape, values.shape)
     assert bootstrap.shape == rewards.shape[:1], (bootstrap.shape, rewards.shape)
-    rewards, values = select(rewards, is_token), select(values, is_token)
+    rewards, values = select(rewards, is_token), select(values, is_token)  # of one shape, or this refuses
     advantages = torch.zeros_like(rewards + values)
     next_value, next_advantage = bootstrap, torch.zeros_like(bootstrap)
     for t in reversed(range(rewards.shape[1])):

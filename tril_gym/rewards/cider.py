@@ -22,7 +22,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -74,12 +74,12 @@ class DocumentFrequencies:
         self.reference_vector = lru_cache(maxsize=CACHED_TEXTS)(self.vector)
 
     @classmethod
-    def count(cls, documents: Iterable[Iterable[str]]) -> DocumentFrequencies:
+    def count(cls, documents: Sequence[Sequence[str]]) -> DocumentFrequencies:
         """Count over documents, each a few texts."""
-        number, counts = 0, Counter[Ngram]()
-        for number, texts in enumerate(documents, start=1):  # noqa: B007: the last number is their count
+        counts = Counter[Ngram]()
+        for texts in documents:
             counts.update(set(chain.from_iterable(ngrams_of(words_of(text)) for text in texts)))
-        return cls(number, {ngram: count for ngram, count in counts.items() if count > 1})
+        return cls(len(documents), {ngram: count for ngram, count in counts.items() if count > 1})
 
     def vector(self, text: str) -> TfIdf:
         """Weigh the n-grams of a text."""
@@ -140,8 +140,11 @@ class CiderD:
     @property
     def frequencies(self) -> DocumentFrequencies:
         """The document frequencies, counted or read when first needed."""
+        if self._frequencies is None and self._fitted is not None:
+            self._frequencies = _read(self._fitted / FILE)
         if self._frequencies is None:
-            self._frequencies = _read(self._fitted / FILE) if self._fitted else fit_once(self.name, self._train, _count)
+            assert self._train is not None, "__init__ lets no other case pass"
+            self._frequencies = fit_once(self.name, self._train, _count)
         return self._frequencies
 
     def _score(self, completion: str, targets: Texts) -> float:

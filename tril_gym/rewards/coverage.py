@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts, well_formed
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
+
+
+# spaCy keeps every word that it meets, about 0.4 kB each, and a policy can write any number of them.
+MOST_WORDS = 200_000
 
 
 class ConceptCoverage:
@@ -43,9 +47,14 @@ class Lexicon:
         # A concept comes back each time its example is drawn.
         self._concept = lru_cache(maxsize=65536)(self.spell)
 
+    @property
+    def words_met(self) -> int:
+        """How many strings the tokenizer has kept."""
+        return len(self.tokenizer.vocab.strings)
+
     def spell(self, text: str) -> tuple[str, str]:
         """Return a text as lower-cased words and as lemmas, each word between two spaces."""
-        words = [token.text for token in self.tokenizer(text.lower()) if not token.is_space]
+        words = [token.text for token in self.tokenizer(well_formed(text).lower()) if not token.is_space]
         lemmas = [self.lemmas.get(word, word).lower() for word in words]  # the table has i -> I
         return f" {' '.join(words)} ", f" {' '.join(lemmas)} "
 
@@ -71,11 +80,17 @@ def _concepts(extra: Mapping[str, Any]) -> Texts:
     return extra["concepts"]  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=1)
 def _lexicon() -> Lexicon:
-    """Return the process's lexicon."""
+    """Return the process's lexicon, a new one where the last has met too many words."""
+    if _new_lexicon().words_met > MOST_WORDS:
+        _new_lexicon.cache_clear()
+    return _new_lexicon()
+
+
+@lru_cache(maxsize=1)
+def _new_lexicon() -> Lexicon:
     import spacy
     from spacy.lookups import load_lookups
 
-    table = load_lookups("en", ["lemma_lookup"]).get_table("lemma_lookup")
-    return Lexicon(spacy.blank("en").tokenizer, table)
+    lemmas = load_lookups("en", ["lemma_lookup"]).get_table("lemma_lookup")
+    return Lexicon(spacy.blank("en").tokenizer, lemmas)

@@ -1,7 +1,7 @@
 """Scores of literal overlap with the references.
 
-ROUGE-L (Lin 2004, https://aclanthology.org/W04-1013) by the `rouge-score` package: words are lower-cased runs of a-z and
-0-9, stemmed by Porter's algorithm where they have more than three letters; everything else separates words.
+ROUGE-L (Lin 2004, https://aclanthology.org/W04-1013) by the `rouge-score` package: words are lower-cased runs of a-z
+and 0-9, stemmed by Porter's algorithm where they have more than three letters; everything else separates words.
 """
 
 from __future__ import annotations

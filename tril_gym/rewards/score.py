@@ -44,7 +44,7 @@ class FunctionScore:
         scores = np.array(self.function(prompts, completions, references, extras), dtype=np.float64)
         if scores.shape != (num_texts,):
             raise ValueError(
-                f"reward {self.name!r} gave shape {scores.shape} for {num_texts} texts; it must give one number per text"
+                f"reward {self.name!r} must give one number per text, got shape {scores.shape} for {num_texts} texts"
             )
         return scores
 
@@ -65,3 +65,8 @@ def count_texts(prompts: Texts, completions: Texts, references: References, extr
     if any(isinstance(of_one, str) for of_one in references):
         raise ValueError("references must hold a list of texts for each completion, got a string in place of a list")
     return len(prompts)
+
+
+def well_formed(text: str) -> str:
+    """Return a text without halves of characters (lone surrogates), which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,53 @@
+"""The rewards on real data, which lie beside the repository in shared/data on some machines."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reward_examples import Example
+
+from tril_gym import rewards
+from tril_gym.rewards import tiny_classifier
+from tril_gym.rewards.tiny_classifier import Recipe
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
+
+
+def rows(name, number):
+    with gzip.open(DATA / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for _, line in zip(range(number), file, strict=False)]
+
+
+def test_people_use_their_concepts():
+    data = rows("commongen/validation", 500)
+    columns = [""] * len(data), [row["references"][0] for row in data], [[]] * len(data)
+    score = rewards.load("concept_coverage")
+    assert score(*columns, [{"concepts": row["concepts"]} for row in data]).mean() > 0.98
+    assert score(*columns, [{"concepts": row["concepts"]} for row in data[1:] + data[:1]]).mean() < 0.1
+
+
+def test_people_agree_with_each_other_more_than_with_strangers():
+    train = [Example(" ".join(row["concepts"]), tuple(row["references"])) for row in rows("commongen/train", 2000)]
+    data = rows("commongen/validation", 300)
+    number, completions = len(data), [row["references"][0] for row in data]
+    others = [row["references"][1:] for row in data]
+    for name in ("cider_d", "rouge_l"):
+        score = rewards.load(name, train=train)
+        own = score([""] * number, completions, others, [{}] * number)
+        strangers = score([""] * number, completions, others[1:] + others[:1], [{}] * number)
+        assert own.mean() > 2 * strangers.mean() + 0.1
+
+
+def test_the_small_classifier_tells_good_reviews_from_bad(monkeypatch):
+    fit, quick = tiny_classifier.fit, Recipe(width=32, learning_rate=2e-3, steps=400, piece=96)
+    monkeypatch.setattr(tiny_classifier, "fit", lambda examples, fingerprint: fit(examples, fingerprint, quick))
+    train = [Example(row["text"], (), row["label"]) for row in rows("imdb/train", 2000)]
+    score = rewards.load("sentiment", train=train)
+    test = rows("imdb/test", 300)
+    is_positive = np.array([row["label"] == 1 for row in test])
+    found = score([row["text"] for row in test], [""] * 300, [[]] * 300, [{}] * 300) > 0.5
+    assert (found == is_positive).mean() > 0.65  # 0.5 is chance, and its standard error 0.03

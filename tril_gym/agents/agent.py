@@ -31,6 +31,8 @@ from tril_gym.agents.update import Metrics
 class Learner(Protocol):
     """What an agent makes of trajectories, and all that this must remember beside the policy's weights."""
 
+    ref_policy: LMPolicy | None  # what the policy's drift is measured from; None where nobody measures it
+
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn from an iteration's texts; returns figures by name."""
 
@@ -65,6 +67,8 @@ class Agent(ABC):
         policy.check(self.layout)
         self.policy = policy
         self.guide = _independent(guide, policy)
+        if isinstance(self.guide, Guide):
+            self.guide.check(self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration = 0
 
@@ -119,7 +123,9 @@ class Agent(ABC):
         self.policy.save(folder / "policy")
         if isinstance(self.guide, Guide):
             self.guide.policy.save(folder / "guide")
-        torch.save({"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt")
+        torch.save(
+            {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
+        )
         about = {"algorithm": self.name, "iteration": self.iteration, "config": asdict(self.config)}
         about["guide"] = _describe(self.guide)
         (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -142,8 +148,10 @@ class Agent(ABC):
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
         if about["algorithm"] != cls.name:
-            raise ValueError(f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own")
-        policy = LMPolicy.from_pretrained(folder / "policy")
+            raise ValueError(
+                f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own"
+            )
+        policy = _saved_policy(folder / "policy")
         config = cls.config_type(**about["config"])
         guides = {} if not cls.takes_guide else {"guide": guide or _saved_guide(folder, about["guide"])}
         agent = cls(policy=policy, envs=envs, config=config, **guides)
@@ -154,10 +162,17 @@ class Agent(ABC):
         return agent
 
 
+def _saved_policy(folder: Path) -> LMPolicy:
+    """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
+
+
 def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
     """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
     if isinstance(guide, LMPolicy):
-        guide = Guide(guide)
+        decoding = guide.decoding
+        guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)
     if isinstance(guide, Guide) and guide.policy.model is policy.model:
         return Guide(policy.frozen_copy(), **guide.settings())
     return guide
@@ -177,5 +192,5 @@ def _saved_guide(folder: Path, about: dict[str, Any]) -> Actor:
     if kind == "references":
         return References()
     if kind == "model":
-        return Guide(LMPolicy.from_pretrained(folder / "guide"), **settings)
+        return Guide(_saved_policy(folder / "guide"), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

@@ -200,7 +200,7 @@ class EncoderDecoder:
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
         room = positions_of(model.config)
-        needed = max_new_tokens + len(_decoder_start(model)) - 1
+        needed = max_new_tokens + len(_decoder_start(model))  # a critic reads the last token, too
         if room is not None and max(max_prompt_length, needed) > room:
             raise ValueError(
                 f"the model has {room} positions, the environment's prompts need {max_prompt_length} and its"

@@ -21,7 +21,7 @@ from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import References
 from tril_gym.agents.trajectories import Texts, Trajectories, minibatches
-from tril_gym.agents.update import Metrics
+from tril_gym.agents.update import Metrics, adamw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,11 @@ class BC(Agent):
 class Imitation:
     """Makes a policy more likely to write given texts."""
 
+    ref_policy = None
+
     def __init__(self, policy: LMPolicy, config: BCConfig) -> None:
         self.policy, self.config = policy, config
-        self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(policy.model.parameters(), config.learning_rate)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn an iteration's texts."""
@@ -92,4 +94,3 @@ class Imitation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
-

@@ -13,6 +13,7 @@ n rows of the environment, B texts of a wave, P prompt tokens, T new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,7 +55,13 @@ class Draws:
 
 
 def collect(
-    envs: VectorEnv, plan: Plan, *, episodes: int, generator: torch.Generator, clock: Clock | None = None
+    envs: VectorEnv,
+    plan: Plan,
+    *,
+    episodes: int,
+    generator: torch.Generator,
+    examples: Sequence[int] | None = None,
+    clock: Clock | None = None,
 ) -> Trajectories:
     """Write `episodes` texts.
 
@@ -63,6 +70,8 @@ def collect(
         plan: who writes what.
         episodes: texts to write; the first so many that are started count, so short texts have no advantage.
         generator: all the randomness of the collection, the environment's seeds included (CPU).
+        examples: which example each text is written for; by default the environment draws. Needs an environment that
+            restarts row by row.
         clock: counts the seconds spent in the environment as "score".
 
     Raises:
@@ -71,11 +80,17 @@ def collect(
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     layout = TextLayout.of(envs)
-    draws = Draws.of(episodes, layout.max_new_tokens, generator)
-    waves = [
-        _Wave(envs, plan, layout, draws[slice(first, first + envs.num_envs)], clock or Clock()).write()
-        for first in range(0, episodes, envs.num_envs)
-    ]
+    if examples is not None and (layout.restart != "rows" or len(examples) != episodes):
+        raise ValueError(
+            f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
+            f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
+        )
+    draws, clock = Draws.of(episodes, layout.max_new_tokens, generator), clock or Clock()
+    waves = []
+    for first in range(0, episodes, envs.num_envs):
+        rows = slice(first, first + envs.num_envs)
+        chosen = None if examples is None else np.asarray(examples[rows], dtype=np.int64)
+        waves.append(_Wave(envs, plan, layout, draws[rows], chosen, clock).write())
     return Trajectories.cat(waves)
 
 
@@ -157,8 +172,17 @@ class _Pen:
 class _Wave:
     """One text for each of the first B rows of the environment."""
 
-    def __init__(self, envs: VectorEnv, plan: Plan, layout: TextLayout, draws: Draws, clock: Clock) -> None:
+    def __init__(
+        self,
+        envs: VectorEnv,
+        plan: Plan,
+        layout: TextLayout,
+        draws: Draws,
+        examples: np.ndarray | None,
+        clock: Clock,
+    ) -> None:
         self.envs, self.plan, self.layout, self.draws, self.clock = envs, plan, layout, draws, clock
+        self.examples = examples
         self.texts = len(draws)
         # Filler for rows that have nothing to write: EOS where a row then stands idle, else a token that is no EOS,
         # so that nobody scores a new short text at every other step.
@@ -197,9 +221,11 @@ class _Wave:
         seeds = [int(seed) for seed in self.draws.seeds]
         spare = self.envs.num_envs - self.texts
         # An environment whose rows can stand idle may pay late, once the last row has ended: `_book` knows whose it is.
-        options = {"defer": True} if self.layout.idles else None
+        options: dict[str, Any] = {"defer": True} if self.layout.idles else {}
+        if self.examples is not None:
+            options["example"] = np.pad(self.examples, (0, spare), mode="edge")
         with self.clock.time("score"):
-            observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options)
+            observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)
         prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
         return torch.from_numpy(prompts), row_infos(infos, range(self.texts))
 

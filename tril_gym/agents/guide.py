@@ -45,6 +45,13 @@ class Guide:
         shortest = layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
         return LMWriter(self.policy, texts, layout, shortest)
 
+    def check(self, layout: TextLayout) -> None:
+        """Refuse an environment that this guide cannot write in."""
+        try:
+            self.policy.check(layout)
+        except ValueError as error:
+            raise ValueError(f"the guide does not fit the environment: {error}") from None
+
     def settings(self) -> dict[str, Any]:
         """The keywords that make this guide again from its policy."""
         decoding = self.policy.decoding

@@ -39,9 +39,7 @@ def learn(agent: Agent, *, iterations: int, after: Callback | None = None) -> No
         clock = Clock()
         plan = agent.plan(agent.iteration)
         with clock.time("collect"):
-            trajectories = collect(
-                agent.envs, plan, episodes=agent.episodes, generator=agent.generator, clock=clock
-            )
+            trajectories = collect(agent.envs, plan, episodes=agent.episodes, generator=agent.generator, clock=clock)
         metrics = agent.learner.update(trajectories, plan, generator=agent.generator, clock=clock)
         agent.iteration += 1
         if after is not None:

@@ -9,6 +9,8 @@ B texts, P prompt tokens, T new tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tril_gym.agents.backbone import Decoder, backbone_of
-from tril_gym.agents.decoding import Decoding, entropy, logprobs_of, sample
+from tril_gym.agents.decoding import EXCLUDED, Decoding, entropy, logprobs_of, sample
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.trajectories import Infos, Texts
+
+# Nats. What is said of a token that top-k or top-p exclude, in place of −inf: a KL to a reference that excludes what
+# the policy wrote would be infinite, and nothing could be learned from it.
+EXCLUDED_LOGPROB = -100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class LMPolicy:
     Args:
         model: a `PreTrainedModel` with a language-modelling head. Its dropout is switched off for good, so that
             sampling and scoring see one distribution.
-        tokenizer: the tokenizer of the environment that the policy writes in.
+        tokenizer: the tokenizer of the environment that the policy writes in, None where it shows none.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -46,8 +52,13 @@ class LMPolicy:
         self.decoding = Decoding()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **model_settings: Any) -> LMPolicy:
+    def from_pretrained(cls, name: str | Path, *, with_tokenizer: bool = True, **model_settings: Any) -> LMPolicy:
         """Load a model and its tokenizer by name or from a folder.
+
+        Args:
+            name: a hub name or a folder.
+            with_tokenizer: False for a model that was saved without one.
+            model_settings: for the model's own `from_pretrained`.
 
         Raises:
             ValueError: nothing that `transformers` can load has this name.
@@ -58,7 +69,7 @@ class LMPolicy:
             config = AutoConfig.from_pretrained(name)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model = kind.from_pretrained(name, **model_settings)
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name) if with_tokenizer else None
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no language model could be loaded as {str(name)!r}; give the folder of a saved model, a hub name"
@@ -125,7 +136,9 @@ class LMPolicy:
             eos_token_ids=layout.eos_token_ids,
             min_new_tokens=layout.min_new_tokens,
         )
-        return TokenScores(logprobs_of(logits, texts.tokens), entropy(logits) if with_entropy else None)
+        logprobs = logprobs_of(logits, texts.tokens)
+        logprobs = logprobs.masked_fill(logprobs == EXCLUDED, EXCLUDED_LOGPROB)
+        return TokenScores(logprobs, entropy(logits) if with_entropy else None)
 
     def plain_logprobs(self, texts: Texts) -> Tensor:
         """(B, T) under the model's own softmax: no temperature, no minimum length. What imitation learns from."""
@@ -135,7 +148,8 @@ class LMPolicy:
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` does; `AutoModel…from_pretrained(folder)` loads them."""
         self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
 
 
 class LMWriter:
@@ -147,6 +161,8 @@ class LMWriter:
             raise ValueError(f"text {row} of the batch has an empty prompt; a model needs at least one prompt token")
         self.policy, self.layout, self.min_new_tokens = policy, layout, min_new_tokens
         self.lengths = texts.lengths
+        # `transformers` keeps no keys and values while a model trains with checkpoints.
+        self._cache_needs_evaluation = checkpoints_gradients(policy.model)
         self._texts: Texts | None = texts
         self._decoder: Decoder | None = None
         self._pending: Tensor | None = None  # written, not yet read: a text that ends here needs no further pass
@@ -154,8 +170,10 @@ class LMWriter:
     @torch.no_grad()
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Write one token on every text."""
+        with evaluating(self.policy.model) if self._cache_needs_evaluation else nullcontext():
+            logits = self._read().logits()
         logits = self.policy.decoding.apply(
-            self._read().logits(),
+            logits,
             self.lengths,
             eos_token_ids=self.layout.eos_token_ids,
             min_new_tokens=self.min_new_tokens,
@@ -188,6 +206,22 @@ class LMWriter:
     def close(self) -> None:
         """Let go of the cache."""
         self._decoder = self._texts = None
+
+
+def checkpoints_gradients(model: nn.Module) -> bool:
+    """Whether a model stores fewer activations for its backward pass, and computes them again."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Out of training mode for a while."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 def disable_dropout(model: nn.Module) -> nn.Module:

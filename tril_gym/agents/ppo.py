@@ -30,7 +30,8 @@ class PPO(Agent):
 
     def __init__(self, policy: LMPolicy, envs: VectorEnv, config: PPOConfig | None = None, *, seed: int = 0) -> None:
         config = config or PPOConfig()
-        super().__init__(policy.with_decoding(config.decoding()), None, envs, config, seed)
+        super().__init__(policy, None, envs, config, seed)
+        self.policy = policy.with_decoding(config.decoding())
         self.learner = ActorCritic(self.policy, config, self.layout)
 
     def plan(self, iteration: int) -> Plan:

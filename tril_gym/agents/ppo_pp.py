@@ -51,7 +51,8 @@ class PPOPlusPlus(Agent):
         seed: int = 0,
     ) -> None:
         config = config or PPOPlusPlusConfig()
-        super().__init__(policy.with_decoding(config.decoding()), guide, envs, config, seed)
+        super().__init__(policy, guide, envs, config, seed)
+        self.policy = policy.with_decoding(config.decoding())
         self.learner = ActorCritic(self.policy, config, self.layout)
 
     def plan(self, iteration: int) -> Plan:

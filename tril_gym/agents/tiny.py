@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 
 from tril_gym.agents.bc import BCConfig, Imitation
 from tril_gym.agents.guide import Guide
 from tril_gym.agents.infos import row_infos
+from tril_gym.agents.knobs import check_not_negative, check_positive
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, pick
 from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.cache import cached_folder
 
-GUIDE_EPOCHS = 6  # times the policy's passes over the samples
+GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
 GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
 
 
@@ -37,11 +37,17 @@ class TinySettings:
     width: int = 128
     layers: int = 2
     heads: int = 4
-    samples: int = 3_000  # prompt-reference pairs to learn from; 0 leaves the model as it was born
-    epochs: float = 1.0  # passes over them
+    samples: int = 8_000  # prompt-reference pairs to learn from; 0 leaves the model as it was born
+    epochs: float = 2.0  # passes over them
     learning_rate: float = 1e-3
     minibatch_size: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "layers", "heads", "epochs", "learning_rate", "minibatch_size")
+        check_not_negative(self, "samples")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads} heads")
 
 
 def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> LMPolicy:
@@ -56,31 +62,42 @@ def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True,
     Raises:
         ValueError: an unknown kind, or an environment without tokenizer or references.
     """
-    if kind not in ("causal", "seq2seq"):
-        raise ValueError(f'a tiny policy is "causal" or "seq2seq", got {kind!r}')
-    layout, chosen = TextLayout.of(envs), TinySettings(**settings)
-    if layout.tokenizer is None:
-        raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
-    if chosen.samples == 0:
-        return LMPolicy(_newborn(kind, layout, chosen), layout.tokenizer)
-    texts = gather_references(envs, layout, chosen.samples, chosen.seed)
-
-    def build(folder: Path) -> None:
-        policy = LMPolicy(_newborn(kind, layout, chosen), layout.tokenizer)
-        _warm_up(policy, texts, chosen, title=f"warming up tiny {kind} policy" if progress else None)
-        policy.model.save_pretrained(folder)
-
-    folder = cached_folder(f"tiny-{kind}", _key(kind, layout, chosen, texts), build)
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
-    return LMPolicy(loader.from_pretrained(folder), layout.tokenizer)
+    return _tiny(envs, kind, TinySettings(**settings), rounds=1, progress=progress)
 
 
 def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
-    """The tiny policy trained longer, sampled from its nucleus."""
-    epochs = settings.pop("epochs", TinySettings.epochs) * GUIDE_EPOCHS
-    return Guide(tiny_policy(envs, kind=kind, progress=progress, epochs=epochs, **settings), top_p=GUIDE_TOP_P)
+    """The tiny policy, warmed up once more, sampled from its nucleus; arguments as of `tiny_policy`."""
+    policy = _tiny(envs, kind, TinySettings(**settings), rounds=GUIDE_ROUNDS, progress=progress)
+    return Guide(policy, top_p=GUIDE_TOP_P)
+
+
+def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, progress: bool) -> LMPolicy:
+    if kind not in ("causal", "seq2seq"):
+        raise ValueError(f'a tiny policy is "causal" or "seq2seq", got {kind!r}')
+    layout = TextLayout.of(envs)
+    if layout.tokenizer is None:
+        raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
+    policy = LMPolicy(_newborn(kind, layout, settings), layout.tokenizer)
+    if settings.samples:
+        texts = gather_references(envs, layout, settings.samples, settings.seed)
+        for number in range(1, rounds + 1):
+            policy = _warmed_up(policy, texts, kind, settings, number, progress)
+    return policy
+
+
+def _warmed_up(
+    policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, number: int, progress: bool
+) -> LMPolicy:
+    """The policy after one more round of warm-up, from the cache where this was done before."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    def build(folder: Path) -> None:
+        _warm_up(policy, texts, settings, number, title=f"warm-up {number} of tiny {kind} model" if progress else None)
+        policy.model.save_pretrained(folder)
+
+    folder = cached_folder(f"tiny-{kind}", _key(kind, policy.vocab_size, settings, number, texts), build)
+    loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
+    return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
 
 
 def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: int) -> Texts:
@@ -117,6 +134,7 @@ def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
                     n_embd=settings.width,
                     n_layer=settings.layers,
                     n_head=settings.heads,
+                    activation_function="gelu_pytorch_tanh",  # the same curve as GPT-2's, in one kernel
                     bos_token_id=eos,
                     eos_token_id=eos,
                 )
@@ -136,11 +154,11 @@ def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
         )
 
 
-def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str | None) -> None:
+def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int, title: str | None) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed)
+    size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + number)
     imitation = Imitation(policy, BCConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
     epochs = 1 + steps * size // len(texts)
@@ -151,17 +169,15 @@ def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str 
         imitation.step(texts[rows])
 
 
-def _key(kind: str, layout: TextLayout, settings: TinySettings, texts: Texts) -> str:
+def _key(kind: str, vocab_size: int, settings: TinySettings, number: int, texts: Texts) -> str:
     """A hash of everything that the trained weights depend on."""
     import transformers
 
-    about = asdict(settings) | {"kind": kind, "layout": repr(layout), "threads": torch.get_num_threads()}
-    about |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    about = asdict(settings) | {"kind": kind, "vocab_size": vocab_size, "number": number}
+    # Sizes of the arrays say how many positions the model has; threads change the order of sums.
+    about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
+    about |= {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for tensor in (texts.prompts, texts.tokens, texts.lengths):
-        digest.update(_bytes(tensor))
+    for tensor in (texts.prompts, texts.is_prompt, texts.tokens, texts.is_token):
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()

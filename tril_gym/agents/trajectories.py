@@ -103,6 +103,11 @@ class Trajectories:
         return self.is_token & ~self.is_rollin
 
     @property
+    def is_cut_off(self) -> Tensor:
+        """(B,) bool: not finished, so that the text still has a future: a limit met at the last token cuts nothing."""
+        return self.truncated & ~self.terminated
+
+    @property
     def wrote(self) -> Tensor:
         """(B, T) bool: a token that the policy in training wrote (w in the notation of the papers page)."""
         return self.is_rollout if self.learn_on == "rollout" else self.is_rollin

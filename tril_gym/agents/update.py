@@ -9,6 +9,7 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -68,7 +69,12 @@ class ActorCriticConfig:
         check_share(self, "gamma", "gae_lambda")
         if not 0 < self.clip_range < 1:
             raise ValueError(f"clip_range must be in (0, 1), got {self.clip_range}; the usual value is 0.2")
-        self.decoding()  # refuses what cannot be sampled
+        if self.decoding().truncates:  # which also refuses what cannot be sampled
+            warnings.warn(
+                f"top_k={self.top_k} and top_p={self.top_p} cut the policy's own distribution, whose KL to a reference"
+                " with another cut is infinite; leave both out, unless you reproduce old settings",
+                stacklevel=3,
+            )
         kl_controller(self.kl_controller, coef=self.kl_coef, target=self.kl_target, horizon=self.kl_horizon)
 
     def decoding(self) -> Decoding:
@@ -116,7 +122,7 @@ class ActorCritic:
     def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
         self.policy, self.config, self.layout = policy, config, layout
         self.ref_policy = policy.frozen_copy()
-        self.optimizer = _adamw(policy.model.parameters(), config.learning_rate)
+        self.optimizer = adamw(policy.model.parameters(), config.learning_rate)
         self.kl = kl_controller(
             config.kl_controller, coef=config.kl_coef, target=config.kl_target, horizon=config.kl_horizon
         )
@@ -127,7 +133,7 @@ class ActorCritic:
         if whose not in self._critics:
             critic = Critic(self.ref_policy)
             rate = self.config.critic_learning_rate or self.config.learning_rate
-            self._critics[whose] = critic, _adamw(critic.parameters(), rate)
+            self._critics[whose] = critic, adamw(critic.parameters(), rate)
         return self._critics[whose]
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
@@ -187,7 +193,7 @@ class ActorCritic:
         advantages, returns = gae(
             rewards,
             values[:, :-1],
-            torch.where(trajectories.truncated, after, torch.zeros_like(after)).double(),
+            torch.where(trajectories.is_cut_off, after, torch.zeros_like(after)).double(),
             trajectories.is_token,
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
@@ -230,8 +236,7 @@ class ActorCritic:
             target_kl = self.config.target_kl
             if target_kl is not None and figures["policy/approx_kl"] > 1.5 * target_kl:
                 break
-            if batch.learn.any() or batch.learn_critic.any():
-                figures |= self._step(loss, critic, critic_optimizer)
+            figures |= self._step(loss, batch, critic, critic_optimizer)
             for name, value in figures.items():
                 means[name].append(value)
         return {name: sum(values) / len(values) for name, values in means.items()}
@@ -258,8 +263,14 @@ class ActorCritic:
         total = policy + config.vf_coef * value - config.ent_coef * entropy
         return total, {name: float(figure.detach()) for name, figure in figures.items()}
 
-    def _step(self, loss: Tensor, critic: Critic, critic_optimizer: torch.optim.Optimizer) -> Metrics:
-        """One optimizer step of both; returns the norms before clipping."""
+    def _step(
+        self, loss: Tensor, batch: Experience, critic: Critic, critic_optimizer: torch.optim.Optimizer
+    ) -> Metrics:
+        """One optimizer step of both, of neither without tokens to learn; returns the norms before clipping."""
+        # A gradient of zero would not do: the optimizer goes on by its momentum.
+        has_tokens = {self.optimizer: bool(batch.learn.any()), critic_optimizer: bool(batch.learn_critic.any())}
+        if not any(has_tokens.values()):
+            return {}
         self.optimizer.zero_grad()
         critic_optimizer.zero_grad()
         loss.backward()
@@ -273,8 +284,9 @@ class ActorCritic:
                 "grad_norm/policy": nn.utils.clip_grad_norm_(mine, limit),
                 "grad_norm/critic": nn.utils.clip_grad_norm_(theirs, limit),
             }
-        self.optimizer.step()
-        critic_optimizer.step()
+        for optimizer, learns in has_tokens.items():
+            if learns:
+                optimizer.step()
         return {name: float(norm) for name, norm in norms.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -300,7 +312,7 @@ class ActorCritic:
             optimizer.load_state_dict(saved["optimizer"])
 
 
-def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
     """Without weight decay: a policy is held near its reference by the KL, not by small weights."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=0.0, fused=True)

@@ -1,0 +1,78 @@
+"""Your own files: imitate the references first, then learn from a reward, save, load, predict.
+
+The files say of an animal in a place what it does there, in the columns of CommonGen. Everything is written to a folder,
+by default a temporary one.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+import tril_gym  # noqa: F401  (registers the environments)
+from tril_gym.agents import BC, PPO, BCConfig, LMPolicy, PPOConfig
+
+ANIMALS = {"dog": "barks", "cat": "sleeps", "bird": "sings", "horse": "runs", "fish": "swims", "cow": "eats"}
+PLACES = ("park", "house", "garden", "field", "river", "street", "forest", "kitchen", "yard", "boat", "road", "farm")
+
+
+def write_data(folder: Path) -> None:
+    """One file per split, one JSON object a line; every seventh pair is held out."""
+    rows = [
+        {"concepts": [animal, place], "references": [f"the {animal} {does} in the {place}."]}
+        for animal, does in ANIMALS.items()
+        for place in PLACES
+    ]
+    splits = {"train": [row for number, row in enumerate(rows) if number % 7], "validation": rows[::7]}
+    for split, part in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+
+
+def write(agent: PPO, env: gym.Env, example: int) -> tuple[float, str]:
+    """Let an agent write one text, greedily, one step at a time."""
+    observation, info = env.reset(options={"example": example})
+    terminated = False
+    while not terminated:
+        action, _ = agent.predict(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+    return reward, info["prompt"] + info["completion"]
+
+
+def main(folder: str | None = None, bc_iterations: int = 16, ppo_iterations: int = 16, num_envs: int = 64) -> float:
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(folder or temporary)
+        data = home / "data"
+        data.mkdir(parents=True)
+        write_data(data)
+
+        settings = {"dataset": str(data), "reward": "concept_coverage", "max_new_tokens": 12}
+        envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
+        policy = LMPolicy.tiny(envs, samples=0)  # untrained: behaviour cloning is its school
+
+        cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
+        cloning.learn(
+            bc_iterations, after=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
+        )
+
+        # The same policy goes on; the reference policy of PPO, from which drift is measured, is the cloned one.
+        config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.02)
+        agent = PPO(cloning.policy, envs, config, seed=0)
+        agent.learn(ppo_iterations, after=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:.3f}"))
+
+        agent.save(home / "agent")
+        again = PPO.load(home / "agent", envs=envs)
+        assert again.iteration == ppo_iterations
+        observations, _ = envs.reset(seed=0)
+        assert np.array_equal(again.predict(observations)[0], agent.predict(observations)[0])
+
+        env = gym.make("tril/CommonGen-v0", split="validation", **settings)
+        written = [write(again, env, example) for example in range(len(env.unwrapped.examples))]
+    for reward, text in written:
+        print(f"{reward:.2f}  {text}")
+    return float(np.mean([reward for reward, _ in written]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""PPO++: a guide starts texts, the policy finishes them.
+
+Prints who wrote what: the guide's part, a bar, the policy's part. The guide here is the tiny policy trained longer; a
+supervised model of your own is `Guide(LMPolicy.from_pretrained(folder), top_p=0.92)`, the references are
+`Guide.references()`, and any code that writes is an actor (docs/your_own_agent.md).
+"""
+
+import gymnasium as gym
+
+import tril_gym  # noqa: F401  (registers the environments)
+from tril_gym.agents import Guide, LMPolicy, PPOPlusPlus, PPOPlusPlusConfig
+
+
+def main(iterations: int = 5, num_envs: int = 64, samples: int = 3000) -> float:
+    envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, autoreset_mode="Disabled")
+    policy = LMPolicy.tiny(envs, samples=samples)
+    guide = Guide.default(envs, samples=samples)
+
+    config = PPOPlusPlusConfig(rollin_prob=0.8, learning_rate=3e-4, critic_learning_rate=1e-3, kl_coef=0.01)
+    agent = PPOPlusPlus(policy, guide, envs, config, seed=0)
+
+    shares = []
+
+    def show(report) -> None:
+        figures = report.metrics
+        shares.append(figures["rollin/share"])
+        print(
+            f"{report.iteration:3d}  reward {figures['reward/mean']:.3f}  kl {figures['kl']:.2f}"
+            f"  rollins {figures['rollin/share']:.2f} of {figures['rollin/length']:.1f} tokens"
+        )
+        trajectories, decode = report.trajectories, envs.unwrapped.tokenizer.decode
+        for row in range(2):
+            tokens = trajectories.tokens[row][trajectories.is_token[row]].tolist()
+            switch = int(trajectories.switch[row])
+            print(f"     {trajectories.infos[row]['prompt']}{decode(tokens[:switch])} |{decode(tokens[switch:])}")
+
+    agent.learn(iterations, after=show)
+    return sum(shares) / len(shares)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Policies without a download: warmed up on the environment's references, and kept in the cache."""
+
+import gymnasium as gym
+import pytest
+import torch
+from doubles import foreign_envs
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Guide, LMPolicy, TextLayout, tiny
+from tril_gym.agents.bc import Imitation
+from tril_gym.agents.tiny import GUIDE_EPOCHS, GUIDE_TOP_P, TinySettings, gather_references
+
+SMALL = {"width": 32, "heads": 2, "samples": 96, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    """A cache of each test's own."""
+    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def envs(num_envs: int = 8, **settings):
+    # With this rule each prompt has one right text, which ends at its own place.
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, **{"rule": "sparse"} | settings)
+
+
+def weights(policy: LMPolicy) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in policy.model.state_dict().values()]
+
+
+def equal(one: LMPolicy, other: LMPolicy) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+@torch.no_grad()
+def loss_on(policy: LMPolicy, seed: int = 50) -> float:
+    """Nats per token of references under other seeds than those of the warm-up."""
+    texts = gather_references(envs(), TextLayout.of(envs()), 64, seed=seed)
+    return float(-policy.plain_logprobs(texts)[texts.is_token].mean())
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+class TestWarmUp:
+    def test_it_lowers_the_loss(self, kind):
+        born, warm, long = (
+            loss_on(LMPolicy.tiny(envs(), kind=kind, **SMALL | {"samples": n, "epochs": epochs}))
+            for n, epochs in ((0, 1), (256, 1), (256, 8))
+        )
+        assert born > 2.0  # ln 16 = 2.8 nats, where all words are alike
+        assert warm < born - 0.2
+        assert long < warm - 0.2
+
+    def test_it_fits_the_environment(self, kind):
+        policy, layout = LMPolicy.tiny(envs(), kind=kind, **SMALL | {"samples": 0}), TextLayout.of(envs())
+        policy.check(layout)
+        assert policy.tokenizer is envs().unwrapped.tokenizer
+        assert policy.model.config.is_encoder_decoder == (kind == "seq2seq")
+
+    def test_the_second_time_it_comes_from_the_cache(self, kind, monkeypatch):
+        first = LMPolicy.tiny(envs(), kind=kind, **SMALL)
+
+        def no_training(self, texts):
+            raise AssertionError("trained again")
+
+        monkeypatch.setattr(Imitation, "step", no_training)
+        assert equal(LMPolicy.tiny(envs(), kind=kind, **SMALL), first)
+        # Not one thing that the weights depend on may be missing from the key.
+        for other in ({"epochs": 2.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}):
+            with pytest.raises(AssertionError, match="trained again"):
+                LMPolicy.tiny(envs(), kind=kind, **SMALL | other)
+        with pytest.raises(AssertionError, match="trained again"):
+            LMPolicy.tiny(envs(rule="stop"), kind=kind, **SMALL)
+        with pytest.raises(AssertionError, match="trained again"):
+            LMPolicy.tiny(envs(), kind={"causal": "seq2seq", "seq2seq": "causal"}[kind], **SMALL)
+
+    def test_a_torn_file_is_made_again(self, kind, cache_folder):
+        first = weights(LMPolicy.tiny(envs(), kind=kind, **SMALL))  # copies: a loaded model's own lie in the file
+        (file,) = cache_folder.rglob("*.safetensors")
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        again = weights(LMPolicy.tiny(envs(), kind=kind, **SMALL))
+        assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+        assert file.read_bytes() == whole
+
+
+def test_the_rows_of_the_environment_make_no_difference(monkeypatch):
+    layout = TextLayout.of(envs())
+    wide, narrow = (gather_references(envs(rows), layout, 30, seed=3) for rows in (16, 7))
+    assert torch.equal(wide.tokens, narrow.tokens)
+    assert torch.equal(wide.prompts, narrow.prompts)
+    other = gather_references(envs(7), layout, 30, seed=40)
+    assert not torch.equal(wide.tokens, other.tokens)
+
+
+def test_references_are_their_words_and_eos():
+    texts = gather_references(envs(), TextLayout.of(envs()), 20, seed=0)
+    for tokens, prompt in zip(texts.tokens.tolist(), texts.prompts.tolist(), strict=True):
+        words = [word for word in prompt if word]
+        assert [token for token in tokens if token] == [*reversed(words), 1]  # the sparse rule asks for the reverse
+
+
+def test_the_default_guide_is_the_policy_trained_longer(monkeypatch):
+    built = []
+    monkeypatch.setattr(tiny, "_warm_up", lambda policy, texts, settings, title: built.append((settings, len(texts))))
+    guide = Guide.default(envs(), **SMALL)
+    assert guide.settings() == {"temperature": 1.0, "top_k": None, "top_p": GUIDE_TOP_P, "min_new_tokens": None}
+    settings, samples = built[0]
+    assert settings.epochs == GUIDE_EPOCHS
+    assert samples == 96
+
+
+class TestSettings:
+    BAD = (
+        ({"width": 0}, "width must be above 0, got 0; the usual value is 128"),
+        ({"heads": 0}, "heads must be above 0, got 0"),
+        ({"layers": 0}, "layers must be above 0, got 0"),
+        ({"width": 30, "heads": 4}, "width must be a multiple of heads, got 30 and 4 heads"),
+        ({"samples": -1}, "samples must not be negative, got -1"),
+        ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+    )
+
+    @pytest.mark.parametrize(("settings", "message"), BAD)
+    def test_bad_numbers(self, settings, message):
+        with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+            LMPolicy.tiny(envs(), **settings)
+
+    def test_an_unknown_setting(self):
+        with pytest.raises(TypeError, match="widht"):
+            LMPolicy.tiny(envs(), widht=3)
+
+    def test_an_unknown_kind(self):
+        with pytest.raises(ValueError, match='a tiny policy is "causal" or "seq2seq", got \'rnn\''):
+            LMPolicy.tiny(envs(), kind="rnn")
+
+    def test_no_tokenizer(self):
+        with pytest.raises(ValueError, match="built for the environment's tokenizer, but it shows none"):
+            LMPolicy.tiny(foreign_envs(2))
+
+    def test_no_references(self):
+        bare = foreign_envs(2)
+        bare.envs[0].tokenizer = envs().unwrapped.tokenizer
+        with pytest.raises(ValueError, match="no reference to warm up on; use samples=0"):
+            LMPolicy.tiny(bare, **SMALL)
+
+    def test_the_newborn_depends_on_its_seed_alone(self):
+        settings = {"samples": 0, "width": 32, "heads": 2}
+        one, two, other = (LMPolicy.tiny(envs(), **settings, seed=seed) for seed in (1, 1, 2))
+        assert equal(one, two)
+        assert not equal(one, other)
+
+    def test_fractions_of_an_epoch(self, monkeypatch):
+        steps = []
+        monkeypatch.setattr(Imitation, "step", lambda self, texts: steps.append(len(texts)))
+        LMPolicy.tiny(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
+        assert steps == [32, 32]
+        assert TinySettings().epochs == 1.0

@@ -1,0 +1,274 @@
+"""The shared actor-critic update: what reaches the losses, and when the optimizers step."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from doubles import (
+    MANY_EOS,
+    G,
+    OneToken,
+    P,
+    foreign_envs,
+    generator,
+    policy_of,
+)
+from torch import Tensor
+
+from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, TextLayout, Trajectories, collect
+from tril_gym.agents.clock import Clock
+from tril_gym.agents.update import ActorCritic
+
+NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "epochs": 2}
+
+
+def learner_of(policy: LMPolicy, **numbers: Any) -> ActorCritic:
+    return ActorCritic(policy, PPOConfig(**NUMBERS | numbers), TextLayout.of(envs()))
+
+
+def envs(num_envs: int = 16, **settings: Any):
+    return foreign_envs(num_envs, eos_token_ids=MANY_EOS, **settings)
+
+
+def texts_of(plan: Plan, episodes: int = 16) -> Trajectories:
+    return collect(envs(), plan, episodes=episodes, generator=generator(1))
+
+
+def half_guided(policy: LMPolicy) -> Plan:
+    return Plan(rollout=policy, rollin=Guide(policy_of("gpt2", seed=1)), rollin_prob=0.6)
+
+
+def weights(learner: ActorCritic) -> tuple[list[Tensor], list[Tensor]]:
+    """The policy's, and those of its critic."""
+    critic, _ = learner.critic("policy")
+    return [t.clone() for t in learner.policy.model.state_dict().values()], [
+        t.clone() for t in critic.state_dict().values()
+    ]
+
+
+def update(learner: ActorCritic, trajectories: Trajectories, plan: Plan) -> dict[str, float]:
+    return learner.update(trajectories, plan, generator=generator(2), clock=Clock())
+
+
+def moved(learner: ActorCritic) -> ActorCritic:
+    """As after some training: its reference is another policy."""
+    learner.ref_policy = policy_of("gpt2", seed=3).with_decoding(learner.policy.decoding)
+    return learner
+
+
+class TestPenalisedRewards:
+    """The price of the KL reaches the advantages, of the policy's own tokens alone."""
+
+    def advantages(self, **numbers: Any) -> tuple[Trajectories, Tensor]:
+        """γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward."""
+        policy = policy_of("gpt2", dtype=torch.float64)
+        learner = moved(learner_of(policy, gamma=1.0, gae_lambda=0.0, **numbers))
+        trajectories = learner.annotate(texts_of(half_guided(policy)), learner.critic("policy")[0])
+        return trajectories, learner.experience(trajectories).advantages
+
+    def test_k1(self):
+        trajectories, advantages = self.advantages(kl_coef=0.3)
+        drift = trajectories.old_logprobs - trajectories.ref_logprobs
+        expected = trajectories.rewards - torch.where(trajectories.wrote, 0.3 * drift, 0.0)
+        torch.testing.assert_close(advantages, expected.float().double(), rtol=0, atol=1e-5)
+        assert float(drift[trajectories.wrote].abs().max()) > 1.0
+        assert trajectories.is_rollin.any()
+
+    def test_k3_is_never_a_reward(self):
+        trajectories, advantages = self.advantages(kl_coef=0.3, kl_estimator="k3")
+        priced = (trajectories.rewards - advantages)[trajectories.wrote]
+        assert float(priced.min()) > -1e-6
+        assert float(priced.max()) > 0.3
+
+    def test_no_price(self):
+        trajectories, advantages = self.advantages(kl_coef=0.0)
+        torch.testing.assert_close(advantages, trajectories.rewards, rtol=0, atol=1e-6)
+
+    def test_a_drift_is_reported_and_moves_the_price(self):
+        policy = policy_of("gpt2")
+        learner = moved(learner_of(policy, kl_coef=0.1, kl_controller="adaptive", kl_target=0.5, kl_horizon=100.0))
+        plan = Plan(rollout=policy)
+        trajectories = texts_of(plan)
+        metrics = update(learner, trajectories, plan)
+        drift = (
+            trajectories.old_logprobs
+            - learner.policy.frozen_copy()
+            .with_decoding(policy.decoding)
+            .score(trajectories.texts, TextLayout.of(envs()))
+            .logprobs.detach()
+        )
+        assert drift is not None
+        assert metrics["kl"] > 1.0
+        assert metrics["kl_coef"] == 0.1  # what was paid in this iteration
+        assert learner.kl.coef == pytest.approx(0.1 * (1 + 0.2 * 16 / 100))
+
+
+class TestSteps:
+    def test_texts_that_teach_nothing_change_nothing(self):
+        """Not even through the momentum of earlier steps."""
+        policy = policy_of("gpt2")
+        learner, plan = learner_of(policy), half_guided(policy)
+        trajectories = texts_of(plan)
+        before = weights(learner)
+        update(learner, trajectories, plan)
+        after = weights(learner)
+        assert not all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+        nothing = replace(trajectories, is_rollin=trajectories.is_token, switch=trajectories.lengths)
+        assert not nothing.learn.any()
+        metrics = update(learner, nothing, plan)
+        for ours, theirs in zip(weights(learner), after, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert metrics["policy/loss"] == metrics["critic/loss"] == 0.0
+        assert "grad_norm/policy" not in metrics
+
+    def test_texts_for_the_critic_alone_leave_the_policy(self):
+        policy = policy_of("gpt2")
+        learner = learner_of(policy)
+        plan = Plan(rollout=policy)
+        trajectories = texts_of(plan)
+        update(learner, trajectories, plan)
+        before = weights(learner)
+        # No rollin, and the policy learns on rollins: as where a guide wrote everything.
+        update(learner, replace(trajectories, learn_on="rollin"), plan)
+        after = weights(learner)
+        assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+
+    def test_epochs_end_early_where_the_policy_runs_away(self):
+        def steps(**numbers: Any) -> int:
+            policy = policy_of("gpt2")
+            learner, plan = learner_of(policy, normalize_advantages=True, **numbers), Plan(rollout=policy)
+            update(learner, texts_of(plan), plan)
+            return max((int(state["step"]) for state in learner.optimizer.state.values()), default=0)
+
+        assert steps() == 4
+        # The first step is always made: before it nothing has moved.
+        assert steps(learning_rate=1e-2, target_kl=1e-4) == 1
+        assert steps(target_kl=10.0) == 4
+
+    def test_the_learning_rate_of_the_critic(self):
+        policy = policy_of("gpt2")
+        learner = learner_of(policy, learning_rate=1e-3, critic_learning_rate=1e-2)
+        assert learner.optimizer.param_groups[0]["lr"] == 1e-3
+        assert learner.critic("policy")[1].param_groups[0]["lr"] == 1e-2
+        assert learner_of(policy).critic("policy")[1].param_groups[0]["lr"] == 1e-3
+
+    def test_gradient_norms_apart_or_as_one(self):
+        def norms(**numbers: Any) -> tuple[float, float]:
+            policy = policy_of("gpt2")
+            plan = Plan(rollout=policy)
+            learner = learner_of(policy, epochs=1, minibatch_size=16, vf_coef=1000.0, **numbers)
+            metrics = update(learner, texts_of(plan), plan)
+            return metrics["grad_norm/policy"], metrics["grad_norm/critic"]
+
+        policy, critic = norms()
+        assert critic > 100 * policy > 0
+        together, the_same = norms(joint_grad_norm=True)
+        assert together == the_same == pytest.approx((policy**2 + critic**2) ** 0.5, rel=1e-4)
+
+
+class TestMetrics:
+    def test_names(self):
+        reports = []
+        plain = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS))
+        plain.learn(2, after=reports.append)
+        assert list(reports[0].metrics) == [
+            *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length"),
+            *("kl", "kl_coef", "critic/explained_variance"),
+            *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
+            *("critic/loss", "policy/ratio_error", "grad_norm/policy", "grad_norm/critic"),
+            *("time/score", "time/collect", "time/reference", "time/learn", "tokens_per_second"),
+        ]
+        assert [report.iteration for report in reports] == [1, 2]
+        assert all(isinstance(value, int | float) for report in reports for value in report.metrics.values())
+
+    def test_before_its_first_update_an_agent_has_neither_drift_nor_ratio(self, family):
+        reports = []
+        agent = PPO(policy_of(family), envs(min_new_tokens=2), PPOConfig(temperature=0.8, **NUMBERS))
+        agent.learn(2, after=reports.append)
+        first, second = (report.metrics for report in reports)
+        assert abs(first["kl"]) < 1e-4
+        assert first["policy/ratio_error"] < 1e-4
+        assert second["policy/ratio_error"] < 1e-4
+        assert abs(second["kl"]) > 1e-4
+        assert first["policy/approx_kl"] > 1e-6  # over the epochs it does move
+
+    def test_of_a_guides_critic(self):
+        policy = policy_of("gpt2")
+        learner = learner_of(policy)
+        plan = Plan(rollout=OneToken(G), rollin=policy, rollin_prob=1.0, learn_on="rollin", critic="guide")
+        metrics = update(learner, texts_of(plan), plan)
+        assert {"guide_critic/loss", "guide_critic/explained_variance", "grad_norm/guide_critic"} <= metrics.keys()
+        assert not any(name.startswith("critic/") for name in metrics)
+        assert learner.critic("guide")[0] is not learner.critic("policy")[0]
+
+    def test_what_a_batch_is(self):
+        reports = []
+        policy = policy_of("gpt2")
+
+        class Guided(PPO):
+            def plan(self, iteration: int) -> Plan:
+                return Plan(rollout=self.policy, rollin=OneToken(P), rollin_prob=0.5)
+
+        Guided(policy, envs(), PPOConfig(**NUMBERS)).learn(1, after=reports.append)
+        metrics, texts = reports[0].metrics, reports[0].trajectories
+        rows = texts.switch > 0
+        assert metrics["episodes"] == 16
+        assert metrics["tokens"] == int(texts.is_token.sum())
+        assert metrics["rollin/share"] == float(rows.double().mean())
+        assert metrics["rollin/length"] == pytest.approx(int(texts.is_rollin.sum()) / int(rows.sum()))
+        assert metrics["reward/mean"] == pytest.approx(float(texts.rewards.sum() / 16))
+        assert metrics["text/length"] == pytest.approx(metrics["tokens"] / 16)
+        assert metrics["tokens_per_second"] > 0
+        assert all(value >= 0 for name, value in metrics.items() if name.startswith("time/"))
+
+
+class TestACutDistribution:
+    """Top-k and top-p in the policy: what they exclude has no finite log-probability, and must not end the training."""
+
+    @pytest.mark.filterwarnings("ignore:.*cut the policy's own distribution")
+    @pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.5}])
+    @pytest.mark.parametrize("kl_coef", [0.0, 0.01])
+    def test_nothing_becomes_infinite(self, cut, kl_coef):
+        reports = []
+        agent = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS | {"learning_rate": 1e-2}, kl_coef=kl_coef, **cut))
+        agent.learn(3, after=reports.append)
+        assert max(report.metrics["kl"] for report in reports) > 20.0  # the reference excludes some of what was written
+        values = torch.tensor([list(report.metrics.values()) for report in reports])
+        assert values.isfinite().all()
+        assert all(parameter.isfinite().all() for parameter in agent.policy.model.parameters())
+
+
+class TestGradientCheckpointing:
+    """Activations are computed again in the backward pass, and sampling still keeps its cache."""
+
+    @staticmethod
+    def enable(model: torch.nn.Module) -> None:
+        current = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5 on
+        (current or model.gradient_checkpointing_enable)()
+
+    @pytest.mark.parametrize("algorithm", [(PPO, PPOConfig), (BC, BCConfig)], ids=["ppo", "bc"])
+    def test_it_changes_no_weight(self, family, algorithm):
+        agent_type, config_type = algorithm
+        outcomes = []
+        for checkpointing in (False, True):
+            policy = policy_of(family, dtype=torch.float64)
+            if checkpointing:
+                self.enable(policy.model)
+            agent = agent_type(policy, envs(), config_type(**NUMBERS))
+            passes = []
+            body = policy.model.get_encoder() if policy.model.config.is_encoder_decoder else policy.model.base_model
+            layers = next(module for module in body.modules() if isinstance(module, torch.nn.ModuleList))
+            first = next(layers[0].children())
+            first.register_forward_pre_hook(lambda *_, passes=passes: passes.append(torch.is_grad_enabled()))
+            if agent_type is PPO:
+                agent.learn(2)
+            else:
+                agent.learner.update(texts_of(Plan(rollout=policy)), None, generator=generator(), clock=Clock())
+            outcomes.append((list(policy.model.parameters()), sum(passes)))
+            assert policy.model.training
+        (plain, once), (checkpointed, twice) = outcomes
+        for one, other in zip(plain, checkpointed, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+        assert twice == 2 * once > 0

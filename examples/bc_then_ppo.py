@@ -1,7 +1,7 @@
 """Your own files: imitate the references first, then learn from a reward, save, load, predict.
 
-The files say of an animal in a place what it does there, in the columns of CommonGen. Everything is written to a folder,
-by default a temporary one.
+The files say of an animal in a place what it does there, in the columns of CommonGen. Everything is written to a
+folder, by default a temporary one.
 """
 
 import json
@@ -36,7 +36,7 @@ def write(agent: PPO, env: gym.Env, example: int) -> tuple[float, str]:
     terminated = False
     while not terminated:
         action, _ = agent.predict(observation)
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, terminated, _, info = env.step(action)
     return reward, info["prompt"] + info["completion"]
 
 

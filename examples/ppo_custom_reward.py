@@ -1,7 +1,7 @@
 """PPO with a reward of your own: any function of a batch of texts.
 
-The reward here wants texts of eight words. The policy is a tiny one that needs no download; what it has learned shows in
-the reward of prompts that it did not learn on.
+The reward here wants texts of eight words. The policy is a tiny one that needs no download; what it has learned shows
+in the reward of prompts that it did not learn on.
 """
 
 import gymnasium as gym

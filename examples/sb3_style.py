@@ -1,7 +1,7 @@
 """A loop as other libraries have it: a batch of environments, statistics from Gymnasium, a learner that knows no text.
 
-The learner is the cross-entropy method on a table: for each place in the text, how often each word should stand there. It
-reads observations and rewards and nothing else, so whatever library you use can stand in its place.
+The learner is the cross-entropy method on a table: for each place in the text, how often each word should stand there.
+It reads observations and returns and nothing else, so whatever library you use can stand in its place.
 """
 
 import gymnasium as gym
@@ -29,7 +29,7 @@ def main(updates: int = 15, num_envs: int = 16, steps: int = 128, seed: int = 0)
             columns = width - (observations[:, ::-1] >= 0).argmax(axis=1)  # the first empty column of each row,
             columns %= width  # 0 where none is: that text has ended, and nobody reads its action
             actions = np.array([rng.choice(vocabulary, p=table[column]) for column in columns])
-            observations, rewards, terminated, truncated, infos = envs.step(actions)
+            observations, _, terminated, truncated, infos = envs.step(actions)
             for row in np.flatnonzero(~begun):
                 written[row].append((int(columns[row]), int(actions[row])))
             begun = terminated | truncated

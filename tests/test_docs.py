@@ -1,7 +1,7 @@
 """The documentation is right: its Python runs, its commands parse, what it names exists.
 
-Blocks of a page run in order in one namespace, as a reader would type them. A block marked `no-run` needs a network or a
-package that is not installed; it must still be Python.
+Blocks of a page run in order in one namespace, as a reader would type them. A block marked `no-run` needs a network or
+a package that is not installed; it must still be Python.
 """
 
 from __future__ import annotations
@@ -223,9 +223,9 @@ def test_every_figure_and_file_of_a_run_is_explained(tmp_path):
     from tril_gym.run import configure
 
     page = ROOT / "docs/command_line.md"
-    sizes = {"iterations": 1, "num_envs": 4, "eval_examples": 2, "env_args": {"max_new_tokens": 4}}
-    data = {"env": "tril/CommonGen-v0", "policy": "tiny", "reward": {"rouge_l": 1.0, "cider_d": 1.0}}
-    config = configure("ppo-pp", preset="embedded", given=sizes | data | {"guide": "references"}, knobs={})
+    sizes = {"iterations": 1, "num_envs": 8, "eval_examples": 2}
+    parts = {"env": "tril/Toy-v0", "policy": "tiny", "guide": "references", "reward": {"cider_d": 1.0}}
+    config = configure("ppo-pp", preset="embedded", given=sizes | parts, knobs={})
     folder = train.start(config, tmp_path / "run", track=None, screen=Screen(Console(quiet=True))).folder
     row = json.loads((folder / "metrics.jsonl").read_text())
     figures = {"score/NAME" if name.startswith("score/") else name for name in row}
@@ -272,9 +272,9 @@ def test_a_block_that_only_names_a_network_is_not_run():
     ],
 )
 def test_a_wrong_command_fails(line):
+    [words] = commands(f"```bash\n{line}\n```\n")
     with pytest.raises((AssertionError, ValueError, click.UsageError)):
-        for words in commands(f"```bash\n{line}\n```\n"):
-            check_command(words)
+        check_command(words)
 
 
 def test_a_right_command_passes():

@@ -53,4 +53,4 @@ def test_bc_then_ppo(example, tmp_path):
 
 def test_sb3_style(example):
     history = example("sb3_style", updates=8, num_envs=8, steps=64)
-    assert history[-1] > history[0] + 0.2  # it learns: seeds 0 to 4 gain 0.5 and more
+    assert history[-1] > history[0] + 0.2  # it learns: seeds 0 to 7 gain 0.4 and more

@@ -260,8 +260,8 @@ class TestGradientCheckpointing:
             passes = []
             body = policy.model.get_encoder() if policy.model.config.is_encoder_decoder else policy.model.base_model
             layers = next(module for module in body.modules() if isinstance(module, torch.nn.ModuleList))
-            first = next(layers[0].children())
-            first.register_forward_pre_hook(lambda *_, passes=passes: passes.append(torch.is_grad_enabled()))
+            leaf = next(module for module in layers[0].modules() if not list(module.children()))
+            leaf.register_forward_pre_hook(lambda *_, passes=passes: passes.append(torch.is_grad_enabled()))
             if agent_type is PPO:
                 agent.learn(2)
             else:
@@ -270,5 +270,5 @@ class TestGradientCheckpointing:
             assert policy.model.training
         (plain, once), (checkpointed, twice) = outcomes
         for one, other in zip(plain, checkpointed, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-7)  # T5 computes partly in float32
         assert twice == 2 * once > 0

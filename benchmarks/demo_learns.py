@@ -42,7 +42,17 @@ def main(seeds: list[int]) -> None:
     with tempfile.TemporaryDirectory() as place:
         for seed in seeds:
             folder, begin = Path(place) / str(seed), time.perf_counter()
-            command = [sys.executable, "-m", "tril_gym", "train", "ppo-pp", "--seed", str(seed), "--output-dir", str(folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "tril_gym",
+                "train",
+                "ppo-pp",
+                "--seed",
+                str(seed),
+                "--output-dir",
+                str(folder),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             found = judge(rows)

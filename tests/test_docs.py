@@ -25,7 +25,7 @@ import pytest
 
 from tril_gym import presets, rewards
 from tril_gym.algorithms import ALGORITHMS, agent_type
-from tril_gym.cli import main, refuse_changes
+from tril_gym.cli import main
 from tril_gym.run import configure
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +128,7 @@ def check_run(algorithm: str, values: dict[str, Any]) -> None:
     folder, resume, _ = (values.pop(name) for name in ("output_dir", "resume", "track"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
-        refuse_changes(folder, given)
+        assert folder is not None, "--resume needs --output-dir"
         return
     config_type = agent_type(algorithm).config_type
     numbers = {field.name: given.pop(field.name) for field in fields(config_type) if field.name in given}

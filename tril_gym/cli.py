@@ -22,7 +22,7 @@ import click
 from tril_gym import __version__, presets
 from tril_gym.algorithms import ALGORITHMS, agent_type
 
-ITERATIONS = click.IntRange(min=1)
+AT_LEAST_ONE = click.IntRange(min=1)
 
 
 @contextmanager
@@ -69,22 +69,51 @@ def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[
     return found or None
 
 
+ENV_ARG = click.option(
+    "--env-arg",
+    "env_args",
+    multiple=True,
+    metavar="K=V",
+    callback=parse_pairs,
+    help="Keyword of the environment; may be repeated.",
+)
+REWARD = click.option(
+    "--reward",
+    multiple=True,
+    metavar="NAME[:WEIGHT]",
+    callback=parse_rewards,
+    help="Reward term, instead of the task's or the run's; may be repeated.",
+)
+DATA_HELP = "embedded, hub, a folder, or a file."
+
+
+def run_option(flag: str, help: str, *, default: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option that presets may fill, so it is None until then; what it defaults to is said in words."""
+    return click.option(flag, help=f"{help}  [default: {default}]", **settings)
+
+
 RUN_OPTIONS = (
-    click.option("--env", help="Environment id. [default: tril/CommonGen-v0]"),
-    click.option("--dataset", metavar="DATA", help="embedded, hub, a folder, or a file. [default: embedded]"),
-    click.option("--eval-dataset", metavar="DATA", help="Held-out examples. [default: the validation part of --dataset]"),
-    click.option("--env-arg", "env_args", multiple=True, metavar="K=V", callback=parse_pairs, help="Keyword of the environment; may be repeated."),
-    click.option("--reward", multiple=True, metavar="NAME[:WEIGHT]", callback=parse_rewards, help="Reward term; may be repeated. [default: the task's]"),
-    click.option("--policy", metavar="POLICY", help="tiny, tiny-seq2seq, or a model's name or folder. [default: tiny]"),
-    click.option("--guide", metavar="GUIDE", help="tiny, references, or a model's name or folder. [default: the policy's kind, trained longer]"),
-    click.option("--preset", help="Settings to start from; see `tril-gym list presets`. [default: embedded for tiny policies, else pretrained]"),
-    click.option("--iterations", type=ITERATIONS, help="Rounds of collecting and learning, in all. [default: the preset's]"),
-    click.option("--num-envs", type=ITERATIONS, help="Texts written side by side. [default: the preset's]"),
-    click.option("--eval-examples", type=ITERATIONS, help="At most so many held-out examples. [default: the preset's]"),
-    click.option("--save-every", type=ITERATIONS, help="Iterations between checkpoints. [default: 10]"),
-    click.option("--seed", type=click.IntRange(min=0), help="All randomness comes from it. [default: 0]"),
-    click.option("--device", help="Where the models are: cpu, cuda, … [default: cpu]"),
-)  # fmt: skip
+    run_option("--env", "Environment id.", default="tril/CommonGen-v0"),
+    run_option("--dataset", DATA_HELP, default="embedded", metavar="DATA"),
+    run_option("--eval-dataset", "Held-out examples.", default="the validation part of --dataset", metavar="DATA"),
+    ENV_ARG,
+    REWARD,
+    run_option("--policy", "tiny, tiny-seq2seq, or a model's name or folder.", default="tiny"),
+    run_option("--guide", "tiny, references, or a model's name or folder.", default="the tiny policy, trained longer"),
+    run_option("--preset", "Settings to start from.", default="embedded for tiny policies, else pretrained"),
+    run_option("--iterations", "Rounds of collecting and learning, in all.", default="the preset's", type=AT_LEAST_ONE),
+    run_option("--num-envs", "Texts written side by side.", default="the preset's", type=AT_LEAST_ONE),
+    run_option("--eval-examples", "At most so many held-out examples.", default="the preset's", type=AT_LEAST_ONE),
+    run_option("--save-every", "Iterations between checkpoints.", default="10", type=AT_LEAST_ONE),
+    run_option("--seed", "All randomness comes from it.", default="0", type=click.IntRange(min=0)),
+    run_option(
+        "--tiny-samples",
+        "References that tiny models warm up on.",
+        default="the preset's",
+        type=click.IntRange(min=0),
+    ),
+    run_option("--device", "Where the models are: cpu, cuda, …", default="cpu"),
+)
 FOLDER_OPTIONS = (
     click.option("--output-dir", type=click.Path(path_type=Path), help="Run folder. [default: runs/ALGO-TASK-seed]"),
     click.option("--resume", is_flag=True, help="Go on with the run in --output-dir; only --iterations may change."),
@@ -102,6 +131,12 @@ class Algorithms(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of one algorithm."""
         return train_command(name) if name in ALGORITHMS else None
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        """The command that the first argument names."""
+        if args and not args[0].startswith("-") and args[0] not in ALGORITHMS:
+            context.fail(f"unknown algorithm {args[0]!r}; the algorithms are {', '.join(ALGORITHMS)}")
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing them."""
@@ -136,12 +171,8 @@ def knob_options(config_type: type) -> list[Callable[[Any], Any]]:
 def knob_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any], Any]:
     """The option of one field."""
     flag = "--" + name.replace("_", "-")
-    plain = (
-        [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
-        if types.NoneType in typing.get_args(hint)
-        else [hint]
-    )
-    kind = plain[0]
+    of_union = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+    kind = of_union[0] if types.NoneType in typing.get_args(hint) else hint
     text = help if default is None else f"{help}  [default: {str(default).lower() if kind is bool else default}]"
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
@@ -177,35 +208,26 @@ def train(
     """Start or resume a run."""
     quiet_libraries()
     from tril_gym import train as runs
+    from tril_gym.checkpoint import RunFolder
     from tril_gym.report import Screen
-    from tril_gym.run import RunConfig, configure
+    from tril_gym.run import configure, refuse_changes
 
     screen = Screen()
-    try:
+    with at_the_door():
         if resume:
-            with at_the_door():
-                refuse_changes(output_dir, given | knobs)
-                runs.resume(
-                    output_dir, algorithm=algorithm, iterations=given.get("iterations"), track=track, screen=screen
-                )
-            return
-        with at_the_door():
+            if output_dir is None:
+                raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
+            refuse_changes(RunFolder(output_dir), algorithm, given | knobs)
+            run = runs.prepare_resumed(output_dir, iterations=given.get("iterations"), track=track, screen=screen)
+        else:
             preset = given.pop("preset", None)
             config = configure(algorithm, preset=preset, given=given, knobs=knobs)
-            folder = output_dir or default_folder(config)
-            runs.start(config, folder, track=track, screen=screen)
+            run = runs.prepare(config, output_dir or default_folder(config), track=track, screen=screen)
+    try:
+        run.go()
     except runs.Interrupted as stop:
         screen.say(str(stop))
         raise SystemExit(130) from None
-
-
-def refuse_changes(output_dir: Path | None, changes: dict[str, Any]) -> None:
-    """A resumed run keeps its settings."""
-    if output_dir is None:
-        raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
-    if changed := sorted(set(changes) - {"iterations"}):
-        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
-        raise ValueError(f"a resumed run keeps its settings, got {flags}; only --iterations may change")
 
 
 def default_folder(config: Any) -> Path:
@@ -229,25 +251,12 @@ def quiet_libraries() -> None:
 @main.command("evaluate")
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("--env", help="Environment id. [default: the run's; a model needs one]")
-@click.option("--dataset", metavar="DATA", help="embedded, hub, a folder, or a file. [default: the run's]")
+@click.option("--dataset", metavar="DATA", help=f"{DATA_HELP} [default: the run's]")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), help="[default: test; a file has none]")
-@click.option(
-    "--env-arg",
-    "env_args",
-    multiple=True,
-    metavar="K=V",
-    callback=parse_pairs,
-    help="Keyword of the environment; may be repeated.",
-)
-@click.option(
-    "--reward",
-    multiple=True,
-    metavar="NAME[:WEIGHT]",
-    callback=parse_rewards,
-    help="Reward term; may be repeated. [default: the run's]",
-)
-@click.option("--examples", type=ITERATIONS, help="At most so many. [default: all]")
-@click.option("--num-envs", type=ITERATIONS, default=64, show_default=True, help="Texts written side by side.")
+@ENV_ARG
+@REWARD
+@click.option("--examples", type=AT_LEAST_ONE, help="At most so many. [default: all]")
+@click.option("--num-envs", type=AT_LEAST_ONE, default=64, show_default=True, help="Texts written side by side.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampled texts.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model is.")
 @click.option(
@@ -272,10 +281,8 @@ def evaluate_command(source: str, output: Path | None, **options: Any) -> None:
             raise ValueError(f"--output {output}: there is no folder {output.parent}")
         examples, seed = options.pop("examples"), options.pop("seed")
         parts = evaluation_parts(source, **options)
-        total = parts.envs.metadata["text"]["num_examples"]
-        count = total if examples is None else min(examples, total)
-        with screen.waiting(f"evaluating {count} examples of {parts.what}"):
-            found = evaluate(parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, examples=range(count))
+        with screen.waiting(f"evaluating on {parts.what}"):
+            found = evaluate(parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, count=examples)
     screen.console.print(evaluation_table(f"{source} on {parts.what}", found.figures))
     if output is not None:
         from tril_gym.checkpoint import write_json

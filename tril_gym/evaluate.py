@@ -1,9 +1,9 @@
-"""Evaluation: a policy writes every example of a split once, greedily and by sampling, and all reward terms score it."""
+"""Evaluation: a policy writes every example once, greedily and by sampling, and all reward terms score it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,36 +37,32 @@ def evaluate(
     *,
     seed: int,
     ref_policy: LMPolicy | None = None,
-    examples: Sequence[int] | None = None,
+    count: int | None = None,
     samples: int = 3,
-    progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Write each example once, greedily and then by sampling.
 
     Args:
         policy: writes; as it samples in training for the second pass.
-        envs: a vector environment that restarts row by row, in autoreset mode DISABLED.
+        envs: a vector environment. One that cannot be restarted row by row draws the examples itself, by the seed.
         seed: of the sampled texts. The same seed gives the same figures.
         ref_policy: also report how far the sampled texts have drifted from this policy, "kl" in nats per text.
-        examples: which ones; by default all of the split.
+        count: only the first so many examples; by default all.
         samples: how many texts to keep in full.
-        progress: told what begins.
 
     Raises:
-        ValueError: an environment without a fixed number of examples.
+        ValueError: neither a count nor an environment with a fixed number of examples.
     """
     layout = TextLayout.of(envs)
     policy.check(layout)
-    if examples is None:
-        if layout.num_examples is None:
-            raise ValueError("evaluation writes every example once, but the environment has no fixed number of them")
-        examples = range(layout.num_examples)
+    total = layout.num_examples if count is None else min(count, layout.num_examples or count)
+    if total is None:
+        raise ValueError("the environment has no fixed number of examples; say how many texts to write: count=200")
+    examples = range(total) if layout.restart == "rows" else None
     figures, kept = {}, []
     for name, actor in (("greedy", policy.with_decoding(Decoding(greedy=True))), ("sampled", policy)):
-        if progress is not None:
-            progress(f"evaluating {len(examples)} examples, {name}")
         generator = torch.Generator().manual_seed(seed)
-        texts = collect(envs, Plan(rollout=actor), episodes=len(examples), generator=generator, examples=examples)
+        texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
         figures[name] = summary(texts)
         if name == "greedy":
             kept = sample_texts(texts, range(min(samples, len(texts))))

@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress, a line of figures an iteration, sample texts, the table at the end, the curve."""
+"""What a person sees of a run: progress, a line of figures an iteration, sample texts, tables at the end, a curve."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def clip(text: str | None, width: int) -> str:
 def figures_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     """Held-out figures before and after, greedy and sampled."""
     table = Table(title="held-out examples", title_justify="left")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for name in before:
         for when in ("before", "after"):
             table.add_column(f"{name} {when}", justify="right")
@@ -119,7 +119,7 @@ def figures_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
 def evaluation_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
     """Figures of one evaluation, greedy and sampled, to as many digits as two runs must agree on."""
     table = Table(title=escape(title), title_justify="left")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for name in figures:
         table.add_column(name, justify="right")
     for name in dict.fromkeys(name for part in figures.values() for name in part):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym import presets
@@ -44,6 +45,7 @@ class RunConfig:
     save_every: int = 10
     seed: int = 0
     device: str = "cpu"
+    tiny_samples: int | None = None  # references that tiny models warm up on; None: the preset's
     knobs: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
 
     def __post_init__(self) -> None:
@@ -105,7 +107,7 @@ def build(config: RunConfig) -> Parts:
     data, held_data, held_out = _data(config)
     language = _language(config.policy, config.device)
     envs = make_envs(config, data, language)
-    make_envs(config, held_data, language).close()  # what is wrong with it must show before the run begins
+    try_out(make_envs(replace(config, num_envs=1), held_data, language))
     policy = language or _tiny_policy(config, envs)
     guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
@@ -120,6 +122,42 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
     agent.policy.model.to(config.device)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+
+
+def try_out(envs: VectorEnv) -> None:
+    """Write one empty text, so that what is wrong with the data or the reward shows before the run begins."""
+    from tril_gym.agents.layout import TextLayout
+
+    try:
+        envs.reset(seed=0)
+        envs.step(np.full(envs.num_envs, TextLayout.of(envs).eos_token_ids[0]))
+    except RuntimeError as error:  # a reward that raises
+        raise ValueError(f"{error} ({error.__cause__})" if error.__cause__ else str(error)) from error
+    envs.close()
+
+
+def saved_config(folder: RunFolder) -> RunConfig:
+    """The settings of the run in a folder."""
+    return RunConfig(**folder.read_json("config.json"))
+
+
+def refuse_changes(folder: RunFolder, algorithm: str, named: dict[str, Any]) -> None:
+    """A resumed run keeps its settings: of those named, only `iterations` may differ.
+
+    Raises:
+        ValueError: another one does, or the run is one of another algorithm.
+    """
+    config = saved_config(folder)
+    if config.algorithm != algorithm:
+        raise ValueError(f"{folder.path} is a run of {config.algorithm}, not of {algorithm}")
+    settled = asdict(agent_type(algorithm).config_type(**config.knobs)) | config.as_json()
+    for name, value in named.items():
+        if name != "iterations" and settled[name] != value:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"a resumed run keeps its settings: {flag} is {settled[name]} in {folder.path}, got {value}; only"
+                " --iterations may change"
+            )
 
 
 def saved_policy(checkpoint: Path) -> LMPolicy:
@@ -144,8 +182,11 @@ def make_envs(
         keywords["reward"] = config.reward
     if fitted is not None and fitted.is_dir():
         keywords["fitted_rewards"] = str(fitted)
+    mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     try:
-        return gym.make_vec(config.env, num_envs=config.num_envs, autoreset_mode=AutoresetMode.DISABLED, **keywords)
+        if gym.spec(config.env).vector_entry_point is None:  # one of the user's own, single only
+            return gym.make_vec(config.env, num_envs=config.num_envs, vector_kwargs=mode, **keywords)
+        return gym.make_vec(config.env, num_envs=config.num_envs, **mode, **keywords)
     except gym.error.Error as error:
         known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
@@ -202,7 +243,8 @@ def _tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
 
 
 def _tiny_settings(config: RunConfig) -> dict[str, Any]:
-    return presets.load(config.preset, config.env).tiny
+    own = {} if config.tiny_samples is None else {"samples": config.tiny_samples}
+    return presets.load(config.preset, config.env).tiny | own
 
 
 def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
@@ -257,8 +299,8 @@ def evaluation_parts(
     is_run = (folder.path / "config.json").is_file() and (folder.path / "checkpoints").is_dir()
     if not is_run and env is None:
         raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
-    known = RunConfig(**folder.read_json("config.json")) if is_run else RunConfig(algorithm="none", policy=source)
-    given = {"env": env, "dataset": dataset, "reward": reward}
+    known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source)
+    given: dict[str, Any] = {"env": env, "dataset": dataset, "reward": reward}
     config = replace(
         known,
         num_envs=num_envs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,10 @@ def _problem(task: str, reward: Any, keywords: dict[str, Any]) -> TextProblem:
         raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(PROBLEMS)}")
     if task == "toy":  # a reward from outside takes the place of its own
         keywords = {"pays": reward is None or (isinstance(reward, str) and reward == "default")} | keywords
+    known = inspect.signature(PROBLEMS[task]).parameters
+    if unknown := sorted(set(keywords) - set(known)):
+        names = ", ".join(name for name in known if name not in ("task", "pays"))
+        raise ValueError(f"the {task} environment has no keyword {unknown[0]!r}; of its own it has {names}")
     return PROBLEMS[task](**{name: unshare(value) for name, value in keywords.items()})
 
 

@@ -14,14 +14,14 @@ from tril_gym.agents.learn import Report
 from tril_gym.checkpoint import RunFolder
 from tril_gym.evaluate import Evaluation, evaluate, sample_texts
 from tril_gym.report import Screen, draw_curve
-from tril_gym.run import Parts, RunConfig, build, restore, with_iterations
+from tril_gym.run import Parts, RunConfig, build, restore, saved_config, with_iterations
 from tril_gym.tracking import Tracker
 from tril_gym.wrappers.text_reward import terms
 
 SHOWN_EVERY = 10  # iterations between sample texts
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (it is no error)
     """The user asked the run to stop, and it has stopped at a whole iteration."""
 
 
@@ -34,8 +34,8 @@ class Result:
     after: dict[str, Any]
 
 
-def start(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: Screen) -> Result:
-    """Begin a run in a new folder."""
+def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: Screen) -> Run:
+    """A new run in a new folder. Nothing is written before everything is known to be right."""
     folder = RunFolder(output_dir)
     folder.refuse_if_taken()
     parts = build(config)
@@ -43,24 +43,18 @@ def start(config: RunConfig, output_dir: str | Path, *, track: str | None, scree
     folder.create()
     folder.write_json("config.json", config.as_json())
     save_rewards(parts, folder.path / "reward")
-    screen.opening(config, parts)
-    return _Run(folder, parts, tracker, screen).go()
+    return Run(folder, parts, tracker, screen)
 
 
-def resume(
-    output_dir: str | Path, *, algorithm: str, iterations: int | None, track: str | None, screen: Screen
-) -> Result:
-    """Go on with the run in a folder, from its last checkpoint."""
+def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: str | None, screen: Screen) -> Run:
+    """The run in a folder, as its last checkpoint left it."""
     folder = RunFolder(output_dir)
-    config = with_iterations(RunConfig(**folder.read_json("config.json")), iterations)
-    if config.algorithm != algorithm:
-        raise ValueError(f"{folder.path} is a run of {config.algorithm}, not of {algorithm}")
+    config = with_iterations(saved_config(folder), iterations)
     parts = restore(config, folder.last_checkpoint(), folder.path / "reward")
     tracker = Tracker(track, folder.path, config.as_json())
     folder.write_json("config.json", config.as_json())
     folder.forget_after(parts.agent.iteration)
-    screen.opening(config, parts)
-    return _Run(folder, parts, tracker, screen).go()
+    return Run(folder, parts, tracker, screen)
 
 
 def save_rewards(parts: Parts, folder: Path) -> None:
@@ -72,7 +66,7 @@ def save_rewards(parts: Parts, folder: Path) -> None:
             save(folder / term.name)
 
 
-class _Run:
+class Run:
     """A run in its folder, from wherever its agent stands."""
 
     def __init__(self, folder: RunFolder, parts: Parts, tracker: Tracker, screen: Screen) -> None:
@@ -82,6 +76,7 @@ class _Run:
 
     def go(self) -> Result:
         """Evaluate, learn, evaluate, report."""
+        self.screen.opening(self.config, self.parts)
         known = self.folder.path / "evaluation.json"
         before = self.folder.read_json(known.name)["before"] if known.is_file() else self._evaluate("before").as_json()
         self._write_evaluation(before, None)
@@ -121,15 +116,14 @@ class _Run:
         self.folder.save_checkpoint(self.agent.iteration, self.agent.save)
 
     def _evaluate(self, when: str) -> Evaluation:
-        total = self.eval_envs.metadata["text"]["num_examples"]
-        count = min(total, self.config.eval_examples)
-        with self.screen.waiting(f"evaluating {when} training, {count} held-out examples"):
+        count = self.config.eval_examples
+        with self.screen.waiting(f"evaluating {when} training, at most {count} held-out examples"):
             return evaluate(
                 self.agent.policy,
                 self.eval_envs,
                 seed=self.config.seed,
                 ref_policy=self.agent.learner.ref_policy,
-                examples=range(count),
+                count=count,
             )
 
     def _write_evaluation(self, before: dict[str, Any], after: dict[str, Any] | None) -> None:

@@ -104,6 +104,53 @@ class TestPenalisedRewards:
         assert learner.kl.coef == pytest.approx(0.1 * (1 + 0.2 * 16 / 100))
 
 
+class TestWhatTeaches:
+    """Which tokens the policy learns on, and which its critic."""
+
+    def experience(self, plan: Plan, policy: LMPolicy, **numbers: Any):
+        learner = moved(learner_of(policy, **numbers))
+        trajectories = learner.annotate(texts_of(plan), learner.critic(plan.critic)[0])
+        return trajectories, learner.experience(trajectories)
+
+    def test_of_ppo_pp(self):
+        policy = policy_of("gpt2")
+        trajectories, experience = self.experience(half_guided(policy), policy)
+        assert torch.equal(experience.learn, trajectories.is_rollout)
+        assert torch.equal(experience.learn_critic, trajectories.is_rollout)
+        assert not torch.equal(experience.learn, trajectories.is_token)
+
+    @pytest.mark.parametrize("learn_on", ["rollin", "switch"])
+    def test_of_aggrevated(self, learn_on):
+        policy, guide = policy_of("gpt2"), Guide(policy_of("gpt2", seed=1))
+        plan = Plan(rollout=guide, rollin=policy, rollin_prob=0.6, learn_on=learn_on, critic="guide")
+        trajectories, experience = self.experience(plan, policy)
+        columns = torch.arange(8)
+        switch = trajectories.switch.unsqueeze(1)
+        expected = columns < switch if learn_on == "rollin" else columns == switch - 1
+        assert torch.equal(experience.learn, expected)
+        assert torch.equal(experience.learn_critic, trajectories.is_token & (columns >= switch))  # V of the guide
+
+    def test_advantages_are_whitened_over_what_the_policy_learns_on(self):
+        policy = policy_of("gpt2")
+        _, experience = self.experience(half_guided(policy), policy, normalize_advantages=True)
+        learned = experience.advantages[experience.learn]
+        assert float(learned.mean()) == pytest.approx(0.0, abs=1e-5)
+        assert float(learned.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
+        _, plain = self.experience(half_guided(policy), policy)
+        assert abs(float(plain.advantages[plain.learn].mean())) > 1e-2
+
+    def test_the_texts_of_a_minibatch_are_a_minibatch_of_the_texts(self):
+        policy = policy_of("gpt2")
+        _, experience = self.experience(half_guided(policy), policy)
+        rows = torch.tensor([5, 2, 11])
+        part = experience.part(rows)
+        width = int(part.texts.lengths.max())
+        assert part.advantages.shape == (3, width)
+        assert torch.equal(part.texts.tokens, experience.texts.tokens[rows, :width])
+        for name in ("old_logprobs", "old_values", "advantages", "returns", "learn", "learn_critic"):
+            assert torch.equal(getattr(part, name), getattr(experience, name)[rows, :width])
+
+
 class TestSteps:
     def test_texts_that_teach_nothing_change_nothing(self):
         """Not even through the momentum of earlier steps."""

@@ -31,7 +31,9 @@ from tril_gym.agents.update import Metrics
 class Learner(Protocol):
     """What an agent makes of trajectories, and all that this must remember beside the policy's weights."""
 
-    ref_policy: LMPolicy | None  # what the policy's drift is measured from; None where nobody measures it
+    @property
+    def ref_policy(self) -> LMPolicy | None:
+        """What the policy's drift is measured from; None where nobody measures it."""
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn from an iteration's texts; returns figures by name."""
@@ -57,6 +59,7 @@ class Agent(ABC):
     name: ClassVar[str]  # as on the command line
     config_type: ClassVar[type]
     takes_guide: ClassVar[bool] = False
+    config: Any  # of `config_type`
     learner: Learner
 
     def __init__(self, policy: LMPolicy, guide: Actor | None, envs: VectorEnv, config: Any, seed: int) -> None:
@@ -153,7 +156,7 @@ class Agent(ABC):
             )
         policy = _saved_policy(folder / "policy")
         config = cls.config_type(**about["config"])
-        guides = {} if not cls.takes_guide else {"guide": guide or _saved_guide(folder, about["guide"])}
+        guides: dict[str, Any] = {} if not cls.takes_guide else {"guide": guide or _saved_guide(folder, about["guide"])}
         agent = cls(policy=policy, envs=envs, config=config, **guides)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())

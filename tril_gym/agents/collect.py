@@ -110,7 +110,10 @@ def write_completions(
     """Let an actor write whole texts outside the environment.
 
     Args:
+        actor: who writes.
         prompts: (B, P), -1 in empty cells.
+        infos: one dictionary a text.
+        layout: the environment's sizes.
         draws: (B, T) uniforms.
 
     Returns:
@@ -147,8 +150,8 @@ class _Pen:
         """One token on every row that has not come to its end."""
         board, rows = self.board, self.rows
         columns = board.written[rows]
-        tokens, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
-        tokens = tokens.cpu().numpy()
+        written, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
+        tokens = written.cpu().numpy()
         board.tokens[rows, columns] = tokens
         if logprobs is not None:
             board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
@@ -225,7 +228,8 @@ class _Wave:
         if self.examples is not None:
             options["example"] = np.pad(self.examples, (0, spare), mode="edge")
         with self.clock.time("score"):
-            observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)
+            # (Gymnasium's vector environments take a list of seeds, though their common type does not say so.)
+            observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)  # type: ignore[arg-type]
         prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
         return torch.from_numpy(prompts), row_infos(infos, range(self.texts))
 
@@ -284,7 +288,7 @@ class _Wave:
             self.envs.reset(options={"reset_mask": ended.copy()})
 
     def _book(self, rewards: np.ndarray, paid: np.ndarray, alive: np.ndarray, stepped: np.ndarray) -> None:
-        """Add what was paid to each row's last token. Idle rows are paid late; other ended rows write no text of ours."""
+        """Add what was paid to each row's last token: idle rows may be paid late, others' new texts are not ours."""
         payees = np.flatnonzero(alive | (paid != 0)) if self.layout.idles else np.flatnonzero(alive)
         rewards[payees, stepped[payees] - 1] += paid[payees]
 

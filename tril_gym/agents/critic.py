@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.backbone import Backbone
+from tril_gym.agents.decoding import at_least_float32
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.trajectories import Texts
 
@@ -36,7 +37,7 @@ class Critic(nn.Module):
     def forward(self, texts: Texts) -> Tensor:
         """(B, T + 1) values: before each token, and after the last column."""
         texts = texts.to(self.head.weight.device)
-        return self.head(self.backbone.hidden(self.model, texts)).squeeze(-1).float()
+        return at_least_float32(self.head(self.backbone.hidden(self.model, texts)).squeeze(-1))
 
 
 def value_after(values: Tensor, lengths: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from tril_gym.agents.backbone import Decoder, backbone_of
 from tril_gym.agents.decoding import EXCLUDED, Decoding, entropy, logprobs_of, sample
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.trajectories import Infos, Texts
+from tril_gym.quiet import without_progress_bars
 
 # Nats. What is said of a token that top-k or top-p exclude, in place of −inf: a KL to a reference that excludes what
 # the policy wrote would be infinite, and nothing could be learned from it.
@@ -68,7 +69,8 @@ class LMPolicy:
         try:
             config = AutoConfig.from_pretrained(name)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            model = kind.from_pretrained(name, **model_settings)
+            with without_progress_bars():
+                model = kind.from_pretrained(name, **model_settings)
             tokenizer = AutoTokenizer.from_pretrained(name) if with_tokenizer else None
         except (OSError, ValueError) as error:
             raise ValueError(
@@ -147,7 +149,8 @@ class LMPolicy:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` does; `AutoModel…from_pretrained(folder)` loads them."""
-        self.model.save_pretrained(folder)
+        with without_progress_bars():
+            self.model.save_pretrained(folder)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
@@ -224,7 +227,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
-def disable_dropout(model: nn.Module) -> nn.Module:
+def disable_dropout(model: Any) -> Any:
     """Set every dropout of a model to zero, in place.
 
     By module rather than `eval()`: in evaluation mode `transformers` switches gradient checkpointing off as well.

@@ -25,6 +25,7 @@ from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, pick
 from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.cache import cached_folder
+from tril_gym.quiet import without_progress_bars
 
 GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
 GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
@@ -73,7 +74,7 @@ def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, 
 
 def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, progress: bool) -> LMPolicy:
     if kind not in ("causal", "seq2seq"):
-        raise ValueError(f'a tiny policy is "causal" or "seq2seq", got {kind!r}')
+        raise ValueError(f'kind must be "causal" (tiny) or "seq2seq" (tiny-seq2seq), got {kind!r}')
     layout = TextLayout.of(envs)
     if layout.tokenizer is None:
         raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
@@ -93,11 +94,13 @@ def _warmed_up(
 
     def build(folder: Path) -> None:
         _warm_up(policy, texts, settings, number, title=f"warm-up {number} of tiny {kind} model" if progress else None)
-        policy.model.save_pretrained(folder)
+        with without_progress_bars():
+            policy.model.save_pretrained(folder)
 
     folder = cached_folder(f"tiny-{kind}", _key(kind, policy.vocab_size, settings, number, texts), build)
     loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
-    return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
+    with without_progress_bars():
+        return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
 
 
 def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: int) -> Texts:
@@ -108,7 +111,7 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
     tokenize, draws = ReferenceTokens(layout), torch.rand(samples, generator=torch.Generator().manual_seed(seed))
     prompts, completions = [], torch.full((samples, layout.max_new_tokens), -1)
     for first in range(0, samples, envs.num_envs):
-        observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])
+        observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
         rows = range(min(envs.num_envs, samples - first))
         for row, info in zip(rows, row_infos(infos, rows), strict=True):
             if not info.get("references"):
@@ -147,7 +150,7 @@ def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
                 d_ff=4 * settings.width,
                 num_layers=settings.layers,
                 num_heads=settings.heads,
-                decoder_start_token_id=eos,
+                decoder_start_token_id=eos,  # type: ignore[call-arg]
                 pad_token_id=eos,
                 eos_token_id=eos,
             )

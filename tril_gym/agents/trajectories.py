@@ -126,7 +126,9 @@ class Trajectories:
         names = {name: None for info in self.infos for name in info.get("scores", {})}  # in order, without repeats
         nothing = float("nan")
         return {
-            name: torch.tensor([float(info.get("scores", {}).get(name, nothing)) for info in self.infos])
+            name: torch.tensor(
+                [float(info.get("scores", {}).get(name, nothing)) for info in self.infos], dtype=torch.float64
+            )
             for name in names
         }
 
@@ -142,7 +144,7 @@ class Trajectories:
     @staticmethod
     def cat(parts: Sequence[Trajectories]) -> Trajectories:
         """One after another; all of the same plan and layout."""
-        joined = {
+        joined: dict[str, Any] = {
             field.name: torch.cat([getattr(part, field.name) for part in parts])
             for field in fields(Trajectories)
             if isinstance(getattr(parts[0], field.name), Tensor)

@@ -245,6 +245,7 @@ class ActorCritic:
         """The total loss of a minibatch, and its parts as numbers."""
         config = self.config
         scores = self.policy.score(batch.texts, self.layout, with_entropy=True)
+        assert scores.entropy is not None, "asked for"
         values = critic(batch.texts)[:, :-1]
         ratio = (scores.logprobs, batch.old_logprobs)
         policy = losses.policy_loss(*ratio, batch.advantages, batch.learn, clip_range=config.clip_range)

@@ -5,13 +5,13 @@ B texts, L tokens of the longest, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tril_gym.quiet import without_progress_bars
 from tril_gym.rewards.fitting import remember
 from tril_gym.rewards.score import Scores, well_formed
 
@@ -108,20 +108,6 @@ def pad(rows: Iterable[list[int]], pad_id: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([ids + [pad_id] * (longest - len(ids)) for ids in rows]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in rows]),
     }
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keep transformers from showing a bar for loading or saving a model within the block."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _load(source: str, device: str) -> Classifier:

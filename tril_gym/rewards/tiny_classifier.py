@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.cache import cached_folder
+from tril_gym.quiet import without_progress_bars
 from tril_gym.rewards.fitting import ExampleLike
-from tril_gym.rewards.sequence_classifier import pad, without_progress_bars
+from tril_gym.rewards.sequence_classifier import pad
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast

@@ -113,6 +113,7 @@ RUN_OPTIONS = (
         type=click.IntRange(min=0),
     ),
     run_option("--device", "Where the models are: cpu, cuda, …", default="cpu"),
+    run_option("--threads", "CPU threads.", default="1 for tiny models, else torch's choice", type=AT_LEAST_ONE),
 )
 FOLDER_OPTIONS = (
     click.option("--output-dir", type=click.Path(path_type=Path), help="Run folder. [default: runs/ALGO-TASK-seed]"),

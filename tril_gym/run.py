@@ -45,6 +45,7 @@ class RunConfig:
     save_every: int = 10
     seed: int = 0
     device: str = "cpu"
+    threads: int | None = None  # of the CPU; None: one for tiny models, else torch's own choice
     tiny_samples: int | None = None  # references that tiny models warm up on; None: the preset's
     knobs: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
 
@@ -94,12 +95,22 @@ class Parts:
         return make_envs(self.config, self.held_data, language, fitted=fitted)
 
 
+def set_threads(config: RunConfig) -> None:
+    """Tiny models compute on one thread, which also makes their figures the same on every machine of a kind."""
+    import torch
+
+    threads = config.threads or (1 if config.policy in TINY else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def build(config: RunConfig) -> Parts:
     """Make everything that a new run needs.
 
     Raises:
         ValueError: (or another error of the user's) any setting that cannot be.
     """
+    set_threads(config)
     kind = agent_type(config.algorithm)
     numbers = kind.config_type(**config.knobs)
     if config.guide is not None and not kind.takes_guide:
@@ -116,6 +127,7 @@ def build(config: RunConfig) -> Parts:
 
 def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     """Make everything that a run needs to go on from a checkpoint."""
+    set_threads(config)
     data, held_data, held_out = _data(config)
     language = None if config.policy in TINY else saved_policy(checkpoint)
     envs = make_envs(config, data, language, fitted=fitted)
@@ -307,6 +319,7 @@ def evaluation_parts(
         env_args=known.env_args | env_args,
         **{name: value for name, value in given.items() if value is not None},
     )
+    set_threads(config)
     data, what = _evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     fitted = folder.path / "reward" if is_run else None
     if not is_run:

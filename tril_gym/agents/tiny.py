@@ -26,6 +26,7 @@ from tril_gym.agents.references import ReferenceTokens, pick
 from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.cache import cached_folder
 from tril_gym.quiet import without_progress_bars
+from tril_gym.threads import one_thread
 
 GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
 GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
@@ -93,7 +94,8 @@ def _warmed_up(
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
-        _warm_up(policy, texts, settings, number, title=f"warm-up {number} of tiny {kind} model" if progress else None)
+        with one_thread():
+            _warm_up(policy, texts, settings, number, f"warm-up {number} of tiny {kind} model" if progress else None)
         with without_progress_bars():
             policy.model.save_pretrained(folder)
 
@@ -177,9 +179,9 @@ def _key(kind: str, vocab_size: int, settings: TinySettings, number: int, texts:
     import transformers
 
     about = asdict(settings) | {"kind": kind, "vocab_size": vocab_size, "number": number}
-    # Sizes of the arrays say how many positions the model has; threads change the order of sums.
+    # Sizes of the arrays say how many positions the model has.
     about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
-    about |= {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
+    about |= {"torch": torch.__version__, "transformers": transformers.__version__}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for tensor in (texts.prompts, texts.is_prompt, texts.tokens, texts.is_token):
         digest.update(tensor.contiguous().numpy().tobytes())

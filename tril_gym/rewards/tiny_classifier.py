@@ -15,7 +15,6 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from tril_gym.cache import cached_folder
 from tril_gym.quiet import without_progress_bars
 from tril_gym.rewards.fitting import ExampleLike
 from tril_gym.rewards.sequence_classifier import pad
+from tril_gym.threads import one_thread
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
@@ -108,23 +108,6 @@ def _fit(examples: Sequence[ExampleLike], recipe: Recipe, folder: Path) -> None:
     with without_progress_bars():
         model.save_pretrained(folder)
     (folder / REPORT).write_text(json.dumps({"held_out_accuracy": accuracy, "held_out": held_out}))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread within the block.
-
-    The matrices are too small to share out: more threads gain a little on an idle machine, and on a busy one cost ten
-    times the time. And sums in one order give the same classifier everywhere.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train_tokenizer(texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -24,7 +24,7 @@ class Evaluation:
     """What a policy wrote on a split."""
 
     figures: dict[str, dict[str, float]]  # "greedy" and "sampled", each: reward/mean, reward/stderr, score/…, …
-    samples: list[dict[str, Any]]  # the first texts written greedily: example, prompt, completion, references, reward
+    samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -64,9 +64,8 @@ def evaluate(
         generator = torch.Generator().manual_seed(seed)
         texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
         figures[name] = summary(texts)
-        if name == "greedy":
-            kept = sample_texts(texts, range(min(samples, len(texts))))
-        elif ref_policy is not None:
+        kept = sample_texts(texts, range(min(samples, len(texts))))  # the sampled ones, which come last, stay
+        if name == "sampled" and ref_policy is not None:
             figures[name]["kl"] = _kl(texts, ref_policy, layout)
     return Evaluation(figures, kept)
 

@@ -130,7 +130,9 @@ def evaluation_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> 
 
 def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:
     """The same examples, as the policy wrote them before and after."""
-    table = Table(title="written greedily", title_justify="left", show_lines=True)
+    table = Table(
+        title="held-out texts as the policy samples them, reward in brackets", title_justify="left", show_lines=True
+    )
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1)
     for old, new in zip(before, after, strict=True):

@@ -8,8 +8,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tril_gym"
 
 # Each part may import itself and these; what stands under TYPE_CHECKING is not imported.
-KNOW_NOBODY = {"sharing", "cache", "quiet", "threads", "envs", "rewards", "agents", "presets", "tracking"}
-LEAVES = {"sharing", "cache", "quiet", "threads"}  # which everybody may know
+KNOW_NOBODY = {
+    "sharing",
+    "cache",
+    "folders",
+    "infos",
+    "quiet",
+    "threads",
+    "envs",
+    "rewards",
+    "agents",
+    "presets",
+    "tracking",
+}
+LEAVES = {"sharing", "cache", "folders", "infos", "quiet", "threads"}  # which everybody may know
 TASKS = {"tasks", "wrappers", "rewards", "envs"}
 PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "wrappers": {"rewards"},

@@ -73,14 +73,8 @@ class RunFolder:
             replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def save_checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """Let `save` fill a new checkpoint, then show it; older ones go."""
-        shelf = self.path / "checkpoints"
-        unfinished, finished = shelf / f".iteration-{iteration:06d}", shelf / f"iteration-{iteration:06d}"
-        for stale in (unfinished, finished):
-            shutil.rmtree(stale, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save(unfinished)
-        unfinished.rename(finished)
+        """Let `save` write a new checkpoint in one step; older ones go."""
+        save(self.path / "checkpoints" / f"iteration-{iteration:06d}")
         for old in self.checkpoints()[:-KEPT]:
             shutil.rmtree(old)
 

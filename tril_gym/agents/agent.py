@@ -26,6 +26,7 @@ from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import References
 from tril_gym.agents.trajectories import Trajectories
 from tril_gym.agents.update import Metrics
+from tril_gym.folders import write_folder
 
 
 class Learner(Protocol):
@@ -119,10 +120,15 @@ class Agent(ABC):
         """Write all that is needed to go on exactly from here.
 
         `policy/` loads with `transformers`' own `from_pretrained`. The environment is not saved, nor a guide that is
-        neither a language model nor the references: `load` takes them.
+        neither a language model nor the references: `load` takes them. An agent that was saved there before is
+        replaced in one step.
+
+        Raises:
+            ValueError: the folder holds something that is no saved agent.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        write_folder(Path(folder), self._write, mark="agent.json")
+
+    def _write(self, folder: Path) -> None:
         self.policy.save(folder / "policy")
         if isinstance(self.guide, Guide):
             self.guide.policy.save(folder / "guide")
@@ -156,7 +162,9 @@ class Agent(ABC):
             )
         policy = _saved_policy(folder / "policy")
         config = cls.config_type(**about["config"])
-        guides: dict[str, Any] = {} if not cls.takes_guide else {"guide": guide or _saved_guide(folder, about["guide"])}
+        guides: dict[str, Any] = {}
+        if cls.takes_guide:
+            guides["guide"] = _saved_guide(folder, about["guide"]) if guide is None else guide
         agent = cls(policy=policy, envs=envs, config=config, **guides)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
@@ -173,6 +181,11 @@ def _saved_policy(folder: Path) -> LMPolicy:
 
 def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
     """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
+    if guide is not None and not isinstance(guide, Actor):
+        raise TypeError(
+            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), or write one"
+            " as docs/your_own_agent.md shows"
+        )
     if isinstance(guide, LMPolicy):
         decoding = guide.decoding
         guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)

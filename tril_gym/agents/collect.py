@@ -23,10 +23,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.infos import row_infos
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.plan import Actor, Plan
 from tril_gym.agents.trajectories import Infos, Trajectories
+from tril_gym.infos import row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +211,8 @@ class _Wave:
             stepped[rows] += 1
             self._book(rewards, paid, alive, stepped)
             told = self._told(rows[ended | cut], step_infos)
-            for row, info in zip(told, row_infos(step_infos, told), strict=True):
-                infos[row] |= info
+            for row in told:
+                infos[row] |= row_of(step_infos, row)
             terminated[rows], truncated[rows] = ended, cut
             alive[rows] = ~(ended | cut)
             pen.keep(pen.rows[alive[pen.rows]])
@@ -231,7 +231,7 @@ class _Wave:
             # (Gymnasium's vector environments take a list of seeds, though their common type does not say so.)
             observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)  # type: ignore[arg-type]
         prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
-        return torch.from_numpy(prompts), row_infos(infos, range(self.texts))
+        return torch.from_numpy(prompts), [row_of(infos, row) for row in range(self.texts)]
 
     def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[_Board, np.ndarray]:
         """A board with the rollins on it, up to each row's switch (B,)."""

@@ -75,7 +75,7 @@ class LMPolicy:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no language model could be loaded as {str(name)!r}; give the folder of a saved model, a hub name"
-                f" (network needed), or tiny / tiny-seq2seq ({str(error).splitlines()[0]})"
+                f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
             ) from error
         return cls(model, tokenizer)
 

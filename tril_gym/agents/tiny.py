@@ -18,13 +18,13 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.bc import BCConfig, Imitation
 from tril_gym.agents.guide import Guide
-from tril_gym.agents.infos import row_infos
 from tril_gym.agents.knobs import check_not_negative, check_positive
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, pick
 from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.cache import cached_folder
+from tril_gym.infos import row_of
 from tril_gym.quiet import without_progress_bars
 from tril_gym.threads import one_thread
 
@@ -115,7 +115,7 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
     for first in range(0, samples, envs.num_envs):
         observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
         rows = range(min(envs.num_envs, samples - first))
-        for row, info in zip(rows, row_infos(infos, rows), strict=True):
+        for row, info in ((row, row_of(infos, row)) for row in rows):
             if not info.get("references"):
                 raise ValueError(f"example {info.get('example', '?')} has no reference to warm up on; use samples=0")
             ids = tokenize(pick(info["references"], float(draws[first + row])))

@@ -19,8 +19,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym import rewards
+from tril_gym.infos import row_of, rows_with
 from tril_gym.sharing import share, unshare
-from tril_gym.wrappers.infos import row_of, rows_with
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
 Info = Mapping[str, Any]

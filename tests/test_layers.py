@@ -8,20 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tril_gym"
 
 # Each part may import itself and these; what stands under TYPE_CHECKING is not imported.
-KNOW_NOBODY = {
-    "sharing",
-    "cache",
-    "folders",
-    "infos",
-    "quiet",
-    "threads",
-    "envs",
-    "rewards",
-    "agents",
-    "presets",
-    "tracking",
-}
 LEAVES = {"sharing", "cache", "folders", "infos", "quiet", "threads"}  # which everybody may know
+KNOW_NOBODY = LEAVES | {"envs", "rewards", "agents", "presets", "tracking"}
 TASKS = {"tasks", "wrappers", "rewards", "envs"}
 PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "wrappers": {"rewards"},

@@ -91,8 +91,7 @@ class Parts:
 
     def eval_envs(self, fitted: Path) -> VectorEnv:
         """The environment of the held-out examples, paid by what was fitted to the learning examples."""
-        language = None if self.config.policy in TINY else self.agent.policy
-        return make_envs(self.config, self.held_data, language, fitted=fitted)
+        return make_envs(self.config, self.held_data, self.agent.policy, fitted=fitted)
 
 
 def set_threads(config: RunConfig) -> None:
@@ -119,7 +118,7 @@ def build(config: RunConfig) -> Parts:
     language = _language(config.policy, config.device)
     envs = make_envs(config, data, language)
     try_out(make_envs(replace(config, num_envs=1), held_data, language))
-    policy = language or _tiny_policy(config, envs)
+    policy = _tiny_policy(config, envs) if language is None else language
     guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
@@ -129,8 +128,7 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     """Make everything that a run needs to go on from a checkpoint."""
     set_threads(config)
     data, held_data, held_out = _data(config)
-    language = None if config.policy in TINY else saved_policy(checkpoint)
-    envs = make_envs(config, data, language, fitted=fitted)
+    envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
     agent.policy.model.to(config.device)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
@@ -182,12 +180,18 @@ def saved_policy(checkpoint: Path) -> LMPolicy:
 def make_envs(
     config: RunConfig, data: dict[str, Any], policy: LMPolicy | None, *, fitted: Path | None = None
 ) -> VectorEnv:
-    """A batch of the run's environment, for a policy with a tokenizer of its own or for the embedded one (None)."""
+    """A batch of the run's environment, for a policy's tokenizer.
+
+    Without a policy (None: a tiny one, which is made for the environment) the embedded data have their own, and other
+    data get one that is fitted to them: in pieces of foreign words a tiny model would learn nothing.
+    """
     keywords: dict[str, Any] = dict(data) | config.env_args
     if policy is not None and "tokenizer" not in keywords:
         keywords |= {"tokenizer": policy.tokenizer}
     if policy is not None and _has_data(config.env):
         keywords = {"vocab_size": policy.vocab_size} | keywords
+    if policy is None and data.get("dataset", "embedded") != "embedded" and "tokenizer" not in keywords:
+        keywords["tokenizer"] = "fit"
     if config.env.split(":")[-1] == "tril/Toy-v0":
         keywords.pop("tokenizer", None)  # the toy world's words are its own
     if config.reward is not None:
@@ -328,7 +332,7 @@ def evaluation_parts(
             raise ValueError(f"{source} is made by training; evaluate the run folder that `tril-gym train` wrote")
         return EvaluationParts(policy=policy, ref_policy=None, envs=make_envs(config, data, policy), what=what)
     checkpoint = folder.last_checkpoint()
-    envs = make_envs(config, data, None if config.policy in TINY else saved_policy(checkpoint), fitted=fitted)
+    envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
     agent.policy.model.to(device)
     return EvaluationParts(policy=agent.policy, ref_policy=agent.learner.ref_policy, envs=envs, what=what)

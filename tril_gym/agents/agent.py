@@ -183,8 +183,8 @@ def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
     """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
     if guide is not None and not isinstance(guide, Actor):
         raise TypeError(
-            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), or write one"
-            " as docs/your_own_agent.md shows"
+            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), or write"
+            " one as docs/your_own_agent.md shows"
         )
     if isinstance(guide, LMPolicy):
         decoding = guide.decoding

@@ -161,16 +161,18 @@ def text_problem(
             `Example`, or a `datasets.Dataset`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
-        tokenizer: "embedded", a name, a folder, or a tokenizer.
+        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens learned on the train examples), a name, a folder, or a
+            tokenizer.
         max_prompt_length: P.
         max_new_tokens: T.
         min_new_tokens: m, advice only.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V, by default the tokenizer's length.
     """
+    train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
     return TextProblem(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
-        load_tokenizer(tokenizer, task.name),
+        load_tokenizer(tokenizer, task.name, train_examples),
         max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
         max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
         min_new_tokens=min_new_tokens,
@@ -178,7 +180,7 @@ def text_problem(
         if prompt_truncation_side is None
         else prompt_truncation_side,
         vocab_size=vocab_size,
-        train_examples=functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row),
+        train_examples=train_examples,
     )
 
 

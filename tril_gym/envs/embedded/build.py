@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from tril_gym.envs.embedded import common_gen_grammar, imdb_grammar, tldr_grammar
+from tril_gym.envs.tokenizers import train_tokenizer
 
 SPLITS = ("train", "validation", "test")
-SPECIAL_TOKENS = ["<pad>", "<eos>"]  # ids 0 and 1
 VOCAB_SIZE = 1000  # enough for nearly every word of a grammar to be one token
 SEED = 1
 
@@ -67,21 +65,6 @@ def splits(task: Task) -> dict[str, list[dict]]:
     return made
 
 
-def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A byte-level BPE: every byte is in its alphabet, so any text comes back from its tokens as it was."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write rows as compressed JSON Lines."""
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -96,7 +79,7 @@ def build(folder: Path) -> None:
         made = splits(task)
         for split, rows in made.items():
             write_rows(folder / name / f"{split}.jsonl.gz", rows)
-        tokenizer = train_tokenizer(text for row in made["train"] for text in task.texts(row))
+        tokenizer = train_tokenizer((text for row in made["train"] for text in task.texts(row)), VOCAB_SIZE)
         tokenizer.save(str(folder / name / "tokenizer.json"), pretty=False)
 
 

@@ -11,22 +11,36 @@ class Tracker:
 
     Args:
         name: a tracker of accelerate: "wandb", "tensorboard", "mlflow", …; None for none.
-        folder: where trackers that write files put them.
-        config: what the run is, shown beside its figures.
+
+    Raises:
+        ValueError: the tracker is not installed, or not known.
     """
 
-    def __init__(self, name: str | None, folder: Path, config: dict[str, Any]) -> None:
-        self._accelerator: Any = None
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._accelerator: Any = None  # opened by `begin`
         if name is not None:
-            from accelerate import Accelerator
             from accelerate.tracking import get_available_trackers
 
             available = sorted(str(tracker) for tracker in get_available_trackers())
             if name not in available:
                 raise ValueError(f"tracker {name!r} is not installed; installed are {', '.join(available) or 'none'}")
-            self._accelerator = Accelerator(log_with=name, project_dir=folder)
-            plain = {key: value for key, value in config.items() if isinstance(value, int | float | str | bool)}
-            self._accelerator.init_trackers("tril_gym", config=plain)
+
+    def begin(self, folder: Path, config: dict[str, Any]) -> None:
+        """Open the tracker's run.
+
+        Args:
+            folder: where trackers that write files put them.
+            config: what the run is, shown beside its figures.
+        """
+        if self.name is None:
+            return
+        from accelerate import Accelerator
+
+        self._accelerator = Accelerator(log_with=self.name, project_dir=folder)
+        plain = {key: value for key, value in config.items() if isinstance(value, int | float | str | bool)}
+        own = {"wandb": {"dir": str(folder)}} if self.name == "wandb" else {}
+        self._accelerator.init_trackers("tril_gym", config=plain, init_kwargs=own)
 
     def log(self, iteration: int, figures: dict[str, float]) -> None:
         """Send the figures of an iteration."""

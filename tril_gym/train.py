@@ -39,7 +39,7 @@ def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, scr
     folder = RunFolder(output_dir)
     folder.refuse_if_taken()
     parts = build(config)
-    tracker = Tracker(track, folder.path, config.as_json())
+    tracker = Tracker(track)
     folder.create()
     folder.write_json("config.json", config.as_json())
     save_rewards(parts, folder.path / "reward")
@@ -51,7 +51,7 @@ def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: st
     folder = RunFolder(output_dir)
     config = with_iterations(saved_config(folder), iterations)
     parts = restore(config, folder.last_checkpoint(), folder.path / "reward")
-    tracker = Tracker(track, folder.path, config.as_json())
+    tracker = Tracker(track)
     folder.write_json("config.json", config.as_json())
     folder.forget_after(parts.agent.iteration)
     return Run(folder, parts, tracker, screen)
@@ -76,6 +76,7 @@ class Run:
 
     def go(self) -> Result:
         """Evaluate, learn, evaluate, report."""
+        self.tracker.begin(self.folder.path, self.config.as_json())
         self.screen.opening(self.config, self.parts)
         known = self.folder.path / "evaluation.json"
         before = self.folder.read_json(known.name)["before"] if known.is_file() else self._evaluate("before").as_json()

@@ -19,7 +19,7 @@ def test_figures_arrive(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tracker_is_refused():
-    with pytest.raises(ValueError, match="nope.*installed"):
+    with pytest.raises(ValueError, match=r"nope.*installed"):
         Tracker("nope")
 
 

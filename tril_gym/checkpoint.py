@@ -38,6 +38,10 @@ class RunFolder:
         """Make the folder."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
+    def remove(self) -> None:
+        """Take a folder back that no run has begun in."""
+        shutil.rmtree(self.path)
+
     def write_json(self, name: str, content: Any) -> None:
         """Write or replace a JSON file."""
         write_json(self.path / name, content)

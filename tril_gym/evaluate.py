@@ -71,15 +71,12 @@ def evaluate(
 
 
 def summary(trajectories: Trajectories) -> dict[str, float]:
-    """Means over texts; the standard error is that of the mean reward."""
+    """Means over texts; the standard error is that of the mean reward, which a single text does not have."""
     paid = trajectories.rewards.sum(1)
-    spread = float(paid.std(correction=1)) if len(paid) > 1 else math.nan
-    figures = {
-        "examples": len(trajectories),
-        "reward/mean": float(paid.mean()),
-        "reward/stderr": spread / math.sqrt(len(paid)),
-        "text/length": float(trajectories.lengths.double().mean()),
-    }
+    figures = {"examples": len(trajectories), "reward/mean": float(paid.mean())}
+    if len(paid) > 1:
+        figures["reward/stderr"] = float(paid.std(correction=1)) / math.sqrt(len(paid))
+    figures["text/length"] = float(trajectories.lengths.double().mean())
     return figures | {f"score/{name}": float(scores.nanmean()) for name, scores in trajectories.scores.items()}
 
 

@@ -5,12 +5,14 @@ Everything here happens before anything is written: a mistake in the settings is
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym import presets
@@ -186,21 +188,18 @@ def make_envs(
     data get one that is fitted to them: in pieces of foreign words a tiny model would learn nothing.
     """
     keywords: dict[str, Any] = dict(data) | config.env_args
-    if policy is not None and "tokenizer" not in keywords:
-        keywords |= {"tokenizer": policy.tokenizer}
-    if policy is not None and _has_data(config.env):
-        keywords = {"vocab_size": policy.vocab_size} | keywords
-    if policy is None and data.get("dataset", "embedded") != "embedded" and "tokenizer" not in keywords:
-        keywords["tokenizer"] = "fit"
-    if config.env.split(":")[-1] == "tril/Toy-v0":
-        keywords.pop("tokenizer", None)  # the toy world's words are its own
+    if _has_data(config.env):
+        own = {} if policy is None else {"tokenizer": policy.tokenizer, "vocab_size": policy.vocab_size}
+        if policy is None and data["dataset"] != "embedded":
+            own = {"tokenizer": "fit"}
+        keywords = own | keywords
     if config.reward is not None:
         keywords["reward"] = config.reward
     if fitted is not None and fitted.is_dir():
         keywords["fitted_rewards"] = str(fitted)
     mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     try:
-        if gym.spec(config.env).vector_entry_point is None:  # one of the user's own, single only
+        if _spec(config.env).vector_entry_point is None:  # one of the user's own, single only
             return gym.make_vec(config.env, num_envs=config.num_envs, vector_kwargs=mode, **keywords)
         return gym.make_vec(config.env, num_envs=config.num_envs, **mode, **keywords)
     except gym.error.Error as error:
@@ -208,6 +207,14 @@ def make_envs(
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
     except TypeError as error:
         raise ValueError(f"{config.env} cannot be made with {', '.join(keywords)}: {error}") from error
+
+
+def _spec(env: str) -> EnvSpec:
+    """The spec of an id, or of module:id after importing the module, which registers it."""
+    module, _, name = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return gym.spec(name)
 
 
 def _has_data(env: str) -> bool:

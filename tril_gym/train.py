@@ -41,9 +41,13 @@ def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, scr
     parts = build(config)
     tracker = Tracker(track)
     folder.create()
-    folder.write_json("config.json", config.as_json())
-    save_rewards(parts, folder.path / "reward")
-    return Run(folder, parts, tracker, screen)
+    try:
+        folder.write_json("config.json", config.as_json())
+        save_rewards(parts, folder.path / "reward")
+        return Run(folder, parts, tracker, screen)
+    except BaseException:  # Ctrl-C while a reward is fitted, too
+        folder.remove()
+        raise
 
 
 def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: str | None, screen: Screen) -> Run:

@@ -207,7 +207,7 @@ class _Wave:
                 self._check_still_writing(alive & (stepped == board.written), pen)
                 pen.write()
             rows = np.flatnonzero(alive)
-            paid, ended, cut, step_infos = self._step(rows, board.tokens[rows, stepped[rows]], alive)
+            paid, ended, cut, step_infos = self._step(rows, board.tokens[rows, stepped[rows]])
             stepped[rows] += 1
             self._book(rewards, paid, alive, stepped)
             told = self._told(rows[ended | cut], step_infos)
@@ -263,9 +263,7 @@ class _Wave:
             self.envs.reset(options=options | ({"defer": True} if self.layout.idles else {}))
         return switch.copy()
 
-    def _step(
-        self, rows: np.ndarray, tokens: np.ndarray, alive: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the whole environment: rewards of all B texts, and how each of `rows` ended."""
         actions = np.full(self.envs.num_envs, self.filler, dtype=np.int64)
         actions[rows] = tokens

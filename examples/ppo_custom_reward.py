@@ -25,14 +25,14 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.01)
     agent = PPO(policy, envs, config, seed=0)
 
-    before = evaluate(agent.policy, held_out, seed=0, examples=range(examples))
+    before = evaluate(agent.policy, held_out, seed=0, count=examples)
     agent.learn(
         iterations,
         after=lambda report: print(
             f"{report.iteration:3d}  reward {report.metrics['reward/mean']:6.3f}  kl {report.metrics['kl']:5.2f}"
         ),
     )
-    after = evaluate(agent.policy, held_out, seed=0, examples=range(examples))
+    after = evaluate(agent.policy, held_out, seed=0, count=examples)
 
     rewards = tuple(found.figures["sampled"]["reward/mean"] for found in (before, after))
     print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))

@@ -129,6 +129,7 @@ def check_run(algorithm: str, values: dict[str, Any]) -> None:
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
         assert folder is not None, "--resume needs --output-dir"
+        assert set(given) <= {"iterations"}, "a page shows no setting that a resumed run might refuse"
         return
     config_type = agent_type(algorithm).config_type
     numbers = {field.name: given.pop(field.name) for field in fields(config_type) if field.name in given}
@@ -226,7 +227,8 @@ def test_every_figure_and_file_of_a_run_is_explained(tmp_path):
     sizes = {"iterations": 1, "num_envs": 8, "eval_examples": 2}
     parts = {"env": "tril/Toy-v0", "policy": "tiny", "guide": "references", "reward": {"cider_d": 1.0}}
     config = configure("ppo-pp", preset="embedded", given=sizes | parts, knobs={})
-    folder = train.start(config, tmp_path / "run", track=None, screen=Screen(Console(quiet=True))).folder
+    run = train.prepare(config, tmp_path / "run", track=None, screen=Screen(Console(quiet=True)))
+    folder = run.go().folder
     row = json.loads((folder / "metrics.jsonl").read_text())
     figures = {"score/NAME" if name.startswith("score/") else name for name in row}
     assert figures == set(first_column(page, "Figures"))

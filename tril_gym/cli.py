@@ -187,6 +187,7 @@ def knob_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any]
 def main() -> None:
     """Train language models with reinforcement and imitation learning in Gymnasium text environments."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("tril_gym").setLevel(logging.INFO)  # what is fitted, and how well
 
 
 @main.group("train", cls=Algorithms)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
-GUIDE_TOP_P = 0.92  # nucleus of guides that are language models, as in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +272,7 @@ def _tiny_settings(config: RunConfig) -> dict[str, Any]:
 def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
     from tril_gym.agents.guide import Guide
     from tril_gym.agents.policy import LMPolicy
+    from tril_gym.agents.tiny import GUIDE_TOP_P
 
     name = config.guide
     if name is None and config.policy not in TINY:
@@ -285,9 +285,6 @@ def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
     if name == "references":
         return Guide.references()
     guide = LMPolicy.from_pretrained(name)
-    from tril_gym.agents.layout import TextLayout
-
-    guide.check(TextLayout.of(envs))
     guide.model.to(config.device)
     return Guide(guide, top_p=GUIDE_TOP_P)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories, collect
 from tril_gym.agents import backbone as backbones
-from tril_gym.agents.collect import write_completions
+from tril_gym.agents.writing import write_completions
 from tril_gym.agents.critic import Critic, value_after
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.kl import nats_per_text

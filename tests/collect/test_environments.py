@@ -24,7 +24,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, collect
-from tril_gym.agents.collect import write_completions
+from tril_gym.agents.writing import write_completions
 from tril_gym.envs.toy import ToyRules, toy_rewards
 
 

@@ -32,7 +32,7 @@ from tril_gym.agents import (
     collect,
 )
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.collect import write_completions
+from tril_gym.agents.writing import write_completions
 from tril_gym.agents.decoding import Decoding
 
 V, P, T = 16, 4, 8  # of the toy world

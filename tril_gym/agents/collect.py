@@ -24,8 +24,9 @@ from torch import Tensor
 
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.layout import TextLayout
-from tril_gym.agents.plan import Actor, Plan
+from tril_gym.agents.plan import Plan
 from tril_gym.agents.trajectories import Infos, Trajectories
+from tril_gym.agents.writing import Board, Pen, write_completions
 from tril_gym.infos import row_of
 
 
@@ -94,82 +95,16 @@ def collect(
     return Trajectories.cat(waves)
 
 
-def switch_points(lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def switch_points(lengths: np.ndarray, draws: np.ndarray, *, may_finish: bool = False) -> np.ndarray:
     """Where rollins are cut: uniform on 1 … length − 1, and 0 where a text is too short to be cut.
 
     Args:
         lengths: (B,) tokens of each rollin, EOS counted.
         draws: (B,) uniforms in [0, 1).
+        may_finish: uniform on 1 … length: some rollins are whole texts, which nobody rolls out.
     """
-    return np.where(lengths < 2, 0, 1 + np.floor(draws * (lengths - 1)).astype(np.int64))
-
-
-def write_completions(
-    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let an actor write whole texts outside the environment.
-
-    Args:
-        actor: who writes.
-        prompts: (B, P), -1 in empty cells.
-        infos: one dictionary a text.
-        layout: the environment's sizes.
-        draws: (B, T) uniforms.
-
-    Returns:
-        tokens (B, T) int64 with -1 after the end, and their log-probabilities (B, T), 0 where the actor has none.
-    """
-    board = _Board(len(infos), layout)
-    pen = _Pen(actor, prompts, board, infos, layout, draws)
-    while pen.rows.size:
-        pen.write()
-    pen.close()
-    return board.tokens, board.logprobs
-
-
-class _Board:
-    """The tokens of B texts as they are written."""
-
-    def __init__(self, texts: int, layout: TextLayout) -> None:
-        self.tokens = np.full((texts, layout.max_new_tokens), -1, dtype=np.int64)
-        self.logprobs = np.zeros((texts, layout.max_new_tokens))
-        self.written = np.zeros(texts, dtype=np.int64)
-
-
-class _Pen:
-    """An actor's writer on a board: knows which rows it still writes, and hands it their draws."""
-
-    def __init__(
-        self, actor: Actor, prompts: Tensor, board: _Board, infos: Infos, layout: TextLayout, draws: Tensor
-    ) -> None:
-        self.board, self.draws, self.layout = board, draws.numpy(), layout
-        self.rows = np.arange(len(infos))
-        self.writer = actor.start(prompts, torch.from_numpy(board.tokens), infos, layout)
-
-    def write(self) -> None:
-        """One token on every row that has not come to its end."""
-        board, rows = self.board, self.rows
-        columns = board.written[rows]
-        written, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
-        tokens = written.cpu().numpy()
-        board.tokens[rows, columns] = tokens
-        if logprobs is not None:
-            board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
-        board.written[rows] += 1
-        ended = np.isin(tokens, self.layout.eos_token_ids) | (board.written[rows] == self.layout.max_new_tokens)
-        self.keep(rows[~ended])
-
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows of the board only."""
-        if len(rows) == len(self.rows):
-            return
-        if len(rows):
-            self.writer.keep(torch.from_numpy(np.searchsorted(self.rows, rows)))
-        self.rows = rows
-
-    def close(self) -> None:
-        """Let the writer go."""
-        self.writer.close()
+    places = lengths if may_finish else lengths - 1
+    return np.where(places < 1, 0, 1 + np.floor(draws * places).astype(np.int64))
 
 
 class _Wave:
@@ -200,7 +135,7 @@ class _Wave:
         rewards = np.zeros(board.tokens.shape)
         terminated, truncated = np.zeros(self.texts, dtype=bool), np.zeros(self.texts, dtype=bool)
         alive = np.ones(self.texts, dtype=bool)
-        pen = _Pen(self.plan.rollout, prompts, board, infos, self.layout, self.draws.rollout)
+        pen = Pen(self.plan.rollout, prompts, board, infos, self.draws.rollout)
         while alive.any():
             # A row that still steps its rollin has tokens in store; only one that has none asks for the next.
             if (alive & (stepped == board.written)).any():
@@ -233,35 +168,39 @@ class _Wave:
         prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
         return torch.from_numpy(prompts), [row_of(infos, row) for row in range(self.texts)]
 
-    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[_Board, np.ndarray]:
+    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[Board, np.ndarray]:
         """A board with the rollins on it, up to each row's switch (B,)."""
-        board, switch = _Board(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
+        board, switch = Board.empty(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
         rows = np.flatnonzero(self.draws.coin.numpy() < self.plan.rollin_prob)
         if self.plan.rollin is not None and rows.size:
             chosen = [infos[row] for row in rows]
             draws = self.draws[rows]
             tokens, logprobs = write_completions(self.plan.rollin, prompts[rows], chosen, self.layout, draws.rollin)
-            switch[rows] = switch_points((tokens >= 0).sum(1), draws.switch.numpy())
+            lengths = (tokens >= 0).sum(1)
+            switch[rows] = switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
             before = np.arange(tokens.shape[1]) < switch[rows, None]
             board.tokens[rows] = np.where(before, tokens, -1)
             board.logprobs[rows] = np.where(before, logprobs, 0.0)
             board.written[rows] = switch[rows]
         return board, switch
 
-    def _stand_at(self, switch: np.ndarray, board: _Board, infos: Infos) -> np.ndarray:
+    def _stand_at(self, switch: np.ndarray, board: Board, infos: Infos) -> np.ndarray:
         """Put the environment at the switch where it can be put there; (B,) tokens that it has got by now."""
-        moved = np.flatnonzero(switch)
+        # An environment cannot stand at the end of a text: the last token of a whole one is stepped.
+        stand = switch - board.has_ended(np.arange(self.texts))
+        moved = np.flatnonzero(stand)
         if not moved.size or self.layout.restart != "rows" or self.layout.dense_reward:
             return np.zeros(self.texts, dtype=np.int64)  # the rollin's tokens must be stepped
         rows = self.envs.num_envs
         mask, examples = np.zeros(rows, dtype=bool), np.full(rows, -1, dtype=np.int64)
         completions = np.full((rows, board.tokens.shape[1]), -1, dtype=np.int64)
-        mask[moved], completions[moved] = True, board.tokens[moved]
+        mask[moved] = True
+        completions[moved] = np.where(np.arange(board.tokens.shape[1]) < stand[moved, None], board.tokens[moved], -1)
         examples[moved] = [infos[row]["example"] for row in moved]
         options = {"reset_mask": mask, "example": examples, "completion": completions}
         with self.clock.time("score"):
             self.envs.reset(options=options | ({"defer": True} if self.layout.idles else {}))
-        return switch.copy()
+        return stand
 
     def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the whole environment: rewards of all B texts, and how each of `rows` ended."""
@@ -290,7 +229,7 @@ class _Wave:
         payees = np.flatnonzero(alive | (paid != 0)) if self.layout.idles else np.flatnonzero(alive)
         rewards[payees, stepped[payees] - 1] += paid[payees]
 
-    def _check_still_writing(self, waiting: np.ndarray, pen: _Pen) -> None:
+    def _check_still_writing(self, waiting: np.ndarray, pen: Pen) -> None:
         over = np.flatnonzero(waiting & ~np.isin(np.arange(self.texts), pen.rows))
         if over.size:
             raise ValueError(
@@ -301,7 +240,7 @@ class _Wave:
     def _trajectories(
         self,
         prompts: Tensor,
-        board: _Board,
+        board: Board,
         switch: np.ndarray,
         lengths: np.ndarray,
         rewards: np.ndarray,

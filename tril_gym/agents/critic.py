@@ -6,6 +6,7 @@ B texts, T new tokens, D hidden.
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class Critic(nn.Module):
         self.head = nn.utils.skip_init(nn.Linear, width, 1, device=embedding.device, dtype=embedding.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Within it the model computes as this critic; see `LMPolicy.active`."""
+        return nullcontext()
 
     def forward(self, texts: Texts) -> Tensor:
         """(B, T + 1) values: before each token, and after the last column."""

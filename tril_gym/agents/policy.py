@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,22 @@ class LMPolicy:
     def vocab_size(self) -> int:
         """The model's number of logits."""
         return self.model.get_output_embeddings().weight.shape[0]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What training moves."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights that may differ from those it was made from."""
+        return self.model.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of `state_dict`."""
+        self.model.load_state_dict(state)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Within it the model computes as this policy. Also for backward passes, which may compute activations anew."""
+        return nullcontext()
 
     def with_decoding(self, decoding: Decoding) -> LMPolicy:
         """The same model, sampled and scored under other settings."""

@@ -1,0 +1,102 @@
+"""Writing whole texts with an actor, outside an environment.
+
+B texts, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.plan import Actor
+from tril_gym.agents.trajectories import Infos
+
+
+class Board:
+    """The tokens of B texts as they are written, and which of them have come to their end."""
+
+    def __init__(self, tokens: np.ndarray, layout: TextLayout) -> None:
+        self.tokens, self.layout = tokens, layout  # (B, T) int64, -1 where nothing is written
+        self.logprobs = np.zeros(tokens.shape)
+        self.written = (tokens >= 0).sum(1)
+
+    @staticmethod
+    def empty(texts: int, layout: TextLayout) -> Board:
+        """A board that nobody has written on."""
+        return Board(np.full((texts, layout.max_new_tokens), -1, dtype=np.int64), layout)
+
+    def has_ended(self, rows: np.ndarray) -> np.ndarray:
+        """Whether these rows stand at EOS or at the length limit: bool, one each."""
+        last = self.tokens[rows, np.maximum(self.written[rows], 1) - 1]
+        return np.isin(last, self.layout.eos_token_ids) | (self.written[rows] == self.layout.max_new_tokens)
+
+
+class Pen:
+    """An actor's writer on a board: knows which rows it still writes, and hands it their draws.
+
+    Args:
+        actor: who writes, on every row that has not ended.
+        prompts: (B, P), -1 in empty cells.
+        board: what stands of the B texts.
+        infos: one dictionary a text.
+        draws: (B, T) uniforms.
+    """
+
+    def __init__(self, actor: Actor, prompts: Tensor, board: Board, infos: Infos, draws: Tensor) -> None:
+        self.board, self.draws = board, draws.numpy()
+        every = np.arange(len(infos))
+        self.rows = every[~board.has_ended(every)]
+        texts = torch.from_numpy(board.tokens[self.rows])
+        chosen = [infos[row] for row in self.rows]
+        self.writer = actor.start(prompts[self.rows], texts, chosen, board.layout) if chosen else None
+
+    def write(self) -> None:
+        """One token on every row that has not come to its end."""
+        assert self.writer is not None, "every text has ended"
+        board, rows = self.board, self.rows
+        columns = board.written[rows]
+        written, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
+        board.tokens[rows, columns] = written.cpu().numpy()
+        if logprobs is not None:
+            board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
+        board.written[rows] += 1
+        self.keep(rows[~board.has_ended(rows)])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows of the board only."""
+        if len(rows) == len(self.rows):
+            return
+        if len(rows) and self.writer is not None:
+            self.writer.keep(torch.from_numpy(np.searchsorted(self.rows, rows)))
+        self.rows = rows
+
+    def close(self) -> None:
+        """Let the writer go."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def write_completions(
+    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor, begun: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let an actor write whole texts.
+
+    Args:
+        actor: who writes.
+        prompts: (B, P), -1 in empty cells.
+        infos: one dictionary a text.
+        layout: the environment's sizes.
+        draws: (B, T) uniforms.
+        begun: (B, T) what stands of the texts already, -1 in empty cells; by default nothing.
+
+    Returns:
+        tokens (B, T) int64 with -1 after the end, and their log-probabilities (B, T), 0 where the actor has none.
+    """
+    board = Board.empty(len(infos), layout) if begun is None else Board(begun.copy(), layout)
+    pen = Pen(actor, prompts, board, infos, draws)
+    while pen.rows.size:
+        pen.write()
+    pen.close()
+    return board.tokens, board.logprobs

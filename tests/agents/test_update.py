@@ -255,7 +255,7 @@ class TestMetrics:
         learner = learner_of(policy)
         plan = Plan(rollout=OneToken(G), rollin=policy, rollin_prob=1.0, learn_on="rollin", critic="guide")
         metrics = update(learner, texts_of(plan), plan)
-        assert {"guide_critic/loss", "guide_critic/explained_variance", "grad_norm/guide_critic"} <= metrics.keys()
+        assert {"guide_critic/loss", "guide_critic/explained_variance", "grad_norm/critic"} <= metrics.keys()
         assert not any(name.startswith("critic/") for name in metrics)
         assert learner.critic("guide")[0] is not learner.critic("policy")[0]
 

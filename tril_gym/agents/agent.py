@@ -1,7 +1,7 @@
 """An agent: a policy in an environment, and what it learns with.
 
-An algorithm is a file with a config and a class that says two things: its `plan`, who writes what, and its learner,
-what is made of it. The rest, from the loop to the checkpoint, is the same for all and stands here.
+An algorithm is a file with a config and a class that says its `plan`: who writes what, and which part teaches. What is
+made of the texts is its learner's. The rest, from the loop to the checkpoint, is the same for all and stands here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.guide import Guide
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.learn import Callback, learn
+from tril_gym.agents.optimizer import Metrics
 from tril_gym.agents.plan import Actor, Plan
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import References
 from tril_gym.agents.trajectories import Trajectories
-from tril_gym.agents.update import Metrics
+from tril_gym.agents.update import ActorCritic
 from tril_gym.folders import write_folder
 
 
@@ -35,6 +36,10 @@ class Learner(Protocol):
     @property
     def ref_policy(self) -> LMPolicy | None:
         """What the policy's drift is measured from; None where nobody measures it."""
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it learns from the references of the examples."""
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn from an iteration's texts; returns figures by name."""
@@ -51,30 +56,50 @@ class Agent(ABC):
 
     Args:
         policy: the language model that learns; trained in place.
-        guide: who helps to write; None for algorithms without one.
         envs: the vector environment to write in.
-        config: the algorithm's numbers.
+        config: the algorithm's numbers; by default those of its config type.
+        guide: who helps to write, for algorithms with one.
         seed: all the randomness of training comes from it.
     """
 
     name: ClassVar[str]  # as on the command line
     config_type: ClassVar[type]
+    learner_type: ClassVar[type] = ActorCritic  # made of policy, config, layout
     takes_guide: ClassVar[bool] = False
-    config: Any  # of `config_type`
-    learner: Learner
+    guide_finishes: ClassVar[bool] = False  # the guide rolls out, so it must be able to go on with a text
 
-    def __init__(self, policy: LMPolicy, guide: Actor | None, envs: VectorEnv, config: Any, seed: int) -> None:
-        if not isinstance(config, self.config_type):
+    def __init__(
+        self, policy: LMPolicy, envs: VectorEnv, config: Any = None, *, guide: Actor | None = None, seed: int = 0
+    ) -> None:
+        self.config = config = self.config_type() if config is None else config
+        if not isinstance(self.config, self.config_type):
             raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(config).__name__}")
-        self.envs, self.config = envs, config
+        self.envs, self.seed = envs, seed
         self.layout = TextLayout.of(envs)
         policy.check(self.layout)
-        self.policy = policy
-        self.guide = _independent(guide, policy)
-        if isinstance(self.guide, Guide):
-            self.guide.check(self.layout)
+        self.policy = policy.with_decoding(config.decoding())
+        self.guide = self._checked_guide(guide)
+        self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration = 0
+
+    def _checked_guide(self, guide: Actor | None) -> Actor | None:
+        if (guide is None) == self.takes_guide:
+            raise TypeError(f"{self.name} {'needs a' if self.takes_guide else 'works without a'} guide, got {guide!r}")
+        guide = _independent(guide, self.policy)
+        if isinstance(guide, Guide):
+            guide.check(self.layout)
+        if self.guide_finishes and isinstance(guide, References):
+            raise ValueError(
+                f"{self.name} lets its guide finish texts, and references can only begin them; use a language model or"
+                " a callable as guide, or an algorithm whose guide begins the texts (ppo-pp)"
+            )
+        return guide
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it cannot learn from examples without references."""
+        return isinstance(self.guide, References) or self.learner.needs_references
 
     @property
     def episodes(self) -> int:
@@ -135,18 +160,18 @@ class Agent(ABC):
         torch.save(
             {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
         )
-        about = {"algorithm": self.name, "iteration": self.iteration, "config": asdict(self.config)}
+        about = {"algorithm": self.name, "iteration": self.iteration, "seed": self.seed, "config": asdict(self.config)}
         about["guide"] = _describe(self.guide)
         (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path, *, envs: VectorEnv, guide: Actor | None = None) -> Self:
+    def load(cls, folder: str | Path, *, envs: VectorEnv, **parts: Any) -> Self:
         """Go on from a folder that `save` wrote, as if never stopped.
 
         Args:
             folder: the saved agent.
             envs: an environment like the one it was trained in.
-            guide: needed where the guide could not be saved.
+            parts: what could not be saved: `guide=`, where it is neither a language model nor the references.
 
         Raises:
             ValueError: the folder holds no agent, or one of another algorithm, or its guide is missing.
@@ -162,15 +187,31 @@ class Agent(ABC):
             )
         policy = _saved_policy(folder / "policy")
         config = cls.config_type(**about["config"])
-        guides: dict[str, Any] = {}
-        if cls.takes_guide:
-            guides["guide"] = _saved_guide(folder, about["guide"]) if guide is None else guide
-        agent = cls(policy=policy, envs=envs, config=config, **guides)
+        if cls.takes_guide and "guide" not in parts:
+            parts["guide"] = _saved_guide(folder, about["guide"])
+        agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
         agent.learner.load_state_dict(saved["learner"])
         agent.iteration = about["iteration"]
         return agent
+
+
+class GuidedAgent(Agent):
+    """An agent with a guide that begins or finishes its texts.
+
+    Args:
+        policy: the language model that learns; trained in place.
+        guide: who helps to write; it does not learn.
+        envs: the vector environment to write in.
+        config: the algorithm's numbers; by default those of its config type.
+        seed: all the randomness of training comes from it.
+    """
+
+    takes_guide = True
+
+    def __init__(self, policy: LMPolicy, guide: Actor, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
+        super().__init__(policy, envs, config, guide=guide, seed=seed)
 
 
 def _saved_policy(folder: Path) -> LMPolicy:

@@ -48,3 +48,8 @@ class Critic(nn.Module):
 def value_after(values: Tensor, lengths: Tensor) -> Tensor:
     """(B,) of (B, T + 1): the value after the last real token of each text."""
     return torch.gather(values, 1, lengths.unsqueeze(1)).squeeze(1)
+
+
+def new_critic(policy: LMPolicy, kind: str | None, name: str) -> Critic:
+    """A critic that starts from a policy's weights."""
+    return Critic(policy)

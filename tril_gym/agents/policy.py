@@ -70,7 +70,7 @@ class LMPolicy:
             config = AutoConfig.from_pretrained(name)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             with without_progress_bars():
-                model = kind.from_pretrained(name, **model_settings)
+                model = realigned(kind.from_pretrained(name, **model_settings))
             tokenizer = AutoTokenizer.from_pretrained(name) if with_tokenizer else None
         except (OSError, ValueError) as error:
             raise ValueError(
@@ -241,6 +241,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(before)
+
+
+def realigned(model: Any) -> Any:
+    """Give every weight on the CPU memory of its own, in place.
+
+    Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that
+    was saved and loaded would not go on exactly like one that never stopped.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def disable_dropout(model: Any) -> Any:

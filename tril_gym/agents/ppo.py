@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gymnasium.vector import VectorEnv
-
 from tril_gym.agents.agent import Agent
 from tril_gym.agents.plan import Plan
-from tril_gym.agents.policy import LMPolicy
-from tril_gym.agents.update import ActorCritic, ActorCriticConfig
+from tril_gym.agents.update import ActorCriticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +24,6 @@ class PPO(Agent):
 
     name = "ppo"
     config_type = PPOConfig
-
-    def __init__(self, policy: LMPolicy, envs: VectorEnv, config: PPOConfig | None = None, *, seed: int = 0) -> None:
-        config = config or PPOConfig()
-        super().__init__(policy, None, envs, config, seed)
-        self.policy = policy.with_decoding(config.decoding())
-        self.learner = ActorCritic(self.policy, config, self.layout)
 
     def plan(self, iteration: int) -> Plan:
         """The policy writes everything."""

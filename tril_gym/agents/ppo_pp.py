@@ -12,13 +12,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from gymnasium.vector import VectorEnv
-
-from tril_gym.agents.agent import Agent
+from tril_gym.agents.agent import GuidedAgent
 from tril_gym.agents.knobs import check_share, knob
-from tril_gym.agents.plan import Actor, Plan
-from tril_gym.agents.policy import LMPolicy
-from tril_gym.agents.update import ActorCritic, ActorCriticConfig
+from tril_gym.agents.plan import Plan
+from tril_gym.agents.update import ActorCriticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +31,11 @@ class PPOPlusPlusConfig(ActorCriticConfig):
             warnings.warn("with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual", stacklevel=3)
 
 
-class PPOPlusPlus(Agent):
+class PPOPlusPlus(GuidedAgent):
     """PPO from states that a guide has brought about."""
 
     name = "ppo-pp"
     config_type = PPOPlusPlusConfig
-    takes_guide = True
-
-    def __init__(
-        self,
-        policy: LMPolicy,
-        guide: Actor,
-        envs: VectorEnv,
-        config: PPOPlusPlusConfig | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        config = config or PPOPlusPlusConfig()
-        super().__init__(policy, guide, envs, config, seed)
-        self.policy = policy.with_decoding(config.decoding())
-        self.learner = ActorCritic(self.policy, config, self.layout)
 
     def plan(self, iteration: int) -> Plan:
         """The guide rolls in, the policy rolls out and learns from its own tokens."""

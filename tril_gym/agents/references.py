@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tril_gym.agents.layout import TextLayout
-from tril_gym.agents.trajectories import Infos
+from tril_gym.agents.trajectories import Infos, Texts, Trajectories
 
 
 class ReferenceTokens:
@@ -36,6 +37,30 @@ def pick(references: Sequence[str], draw: float) -> str:
     return references[int(draw * len(references))]
 
 
+def reference_texts(trajectories: Trajectories, tokenize: ReferenceTokens, generator: torch.Generator) -> Texts:
+    """The prompts of B texts, each with one of its references, drawn anew: (B, P), (B, T).
+
+    Raises:
+        ValueError: an example has no reference.
+    """
+    _refuse_missing(trajectories.infos)
+    draws = torch.rand(len(trajectories), generator=generator, dtype=torch.float64).tolist()
+    completions = torch.full_like(trajectories.tokens, -1)
+    for row, (info, draw) in enumerate(zip(trajectories.infos, draws, strict=True)):
+        ids = tokenize(pick(info["references"], draw))
+        completions[row, : len(ids)] = torch.tensor(ids)
+    return replace(Texts.of(trajectories.prompts, completions), is_prompt=trajectories.is_prompt)
+
+
+def _refuse_missing(infos: Infos) -> None:
+    missing = [info.get("prompt", "?") for info in infos if not info.get("references")]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(infos)} examples have no references to write, the first is {missing[0]!r};"
+            " use data with references, or an algorithm and a guide that need none"
+        )
+
+
 class References:
     """Writes one of a prompt's references: an oracle that can only begin texts, never continue them."""
 
@@ -46,12 +71,7 @@ class References:
         """Take up B texts that nobody has written on yet; see `Actor`."""
         if bool((completions >= 0).any()):
             raise ValueError("references can only begin a text, not continue one; roll out with another actor")
-        missing = [info.get("prompt", "?") for info in infos if not info.get("references")]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(infos)} examples have no references to write, the first is {missing[0]!r};"
-                " use data with references, or another guide"
-            )
+        _refuse_missing(infos)
         if self._tokens is None or self._tokens.layout != layout:
             self._tokens = ReferenceTokens(layout)
         return ReferenceWriter(infos, self._tokens)

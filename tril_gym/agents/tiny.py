@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
-from tril_gym.agents.bc import BCConfig, Imitation
 from tril_gym.agents.guide import Guide
+from tril_gym.agents.imitation import Imitation
 from tril_gym.agents.knobs import check_not_negative, check_positive
 from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.optimizer import OptimizerConfig
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, pick
 from tril_gym.agents.trajectories import Texts, minibatches
@@ -164,7 +165,7 @@ def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int
     from rich.progress import track
 
     size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + number)
-    imitation = Imitation(policy, BCConfig(learning_rate=settings.learning_rate, minibatch_size=size))
+    imitation = Imitation(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]

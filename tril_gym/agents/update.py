@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,52 +20,62 @@ from torch import Tensor, nn
 
 from tril_gym.agents import losses
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.critic import Critic, value_after
+from tril_gym.agents.critic import Critic, new_critic, value_after
 from tril_gym.agents.decoding import Decoding
-from tril_gym.agents.kl import kl_controller, kl_terms, nats_per_text
+from tril_gym.agents.experience import Counts, Experience
+from tril_gym.agents.kl import KLController, kl_controller, kl_terms, nats_per_text
 from tril_gym.agents.knobs import check_not_negative, check_positive, check_share, knob
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.masked import explained_variance, masked_whiten
+from tril_gym.agents.optimizer import (
+    Metrics,
+    OptimizerConfig,
+    Schedule,
+    adamw,
+    autocast_of,
+    checkpoint_gradients,
+)
 from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.references import ReferenceTokens, reference_texts
 from tril_gym.agents.returns import gae, kl_penalised_rewards
 from tril_gym.agents.trajectories import Texts, Trajectories, minibatches
 
-Metrics = dict[str, float]
-
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig:
+class ActorCriticConfig(OptimizerConfig):
     """Every number that the shared update reads. Names and defaults live here and nowhere else."""
 
-    episodes_per_iteration: int | None = knob(None, "texts collected between updates; default: one per environment row")
-    learning_rate: float = knob(1e-5, "AdamW step size of the policy")
     critic_learning_rate: float | None = knob(None, "AdamW step size of the critic; default: the policy's")
-    epochs: int = knob(4, "passes over the texts of an iteration")
-    minibatch_size: int = knob(32, "texts per optimizer step")
+    critic: Literal["separate", "adapter"] | None = knob(
+        None, "a network of its own, or an adapter on the policy's; default: as the policy is, with LoRA an adapter"
+    )
     gamma: float = knob(1.0, "discount per token")
     gae_lambda: float = knob(0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end")
     clip_range: float = knob(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]")
     value_clip_range: float | None = knob(None, "how far a value may move per iteration, in reward; default: any")
     vf_coef: float = knob(0.5, "weight of the value loss")
     ent_coef: float = knob(0.0, "weight of the entropy bonus, reward per nat")
+    target_coef: float = knob(0.0, "weight of the likelihood of a reference beside the reward")
     normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
     kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
     kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = knob("fixed", "how kl_coef follows kl_target")
     kl_target: float | None = knob(None, "KL to hold, nats per text; for the controllers that are not fixed")
     kl_horizon: float = knob(10_000.0, "episodes over which the adaptive controller reacts")
+    kl_gain: float = knob(1e-4, "K_p of the proportional and the PID controller, reward per nat")
+    kl_integral_gain: float = knob(1e-4, "K_i of the PID controller, reward per nat")
+    kl_derivative_gain: float = knob(0.0, "K_d of the PID controller, reward per nat")
     target_kl: float | None = knob(None, "end the epochs early at 1.5 times so many nats per token; default: never")
-    max_grad_norm: float = knob(1.0, "gradient norm is clipped to this")
     joint_grad_norm: bool = knob(False, "clip one norm over policy and critic, not one each")
     temperature: float = knob(1.0, "of the policy's distribution, in sampling and scoring alike")
     top_k: int | None = knob(None, "cut the policy's distribution to its k best tokens; only to reproduce old settings")
     top_p: float | None = knob(None, "cut the policy's distribution to its nucleus; only to reproduce old settings")
 
     def __post_init__(self) -> None:
-        check_positive(self, "episodes_per_iteration", "learning_rate", "critic_learning_rate", "epochs")
-        check_positive(self, "minibatch_size", "value_clip_range", "target_kl", "max_grad_norm", "temperature")
-        check_not_negative(self, "vf_coef", "ent_coef", "kl_coef")
+        super().__post_init__()
+        check_positive(self, "critic_learning_rate", "value_clip_range", "target_kl", "temperature")
+        check_not_negative(self, "vf_coef", "ent_coef", "target_coef", "kl_coef")
         check_share(self, "gamma", "gae_lambda")
         if not 0 < self.clip_range < 1:
             raise ValueError(f"clip_range must be in (0, 1), got {self.clip_range}; the usual value is 0.2")
@@ -75,39 +85,18 @@ class ActorCriticConfig:
                 " with another cut is infinite; leave both out, unless you reproduce old settings",
                 stacklevel=3,
             )
-        kl_controller(self.kl_controller, coef=self.kl_coef, target=self.kl_target, horizon=self.kl_horizon)
+        self.controller()
 
     def decoding(self) -> Decoding:
         """The policy's distribution."""
         return Decoding(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
-
-@dataclass(frozen=True, slots=True)
-class Experience:
-    """What the losses read of a batch of texts, all (B, T); float tensors in the policy's precision."""
-
-    texts: Texts
-    old_logprobs: Tensor
-    old_values: Tensor
-    advantages: Tensor
-    returns: Tensor
-    learn: Tensor  # bool: tokens that teach the policy
-    learn_critic: Tensor  # bool: tokens whose value the critic learns
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def part(self, rows: Tensor) -> Experience:
-        """Some texts, without the columns that none of them reaches."""
-        texts = self.texts[rows].trimmed()
-        width = texts.tokens.shape[1]
-        rest = (self.old_logprobs, self.old_values, self.advantages, self.returns, self.learn, self.learn_critic)
-        return Experience(texts, *(tensor[rows, :width] for tensor in rest))
-
-    def to(self, device: torch.device) -> Experience:
-        """The same on another device."""
-        rest = (self.old_logprobs, self.old_values, self.advantages, self.returns, self.learn, self.learn_critic)
-        return Experience(self.texts.to(device), *(tensor.to(device) for tensor in rest))
+    def controller(self) -> KLController:
+        """What sets the price of the KL, at its beginning."""
+        gains = (self.kl_gain, self.kl_integral_gain, self.kl_derivative_gain)
+        return kl_controller(
+            self.kl_controller, coef=self.kl_coef, target=self.kl_target, horizon=self.kl_horizon, gains=gains
+        )
 
 
 class ActorCritic:
@@ -122,19 +111,37 @@ class ActorCritic:
     def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
         self.policy, self.config, self.layout = policy, config, layout
         self.ref_policy = policy.frozen_copy()
-        self.optimizer = adamw(policy.model.parameters(), config.learning_rate)
-        self.kl = kl_controller(
-            config.kl_controller, coef=config.kl_coef, target=config.kl_target, horizon=config.kl_horizon
-        )
+        self.optimizer = adamw(policy.parameters(), config.learning_rate)
+        self.schedule, self.kl = Schedule(config), config.controller()
+        self.autocast = autocast_of(config, policy.device)
+        self.references = ReferenceTokens(layout) if config.target_coef > 0 else None
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
+        if config.gradient_checkpointing:
+            checkpoint_gradients(policy.model)
 
-    def critic(self, whose: str) -> tuple[Critic, torch.optim.Optimizer]:
-        """The critic of the policy or of the guide, made at its first use from the reference policy's weights."""
+    @property
+    def needs_references(self) -> bool:
+        """Whether the losses have one that reads references."""
+        return self.config.target_coef > 0
+
+    def critic(self, whose: str, *, goes_on: bool = False) -> tuple[Critic, torch.optim.Optimizer]:
+        """The critic of the policy or of the guide, and its optimizer.
+
+        Made at its first use, from the reference policy's weights; or, where it `goes_on`, from those of the other's.
+        """
         if whose not in self._critics:
-            critic = Critic(self.ref_policy)
-            rate = self.config.critic_learning_rate or self.config.learning_rate
-            self._critics[whose] = critic, adamw(critic.parameters(), rate)
+            critic = new_critic(self.ref_policy, self.config.critic, whose)
+            if self.config.gradient_checkpointing:
+                checkpoint_gradients(critic.model)
+            if goes_on and self._critics:
+                ((other, _),) = self._critics.values()
+                critic.load_state_dict(other.state_dict())
+            self._critics[whose] = critic, adamw(critic.parameters(), self._critic_rate)
         return self._critics[whose]
+
+    @property
+    def _critic_rate(self) -> float:
+        return self.config.critic_learning_rate or self.config.learning_rate
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn from an iteration's texts.
@@ -142,15 +149,18 @@ class ActorCritic:
         Args:
             trajectories: finished texts.
             plan: how they were written; says whose critic learns.
-            generator: shuffles the minibatches.
+            generator: draws references and shuffles the minibatches.
             clock: counts seconds as "reference" and "learn".
         """
-        critic, critic_optimizer = self.critic(plan.critic)
+        critic, critic_optimizer = self.critic(plan.critic, goes_on=plan.critic_goes_on)
         name = "critic" if plan.critic == "policy" else "guide_critic"
+        self.schedule.apply(self.optimizer, self.config.learning_rate)
+        self.schedule.apply(critic_optimizer, self._critic_rate)
         with clock.time("reference"):
             trajectories = self.annotate(trajectories, critic)
-        kl = self._kl(trajectories)
-        experience = self.experience(trajectories)
+        kl, experience = self._kl(trajectories), self.experience(trajectories)
+        if self.references is not None:
+            experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
         metrics = {
             "kl": kl,
             "kl_coef": self.kl.coef,
@@ -161,7 +171,8 @@ class ActorCritic:
         with clock.time("learn"):
             steps = self._epochs(experience, critic, critic_optimizer, generator)
         self.kl.update(kl, len(trajectories))
-        return metrics | {figure.replace("critic", name): value for figure, value in steps.items()}
+        self.schedule.advance()
+        return metrics | {figure.replace("critic/", f"{name}/"): value for figure, value in steps.items()}
 
     @torch.no_grad()
     def annotate(self, trajectories: Trajectories, critic: Critic) -> Trajectories:
@@ -169,13 +180,15 @@ class ActorCritic:
 
         def by_parts(function: Callable[[Texts], Tensor]) -> Tensor:
             rows = torch.arange(len(trajectories)).split(self.config.minibatch_size)
-            return torch.cat([function(trajectories.texts[part]).cpu() for part in rows])
+            with self.autocast():
+                return torch.cat([function(trajectories.texts[part]).cpu() for part in rows])
 
         def scored_by(policy: LMPolicy) -> Tensor:
             return by_parts(lambda texts: policy.score(texts, self.layout).logprobs)
 
         old_logprobs = trajectories.old_logprobs
-        if next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16):
+        half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        if half or self.config.mixed_precision != "no":
             # Rounding differs between a cached pass and a whole one by more than a ratio may err.
             old_logprobs = scored_by(self.policy).double()
         return replace(
@@ -228,54 +241,85 @@ class ActorCritic:
         size, epochs = self.config.minibatch_size, self.config.epochs
         rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator)
         for step, rows in enumerate(rows_of_steps):
-            batch = experience.part(rows).to(self.policy.device)
-            loss, figures = self.loss(batch, critic)
+            batch = experience.part(rows)
+            figures = self.gradients(batch, critic)
+            error = figures.pop("policy/ratio_error")
             if step == 0:
-                figures["policy/ratio_error"] = figures["ratio_error"]
-            del figures["ratio_error"]
+                figures["policy/ratio_error"] = error
             target_kl = self.config.target_kl
             if target_kl is not None and figures["policy/approx_kl"] > 1.5 * target_kl:
                 break
-            figures |= self._step(loss, batch, critic, critic_optimizer)
+            figures |= self._step(batch.counts, critic, critic_optimizer)
             for name, value in figures.items():
                 means[name].append(value)
         return {name: sum(values) / len(values) for name, values in means.items()}
 
-    def loss(self, batch: Experience, critic: Critic) -> tuple[Tensor, Metrics]:
-        """The total loss of a minibatch, and its parts as numbers."""
-        config = self.config
-        scores = self.policy.score(batch.texts, self.layout, with_entropy=True)
-        assert scores.entropy is not None, "asked for"
-        values = critic(batch.texts)[:, :-1]
-        ratio = (scores.logprobs, batch.old_logprobs)
-        policy = losses.policy_loss(*ratio, batch.advantages, batch.learn, clip_range=config.clip_range)
-        value = losses.value_loss(
-            values, batch.old_values, batch.returns, batch.learn_critic, value_clip_range=config.value_clip_range
-        )
-        entropy = losses.entropy_bonus(scores.entropy, batch.learn)
-        figures = {
-            "policy/loss": policy,
-            "policy/approx_kl": losses.approx_kl(*ratio, batch.learn),
-            "policy/clip_fraction": losses.clip_fraction(*ratio, batch.learn, clip_range=config.clip_range),
-            "policy/entropy": entropy,
-            "ratio_error": losses.ratio_error(*ratio, batch.learn),
-            "critic/loss": value,
-        }
-        total = policy + config.vf_coef * value - config.ent_coef * entropy
-        return total, {name: float(figure.detach()) for name, figure in figures.items()}
+    def gradients(self, batch: Experience, critic: Critic) -> Metrics:
+        """Leave the gradients of a minibatch's losses in policy and critic; returns the losses' parts as numbers.
 
-    def _step(
-        self, loss: Tensor, batch: Experience, critic: Critic, critic_optimizer: torch.optim.Optimizer
-    ) -> Metrics:
+        Computed in `gradient_accumulation` parts, each with the counts of the whole, so that they add up to it.
+        """
+        for parameter in (*self.policy.parameters(), *critic.parameters()):
+            parameter.grad = None
+        figures: defaultdict[str, float] = defaultdict(float)
+        errors = []
+        for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
+            part = batch.part(rows).to(self.policy.device)
+            # One after the other: no more than one network's activations stand in memory.
+            with self.policy.active():
+                with self.autocast():
+                    loss, found = self.policy_loss(part, batch.counts)
+                loss.backward()
+            with critic.active():
+                with self.autocast():
+                    value = self.value_loss(part, batch.counts, critic)
+                (self.config.vf_coef * value).backward()
+            errors.append(float(found.pop("policy/ratio_error")))
+            for name, figure in (found | {"critic/loss": value}).items():
+                figures[name] += float(figure.detach())
+        return figures | {"policy/ratio_error": max(errors)}
+
+    def policy_loss(self, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's share of the total loss, and what it is made of."""
+        config = self.config
+        scores = self.policy.score(part.texts, self.layout, with_entropy=True)
+        assert scores.entropy is not None, "asked for"
+        ratio, learn, count = (scores.logprobs, part.old_logprobs), part.learn, counts.learn
+        clip_range = config.clip_range
+        surrogate = losses.policy_loss(*ratio, part.advantages, learn, clip_range=clip_range, count=count)
+        entropy = losses.entropy_bonus(scores.entropy, learn, count=count)
+        figures = {
+            "policy/loss": surrogate,
+            "policy/approx_kl": losses.approx_kl(*ratio, learn, count=count),
+            "policy/clip_fraction": losses.clip_fraction(*ratio, learn, clip_range=clip_range, count=count),
+            "policy/entropy": entropy,
+            "policy/ratio_error": losses.ratio_error(*ratio, learn),
+        }
+        total = surrogate - config.ent_coef * entropy
+        if part.targets is not None:
+            targets = part.targets
+            figures["target/loss"] = losses.nll_loss(
+                self.policy.plain_logprobs(targets), targets.is_token, count=counts.target
+            )
+            total = total + config.target_coef * figures["target/loss"]
+        return total, figures
+
+    def value_loss(self, part: Experience, counts: Counts, critic: Critic) -> Tensor:
+        """The critic's share, before its weight."""
+        return losses.value_loss(
+            critic(part.texts)[:, :-1],
+            part.old_values,
+            part.returns,
+            part.learn_critic,
+            value_clip_range=self.config.value_clip_range,
+            count=counts.learn_critic,
+        )
+
+    def _step(self, counts: Counts, critic: Critic, critic_optimizer: torch.optim.Optimizer) -> Metrics:
         """One optimizer step of both, of neither without tokens to learn; returns the norms before clipping."""
-        # A gradient of zero would not do: the optimizer goes on by its momentum.
-        has_tokens = {self.optimizer: bool(batch.learn.any()), critic_optimizer: bool(batch.learn_critic.any())}
-        if not any(has_tokens.values()):
+        if not (counts.learn or counts.target or counts.learn_critic):
             return {}
-        self.optimizer.zero_grad()
-        critic_optimizer.zero_grad()
-        loss.backward()
-        mine, theirs = list(self.policy.model.parameters()), list(critic.parameters())
+        mine, theirs = self.policy.parameters(), list(critic.parameters())
         limit = self.config.max_grad_norm
         if self.config.joint_grad_norm:
             norm = nn.utils.clip_grad_norm_(mine + theirs, limit)
@@ -285,16 +329,19 @@ class ActorCritic:
                 "grad_norm/policy": nn.utils.clip_grad_norm_(mine, limit),
                 "grad_norm/critic": nn.utils.clip_grad_norm_(theirs, limit),
             }
-        for optimizer, learns in has_tokens.items():
-            if learns:
-                optimizer.step()
+        # A gradient of zero would not do: an optimizer goes on by its momentum.
+        if counts.learn or counts.target:
+            self.optimizer.step()
+        if counts.learn_critic:
+            critic_optimizer.step()
         return {name: float(norm) for name, norm in norms.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the policy's own weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "ref_policy": self.ref_policy.model.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ref_policy": self.ref_policy.state_dict(),
             "kl": self.kl.state_dict(),
             "critics": {
                 whose: {"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}
@@ -304,16 +351,11 @@ class ActorCritic:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.ref_policy.model.load_state_dict(state["ref_policy"])
+        self.ref_policy.load_state_dict(state["ref_policy"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.kl.load_state_dict(state["kl"])
         for whose, saved in state["critics"].items():
             critic, optimizer = self.critic(whose)
             critic.load_state_dict(saved["critic"])
             optimizer.load_state_dict(saved["optimizer"])
-
-
-def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    """Without weight decay: a policy is held near its reference by the KL, not by small weights."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=0.0, fused=True)

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.layout import TextLayout
-from tril_gym.agents.plan import Plan
+from tril_gym.agents.plan import Plan, ReadsText
+from tril_gym.agents.spelling import spelling_of
 from tril_gym.agents.trajectories import Infos, Trajectories
 from tril_gym.agents.writing import Board, Pen, write_completions
 from tril_gym.infos import row_of
@@ -177,12 +178,21 @@ class _Wave:
             draws = self.draws[rows]
             tokens, logprobs = write_completions(self.plan.rollin, prompts[rows], chosen, self.layout, draws.rollin)
             lengths = (tokens >= 0).sum(1)
-            switch[rows] = switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
+            places = switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
+            switch[rows] = self._whole_characters(tokens, places)
             before = np.arange(tokens.shape[1]) < switch[rows, None]
             board.tokens[rows] = np.where(before, tokens, -1)
             board.logprobs[rows] = np.where(before, logprobs, 0.0)
             board.written[rows] = switch[rows]
         return board, switch
+
+    def _whole_characters(self, tokens: np.ndarray, switch: np.ndarray) -> np.ndarray:
+        """Move switches (B,) in the midst of a character to its first token, where the rollout actor reads text."""
+        actor = self.plan.rollout
+        if not (isinstance(actor, ReadsText) and actor.reads_text(self.layout)):
+            return switch
+        start = spelling_of(self.layout).character_start
+        return np.array([start(row[row >= 0].tolist(), int(end)) for row, end in zip(tokens, switch, strict=True)])
 
     def _stand_at(self, switch: np.ndarray, board: Board, infos: Infos) -> np.ndarray:
         """Put the environment at the switch where it can be put there; (B,) tokens that it has got by now."""

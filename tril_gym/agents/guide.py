@@ -1,11 +1,12 @@
 """Guides: fixed writers that start or finish the policy's texts.
 
-A guide may be a language model with sampling settings of its own, or the references. The policy never reads a
-guide's logits, only its tokens.
+A guide may be a language model with sampling settings of its own, the references, or a function of texts. The policy
+never reads a guide's logits, only its tokens.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gymnasium.vector import VectorEnv
@@ -13,18 +14,23 @@ from torch import Tensor
 
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.plan import Writer
 from tril_gym.agents.policy import LMPolicy, LMWriter
 from tril_gym.agents.references import References
+from tril_gym.agents.text_guide import CallableGuide, TextFunction, TextWriter, Translator
 from tril_gym.agents.trajectories import Infos, Texts
 
 
 class Guide:
     """A language model that writes and does not learn.
 
+    One whose tokenizer is another than the environment's meets the policy as text: it reads what stands in its own
+    tokens, and what it writes is tokenised for the policy. It ends a text after 2 T tokens of its own at the latest.
+
     Args:
         policy: the model; it is never changed. Training a policy with itself as guide needs `policy.frozen_copy()`.
         temperature, top_k, top_p: how the guide samples; the paper's guides use top_p 0.92.
-        min_new_tokens: no EOS before so many tokens; by default the environment's advice.
+        min_new_tokens: no EOS before so many tokens, of the guide's own; by default the environment's advice.
     """
 
     def __init__(
@@ -38,19 +44,40 @@ class Guide:
     ) -> None:
         self.policy = policy.with_decoding(Decoding(temperature=temperature, top_k=top_k, top_p=top_p))
         self.min_new_tokens = min_new_tokens
+        self._compared: tuple[Any, bool] = (None, False)  # a tokenizer, and whether its tokens are others
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> LMWriter:
+    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> Writer:
         """Take up texts where they stand; see `Actor`."""
+        if self.reads_text(layout):
+            go_on = partial(self._translator(layout).go_on, self)
+            return TextWriter(go_on, prompts, completions, infos, layout)
         texts = Texts.of(prompts, completions).to(self.policy.device)
-        shortest = layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
-        return LMWriter(self.policy, texts, layout, shortest)
+        return LMWriter(self.policy, texts, layout, self._shortest(layout))
+
+    def reads_text(self, layout: TextLayout) -> bool:
+        """Whether its tokens are others than the environment's; see `ReadsText`."""
+        own, other = self.policy.tokenizer, layout.tokenizer
+        if own is None or other is None:
+            return False
+        if self._compared[0] is not other:
+            self._compared = (other, own is not other and own.get_vocab() != other.get_vocab())
+        return self._compared[1]
 
     def check(self, layout: TextLayout) -> None:
         """Refuse an environment that this guide cannot write in."""
         try:
-            self.policy.check(layout)
+            if self.reads_text(layout):
+                self._translator(layout)
+            else:
+                self.policy.check(layout)
         except ValueError as error:
             raise ValueError(f"the guide does not fit the environment: {error}") from None
+
+    def _translator(self, layout: TextLayout) -> Translator:
+        return Translator(self.policy, layout, self._shortest(layout))
+
+    def _shortest(self, layout: TextLayout) -> int:
+        return layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
 
     def settings(self) -> dict[str, Any]:
         """The keywords that make this guide again from its policy."""
@@ -73,3 +100,15 @@ class Guide:
     def references() -> References:
         """The references of each prompt: an oracle, for rolling in only."""
         return References()
+
+    @staticmethod
+    def from_callable(f: TextFunction, *, retries: int = 2, pause: float = 1.0) -> CallableGuide:
+        """A function of texts as guide: a template, a program, a service.
+
+        Args:
+            f: called once for a whole batch, `f(prompts, completions)`, two lists of strings: the prompts, and what
+                stands of each completion, "" where none is begun. Returns one string for each: the rest of its text.
+            retries: how many more times it is called when it raises.
+            pause: seconds before the second call; each further pause is twice as long.
+        """
+        return CallableGuide(f, retries=retries, pause=pause)

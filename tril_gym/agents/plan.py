@@ -50,6 +50,14 @@ class Actor(Protocol):
         """
 
 
+@runtime_checkable
+class ReadsText(Protocol):
+    """An actor that may meet the policy as text, and then can go on from whole characters only."""
+
+    def reads_text(self, layout: TextLayout) -> bool:
+        """Whether it does so in this environment."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Who writes which part of a text, and which part teaches."""

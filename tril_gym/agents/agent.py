@@ -25,6 +25,7 @@ from tril_gym.agents.optimizer import Metrics
 from tril_gym.agents.plan import Actor, Plan
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import References
+from tril_gym.agents.text_guide import CallableGuide
 from tril_gym.agents.trajectories import Trajectories
 from tril_gym.agents.update import ActorCritic
 from tril_gym.folders import write_folder
@@ -87,7 +88,7 @@ class Agent(ABC):
         if (guide is None) == self.takes_guide:
             raise TypeError(f"{self.name} {'needs a' if self.takes_guide else 'works without a'} guide, got {guide!r}")
         guide = _independent(guide, self.policy)
-        if isinstance(guide, Guide):
+        if isinstance(guide, Guide | CallableGuide):
             guide.check(self.layout)
         if self.guide_finishes and isinstance(guide, References):
             raise ValueError(
@@ -224,8 +225,8 @@ def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
     """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
     if guide is not None and not isinstance(guide, Actor):
         raise TypeError(
-            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), or write"
-            " one as docs/your_own_agent.md shows"
+            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), for a"
+            " function of texts Guide.from_callable(f), or write one as docs/your_own_agent.md shows"
         )
     if isinstance(guide, LMPolicy):
         decoding = guide.decoding

@@ -22,6 +22,12 @@ ALGORITHMS = {
     "bc": Row("tril_gym.agents.bc:BC", "Behaviour cloning: learn to write the references."),
     "ppo": Row("tril_gym.agents.ppo:PPO", "PPO: the policy writes whole texts and learns from its reward."),
     "ppo-pp": Row("tril_gym.agents.ppo_pp:PPOPlusPlus", "PPO++: a guide starts texts, the policy finishes them."),
+    "aggrevated": Row(
+        "tril_gym.agents.aggrevated:AggreVaTeD", "AggreVaTeD: the policy starts texts, a guide finishes them."
+    ),
+    "lols": Row("tril_gym.agents.lols:LOLS", "LOLS: each iteration is PPO++'s or AggreVaTeD's, by a coin."),
+    "d2lols": Row("tril_gym.agents.d2lols:D2LOLS", "D2LOLS: AggreVaTeD first, PPO++ after the hand-over."),
+    "gail": Row("tril_gym.agents.gail:GAIL", "GAIL: write what a discriminator takes for references."),
 }
 
 

@@ -20,10 +20,10 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_share(config: Any, *names: str) -> None:
-    """Refuse knobs that are not in [0, 1]."""
+    """Refuse knobs that are not in [0, 1]; None is left alone."""
     for name in names:
         value = getattr(config, name)
-        if not 0.0 <= value <= 1.0:
+        if value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} must be in [0, 1], got {value}{_usual(config, name)}")
 
 

@@ -11,6 +11,7 @@ B texts, T new tokens; ρ = π(token) / π_old(token). As ρ ≤ 1 / π_old, it 
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tril_gym.agents.masked import masked_mean, select
 
@@ -87,6 +88,25 @@ def entropy_bonus(entropies: Tensor, learn: Tensor, *, count: Count = None) -> T
 def nll_loss(logprobs: Tensor, is_token: Tensor, *, count: Count = None) -> Tensor:
     """Negative log-likelihood per token of given texts, in nats: a scalar to minimise."""
     return -masked_mean(logprobs, is_token, count)
+
+
+def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy on logits, in nats: a scalar to minimise. An expert's texts are labelled 1, the policy's 0.
+
+        −mean y log D + (1 − y) log(1 − D),  D = σ(logit)
+
+    Ho and Ermon 2016, eq. 17, with expert and policy the other way round: https://arxiv.org/abs/1606.03476
+
+    Args:
+        expert_logits:   (B,) of references, with gradient.
+        policy_logits:   (B',) of what the policy wrote, with gradient.
+        label_smoothing: s, which makes the labels 1 − s/2 and s/2: a discriminator that is never quite sure.
+    """
+    assert expert_logits.ndim == policy_logits.ndim == 1, (expert_logits.shape, policy_logits.shape)
+    logits = torch.cat([expert_logits, policy_logits])
+    labels = torch.cat([torch.ones_like(expert_logits), torch.zeros_like(policy_logits)])
+    labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    return binary_cross_entropy_with_logits(logits, labels)
 
 
 @torch.no_grad()

@@ -3,8 +3,11 @@
 B texts, T new tokens. Texts begin in column 0; what follows a text's last token is padding and may hold anything.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from tril_gym.agents.masked import select
 
@@ -61,3 +64,27 @@ def gae(
         advantages[:, t] = next_advantage = torch.where(is_token[:, t], advantage, next_advantage)
         next_value = torch.where(is_token[:, t], values[:, t], next_value)
     return select(advantages, is_token), select(advantages + values, is_token)
+
+
+RewardForm = Literal["logit", "gail", "probability"]
+
+
+def discriminator_rewards(logits: Tensor, *, form: RewardForm) -> Tensor:
+    """What a discriminator's logits pay: (B,) -> (B,).
+
+    With D = σ(logit), the probability of an expert's text:
+
+        "logit"        logit = log D − log(1 − D)     of either sign
+        "gail"         −log(1 − D)                    never negative
+        "probability"  D
+
+    Ho and Ermon 2016, algorithm 1, with D the expert's share: https://arxiv.org/abs/1606.03476; for the logit Fu et al.
+    2018: https://arxiv.org/abs/1710.11248
+    """
+    if form == "logit":
+        return logits
+    if form == "gail":
+        return softplus(logits)  # −log σ(−logit), without its overflow
+    if form == "probability":
+        return logits.sigmoid()
+    raise ValueError(f"The reward must be one of {', '.join(get_args(RewardForm))}, got {form!r}; usual is logit")

@@ -23,6 +23,7 @@ from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.optimizer import OptimizerConfig
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, pick
+from tril_gym.agents.seeding import seeded
 from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.cache import cached_folder
 from tril_gym.infos import row_of
@@ -130,8 +131,7 @@ def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
     eos = layout.eos_token_ids[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)
+    with seeded(settings.seed):
         if kind == "causal":
             return GPT2LMHeadModel(
                 GPT2Config(

@@ -6,8 +6,13 @@ Everything here happens before anything is written: a mistake in the settings is
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
+FUNCTION = re.compile(r"([^\W\d][\w.]*):([^\W\d]\w*)")  # module:function; names on the hub have no colon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,8 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     set_threads(config)
     data, held_data, held_out = _data(config)
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
+    code = {"guide": _guide(config, envs)} if _is_function(config.guide) else {}  # which no checkpoint holds
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, **code)
     agent.policy.model.to(config.device)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
 
@@ -212,8 +219,15 @@ def _spec(env: str) -> EnvSpec:
     """The spec of an id, or of module:id after importing the module, which registers it."""
     module, _, name = env.rpartition(":")
     if module:
-        importlib.import_module(module)
+        _import(module)
     return gym.spec(name)
+
+
+def _import(module: str) -> ModuleType:
+    """Import a module of the user's; also from the current folder, where a console script does not look by itself."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    return importlib.import_module(module)
 
 
 def _has_data(env: str) -> bool:
@@ -278,15 +292,44 @@ def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
     if name is None and config.policy not in TINY:
         raise ValueError(
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
-            " or the name or folder of a language model with the same tokenizer, such as the supervised one"
+            " the name or folder of a language model, such as the supervised one, or module:function"
         )
     if name is None or name in TINY:
         return Guide.default(envs, kind=TINY[name or config.policy], **_tiny_settings(config))
     if name == "references":
         return Guide.references()
+    if _is_function(name):
+        return Guide.from_callable(_function(name))
     guide = LMPolicy.from_pretrained(name)
     guide.model.to(config.device)
     return Guide(guide, top_p=GUIDE_TOP_P)
+
+
+def _is_function(guide: str | None) -> bool:
+    """Whether a guide is module:function, and no folder of that name."""
+    return guide is not None and FUNCTION.fullmatch(guide) is not None and not Path(guide).exists()
+
+
+def _function(guide: str) -> Callable[..., Any]:
+    """The function that module:function names."""
+    module, _, name = guide.partition(":")
+    try:
+        found = _import(module)
+    except ImportError as error:
+        raise ValueError(
+            f"--guide {guide} is module:function, but there is no such module to import here ({error})"
+        ) from error
+    if not callable(getattr(found, name, None)):
+        what = "no function" if not hasattr(found, name) else "something that is no function"
+        raise ValueError(f"--guide {guide}: {found.__file__} has {what} of the name {name}")
+    return getattr(found, name)  # type: ignore[no-any-return]
+
+
+class _Nobody:
+    """Stands in for the guide of a run that is evaluated: the policy writes alone."""
+
+    def start(self, prompts: Any, completions: Any, infos: Any, layout: Any) -> Any:
+        raise RuntimeError("an evaluation has no guide")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +380,8 @@ def evaluation_parts(
         return EvaluationParts(policy=policy, ref_policy=None, envs=make_envs(config, data, policy), what=what)
     checkpoint = folder.last_checkpoint()
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs)
+    kind = agent_type(config.algorithm)
+    agent = kind.load(checkpoint, envs=envs, **({"guide": _Nobody()} if kind.takes_guide else {}))
     agent.policy.model.to(device)
     return EvaluationParts(policy=agent.policy, ref_policy=agent.learner.ref_policy, envs=envs, what=what)
 

@@ -99,7 +99,11 @@ RUN_OPTIONS = (
     ENV_ARG,
     REWARD,
     run_option("--policy", "tiny, tiny-seq2seq, or a model's name or folder.", default="tiny"),
-    run_option("--guide", "tiny, references, or a model's name or folder.", default="the tiny policy, trained longer"),
+    run_option(
+        "--guide",
+        "tiny, references, a model's name or folder, or your own module:function.",
+        default="the tiny policy, trained longer",
+    ),
     run_option("--preset", "Settings to start from.", default="embedded for tiny policies, else pretrained"),
     run_option("--iterations", "Rounds of collecting and learning, in all.", default="the preset's", type=AT_LEAST_ONE),
     run_option("--num-envs", "Texts written side by side.", default="the preset's", type=AT_LEAST_ONE),

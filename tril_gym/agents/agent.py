@@ -78,8 +78,9 @@ class Agent(ABC):
         self.envs, self.seed = envs, seed
         self.layout = TextLayout.of(envs)
         policy.check(self.layout)
+        policy.check_trains()
         self.policy = policy.with_decoding(config.decoding())
-        self.guide = self._checked_guide(guide)
+        self.guide: Any = self._checked_guide(guide)
         self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration = 0
@@ -145,7 +146,8 @@ class Agent(ABC):
     def save(self, folder: str | Path) -> None:
         """Write all that is needed to go on exactly from here.
 
-        `policy/` loads with `transformers`' own `from_pretrained`. The environment is not saved, nor a guide that is
+        `policy/` loads with `transformers`' own `from_pretrained`; of a LoRA policy, `lora/` holds what goes on
+        exactly: the adapter, and the base's name or weights. The environment is not saved, nor a guide that is
         neither a language model nor the references: `load` takes them. An agent that was saved there before is
         replaced in one step.
 
@@ -156,14 +158,22 @@ class Agent(ABC):
 
     def _write(self, folder: Path) -> None:
         self.policy.save(folder / "policy")
+        if self.policy.lora is not None and not self.policy.is_quantised:
+            self.policy.save_adapter(folder / "lora")
         if isinstance(self.guide, Guide):
-            self.guide.policy.save(folder / "guide")
+            self._write_guide(self.guide.policy, folder / "guide")
         torch.save(
             {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
         )
         about = {"algorithm": self.name, "iteration": self.iteration, "seed": self.seed, "config": asdict(self.config)}
-        about["guide"] = _describe(self.guide)
+        about["guide"] = _describe(self.guide, self.policy)
         (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
+        if guide.shares_base(self.policy):
+            guide.save_beside(folder)
+        else:
+            guide.save(folder) if guide.lora is None else guide.save_adapter(folder)
 
     @classmethod
     def load(cls, folder: str | Path, *, envs: VectorEnv, **parts: Any) -> Self:
@@ -172,7 +182,8 @@ class Agent(ABC):
         Args:
             folder: the saved agent.
             envs: an environment like the one it was trained in.
-            parts: what could not be saved: `guide=`, where it is neither a language model nor the references.
+            parts: what could not be saved: `guide=`, where it is neither a language model nor the references, and
+                GAIL's `judge=`, where it is your own.
 
         Raises:
             ValueError: the folder holds no agent, or one of another algorithm, or its guide is missing.
@@ -186,10 +197,10 @@ class Agent(ABC):
             raise ValueError(
                 f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own"
             )
-        policy = _saved_policy(folder / "policy")
+        policy = saved_policy(folder)
         config = cls.config_type(**about["config"])
         if cls.takes_guide and "guide" not in parts:
-            parts["guide"] = _saved_guide(folder, about["guide"])
+            parts["guide"] = _saved_guide(folder, about["guide"], policy)
         agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
@@ -210,12 +221,18 @@ class GuidedAgent(Agent):
     """
 
     takes_guide = True
+    guide: Actor
 
     def __init__(self, policy: LMPolicy, guide: Actor, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
         super().__init__(policy, envs, config, guide=guide, seed=seed)
 
 
-def _saved_policy(folder: Path) -> LMPolicy:
+def saved_policy(folder: Path) -> LMPolicy:
+    """The policy of a saved agent, exactly as it was."""
+    return _saved_model(folder / "lora" if (folder / "lora").is_dir() else folder / "policy")
+
+
+def _saved_model(folder: Path) -> LMPolicy:
     """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
@@ -236,19 +253,22 @@ def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
     return guide
 
 
-def _describe(guide: Actor | None) -> dict[str, Any] | None:
+def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:
     if isinstance(guide, Guide):
-        return {"kind": "model"} | guide.settings()
+        kind = "model on the policy's base" if guide.policy.shares_base(policy) else "model"
+        return {"kind": kind} | guide.settings()
     if guide is None:
         return None
     return {"kind": "references" if isinstance(guide, References) else "other"}
 
 
-def _saved_guide(folder: Path, about: dict[str, Any]) -> Actor:
+def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor:
     settings = dict(about)
     kind = settings.pop("kind")
     if kind == "references":
         return References()
     if kind == "model":
-        return Guide(_saved_policy(folder / "guide"), **settings)
+        return Guide(_saved_model(folder / "guide"), **settings)
+    if kind == "model on the policy's base":
+        return Guide(policy.load_beside(folder / "guide"), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tril_gym import presets
 from tril_gym.algorithms import agent_type
 from tril_gym.checkpoint import RunFolder
+from tril_gym.infos import row_of
 
 if TYPE_CHECKING:
     from tril_gym.agents.agent import Agent
@@ -78,10 +79,13 @@ def configure(algorithm: str, *, preset: str | None, given: dict[str, Any], knob
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env)
     settings = chosen.run | given
+    numbers = chosen.algorithms.get(algorithm, {}) | knobs
+    if numbers.get("lr_schedule", "constant") != "constant":
+        numbers = {"lr_iterations": settings.get("iterations", RunConfig.iterations)} | numbers
     return RunConfig(
         algorithm=algorithm,
         preset=chosen.name,
-        knobs=chosen.algorithms.get(algorithm, {}) | knobs,
+        knobs=numbers,
         **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "knobs")},
     )
 
@@ -128,7 +132,25 @@ def build(config: RunConfig) -> Parts:
     policy = _tiny_policy(config, envs) if language is None else language
     guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
+    if agent.needs_references:
+        refuse_missing_references(config, envs)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+
+
+def refuse_missing_references(config: RunConfig, envs: VectorEnv) -> None:
+    """Look at the examples that the environment begins with.
+
+    Raises:
+        ValueError: one has no references.
+    """
+    _, infos = envs.reset(seed=config.seed)
+    for row in range(envs.num_envs):
+        if not row_of(infos, row).get("references"):
+            raise ValueError(
+                f"{config.algorithm}, as it is set, learns from references, and example"
+                f" {row_of(infos, row).get('example', '?')} of {config.env} has none; use data with references, or an"
+                " algorithm and a guide that need none, such as ppo"
+            )
 
 
 def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
@@ -402,5 +424,17 @@ def _evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | N
 
 
 def with_iterations(config: RunConfig, iterations: int | None) -> RunConfig:
-    """The same run, longer or shorter."""
-    return config if iterations is None else replace(config, iterations=iterations)
+    """The same run, longer or shorter.
+
+    Raises:
+        ValueError: longer than its learning rate lasts.
+    """
+    if iterations is None:
+        return config
+    falls = config.knobs.get("lr_schedule", "constant") != "constant"
+    if falls and iterations > config.knobs["lr_iterations"]:
+        raise ValueError(
+            f"--iterations {iterations} is more than the {config.knobs['lr_iterations']} after which this run's learning"
+            " rate is 0 (lr_schedule); start a new run, for example with the policy of this one"
+        )
+    return replace(config, iterations=iterations)

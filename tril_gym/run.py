@@ -434,7 +434,7 @@ def with_iterations(config: RunConfig, iterations: int | None) -> RunConfig:
     falls = config.knobs.get("lr_schedule", "constant") != "constant"
     if falls and iterations > config.knobs["lr_iterations"]:
         raise ValueError(
-            f"--iterations {iterations} is more than the {config.knobs['lr_iterations']} after which this run's learning"
-            " rate is 0 (lr_schedule); start a new run, for example with the policy of this one"
+            f"--iterations {iterations} is more than the {config.knobs['lr_iterations']} after which this run's"
+            " learning rate is 0 (lr_schedule); start a new run, for example with the policy of this one"
         )
     return replace(config, iterations=iterations)

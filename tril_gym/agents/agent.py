@@ -24,6 +24,7 @@ from tril_gym.agents.learn import Callback, learn
 from tril_gym.agents.optimizer import Metrics
 from tril_gym.agents.plan import Actor, Plan
 from tril_gym.agents.policy import LMPolicy
+from tril_gym.agents.pretrained import is_adapter
 from tril_gym.agents.references import References
 from tril_gym.agents.text_guide import CallableGuide
 from tril_gym.agents.trajectories import Trajectories
@@ -235,7 +236,8 @@ def saved_policy(folder: Path) -> LMPolicy:
 def _saved_model(folder: Path) -> LMPolicy:
     """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
+    own = {} if is_adapter(folder) else {"dtype": "auto"}  # an adapter's base is loaded as it was
+    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, **own)
 
 
 def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
@@ -250,6 +252,8 @@ def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
         guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)
     if isinstance(guide, Guide) and guide.policy.model is policy.model:
         return Guide(policy.frozen_copy(), **guide.settings())
+    if isinstance(guide, Guide) and policy.lora is None and guide.policy.shares_base(policy):
+        return Guide(guide.policy.full_copy(), **guide.settings())  # an adapter on the model that trains
     return guide
 
 

@@ -5,51 +5,88 @@ B texts, T new tokens, D hidden.
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tril_gym.agents.backbone import Backbone
 from tril_gym.agents.decoding import at_least_float32
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.trajectories import Texts
 
+CriticKind = Literal["separate", "adapter"]
 
-class Critic(nn.Module):
+
+class Critic:
     """V(s_t): what a text, cut just before token t, is still going to be paid.
 
-    A network of its own that starts from the policy's weights; its last layer starts at zero, so that the first
-    advantages are the returns themselves.
+    Its last layer starts at zero, so that the first advantages are the returns themselves.
+
+    Args:
+        body: a model of the critic's own, trained in place: all of it, or its adapter.
     """
 
-    def __init__(self, policy: LMPolicy) -> None:
-        super().__init__()
-        self.backbone: Backbone = policy.backbone
-        self.model = copy.deepcopy(policy.model).requires_grad_(True)
-        embedding = policy.model.get_input_embeddings().weight
-        width = getattr(policy.model.config, "hidden_size", embedding.shape[1])
+    def __init__(self, body: LMPolicy) -> None:
+        self.body = body
+        embedding = body.model.get_input_embeddings().weight
+        width = getattr(body.model.config, "hidden_size", embedding.shape[1])
+        # Adapters are at least float32, whatever their base is, and so is what is trained beside them.
+        dtype = embedding.dtype if body.lora is None else body.parameters()[0].dtype
         # Without its usual initialisation, which would draw from the global generator.
-        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=embedding.device, dtype=embedding.dtype)
+        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=embedding.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def model(self) -> Any:
+        """The language model without its head."""
+        return self.body.model
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What training moves."""
+        return [*self.body.parameters(), *self.head.parameters()]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights that may differ from those it was made from."""
+        parts = {"model": self.body.state_dict(), "head": self.head.state_dict()}
+        return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of `state_dict`."""
+        for part, name in ((self.body, "model."), (self.head, "head.")):
+            part.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
 
     def active(self) -> AbstractContextManager[None]:
         """Within it the model computes as this critic; see `LMPolicy.active`."""
         return nullcontext()
 
-    def forward(self, texts: Texts) -> Tensor:
+    def __call__(self, texts: Texts) -> Tensor:
         """(B, T + 1) values: before each token, and after the last column."""
         texts = texts.to(self.head.weight.device)
-        return at_least_float32(self.head(self.backbone.hidden(self.model, texts)).squeeze(-1))
+        hidden = self.body.backbone.hidden(self.model, texts)
+        return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
+
+
+def new_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
+    """A critic that starts from a policy's weights.
+
+    Args:
+        policy: it is left as it is.
+        kind: "separate", a model of its own that trains as a whole, or "adapter", one more adapter on the policy's base
+            model; by default as the policy trains.
+
+    Raises:
+        ValueError: an adapter beside a policy without one, or a separate model from quantised weights.
+    """
+    kind = kind or ("separate" if policy.lora is None else "adapter")
+    if kind == "separate":
+        return Critic(policy.full_copy())
+    if policy.lora is None:
+        raise ValueError('critic="adapter" needs a LoRA policy; use LMPolicy.with_lora or --lora-rank')
+    return Critic(policy.adapter_copy())
 
 
 def value_after(values: Tensor, lengths: Tensor) -> Tensor:
     """(B,) of (B, T + 1): the value after the last real token of each text."""
     return torch.gather(values, 1, lengths.unsqueeze(1)).squeeze(1)
-
-
-def new_critic(policy: LMPolicy, kind: str | None, name: str) -> Critic:
-    """A critic that starts from a policy's weights."""
-    return Critic(policy)

@@ -9,7 +9,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,16 @@ from torch import Tensor, nn
 from tril_gym.agents.backbone import Decoder, backbone_of
 from tril_gym.agents.decoding import EXCLUDED, Decoding, entropy, logprobs_of, sample
 from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.lora import Lora, is_peft_model
+from tril_gym.agents.pretrained import (
+    Origin,
+    is_adapter,
+    is_quantised,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    save_adapter,
+)
 from tril_gym.agents.trajectories import Infos, Texts
 from tril_gym.quiet import without_progress_bars
 
@@ -42,42 +52,66 @@ class LMPolicy:
     """A causal or encoder-decoder language model of `transformers`, with its tokenizer.
 
     Args:
-        model: a `PreTrainedModel` with a language-modelling head. Its dropout is switched off for good, so that
-            sampling and scoring see one distribution.
+        model: a `PreTrainedModel` with a language-modelling head, or a `PeftModel` with LoRA around one. Its dropout is
+            switched off for good, so that sampling and scoring see one distribution.
         tokenizer: the tokenizer of the environment that the policy writes in, None where it shows none.
     """
 
+    model: Any  # of `transformers`; where there is LoRA, its layers carry the adapter
+    lora: Lora | None  # its adapter: all that trains; None: the whole model does
+
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = disable_dropout(model), tokenizer
-        self.backbone = backbone_of(model)
+        self._set(Lora(model) if is_peft_model(model) else model)
+        self.tokenizer = tokenizer
+        self.backbone = backbone_of(self.model)
         self.decoding = Decoding()
+        self.origin: Origin | None = None  # where its base can be loaded from again
+
+    def _set(self, model: Any) -> None:
+        self.lora = model if isinstance(model, Lora) else None
+        self.model = disable_dropout(model if self.lora is None else self.lora.network)
+
+    def _with(self, model: Any) -> LMPolicy:
+        """The same around another model, or around one with an adapter."""
+        twin = copy.copy(self)
+        twin._set(model)
+        return twin
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, with_tokenizer: bool = True, **model_settings: Any) -> LMPolicy:
-        """Load a model and its tokenizer by name or from a folder.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        with_tokenizer: bool = True,
+        load_in_4bit: bool = False,
+        load_in_8bit: bool = False,
+        **model_settings: Any,
+    ) -> LMPolicy:
+        """Load a model and its tokenizer by name or from a folder; an adapter's folder gives a policy with LoRA.
 
         Args:
             name: a hub name or a folder.
             with_tokenizer: False for a model that was saved without one.
-            model_settings: for the model's own `from_pretrained`.
+            load_in_4bit: quantise the model (NF4), which then trains with LoRA only.
+            load_in_8bit: the same in 8 bits.
+            model_settings: for the model's own `from_pretrained`, such as another `quantization_config`.
 
         Raises:
-            ValueError: nothing that `transformers` can load has this name.
+            ValueError: nothing that `transformers` can load has this name, or the hardware cannot quantise.
+            ImportError: quantising needs bitsandbytes.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-
-        try:
-            config = AutoConfig.from_pretrained(name)
-            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            with without_progress_bars():
-                model = realigned(kind.from_pretrained(name, **model_settings))
-            tokenizer = AutoTokenizer.from_pretrained(name) if with_tokenizer else None
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"no language model could be loaded as {str(name)!r}; give the folder of a saved model, a hub name"
-                f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
-            ) from error
-        return cls(model, tokenizer)
+        bits = {"load_in_4bit": load_in_4bit, "load_in_8bit": load_in_8bit}
+        settings = model_settings | {bit: True for bit, wanted in bits.items() if wanted}
+        if is_adapter(name):
+            lora, origin = load_adapter(Path(name), settings)
+            tokenizer = load_tokenizer(_with_tokenizer(Path(name), origin)) if with_tokenizer else None
+            policy = cls(lora.peft_model, tokenizer)
+        else:
+            model = load_model(name, **settings)
+            policy = cls(model, load_tokenizer(name) if with_tokenizer else None)
+            origin = Origin.of(model, name, settings)
+        policy.origin = origin
+        return policy
 
     @classmethod
     def tiny(cls, envs: VectorEnv, *, kind: str = "causal", **settings: Any) -> LMPolicy:
@@ -98,19 +132,56 @@ class LMPolicy:
 
     def parameters(self) -> list[nn.Parameter]:
         """What training moves."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        parameters = self.model.parameters() if self.lora is None else self.lora.weights().values()
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that may differ from those it was made from."""
-        return self.model.state_dict()  # type: ignore[no-any-return]
+        return self.model.state_dict() if self.lora is None else self.lora.state_dict()  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of `state_dict`."""
-        self.model.load_state_dict(state)
+        (self.model if self.lora is None else self.lora).load_state_dict(state)
 
     def active(self) -> AbstractContextManager[None]:
-        """Within it the model computes as this policy. Also for backward passes, which may compute activations anew."""
+        """Within it the model computes as this policy."""
         return nullcontext()
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the base's weights are whole numbers of few bits."""
+        return is_quantised(self.model)
+
+    def to(self, device: str | torch.device) -> LMPolicy:
+        """Move the model, in place. Networks that share its base stay where they are: move it before they are made."""
+        if self.device != torch.device(device):
+            self.model.to(device)
+        return self
+
+    def with_lora(
+        self,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        target_modules: str | Collection[str] | None = None,
+        seed: int = 0,
+    ) -> LMPolicy:
+        """A policy that trains a LoRA adapter on this one's model and leaves its weights as they are.
+
+        Both policies share these weights, so this one must not be trained any more.
+
+        Args:
+            rank: columns of the adapter's matrices; 8 is usual.
+            alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
+            target_modules: names of layers to adapt, or "all-linear"; by default what peft knows to be usual.
+            seed: the first matrix of each pair is drawn from it; the second starts at zero.
+
+        Raises:
+            ValueError: there are no such layers, the rank or alpha cannot be, or there is an adapter already.
+        """
+        if self.lora is not None:
+            raise ValueError("the policy has LoRA already; full_copy() merges it into a model that can have another")
+        return self._with(Lora.on(self.model, rank=rank, alpha=alpha, target_modules=target_modules, seed=seed))
 
     def with_decoding(self, decoding: Decoding) -> LMPolicy:
         """The same model, sampled and scored under other settings."""
@@ -119,10 +190,50 @@ class LMPolicy:
         return twin
 
     def frozen_copy(self) -> LMPolicy:
-        """A policy of its own with the same weights, which no training can change."""
-        twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model).requires_grad_(False)
-        return twin
+        """A policy of its own with the same weights, which no training can change; with LoRA, on the same base."""
+        if self.lora is not None:
+            return self._with(self.lora.copy().freeze())
+        return self._with(copy.deepcopy(self.model).requires_grad_(False))
+
+    def shares_base(self, other: LMPolicy) -> bool:
+        """Whether both have one base model in memory."""
+        one, two = (policy.model.get_input_embeddings().weight for policy in (self, other))
+        return bool(one.data_ptr() == two.data_ptr())
+
+    def adapter_copy(self) -> LMPolicy:
+        """A policy of its own on the same base, which trains its own adapter; it starts with the same weights.
+
+        Raises:
+            ValueError: the policy has no LoRA.
+        """
+        if self.lora is None:
+            raise ValueError(
+                "another adapter on the same base needs a LoRA policy; use LMPolicy.with_lora or --lora-rank"
+            )
+        return self._with(self.lora.copy())
+
+    def full_copy(self) -> LMPolicy:
+        """A policy of its own with the same weights, all of which train; an adapter is merged into them.
+
+        Raises:
+            ValueError: the weights are quantised, and cannot be trained.
+        """
+        if self.is_quantised:
+            raise ValueError("quantised weights cannot be trained; train an adapter on them, or load them in full")
+        model = self.model if self.lora is None else self.lora.merged()
+        return self._with(copy.deepcopy(model).requires_grad_(True))
+
+    def check_trains(self) -> None:
+        """Refuse a policy that training could not change.
+
+        Raises:
+            ValueError: quantised weights without an adapter, or everything is frozen.
+        """
+        if self.is_quantised and self.lora is None:
+            raise ValueError("quantised weights cannot be trained; add an adapter with policy.with_lora or --lora-rank")
+        if not self.parameters():
+            frozen = "its weights are frozen" if self.lora is None else "its adapter is frozen (is_trainable=True?)"
+            raise ValueError(f"nothing of the policy can be trained: {frozen}; let them require gradients")
 
     def check(self, layout: TextLayout) -> None:
         """Refuse an environment that this model cannot write in.
@@ -164,11 +275,45 @@ class LMPolicy:
         return logprobs_of(self.backbone.logits(self.model, texts), texts.tokens)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as `transformers` does; `AutoModel…from_pretrained(folder)` loads them."""
+        """Write model and tokenizer as `transformers` does; `AutoModel…from_pretrained(folder)` loads them.
+
+        An adapter is merged into the weights; where these are quantised, so that merging would round, it is written as
+        an adapter instead, which `transformers` loads as well, with peft.
+        """
+        if self.lora is not None and self.is_quantised:
+            return self.save_adapter(folder)
         with without_progress_bars():
-            self.model.save_pretrained(folder)
+            (self.model if self.lora is None else self.lora.merged()).save_pretrained(folder)
+        self._save_tokenizer(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter and tokenizer, and where the base is from; `LMPolicy.from_pretrained(folder)` goes on exactly.
+
+        A base without a name is written beside the adapter.
+        """
+        assert self.lora is not None, "only with LoRA"
+        save_adapter(self.lora, self.origin, folder)
+        self._save_tokenizer(folder)
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what a policy differs in from its base: nothing, or its adapter. For `load_beside`."""
+        if self.lora is not None:
+            self.lora.save(folder, base=None)
+
+    def load_beside(self, folder: Path) -> LMPolicy:
+        """A frozen policy on the base of this LoRA policy, with the adapter that `save_beside` wrote, if any."""
+        assert self.lora is not None, "without LoRA no other policy shares the model"
+        base = self.lora.base()
+        return self._with(Lora.load(base, folder).freeze() if is_adapter(folder) else base)
+
+    def _save_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
+
+
+def _with_tokenizer(folder: Path, origin: Origin | None) -> Path | str:
+    """Where an adapter's tokenizer is: beside it, or with its base."""
+    return folder if origin is None or (folder / "tokenizer_config.json").is_file() else origin.name
 
 
 class LMWriter:
@@ -241,18 +386,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(before)
-
-
-def realigned(model: Any) -> Any:
-    """Give every weight on the CPU memory of its own, in place.
-
-    Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that
-    was saved and loaded would not go on exactly like one that never stopped.
-    """
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu":
-            parameter.data = parameter.data.clone()
-    return model
 
 
 def disable_dropout(model: Any) -> Any:

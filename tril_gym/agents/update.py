@@ -130,7 +130,7 @@ class ActorCritic:
         Made at its first use, from the reference policy's weights; or, where it `goes_on`, from those of the other's.
         """
         if whose not in self._critics:
-            critic = new_critic(self.ref_policy, self.config.critic, whose)
+            critic = new_critic(self.ref_policy, self.config.critic)
             if self.config.gradient_checkpointing:
                 checkpoint_gradients(critic.model)
             if goes_on and self._critics:

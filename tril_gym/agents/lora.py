@@ -97,7 +97,7 @@ class Lora:
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
         )
         try:
-            with seeded(seed), without_deprecations():
+            with seeded(seed), quietly():
                 return cls(get_peft_model(sharing_copy(network), config))
         except ValueError as error:
             raise ValueError(f"no LoRA for {target_modules or 'the usual layers'}: {error}") from error
@@ -160,7 +160,7 @@ class Lora:
 
     def copy(self) -> Lora:
         """A network of its own on the same base, with an adapter of its own and the same weights, which trains."""
-        with without_deprecations():
+        with quietly():
             twin = Lora(sharing_copy(self.peft_model, but_for=self.weights().values()))
             twin.peft_model.base_model.enable_adapter_layers()  # which lets the adapter train, too
         return twin
@@ -185,12 +185,12 @@ class Lora:
         for layer in twin._layers():
             for weight in layer.get_base_layer().parameters():
                 weight.data = weight.data.clone()
-        with without_deprecations():
+        with quietly():
             return twin.peft_model.merge_and_unload()
 
     def base(self) -> Any:
         """A plain network without the adapter, of the base's own tensors."""
-        with without_deprecations():
+        with quietly():
             return self.copy().peft_model.unload()
 
     def save(self, folder: Path, *, base: str | None) -> None:
@@ -210,7 +210,7 @@ class Lora:
         """Put the adapter that was saved in a folder on a network, in place; it trains."""
         from peft import PeftModel
 
-        with seeded(0), without_deprecations():
+        with seeded(0), quietly():
             return cls(PeftModel.from_pretrained(network.requires_grad_(False), folder, is_trainable=True))
 
 
@@ -261,8 +261,10 @@ def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = ()) ->
 
 
 @contextmanager
-def without_deprecations() -> Iterator[None]:
-    """Without warnings that peft uses old names of transformers: they are not the user's to mend."""
+def quietly() -> Iterator[None]:
+    """Without what peft warns of needlessly: old names that it uses itself, what it mends, what is refused here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        for needless in ("fan_in_fan_out is set to", "Model has `tie_word_embeddings"):
+            warnings.filterwarnings("ignore", needless, UserWarning)
         yield

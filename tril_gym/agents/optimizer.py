@@ -105,8 +105,8 @@ def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
 
 def checkpoint_gradients(model: Any) -> None:
     """Let a model of `transformers` keep fewer activations for its backward pass, and compute them again."""
-    # (the reentrant kind gives no gradient to adapters on a frozen model)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # old name
+    enable({"use_reentrant": False})  # the reentrant kind gives no gradient to adapters on a frozen model
 
 
 def autocast_of(config: OptimizerConfig, device: torch.device) -> Autocast:

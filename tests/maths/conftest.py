@@ -1,6 +1,8 @@
-"""Nonsense to fill padding with, and what appends it."""
+"""Nonsense to fill padding with, what appends it, and a second opinion on advantages."""
 
 import math
+import multiprocessing
+import os
 from collections.abc import Callable
 
 import pytest
@@ -23,3 +25,15 @@ def pad(nonsense) -> Callable[[Tensor], Tensor]:
         return torch.cat([tensor, tensor.new_full((tensor.shape[0], 3), fill)], dim=1)
 
     return append
+
+
+@pytest.fixture(scope="session")
+def torchrl_gae() -> Callable[..., tuple[Tensor, Tensor]]:
+    """TorchRL's advantages and returns; what importing it sets for the whole process is set back."""
+    environment, start_method = dict(os.environ), multiprocessing.get_start_method(allow_none=True)
+    from torchrl.objectives.value.functional import generalized_advantage_estimate
+
+    multiprocessing.set_start_method(start_method, force=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    return generalized_advantage_estimate

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tril_gym.agents.returns import gae, kl_penalised_rewards
+from tril_gym.agents.returns import discriminator_rewards, gae, kl_penalised_rewards
 
 
 def texts(seed: int, lengths: list[int], width: int):
@@ -48,6 +48,33 @@ def test_against_every_sum_written_out(gamma, gae_lambda):
     expected = slow_gae(*batch, gamma=gamma, gae_lambda=gae_lambda)
     torch.testing.assert_close(advantages, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(returns, torch.where(batch[3], expected + batch[1], 0.0), rtol=1e-12, atol=1e-12)
+
+
+# (fractions of powers of 2, for TorchRL multiplies its masks by them in float32)
+@pytest.mark.parametrize("gamma", [1.0, 63 / 64, 0.75])
+@pytest.mark.parametrize("gae_lambda", [1.0, 15 / 16, 0.5, 0.0])
+def test_against_torchrl(torchrl_gae, gamma, gae_lambda):
+    rewards, values, after, is_token = texts(9, [6, 1, 4, 5, 6, 2, 3], 6)
+    after += 3.0  # the critic's opinion of every text's future, whether it has one or not
+    truncated = torch.tensor([True, False, True, True, False, False, True])
+    bootstrap = torch.where(truncated, after, 0.0)
+    advantages, returns = gae(rewards, values, bootstrap, is_token, gamma=gamma, gae_lambda=gae_lambda)
+
+    # TorchRL knows no padding: it gets the texts as one long trajectory, in which it stops at each text's end, and
+    # decides by itself which ends have a future.
+    columns = torch.arange(6)
+    last = columns == is_token.sum(1, keepdim=True) - 1
+    next_values = torch.where(last, after.unsqueeze(1), values.roll(-1, dims=1))
+
+    def by_torchrl(terminated):
+        inputs = (values, next_values, rewards, last, terminated & last)
+        return torchrl_gae(gamma, gae_lambda, *(tensor[is_token].unsqueeze(-1) for tensor in inputs))
+
+    for ours, expected in zip((advantages, returns), by_torchrl(~truncated.unsqueeze(1)), strict=True):
+        torch.testing.assert_close(ours[is_token], expected.squeeze(-1), rtol=1e-12, atol=1e-12)
+    # The control: it tells the two kinds of end apart.
+    other, _ = by_torchrl(torch.ones(7, 1, dtype=torch.bool))
+    assert (other.squeeze(-1) - advantages[is_token]).abs().max() > 1.0
 
 
 def test_lambda_1_is_the_sampled_return_less_the_value():
@@ -188,3 +215,56 @@ def test_kl_terms_where_the_guide_wrote_are_never_read(nonsense):
     assert torch.equal(plain[~wrote], env_rewards[~wrote])
     # The control: where the policy wrote, they are.
     assert not torch.isclose(plain[wrote], env_rewards[wrote]).any()
+
+
+def test_penalised_rewards_are_paid_to_gae_in_nats():
+    # γ = λ = 1, V = 0: the return at t is the pay still to come less c times the nats still to come.
+    generator = torch.Generator().manual_seed(10)
+    env_rewards, kl = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    is_token = torch.arange(5) < torch.tensor([[5], [3], [1], [2]])
+    rewards = kl_penalised_rewards(env_rewards, kl, is_token, kl_coef=0.25)
+    _, returns = gae(rewards, 0 * rewards, torch.zeros(4).double(), is_token, gamma=1.0, gae_lambda=1.0)
+    for row, length in enumerate(is_token.sum(1).tolist()):
+        for t in range(length):
+            still = [env_rewards[row, u].item() - 0.25 * kl[row, u].item() for u in range(t, length)]
+            assert returns[row, t].item() == pytest.approx(math.fsum(still), rel=1e-12)
+
+
+LOGITS = torch.tensor([-2.0, 0.0, math.log(3.0)], dtype=torch.float64)
+
+
+def test_discriminator_rewards_by_hand():
+    # σ(log 3) = 3/4 and −log(1 − 3/4) = log 4; σ(0) = ½ and log 2; σ(−2) = 1 / (1 + e²).
+    low = 1 / (1 + math.exp(2))
+    expected = {
+        "logit": [-2.0, 0.0, math.log(3)],
+        "gail": [-math.log(1 - low), math.log(2), math.log(4)],
+        "probability": [low, 0.5, 0.75],
+    }
+    for form, values in expected.items():
+        assert discriminator_rewards(LOGITS, form=form).tolist() == pytest.approx(values, rel=1e-14)
+    # The logit is log D − log(1 − D).
+    d = discriminator_rewards(LOGITS, form="probability")
+    torch.testing.assert_close(discriminator_rewards(LOGITS, form="logit"), d.log() - (1 - d).log())
+
+
+@pytest.mark.parametrize("form", ["logit", "gail", "probability"])
+def test_no_verdict_is_too_clear_to_pay(form):
+    logits = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4])
+    rewards = discriminator_rewards(logits, form=form)
+    assert rewards.isfinite().all()
+    assert (rewards.diff() >= 0).all()
+    assert rewards[-1] > rewards[0]
+    assert rewards[-1].item() == {"logit": 1e4, "gail": 1e4, "probability": 1.0}[form]
+    # The control: as the formula stands, a verdict of 90 is infinite.
+    assert (-(1 - logits.sigmoid()).log())[3].isinf()
+
+
+def test_only_the_logit_punishes():
+    least = {form: discriminator_rewards(LOGITS, form=form).min() for form in ("logit", "gail", "probability")}
+    assert least["logit"] < 0 < min(least["gail"], least["probability"])
+
+
+def test_a_reward_of_no_form_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"logit, gail, probability, got 'airl'; usual is logit"):
+        discriminator_rewards(LOGITS, form="airl")

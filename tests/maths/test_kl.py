@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 
 from tril_gym.agents.kl import (
     PIDKL,
@@ -16,6 +17,11 @@ from tril_gym.agents.kl import (
 POLICY = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
 REFERENCE = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
 KL = sum(p * math.log(p / q) for p, q in ((0.7, 0.1), (0.2, 0.3), (0.1, 0.6)))
+
+
+def test_which_way_round_it_is():
+    assert kl_divergence(Categorical(POLICY), Categorical(REFERENCE)).item() == pytest.approx(KL, rel=1e-12)
+    assert kl_divergence(Categorical(REFERENCE), Categorical(POLICY)).item() != pytest.approx(KL, rel=0.05)
 
 
 def test_estimators_by_hand():
@@ -71,6 +77,21 @@ def test_nats_per_text_by_hand(nonsense):
     wrote = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     assert nats_per_text(logprobs, ref_logprobs, wrote).item() == pytest.approx(2.5 / 3)
     assert nats_per_text(logprobs[:0], ref_logprobs[:0], wrote[:0]) == 0
+    # The control: what the reference says of a token that the policy wrote does count.
+    ref_logprobs[0, 0] += 0.3
+    assert nats_per_text(logprobs, ref_logprobs, wrote).item() == pytest.approx(2.2 / 3)
+
+
+def test_nats_per_text_average_to_the_kl_of_whole_texts():
+    # Two tokens, drawn one after another from POLICY, all nine texts weighted by their probability: twice the KL.
+    first, second = torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij")
+    tokens = torch.stack([first.flatten(), second.flatten()], dim=1)
+    wrote = torch.ones(1, 2, dtype=torch.bool)
+    total = sum(
+        POLICY[text].prod() * nats_per_text(POLICY[text].log()[None], REFERENCE[text].log()[None], wrote)
+        for text in tokens
+    )
+    assert total.item() == pytest.approx(2 * KL, rel=1e-12)
 
 
 def test_fixed_stays():
@@ -88,6 +109,20 @@ def test_adaptive_by_hand():
     assert controller.coef == pytest.approx(1.05 * 0.9)
     controller.update(600.0, 50)
     assert controller.coef == pytest.approx(1.05 * 0.9 * 1.1)
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(7.2, 1.2), (7.3, 1.2), (60.0, 1.2), (4.8, 0.8), (1.0, 0.8), (6.3, 1.05)])
+def test_adaptive_moves_by_a_fifth_at_most(kl, factor):
+    # In a whole horizon: e = .2 and more are clipped alike, e = .05 is not.
+    controller = AdaptiveKL(1.0, target=6.0, horizon=64)
+    controller.update(kl, 64)
+    assert controller.coef == pytest.approx(factor)
+
+
+def test_adaptive_stops_at_0_in_an_iteration_longer_than_five_horizons():
+    controller = AdaptiveKL(1.0, target=6.0, horizon=1)
+    controller.update(0.0, 6)  # 1 − .2 · 6 is negative
+    assert controller.coef == 0.0
 
 
 def test_proportional_by_hand():
@@ -117,6 +152,22 @@ def test_pid_forgets_a_long_absence():
     for _ in range(4):
         controller.update(0.0, 8)  # e = −1
     assert controller.coef == 0.0
+    # The control: without the limit, a hundred iterations above the target are not undone by four below it.
+    controller = PIDKL(0.0, target=1.0, gains=(0.0, 1.0, 0.0), integral_limit=1e9)
+    for kl in [2.0] * 100 + [0.0] * 4:
+        controller.update(kl, 8)
+    assert controller.coef == 96.0
+
+
+def test_the_integral_of_pid_is_limited_on_both_sides():
+    # Long below the target, by e = −1: Σe stays at −3, so that three iterations above it bring the price back to c_0.
+    controller = PIDKL(5.0, target=1.0, gains=(0.0, 1.0, 0.0), integral_limit=3.0)
+    for _ in range(50):
+        controller.update(0.0, 8)
+    assert controller.coef == 2.0
+    for _ in range(3):
+        controller.update(2.0, 8)
+    assert controller.coef == 5.0
 
 
 def every_controller():
@@ -162,6 +213,11 @@ def test_the_factory_makes_what_it_is_asked_for():
     assert [type(c) for c in every_controller()] == [FixedKL, AdaptiveKL, ProportionalKL, PIDKL]
     assert [c.coef for c in every_controller()] == [0.1] * 4
     assert kl_controller("fixed", coef=0.0).coef == 0
+    gains = (0.3, 0.2, 0.1)
+    assert kl_controller("proportional", coef=0.1, target=2.0, gains=gains).gain == 0.3
+    assert kl_controller("pid", coef=0.1, target=2.0, gains=gains).gains == gains
+    adaptive = kl_controller("adaptive", coef=0.1, target=2.0, horizon=7.0)
+    assert (adaptive.target, adaptive.horizon) == (2.0, 7.0)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
+from torch.nn.functional import cross_entropy, mse_loss
 
 from tril_gym.agents.decoding import entropy, logprobs_of
 from tril_gym.agents.losses import (
     approx_kl,
     clip_fraction,
+    discriminator_loss,
     entropy_bonus,
     log_ratio,
     nll_loss,
@@ -251,6 +254,43 @@ def test_nll_and_entropy_by_hand():
     assert entropy_bonus(torch.tensor([[1.0, 3.0], [9.0, 9.0]]), is_token) == 2
 
 
+def test_log_ratio_by_hand(nonsense):
+    # log ½ − log ¼ = log 2, and nothing of the tokens outside, in the gradient either.
+    logprobs = torch.tensor([[math.log(0.5), nonsense], [nonsense, nonsense]], requires_grad=True)
+    old_logprobs = torch.tensor([[math.log(0.25), nonsense], [0.0, nonsense]])
+    learn = torch.tensor([[True, False], [False, False]])
+    ratio = log_ratio(logprobs, old_logprobs, learn)
+    ratio.exp().sum().backward()
+    torch.testing.assert_close(ratio, torch.tensor([[math.log(2), 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+
+
+def test_nll_and_value_loss_against_torch():
+    d = update()
+    nll = nll_loss(logprobs_of(d["reference_logits"], d["reference"]), d["is_reference"])
+    labels = torch.where(d["is_reference"], d["reference"], -100)  # of cells that it ignores
+    torch.testing.assert_close(nll, cross_entropy(d["reference_logits"].flatten(0, 1), labels.flatten()))
+    learned = d["values"][d["learn"]], d["returns"][d["learn"]]
+    torch.testing.assert_close(
+        value_loss(d["values"], d["old_values"], d["returns"], d["learn"]), mse_loss(*learned) / 2
+    )
+    # The control: over all cells, padding among them, both are others.
+    assert abs(nll - cross_entropy(d["reference_logits"].flatten(0, 1), d["reference"].flatten())) > 1e-2
+    assert (
+        abs(
+            value_loss(d["values"], d["old_values"], d["returns"], d["learn"]) - mse_loss(d["values"], d["returns"]) / 2
+        )
+        > 1e-2
+    )
+
+
+def test_entropy_against_torch():
+    d = update()
+    expected = Categorical(logits=d["logits"]).entropy()[d["learn"]].mean()
+    torch.testing.assert_close(entropy_bonus(entropy(d["logits"]), d["learn"]), expected)
+    assert abs(entropy_bonus(entropy(d["logits"]), torch.ones_like(d["learn"])) - expected) > 1e-3
+
+
 def test_no_tokens_no_loss_no_gradient(nonsense):
     x = [torch.full((2, 3), nonsense, requires_grad=True) for _ in range(4)]
     nothing = torch.zeros(2, 3, dtype=torch.bool)
@@ -306,7 +346,9 @@ def test_approx_kl_averages_to_the_true_kl():
     old, new = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]], dtype=torch.float64)
     each = [approx_kl(new[i : i + 1].log(), old[i : i + 1].log(), torch.ones(1).bool()) for i in range(3)]
     expected = sum(p * k for p, k in zip(old, each, strict=True))
-    assert expected.item() == pytest.approx((old * (old / new).log()).sum().item(), rel=1e-12)
+    assert expected.item() == pytest.approx(kl_divergence(Categorical(old), Categorical(new)).item(), rel=1e-12)
+    # The control: not the one the other way round.
+    assert expected.item() != pytest.approx(kl_divergence(Categorical(new), Categorical(old)).item(), rel=0.05)
 
 
 def test_shapes_that_would_broadcast_are_refused():
@@ -324,3 +366,64 @@ def test_shapes_that_would_broadcast_are_refused():
                 call(*wrong)
         with pytest.raises(AssertionError):
             call(full, full, full, mask[:1])
+
+
+def test_discriminator_loss_by_hand():
+    # Experts at logits log 3 and 0: D = 3/4, 1/2. The policy's text at −log 4: D = 1/5.
+    #   −(log 3/4 + log 1/2 + log 4/5) / 3 = −log(3/10) / 3
+    # ∂/∂logit = (D − y) / 3: −1/12, −1/6, 1/15.
+    expert = torch.tensor([math.log(3), 0.0], dtype=torch.float64, requires_grad=True)
+    policy = torch.tensor([-math.log(4)], dtype=torch.float64, requires_grad=True)
+    loss = discriminator_loss(expert, policy)
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(0.3) / 3, rel=1e-14)
+    assert expert.grad.tolist() == pytest.approx([-1 / 12, -1 / 6])
+    assert policy.grad.tolist() == pytest.approx([1 / 15])
+    # The controls: classes the other way round, and probabilities where logits belong, are something else.
+    assert abs(discriminator_loss(policy, expert) - loss) > 0.1
+    assert abs(discriminator_loss(expert.sigmoid(), policy.sigmoid()) - loss) > 0.1
+
+
+def test_smoothed_labels_by_hand():
+    # s = .2 makes labels .9 and .1. D = 3/4 for an expert's text, 1/5 for the policy's:
+    #   −(.9 log 3/4 + .1 log 1/4 + .1 log 1/5 + .9 log 4/5) / 2
+    # The gradient is 0 where D is the label: at the logits ±log 9.
+    expert, policy = torch.tensor([math.log(3)]), torch.tensor([-math.log(4)])
+    expected = -(0.9 * math.log(0.75) + 0.1 * math.log(0.25) + 0.1 * math.log(0.2) + 0.9 * math.log(0.8)) / 2
+    assert discriminator_loss(expert, policy, label_smoothing=0.2).item() == pytest.approx(expected)
+    sure = torch.tensor([[math.log(9)], [-math.log(9)]], dtype=torch.float64, requires_grad=True)
+    smoothed = torch.autograd.grad(discriminator_loss(*sure, label_smoothing=0.2), sure)[0]
+    assert smoothed.abs().max() < 1e-15
+    assert torch.autograd.grad(discriminator_loss(*sure), sure)[0].abs().min() > 0.01
+    # Wholly smoothed, both classes are labelled ½ and nothing can be told apart: best is to say 0.
+    assert discriminator_loss(0 * expert, 0 * policy, label_smoothing=1.0).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_discriminator_loss_against_the_formula(label_smoothing):
+    generator = torch.Generator().manual_seed(0)
+    expert, policy = (5 * torch.randn(n, generator=generator, dtype=torch.float64) for n in (7, 4))
+    total = 0.0
+    for logits, y in ((expert, 1 - label_smoothing / 2), (policy, label_smoothing / 2)):
+        for logit in logits.tolist():
+            d = 1 / (1 + math.exp(-logit))
+            total -= y * math.log(d) + (1 - y) * math.log(1 - d)
+    # A mean over all texts, not over the two classes.
+    loss = discriminator_loss(expert, policy, label_smoothing=label_smoothing).item()
+    assert loss == pytest.approx(total / 11, rel=1e-12)
+
+
+def test_a_discriminator_that_is_sure_and_wrong_has_a_finite_loss():
+    expert, policy = (torch.tensor([x], requires_grad=True) for x in (-1e4, 1e4))
+    loss = discriminator_loss(expert, policy)
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4)
+    assert (expert.grad.item(), policy.grad.item()) == (-0.5, 0.5)
+    # The control: the logarithm of the probability would not be.
+    assert expert.sigmoid().log().isinf()
+
+
+def test_discriminator_logits_of_another_shape_are_refused():
+    for wrong in ((torch.zeros(3, 1), torch.zeros(3)), (torch.zeros(3), torch.zeros(3, 1))):
+        with pytest.raises(AssertionError):
+            discriminator_loss(*wrong)

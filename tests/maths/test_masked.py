@@ -1,11 +1,13 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
 from tril_gym.agents.masked import (
     explained_variance,
+    masked_centre,
     masked_mean,
     masked_std,
     masked_sum,
@@ -24,7 +26,10 @@ def test_by_hand():
     assert masked_mean(VALUES, MASK) == 3
     torch.testing.assert_close(masked_var(VALUES, MASK), torch.tensor(14 / 3))
     torch.testing.assert_close(masked_std(VALUES, MASK), torch.tensor(math.sqrt(14 / 3)))
-    whitened = torch.tensor([[-2.0, -1.0, 0.0], [3.0, 0.0, 0.0]]) / math.sqrt(14 / 3)
+    centred = torch.tensor([[-2.0, -1.0, 0.0], [3.0, 0.0, 0.0]])
+    assert torch.equal(masked_centre(VALUES, MASK), centred)
+    assert torch.equal(select(VALUES, MASK), torch.tensor([[1.0, 2.0, 0.0], [6.0, 0.0, 0.0]]))
+    whitened = centred / math.sqrt(14 / 3)
     torch.testing.assert_close(masked_whiten(VALUES, MASK), whitened)
 
 
@@ -50,11 +55,14 @@ def test_nothing_is_fine_everywhere():
     values, mask = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool)
     for figure in (masked_sum, masked_mean, masked_var, masked_std):
         assert figure(values, mask) == 0
+    assert select(values, mask).shape == masked_centre(values, mask).shape == (0, 3)
     assert masked_whiten(values, mask).shape == (0, 3)
     assert explained_variance(values, values, mask) == 0
 
 
-@pytest.mark.parametrize("figure", [masked_sum, masked_mean, masked_var, masked_std, masked_whiten])
+@pytest.mark.parametrize(
+    "figure", [select, masked_sum, masked_mean, masked_centre, masked_var, masked_std, masked_whiten]
+)
 def test_nonsense_outside_the_mask_spreads_neither_forwards_nor_backwards(figure, nonsense):
     results, gradients = [], []
     for fill in (0.0, nonsense):
@@ -112,6 +120,24 @@ def test_against_the_standard_library():
     assert masked_var(values, mask).item() == pytest.approx(statistics.pvariance(inside), rel=1e-12)
     whitened = [(x - statistics.fmean(inside)) / statistics.pstdev(inside) for x in inside]
     assert masked_whiten(values, mask)[mask].tolist() == pytest.approx(whitened, rel=1e-6)
+
+
+def test_against_numpys_masked_arrays():
+    generator = torch.Generator().manual_seed(2)
+    values, returns = torch.randn(2, 6, 7, generator=generator, dtype=torch.float64)
+    returns = 3 * returns + values
+    mask = torch.rand(6, 7, generator=generator) < 0.5
+    v, r = (np.ma.array(tensor.numpy(), mask=~mask.numpy()) for tensor in (values, returns))
+    expected = {masked_sum: v.sum(), masked_mean: v.mean(), masked_var: v.var(), masked_std: v.std()}
+    for figure, value in expected.items():
+        assert figure(values, mask).item() == pytest.approx(float(value), rel=1e-12)
+    assert masked_centre(values, mask).tolist() == pytest.approx((v - v.mean()).filled(0.0), abs=1e-12)
+    share = explained_variance(values, returns, mask).item()
+    assert share == pytest.approx(float(1 - (r - v).var() / r.var()), rel=1e-12)
+    assert 0.05 < share < 0.95
+    # The controls: over the count less one, or over all cells, they are others.
+    assert masked_var(values, mask).item() != pytest.approx(float(v.var(ddof=1)), rel=1e-3)
+    assert masked_var(values, mask).item() != pytest.approx(values.numpy().var(), rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.1, 10.1, -1e6 / 3])

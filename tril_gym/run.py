@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
+GUIDE_OPTIONS = {"guide", "guide_top_k", "guide_top_p"}
 FUNCTION = re.compile(r"([^\W\d][\w.]*):([^\W\d]\w*)")  # module:function; names on the hub have no colon
 
 
@@ -77,9 +78,9 @@ def configure(algorithm: str, *, preset: str | None, given: dict[str, Any], knob
         knobs: fields of the algorithm's config that the user named.
     """
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
-    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env)
-    settings = chosen.run | given
-    numbers = chosen.algorithms.get(algorithm, {}) | knobs
+    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env, algorithm)
+    settings = _given_over(chosen.run, given, takes_guide=agent_type(algorithm).takes_guide)
+    numbers = chosen.knobs | knobs
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": settings.get("iterations", RunConfig.iterations)} | numbers
     return RunConfig(
@@ -88,6 +89,30 @@ def configure(algorithm: str, *, preset: str | None, given: dict[str, Any], knob
         knobs=numbers,
         **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "knobs")},
     )
+
+
+def _given_over(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: bool) -> dict[str, Any]:
+    """What the user named over what the preset says, without what then makes no sense."""
+    useless: set[str] = set()
+    if given.get("policy", preset.get("policy")) != preset.get("policy"):  # whose own the guide was
+        useless |= {"tokenizer", *GUIDE_OPTIONS}
+    if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
+        useless |= GUIDE_OPTIONS
+    if given.get("policy") in TINY:
+        useless |= {"load_in_4bit", "load_in_8bit"}
+    if given.get("lora_rank") == 0:
+        useless |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
+    kept = {name: value for name, value in preset.items() if name not in useless}
+    env_args = _fitting(kept.get("env_args", {}), given.get("reward")) | given.get("env_args", {})
+    return kept | given | {"env_args": env_args}
+
+
+def _fitting(env_args: dict[str, Any], reward: dict[str, float] | None) -> dict[str, Any]:
+    """Keywords of an environment without the settings of rewards that another reward has replaced."""
+    if reward is None or "reward_settings" not in env_args:
+        return env_args
+    settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
+    return env_args | {"reward_settings": settings}
 
 
 @dataclass(frozen=True, kw_only=True)

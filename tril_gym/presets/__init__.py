@@ -3,8 +3,8 @@
 help:        one line
 run:         options of `tril-gym train`, by their long names with underscores
 tiny:        size and warm-up of tiny policies and guides
-algorithms:  knobs by algorithm
-envs:        the same three again by environment id, winning over the general ones
+algorithms:  knobs by algorithm; beside them, under `run`, options of `tril-gym train` for this algorithm
+envs:        the last three again by environment id, winning over the general ones
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-SECTIONS = ("run", "tiny", "algorithms")
-
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings that a preset has for one environment."""
+    """The settings that a preset has for one environment and algorithm."""
 
     name: str
     help: str
     run: dict[str, Any] = field(default_factory=dict)
     tiny: dict[str, Any] = field(default_factory=dict)
-    algorithms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    knobs: dict[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -34,28 +32,32 @@ def names() -> list[str]:
     )
 
 
-def load(name: str, env: str | None = None) -> Preset:
-    """A preset, with what it says of an environment laid over what it says of all.
+def load(name: str, env: str | None = None, algorithm: str | None = None) -> Preset:
+    """A preset: what it says of an algorithm over what it says of all, both first of all environments, then of this.
 
     Raises:
         ValueError: there is no preset of this name.
     """
-    import yaml
-
     if name not in names():
         raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(names())}")
-    content = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text())
-    own = content.get("envs", {}).get(env, {})
-    return Preset(
-        name,
-        content["help"],
-        **{section: _over(content.get(section, {}), own.get(section, {})) for section in SECTIONS},
-    )
+    content = read(name)
+    content = _over(content, content.get("envs", {}).get(env, {}))
+    knobs = dict(content.get("algorithms", {}).get(algorithm, {}))
+    run = _over(content.get("run", {}), knobs.pop("run", {}))
+    return Preset(name, content["help"], run, content.get("tiny", {}), knobs)
+
+
+def read(name: str) -> dict[str, Any]:
+    """The file of a preset as it is."""
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text())
+    return content
 
 
 def _over(general: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
-    """Special settings over general ones, one level of tables deep."""
+    """Special settings over general ones, table by table."""
     merged = dict(general)
     for key, value in special.items():
-        merged[key] = merged.get(key, {}) | value if isinstance(value, dict) else value
+        merged[key] = _over(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged

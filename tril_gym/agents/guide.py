@@ -49,10 +49,11 @@ class Guide:
     def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> Writer:
         """Take up texts where they stand; see `Actor`."""
         if self.reads_text(layout):
-            go_on = partial(self._translator(layout).go_on, self)
+            go_on = partial(Translator(self.policy, layout).go_on, self)
             return TextWriter(go_on, prompts, completions, infos, layout)
         texts = Texts.of(prompts, completions).to(self.policy.device)
-        return LMWriter(self.policy, texts, layout, self._shortest(layout))
+        shortest = layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
+        return LMWriter(self.policy, texts, layout, shortest)
 
     def reads_text(self, layout: TextLayout) -> bool:
         """Whether its tokens are others than the environment's; see `ReadsText`."""
@@ -67,17 +68,11 @@ class Guide:
         """Refuse an environment that this guide cannot write in."""
         try:
             if self.reads_text(layout):
-                self._translator(layout)
+                Translator(self.policy, layout)
             else:
                 self.policy.check(layout)
         except ValueError as error:
             raise ValueError(f"the guide does not fit the environment: {error}") from None
-
-    def _translator(self, layout: TextLayout) -> Translator:
-        return Translator(self.policy, layout, self._shortest(layout))
-
-    def _shortest(self, layout: TextLayout) -> int:
-        return layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
 
     def settings(self) -> dict[str, Any]:
         """The keywords that make this guide again from its policy."""

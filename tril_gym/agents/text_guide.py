@@ -155,13 +155,12 @@ class Translator:
     Args:
         policy: the language model, with its tokenizer.
         layout: the environment's sizes.
-        min_new_tokens: no EOS before so many tokens of its own.
 
     Raises:
         ValueError: the model has no EOS, or too few positions.
     """
 
-    def __init__(self, policy: LMPolicy, layout: TextLayout, min_new_tokens: int) -> None:
+    def __init__(self, policy: LMPolicy, layout: TextLayout) -> None:
         self.tokenizer, self.spelling = policy.tokenizer, Spelling(policy.tokenizer)
         new_tokens = _room(policy, layout)
         self.layout = replace(
@@ -169,7 +168,6 @@ class Translator:
             vocab_size=policy.vocab_size,
             eos_token_ids=_eos_token_ids(policy),
             max_new_tokens=new_tokens,
-            min_new_tokens=min_new_tokens,
             tokenizer=policy.tokenizer,
         )
         positions = positions_of(policy.model.config)
@@ -188,11 +186,9 @@ class Translator:
         return [self._text(row).removeprefix(self._text(first)) for row, first in zip(tokens, begun, strict=True)]
 
     def _prompts(self, texts: list[str]) -> Tensor:
-        """(B, P') with the special tokens that the model's prompts have; one that is too long is cut as its are."""
-        cut = (
-            {"truncation": False} if self.prompt_room is None else {"truncation": True, "max_length": self.prompt_room}
-        )
-        rows = self.tokenizer(texts, verbose=False, **cut)["input_ids"]
+        """(B, P') with the special tokens that the model's prompts have; the tokenizer cuts one that is too long."""
+        room = self.prompt_room
+        rows = self.tokenizer(texts, truncation=room is not None, max_length=room, verbose=False)["input_ids"]
         width = max(map(len, rows))
         return torch.tensor([[-1] * (width - len(row)) + list(row) for row in rows])
 

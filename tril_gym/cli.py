@@ -89,7 +89,7 @@ DATA_HELP = "embedded, hub, a folder, or a file."
 
 def run_option(flag: str, help: str, *, default: str, **settings: Any) -> Callable[[Any], Any]:
     """An option that presets may fill, so it is None until then; what it defaults to is said in words."""
-    return click.option(flag, help=f"{help}  [default: {default}]", **settings)
+    return click.option(flag, help=f"{help}  [default: {default}]", default=None, **settings)
 
 
 RUN_OPTIONS = (
@@ -99,6 +99,13 @@ RUN_OPTIONS = (
     ENV_ARG,
     REWARD,
     run_option("--policy", "tiny, tiny-seq2seq, or a model's name or folder.", default="tiny"),
+    run_option("--lora-rank", "Train LoRA adapters of this rank.", default="the whole model trains", type=AT_LEAST_ONE),
+    run_option("--lora-alpha", "Adapters are scaled by alpha / rank.", default="twice the rank", type=float),
+    run_option(
+        "--lora-targets", "Layers: all-linear, or such as q_proj,v_proj.", default="the usual ones of the model"
+    ),
+    run_option("--load-in-4bit", "Quantise the policy's model; with LoRA.", default="no", is_flag=True),
+    run_option("--load-in-8bit", "The same in 8 bits.", default="no", is_flag=True),
     run_option(
         "--guide",
         "tiny, references, a model's name or folder, or your own module:function.",

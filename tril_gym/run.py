@@ -46,6 +46,11 @@ class RunConfig:
     env_args: dict[str, Any] = field(default_factory=dict)
     reward: dict[str, float] | None = None  # weights by name; None: the task's own
     policy: str = "tiny"
+    lora_rank: int | None = None  # None: the whole model trains
+    lora_alpha: float | None = None  # None: twice the rank
+    lora_targets: str | None = None  # names with commas between them, or all-linear; None: what peft knows to be usual
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
     guide: str | None = None
     preset: str = "embedded"
     iterations: int = 40
@@ -62,6 +67,16 @@ class RunConfig:
         for name in ("iterations", "num_envs", "eval_examples", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
+        flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
+        for name, flag in flags.items():
+            if getattr(self, name) and self.lora_rank is None:
+                raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
+        if self.policy in TINY and (self.load_in_4bit or self.load_in_8bit):
+            raise ValueError(f"--policy {self.policy} is made, not loaded; leave --load-in-4bit and --load-in-8bit out")
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -151,10 +166,10 @@ def build(config: RunConfig) -> Parts:
     if config.guide is not None and not kind.takes_guide:
         raise ValueError(f"{config.algorithm} works without a guide, got --guide {config.guide}; leave it out")
     data, held_data, held_out = _data(config)
-    language = _language(config.policy, config.device)
+    language = _language(config)
     envs = make_envs(config, data, language)
     try_out(make_envs(replace(config, num_envs=1), held_data, language))
-    policy = _tiny_policy(config, envs) if language is None else language
+    policy = _with_lora(config, _tiny_policy(config, envs) if language is None else language)
     guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:
@@ -184,8 +199,7 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     data, held_data, held_out = _data(config)
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     code = {"guide": _guide(config, envs)} if _is_function(config.guide) else {}  # which no checkpoint holds
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, **code)
-    agent.policy.model.to(config.device)
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **code)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
 
 
@@ -308,21 +322,30 @@ def _data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
     return {"dataset": train}, {"dataset": held_examples}, words
 
 
-def _language(policy: str, device: str) -> LMPolicy | None:
+def _language(config: RunConfig) -> LMPolicy | None:
     """A policy by name or folder; None for tiny ones, which are made for an environment that must be there first."""
-    if policy in TINY:
+    if config.policy in TINY:
         return None
     from tril_gym.agents.policy import LMPolicy
 
-    loaded = LMPolicy.from_pretrained(policy)
-    loaded.model.to(device)
-    return loaded
+    if not (config.load_in_4bit or config.load_in_8bit):
+        return LMPolicy.from_pretrained(config.policy).to(config.device)
+    bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
+    return LMPolicy.from_pretrained(config.policy, **bits, device_map={"": config.device})  # quantised where it is used
 
 
 def _tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
     from tril_gym.agents.policy import LMPolicy
 
-    return LMPolicy.tiny(envs, kind=TINY[config.policy], **_tiny_settings(config))
+    return LMPolicy.tiny(envs, kind=TINY[config.policy], **_tiny_settings(config)).to(config.device)
+
+
+def _with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
+    if config.lora_rank is None:
+        return policy
+    names = config.lora_targets
+    targets = names.split(",") if names is not None and names != "all-linear" else names
+    return policy.with_lora(config.lora_rank, alpha=config.lora_alpha, target_modules=targets, seed=config.seed)
 
 
 def _tiny_settings(config: RunConfig) -> dict[str, Any]:
@@ -342,14 +365,14 @@ def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
             " the name or folder of a language model, such as the supervised one, or module:function"
         )
     if name is None or name in TINY:
-        return Guide.default(envs, kind=TINY[name or config.policy], **_tiny_settings(config))
+        guide = Guide.default(envs, kind=TINY[name or config.policy], **_tiny_settings(config))
+        guide.policy.to(config.device)
+        return guide
     if name == "references":
         return Guide.references()
     if _is_function(name):
         return Guide.from_callable(_function(name))
-    guide = LMPolicy.from_pretrained(name)
-    guide.model.to(config.device)
-    return Guide(guide, top_p=GUIDE_TOP_P)
+    return Guide(LMPolicy.from_pretrained(name).to(config.device), top_p=GUIDE_TOP_P)
 
 
 def _is_function(guide: str | None) -> bool:
@@ -421,15 +444,15 @@ def evaluation_parts(
     data, what = _evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     fitted = folder.path / "reward" if is_run else None
     if not is_run:
-        policy = _language(source, device)
+        policy = _language(replace(config, device=device))
         if policy is None:
             raise ValueError(f"{source} is made by training; evaluate the run folder that `tril-gym train` wrote")
         return EvaluationParts(policy=policy, ref_policy=None, envs=make_envs(config, data, policy), what=what)
     checkpoint = folder.last_checkpoint()
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     kind = agent_type(config.algorithm)
-    agent = kind.load(checkpoint, envs=envs, **({"guide": _Nobody()} if kind.takes_guide else {}))
-    agent.policy.model.to(device)
+    nobody = {"guide": _Nobody()} if kind.takes_guide else {}
+    agent = kind.load(checkpoint, envs=envs, device=device, **nobody)
     return EvaluationParts(policy=agent.policy, ref_policy=agent.learner.ref_policy, envs=envs, what=what)
 
 

@@ -160,6 +160,8 @@ class TestAtTheDoor:
     def test_an_adapter_critic_beside_no_adapter(self):
         with pytest.raises(ValueError, match=r"needs a LoRA policy; use LMPolicy\.with_lora or --lora-rank"):
             new_critic(policy_of(), "adapter")
+        with pytest.raises(ValueError, match=r"needs a LoRA policy"):
+            toy_agent(policy=toy_policy(), critic="adapter")
 
     def test_a_frozen_policy_cannot_be_trained(self):
         policy = toy_policy().with_lora(RANK)
@@ -613,7 +615,7 @@ class TestQuantised:
             ValueError, match=r"quantised weights cannot be trained; add an adapter with policy\.with_lora"
         ):
             policy.check_trains()
-        with pytest.raises(ValueError, match="quantised weights cannot be trained; train an adapter"):
+        with pytest.raises(ValueError, match=r"cannot train quantised weights; use critic=.adapter"):
             new_critic(policy.with_lora(RANK), "separate")
         policy.with_lora(RANK).check_trains()
 

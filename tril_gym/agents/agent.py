@@ -177,12 +177,13 @@ class Agent(ABC):
             guide.save(folder) if guide.lora is None else guide.save_adapter(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, envs: VectorEnv, **parts: Any) -> Self:
+    def load(cls, folder: str | Path, *, envs: VectorEnv, device: str | torch.device = "cpu", **parts: Any) -> Self:
         """Go on from a folder that `save` wrote, as if never stopped.
 
         Args:
             folder: the saved agent.
             envs: an environment like the one it was trained in.
+            device: where policy and guide are to be.
             parts: what could not be saved: `guide=`, where it is neither a language model nor the references, and
                 GAIL's `judge=`, where it is your own.
 
@@ -198,7 +199,7 @@ class Agent(ABC):
             raise ValueError(
                 f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own"
             )
-        policy = saved_policy(folder)
+        policy = saved_policy(folder).to(device)
         config = cls.config_type(**about["config"])
         if cls.takes_guide and "guide" not in parts:
             parts["guide"] = _saved_guide(folder, about["guide"], policy)
@@ -236,8 +237,9 @@ def saved_policy(folder: Path) -> LMPolicy:
 def _saved_model(folder: Path) -> LMPolicy:
     """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    own = {} if is_adapter(folder) else {"dtype": "auto"}  # an adapter's base is loaded as it was
-    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, **own)
+    if is_adapter(folder):
+        return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer)
+    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
 
 
 def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
@@ -272,7 +274,7 @@ def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor
     if kind == "references":
         return References()
     if kind == "model":
-        return Guide(_saved_model(folder / "guide"), **settings)
+        return Guide(_saved_model(folder / "guide").to(policy.device), **settings)
     if kind == "model on the policy's base":
         return Guide(policy.load_beside(folder / "guide"), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

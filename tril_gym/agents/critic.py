@@ -77,14 +77,23 @@ def new_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
             model; by default as the policy trains.
 
     Raises:
+        ValueError: see `check_critic`.
+    """
+    check_critic(policy, kind)
+    is_adapter = policy.lora is not None if kind is None else kind == "adapter"
+    return Critic(policy.adapter_copy() if is_adapter else policy.full_copy())
+
+
+def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
+    """Refuse a kind of critic that a policy cannot have.
+
+    Raises:
         ValueError: an adapter beside a policy without one, or a separate model from quantised weights.
     """
-    kind = kind or ("separate" if policy.lora is None else "adapter")
-    if kind == "separate":
-        return Critic(policy.full_copy())
-    if policy.lora is None:
+    if kind == "adapter" and policy.lora is None:
         raise ValueError('critic="adapter" needs a LoRA policy; use LMPolicy.with_lora or --lora-rank')
-    return Critic(policy.adapter_copy())
+    if kind == "separate" and policy.is_quantised:
+        raise ValueError('critic="separate" cannot train quantised weights; use critic="adapter", or load them in full')
 
 
 def value_after(values: Tensor, lengths: Tensor) -> Tensor:

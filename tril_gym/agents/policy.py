@@ -30,6 +30,7 @@ from tril_gym.agents.pretrained import (
     load_adapter,
     load_model,
     load_tokenizer,
+    realigned,
     save_adapter,
 )
 from tril_gym.agents.trajectories import Infos, Texts
@@ -61,7 +62,7 @@ class LMPolicy:
     lora: Lora | None  # its adapter: all that trains; None: the whole model does
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._set(Lora(model) if is_peft_model(model) else model)
+        self._set(Lora(realigned(model)) if is_peft_model(model) else realigned(model))
         self.tokenizer = tokenizer
         self.backbone = backbone_of(self.model)
         self.decoding = Decoding()

@@ -16,6 +16,7 @@ from torch import nn
 from tril_gym.agents.lora import Lora
 from tril_gym.quiet import without_progress_bars
 
+ALIGNMENT = 64  # bytes, of torch's own allocations on the CPU
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
 
 
@@ -67,7 +68,7 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
         config = AutoConfig.from_pretrained(name)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with without_progress_bars():
-            return realigned(kind.from_pretrained(name, **settings))
+            return kind.from_pretrained(name, **settings)
     except RuntimeError as error:
         if "quantization_config" not in settings:
             raise
@@ -180,12 +181,12 @@ def _bit_sum(tensor: torch.Tensor) -> int:
 
 
 def realigned(model: Any) -> Any:
-    """Give every weight on the CPU memory of its own, in place.
+    """Let every weight on the CPU begin where torch itself would place it, in place.
 
     Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that
     was saved and loaded would not go on exactly like one that never stopped.
     """
     for parameter in model.parameters():
-        if parameter.device.type == "cpu":
+        if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNMENT:
             parameter.data = parameter.data.clone()
     return model

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tril_gym.agents import losses
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.critic import Critic, new_critic, value_after
+from tril_gym.agents.critic import Critic, check_critic, new_critic, value_after
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.experience import Counts, Experience
 from tril_gym.agents.kl import KLController, kl_controller, kl_terms, nats_per_text
@@ -109,6 +109,7 @@ class ActorCritic:
     """
 
     def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
+        check_critic(policy, config.critic)
         self.policy, self.config, self.layout = policy, config, layout
         self.ref_policy = policy.frozen_copy()
         self.optimizer = adamw(policy.parameters(), config.learning_rate)

@@ -7,9 +7,10 @@ import gymnasium as gym
 import peft
 import pytest
 import torch
+from click.testing import CliRunner
 from doubles import alone, foreign_envs, generator, language_model, policy_of, ragged_texts
 from test_identities import TOLERANCES, mixed_texts, ratio_error
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
@@ -19,6 +20,8 @@ from tril_gym.agents.kl import nats_per_text
 from tril_gym.agents.lora import Lora, quietly
 from tril_gym.agents.optimizer import checkpoint_gradients
 from tril_gym.agents.policy import checkpoints_gradients
+from tril_gym.algorithms import ALGORITHMS, agent_type
+from tril_gym.cli import main
 
 RANK = 4
 NUMBERS = {"learning_rate": 1e-2, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}
@@ -334,6 +337,19 @@ class TestTraining:
         rewards = [row["reward/mean"] for row in history(agent, 12)]
         assert rewards[-1] > rewards[0] + 0.15
 
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    @pytest.mark.parametrize("family", ["gpt2", "t5"])
+    def test_with_every_agent(self, name, family):
+        kind, policy = agent_type(name), toy_policy(family).with_lora(RANK)
+        base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
+        before = tensors(base)
+        guide = {"guide": Guide(toy_policy(family, seed=1), top_p=0.9)} if kind.takes_guide else {}
+        own = {"discriminator": "adapter"} if name == "gail" else {}
+        agent = kind(policy=policy, envs=toy_envs(), config=kind.config_type(**NUMBERS, **own), **guide)
+        assert all(row.get("policy/ratio_error", 0.0) < 1e-4 for row in history(agent, 3))
+        assert same(tensors(base), before)
+        assert not same(tensors(policy), adapter)
+
     def test_behaviour_cloning(self):
         policy = toy_policy().with_lora(RANK)
         base, before = LMPolicy(policy.lora.base(), None), tensors(policy)
@@ -529,6 +545,63 @@ class TestSaving:
         assert [w.shape for w in again.parameters()] == [w.shape for w in policy.parameters()]
 
 
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8"]
+
+
+class TestTheCommandLine:
+    def test_a_run_that_stops_and_goes_on(self, tmp_path):
+        """What is resumed is exact, from a base that came from a file as well as from one in memory."""
+        lora = ["--lora-rank", 4, "--lora-alpha", 16, "--lora-targets", "all-linear"]
+        call("train", "ppo", *SMALL, *lora, "--iterations", 2, "--output-dir", tmp_path / "whole")
+        call("train", "ppo", *SMALL, *lora, "--iterations", 1, "--output-dir", tmp_path / "parts")
+        call("train", "ppo", "--resume", "--iterations", 2, "--output-dir", tmp_path / "parts", "--lora-rank", 4)
+
+        def rows(run):
+            found = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+            return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per"))} for row in found]
+
+        assert rows("parts") == rows("whole")
+        assert json.loads((tmp_path / "whole" / "config.json").read_text())["lora_targets"] == "all-linear"
+        checkpoint = sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1]
+        model = AutoModelForCausalLM.from_pretrained(checkpoint / "policy")
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        agent = PPO.load(checkpoint, envs=gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled"))
+        assert {layer.scaling["default"] for layer in agent.policy.lora._layers()} == {4.0}
+        call("evaluate", tmp_path / "whole", "--examples", 4)
+        call("evaluate", checkpoint / "lora", "--env", "tril/CommonGen-v0", "--examples", 4)
+
+    def test_a_policy_by_folder(self, tmp_path):
+        call("train", "bc", *SMALL, "--iterations", 1, "--output-dir", tmp_path / "bc", "--policy", "tiny-seq2seq")
+        policy = sorted((tmp_path / "bc" / "checkpoints").iterdir())[-1] / "policy"
+        run = ["train", "ppo-pp", "--policy", policy, "--guide", policy, *SMALL, "--lora-rank", 4]
+        call(*run, "--iterations", 1, "--output-dir", tmp_path / "run")
+        checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+        assert json.loads((checkpoint / "lora" / "base.json").read_text())["name"] == str(policy)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--lora-alpha", "3"], ["--lora-alpha", "--lora-rank", "8"]),
+            (["--lora-targets", "all-linear"], ["--lora-targets", "--lora-rank"]),
+            (["--load-in-4bit"], ["--load-in-4bit", "--lora-rank"]),
+            (["--load-in-8bit", "--lora-rank", "8"], ["tiny", "leave --load-in-4bit and --load-in-8bit out"]),
+            (["--lora-rank", "0"], ["--lora-rank"]),
+            (["--lora-rank", "4", "--lora-targets", "q_proj"], ["q_proj", "c_attn"]),
+            (["--critic", "adapter"], ["adapter", "--lora-rank"]),
+        ],
+    )
+    def test_a_mistake_gets_a_message_and_nothing_is_written(self, arguments, words, tmp_path):
+        text = call("train", "ppo", *SMALL, *arguments, "--output-dir", tmp_path / "run", code=2)
+        assert all(word in text for word in words), text
+        assert list(tmp_path.iterdir()) == []
+
+
 class TestTheBaseByName:
     @pytest.fixture
     def base(self, tmp_path):
@@ -599,6 +672,42 @@ class TestTheBaseByName:
 
 
 class TestQuantised:
+    @pytest.fixture(params=[4, 8])
+    def base(self, request, tmp_path):
+        pytest.importorskip("bitsandbytes")
+        sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=16, max_position_embeddings=20, **sizes))
+        LMPolicy(model, toy_envs(1).unwrapped.tokenizer).save(tmp_path / "base")
+        return LMPolicy.from_pretrained(tmp_path / "base", **{f"load_in_{request.param}bit": True})
+
+    @pytest.mark.parametrize("by_name", [True, False])
+    def test_from_base_to_checkpoint(self, base, by_name, tmp_path):
+        assert base.is_quantised
+        with pytest.raises(ValueError, match="quantised weights cannot be trained; add an adapter"):
+            toy_agent(policy=base)
+        if not by_name:
+            base.origin = None
+        policy = base.with_lora(RANK)
+        with pytest.raises(ValueError, match="cannot train quantised weights"):
+            toy_agent(policy=policy, critic="separate")
+        assert torch.equal(logprobs(policy), logprobs(base))
+        weights = {type(weight).__name__: weight for weight in base.model.parameters()}
+        assert weights.keys() & {"Params4bit", "Int8Params"}
+        agent = toy_agent(policy=policy)
+        first, *_ = history(agent, 2)
+        assert abs(first["kl"]) < 1e-4
+        assert first["policy/ratio_error"] < 1e-4
+        networks = [base, policy, agent.learner.ref_policy, agent.learner.critic("policy")[0].body]
+        quantised = [[w.data_ptr() for w in p.model.parameters() if not w.is_floating_point()] for p in networks]
+        assert quantised == [quantised[0]] * 4  # one base in memory
+        agent.save(tmp_path / "run")
+        assert (tmp_path / "run" / "policy" / "adapter_config.json").is_file()  # not merged: that would round
+        loaded = PPO.load(tmp_path / "run", envs=toy_envs())
+        assert history(loaded, 1) == history(agent, 1)
+        if by_name:
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy")
+            assert model.generate(torch.ones(1, 2, dtype=torch.long), max_new_tokens=2, pad_token_id=0).numel() > 2
+
     def test_both_ways_at_once(self, tmp_path):
         with pytest.raises(ValueError, match="load_in_4bit and load_in_8bit exclude each other"):
             LMPolicy.from_pretrained(tmp_path, load_in_4bit=True, load_in_8bit=True)

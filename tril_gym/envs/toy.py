@@ -4,6 +4,8 @@ Words are `<pad>`, `<eos>` and `w2 … w15`. The environment itself pays, never 
 
 - "count": the share of the T possible words that are in the good set, paid word by word (`dense`) or at the end.
 - "sparse": 1 if the text is the prompt's words in reverse order, then EOS; else 0.
+- "prefix": 1 if the text begins with the prompt's words in reverse order, whatever follows; else 0. Neither EOS nor the
+  last token matters.
 - "stop": 1 if EOS comes after exactly as many words as the prompt's first word says; else 0.
 
 A noisy guide writes the optimal token with probability q, else any of the V uniformly; q = 0 is the uniform guide.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ from tril_gym.envs.problem import TextProblem, at_least
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Rule = Literal["count", "sparse", "stop"]
+Rule = Literal["count", "sparse", "prefix", "stop"]
 
 PAD, EOS, FIRST_WORD = 0, 1, 2
 NUM_EXAMPLES = 64
@@ -42,8 +44,8 @@ class ToyRules:
     max_new_tokens: int = 8  # T
 
     def __post_init__(self) -> None:
-        if self.rule not in ("count", "sparse", "stop"):
-            raise ValueError(f'rule must be "count", "sparse" or "stop", got {self.rule!r}')
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}")
         if self.dense and self.rule != "count":
             raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be judged at the end only')
         at_least("vocab_size", self.vocab_size, 4)
@@ -66,14 +68,17 @@ def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, h
         return share.astype(np.float64, copy=False)
     if rules.rule == "sparse":
         return (has_ended & (completions == optimal_completions(rules, prompts)).all(axis=1)).astype(np.float64)
+    if rules.rule == "prefix":
+        best = optimal_completions(rules, prompts)
+        return (has_ended & ((completions == best) | (best < FIRST_WORD)).all(axis=1)).astype(np.float64)
     has_stopped = np.take_along_axis(completions, lengths[:, None] - 1, axis=1)[:, 0] == EOS
     return (has_ended & has_stopped & (lengths - 1 == words_to_write(rules, prompts))).astype(np.float64)
 
 
 def words_to_write(rules: ToyRules, prompts: Ids) -> Ids:
-    """Return how many words stand before EOS in the right text, for "sparse" and "stop": (n, P) -> (n,), below T."""
+    """Return how many words stand before EOS in the right text, where that matters: (n, P) -> (n,), below T."""
     is_word = prompts >= 0
-    if rules.rule == "sparse":
+    if rules.rule in ("sparse", "prefix"):
         return np.minimum(is_word.sum(axis=1), rules.max_new_tokens - 1)
     first = np.take_along_axis(prompts, is_word.argmax(axis=1)[:, None], axis=1)[:, 0]
     return 1 + (first - FIRST_WORD) % (rules.max_new_tokens - 1)
@@ -88,7 +93,8 @@ def optimal_completions(rules: ToyRules, prompts: Ids) -> Ids:
     best = np.full((n, T), -1, np.int64)
     for row, length in enumerate(words_to_write(rules, prompts).tolist()):
         words = prompts[row][prompts[row] >= 0]
-        best[row, :length] = words[::-1][:length] if rules.rule == "sparse" else words[np.arange(length) % len(words)]
+        right = words[np.arange(length) % len(words)] if rules.rule == "stop" else words[::-1][:length]
+        best[row, :length] = right
         best[row, length] = EOS
     return best
 
@@ -99,6 +105,7 @@ def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
     With a = q + (1 − q)/V the probability that it writes one given token where that is the optimal one:
 
         sparse: a^(L+1)       L words and EOS, each exactly right
+        prefix: a^L           L words, then anything
         stop:   b^L a         b = q + (1 − q)(V − 1)/V, any of the V − 1 words, then EOS
         count:  Σ_{t<T} c^t g / T      c = 1 − (1 − q)/V, no EOS so far; g = q + (1 − q)·|good|/V, a good word
     """
@@ -111,8 +118,23 @@ def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
         good = q + (1 - q) * len(rules.good_words) / V
         return np.full(len(prompts), alive.sum() * good / T)
     lengths = words_to_write(rules, prompts)
+    if rules.rule == "prefix":
+        return np.asarray(exact**lengths, np.float64)
     right_word = exact if rules.rule == "sparse" else q + (1 - q) * (V - 1) / V
     return np.asarray(right_word**lengths * exact, np.float64)
+
+
+def guide_tokens(rules: ToyRules, prompts: Ids, completions: Ids, draws: Floats, *, q: float) -> Ids:
+    """Return what a noisy guide writes next: (n, P), (n, T), -1 in empty cells, (n,) in [0, 1) -> (n,).
+
+    With probability q the token that an optimal text has in this place, EOS after its end; else any of the V.
+    """
+    best = optimal_completions(rules, prompts)
+    here = np.take_along_axis(best, (completions >= 0).sum(axis=1)[:, None], axis=1)[:, 0]
+    noise = np.minimum(
+        (np.maximum(draws - q, 0.0) / max(1 - q, 1e-12) * rules.vocab_size).astype(np.int64), rules.vocab_size - 1
+    )
+    return np.where(draws < q, np.where(here < 0, EOS, here), noise)
 
 
 def optimal_value(rules: ToyRules) -> float:

@@ -1,8 +1,10 @@
 """The shared actor-critic update: what reaches the losses, and when the optimizers step."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from doubles import (
@@ -10,14 +12,21 @@ from doubles import (
     G,
     OneToken,
     P,
+    alone,
     foreign_envs,
     generator,
+    language_model,
     policy_of,
 )
 from torch import Tensor
 
-from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, TextLayout, Trajectories, collect
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, TextLayout, Trajectories, collect
 from tril_gym.agents.clock import Clock
+from tril_gym.agents.experience import Experience
+from tril_gym.agents.imitation import Imitation
+from tril_gym.agents.references import ReferenceTokens, reference_texts
+from tril_gym.agents.trajectories import Texts
 from tril_gym.agents.update import ActorCritic
 
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "epochs": 2}
@@ -103,6 +112,30 @@ class TestPenalisedRewards:
         assert metrics["kl_coef"] == 0.1  # what was paid in this iteration
         assert learner.kl.coef == pytest.approx(0.1 * (1 + 0.2 * 16 / 100))
 
+    @pytest.mark.parametrize(
+        ("controller", "price"),
+        [
+            # (the adaptive one is clipped)
+            ("fixed", lambda e: 0.1),
+            ("adaptive", lambda e: 0.1 * (1 + 0.2 * 16 / 50)),
+            ("proportional", lambda e: 0.1 + 0.03 * e),
+            ("pid", lambda e: 0.1 + 0.03 * e + 0.007 * e),
+        ],
+    )
+    def test_every_number_of_a_controller_reaches_it(self, controller, price):
+        policy, target = policy_of("gpt2"), 8.0
+        gains = {"kl_gain": 0.03, "kl_integral_gain": 0.007, "kl_derivative_gain": 0.05}
+        numbers = {"kl_coef": 0.1, "kl_target": target, "kl_horizon": 50.0, "learning_rate": 1e-9} | gains
+        learner, plan = moved(learner_of(policy, kl_controller=controller, **numbers)), Plan(rollout=policy)
+        e = update(learner, texts_of(plan), plan)["kl"] / target - 1
+        assert e > 0.5
+        assert learner.kl.coef == pytest.approx(price(e), rel=1e-9)
+        if controller == "pid":  # the change counts from the second iteration on
+            other = collect(envs(), plan, episodes=16, generator=generator(9))
+            now = update(learner, other, plan)["kl"] / target - 1
+            assert abs(now - e) > 0.01
+            assert learner.kl.coef == pytest.approx(0.1 + 0.03 * now + 0.007 * (e + now) + 0.05 * (now - e), rel=1e-9)
+
 
 class TestWhatTeaches:
     """Which tokens the policy learns on, and which its critic."""
@@ -183,16 +216,29 @@ class TestSteps:
         assert not all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
 
     def test_epochs_end_early_where_the_policy_runs_away(self):
-        def steps(**numbers: Any) -> int:
+        def run(old_logprobs_off: float = 0.0, **numbers: Any) -> tuple[int, dict[str, float]]:
             policy = policy_of("gpt2")
             learner, plan = learner_of(policy, normalize_advantages=True, **numbers), Plan(rollout=policy)
-            update(learner, texts_of(plan), plan)
-            return max((int(state["step"]) for state in learner.optimizer.state.values()), default=0)
+            trajectories = texts_of(plan)
+            off = replace(trajectories, old_logprobs=trajectories.old_logprobs - old_logprobs_off)
+            metrics = update(learner, off, plan)
+            return max((int(state["step"]) for state in learner.optimizer.state.values()), default=0), metrics
 
-        assert steps() == 4
-        # The first step is always made: before it nothing has moved.
-        assert steps(learning_rate=1e-2, target_kl=1e-4) == 1
-        assert steps(target_kl=10.0) == 4
+        assert run()[0] == 4
+        # The first step is made: before it nothing has moved.
+        steps, metrics = run(learning_rate=1e-2, target_kl=1e-4)
+        assert steps == 1
+        # The mean of 0 and of what ended the epochs.
+        assert metrics["policy/approx_kl"] > 1.5 * 1e-4 / 2
+        assert run(target_kl=10.0)[0] == 4
+        # Texts of a policy that is not this one: log ρ = ½ everywhere, so (ρ − 1) − log ρ = .1487. Not a step is made,
+        # and the figures say why.
+        steps, metrics = run(0.5, target_kl=0.09)
+        assert steps == 0
+        assert metrics["policy/approx_kl"] == pytest.approx(math.expm1(0.5) - 0.5, rel=1e-3)
+        assert metrics["policy/ratio_error"] == pytest.approx(math.expm1(0.5), rel=1e-3)
+        assert "grad_norm/policy" not in metrics
+        assert run(0.5, target_kl=0.11)[0] >= 1  # 1.5 · .11 is above it
 
     def test_the_learning_rate_of_the_critic(self):
         policy = policy_of("gpt2")
@@ -296,35 +342,84 @@ class TestACutDistribution:
         assert all(parameter.isfinite().all() for parameter in agent.policy.model.parameters())
 
 
-class TestGradientCheckpointing:
-    """Activations are computed again in the backward pass, and sampling still keeps its cache."""
+class TestTarget:
+    """The likelihood of a reference beside the reward."""
 
     @staticmethod
-    def enable(model: torch.nn.Module) -> None:
-        current = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5 on
-        (current or model.gradient_checkpointing_enable)()
+    def setting(target_coef: float, **numbers: Any) -> tuple[ActorCritic, Trajectories]:
+        toy = gym.make_vec("tril/Toy-v0", num_envs=8, autoreset_mode="Disabled", rule="stop")
+        layout = TextLayout.of(toy)
+        model = language_model("gpt2", vocab_size=16, positions=20, dtype=torch.float64)
+        policy = LMPolicy(model, layout.tokenizer)
+        learner = ActorCritic(policy, PPOConfig(**NUMBERS | {"target_coef": target_coef} | numbers), layout)
+        return learner, collect(toy, Plan(rollout=policy), episodes=8, generator=generator(1))
 
-    @pytest.mark.parametrize("algorithm", [(PPO, PPOConfig), (BC, BCConfig)], ids=["ppo", "bc"])
-    def test_it_changes_no_weight(self, family, algorithm):
-        agent_type, config_type = algorithm
-        outcomes = []
-        for checkpointing in (False, True):
-            policy = policy_of(family, dtype=torch.float64)
-            if checkpointing:
-                self.enable(policy.model)
-            agent = agent_type(policy, envs(), config_type(**NUMBERS))
-            passes = []
-            body = policy.model.get_encoder() if policy.model.config.is_encoder_decoder else policy.model.base_model
-            layers = next(module for module in body.modules() if isinstance(module, torch.nn.ModuleList))
-            leaf = next(module for module in layers[0].modules() if not list(module.children()))
-            leaf.register_forward_pre_hook(lambda *_, passes=passes: passes.append(torch.is_grad_enabled()))
-            if agent_type is PPO:
-                agent.learn(2)
-            else:
-                agent.learner.update(texts_of(Plan(rollout=policy)), None, generator=generator(), clock=Clock())
-            outcomes.append((list(policy.model.parameters()), sum(passes)))
-            assert policy.model.training
-        (plain, once), (checkpointed, twice) = outcomes
-        for one, other in zip(plain, checkpointed, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-7)  # T5 computes partly in float32
-        assert twice == 2 * once > 0
+    @staticmethod
+    def references(learner: ActorCritic, trajectories: Trajectories) -> Texts:
+        return reference_texts(trajectories, ReferenceTokens(learner.layout), generator(2))
+
+    @staticmethod
+    def gradient(learner: ActorCritic, experience: Experience) -> Tensor:
+        learner.gradients(experience, learner.critic("policy")[0])
+        return torch.cat([parameter.grad.flatten() for parameter in learner.policy.parameters()])
+
+    def test_its_gradient_is_that_of_the_token_mean_times_its_weight(self):
+        learner, trajectories = self.setting(0.3)
+        annotated = learner.annotate(trajectories, learner.critic("policy")[0])
+        plain, targets = learner.experience(annotated), self.references(learner, trajectories)
+        without, both = (self.gradient(learner, replace(plain, targets=texts)) for texts in (None, targets))
+        lengths = targets.lengths.tolist()
+        assert len(set(lengths)) > 2
+
+        def slow(weight_of_text: list[float]) -> Tensor:
+            logprobs = [learner.policy.plain_logprobs(alone(targets, row)).sum() for row in range(8)]
+            nll = -sum(weight * total for weight, total in zip(weight_of_text, logprobs, strict=True))
+            return torch.cat([g.flatten() for g in torch.autograd.grad(0.3 * nll, learner.policy.parameters())])
+
+        expected = slow([1 / sum(lengths)] * 8)
+        assert float((both - without - expected).norm() / expected.norm()) < 1e-9
+        # The control: a mean over texts is another.
+        other = slow([1 / length / 8 for length in lengths])
+        assert float((both - without - other).norm() / expected.norm()) > 1e-2
+
+    def test_where_no_token_teaches_it_is_the_target_alone(self):
+        numbers = {"epochs": 1, "max_grad_norm": 1e9, "ent_coef": 0.1}
+        learner, trajectories = self.setting(1.0, **numbers)
+        before = weights(learner)
+        # A guide wrote everything.
+        nothing = replace(trajectories, is_rollin=trajectories.is_token, switch=trajectories.lengths)
+        metrics = update(learner, nothing, Plan(rollout=learner.policy))
+        after = weights(learner)
+        assert all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))  # the critic's
+        assert not all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+        assert metrics["policy/loss"] == 0.0
+        # It is imitation of the same references.
+        other, _ = self.setting(0.0)
+        draws = generator(2)
+        targets = reference_texts(trajectories, ReferenceTokens(learner.layout), draws)
+        wrote = replace(trajectories, tokens=targets.tokens, is_token=targets.is_token)
+        imitation = Imitation(other.policy, BCConfig(**NUMBERS | {"epochs": 1, "max_grad_norm": 1e9}))
+        figures = imitation.update(wrote, Plan(rollout=other.policy), generator=draws, clock=Clock())
+        assert figures["policy/loss"] == pytest.approx(metrics["target/loss"], rel=1e-9)
+        for ours, theirs in zip(after[0], weights(other)[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+    def test_without_it_no_reference_is_read(self):
+        learner, trajectories = self.setting(0.0)
+        assert not learner.needs_references
+        nameless = replace(trajectories, infos=[{} for _ in trajectories.infos])
+        assert "target/loss" not in update(learner, nameless, Plan(rollout=learner.policy))
+
+    def test_an_environment_without_tokenizer_is_refused_at_the_door(self):
+        with pytest.raises(ValueError, match=r"references must be tokenised, but the environment shows no tokenizer"):
+            PPO(policy_of("gpt2"), envs(), PPOConfig(target_coef=0.1))
+        assert PPO(policy_of("gpt2"), envs(), PPOConfig(target_coef=0.0)).needs_references is False
+
+    def test_examples_without_references_are_refused_by_name(self):
+        learner, trajectories = self.setting(0.1)
+        assert learner.needs_references
+        trajectories.infos[3].pop("references")
+        with pytest.raises(
+            ValueError, match=rf"1 of 8 examples have no references .*{trajectories.infos[3]['prompt']}"
+        ):
+            update(learner, trajectories, Plan(rollout=learner.policy))

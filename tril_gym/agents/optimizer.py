@@ -71,7 +71,7 @@ class Schedule:
             num_warmup_steps=config.lr_warmup + 1,
             num_training_steps=(config.lr_iterations or 0) + 1,
         )
-        self.iteration = 0
+        self.iteration, self._end = 0, config.lr_iterations
         self._step()  # step 0 has the share 0
 
     def _step(self) -> None:
@@ -81,7 +81,8 @@ class Schedule:
     def advance(self) -> None:
         """The next iteration begins."""
         self.iteration += 1
-        self._step()
+        if self._end is None or self.iteration <= self._end:  # after its end, a cosine would rise again
+            self._step()
 
     def apply(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         """Give an optimizer its rate in this iteration."""

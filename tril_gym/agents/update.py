@@ -248,11 +248,13 @@ class ActorCritic:
             if step == 0:
                 figures["policy/ratio_error"] = error
             target_kl = self.config.target_kl
-            if target_kl is not None and figures["policy/approx_kl"] > 1.5 * target_kl:
-                break
-            figures |= self._step(batch.counts, critic, critic_optimizer)
-            for name, value in figures.items():
+            ran_away = target_kl is not None and figures["policy/approx_kl"] > 1.5 * target_kl
+            if not ran_away:
+                figures |= self._step(batch.counts, critic, critic_optimizer)
+            for name, value in figures.items():  # those that end the epochs, too: they say why
                 means[name].append(value)
+            if ran_away:
+                break
         return {name: sum(values) / len(values) for name, values in means.items()}
 
     def gradients(self, batch: Experience, critic: Critic) -> Metrics:

@@ -99,18 +99,28 @@ RUN_OPTIONS = (
     ENV_ARG,
     REWARD,
     run_option("--policy", "tiny, tiny-seq2seq, or a model's name or folder.", default="tiny"),
-    run_option("--lora-rank", "Train LoRA adapters of this rank.", default="the whole model trains", type=AT_LEAST_ONE),
+    run_option("--tokenizer", "The policy's, where it comes without one.", default="its own"),
+    run_option(
+        "--lora-rank",
+        "Train LoRA adapters of this rank; 0: the whole model.",
+        default="the preset's, else 0",
+        type=click.IntRange(min=0),
+    ),
     run_option("--lora-alpha", "Adapters are scaled by alpha / rank.", default="twice the rank", type=float),
     run_option(
         "--lora-targets", "Layers: all-linear, or such as q_proj,v_proj.", default="the usual ones of the model"
     ),
-    run_option("--load-in-4bit", "Quantise the policy's model; with LoRA.", default="no", is_flag=True),
-    run_option("--load-in-8bit", "The same in 8 bits.", default="no", is_flag=True),
+    run_option("--load-in-4bit/--no-load-in-4bit", "Quantise the policy's model; with LoRA.", default="no"),
+    run_option("--load-in-8bit/--no-load-in-8bit", "The same in 8 bits.", default="no"),
     run_option(
         "--guide",
         "tiny, references, a model's name or folder, or your own module:function.",
         default="the tiny policy, trained longer",
     ),
+    run_option(
+        "--guide-top-p", "Nucleus of a model as guide.", default="0.92", type=click.FloatRange(0, 1, min_open=True)
+    ),
+    run_option("--guide-top-k", "Best tokens of a model as guide.", default="all", type=AT_LEAST_ONE),
     run_option("--preset", "Settings to start from.", default="embedded for tiny policies, else pretrained"),
     run_option("--iterations", "Rounds of collecting and learning, in all.", default="the preset's", type=AT_LEAST_ONE),
     run_option("--num-envs", "Texts written side by side.", default="the preset's", type=AT_LEAST_ONE),

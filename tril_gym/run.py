@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
-GUIDE_OPTIONS = {"guide", "guide_top_k", "guide_top_p"}
+GUIDE_OPTIONS = ("guide", "guide_top_k", "guide_top_p")
 FUNCTION = re.compile(r"([^\W\d][\w.]*):([^\W\d]\w*)")  # module:function; names on the hub have no colon
 
 
@@ -46,12 +46,15 @@ class RunConfig:
     env_args: dict[str, Any] = field(default_factory=dict)
     reward: dict[str, float] | None = None  # weights by name; None: the task's own
     policy: str = "tiny"
-    lora_rank: int | None = None  # None: the whole model trains
+    tokenizer: str | None = None  # None: the policy's own
+    lora_rank: int | None = None  # None or 0: the whole model trains
     lora_alpha: float | None = None  # None: twice the rank
     lora_targets: str | None = None  # names with commas between them, or all-linear; None: what peft knows to be usual
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     guide: str | None = None
+    guide_top_k: int | None = None  # None: all tokens
+    guide_top_p: float | None = None  # None: the usual nucleus
     preset: str = "embedded"
     iterations: int = 40
     num_envs: int = 64
@@ -67,16 +70,21 @@ class RunConfig:
         for name in ("iterations", "num_envs", "eval_examples", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self._check_lora()
+        self._check_policy()
 
-    def _check_lora(self) -> None:
+    def _check_policy(self) -> None:
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
         flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
         for name, flag in flags.items():
-            if getattr(self, name) and self.lora_rank is None:
+            if getattr(self, name) and not self.lora_rank:
                 raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
         if self.policy in TINY and (self.load_in_4bit or self.load_in_8bit):
             raise ValueError(f"--policy {self.policy} is made, not loaded; leave --load-in-4bit and --load-in-8bit out")
+        if self.policy in TINY and self.tokenizer is not None:
+            raise ValueError(
+                f"--policy {self.policy} is made for the environment's tokenizer, got --tokenizer {self.tokenizer};"
+                f" --env-arg tokenizer={self.tokenizer} makes the environment with it"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -112,7 +120,7 @@ def _given_over(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: b
     if given.get("policy", preset.get("policy")) != preset.get("policy"):  # whose own the guide was
         useless |= {"tokenizer", *GUIDE_OPTIONS}
     if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
-        useless |= GUIDE_OPTIONS
+        useless |= {*GUIDE_OPTIONS}
     if given.get("policy") in TINY:
         useless |= {"load_in_4bit", "load_in_8bit"}
     if given.get("lora_rank") == 0:
@@ -163,14 +171,16 @@ def build(config: RunConfig) -> Parts:
     set_threads(config)
     kind = agent_type(config.algorithm)
     numbers = kind.config_type(**config.knobs)
-    if config.guide is not None and not kind.takes_guide:
-        raise ValueError(f"{config.algorithm} works without a guide, got --guide {config.guide}; leave it out")
+    for name in GUIDE_OPTIONS:
+        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        if value is not None and not kind.takes_guide:
+            raise ValueError(f"{config.algorithm} works without a guide, got {flag} {value}; leave it out")
     data, held_data, held_out = _data(config)
     language = _language(config)
     envs = make_envs(config, data, language)
     try_out(make_envs(replace(config, num_envs=1), held_data, language))
     policy = _with_lora(config, _tiny_policy(config, envs) if language is None else language)
-    guide = {"guide": _guide(config, envs)} if kind.takes_guide else {}
+    guide = {"guide": _guide(config, envs, policy)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:
         refuse_missing_references(config, envs)
@@ -198,7 +208,8 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     set_threads(config)
     data, held_data, held_out = _data(config)
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
-    code = {"guide": _guide(config, envs)} if _is_function(config.guide) else {}  # which no checkpoint holds
+    # Code is in no checkpoint.
+    code = {"guide": _guide_without_model(config.guide)} if config.guide and _is_function(config.guide) else {}
     agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **code)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
 
@@ -327,11 +338,16 @@ def _language(config: RunConfig) -> LMPolicy | None:
     if config.policy in TINY:
         return None
     from tril_gym.agents.policy import LMPolicy
+    from tril_gym.agents.pretrained import load_tokenizer
 
-    if not (config.load_in_4bit or config.load_in_8bit):
-        return LMPolicy.from_pretrained(config.policy).to(config.device)
-    bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
-    return LMPolicy.from_pretrained(config.policy, **bits, device_map={"": config.device})  # quantised where it is used
+    settings: dict[str, Any] = {"with_tokenizer": config.tokenizer is None}
+    if config.load_in_4bit or config.load_in_8bit:  # quantised where it is used
+        bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
+        settings |= bits | {"device_map": {"": config.device}}
+    policy = LMPolicy.from_pretrained(config.policy, **settings).to(config.device)
+    if config.tokenizer is not None:
+        policy.tokenizer = load_tokenizer(config.tokenizer)
+    return policy
 
 
 def _tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
@@ -341,7 +357,7 @@ def _tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
 
 
 def _with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
-    if config.lora_rank is None:
+    if not config.lora_rank:
         return policy
     names = config.lora_targets
     targets = names.split(",") if names is not None and names != "all-linear" else names
@@ -353,9 +369,8 @@ def _tiny_settings(config: RunConfig) -> dict[str, Any]:
     return presets.load(config.preset, config.env).tiny | own
 
 
-def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
+def _guide(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
     from tril_gym.agents.guide import Guide
-    from tril_gym.agents.policy import LMPolicy
     from tril_gym.agents.tiny import GUIDE_TOP_P
 
     name = config.guide
@@ -364,20 +379,35 @@ def _guide(config: RunConfig, envs: VectorEnv) -> Actor:
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
             " the name or folder of a language model, such as the supervised one, or module:function"
         )
+    if name is not None and (name == "references" or _is_function(name)):
+        if config.guide_top_k is not None or config.guide_top_p is not None:
+            raise ValueError(f"--guide-top-k and --guide-top-p are for a language model, not for --guide {name}")
+        return _guide_without_model(name)
+    top_p = GUIDE_TOP_P if config.guide_top_p is None else config.guide_top_p
+    return Guide(_guide_model(config, envs, policy), top_k=config.guide_top_k, top_p=top_p)
+
+
+def _guide_without_model(name: str) -> Actor:
+    from tril_gym.agents.guide import Guide
+
+    return Guide.references() if name == "references" else Guide.from_callable(_function(name))
+
+
+def _guide_model(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> LMPolicy:
+    from tril_gym.agents.policy import LMPolicy
+    from tril_gym.agents.tiny import tiny_guide
+
+    name = config.guide
     if name is None or name in TINY:
-        guide = Guide.default(envs, kind=TINY[name or config.policy], **_tiny_settings(config))
-        guide.policy.to(config.device)
-        return guide
-    if name == "references":
-        return Guide.references()
-    if _is_function(name):
-        return Guide.from_callable(_function(name))
-    return Guide(LMPolicy.from_pretrained(name).to(config.device), top_p=GUIDE_TOP_P)
+        return tiny_guide(envs, kind=TINY[name or config.policy], **_tiny_settings(config)).policy.to(config.device)
+    if name == config.policy:  # it is there already; with LoRA, its weights are not even copied
+        return policy.frozen_copy()
+    return LMPolicy.from_pretrained(name).to(config.device)
 
 
-def _is_function(guide: str | None) -> bool:
+def _is_function(guide: str) -> bool:
     """Whether a guide is module:function, and no folder of that name."""
-    return guide is not None and FUNCTION.fullmatch(guide) is not None and not Path(guide).exists()
+    return FUNCTION.fullmatch(guide) is not None and not Path(guide).exists()
 
 
 def _function(guide: str) -> Callable[..., Any]:

@@ -17,9 +17,9 @@ from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPl
 from tril_gym.agents.critic import new_critic
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.kl import nats_per_text
+from tril_gym.agents.lm_writer import checkpoints_gradients
 from tril_gym.agents.lora import Lora, quietly
 from tril_gym.agents.optimizer import checkpoint_gradients
-from tril_gym.agents.policy import checkpoints_gradients
 from tril_gym.algorithms import ALGORITHMS, agent_type
 from tril_gym.cli import main
 

@@ -30,8 +30,8 @@ from tril_gym.agents import (
 )
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.imitation import Imitation
+from tril_gym.agents.lm_writer import checkpoints_gradients
 from tril_gym.agents.optimizer import OptimizerConfig, Schedule
-from tril_gym.agents.policy import checkpoints_gradients
 from tril_gym.agents.references import References
 from tril_gym.agents.update import ActorCritic
 

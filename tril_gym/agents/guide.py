@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.lm_writer import LMWriter
 from tril_gym.agents.plan import Writer
-from tril_gym.agents.policy import LMPolicy, LMWriter
+from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import References
 from tril_gym.agents.text_guide import CallableGuide, TextFunction, TextWriter, Translator
 from tril_gym.agents.trajectories import Infos, Texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_ppo_custom_reward(example):
 def test_ppo_pp_with_guide(example, capsys):
     assert example("ppo_pp_with_guide", iterations=1, num_envs=8, samples=64) > 0  # texts that the guide began
     assert " |" in capsys.readouterr().out
+
+
+def test_guide_from_callable(example, capsys):
+    before, after = example("guide_from_callable", iterations=1, num_envs=8, samples=64, examples=8)
+    assert 0 <= before <= 1
+    assert before != after
+    assert re.search(
+        r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE
+    )  # what the guide wrote, and where it ended
 
 
 def test_bc_then_ppo(example, tmp_path):

@@ -1,0 +1,60 @@
+"""PPO++ with a plain function as guide: it reads text, it writes text, and knows nothing of tokens.
+
+The function here is a template; it might as well ask a program or a service. It is called once for a whole batch, and
+again where it raises. Texts of eight words are paid, and the guide always writes such. Each iteration shows a text that
+the guide began, with a bar where the policy went on; the figures at the end are of held-out prompts, for which the
+policy writes alone.
+"""
+
+import gymnasium as gym
+
+import tril_gym  # noqa: F401  (registers the environments)
+from tril_gym.agents import Guide, LMPolicy, PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.evaluate import evaluate
+
+
+def eight_words(prompts, completions, references, extras):
+    """The reward: 1 for a text of eight words, an eighth less for every word too many or too few, but never below 0."""
+    return [max(0.0, 1 - abs(len(completion.split()) - 8) / 8) for completion in completions]
+
+
+def name_the_concepts(prompts: list[str], completions: list[str]) -> list[str]:
+    """The guide: eight words, such as "there is a dog and park and so.", on from where a text stands."""
+    continuations = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        concepts = prompt.partition(":")[2].partition(".")[0].split()
+        words = ["there", "is", "a", *" and ".join(concepts).split(), "and", "so", "on", "and", "on"][:8]
+        left = words[len(completion.split()) :]
+        continuations.append(" " + " ".join(left) + "." if left else ".")
+    return continuations
+
+
+def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples: int = 100) -> tuple[float, float]:
+    settings = {"reward": eight_words, "autoreset_mode": "Disabled"}
+    envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, **settings)
+    held_out = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, split="validation", **settings)
+    policy = LMPolicy.tiny(envs, samples=samples)  # warmed up on references, and kept in the cache folder
+    guide = Guide.from_callable(name_the_concepts, retries=2)
+
+    config = PPOPlusPlusConfig(
+        rollin_prob=0.5, learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.01
+    )
+    agent = PPOPlusPlus(policy, guide, envs, config, seed=0)
+    before = evaluate(agent.policy, held_out, seed=0, count=examples)
+
+    def show(report) -> None:
+        trajectories, decode = report.trajectories, envs.unwrapped.tokenizer.decode
+        row = int((trajectories.switch > 0).int().argmax())  # the first text that has a rollin
+        tokens, switch = trajectories.tokens[row][trajectories.is_token[row]].tolist(), int(trajectories.switch[row])
+        print(f"{report.iteration:3d}  reward {report.metrics['reward/mean']:.3f}  {trajectories.infos[row]['prompt']}")
+        print(f"    {decode(tokens[:switch])} |{decode(tokens[switch:])}")
+
+    agent.learn(iterations, after=show)
+    after = evaluate(agent.policy, held_out, seed=0, count=examples)
+    rewards = tuple(found.figures["sampled"]["reward/mean"] for found in (before, after))
+    print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))
+    return rewards
+
+
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,7 @@ def test_guide_from_callable(example, capsys):
     assert before != after
     assert re.search(
         r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE
-    )  # what the guide wrote, and where it ended
+    )  # its part, and a bar
 
 
 def test_bc_then_ppo(example, tmp_path):

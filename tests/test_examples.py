@@ -50,9 +50,7 @@ def test_guide_from_callable(example, capsys):
     before, after = example("guide_from_callable", iterations=1, num_envs=8, samples=64, examples=8)
     assert 0 <= before <= 1
     assert before != after
-    assert re.search(
-        r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE
-    )  # its part, and a bar
+    assert re.search(r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE)  # its part, and a bar
 
 
 def test_bc_then_ppo(example, tmp_path):

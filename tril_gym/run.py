@@ -360,7 +360,7 @@ def _with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
     if not config.lora_rank:
         return policy
     names = config.lora_targets
-    targets = names.split(",") if names is not None and names != "all-linear" else names
+    targets = names if names in (None, "all-linear") else [name.strip() for name in names.split(",")]
     return policy.with_lora(config.lora_rank, alpha=config.lora_alpha, target_modules=targets, seed=config.seed)
 
 

@@ -18,11 +18,19 @@ from torch import Tensor, nn
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import (
     BC,
+    D2LOLS,
+    GAIL,
+    LOLS,
     PPO,
     Agent,
+    AggreVaTeD,
+    AggreVaTeDConfig,
     BCConfig,
+    D2LOLSConfig,
+    GAILConfig,
     Guide,
     LMPolicy,
+    LOLSConfig,
     Plan,
     PPOConfig,
     PPOPlusPlus,
@@ -32,8 +40,8 @@ from tril_gym.agents import (
     collect,
 )
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.writing import write_completions
 from tril_gym.agents.decoding import Decoding
+from tril_gym.agents.writing import write_completions
 
 V, P, T = 16, 4, 8  # of the toy world
 
@@ -60,7 +68,13 @@ KINDS = {
     "bc": Kind(BC, BCConfig, {"learning_rate": 1e-3, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}),
     "ppo": Kind(PPO, PPOConfig, RL),
     "ppo-pp": Kind(PPOPlusPlus, PPOPlusPlusConfig, RL | {"rollin_prob": 0.6}),
+    "aggrevated": Kind(AggreVaTeD, AggreVaTeDConfig, RL | {"rollin_may_finish": True}),
+    "lols": Kind(LOLS, LOLSConfig, RL | {"ppo_pp_prob": 0.5}),
+    "d2lols": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}),  # handed over where runs are saved
+    "gail": Kind(GAIL, GAILConfig, RL),
 }
+RL_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent is not BC]
+GUIDED_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent.takes_guide]
 
 
 @pytest.fixture(params=KINDS)
@@ -110,7 +124,7 @@ class TestWhatLearns:
         agent = kind(policy, envs)
         others = [agent.learner.ref_policy] if agent.learner.ref_policy else []
         others += [agent.guide.policy] if agent.guide else []
-        assert len(others) == {"bc": 0, "ppo": 1, "ppo-pp": 2}[agent.name]
+        assert len(others) == {"bc": 0, "ppo": 1, "gail": 1}.get(agent.name, 2)
         before, untouched = weights(policy.model), [weights(other.model) for other in others]
         agent.learn(2)
         assert agent.iteration == 2
@@ -311,7 +325,8 @@ class TestPadding:
             numbers = {"max_grad_norm": 0.1}
         # The best texts, which imitation learns, are all of full length where words are counted.
         rule = "stop" if kind.agent is BC else "count"
-        one, two, control = (kind(toy_policy(family), toy_envs(rule=rule), **numbers) for _ in range(3))
+        guide = OneToken(G, lengths=(5, 99)) if kind.agent.guide_finishes else None  # every other text ends early
+        one, two, control = (kind(toy_policy(family), toy_envs(rule=rule), guide=guide, **numbers) for _ in range(3))
         plan = one.plan(0)
         trajectories = collect(one.envs, plan, episodes=12, generator=generator(1))
         assert not trajectories.is_token.all()
@@ -326,8 +341,9 @@ class TestPadding:
         assert equal(filled, expected)
         assert filled_metrics == metrics
         assert all(np.isfinite(value) for value in metrics.values())
-        # Control: a token that was written does change something.
-        trajectories.tokens[0, 0] = (trajectories.tokens[0, 0] + 1) % V
+        # Control: a token that is learned from does change something.
+        row, column = trajectories.learn.nonzero()[0].tolist()
+        trajectories.tokens[row, column] = (trajectories.tokens[row, column] + 1) % V
         assert not equal(updated(control, trajectories)[1], expected)
 
 
@@ -410,15 +426,42 @@ class TestAtTheDoor:
         with pytest.raises(ValueError, match=re.escape(message)):
             kind.config(**numbers)
 
-    @pytest.mark.parametrize("config", [PPOConfig, PPOPlusPlusConfig])
+    @pytest.mark.parametrize("config", RL_CONFIGS)
     @pytest.mark.parametrize(("numbers", "message"), BAD_RL)
     def test_bad_numbers_of_rl(self, config, numbers, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             config(**numbers)
 
-    def test_bad_numbers_of_ppo_pp(self):
+    @pytest.mark.parametrize("config", GUIDED_CONFIGS)
+    def test_bad_chances_of_a_rollin(self, config):
         with pytest.raises(ValueError, match=r"rollin_prob must be in \[0, 1\], got 1\.2; the usual value is 0\.8"):
-            PPOPlusPlusConfig(rollin_prob=1.2)
+            config(rollin_prob=1.2)
+
+    BAD_OF_ONE = (
+        (LOLSConfig, {"ppo_pp_prob": -0.1}, "ppo_pp_prob must be in [0, 1], got -0.1; the usual value is 0.8"),
+        (LOLSConfig, {"aggrevated_rollin_prob": 1.1}, "aggrevated_rollin_prob must be in [0, 1], got 1.1"),
+        (D2LOLSConfig, {"aggrevated_rollin_prob": 1.1}, "aggrevated_rollin_prob must be in [0, 1], got 1.1"),
+        (D2LOLSConfig, {"aggrevated_iterations": -1}, "aggrevated_iterations must not be negative, got -1"),
+        (GAILConfig, {"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be above 0, got 0.0"),
+        (GAILConfig, {"discriminator_epochs": 0}, "discriminator_epochs must be above 0, got 0"),
+        (GAILConfig, {"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
+    )
+
+    @pytest.mark.parametrize(("config", "numbers", "message"), BAD_OF_ONE)
+    def test_bad_numbers_of_one_algorithm(self, config, numbers, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            config(**numbers)
+
+    @pytest.mark.parametrize("name", ["aggrevated", "lols", "d2lols"])
+    def test_references_cannot_finish_texts(self, name, envs):
+        with pytest.raises(ValueError, match=f"{name} lets its guide finish texts, and references can only begin them"):
+            KINDS[name](toy_policy(), envs, guide=Guide.references())
+
+    def test_a_guide_where_none_works_and_none_where_one_is_needed(self, envs):
+        with pytest.raises(TypeError, match="ppo-pp needs a guide, got None"):
+            PPOPlusPlus(toy_policy(), None, envs)
+        with pytest.raises(TypeError, match="ppo works without a guide, got <tril_gym"):
+            PPO(toy_policy(), envs, guide=toy_guide())
 
     def test_configs_cannot_be_changed_and_every_number_has_its_help(self, kind):
         config = kind.config()

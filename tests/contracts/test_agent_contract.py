@@ -341,8 +341,9 @@ class TestPadding:
         assert equal(filled, expected)
         assert filled_metrics == metrics
         assert all(np.isfinite(value) for value in metrics.values())
-        # Control: a token that is learned from does change something.
-        row, column = trajectories.learn.nonzero()[0].tolist()
+        # Control: a token that is learned from, in a text that is paid, does change something.
+        is_paid = trajectories.rewards.nansum(1, keepdim=True) > 0
+        row, column = (trajectories.learn & is_paid).nonzero()[0].tolist()
         trajectories.tokens[row, column] = (trajectories.tokens[row, column] + 1) % V
         assert not equal(updated(control, trajectories)[1], expected)
 

@@ -17,7 +17,7 @@ from tril_gym.agents.tiny import TinySettings
 from tril_gym.algorithms import ALGORITHMS, agent_type
 from tril_gym.cli import main, train_command
 from tril_gym.envs.tokenizers import EMBEDDED
-from tril_gym.run import RunConfig, build, configure
+from tril_gym.run import RunConfig, build, configure, restore
 
 TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
 ENVS = (*TASKS, "tril/Toy-v0")
@@ -169,6 +169,21 @@ def test_lora_and_four_bits_can_be_switched_off():
     assert not whole.load_in_4bit
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo", "--guide-top-k", "5"], ["ppo works without a guide", "--guide-top-k 5"]),
+        (["ppo-pp", "--guide", "references", "--guide-top-p", "0.5"], ["for a language model", "references"]),
+        (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["made for the environment's tokenizer", "--env-arg"]),
+    ],
+)
+def test_options_that_go_with_nothing(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["train", *arguments, "--tiny-samples", "0"])
+    assert result.exit_code == 2
+    assert all(word in result.output for word in words), result.output
+
+
 # Stand-ins.
 
 
@@ -213,18 +228,19 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
     cell = presets.load(preset, env, algorithm)
     knobs: dict[str, Any] = dict(SMALL)
     given: dict[str, Any] = {"env": env, "num_envs": 2, "tiny_samples": 0}
-    if env not in TASKS or preset == "embedded":
+    if env not in TASKS:
         return configure(algorithm, preset=preset, given=given, knobs=knobs)
     folder = stand_ins[TASKS[env]]
-    model, tokenizer = str(folder / "model"), str(folder / "tokenizer")
-    given |= {"dataset": "embedded", "policy": model, "tokenizer": tokenizer, "load_in_4bit": False}
-    if agent_type(algorithm).takes_guide:
-        given["guide"] = model
-    given |= {name: cell.run[name] for name in ("guide_top_k", "guide_top_p") if "guide" in given and name in cell.run}
-    if "reward_settings" in cell.run.get("env_args", {}):
+    if env == "tril/IMDB-v0":  # none has to be fitted
         env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
-    if cell.knobs.get("discriminator", "adapter") != "adapter":
-        knobs = knobs | {"discriminator": str(folder / "classifier")}
+    if preset != "embedded":
+        given |= {"dataset": "embedded", "policy": str(folder / "model"), "tokenizer": str(folder / "tokenizer")}
+        given |= {"load_in_4bit": False}
+        if agent_type(algorithm).takes_guide:
+            given |= {"guide": given["policy"]}
+            given |= {name: cell.run[name] for name in ("guide_top_k", "guide_top_p") if name in cell.run}
+    if cell.knobs.get("discriminator", "adapter") not in ("adapter", "tiny"):
+        knobs["discriminator"] = str(folder / "classifier")
     return configure(algorithm, preset=preset, given=given | {"env_args": env_args}, knobs=knobs)
 
 
@@ -259,6 +275,28 @@ def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
     agent = build(small("tril", "ppo-pp", "tril/IMDB-v0", stand_ins)).agent
     assert not agent.guide.policy.shares_base(agent.policy)
     assert agent.guide.settings()["top_k"] == 50
+
+
+def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
+    folder = stand_ins["imdb"]
+    given = {"env": "tril/IMDB-v0", "policy": "tiny", "guide": "tiny", "guide_top_p": 1.0, "guide_top_k": 7}
+    given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
+    config = configure("ppo-pp", preset="embedded", given=given | {"num_envs": 2, "tiny_samples": 0}, knobs={})
+    assert build(config).agent.guide.settings() == {
+        "temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
+    }  # fmt: skip
+
+
+def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
+    """With a guide on the policy's base, and a tokenizer from elsewhere."""
+    config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)
+    agent = build(config).agent.learn(1)
+    agent.save(tmp_path / "saved")
+    again = restore(config, tmp_path / "saved", tmp_path / "no-rewards").agent
+    assert again.guide.policy.shares_base(again.policy)
+    assert again.guide.settings() == agent.guide.settings()
+    mine, its = agent.learn(1).policy.state_dict(), again.learn(1).policy.state_dict()
+    assert all(mine[name].equal(its[name]) for name in mine)
 
 
 def test_a_cut_of_the_policy_warns():

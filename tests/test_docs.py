@@ -158,6 +158,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
 
 
 @pages
+@pytest.mark.filterwarnings("ignore:top_k=50")  # of a preset
 def test_commands_exist(page):
     for words in commands(page.read_text()):
         check_command(words)

@@ -4,6 +4,7 @@ A cell is an algorithm in an environment. The stand-ins are random models of the
 quantised, which takes a GPU.
 """
 
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -297,6 +298,19 @@ def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
     assert again.guide.settings() == agent.guide.settings()
     mine, its = agent.learn(1).policy.state_dict(), again.learn(1).policy.state_dict()
     assert all(mine[name].equal(its[name]) for name in mine)
+
+
+def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
+    config = small("tril", "bc", "tril/IMDB-v0", stand_ins, max_new_tokens=4, min_new_tokens=0)
+    agent = build(config).agent
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(config.as_json()))
+    agent.save(tmp_path / "checkpoints" / "iteration-000000")
+    what = ["evaluate", str(tmp_path), "--examples", "2", "--num-envs", "2"]
+    for more in ([], ["--reward", "rouge_l"]):
+        result = CliRunner().invoke(main, what + more)
+        assert result.exit_code == 0, result.output
+        assert (more or ["sentiment"])[-1] in result.output
 
 
 def test_a_cut_of_the_policy_warns():

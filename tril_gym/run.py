@@ -467,7 +467,7 @@ def evaluation_parts(
     config = replace(
         known,
         num_envs=num_envs,
-        env_args=known.env_args | env_args,
+        env_args=_fitting(known.env_args, reward) | env_args,
         **{name: value for name, value in given.items() if value is not None},
     )
     set_threads(config)

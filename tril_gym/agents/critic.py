@@ -5,7 +5,6 @@ B texts, T new tokens, D hidden.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -56,10 +55,6 @@ class Critic:
         """Take over the weights of `state_dict`."""
         for part, name in ((self.body, "model."), (self.head, "head.")):
             part.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
-
-    def active(self) -> AbstractContextManager[None]:
-        """Within it the model computes as this critic; see `LMPolicy.active`."""
-        return nullcontext()
 
     def __call__(self, texts: Texts) -> Tensor:
         """(B, T + 1) values: before each token, and after the last column."""

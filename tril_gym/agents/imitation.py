@@ -55,10 +55,9 @@ class Imitation:
         nats = 0.0
         self.optimizer.zero_grad()
         for rows in torch.arange(len(texts)).tensor_split(min(self.config.gradient_accumulation, len(texts))):
-            with self.policy.active():
-                with self.autocast():
-                    loss = self.loss(texts[rows].trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
-                loss.backward()
+            with self.autocast():
+                loss = self.loss(texts[rows].trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
+            loss.backward()
             nats += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         self.optimizer.step()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,10 +143,6 @@ class LMPolicy:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of `state_dict`."""
         (self.model if self.lora is None else self.lora).load_state_dict(state)
-
-    def active(self) -> AbstractContextManager[None]:
-        """Within it the model computes as this policy."""
-        return nullcontext()
 
     @property
     def is_quantised(self) -> bool:

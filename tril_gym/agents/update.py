@@ -269,14 +269,12 @@ class ActorCritic:
         for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
             part = batch.part(rows).to(self.policy.device)
             # One after the other: no more than one network's activations stand in memory.
-            with self.policy.active():
-                with self.autocast():
-                    loss, found = self.policy_loss(part, batch.counts)
-                loss.backward()
-            with critic.active():
-                with self.autocast():
-                    value = self.value_loss(part, batch.counts, critic)
-                (self.config.vf_coef * value).backward()
+            with self.autocast():
+                loss, found = self.policy_loss(part, batch.counts)
+            loss.backward()
+            with self.autocast():
+                value = self.value_loss(part, batch.counts, critic)
+            (self.config.vf_coef * value).backward()
             errors.append(float(found.pop("policy/ratio_error")))
             for name, figure in (found | {"critic/loss": value}).items():
                 figures[name] += float(figure.detach())

@@ -95,7 +95,7 @@ def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_sm
 
         −mean y log D + (1 − y) log(1 − D),  D = σ(logit)
 
-    Ho and Ermon 2016, eq. 17, with expert and policy the other way round: https://arxiv.org/abs/1606.03476
+    Ho and Ermon 2016, algorithm 1, with expert and policy the other way round: https://arxiv.org/abs/1606.03476
 
     Args:
         expert_logits:   (B,) of references, with gradient.

@@ -67,7 +67,7 @@ class Setting:
 
 def setting(family: str, plan_of: Callable[[LMPolicy, Guide], Plan], config: PPOConfig = CONFIG) -> Setting:
     envs = gym.make_vec(
-        "tril/Toy-v0", num_envs=8, autoreset_mode="Disabled", rule="stop", min_new_tokens=MIN_NEW, max_new_tokens=7
+        "tril/Toy-v0", num_envs=6, autoreset_mode="Disabled", rule="stop", min_new_tokens=MIN_NEW, max_new_tokens=6
     )
     layout = TextLayout.of(envs)
 
@@ -79,9 +79,9 @@ def setting(family: str, plan_of: Callable[[LMPolicy, Guide], Plan], config: PPO
     learner = ActorCritic(policy, config, layout)
     learner.ref_policy = policy_of(3)
     plan = plan_of(policy, Guide(policy_of(1), temperature=3.0))
-    trajectories = collect(envs, plan, episodes=8, generator=generator(1))
+    trajectories = collect(envs, plan, episodes=6, generator=generator(1))
     pay = torch.randn(trajectories.tokens.shape, generator=generator(2), dtype=torch.float64)
-    truncated = torch.arange(8) % 3 == 0  # as by a limit from outside
+    truncated = torch.arange(6) % 3 == 0  # as by a limit from outside
     trajectories = replace(trajectories, rewards=pay, truncated=truncated, terminated=~truncated)
     critic, _ = learner.critic(plan.critic)
     move(critic.head.parameters(), 1.0)

@@ -215,6 +215,7 @@ def test_every_environment_reward_and_algorithm_is_listed():
     assert sorted(first_column(environments, "Ids")) == sorted(id for id in gym.registry if id.startswith("tril/"))
     assert sorted(first_column(environments, "Reward")) == rewards.names()
     assert first_column(shell, "Train") == list(ALGORITHMS)
+    assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in ALGORITHMS]
 
 
 @pytest.fixture(scope="module")

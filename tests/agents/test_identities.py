@@ -14,11 +14,11 @@ from torch import nn
 
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories, collect
 from tril_gym.agents import backbone as backbones
-from tril_gym.agents.writing import write_completions
 from tril_gym.agents.critic import Critic, value_after
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.kl import nats_per_text
 from tril_gym.agents.trajectories import Texts
+from tril_gym.agents.writing import write_completions
 
 # Nats. Float32 differs by rounding between a cached pass and a whole one.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}

@@ -31,7 +31,7 @@ class AdversaryConfig(ActorCriticConfig):
     """The shared numbers, and the discriminator's."""
 
     discriminator: str = knob("tiny", "tiny, adapter (on a LoRA policy), or a sequence classifier's name or folder")
-    discriminator_learning_rate: float = knob(1e-3, "AdamW step size of the discriminator")
+    discriminator_learning_rate: float = knob(1e-3, "AdamW step size of the discriminator; it has no schedule")
     discriminator_epochs: int = knob(1, "the discriminator's passes over the texts of an iteration")
     label_smoothing: float = knob(0.0, "how far the discriminator's labels are from 0 and 1, times two")
     reward_form: Literal["logit", "gail", "probability"] = knob("logit", "what its logit pays: itself, −log(1−D) or D")

@@ -23,6 +23,8 @@ from tril_gym.agents.seeding import seeded
 from tril_gym.agents.trajectories import Texts
 from tril_gym.quiet import without_progress_bars
 
+USUAL_LENGTH = 512  # tokens that the usual classifiers read; some have a few positions more, which are not for tokens
+
 
 class Discriminator(Protocol):
     """Judges texts, and learns to."""
@@ -116,7 +118,8 @@ class ClassifierDiscriminator:
         rows = zip(texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, strict=True)
         ids = [torch.cat([prompt[real], tokens[written]]).tolist() for prompt, real, tokens, written in rows]
         read = self.layout.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        length = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 512))
+        positions = getattr(self.model.config, "max_position_embeddings", USUAL_LENGTH)
+        length = min(self.tokenizer.model_max_length, positions, USUAL_LENGTH)
         encoded = self.tokenizer(read, truncation=True, max_length=length, padding=True, return_tensors="pt")
         return dict(encoded)
 

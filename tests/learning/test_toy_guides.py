@@ -1,0 +1,127 @@
+"""What a guide is worth on the toy world; AggreVaTeD, LOLS, D2LOLS and GAIL learn there, each with a control."""
+
+import numpy as np
+import pytest
+import torch
+from toy_guides import COUNT_NUMBERS, SHARED, newborn, noisy_guide, sparse_agent, texts_to_reach, toy, value
+
+from tril_gym.agents import (
+    D2LOLS,
+    GAIL,
+    LOLS,
+    PPO,
+    AggreVaTeD,
+    AggreVaTeDConfig,
+    D2LOLSConfig,
+    GAILConfig,
+    LOLSConfig,
+    PPOConfig,
+    TextLayout,
+)
+from tril_gym.agents.discriminator import ClassifierDiscriminator
+from tril_gym.agents.trajectories import Texts
+from tril_gym.envs.toy import ToyRules, guide_value
+
+NUMBERS = SHARED | COUNT_NUMBERS
+GUIDED = {
+    "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
+    "lols": (LOLS, LOLSConfig, {"ppo_pp_prob": 0.5}),
+    "d2lols": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 6}),
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_it_beats_its_start_with_a_good_guide(name):
+    envs, (agent, config, numbers) = toy(), GUIDED[name]
+    policy = newborn(envs, 0)
+    before = value(policy, envs)
+    agent(policy, noisy_guide(ToyRules(), 0.9), envs, config(**NUMBERS, **numbers)).learn(15)
+    assert before < 0.4
+    assert value(policy, envs) > before + 0.4
+
+
+def test_aggrevated_learns_nothing_from_a_guide_that_never_finishes_well():
+    # Control: where EOS is all that is paid, a guide that writes anything is of no use, and the policy learns no EOS.
+    envs = toy(rule="stop")
+    policy = newborn(envs, 0)
+    before = value(policy, envs)
+    guide = noisy_guide(ToyRules("stop"), 0.0)
+    AggreVaTeD(policy, guide, envs, AggreVaTeDConfig(**NUMBERS)).learn(15)
+    assert value(policy, envs) < before + 0.2
+
+
+@pytest.mark.parametrize("name", ["ppo-pp", "aggrevated"])
+def test_a_good_guide_finds_what_is_sparse(name):
+    assert texts_to_reach(sparse_agent(name, 0), 0.5, 6000) is not None
+
+
+def test_alone_it_is_not_found_in_as_many_texts():
+    assert texts_to_reach(sparse_agent("ppo", 0), 0.5, 3000) is None
+
+
+def test_a_useless_guide_is_survived():
+    envs, guide = toy(), noisy_guide(ToyRules(), 0.0)
+    ppo = PPO(newborn(envs, 0), envs, PPOConfig(**NUMBERS)).learn(12)
+    config = D2LOLSConfig(**NUMBERS, aggrevated_iterations=3, rollin_prob=0.5)
+    d2lols = D2LOLS(newborn(envs, 0), guide, envs, config).learn(24)
+    assert value(d2lols.policy, envs) >= 0.95 * value(ppo.policy, envs)
+    lols = LOLS(newborn(envs, 0), guide, envs, LOLSConfig(**NUMBERS, ppo_pp_prob=0.5))
+    before = value(lols.policy, envs)
+    assert value(lols.learn(12).policy, envs) >= before
+
+
+def test_the_guides_critic_comes_to_know_what_the_guide_earns():
+    envs, rules = toy(vocab_size=8, max_new_tokens=5, num_examples=2), ToyRules("count", False, 8, 5)
+    prompts = np.stack([envs.reset(seed=seed)[0][0, :4] for seed in range(8)])
+    config = AggreVaTeDConfig(  # the policy stays
+        **SHARED | {"learning_rate": 1e-9, "critic_learning_rate": 3e-3, "minibatch_size": 64, "rollin_prob": 0.5},
+        lr_schedule="linear",
+        lr_iterations=40,
+        gae_lambda=1.0,
+    )
+    found = {}
+    for q in (0.2, 0.9):
+        agent = AggreVaTeD(newborn(envs, 0), noisy_guide(rules, q), envs, config).learn(40)
+        critic, _ = agent.learner.critic("guide")
+        with torch.no_grad():
+            texts = Texts.of(torch.from_numpy(prompts), torch.full((len(prompts), 5), -1))
+            found[q] = critic(texts)[:, 0].double().numpy().mean()
+        assert found[q] == pytest.approx(guide_value(rules, prompts, q).mean(), abs=0.1)
+    assert found[0.9] > found[0.2] + 0.3  # control: another guide, another value
+
+
+class TestGAIL:
+    def test_it_learns_to_write_what_is_paid_without_being_paid(self):
+        envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
+        policy = newborn(envs, 0)
+        assert value(policy, envs) < 0.5
+        GAIL(policy, envs, GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})).learn(20)
+        assert value(policy, envs) > 0.9
+
+    def test_it_does_not_where_the_discriminator_judges_at_random(self):
+        envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
+        policy = newborn(envs, 0)
+        before = value(policy, envs)
+        judge = Blind(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
+        GAIL(policy, envs, GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}), judge=judge).learn(20)
+        assert value(policy, envs) < before + 0.3
+
+
+class Blind:
+    """A discriminator that is shown other texts than those it is asked about."""
+
+    def __init__(self, judge: ClassifierDiscriminator) -> None:
+        self.judge = judge
+
+    def logits(self, texts: Texts) -> torch.Tensor:
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(len(texts)))
+        return self.judge.logits(texts[order])
+
+    def parameters(self):
+        return self.judge.parameters()
+
+    def state_dict(self):
+        return self.judge.state_dict()
+
+    def load_state_dict(self, state):
+        self.judge.load_state_dict(state)

@@ -1,6 +1,6 @@
 """D2LOLS: AggreVaTeD while the policy is weaker than its guide, then PPO++, which can do better than the guide.
 
-Chang et al. 2023, "Learning to Generate Better Than Your LLM", algorithm 3: https://arxiv.org/abs/2306.11816
+Chang et al. 2023, "Learning to Generate Better Than Your LLM": https://arxiv.org/abs/2306.11816
 The policy's critic V starts from what the guide's critic V^g has learned by the hand-over, unless `critic_goes_on` is
 off: the policy has come close to the guide by then.
 
@@ -36,7 +36,7 @@ class D2LOLSConfig(ActorCriticConfig):
 
 
 class D2LOLS(GuidedAgent):
-    """Differentiable, decoupled LOLS: first AggreVaTeD, then PPO++."""
+    """LOLS without a coin: first AggreVaTeD, then PPO++."""
 
     name = "d2lols"
     config_type = D2LOLSConfig

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import VectorEnv
 from toy_guides import COUNT_NUMBERS, SHARED, newborn, noisy_guide, sparse_agent, texts_to_reach, toy, value
 
 from tril_gym.agents import (
@@ -14,12 +15,18 @@ from tril_gym.agents import (
     AggreVaTeDConfig,
     D2LOLSConfig,
     GAILConfig,
+    LMPolicy,
     LOLSConfig,
+    Plan,
     PPOConfig,
     TextLayout,
+    collect,
 )
 from tril_gym.agents.discriminator import ClassifierDiscriminator
-from tril_gym.agents.trajectories import Texts
+from tril_gym.agents.losses import discriminator_loss
+from tril_gym.agents.optimizer import adamw
+from tril_gym.agents.references import ReferenceTokens, reference_texts
+from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.envs.toy import ToyRules, guide_value
 
 NUMBERS = SHARED | COUNT_NUMBERS
@@ -90,7 +97,35 @@ def test_the_guides_critic_comes_to_know_what_the_guide_earns():
     assert found[0.9] > found[0.2] + 0.3  # control: another guide, another value
 
 
+def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
+    """How well a discriminator that has never seen this policy tells its texts from references, after learning to."""
+    generator, layout = torch.Generator().manual_seed(7), TextLayout.of(envs)
+
+    def both() -> tuple[Texts, Texts]:
+        written = collect(envs, Plan(rollout=policy), episodes=512, generator=generator)
+        return reference_texts(written, ReferenceTokens(layout), generator), written.texts
+
+    judge, (experts, written) = ClassifierDiscriminator.tiny(layout, seed=7), both()
+    optimizer = adamw(judge.parameters(), 1e-3)
+    for rows in minibatches(512, epochs=8, size=32, generator=generator):
+        optimizer.zero_grad()
+        discriminator_loss(judge.logits(experts[rows]), judge.logits(written[rows])).backward()
+        optimizer.step()
+    experts, written = both()  # new ones
+    with torch.no_grad():
+        right = torch.cat([judge.logits(experts) > 0, judge.logits(written) <= 0])
+    return float(right.double().mean())
+
+
 class TestGAIL:
+    def test_its_texts_become_indistinguishable_to_a_fresh_discriminator(self):
+        envs = toy(vocab_size=8, max_new_tokens=5, num_examples=2)
+        policy = newborn(envs, 0)
+        assert fresh_accuracy(policy, envs) > 0.95  # control: it can tell
+        numbers = NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}
+        GAIL(policy, envs, GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)).learn(45)
+        assert fresh_accuracy(policy, envs) < 0.6
+
     def test_it_learns_to_write_what_is_paid_without_being_paid(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         policy = newborn(envs, 0)

@@ -51,6 +51,7 @@ from tril_gym.agents.trajectories import Texts
 from tril_gym.agents.update import ActorCritic
 from tril_gym.envs import Example
 from tril_gym.envs.toy import toy_tokenizer
+from tril_gym.rewards import tiny_classifier
 from tril_gym.wrappers import TextReward
 
 V, T = 16, 8  # of the toy world
@@ -228,8 +229,9 @@ def test_examples_with_the_same_prompt_do_not_share_their_references():
 
 
 @pytest.mark.parametrize("name", rewards.names())
-def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name):
+def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, monkeypatch):
     """It joined prompt and completion in place, so that a later one saw the prompt twice."""
+    monkeypatch.setattr(tiny_classifier.fit, "__defaults__", (tiny_classifier.Recipe(steps=1),))  # no matter how well
     train = [
         Example("a film", ("the dog runs",), label=1, extras={"concepts": ["dog", "run"]}),
         Example("a book", ("a cat sits",), label=0, extras={"concepts": ["cat"]}),

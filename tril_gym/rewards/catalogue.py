@@ -1,4 +1,4 @@
-"""The rewards by name. Adding one: a class in a file of this package, and a row in `ROWS`.
+"""Rewards and metrics by name. Adding one: a class in a file of this package, and a row in `ROWS`.
 
 A row names its factory as a string, imported when the reward is first loaded. The factory's keyword-only parameters are
 the reward's settings. A factory that fits has two more: `train`, what to fit on, and `fitted`, a folder in which an
@@ -12,19 +12,20 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tril_gym.rewards.fitting import Train
-from tril_gym.rewards.score import FunctionScore, Score
+from tril_gym.rewards.score import CorpusScore, FunctionScore, Score
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One reward of the catalogue."""
+    """One reward or metric of the catalogue."""
 
     factory: str  # "module of this package:callable"
     help: str  # what it measures, and its range
     needs: str  # what it reads besides the completion
+    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one figure of all together
 
 
 ROWS = {
@@ -51,19 +52,21 @@ ROWS = {
 }
 
 
-def names() -> list[str]:
-    """Return the names of all rewards, sorted."""
-    return sorted(ROWS)
+def names(kind: Literal["text", "corpus"] | None = None) -> list[str]:
+    """Return the names of all rewards and metrics, or of those of one kind, sorted."""
+    return sorted(name for name, row in ROWS.items() if kind in (None, row.kind))
 
 
 def describe(name: str) -> str:
     """Return one line: what a reward measures and what it needs."""
     row = _row(name)
-    return f"{row.help}. Needs {row.needs}."
+    return f"{row.help}.{' Of a whole corpus, no reward.' if row.kind == 'corpus' else ''} Needs {row.needs}."
 
 
-def load(name: str, *, train: Train | None = None, fitted: str | Path | None = None, **settings: Any) -> Score:
-    """Return the reward of that name.
+def load(
+    name: str, *, train: Train | None = None, fitted: str | Path | None = None, **settings: Any
+) -> Score | CorpusScore:
+    """Return the reward of that name, or the metric of a whole corpus.
 
     Loading is cheap: fitting, and loading a model, wait for the first text that is scored.
 
@@ -83,10 +86,19 @@ def load(name: str, *, train: Train | None = None, fitted: str | Path | None = N
     return factory(**settings)
 
 
-def as_score(x: str | Score | Callable[..., Any], *, train: Train | None = None) -> Score:
-    """Return a score for a name, a score, or a function of (prompts, completions, references, extras)."""
+def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train | None = None) -> Score:
+    """Return a score for a name, a score, or a function of (prompts, completions, references, extras).
+
+    Raises:
+        ValueError: it is a figure of a whole corpus, which can pay no single text.
+    """
     if isinstance(x, str):
-        return load(x, train=train)
+        x = load(x, train=train)
+    if isinstance(x, CorpusScore) and not callable(x):
+        raise ValueError(
+            f"{x.name} is a figure of a whole corpus and cannot pay a single text; measure it with"
+            f" `tril-gym evaluate --metrics {x.name}`, and reward one of {', '.join(names('text'))}"
+        )
     if isinstance(x, type) or not callable(x):
         raise TypeError(f"a reward is a name, a score or a function of a batch of texts, got {x!r}")
     return x if isinstance(x, Score) else FunctionScore(x)
@@ -98,6 +110,6 @@ def _row(name: str) -> Row:
     return ROWS[name]
 
 
-def _factory(row: Row) -> Callable[..., Score]:
+def _factory(row: Row) -> Callable[..., Score | CorpusScore]:
     module, attribute = row.factory.split(":")
     return getattr(importlib.import_module(f"tril_gym.rewards.{module}"), attribute)  # type: ignore[no-any-return]

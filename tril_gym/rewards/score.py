@@ -1,6 +1,8 @@
 """What a reward is: one function from a batch of finished texts to one number each.
 
-B texts.
+A metric is the mean of a reward over a corpus, or a figure of the whole corpus.
+
+B texts, K numbers that are summed over them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,30 @@ class Score(Protocol):
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return (B,) float64, leaving the inputs as they are."""
+
+
+@runtime_checkable
+class CorpusScore(Protocol):
+    """One figure of B texts together, which is no mean over them: it measures a policy, and can pay no single text."""
+
+    name: str
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the figure of these texts, leaving the inputs as they are."""
+
+
+@runtime_checkable
+class PooledScore(CorpusScore, Protocol):
+    """A figure of a corpus that follows from sums over its texts, such as corpus BLEU from counts of n-grams.
+
+    So the figure of any part of the corpus is at hand: `of(statistics[rows].sum(0))`.
+    """
+
+    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return (B, K) float64: what each text adds to the sums."""
+
+    def of(self, sums: Scores) -> float:
+        """Return the figure that belongs to sums, (K,)."""
 
 
 class FunctionScore:

@@ -26,7 +26,7 @@ import pytest
 from tril_gym import presets, rewards
 from tril_gym.algorithms import ALGORITHMS, agent_type
 from tril_gym.cli import main
-from tril_gym.run import configure
+from tril_gym.settings import configure
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

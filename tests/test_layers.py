@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tril_gym"
 
 # Each part may import itself and these; what stands under TYPE_CHECKING is not imported.
-LEAVES = {"sharing", "cache", "folders", "infos", "quiet", "threads"}  # which everybody may know
+LEAVES = {"sharing", "cache", "folders", "infos", "quiet", "threads", "user_code"}  # which everybody may know
 KNOW_NOBODY = LEAVES | {"envs", "rewards", "agents", "presets", "tracking"}
 TASKS = {"tasks", "wrappers", "rewards", "envs"}
 PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
@@ -17,10 +17,15 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "algorithms": {"agents"},
     "checkpoint": {"algorithms", "agents"},
     "report": {"agents"},
-    "evaluate": TASKS | {"agents"},
-    "run": TASKS | {"agents", "algorithms", "presets", "checkpoint"},
-    "train": TASKS | {"agents", "run", "checkpoint", "evaluate", "report", "tracking"},
-    "cli": TASKS | {"agents", "algorithms", "presets", "run", "train", "evaluate", "report", "checkpoint"},
+    "evaluate": TASKS | {"agents", "metrics"},
+    "metrics": {"rewards"},
+    "settings": {"algorithms", "presets", "checkpoint"},
+    "run_envs": TASKS | {"agents", "settings"},
+    "run_actors": {"agents", "presets", "settings"},
+    "run": {"agents", "algorithms", "checkpoint", "settings", "run_envs", "run_actors"},
+    "train": TASKS | {"agents", "settings", "run", "checkpoint", "evaluate", "report", "tracking"},
+    "cli": TASKS
+    | {"agents", "algorithms", "presets", "settings", "run", "metrics", "train", "evaluate", "report", "checkpoint"},
     "__main__": {"cli"},
 }
 

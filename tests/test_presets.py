@@ -18,7 +18,8 @@ from tril_gym.agents.tiny import TinySettings
 from tril_gym.algorithms import ALGORITHMS, agent_type
 from tril_gym.cli import main, train_command
 from tril_gym.envs.tokenizers import EMBEDDED
-from tril_gym.run import RunConfig, build, configure, restore
+from tril_gym.run import build, restore
+from tril_gym.settings import RunConfig, configure
 
 TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
 ENVS = (*TASKS, "tril/Toy-v0")

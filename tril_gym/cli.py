@@ -233,7 +233,7 @@ def train(
     from tril_gym import train as runs
     from tril_gym.checkpoint import RunFolder
     from tril_gym.report import Screen
-    from tril_gym.run import configure, refuse_changes
+    from tril_gym.settings import configure, refuse_changes
 
     screen = Screen()
     with at_the_door():

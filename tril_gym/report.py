@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from tril_gym.run import Parts, RunConfig
+    from tril_gym.run import Parts
+    from tril_gym.settings import RunConfig
 
 # Figures of the line: label, metric, format.
 LINE = (

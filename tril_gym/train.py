@@ -14,7 +14,8 @@ from tril_gym.agents.learn import Report
 from tril_gym.checkpoint import RunFolder
 from tril_gym.evaluate import Evaluation, evaluate, sample_texts
 from tril_gym.report import Screen, draw_curve
-from tril_gym.run import Parts, RunConfig, build, restore, saved_config, with_iterations
+from tril_gym.run import Parts, build, restore
+from tril_gym.settings import RunConfig, saved_config, with_iterations
 from tril_gym.tracking import Tracker
 from tril_gym.wrappers.text_reward import terms
 

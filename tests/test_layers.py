@@ -18,7 +18,7 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "checkpoint": {"algorithms", "agents"},
     "report": {"agents"},
     "evaluate": TASKS | {"agents", "metrics"},
-    "metrics": {"rewards"},
+    "metrics": {"rewards", "wrappers"},
     "settings": {"algorithms", "presets", "checkpoint"},
     "run_envs": TASKS | {"agents", "settings"},
     "run_actors": {"agents", "presets", "settings"},

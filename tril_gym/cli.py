@@ -21,6 +21,7 @@ import click
 
 from tril_gym import __version__, presets
 from tril_gym.algorithms import ALGORITHMS, agent_type
+from tril_gym.user_code import is_function
 
 AT_LEAST_ONE = click.IntRange(min=1)
 
@@ -57,16 +58,43 @@ def parse_pairs(context: click.Context, option: click.Parameter, pairs: tuple[st
 
 def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[str, ...]) -> dict[str, float] | None:
     """`NAME[:WEIGHT]` options as weights by name; None where there are none."""
+    from tril_gym import rewards
+
     found = {}
     for term in terms:
-        name, colon, weight = term.partition(":")
+        if is_function(term):  # module:function without a weight
+            module = term.partition(":")[0]
+            if module in rewards.names():
+                raise click.BadParameter(
+                    f"{term!r} has no weight after the colon; write {module}:0.5, or {module} for 1"
+                )
+            found[term] = 1.0
+            continue
+        name, colon, weight = term.rpartition(":")
         try:
-            found[name] = float(weight) if colon else 1.0
+            found[name or term] = float(weight) if colon else 1.0
         except ValueError as error:
             raise click.BadParameter(
                 f"{weight!r} in {term!r} is no weight; write NAME:WEIGHT, such as rouge_l:0.5"
             ) from error
     return found or None
+
+
+def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME.KEY=VALUE` options as settings by name."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        name, _, key = path.rpartition(".")
+        if not (name and key and equals):
+            raise click.BadParameter(f"{pair!r} is not of the form NAME.KEY=VALUE, such as rouge_l.over=mean")
+        found.setdefault(name, {})[key.replace("-", "_")] = parse_value(value)
+    return found
+
+
+def parse_names(context: click.Context, option: click.Parameter, lists: tuple[str, ...]) -> tuple[str, ...]:
+    """Names with commas between them, of an option that may be repeated."""
+    return tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
 
 
 ENV_ARG = click.option(
@@ -82,7 +110,15 @@ REWARD = click.option(
     multiple=True,
     metavar="NAME[:WEIGHT]",
     callback=parse_rewards,
-    help="Reward term, instead of the task's or the run's; may be repeated.",
+    help="Reward term, by name or as your own module:function, instead of the task's or the run's; may be repeated.",
+)
+REWARD_ARG = click.option(
+    "--reward-arg",
+    "reward_args",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    callback=parse_settings,
+    help="Setting of a reward term, such as preference.model=FOLDER; may be repeated.",
 )
 DATA_HELP = "embedded, hub, a folder, or a file."
 
@@ -98,6 +134,7 @@ RUN_OPTIONS = (
     run_option("--eval-dataset", "Held-out examples.", default="the validation part of --dataset", metavar="DATA"),
     ENV_ARG,
     REWARD,
+    REWARD_ARG,
     run_option("--policy", "tiny, tiny-seq2seq, or a model's name or folder.", default="tiny"),
     run_option("--tokenizer", "The policy's, where it comes without one.", default="its own"),
     run_option(
@@ -171,6 +208,7 @@ def train_command(algorithm: str) -> click.Command:
     config_type = agent_type(algorithm).config_type
 
     def run(output_dir: Path | None, resume: bool, track: str | None, **options: Any) -> None:
+        options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         given = {name: value for name, value in options.items() if value is not None and value != {}}
         knobs = {name: given.pop(name) for name in [field.name for field in fields(config_type)] if name in given}
         train(algorithm, given, knobs, output_dir, resume, track)
@@ -278,6 +316,22 @@ def quiet_libraries() -> None:
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), help="[default: test; a file has none]")
 @ENV_ARG
 @REWARD
+@REWARD_ARG
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME,…",
+    callback=parse_names,
+    help="Also measure by these rewards, figures of a corpus, or your own module:function; see list rewards.",
+)
+@click.option(
+    "--metric-arg",
+    "metric_args",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    callback=parse_settings,
+    help="Setting of a metric; may be repeated.",
+)
 @click.option("--examples", type=AT_LEAST_ONE, help="At most so many. [default: all]")
 @click.option("--num-envs", type=AT_LEAST_ONE, default=64, show_default=True, help="Texts written side by side.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampled texts.")
@@ -288,29 +342,49 @@ def quiet_libraries() -> None:
     metavar="FILE.json",
     help="Also write the figures there.",
 )
-def evaluate_command(source: str, output: Path | None, **options: Any) -> None:
+@click.option(
+    "--per-example",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help="Also write every text there, with all its scores, one a line.",
+)
+def evaluate_command(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
     """Let a policy write every example of a split once, greedily and by sampling, and print all reward terms.
 
-    SOURCE is a run folder, or the name or folder of a language model.
+    SOURCE is a run folder, or the name or folder of a language model. Intervals are bootstrapped over the examples.
     """
     quiet_libraries()
+    from tril_gym.checkpoint import replace_text, write_json
     from tril_gym.evaluate import evaluate
+    from tril_gym.metrics import load_metrics, try_out
     from tril_gym.report import Screen, evaluation_table
     from tril_gym.run import evaluation_parts
 
     screen = Screen()
     with at_the_door():
-        if output is not None and not output.parent.is_dir():
-            raise ValueError(f"--output {output}: there is no folder {output.parent}")
+        for flag, file in (("--output", output), ("--per-example", per_example)):
+            if file is not None and not file.parent.is_dir():
+                raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
         examples, seed = options.pop("examples"), options.pop("seed")
+        names, settings = options.pop("metrics"), options.pop("metric_args")
+        options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         parts = evaluation_parts(source, **options)
+        metrics = load_metrics(names, settings, parts.envs, fitted=parts.fitted)
+        try_out(metrics, parts.envs)
         with screen.waiting(f"evaluating on {parts.what}"):
-            found = evaluate(parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, count=examples)
-    screen.console.print(evaluation_table(f"{source} on {parts.what}", found.figures))
+            found = evaluate(
+                parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, count=examples, metrics=metrics
+            )
+    screen.console.print(evaluation_table(f"{source} on {parts.what}", found.figures, found.intervals))
     if output is not None:
-        from tril_gym.checkpoint import write_json
-
         write_json(output, {"source": source, "on": parts.what, "seed": seed} | found.as_json())
+    if per_example is not None:
+        replace_text(per_example, "".join(json.dumps(text) + "\n" for text in found.texts))
+
+
+def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of an environment with the settings of rewards among them."""
+    return env_args | ({"reward_settings": env_args.get("reward_settings", {}) | settings} if settings else {})
 
 
 @main.group("list", invoke_without_command=True)

@@ -1,10 +1,10 @@
-"""Evaluation: a policy writes every example once, greedily and by sampling, and all reward terms score it."""
+"""Evaluation: a policy writes every example once, greedily and by sampling; reward terms and metrics score it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,18 +17,21 @@ from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.trajectories import Texts, Trajectories
+from tril_gym.metrics import Interval, Measured, Metric, mean_interval, measure
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a policy wrote on a split."""
 
-    figures: dict[str, dict[str, float]]  # "greedy" and "sampled", each: reward/mean, reward/stderr, score/…, …
+    figures: dict[str, dict[str, float]]  # "greedy" and "sampled", each: reward/mean, score/…, metric/…, …
+    intervals: dict[str, dict[str, Interval]]  # the same names: the 95 % bootstrap interval, where there is one
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
+    texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"figures": self.figures, "samples": self.samples}
+        """Plain data, without the texts."""
+        return {"figures": self.figures, "intervals": self.intervals, "samples": self.samples}
 
 
 def evaluate(
@@ -39,6 +42,7 @@ def evaluate(
     ref_policy: LMPolicy | None = None,
     count: int | None = None,
     samples: int = 3,
+    metrics: Sequence[Metric] = (),
 ) -> Evaluation:
     """Write each example once, greedily and then by sampling.
 
@@ -48,7 +52,8 @@ def evaluate(
         seed: of the sampled texts. The same seed gives the same figures.
         ref_policy: also report how far the sampled texts have drifted from this policy, "kl" in nats per text.
         count: only the first so many examples; by default all.
-        samples: how many texts to keep in full.
+        samples: how many texts to show.
+        metrics: further scores, and figures of a corpus, to measure the texts by; see `metrics.load_metrics`.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.
@@ -59,15 +64,18 @@ def evaluate(
     if total is None:
         raise ValueError("the environment has no fixed number of examples; say how many texts to write: count=200")
     examples = range(total) if layout.restart == "rows" else None
-    figures, kept = {}, []
+    figures, intervals, kept, written = {}, {}, [], []
     for name, actor in (("greedy", policy.with_decoding(Decoding(greedy=True))), ("sampled", policy)):
         generator = torch.Generator().manual_seed(seed)
         texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
-        figures[name] = summary(texts)
+        measured = measure(metrics, texts.infos, seed=seed) if metrics else Measured()
+        figures[name] = summary(texts) | _named("metric", measured.figures)
+        intervals[name] = intervals_of(texts, seed) | _named("metric", measured.intervals)
         kept = sample_texts(texts, range(min(samples, len(texts))))  # the sampled ones, which come last, stay
+        written += [{"written": name} | row for row in _scored_texts(texts, measured)]
         if name == "sampled" and ref_policy is not None:
             figures[name]["kl"] = _kl(texts, ref_policy, layout)
-    return Evaluation(figures, kept)
+    return Evaluation(figures, intervals, kept, written)
 
 
 def summary(trajectories: Trajectories) -> dict[str, float]:
@@ -78,6 +86,17 @@ def summary(trajectories: Trajectories) -> dict[str, float]:
         figures["reward/stderr"] = float(paid.std(correction=1)) / math.sqrt(len(paid))
     figures["text/length"] = float(trajectories.lengths.double().mean())
     return figures | {f"score/{name}": float(scores.nanmean()) for name, scores in trajectories.scores.items()}
+
+
+def intervals_of(trajectories: Trajectories, seed: int) -> dict[str, Interval]:
+    """The bootstrap intervals of those means."""
+    if len(trajectories) < 2:
+        return {}
+    columns = {"reward/mean": trajectories.rewards.sum(1).double(), "text/length": trajectories.lengths.double()}
+    columns |= _named(
+        "score", {name: scores for name, scores in trajectories.scores.items() if not scores.isnan().any()}
+    )
+    return {name: mean_interval(scores.cpu().numpy(), seed=seed) for name, scores in columns.items()}
 
 
 def sample_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -93,6 +112,20 @@ def sample_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[s
         }
         for row in rows
     ]
+
+
+def _scored_texts(trajectories: Trajectories, measured: Measured) -> list[dict[str, Any]]:
+    """All texts as plain data, each with its scores and metrics."""
+    rows = sample_texts(trajectories, range(len(trajectories)))
+    for number, row in enumerate(rows):
+        del row["rollin"]  # nobody but the policy writes
+        row["scores"] = {name: float(scores[number]) for name, scores in trajectories.scores.items()}
+        row["metrics"] = {name: scores[number] for name, scores in measured.per_text.items()}
+    return rows
+
+
+def _named(group: str, figures: dict[str, Any]) -> dict[str, Any]:
+    return {f"{group}/{name}": figure for name, figure in figures.items()}
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -117,16 +118,25 @@ def figures_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     return table
 
 
-def evaluation_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
-    """Figures of one evaluation, greedy and sampled, to as many digits as two runs must agree on."""
-    table = Table(title=escape(title), title_justify="left")
+def evaluation_table(
+    title: str,
+    figures: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Table:
+    """Figures of one evaluation; the written file has all their digits."""
+    table = Table(title=escape(f"{title}; in brackets: 95 % bootstrap intervals"), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
     for name in figures:
-        table.add_column(name, justify="right")
+        table.add_column(name)
     for name in dict.fromkeys(name for part in figures.values() for name in part):
-        cells = [part.get(name) for part in figures.values()]
-        table.add_row(name, *("" if cell is None else f"{cell:.10g}" for cell in cells))
+        table.add_row(name, *(_cell(part.get(name), intervals[how].get(name)) for how, part in figures.items()))
     return table
+
+
+def _cell(figure: float | None, interval: tuple[float, float] | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
 
 
 def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:

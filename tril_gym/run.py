@@ -15,7 +15,7 @@ from tril_gym.algorithms import agent_type
 from tril_gym.checkpoint import RunFolder
 from tril_gym.run_actors import guide_of, guide_without_model, language_policy, saved_policy, tiny_policy, with_lora
 from tril_gym.run_envs import evaluation_data, learning_data, make_envs, refuse_missing_references, try_out
-from tril_gym.settings import GUIDE_OPTIONS, TINY, RunConfig, fitting, saved_config
+from tril_gym.settings import GUIDE_OPTIONS, TINY, RunConfig, fitting, merged, saved_config
 from tril_gym.user_code import is_function
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class EvaluationParts:
     ref_policy: LMPolicy | None
     envs: VectorEnv
     what: str  # in words: the examples
+    fitted: Path | None  # the folder with what the run's rewards were fitted to
 
 
 def evaluation_parts(
@@ -125,7 +126,7 @@ def evaluation_parts(
     config = replace(
         known,
         num_envs=num_envs,
-        env_args=fitting(known.env_args, reward) | env_args,
+        env_args=merged(fitting(known.env_args, reward), env_args),
         **{name: value for name, value in given.items() if value is not None},
     )
     set_threads(config)
@@ -135,10 +136,12 @@ def evaluation_parts(
         policy = language_policy(replace(config, device=device))
         if policy is None:
             raise ValueError(f"{source} is made by training; evaluate the run folder that `tril-gym train` wrote")
-        return EvaluationParts(policy=policy, ref_policy=None, envs=make_envs(config, data, policy), what=what)
+        envs = make_envs(config, data, policy)
+        return EvaluationParts(policy=policy, ref_policy=None, envs=envs, what=what, fitted=None)
     checkpoint = folder.last_checkpoint()
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     kind = agent_type(config.algorithm)
     nobody = {"guide": _Nobody()} if kind.takes_guide else {}
     agent = kind.load(checkpoint, envs=envs, device=device, **nobody)
-    return EvaluationParts(policy=agent.policy, ref_policy=agent.learner.ref_policy, envs=envs, what=what)
+    ref_policy = agent.learner.ref_policy
+    return EvaluationParts(policy=agent.policy, ref_policy=ref_policy, envs=envs, what=what, fitted=fitted)

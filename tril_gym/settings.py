@@ -104,7 +104,7 @@ def _given_over(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: b
     if given.get("lora_rank") == 0:
         useless |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in useless}
-    env_args = fitting(kept.get("env_args", {}), given.get("reward")) | given.get("env_args", {})
+    env_args = merged(fitting(kept.get("env_args", {}), given.get("reward")), given.get("env_args", {}))
     return kept | given | {"env_args": env_args}
 
 
@@ -114,6 +114,15 @@ def fitting(env_args: dict[str, Any], reward: dict[str, float] | None) -> dict[s
         return env_args
     settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
     return env_args | {"reward_settings": settings}
+
+
+def merged(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of an environment under those that the user gave; the settings of each reward are merged, too."""
+    both = env_args | given
+    if "reward_settings" in env_args and "reward_settings" in given:
+        old, new = env_args["reward_settings"], given["reward_settings"]
+        both["reward_settings"] = {name: old.get(name, {}) | new.get(name, {}) for name in old | new}
+    return both
 
 
 def saved_config(folder: RunFolder) -> RunConfig:

@@ -159,5 +159,5 @@ def _fitted(folder: str | Path | None, name: str | None) -> str | None:
         return None
     if not Path(folder).is_dir():
         raise ValueError(f"fitted_rewards={str(folder)!r} is no folder")
-    own = Path(folder) / str(name)
+    own = Path(folder) / str(name).rpartition(":")[2]  # of module:class, too
     return str(own) if own.is_dir() else None

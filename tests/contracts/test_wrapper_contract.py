@@ -78,10 +78,15 @@ def test_reads_the_whole_info():
     env, envs = make_text_env("imdb", **make), make_text_vector_env("imdb", 2, **make)
     env.reset(seed=0), envs.reset(seed=0)
     env.step(TOKEN), env.step(EOS), envs.step([TOKEN, EOS]), envs.step([TOKEN, 0])
-    one = (["w2"], ["w5"], [["w3", "w4"]], [{"concepts": ["w2"], "label": 1}])
-    same(seen[0], one)
-    same(seen[1], (["w2"], [""], *one[2:]))
-    same(seen[2], (["w2"], ["w5 w5"], *one[2:]))
+
+    def read(completion, finish_reason):
+        extras = {"concepts": ["w2"], "label": 1, "finish_reason": finish_reason}
+        return (["w2"], [completion], [["w3", "w4"]], [extras])
+
+    same(seen[0], read("w5", "stop"))
+    same(seen[1], read("", "stop"))
+    same(seen[2], read("w5 w5", "length"))
+    assert "finish_reason" not in examples[0].extras
 
 
 def test_terms_add_up():

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tril_gym.rewards.fitting import Train
 from tril_gym.rewards.score import CorpusScore, FunctionScore, Score
+from tril_gym.user_code import function_of, is_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,17 @@ def load(
     Loading is cheap: fitting, and loading a model, wait for the first text that is scored.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or module:function of your own, which may also be module:class of a score.
         train: what to fit on, examples or a function that returns them; rewards that fit nothing ignore it.
         fitted: the folder that `save` of the same reward wrote; it then needs no `train`.
         settings: the reward's own.
     """
-    factory = _factory(_row(name))
+    if is_function(name):
+        factory = function_of(name, what=f"reward {name}")
+        if not isinstance(factory, type):
+            return _of_function(name, factory, settings)
+    else:
+        factory = _factory(_row(name))
     known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in ("train", "fitted")]
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
@@ -104,9 +110,15 @@ def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train 
     return x if isinstance(x, Score) else FunctionScore(x)
 
 
+def _of_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
+    if settings:
+        raise ValueError(f"reward {name} is a function and has no settings, got {', '.join(settings)}")
+    return FunctionScore(function)
+
+
 def _row(name: str) -> Row:
     if name not in ROWS:
-        raise ValueError(f"unknown reward {name!r}; the rewards are {', '.join(names())}")
+        raise ValueError(f"unknown reward {name!r}; the rewards are {', '.join(names())}, or your own module:function")
     return ROWS[name]
 
 

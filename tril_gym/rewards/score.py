@@ -93,6 +93,21 @@ def count_texts(prompts: Texts, completions: Texts, references: References, extr
     return len(prompts)
 
 
+def columns_of(
+    infos: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[str], list[Sequence[str]], list[Mapping[str, Any]]]:
+    """Return what a score reads, of the infos of B last steps: prompts, completions, references, extras.
+
+    The extras also say how the text ended: "finish_reason" is "stop" or "length".
+    """
+    extras = [
+        info["extras"] | {"finish_reason": info["finish_reason"]} if "finish_reason" in info else info["extras"]
+        for info in infos
+    ]
+    prompts, completions, references = ([info[key] for info in infos] for key in ("prompt", "completion", "references"))
+    return prompts, completions, references, extras
+
+
 def well_formed(text: str) -> str:
     """Return a text without halves of characters (lone surrogates), which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode()

@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym import rewards
 from tril_gym.infos import row_of, rows_with
+from tril_gym.rewards.score import columns_of
 from tril_gym.sharing import share, unshare
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
@@ -36,9 +37,8 @@ class Term:
 
     def __call__(self, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
         """Score the texts of B ending steps: (B,), unweighted and finite."""
-        columns = tuple([info[key] for info in infos] for key in ("prompt", "completion", "references", "extras"))
         try:
-            scores = np.asarray(self.score(*columns))
+            scores = np.asarray(self.score(*columns_of(infos)))
         except ImportError:
             raise  # an optional package is missing, and the message says how to get it
         except Exception as error:

@@ -19,13 +19,18 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "report": {"agents"},
     "evaluate": TASKS | {"agents", "metrics"},
     "metrics": {"rewards", "wrappers"},
+    "pairs": {"envs"},
+    "reward_network": {"agents", "rewards", "pairs"},
+    "reward_model": {"agents", "reward_network"},
+    "reward_model_run": {"checkpoint", "pairs", "report", "reward_model", "reward_network", "train"},
     "settings": {"algorithms", "presets", "checkpoint"},
     "run_envs": TASKS | {"agents", "settings"},
     "run_actors": {"agents", "presets", "settings"},
     "run": {"agents", "algorithms", "checkpoint", "settings", "run_envs", "run_actors"},
     "train": TASKS | {"agents", "settings", "run", "checkpoint", "evaluate", "report", "tracking"},
     "cli": TASKS
-    | {"agents", "algorithms", "presets", "settings", "run", "metrics", "train", "evaluate", "report", "checkpoint"},
+    | {"agents", "algorithms", "presets", "settings", "run", "metrics", "train", "evaluate", "report", "checkpoint"}
+    | {"reward_model", "reward_model_run"},
     "__main__": {"cli"},
 }
 

@@ -179,28 +179,51 @@ FOLDER_OPTIONS = (
     click.option("--track", metavar="TRACKER", help="Also send figures to wandb or another tracker of accelerate."),
 )
 
+REWARD_MODEL = "reward-model"  # trained, too, but no agent
+REWARD_MODEL_HELP = "A reward model: learn from pairs of completions which one people prefer."
+REWARD_MODEL_OPTIONS = (
+    click.option("--dataset", metavar="PAIRS", help="File, folder, or hub:owner/name: prompt, chosen, rejected."),
+    click.option("--on-bad-row", type=click.Choice(["raise", "skip"]), help="Of malformed rows.  [default: raise]"),
+    click.option("--model", help="tiny, or the name or folder of a model of transformers.  [default: tiny]"),
+    click.option("--template", help="How a text is laid out.  [default: {prompt}{completion}]"),
+    click.option("--lora-rank", type=click.IntRange(min=0), help="Of LoRA adapters; 0: the whole model.  [default: 0]"),
+    click.option("--lora-alpha", type=float, help="Adapters are scaled by alpha / rank.  [default: twice the rank]"),
+    click.option("--lora-targets", help="Layers: all-linear, or such as q_proj,v_proj.  [default: the usual ones]"),
+    click.option("--device", help="Where the model is: cpu, cuda, …  [default: cpu]"),
+    click.option("--threads", type=AT_LEAST_ONE, help="CPU threads.  [default: 1 for tiny, else torch's choice]"),
+    click.option(
+        "--output-dir", type=click.Path(path_type=Path), help="Folder of the model. [default: runs/reward-model-seed]"
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the run in --output-dir."),
+)
+
 
 class Algorithms(click.Group):
     """The sub-commands of `train`, made when they are asked for: importing an algorithm takes seconds."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """All algorithms."""
-        return list(ALGORITHMS)
+        """All algorithms, and the reward model."""
+        return [*ALGORITHMS, REWARD_MODEL]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of one algorithm."""
+        if name == REWARD_MODEL:
+            return reward_model_command()
         return train_command(name) if name in ALGORITHMS else None
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         """The command that the first argument names."""
-        if args and not args[0].startswith("-") and args[0] not in ALGORITHMS:
-            context.fail(f"unknown algorithm {args[0]!r}; the algorithms are {', '.join(ALGORITHMS)}")
+        if args and not args[0].startswith("-") and args[0] not in (*ALGORITHMS, REWARD_MODEL):
+            known = f"the algorithms are {', '.join(ALGORITHMS)}; {REWARD_MODEL} is trained, too"
+            context.fail(f"unknown algorithm {args[0]!r}; {known}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing them."""
         with formatter.section("Algorithms"):
             formatter.write_dl([(name, row.help) for name, row in ALGORITHMS.items()])
+        with formatter.section("Rewards"):
+            formatter.write_dl([(REWARD_MODEL, REWARD_MODEL_HELP)])
 
 
 def train_command(algorithm: str) -> click.Command:
@@ -217,6 +240,45 @@ def train_command(algorithm: str) -> click.Command:
     for decorate in reversed(options):
         run = decorate(run)
     return click.command(algorithm, help=ALGORITHMS[algorithm].help)(run)
+
+
+def reward_model_command() -> click.Command:
+    """`tril-gym train reward-model`."""
+    from tril_gym.reward_model import RewardModelConfig
+
+    def run(output_dir: Path | None, resume: bool, **options: Any) -> None:
+        train_reward_model({name: value for name, value in options.items() if value is not None}, output_dir, resume)
+
+    for decorate in reversed((*REWARD_MODEL_OPTIONS, *knob_options(RewardModelConfig))):
+        run = decorate(run)
+    return click.command(REWARD_MODEL, help=REWARD_MODEL_HELP)(run)
+
+
+def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: bool) -> None:
+    """Start or resume the training of a reward model."""
+    quiet_libraries()
+    from tril_gym import reward_model_run as runs
+    from tril_gym.report import Screen
+
+    screen = Screen()
+    with at_the_door():
+        if resume:
+            if output_dir is None:
+                raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
+            run = runs.prepare_resumed(output_dir, given, screen=screen)
+        else:
+            if "dataset" not in given:
+                raise ValueError("--dataset is missing: a file or folder of pairs with prompt, chosen and rejected")
+            settings = runs.settings_of(given)
+            folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{settings.config.seed}")
+            run = runs.prepare(settings, folder, screen=screen)
+    try:
+        run.go()
+    except FloatingPointError as error:
+        raise click.UsageError(str(error)) from error
+    except runs.Interrupted as stop:
+        screen.say(str(stop))
+        raise SystemExit(130) from None
 
 
 def knob_options(config_type: type) -> list[Callable[[Any], Any]]:
@@ -294,7 +356,11 @@ def train(
 def default_folder(config: Any) -> Path:
     """`runs/ppo-pp-CommonGen-0`, and the next free number where that is taken."""
     task = re.sub(r"-v\d+$", "", config.env.split("/")[-1])
-    base = Path("runs") / f"{config.algorithm}-{task}-seed{config.seed}"
+    return free_folder(Path("runs") / f"{config.algorithm}-{task}-seed{config.seed}")
+
+
+def free_folder(base: Path) -> Path:
+    """This folder, and the next free number where it is taken."""
     candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
     return next(folder for folder in candidates if not folder.exists())
 

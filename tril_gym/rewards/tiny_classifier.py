@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 REPORT = "fit.json"
 MIN_EXAMPLES = 20
+LABELS = ("NEGATIVE", "POSITIVE")
 
 Ids = list[int]
 
@@ -143,11 +144,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, labelled: list[tuple[str, int]]) 
     return [(encoding.ids, label) for encoding, (_, label) in zip(encodings, labelled, strict=True)]
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> BertForSequenceClassification:
-    """Return the classifier with its initial weights."""
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, recipe: Recipe, labels: Sequence[str] = LABELS
+) -> BertForSequenceClassification:
+    """Return a classifier with its initial weights, one output a label."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    labels = {0: "NEGATIVE", 1: "POSITIVE"}
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.width,
@@ -158,8 +160,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> BertForSe
         attention_probs_dropout_prob=0.0,
         initializer_range=recipe.initializer_range,
         pad_token_id=tokenizer.pad_token_id,
-        id2label=labels,
-        label2id={name: label for label, name in labels.items()},
+        id2label=dict(enumerate(labels)),
+        label2id={name: label for label, name in enumerate(labels)},
     )
     return BertForSequenceClassification(config)
 

@@ -1,0 +1,182 @@
+"""The network of a reward model: a sequence classifier with one output, by name, or a tiny one fitted to the pairs.
+
+N pairs, L tokens of the longest text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tril_gym.agents.lora import quietly
+from tril_gym.agents.pretrained import realigned
+from tril_gym.pairs import Margins, Pair
+from tril_gym.quiet import without_progress_bars
+from tril_gym.rewards.score import well_formed
+from tril_gym.rewards.sequence_classifier import pad
+from tril_gym.rewards.tiny_classifier import Recipe, build_model, train_tokenizer
+
+TINY = "tiny"
+TEMPLATE = "{prompt}{completion}"
+REPORT = "reward_model.json"
+JUDGED = 64  # texts of a forward pass without gradients
+# Few words: a thousand pairs teach little about rare ones.
+TINY_RECIPE = Recipe(vocab_size=2000)
+
+Ids = list[int]
+Rows = list[tuple[Ids, Ids]]  # each pair's texts: with the chosen and with the rejected completion
+
+
+@contextmanager
+def drawing_from(*seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """What is drawn within it, dropout too, depends on the seed alone; global generators go on as if nothing was."""
+    number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError where a template does not lay out a completion."""
+    try:
+        whole = template.format(prompt="\0prompt", completion="\0completion")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"template {template!r} is no format of {{prompt}} and {{completion}} ({error!r}); the usual one is"
+            f" {TEMPLATE}"
+        ) from error
+    if "\0completion" not in whole:
+        raise ValueError(f"template must contain {{completion}}, got {template!r}; the usual one is {TEMPLATE}")
+
+
+def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
+    """Return the texts with the N chosen completions, then those with the N rejected ones."""
+    both = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
+
+
+def encode(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Rows:
+    """Return the ids of both texts of each pair; long texts lose their beginning."""
+    rows = tokenizer(texts_of(pairs, template), truncation=True, max_length=max_length)["input_ids"]
+    rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer finds nothing in an empty text
+    return list(zip(rows[: len(pairs)], rows[len(pairs) :], strict=True))
+
+
+def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed: int) -> tuple[Any, Any]:
+    """Return a one-layer BERT and its tokenizer, which is fitted to the pairs."""
+    recipe = replace(TINY_RECIPE, positions=max_length)
+    tokenizer = train_tokenizer(texts_of(pairs, template), recipe)
+    with drawing_from(seed):
+        return build_model(tokenizer, recipe, labels=("REWARD",)), tokenizer
+
+
+def load_network(name: str, *, seed: int) -> tuple[Any, Any]:
+    """Return a model of `transformers` with one output, and its tokenizer; where it has another head, that is new.
+
+    Raises:
+        ValueError: nothing that can be a sequence classifier has this name.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
+    try:
+        with drawing_from(seed), without_progress_bars():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no reward model could be made of {name!r}; give tiny, or the folder or hub name of a model of"
+            f" transformers with its tokenizer ({str(error).partition(chr(10))[0]})"
+        ) from error
+    if tokenizer.pad_token_id is None:  # a decoder's; it must have one to tell where a text ends
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    return realigned(model), tokenizer
+
+
+def with_lora(
+    model: Any, *, rank: int, alpha: float | None = None, targets: str | Collection[str] | None = None, seed: int = 0
+) -> Any:
+    """Return a model whose LoRA adapter and head alone train.
+
+    Raises:
+        ValueError: no such layers, or an alpha that cannot be.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    alpha = 2 * rank if alpha is None else alpha
+    if alpha <= 0:
+        raise ValueError(f"lora_alpha must be above 0, got {alpha}; the usual value is twice the rank")
+    names = targets.split(",") if isinstance(targets, str) and targets != "all-linear" else targets
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, target_modules=names)  # type: ignore[arg-type]
+    try:
+        with drawing_from(seed), quietly():
+            return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted(
+            {path.split(".")[-1] for path, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        )
+        raise ValueError(f"no LoRA: {error}; name layers with --lora-targets, such as {', '.join(linear)}") from error
+
+
+def longest(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model can read."""
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return int(min(positions, tokenizer.model_max_length))
+
+
+@torch.inference_mode()
+def margins(model: Any, rows: Rows, *, pad_id: int) -> Margins:
+    """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda index: max(map(len, rows[index])))
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), JUDGED // 2):
+        chosen = order[start : start + JUDGED // 2]
+        first, second = rewards_of(model, pad_pairs([rows[index] for index in chosen], pad_id))
+        found[chosen] = (first.double() - second.double()).cpu().numpy()
+    model.train(was_training)
+    return found
+
+
+def pad_pairs(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
+    """Return ids and mask of the texts of B pairs, (2B, L) each: the chosen ones first."""
+    return pad([first for first, _ in rows] + [second for _, second in rows], pad_id)
+
+
+def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rewards of the chosen and of the rejected completions of B pairs: (2B, L) to (B,) each."""
+    logits = model(**{name: x.to(model.device) for name, x in inputs.items()}).logits.squeeze(-1)  # (2B,)
+    chosen, rejected = logits.float().chunk(2)
+    return chosen, rejected
+
+
+def save_network(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
+    """Write a model, or an adapter, with its tokenizer and report into a folder; each file appears in one step."""
+    draft = folder / f".draft-{os.getpid()}"
+    try:
+        with without_progress_bars(), quietly():
+            model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == REPORT):  # which comes last
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

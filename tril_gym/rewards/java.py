@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from tril_gym.rewards.score import well_formed
 
@@ -84,9 +84,8 @@ class _Running:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0
         )
-        assert isinstance(self.process.stdin, io.RawIOBase), "a pipe without a buffer"
-        assert isinstance(self.process.stdout, io.RawIOBase), "a pipe without a buffer"
-        self.questions, self.answers = self.process.stdin, io.BufferedReader(self.process.stdout)
+        self.questions = cast(io.RawIOBase, self.process.stdin)
+        self.answers = io.BufferedReader(cast(io.RawIOBase, self.process.stdout))
 
     def exchange(self, lines: Sequence[str], answers: int) -> list[str]:
         """Write in one thread and read in another, so that full pipes on both sides block nobody."""
@@ -180,7 +179,7 @@ def caption_file(reward: str, path: str) -> Path:
     found = [Path(folder) / path for folder in folders if (Path(folder) / path).is_file()]
     if not found:
         raise ImportError(f'{reward} needs {Path(path).name} of pycocoevalcap: `pip install "tril-gym[caption]"`')
-    return found[0].resolve()
+    return found[0].absolute()
 
 
 @lru_cache(maxsize=8)
@@ -188,10 +187,10 @@ def _line_process(pid: int, command: tuple[str, ...]) -> LineProcess:
     return LineProcess(command)
 
 
-def _write(file: IO[bytes], content: bytes) -> None:
+def _write(file: io.RawIOBase, content: bytes) -> None:
     view = memoryview(content)
     try:
         while view:
-            view = view[file.write(view) :]
+            view = view[file.write(view) or 0 :]
     except OSError:  # the program died, which the reader reports
         pass

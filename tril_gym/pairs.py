@@ -95,8 +95,8 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
 def _checked(train: Examples | list[Example], held_out: Examples | list[Example], source: str, name: str) -> PairData:
     if len(train) < MIN_TRAIN or not held_out:
         raise ValueError(
-            f"{name} has {len(train)} pairs to learn from and {len(held_out)} held out, and it takes {MIN_TRAIN} and 1;"
-            " add pairs with other prompts, or give a folder with train.* and validation.*"
+            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, of at least {MIN_TRAIN}"
+            " and 1; add pairs with other prompts, or give a folder with train.* and validation.*"
         )
     return PairData(tuple(map(_pair, train)), tuple(map(_pair, held_out)), source)
 

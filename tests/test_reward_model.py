@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tril_gym import reward_model_run as runs
 from tril_gym.cli import main
-from tril_gym.pairs import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error
+from tril_gym.pairs import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error, read
 from tril_gym.report import Screen
 from tril_gym.reward_model import Learner, RewardModelConfig, batches, config_for, hidden, preference_loss
 from tril_gym.reward_network import (
@@ -139,7 +139,7 @@ class TestFigures:
 
 class TestPairs:
     def test_a_prompt_stands_on_one_side(self, tmp_path):
-        pairs = [Pair(f"prompt {number % 50}", f"a{number}", f"b{number}") for number in range(300)]
+        pairs = [Pair(f"prompt {number % 50}", f" a{number}", f" b{number}") for number in range(300)]
         data = load_pairs(write_pairs(tmp_path / "pairs.jsonl", pairs))
         assert not {pair.prompt for pair in data.train} & {pair.prompt for pair in data.held_out}
         assert sorted(map(repr, (*data.train, *data.held_out))) == sorted(map(repr, pairs))
@@ -197,6 +197,21 @@ class TestPairs:
             load_pairs(path)
         skipped = load_pairs(path, on_bad_row="skip")
         assert len(skipped.train) + len(skipped.held_out) == 40
+
+    @pytest.mark.parametrize(
+        ("prompt", "chosen", "rejected", "space"),
+        [
+            ("TL;DR:", "yes", "no", " "),
+            ("TL;DR:", " yes", " no", ""),
+            ("TL;DR:", "yes", " no", ""),  # of which one is right nobody knows
+            ("TL;DR:\n", "yes", "no", ""),
+            ("", "yes", "no", ""),
+        ],
+    )
+    def test_completions_begin_as_policies_begin_them(self, prompt, chosen, rejected, space):
+        example = read({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        assert (example.prompt, example.references) == (prompt, (space + chosen,))
+        assert example.extras == {"rejected": space + rejected}
 
     @pytest.mark.parametrize("number", [1, 8])
     def test_too_few(self, tmp_path, number):
@@ -427,7 +442,7 @@ class TestPretrained:
         run.go()
         assert run.parts.max_length == 64
         found = reloaded_margins(tmp_path / "run", run.held_out, num_labels=1)
-        assert found == pytest.approx(run._margins(), abs=1e-5)
+        assert found == pytest.approx(run.judge(), abs=1e-5)
 
     def test_more_tokens_than_the_model_can_read(self, tmp_path):
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
@@ -481,7 +496,7 @@ class TestRun:
             *("settings.json", "metrics.jsonl", "evaluation.json", "reward_model.json"),
             *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         }
-        assert reloaded_margins(tmp_path / "run", run.held_out) == pytest.approx(run._margins(), abs=1e-5)
+        assert reloaded_margins(tmp_path / "run", run.held_out) == pytest.approx(run.judge(), abs=1e-5)
         about = json.loads((tmp_path / "run/reward_model.json").read_text())
         assert (about["template"], about["max_length"], about["seed"], about["finished"]) == (TEMPLATE, 32, 0, True)
         assert about["held_out_accuracy"] == found["right"]["reward_model"]["mean"]
@@ -504,7 +519,7 @@ class TestRun:
         stop_at(run, step, monkeypatch)
         with pytest.raises(Interrupted, match=rf"stopped after step {step + 1} of {run.learner.total}"):
             run.go()
-        assert reloaded_margins(tmp_path / "run", run.held_out) == pytest.approx(run._margins(), abs=1e-5)
+        assert reloaded_margins(tmp_path / "run", run.held_out) == pytest.approx(run.judge(), abs=1e-5)
         assert not json.loads((tmp_path / "run/reward_model.json").read_text())["finished"]
         again = runs.prepare_resumed(tmp_path / "run", {}, screen=SILENT)
         assert again.learner.step == step + 1

@@ -43,13 +43,18 @@ class PairData:
 
 
 def read(row: Row) -> Example:
-    """Take a pair for an example whose reference is the chosen completion."""
+    """Take a pair for an example whose reference is the chosen completion.
+
+    Completions that stand right against their prompt ("TL;DR:" and "My dog …") get the space that policies write there.
+    """
     prompt, chosen, rejected = row["prompt"], text_of(row, "chosen"), text_of(row, "rejected")
     if not isinstance(prompt, str):
         raise ValueError(f"prompt must be a text, got {prompt!r}")
     if chosen == rejected:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
-    return Example(prompt, references=(chosen,), extras={"rejected": rejected})
+    seam = (prompt[-1:] or " ", chosen[0], rejected[0])
+    joiner = "" if any(character.isspace() for character in seam) else " "
+    return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected})
 
 
 PAIRS = Task(

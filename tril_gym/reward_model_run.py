@@ -22,7 +22,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tril_gym.checkpoint import RunFolder, replace_text
-from tril_gym.pairs import PairData, agreement, is_right, load_pairs
+from tril_gym.pairs import Margins, PairData, agreement, is_right, load_pairs
 from tril_gym.report import Screen
 from tril_gym.reward_model import USUAL_LENGTH, Learner, RewardModelConfig, config_for
 from tril_gym.reward_network import (
@@ -233,7 +233,7 @@ class Run:
         )
 
     def _report(self) -> None:
-        held_out = self._margins()
+        held_out = self.judge()
         figures = {"epoch": self.learner.epoch, "step": self.learner.step} | self.learner.figures()
         figures |= {"held_out/loss": loss_of(held_out), "held_out/accuracy": float(is_right(held_out).mean())}
         self.folder.append(METRICS, figures)
@@ -243,11 +243,12 @@ class Run:
             f" {figures['held_out/accuracy']:.3f}"
         )
 
-    def _margins(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def judge(self) -> Margins:
+        """Reward of each held-out pair's chosen completion less that of the rejected one."""
         return margins(self.learner.model, self._held_out_rows, pad_id=self.learner.pad_id)
 
     def _finish(self) -> dict[str, Any]:
-        held_out = self._margins()
+        held_out = self.judge()
         right = agreement(held_out, self.held_out)
         found = {
             "held_out": self.parts.pairs.source,
@@ -327,7 +328,7 @@ def in_words(figure: Mapping[str, Any]) -> str:
     return f"{figure['mean']:.3f}" + ("" if figure["standard_error"] is None else f" ± {figure['standard_error']:.3f}")
 
 
-def loss_of(margins: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def loss_of(margins: Margins) -> float:
     """The mean of −log σ of N margins, in nats."""
     return float(np.logaddexp(0.0, -margins).mean())
 

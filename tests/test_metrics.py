@@ -86,7 +86,7 @@ def infos(*completions):
 
 def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_interval(own, envs):
     names = [f"{own}:Uses", f"{own}:Words", f"{own}:Different"]
-    found = metrics.measure(metrics.load_metrics(names, {}, envs), infos("a dog", "a", "a", "the dog runs"), seed=0)
+    found = metrics.measure(metrics.metrics_by_name(names, {}, envs), infos("a dog", "a", "a", "the dog runs"), seed=0)
     # 2 of 4 texts have "dog"; 2 + 1 + 1 + 3 words in 4 texts; "a" stands twice
     assert found.figures == {"uses": 0.5, "words": 7 / 4, "different": 3.0}
     assert set(found.intervals) == {"uses", "words"}
@@ -94,7 +94,7 @@ def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_inter
 
 
 def test_the_mean_and_the_same_mean_pooled_have_the_same_interval(own, envs):
-    words = metrics.load_metrics([f"{own}:Words"], {}, envs)
+    words = metrics.metrics_by_name([f"{own}:Words"], {}, envs)
     lengths = np.array([2.0, 1.0, 1.0, 3.0, 9.0])
     found = metrics.measure(words, infos(*("w " * int(n) for n in lengths)), seed=3)
     assert found.intervals["words"] == pytest.approx(metrics.mean_interval(lengths, seed=3), abs=1e-12)
@@ -129,22 +129,22 @@ def test_splitting_the_resamples_changes_nothing(monkeypatch):
 
 
 def test_a_reward_that_is_paid_is_the_same_object_as_the_metric(envs):
-    paid = metrics.load_metrics(["cider_d"], {}, envs)[0]
+    paid = metrics.metrics_by_name(["cider_d"], {}, envs)[0]
     assert paid.frequencies is metrics.terms(envs)[0].score.frequencies
-    other = metrics.load_metrics(["rouge_l"], {"rouge_l": {"over": "mean"}}, envs)[0]
+    other = metrics.metrics_by_name(["rouge_l"], {"rouge_l": {"over": "mean"}}, envs)[0]
     assert other.over == "mean"
 
 
 def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
     with pytest.raises(ValueError, match=r"'bleu'.*none of the metrics rouge_l"):
-        metrics.load_metrics(["rouge_l"], {"bleu": {}}, envs)
+        metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
     with pytest.raises(ValueError, match="each metric once"):
-        metrics.load_metrics(["rouge_l", "rouge_l"], {}, envs)
+        metrics.metrics_by_name(["rouge_l", "rouge_l"], {}, envs)
     with pytest.raises(ValueError, match=r"unknown reward 'rouge'"):
-        metrics.load_metrics(["rouge"], {}, envs)
+        metrics.metrics_by_name(["rouge"], {}, envs)
     with pytest.raises(ValueError, match=r"metric 'wrong' fails: .*nothing here"):
-        metrics.try_out(metrics.load_metrics([f"{own}:wrong"], {}, envs), envs)
-    metrics.try_out(metrics.load_metrics(["rouge_l"], {}, envs), envs)
+        metrics.try_out(metrics.metrics_by_name([f"{own}:wrong"], {}, envs), envs)
+    metrics.try_out(metrics.metrics_by_name(["rouge_l"], {}, envs), envs)
 
 
 def test_code_of_the_user_works_where_a_name_does(own):

@@ -422,7 +422,7 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
     quiet_libraries()
     from tril_gym.checkpoint import replace_text, write_json
     from tril_gym.evaluate import evaluate
-    from tril_gym.metrics import load_metrics, try_out
+    from tril_gym.metrics import metrics_by_name, try_out
     from tril_gym.report import Screen, evaluation_table
     from tril_gym.run import evaluation_parts
 
@@ -435,7 +435,7 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         parts = evaluation_parts(source, **options)
-        metrics = load_metrics(names, settings, parts.envs, fitted=parts.fitted)
+        metrics = metrics_by_name(names, settings, parts.envs, fitted=parts.fitted)
         try_out(metrics, parts.envs)
         with screen.waiting(f"evaluating on {parts.what}"):
             found = evaluate(

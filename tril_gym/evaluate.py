@@ -53,7 +53,7 @@ def evaluate(
         ref_policy: also report how far the sampled texts have drifted from this policy, "kl" in nats per text.
         count: only the first so many examples; by default all.
         samples: how many texts to show.
-        metrics: further scores, and figures of a corpus, to measure the texts by; see `metrics.load_metrics`.
+        metrics: further scores, and figures of a corpus, to measure the texts by; see `metrics.metrics_by_name`.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.

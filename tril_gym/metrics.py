@@ -40,7 +40,7 @@ class Measured:
     per_text: dict[str, list[float]] = field(default_factory=dict)  # B scores each; figures of a corpus have none
 
 
-def load_metrics(
+def metrics_by_name(
     names: Sequence[str], settings: Mapping[str, Mapping[str, Any]], envs: VectorEnv, *, fitted: Path | None = None
 ) -> list[Metric]:
     """Return metrics by name.

@@ -140,10 +140,10 @@ class TestSamplingAndScoringCanDisagree:
 def padding_error(policy: LMPolicy) -> float:
     """How far a text alone is from the same text in a batch, in nats."""
     texts, layout = ragged_texts(), TextLayout.of(foreign_envs(1, min_new_tokens=2))
-    batch = policy.score(texts, layout, with_entropy=True)
+    batch = policy.score(texts, layout, entropies="gradient")
     errors = []
     for row, length in enumerate(texts.lengths.tolist()):
-        single = policy.score(alone(texts, row), layout, with_entropy=True)
+        single = policy.score(alone(texts, row), layout, entropies="gradient")
         errors.append((single.logprobs[0] - batch.logprobs[row, :length]).abs().nan_to_num(0.0).max())
         errors.append((single.entropy[0] - batch.entropy[row, :length]).abs().max())
     return float(max(errors))
@@ -175,12 +175,13 @@ class TestPaddingCanMatter:
     @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
     def test_a_sequence_without_an_attention_mask(self, family, monkeypatch):
         policy = policy_of(family)
-        forward = policy.model.forward
+        body = policy.model.base_model
+        forward = body.forward
 
-        def unmasked(**inputs):
-            return forward(**inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])})
+        def unmasked(*ids, **inputs):
+            return forward(*ids, **inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])})
 
-        monkeypatch.setattr(policy.model, "forward", unmasked)
+        monkeypatch.setattr(body, "forward", unmasked)
         assert padding_error(policy) > WRONG
 
     def test_prompts_padded_on_the_left_of_an_encoder_with_absolute_positions(self, monkeypatch):

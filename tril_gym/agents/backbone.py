@@ -90,9 +90,7 @@ class DecoderOnly:
 
     def logits(self, model: Any, texts: Texts) -> Tensor:
         """(B, T, V). The head is applied to the completion's columns only."""
-        width = texts.tokens.shape[1]
-        # The last token predicts nothing, so it is not read.
-        sequence = self._sequence(Texts(texts.prompts, texts.is_prompt, texts.tokens[:, :-1], texts.is_token[:, :-1]))
+        sequence, width = self._sequence(texts.without_last()), texts.tokens.shape[1]
         logits = model(**sequence, use_cache=False, logits_to_keep=width).logits
         assert logits.shape[:2] == texts.tokens.shape, (logits.shape, texts.tokens.shape)
         return logits

@@ -108,7 +108,10 @@ def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> Tensor:
     """The entropy of each distribution, in nats: (…, V) -> (…). Excluded tokens add 0 to it and to its gradient."""
-    logprobs = at_least_float32(logits).log_softmax(-1)
+    logits = at_least_float32(logits)
+    if not logits.requires_grad:
+        return torch.special.entr(logits.softmax(-1)).sum(-1)  # −p log p, 0 at p = 0
+    logprobs = logits.log_softmax(-1)
     # 0 · −inf is NaN; filled before the product, so that no NaN waits in the gradient either.
     return -(logprobs.exp() * logprobs.masked_fill(logprobs == EXCLUDED, 0.0)).sum(-1)
 

@@ -9,7 +9,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tril_gym.agents.backbone import backbone_of
-from tril_gym.agents.decoding import EXCLUDED, Decoding, entropy, logprobs_of
+from tril_gym.agents.decoding import EXCLUDED, Decoding
+from tril_gym.agents.head import Entropies, Head, Warp, find_head, score_states
+from tril_gym.agents.kernels import fuse_activations
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.lm_writer import LMWriter
 from tril_gym.agents.lora import Lora, is_peft_model
@@ -40,6 +42,8 @@ from tril_gym.quiet import without_progress_bars
 # the policy wrote would be infinite, and nothing could be learned from it.
 EXCLUDED_LOGPROB = -100.0
 
+UNKNOWN: Any = object()  # a head that has not been looked for yet
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
@@ -54,7 +58,7 @@ class LMPolicy:
 
     Args:
         model: a `PreTrainedModel` with a language-modelling head, or a `PeftModel` with LoRA around one. Its dropout is
-            switched off for good, so that sampling and scoring see one distribution.
+            switched off for good, so that sampling and scoring see one distribution, and its activations are fused.
         tokenizer: the tokenizer of the environment that the policy writes in, None where it shows none.
     """
 
@@ -70,7 +74,8 @@ class LMPolicy:
 
     def _set(self, model: Any) -> None:
         self.lora = model if isinstance(model, Lora) else None
-        self.model = disable_dropout(model if self.lora is None else self.lora.network)
+        self._head = UNKNOWN
+        self.model = fuse_activations(disable_dropout(model if self.lora is None else self.lora.network))
 
     def _with(self, model: Any) -> LMPolicy:
         """The same around another model, or around one with an adapter."""
@@ -249,27 +254,64 @@ class LMPolicy:
         """Take up texts where they stand; see `Actor`."""
         return LMWriter(self, Texts.of(prompts, completions).to(self.device), layout, layout.min_new_tokens)
 
-    def score(self, texts: Texts, layout: TextLayout, *, with_entropy: bool = False) -> TokenScores:
+    def hidden(self, texts: Texts) -> Tensor:
+        """(B, T + 1, D): the last hidden state before each token, and after the last column."""
+        return self.backbone.hidden(self.model, texts.to(self.device))
+
+    def score(
+        self,
+        texts: Texts,
+        layout: TextLayout,
+        *,
+        entropies: Entropies = "none",
+        hidden: Tensor | None = None,
+    ) -> TokenScores:
         """Log-probabilities (and entropies) of tokens under the distribution that this policy samples.
 
-        Differentiable; tensors on the model's device. Cells of padding hold numbers without meaning.
+        Differentiable; tensors on the model's device, 0 on padding.
+
+        Args:
+            texts: prompts and tokens.
+            layout: of the environment.
+            entropies: "none", as "numbers", or with a "gradient".
+            hidden: (B, T + 1, D) what `hidden` says of the texts, where it is known.
         """
+
+        def warp(logits: Tensor, rows: Tensor) -> Tensor:
+            return self.decoding.apply(
+                logits, positions[rows], eos_token_ids=layout.eos_token_ids, min_new_tokens=layout.min_new_tokens
+            )
+
         texts = texts.to(self.device)
-        positions = torch.arange(texts.tokens.shape[1], device=self.device).expand_as(texts.tokens)
-        logits = self.decoding.apply(
-            self.backbone.logits(self.model, texts),
-            positions,
-            eos_token_ids=layout.eos_token_ids,
-            min_new_tokens=layout.min_new_tokens,
-        )
-        logprobs = logprobs_of(logits, texts.tokens)
+        positions = texts.is_token.nonzero()[:, 1]  # (N,) of each token in its text
+        logprobs, found = self._score(texts, warp, entropies, hidden)
         logprobs = logprobs.masked_fill(logprobs == EXCLUDED, EXCLUDED_LOGPROB)
-        return TokenScores(logprobs, entropy(logits) if with_entropy else None)
+        return TokenScores(logprobs, None if entropies == "none" else found)
 
     def plain_logprobs(self, texts: Texts) -> Tensor:
         """(B, T) under the model's own softmax: no temperature, no minimum length. What imitation learns from."""
-        texts = texts.to(self.device)
-        return logprobs_of(self.backbone.logits(self.model, texts), texts.tokens)
+        return self._score(texts.to(self.device), lambda logits, rows: logits, "none", None)[0]
+
+    def _score(self, texts: Texts, warp: Warp, entropies: Entropies, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies, (B, T) both; the head reads the states before real tokens only."""
+        cells = texts.is_token.flatten().nonzero().squeeze(1)  # (N,)
+        head: Callable[[Tensor], Tensor] | None = self.head
+        if head is None:
+            states, head = self.backbone.logits(self.model, texts), _as_it_is
+        else:
+            states = self.backbone.hidden(self.model, texts.without_last()) if hidden is None else hidden[:, :-1]
+        known = states.flatten(0, 1)[cells], texts.tokens.flatten()[cells]
+        scores = score_states(head, *known, warp, vocab_size=self.vocab_size, entropies=entropies)
+        nothing = scores[0].new_zeros(texts.tokens.numel())
+        logprobs, found = (nothing.index_copy(0, cells, part).view_as(texts.tokens) for part in scores)
+        return logprobs, found
+
+    @property
+    def head(self) -> Head | None:
+        """The model's last layer, where that is all there is between its last hidden state and its logits."""
+        if self._head is UNKNOWN:
+            self._head = find_head(self.model, self.backbone)
+        return self._head
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` does; `AutoModel…from_pretrained(folder)` loads them.
@@ -306,6 +348,10 @@ class LMPolicy:
     def _save_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
+
+
+def _as_it_is(logits: Tensor) -> Tensor:
+    return logits
 
 
 def _with_tokenizer(folder: Path, origin: Origin | None) -> Path | str:

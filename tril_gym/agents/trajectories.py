@@ -58,6 +58,10 @@ class Texts:
         width = max(1, int(self.lengths.max()))
         return replace(self.prompts_trimmed(), tokens=self.tokens[:, :width], is_token=self.is_token[:, :width])
 
+    def without_last(self) -> Texts:
+        """Without the last column: what is read to predict it."""
+        return replace(self, tokens=self.tokens[:, :-1], is_token=self.is_token[:, :-1])
+
     def prompts_trimmed(self) -> Texts:
         """The same for the prompts' columns alone."""
         width = max(1, int(self.prompt_lengths.max()))

@@ -283,7 +283,7 @@ class ActorCritic:
     def policy_loss(self, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's share of the total loss, and what it is made of."""
         config = self.config
-        scores = self.policy.score(part.texts, self.layout, with_entropy=True)
+        scores = self.policy.score(part.texts, self.layout, entropies="gradient" if config.ent_coef > 0 else "numbers")
         assert scores.entropy is not None, "asked for"
         ratio, learn, count = (scores.logprobs, part.old_logprobs), part.learn, counts.learn
         clip_range = config.clip_range

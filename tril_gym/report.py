@@ -124,7 +124,8 @@ def evaluation_table(
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> Table:
     """Figures of one evaluation; the written file has all their digits."""
-    table = Table(title=escape(f"{title}; in brackets: 95 % bootstrap intervals"), title_justify="left", box=SIMPLE_HEAD)
+    title = escape(f"{title}; in brackets: 95 % bootstrap intervals")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("figure", no_wrap=True)
     for name in figures:
         table.add_column(name)

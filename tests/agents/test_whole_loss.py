@@ -253,6 +253,19 @@ def test_the_gradient_of_the_whole_loss(family, plan_of):
         assert error(fast, slow) < 1e-6
 
 
+@pytest.mark.parametrize("plan_of", [ppo, aggrevated])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_the_gradient_of_the_whole_loss_with_a_shared_body(family, plan_of):
+    config = replace(CONFIG, critic="shared")
+    s = setting(family, plan_of, config)
+    assert len(s.critic.parameters()) == 2  # weight and bias of its last layer
+    fast, slow = gradients(s), slow_gradients(s, config)
+    for one, other in zip(fast, slow, strict=True):
+        assert error(one, other) < 1e-6
+    # the control: without the value's share in the body it is another gradient
+    assert error(fast[0], slow_gradients(s, replace(config, vf_coef=0.0))[0]) > 1e-2
+
+
 def test_with_whitened_advantages():
     config = replace(CONFIG, normalize_advantages=True)
     s = setting("gpt2", ppo_pp, config)

@@ -72,6 +72,7 @@ KINDS = {
     "lols": Kind(LOLS, LOLSConfig, RL | {"ppo_pp_prob": 0.5}),
     "d2lols": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}),  # handed over where runs are saved
     "gail": Kind(GAIL, GAILConfig, RL),
+    "shared": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2, "critic": "shared"}),
 }
 RL_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent is not BC]
 GUIDED_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent.takes_guide]

@@ -14,7 +14,7 @@ from tril_gym.agents.decoding import at_least_float32
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.trajectories import Texts
 
-CriticKind = Literal["separate", "adapter"]
+CriticKind = Literal["separate", "adapter", "shared"]
 
 
 class Critic:
@@ -23,11 +23,12 @@ class Critic:
     Its last layer starts at zero, so that the first advantages are the returns themselves.
 
     Args:
-        body: a model of the critic's own, trained in place: all of it, or its adapter.
+        body: a model of the critic's own, trained in place: all of it, or its adapter. Or the policy's.
+        is_shared: the body is the policy's, which its optimizer trains: only the last layer is the critic's own.
     """
 
-    def __init__(self, body: LMPolicy) -> None:
-        self.body = body
+    def __init__(self, body: LMPolicy, *, is_shared: bool = False) -> None:
+        self.body, self.is_shared = body, is_shared
         embedding = body.model.get_input_embeddings().weight
         width = getattr(body.model.config, "hidden_size", embedding.shape[1])
         # Adapters are at least float32, whatever their base is, and so is what is trained beside them.
@@ -44,22 +45,27 @@ class Critic:
 
     def parameters(self) -> list[nn.Parameter]:
         """What training moves."""
-        return [*self.body.parameters(), *self.head.parameters()]
+        return [*([] if self.is_shared else self.body.parameters()), *self.head.parameters()]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that may differ from those it was made from."""
-        parts = {"model": self.body.state_dict(), "head": self.head.state_dict()}
+        parts = {"model": {} if self.is_shared else self.body.state_dict(), "head": self.head.state_dict()}
         return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of `state_dict`."""
-        for part, name in ((self.body, "model."), (self.head, "head.")):
+        parts = ((self.body, "model."), (self.head, "head."))
+        for part, name in parts[1:] if self.is_shared else parts:
             part.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
 
-    def __call__(self, texts: Texts) -> Tensor:
-        """(B, T + 1) values: before each token, and after the last column."""
-        texts = texts.to(self.head.weight.device)
-        hidden = self.body.backbone.hidden(self.model, texts)
+    def __call__(self, texts: Texts, hidden: Tensor | None = None) -> Tensor:
+        """(B, T + 1) values: before each token, and after the last column.
+
+        Args:
+            texts: prompts and tokens.
+            hidden: (B, T + 1, D) what the body's `hidden` says of the texts, where it is known.
+        """
+        hidden = self.body.hidden(texts) if hidden is None else hidden
         return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
 
 
@@ -67,14 +73,16 @@ def new_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
     """A critic that starts from a policy's weights.
 
     Args:
-        policy: it is left as it is.
-        kind: "separate", a model of its own that trains as a whole, or "adapter", one more adapter on the policy's base
-            model; by default as the policy trains.
+        policy: it is left as it is, unless the critic is "shared".
+        kind: "separate", a model of its own that trains as a whole; "adapter", one more adapter on the policy's base
+            model; "shared", one more last layer on this very policy. By default as the policy trains.
 
     Raises:
         ValueError: see `check_critic`.
     """
     check_critic(policy, kind)
+    if kind == "shared":
+        return Critic(policy, is_shared=True)
     is_adapter = policy.lora is not None if kind is None else kind == "adapter"
     return Critic(policy.adapter_copy() if is_adapter else policy.full_copy())
 

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -41,8 +41,6 @@ from tril_gym.quiet import without_progress_bars
 # Nats. What is said of a token that top-k or top-p exclude, in place of −inf: a KL to a reference that excludes what
 # the policy wrote would be infinite, and nothing could be learned from it.
 EXCLUDED_LOGPROB = -100.0
-
-UNKNOWN: Any = object()  # a head that has not been looked for yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class LMPolicy:
 
     def _set(self, model: Any) -> None:
         self.lora = model if isinstance(model, Lora) else None
-        self._head = UNKNOWN
+        self._head: Head | Literal["unknown"] | None = "unknown"  # until it is first needed
         self.model = fuse_activations(disable_dropout(model if self.lora is None else self.lora.network))
 
     def _with(self, model: Any) -> LMPolicy:
@@ -309,7 +307,7 @@ class LMPolicy:
     @property
     def head(self) -> Head | None:
         """The model's last layer, where that is all there is between its last hidden state and its logits."""
-        if self._head is UNKNOWN:
+        if self._head == "unknown":
             self._head = find_head(self.model, self.backbone)
         return self._head
 

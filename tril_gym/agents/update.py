@@ -23,6 +23,7 @@ from tril_gym.agents.clock import Clock
 from tril_gym.agents.critic import Critic, check_critic, new_critic, value_after
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.experience import Counts, Experience
+from tril_gym.agents.head import Entropies
 from tril_gym.agents.kl import KLController, kl_controller, kl_terms, nats_per_text
 from tril_gym.agents.knobs import check_not_negative, check_positive, check_share, knob
 from tril_gym.agents.layout import TextLayout
@@ -47,8 +48,9 @@ class ActorCriticConfig(OptimizerConfig):
     """Every number that the shared update reads. Names and defaults live here and nowhere else."""
 
     critic_learning_rate: float | None = knob(None, "AdamW step size of the critic; default: the policy's")
-    critic: Literal["separate", "adapter"] | None = knob(
-        None, "a network of its own, or an adapter on the policy's; default: as the policy is, with LoRA an adapter"
+    critic: Literal["separate", "adapter", "shared"] | None = knob(
+        None,
+        "a network of its own, an adapter on the policy's, or its own layers; default: separate, or with LoRA adapter",
     )
     gamma: float = knob(1.0, "discount per token")
     gae_lambda: float = knob(0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end")
@@ -131,8 +133,8 @@ class ActorCritic:
         Made at its first use, from the reference policy's weights; or, where it `goes_on`, from those of the other's.
         """
         if whose not in self._critics:
-            critic = new_critic(self.ref_policy, self.config.critic)
-            if self.config.gradient_checkpointing:
+            critic = new_critic(self.policy if self.config.critic == "shared" else self.ref_policy, self.config.critic)
+            if self.config.gradient_checkpointing and not critic.is_shared:
                 checkpoint_gradients(critic.model)
             if goes_on and self._critics:
                 ((other, _),) = self._critics.values()
@@ -243,7 +245,9 @@ class ActorCritic:
         rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator)
         for step, rows in enumerate(rows_of_steps):
             batch = experience.part(rows)
-            figures = self.gradients(batch, critic)
+            # Where nobody learns from it, the entropy is only shown: the first epoch's will do.
+            shown: Entropies = "numbers" if step * size < len(experience) else "none"
+            figures = self.gradients(batch, critic, entropies="gradient" if self.config.ent_coef > 0 else shown)
             error = figures.pop("policy/ratio_error")
             if step == 0:
                 figures["policy/ratio_error"] = error
@@ -257,7 +261,7 @@ class ActorCritic:
                 break
         return {name: sum(values) / len(values) for name, values in means.items()}
 
-    def gradients(self, batch: Experience, critic: Critic) -> Metrics:
+    def gradients(self, batch: Experience, critic: Critic, *, entropies: Entropies = "gradient") -> Metrics:
         """Leave the gradients of a minibatch's losses in policy and critic; returns the losses' parts as numbers.
 
         Computed in `gradient_accumulation` parts, each with the counts of the whole, so that they add up to it.
@@ -268,35 +272,39 @@ class ActorCritic:
         errors = []
         for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
             part = batch.part(rows).to(self.policy.device)
-            # One after the other: no more than one network's activations stand in memory.
             with self.autocast():
-                loss, found = self.policy_loss(part, batch.counts)
-            loss.backward()
+                hidden = self.policy.hidden(part.texts) if critic.is_shared else None
+                loss, found = self.policy_loss(part, batch.counts, entropies=entropies, hidden=hidden)
+            if not critic.is_shared:  # one after the other: one network's activations at a time stand in memory
+                loss.backward()
+                loss = torch.zeros_like(loss)
             with self.autocast():
-                value = self.value_loss(part, batch.counts, critic)
-            (self.config.vf_coef * value).backward()
+                value = self.value_loss(part, batch.counts, critic, hidden=hidden)
+            (loss + self.config.vf_coef * value).backward()
             errors.append(float(found.pop("policy/ratio_error")))
             for name, figure in (found | {"critic/loss": value}).items():
                 figures[name] += float(figure.detach())
         return figures | {"policy/ratio_error": max(errors)}
 
-    def policy_loss(self, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(
+        self, part: Experience, counts: Counts, *, entropies: Entropies = "gradient", hidden: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's share of the total loss, and what it is made of."""
         config = self.config
-        scores = self.policy.score(part.texts, self.layout, entropies="gradient" if config.ent_coef > 0 else "numbers")
-        assert scores.entropy is not None, "asked for"
+        scores = self.policy.score(part.texts, self.layout, entropies=entropies, hidden=hidden)
         ratio, learn, count = (scores.logprobs, part.old_logprobs), part.learn, counts.learn
         clip_range = config.clip_range
         surrogate = losses.policy_loss(*ratio, part.advantages, learn, clip_range=clip_range, count=count)
-        entropy = losses.entropy_bonus(scores.entropy, learn, count=count)
         figures = {
             "policy/loss": surrogate,
             "policy/approx_kl": losses.approx_kl(*ratio, learn, count=count),
             "policy/clip_fraction": losses.clip_fraction(*ratio, learn, clip_range=clip_range, count=count),
-            "policy/entropy": entropy,
             "policy/ratio_error": losses.ratio_error(*ratio, learn),
         }
-        total = surrogate - config.ent_coef * entropy
+        total = surrogate
+        if scores.entropy is not None:
+            figures["policy/entropy"] = losses.entropy_bonus(scores.entropy, learn, count=count)
+            total = total - config.ent_coef * figures["policy/entropy"]
         if part.targets is not None:
             targets = part.targets
             figures["target/loss"] = losses.nll_loss(
@@ -305,10 +313,10 @@ class ActorCritic:
             total = total + config.target_coef * figures["target/loss"]
         return total, figures
 
-    def value_loss(self, part: Experience, counts: Counts, critic: Critic) -> Tensor:
+    def value_loss(self, part: Experience, counts: Counts, critic: Critic, *, hidden: Tensor | None = None) -> Tensor:
         """The critic's share, before its weight."""
         return losses.value_loss(
-            critic(part.texts)[:, :-1],
+            critic(part.texts, hidden)[:, :-1],
             part.old_values,
             part.returns,
             part.learn_critic,
@@ -331,7 +339,7 @@ class ActorCritic:
                 "grad_norm/critic": nn.utils.clip_grad_norm_(theirs, limit),
             }
         # A gradient of zero would not do: an optimizer goes on by its momentum.
-        if counts.learn or counts.target:
+        if counts.learn or counts.target or (critic.is_shared and counts.learn_critic):
             self.optimizer.step()
         if counts.learn_critic:
             critic_optimizer.step()

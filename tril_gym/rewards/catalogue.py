@@ -40,6 +40,21 @@ ROWS = {
         "share of the concepts that the completion uses, in any inflection, 0 to 1",
         'extras["concepts"]',
     ),
+    "meteor": Row(
+        "meteor:Meteor",
+        "METEOR 1.5 by the official program: words matched exactly, by stem, synonym and paraphrase, 0 to 1",
+        "references; Java, and the extra caption",
+    ),
+    "meteor_exact_stem": Row(
+        "meteor:MeteorExactStem",
+        "METEOR of 2007 with exact and stem matches only, 0 to 1",
+        "references",
+    ),
+    "official_spice": Row(
+        "official_spice:OfficialSpice",
+        "SPICE by the official program, F1 of propositions: objects, attributes, relations, 0 to 1",
+        "references; a JDK, the extra caption, and Stanford CoreNLP 3.6.0",
+    ),
     "rouge_l": Row(
         "overlap:RougeL",
         "ROUGE-L, F1 of the longest common subsequence of stems with a reference, 0 to 1",

@@ -13,6 +13,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from rich.console import Console
+from tokenizers.processors import TemplateProcessing
 
 from tril_gym import reward_model_run as runs
 from tril_gym.cli import main
@@ -397,13 +398,27 @@ def gpt2(folder):
     return saved_model(folder, transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=1), eos_token="[CLS]")
 
 
+def bart(folder):
+    """Whose texts must end in EOS, and whose head has a name that peft does not know."""
+    shape = {"layers": 1, "attention_heads": 1, "ffn_dim": 32}
+    sizes = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in shape.items()}
+    config = transformers.BartConfig(d_model=32, max_position_embeddings=64, vocab_size=800, eos_token_id=1, **sizes)
+    config.pad_token_id = 0
+    name = saved_model(folder, config, transformers.AutoModelForSeq2SeqLM, eos_token="[CLS]", pad_token="[PAD]")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A [CLS]", special_tokens=[("[CLS]", 1)])
+    tokenizer.save_pretrained(name)
+    return name
+
+
 class TestPretrained:
     def test_a_decoder_gets_a_head_and_something_to_pad_with(self, tmp_path):
-        model, tokenizer = load_network(gpt2(tmp_path), seed=0)
+        model, tokenizer, new = load_network(gpt2(tmp_path), seed=0)
+        assert new == ["score"]
         assert model.config.num_labels == 1
         assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.eos_token_id
-        again, _ = load_network(str(tmp_path), seed=0)
-        other, _ = load_network(str(tmp_path), seed=1)
+        again, *_ = load_network(str(tmp_path), seed=0)
+        other, *_ = load_network(str(tmp_path), seed=1)
         assert torch.equal(model.score.weight, again.score.weight)
         assert not torch.equal(model.score.weight, other.score.weight)
         assert torch.equal(model.transformer.wte.weight, other.transformer.wte.weight)
@@ -418,7 +433,8 @@ class TestPretrained:
             num_labels=3,
         )
         name = saved_model(tmp_path, config, transformers.AutoModelForSequenceClassification)
-        model, _ = load_network(name, seed=0)
+        model, _, new = load_network(name, seed=0)
+        assert new == ["classifier"]
         assert model.classifier.weight.shape == (1, 32)
 
     def test_what_is_no_model(self, tmp_path):
@@ -426,18 +442,20 @@ class TestPretrained:
             load_network(str(tmp_path), seed=0)
 
     def test_only_adapter_and_head_of_lora_train(self, tmp_path):
-        model, _ = load_network(gpt2(tmp_path), seed=0)
-        wrapped = with_lora(model, rank=2)
+        model, _, new = load_network(gpt2(tmp_path), seed=0)
+        wrapped = with_lora(model, new, rank=2)
         trained = {name for name, weight in wrapped.named_parameters() if weight.requires_grad}
         assert trained
         assert all("lora_" in name or "score" in name for name in trained)
         with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
-            with_lora(load_network(str(tmp_path), seed=0)[0], rank=2, targets="nothing")
+            with_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
 
     @pytest.mark.parametrize("lora_rank", [0, 2])
-    def test_a_run_with_a_decoder(self, tmp_path, lora_rank):
+    @pytest.mark.parametrize("make", [gpt2, bart])
+    def test_what_a_run_writes_is_what_it_judged_by(self, tmp_path, make, lora_rank):
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
-        given = {"dataset": dataset, "model": gpt2(tmp_path / "base"), "lora_rank": lora_rank, "epochs": 1}
+        given = {"dataset": dataset, "model": make(tmp_path / "base"), "lora_rank": lora_rank}
+        given |= {"lora_targets": "all-linear"} if lora_rank and make is bart else {}
         run = runs.prepare(runs.settings_of(given), tmp_path / "run", screen=SILENT)
         run.go()
         assert run.parts.max_length == 64

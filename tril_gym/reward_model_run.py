@@ -107,19 +107,20 @@ def build(settings: Settings) -> Parts:
         max_length = config.max_length or USUAL_LENGTH
         model, tokenizer = tiny_network(pairs.train, template=template, max_length=max_length, seed=config.seed)
     else:
-        model, tokenizer = load_network(settings.model, seed=config.seed)
+        model, tokenizer, new = load_network(settings.model, seed=config.seed)
         most = longest(model, tokenizer)
         max_length = config.max_length or min(USUAL_LENGTH, most)
         if max_length > most:
             raise ValueError(f"--max-length {max_length} is more than the {most} tokens that {settings.model} can read")
-    if settings.lora_rank:
-        model = with_lora(
-            model,
-            rank=settings.lora_rank,
-            alpha=settings.lora_alpha,
-            targets=settings.lora_targets,
-            seed=config.seed,
-        )
+        if settings.lora_rank:
+            model = with_lora(
+                model,
+                new,
+                rank=settings.lora_rank,
+                alpha=settings.lora_alpha,
+                targets=settings.lora_targets,
+                seed=config.seed,
+            )
     rows = encode(tokenizer, pairs.train, template=template, max_length=max_length)
     learner = Learner(model.to(settings.device), rows, config, pad_id=tokenizer.pad_token_id)
     return Parts(settings, pairs, tokenizer, max_length, learner)

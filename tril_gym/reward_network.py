@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tril_gym.agents.lora import quietly
+from tril_gym.agents.lora import ALL_LINEAR, quietly
 from tril_gym.agents.pretrained import realigned
 from tril_gym.pairs import Margins, Pair
 from tril_gym.quiet import without_progress_bars
@@ -29,6 +29,7 @@ TINY = "tiny"
 TEMPLATE = "{prompt}{completion}"
 REPORT = "reward_model.json"
 JUDGED = 64  # texts of a forward pass without gradients
+HEADS = ("score", "classifier")  # what peft takes for heads by itself
 # Few words: a thousand pairs teach little about rare ones.
 TINY_RECIPE = Recipe(vocab_size=2000)
 
@@ -83,8 +84,10 @@ def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed:
         return build_model(tokenizer, recipe, labels=("REWARD",)), tokenizer
 
 
-def load_network(name: str, *, seed: int) -> tuple[Any, Any]:
-    """Return a model of `transformers` with one output, and its tokenizer; where it has another head, that is new.
+def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
+    """Return a model of `transformers` with one output, its tokenizer, and the names of its modules that are new.
+
+    New is the head, unless it has one of one output already.
 
     Raises:
         ValueError: nothing that can be a sequence classifier has this name.
@@ -94,8 +97,8 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any]:
     name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
     try:
         with drawing_from(seed), without_progress_bars():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -107,13 +110,28 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
-    return realigned(model), tokenizer
+    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    return realigned(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
 
 
 def with_lora(
-    model: Any, *, rank: int, alpha: float | None = None, targets: str | Collection[str] | None = None, seed: int = 0
+    model: Any,
+    new: Collection[str],
+    *,
+    rank: int,
+    alpha: float | None = None,
+    targets: str | None = None,
+    seed: int = 0,
 ) -> Any:
-    """Return a model whose LoRA adapter and head alone train.
+    """Return a model whose LoRA adapter and new modules alone train, and are saved.
+
+    Args:
+        model: a sequence classifier.
+        new: names of its modules that are new, as `load_network` gives them.
+        rank: columns of the adapter's matrices.
+        alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
+        targets: names of layers with commas between them, or "all-linear"; by default what peft knows to be usual.
+        seed: the first matrix of each pair is drawn from it.
 
     Raises:
         ValueError: no such layers, or an alpha that cannot be.
@@ -123,16 +141,24 @@ def with_lora(
     alpha = 2 * rank if alpha is None else alpha
     if alpha <= 0:
         raise ValueError(f"lora_alpha must be above 0, got {alpha}; the usual value is twice the rank")
-    names = targets.split(",") if isinstance(targets, str) and targets != "all-linear" else targets
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, target_modules=names)  # type: ignore[arg-type]
+    linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    head = {path for path in linear if path in new or path.endswith(HEADS)}  # trained whole
+    every = sorted({path for path in linear if path not in head}) if targets == ALL_LINEAR else None
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a factor; peft says int
+        target_modules=every or (targets.split(",") if targets else None),
+        modules_to_save=sorted(head | set(new)),
+    )
     try:
         with drawing_from(seed), quietly():
             return get_peft_model(model, config)
-    except ValueError as error:
-        linear = sorted(
-            {path.split(".")[-1] for path, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-        )
-        raise ValueError(f"no LoRA: {error}; name layers with --lora-targets, such as {', '.join(linear)}") from error
+    except (ValueError, TypeError) as error:  # peft has both for layers that it cannot adapt
+        names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in head}))
+        raise ValueError(
+            f"no LoRA: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
+        ) from error
 
 
 def longest(model: Any, tokenizer: Any) -> int:

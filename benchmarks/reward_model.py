@@ -18,7 +18,8 @@ from rich.console import Console
 
 from tril_gym.pairs import Pair, agreement, load_pairs
 from tril_gym.report import Screen
-from tril_gym.reward_model_run import in_words, prepare, settings_of
+from tril_gym.reward_model_parts import settings_of
+from tril_gym.reward_model_run import in_words, prepare
 
 
 def part_of(pair: Pair, parts: int) -> int:

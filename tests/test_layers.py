@@ -22,7 +22,8 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "pairs": {"envs"},
     "reward_network": {"agents", "rewards", "pairs"},
     "reward_model": {"agents", "reward_network"},
-    "reward_model_run": {"checkpoint", "pairs", "report", "reward_model", "reward_network", "train"},
+    "reward_model_parts": {"pairs", "reward_model", "reward_network"},
+    "reward_model_run": {"checkpoint", "pairs", "report", "reward_model_parts", "reward_network", "train"},
     "settings": {"algorithms", "presets", "checkpoint"},
     "run_envs": TASKS | {"agents", "settings"},
     "run_actors": {"agents", "presets", "settings"},
@@ -30,7 +31,7 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "train": TASKS | {"agents", "settings", "run", "checkpoint", "evaluate", "report", "tracking"},
     "cli": TASKS
     | {"agents", "algorithms", "presets", "settings", "run", "metrics", "train", "evaluate", "report", "checkpoint"}
-    | {"reward_model", "reward_model_run"},
+    | {"reward_model", "reward_model_parts", "reward_model_run"},
     "__main__": {"cli"},
 }
 

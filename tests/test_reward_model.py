@@ -20,6 +20,7 @@ from tril_gym.cli import main
 from tril_gym.pairs import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error, read
 from tril_gym.report import Screen
 from tril_gym.reward_model import Learner, RewardModelConfig, batches, config_for, hidden, preference_loss
+from tril_gym.reward_model_parts import Settings, settings_of
 from tril_gym.reward_network import (
     check_template,
     drawing_from,
@@ -299,7 +300,7 @@ class TestConfig:
     )
     def test_settings_that_do_not_go_together(self, settings, message):
         with pytest.raises(ValueError, match=message):
-            runs.Settings(dataset="pairs.jsonl", **settings)
+            Settings(dataset="pairs.jsonl", **settings)
 
 
 class TestLearner:
@@ -456,7 +457,7 @@ class TestPretrained:
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
         given = {"dataset": dataset, "model": make(tmp_path / "base"), "lora_rank": lora_rank}
         given |= {"lora_targets": "all-linear"} if lora_rank and make is bart else {}
-        run = runs.prepare(runs.settings_of(given), tmp_path / "run", screen=SILENT)
+        run = runs.prepare(settings_of(given), tmp_path / "run", screen=SILENT)
         run.go()
         assert run.parts.max_length == 64
         found = reloaded_margins(tmp_path / "run", run.held_out, num_labels=1)
@@ -464,7 +465,7 @@ class TestPretrained:
 
     def test_more_tokens_than_the_model_can_read(self, tmp_path):
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
-        settings = runs.settings_of({"dataset": dataset, "model": gpt2(tmp_path / "base"), "max_length": 65})
+        settings = settings_of({"dataset": dataset, "model": gpt2(tmp_path / "base"), "max_length": 65})
         with pytest.raises(ValueError, match="--max-length 65 is more than the 64 tokens"):
             runs.prepare(settings, tmp_path / "run", screen=SILENT)
 
@@ -490,7 +491,7 @@ def pairs_file(tmp_path):
 
 
 def new_run(dataset, folder, **given):
-    return runs.prepare(runs.settings_of({"dataset": dataset} | QUICK | given), folder, screen=SILENT)
+    return runs.prepare(settings_of({"dataset": dataset} | QUICK | given), folder, screen=SILENT)
 
 
 def stop_at(run, step, monkeypatch):

@@ -259,6 +259,7 @@ def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: b
     quiet_libraries()
     from tril_gym import reward_model_run as runs
     from tril_gym.report import Screen
+    from tril_gym.reward_model_parts import settings_of
 
     screen = Screen()
     with at_the_door():
@@ -269,7 +270,7 @@ def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: b
         else:
             if "dataset" not in given:
                 raise ValueError("--dataset is missing: a file or folder of pairs with prompt, chosen and rejected")
-            settings = runs.settings_of(given)
+            settings = settings_of(given)
             folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{settings.config.seed}")
             run = runs.prepare(settings, folder, screen=screen)
     try:

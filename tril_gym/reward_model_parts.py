@@ -1,0 +1,121 @@
+"""What training a reward model works on: its settings, the pairs, the network and its learner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from tril_gym.pairs import PairData, load_pairs
+from tril_gym.reward_model import USUAL_LENGTH, Learner, RewardModelConfig, config_for
+from tril_gym.reward_network import (
+    TEMPLATE,
+    TINY,
+    check_template,
+    encode,
+    load_network,
+    longest,
+    tiny_network,
+    with_lora,
+)
+from tril_gym.threads import one_thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run is; `knobs` are the fields of `RewardModelConfig` that the user named."""
+
+    dataset: str
+    on_bad_row: str = "raise"
+    model: str = TINY
+    template: str = TEMPLATE
+    lora_rank: int = 0
+    lora_alpha: float | None = None
+    lora_targets: str | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+        if self.lora_rank == 0 and (self.lora_alpha is not None or self.lora_targets is not None):
+            raise ValueError("--lora-alpha and --lora-targets need --lora-rank, such as 8")
+        if self.lora_rank and self.model == TINY:
+            raise ValueError("a tiny model is trained whole; leave --lora-rank out, or name a --model")
+        if self.model == TINY and (self.config.max_length or 0) > 4096:
+            raise ValueError(f"max_length of a tiny model must be at most 4096, got {self.config.max_length}")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"there is no device {self.device!r} here; the usual one is cpu ({error})") from error
+
+    @property
+    def config(self) -> RewardModelConfig:
+        """All knobs."""
+        return config_for(self.model, **self.knobs)
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Settings and knobs that the user named, sorted apart."""
+    own = {field.name for field in fields(Settings)}
+    knobs = {name: value for name, value in given.items() if name not in own}
+    return Settings(knobs=knobs, **{name: value for name, value in given.items() if name in own})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run works on."""
+
+    settings: Settings
+    pairs: PairData
+    tokenizer: Any
+    max_length: int
+    learner: Learner
+
+
+def build(settings: Settings) -> Parts:
+    """Read the pairs and make the network.
+
+    Raises:
+        ValueError: the settings cannot be met.
+    """
+    config, template = settings.config, settings.template
+    pairs = load_pairs(settings.dataset, on_bad_row=settings.on_bad_row)
+    if settings.model == TINY:
+        max_length = config.max_length or USUAL_LENGTH
+        model, tokenizer = tiny_network(pairs.train, template=template, max_length=max_length, seed=config.seed)
+    else:
+        model, tokenizer, new = load_network(settings.model, seed=config.seed)
+        most = longest(model, tokenizer)
+        max_length = config.max_length or min(USUAL_LENGTH, most)
+        if max_length > most:
+            raise ValueError(f"--max-length {max_length} is more than the {most} tokens that {settings.model} can read")
+        if settings.lora_rank:
+            model = with_lora(
+                model,
+                new,
+                rank=settings.lora_rank,
+                alpha=settings.lora_alpha,
+                targets=settings.lora_targets,
+                seed=config.seed,
+            )
+    rows = encode(tokenizer, pairs.train, template=template, max_length=max_length)
+    learner = Learner(model.to(settings.device), rows, config, pad_id=tokenizer.pad_token_id)
+    return Parts(settings, pairs, tokenizer, max_length, learner)
+
+
+@contextmanager
+def computing_on(settings: Settings) -> Iterator[None]:
+    """Compute on the threads that are asked for: one for tiny models, else torch's choice."""
+    before = torch.get_num_threads()
+    with one_thread() if settings.model == TINY and settings.threads is None else nullcontext():
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        try:
+            yield
+        finally:
+            if settings.threads is not None:
+                torch.set_num_threads(before)

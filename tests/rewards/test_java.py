@@ -62,6 +62,14 @@ def test_one_that_dies_says_why_and_the_next_question_starts_another(process):
     assert process.pid != first
 
 
+def test_its_last_words_are_without_the_trace():
+    words = ["started", "java.lang.Error: no models", "\tat a.b(C.java:1)", "Caused by: x", "\t... 7 more"]
+    die = "import sys; sys.stdin.readline(); sys.exit('\\n'.join(sys.argv[1:]))"
+    process = LineProcess([sys.executable, "-SE", "-c", die, *words])
+    with pytest.raises(RuntimeError, match=r"answered: started / java.lang.Error: no models / Caused by: x\. The next"):
+        process.ask(["a"])
+
+
 def test_one_that_was_killed_between_two_questions_is_replaced(process):
     process.ask(["a"])
     os.kill(process.pid, 9)

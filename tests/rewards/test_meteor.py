@@ -1,13 +1,12 @@
 import gzip
 import importlib
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from nltk.corpus import wordnet
+from nltk.corpus.util import LazyCorpusLoader
 from nltk.translate.meteor_score import single_meteor_score
 
 from tril_gym import rewards
@@ -168,7 +167,7 @@ def test_every_odd_text_has_an_answer_of_the_official_program():
     assert found[::2] == score(reward, [normal]) * len(odd)
     assert np.isfinite(found).all()
     assert 0 <= min(found) <= max(found) <= 1
-    assert score(reward, [("the dog ran after the ball " * 385, ["a dog ran " * 3000])])[0] > 0
+    assert score(reward, [("the dog ran after the ball " * 385, ["a dog ran after the balls"])])[0] > 0
 
 
 def stem(completion, references):
@@ -200,10 +199,13 @@ def test_words_are_letters_and_digits_or_single_marks():
     assert words_of("\N{DOG FACE}\udce2") == ["\N{DOG FACE}", "?"]
 
 
-def test_no_corpus_is_needed():
-    stem("cars and dogs", ["an automobile"])
-    assert "LazyCorpusLoader" in type(wordnet).__name__  # it is still waiting to be read
-    with pytest.raises(LookupError, match="wordnet"):  # which it would be without the word net of no synonyms
+def test_no_corpus_is_read(monkeypatch):
+    def read(corpus):
+        raise AssertionError("a corpus is read")
+
+    monkeypatch.setattr(LazyCorpusLoader, "_LazyCorpusLoader__load", read)
+    assert stem("a car and a dog", ["an automobile and dogs"]) > 0
+    with pytest.raises(AssertionError, match="a corpus is read"):  # as it is by nltk's own word net
         single_meteor_score(["automobile"], ["car"])
 
 
@@ -216,9 +218,3 @@ def test_exact_and_stem_is_independent_of_neighbours_and_takes_odd_texts():
     assert score(reward, pairs[::-1]) == found[::-1]
     assert 0 <= min(found) <= max(found) <= 1
     assert reward([], [], [], []).shape == (0,)
-
-
-@pytest.mark.skipif(shutil.which("java") is not None, reason="there is a Java here")
-def test_a_machine_without_java_is_told():
-    with pytest.raises((ValueError, ImportError), match="install"):
-        rewards.load("meteor")

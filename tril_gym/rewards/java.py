@@ -21,7 +21,9 @@ from typing import cast
 
 from tril_gym.rewards.score import well_formed
 
-TAIL = 800  # characters of a dead program's last words that the error shows
+TAIL = 32_768  # bytes at the end of what a dead program wrote to its errors, in which
+WORDS = 4  # so many last lines are shown
+TRACE = re.compile(r"\s+(at |\.\.\. \d+ more)")  # but not where in Java it happened
 
 
 class LineProcess:
@@ -116,7 +118,8 @@ class _Running:
 
     def _last_words(self) -> str:
         self.errors.seek(max(0, self.errors.seek(0, os.SEEK_END) - TAIL))
-        return self.errors.read().decode("utf-8", "replace").strip()
+        lines = self.errors.read().decode("utf-8", "replace").splitlines()
+        return " / ".join([line.strip() for line in lines if line.strip() and not TRACE.match(line)][-WORDS:])
 
 
 def line_process(command: Sequence[str]) -> LineProcess:

@@ -14,8 +14,9 @@ Differs from the toolkit's way of running it:
   finds first, in an order by hashes that change from object to object: of equally similar words another one was merged
   each time, and the score of a text depended on the texts before it. With equal hashes the order is that of the text.
 
-Tested are the driver, the propositions' graphs and their matching, with a stand-in for the parser. Unverified, for want
-of CoreNLP: the parser under this driver, and agreement with the toolkit on real texts to the last digit.
+Tested are the driver, the real parser's class up to the loading of its models, and with a stand-in for the parser the
+propositions' graphs and their matching. Unverified, for want of the models: the parser at work, under newer Java and
+with equal hashes, and agreement with the toolkit on real texts.
 """
 
 from __future__ import annotations

@@ -227,6 +227,7 @@ class TestGradientAccumulation:
     def test_of_the_actor_critic(self, family):
         def learner_of(parts: int) -> tuple[ActorCritic, Plan]:
             numbers = {"target_coef": 0.3, "ent_coef": 0.1, "vf_coef": 2.0, "value_clip_range": 0.2}
+            numbers |= {"similar_lengths": False}  # else parts would be nearly alike
             policy = policy_of(family, dtype=torch.float64)
             return actor_critic(policy, gradient_accumulation=parts, **numbers), half_guided(policy)
 
@@ -237,8 +238,8 @@ class TestGradientAccumulation:
         learner, plan = learner_of(2)
         policy_loss = learner.policy_loss
 
-        def mean_of_means(part: Any, counts: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            loss, figures = policy_loss(part, part.counts)
+        def mean_of_means(part: Any, counts: Any, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, figures = policy_loss(part, part.counts, **settings)
             return loss / 2, figures
 
         learner.policy_loss = mean_of_means

@@ -218,7 +218,8 @@ class TestSteps:
     def test_epochs_end_early_where_the_policy_runs_away(self):
         def run(old_logprobs_off: float = 0.0, **numbers: Any) -> tuple[int, dict[str, float]]:
             policy = policy_of("gpt2")
-            learner, plan = learner_of(policy, normalize_advantages=True, **numbers), Plan(rollout=policy)
+            numbers |= {"normalize_advantages": True, "similar_lengths": False}
+            learner, plan = learner_of(policy, **numbers), Plan(rollout=policy)
             trajectories = texts_of(plan)
             off = replace(trajectories, old_logprobs=trajectories.old_logprobs - old_logprobs_off)
             metrics = update(learner, off, plan)

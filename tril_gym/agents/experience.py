@@ -17,9 +17,13 @@ from tril_gym.agents.trajectories import Texts
 class Counts:
     """Tokens that each loss is a mean over, in a whole minibatch."""
 
-    learn: int
-    learn_critic: int
-    target: int
+    learn: float
+    learn_critic: float
+    target: float
+
+    def share(self, part: int, whole: int) -> Counts:
+        """Of `part` of `whole` texts, on average: divided by this, tokens of long and short texts weigh alike."""
+        return Counts(*(count * part / whole for count in (self.learn, self.learn_critic, self.target)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,23 @@ class Trajectories:
         return replace(parts[0], **joined, infos=[info for part in parts for info in part.infos])
 
 
-def minibatches(texts: int, *, epochs: int, size: int, generator: torch.Generator) -> Iterable[Tensor]:
-    """Rows of each minibatch, (size,) int64, shuffled anew in every epoch."""
+def minibatches(
+    texts: int, *, epochs: int, size: int, generator: torch.Generator, lengths: Tensor | None = None
+) -> Iterable[Tensor]:
+    """Rows of each minibatch, (size,) int64, shuffled anew in every epoch.
+
+    Args:
+        texts: how many there are.
+        epochs: how often each comes.
+        size: texts of a minibatch; one of each epoch may have fewer.
+        generator: shuffles.
+        lengths: (texts,) makes minibatches of texts of like length, in random order; those of the same length meet at
+            random. None: any texts meet.
+    """
     for _ in range(epochs):
-        yield from torch.randperm(texts, generator=generator).split(size)
+        rows = torch.randperm(texts, generator=generator)
+        if lengths is None:
+            yield from rows.split(size)
+            continue
+        alike = rows[lengths[rows].argsort(stable=True)].split(size)
+        yield from (alike[place] for place in torch.randperm(len(alike), generator=generator).tolist())

@@ -59,6 +59,7 @@ class ActorCriticConfig(OptimizerConfig):
     vf_coef: float = knob(0.5, "weight of the value loss")
     ent_coef: float = knob(0.0, "weight of the entropy bonus, reward per nat")
     target_coef: float = knob(0.0, "weight of the likelihood of a reference beside the reward")
+    similar_lengths: bool = knob(True, "minibatches of texts of like length, which need little padding; else of any")
     normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
     kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
@@ -242,17 +243,22 @@ class ActorCritic:
     ) -> Metrics:
         means: defaultdict[str, list[float]] = defaultdict(list)
         size, epochs = self.config.minibatch_size, self.config.epochs
-        rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator)
+        lengths = experience.texts.lengths if self.config.similar_lengths else None
+        rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(rows_of_steps):
             batch = experience.part(rows)
+            # Where short texts meet short ones, a mean of their own would weigh their tokens more than others'.
+            counts = batch.counts if lengths is None else experience.counts.share(len(rows), len(experience))
             # Where nobody learns from it, the entropy is only shown: the first epoch's will do.
             shown: Entropies = "numbers" if step * size < len(experience) else "none"
-            figures = self.gradients(batch, critic, entropies="gradient" if self.config.ent_coef > 0 else shown)
+            entropies: Entropies = "gradient" if self.config.ent_coef > 0 else shown
+            figures = self.gradients(batch, critic, counts, entropies=entropies)
             error = figures.pop("policy/ratio_error")
             if step == 0:
                 figures["policy/ratio_error"] = error
             target_kl = self.config.target_kl
-            ran_away = target_kl is not None and figures["policy/approx_kl"] > 1.5 * target_kl
+            moved = figures["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn)  # of these tokens alone
+            ran_away = target_kl is not None and moved > 1.5 * target_kl
             if not ran_away:
                 figures |= self._step(batch.counts, critic, critic_optimizer)
             for name, value in figures.items():  # those that end the epochs, too: they say why
@@ -261,11 +267,20 @@ class ActorCritic:
                 break
         return {name: sum(values) / len(values) for name, values in means.items()}
 
-    def gradients(self, batch: Experience, critic: Critic, *, entropies: Entropies = "gradient") -> Metrics:
+    def gradients(
+        self, batch: Experience, critic: Critic, counts: Counts | None = None, *, entropies: Entropies = "gradient"
+    ) -> Metrics:
         """Leave the gradients of a minibatch's losses in policy and critic; returns the losses' parts as numbers.
 
         Computed in `gradient_accumulation` parts, each with the counts of the whole, so that they add up to it.
+
+        Args:
+            batch: the minibatch.
+            critic: whose values it learns from.
+            counts: what the losses are divided by; by default the minibatch's own tokens.
+            entropies: whether they are computed.
         """
+        counts = counts or batch.counts
         for parameter in (*self.policy.parameters(), *critic.parameters()):
             parameter.grad = None
         figures: defaultdict[str, float] = defaultdict(float)
@@ -274,12 +289,12 @@ class ActorCritic:
             part = batch.part(rows).to(self.policy.device)
             with self.autocast():
                 hidden = self.policy.hidden(part.texts) if critic.is_shared else None
-                loss, found = self.policy_loss(part, batch.counts, entropies=entropies, hidden=hidden)
+                loss, found = self.policy_loss(part, counts, entropies=entropies, hidden=hidden)
             if not critic.is_shared:  # one after the other: one network's activations at a time stand in memory
                 loss.backward()
                 loss = torch.zeros_like(loss)
             with self.autocast():
-                value = self.value_loss(part, batch.counts, critic, hidden=hidden)
+                value = self.value_loss(part, counts, critic, hidden=hidden)
             (loss + self.config.vf_coef * value).backward()
             errors.append(float(found.pop("policy/ratio_error")))
             for name, figure in (found | {"critic/loss": value}).items():

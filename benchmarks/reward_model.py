@@ -1,6 +1,6 @@
 """Does the tiny reward model know more than length? Its accuracy beside a scorer that prefers the longer completion.
 
-    python benchmarks/reward_model.py PAIRS [--seeds 0 1 2] [--parts 10]
+    python benchmarks/reward_model.py PAIRS [--template "{completion}"] [--seeds 0 1 2] [--parts 10]
 
 The prompts of one file are cut into parts by their hash, and each part is held out once. The first of ten is what
 `tril-gym train reward-model` holds out.
@@ -20,6 +20,7 @@ from tril_gym.pairs import Pair, agreement, load_pairs
 from tril_gym.report import Screen
 from tril_gym.reward_model_parts import settings_of
 from tril_gym.reward_model_run import in_words, prepare
+from tril_gym.reward_network import TEMPLATE
 
 
 def part_of(pair: Pair, parts: int) -> int:
@@ -28,7 +29,7 @@ def part_of(pair: Pair, parts: int) -> int:
     return int.from_bytes(digest[:8], "big") * parts >> 64
 
 
-def judged(pairs: list[Pair], held: np.ndarray, seed: int) -> np.ndarray:
+def judged(pairs: list[Pair], held: np.ndarray, settings: dict) -> np.ndarray:
     """Margins of the held pairs, by a model that learned from the others."""
     with tempfile.TemporaryDirectory() as place:
         for name, part in (("train", ~held), ("validation", held)):
@@ -39,7 +40,7 @@ def judged(pairs: list[Pair], held: np.ndarray, seed: int) -> np.ndarray:
             )
             (Path(place) / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         run = prepare(
-            settings_of({"dataset": place, "seed": seed}), Path(place) / "run", screen=Screen(Console(quiet=True))
+            settings_of(settings | {"dataset": place}), Path(place) / "run", screen=Screen(Console(quiet=True))
         )
         run.go()
         return run.judge()
@@ -52,7 +53,7 @@ def line(name: str, margins: np.ndarray, pairs: list[Pair]) -> str:
     return f"| {name} | {len(pairs)} | " + " | ".join(cells) + " |"
 
 
-def main(dataset: str, seeds: list[int], parts: int) -> None:
+def main(dataset: str, template: str, seeds: list[int], parts: int) -> None:
     data = load_pairs(dataset)
     pairs = [*data.train, *data.held_out]
     part = np.array([part_of(pair, parts) for pair in pairs])
@@ -61,7 +62,7 @@ def main(dataset: str, seeds: list[int], parts: int) -> None:
     for seed in seeds:
         begin, margins = time.perf_counter(), np.empty(len(pairs))
         for number in range(parts):
-            margins[part == number] = judged(pairs, part == number, seed)
+            margins[part == number] = judged(pairs, part == number, {"template": template, "seed": seed})
         for name, chosen in (("part 1", part == 0), ("first half", part < parts // 2), ("all", part >= 0)):
             some = [pair for pair, is_chosen in zip(pairs, chosen, strict=True) if is_chosen]
             print(line(f"seed {seed}, {name}", margins[chosen], some), flush=True)
@@ -71,7 +72,8 @@ def main(dataset: str, seeds: list[int], parts: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pairs")
+    parser.add_argument("--template", default=TEMPLATE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parts", type=int, default=10)
     given = parser.parse_args()
-    main(given.pairs, given.seeds, given.parts)
+    main(given.pairs, given.template, given.seeds, given.parts)

@@ -19,7 +19,7 @@ from tril_gym import reward_model_run as runs
 from tril_gym.cli import main
 from tril_gym.pairs import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error, read
 from tril_gym.report import Screen
-from tril_gym.reward_model import Learner, RewardModelConfig, batches, config_for, hidden, preference_loss
+from tril_gym.reward_model import Learner, RewardModelConfig, batches, config_for, hidden, preference_loss, usual_epochs
 from tril_gym.reward_model_parts import Settings, settings_of
 from tril_gym.reward_network import (
     check_template,
@@ -288,6 +288,9 @@ class TestConfig:
         assert config_for("gpt2") == RewardModelConfig()
         assert config_for("tiny").learning_rate > config_for("gpt2").learning_rate
         assert config_for("tiny", learning_rate=1e-6).learning_rate == 1e-6
+        assert usual_epochs("gpt2", 100, 16) == 1
+        assert usual_epochs("tiny", 1000, 16) == 4  # 250 steps of 16 are 4,000 pairs
+        assert usual_epochs("tiny", 100_000, 16) == 1
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -459,7 +462,7 @@ class TestPretrained:
         given |= {"lora_targets": "all-linear"} if lora_rank and make is bart else {}
         run = runs.prepare(settings_of(given), tmp_path / "run", screen=SILENT)
         run.go()
-        assert run.parts.max_length == 64
+        assert run.learner.config.max_length == 64
         found = reloaded_margins(tmp_path / "run", run.held_out, num_labels=1)
         assert found == pytest.approx(run.judge(), abs=1e-5)
 

@@ -31,7 +31,7 @@ USUAL_LENGTH = 512  # tokens
 class RewardModelConfig:
     """Every number that training a reward model reads."""
 
-    epochs: int = knob(1, "passes over the pairs; tiny: 3")
+    epochs: int | None = knob(None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps")
     batch_size: int = knob(32, "pairs per optimizer step; tiny: 16")
     learning_rate: float = knob(1e-5, "AdamW step size; tiny: 0.0005")
     lr_schedule: Literal["linear", "cosine", "constant"] = knob("linear", "how the learning rate falls to 0, if so")
@@ -57,12 +57,18 @@ class RewardModelConfig:
 
 
 # What a tiny model takes instead of the defaults.
-TINY_KNOBS = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
+TINY_KNOBS = {"batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
+TINY_STEPS = 250
 
 
 def config_for(model: str, **knobs: Any) -> RewardModelConfig:
     """Return the knobs that are given, and for the others what is usual for this model."""
     return RewardModelConfig(**((TINY_KNOBS if model == TINY else {}) | knobs))
+
+
+def usual_epochs(model: str, num_pairs: int, batch_size: int) -> int:
+    """Return 1, for a large model overfits pairs at once; a tiny one needs some steps to learn anything."""
+    return max(1, round(TINY_STEPS * batch_size / num_pairs)) if model == TINY else 1
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, *, center_coef: float = 0.0) -> Tensor:
@@ -112,13 +118,14 @@ class Learner:
     Args:
         model: a sequence classifier with one output, which is trained in place.
         rows: the texts of the pairs as ids.
-        config: the knobs.
+        config: the knobs, `epochs` among them.
         pad_id: of the tokenizer.
     """
 
     def __init__(self, model: Any, rows: Rows, config: RewardModelConfig, *, pad_id: int) -> None:
         from transformers import get_scheduler
 
+        assert config.epochs is not None, "a learner is told how long to learn"
         self.model, self.rows, self.config, self.pad_id = model.train(), rows, config, pad_id
         self.per_epoch = math.ceil(len(rows) / config.batch_size)
         self.step, self.total = 0, self.per_epoch * config.epochs

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
 from tril_gym.pairs import PairData, load_pairs
-from tril_gym.reward_model import USUAL_LENGTH, Learner, RewardModelConfig, config_for
+from tril_gym.reward_model import USUAL_LENGTH, Learner, RewardModelConfig, config_for, usual_epochs
 from tril_gym.reward_network import (
     TEMPLATE,
     TINY,
+    Rows,
     check_template,
     encode,
     load_network,
@@ -67,13 +68,13 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run works on."""
+    """What a run works on; its settings name every knob."""
 
     settings: Settings
     pairs: PairData
     tokenizer: Any
-    max_length: int
     learner: Learner
+    held_out: Rows
 
 
 def build(settings: Settings) -> Parts:
@@ -102,9 +103,13 @@ def build(settings: Settings) -> Parts:
                 targets=settings.lora_targets,
                 seed=config.seed,
             )
-    rows = encode(tokenizer, pairs.train, template=template, max_length=max_length)
+    epochs = config.epochs or usual_epochs(settings.model, len(pairs.train), config.batch_size)
+    config = replace(config, epochs=epochs, max_length=max_length)
+    rows, held_out = (
+        encode(tokenizer, part, template=template, max_length=max_length) for part in (pairs.train, pairs.held_out)
+    )
     learner = Learner(model.to(settings.device), rows, config, pad_id=tokenizer.pad_token_id)
-    return Parts(settings, pairs, tokenizer, max_length, learner)
+    return Parts(replace(settings, knobs=asdict(config)), pairs, tokenizer, learner, held_out)
 
 
 @contextmanager

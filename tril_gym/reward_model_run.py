@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tril_gym.checkpoint import RunFolder, replace_text
 from tril_gym.pairs import Margins, PairData, agreement, is_right
 from tril_gym.report import Screen
 from tril_gym.reward_model_parts import Parts, Settings, build, computing_on
-from tril_gym.reward_network import encode, margins, save_network
+from tril_gym.reward_network import margins, save_network
 from tril_gym.train import Interrupted, stop_signal
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
@@ -34,11 +34,10 @@ def prepare(settings: Settings, output_dir: str | Path, *, screen: Screen) -> Ru
     """A new run in a new folder. Nothing is written before everything is known to be right."""
     folder = RunFolder(output_dir)
     folder.refuse_if_taken()
-    settings = replace(settings, knobs=asdict(settings.config))  # defaults may change, this run's do not
     with computing_on(settings):
         parts = build(settings)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_json("settings.json", asdict(settings))
+    folder.write_json("settings.json", asdict(parts.settings))
     return Run(folder, parts, screen)
 
 
@@ -75,9 +74,6 @@ class Run:
     def __init__(self, folder: RunFolder, parts: Parts, screen: Screen) -> None:
         self.folder, self.parts, self.screen = folder, parts, screen
         self.settings, self.learner, self.held_out = parts.settings, parts.learner, parts.pairs.held_out
-        self._held_out_rows = encode(
-            parts.tokenizer, self.held_out, template=self.settings.template, max_length=parts.max_length
-        )
 
     @property
     def is_finished(self) -> bool:
@@ -129,14 +125,14 @@ class Run:
         figures |= {"held_out/loss": loss_of(held_out), "held_out/accuracy": float(is_right(held_out).mean())}
         self.folder.append(METRICS, figures)
         self.screen.say(
-            f"epoch {figures['epoch']} of {self.settings.config.epochs}  loss {figures['train/loss']:.3f}  accuracy"
+            f"epoch {figures['epoch']} of {self.learner.config.epochs}  loss {figures['train/loss']:.3f}  accuracy"
             f" {figures['train/accuracy']:.3f}  held out: loss {figures['held_out/loss']:.3f}  accuracy"
             f" {figures['held_out/accuracy']:.3f}"
         )
 
     def judge(self) -> Margins:
         """Reward of each held-out pair's chosen completion less that of the rejected one."""
-        return margins(self.learner.model, self._held_out_rows, pad_id=self.learner.pad_id)
+        return margins(self.learner.model, self.parts.held_out, pad_id=self.learner.pad_id)
 
     def _finish(self) -> dict[str, Any]:
         held_out = self.judge()
@@ -155,9 +151,9 @@ class Run:
     def _save(self, report: dict[str, Any]) -> None:
         about = {
             "template": self.settings.template,
-            "max_length": self.parts.max_length,
+            "max_length": self.learner.config.max_length,
             "model": self.settings.model,
-            "seed": self.settings.config.seed,
+            "seed": self.learner.config.seed,
             "train_pairs": len(self.parts.pairs.train),
             "held_out_pairs": len(self.held_out),
         }
@@ -189,7 +185,7 @@ class Run:
         shared = {pair.prompt for pair in pairs.train} & {pair.prompt for pair in pairs.held_out}
         self.screen.say(
             f"reward model {settings.model} on {len(pairs.train)} pairs of {settings.dataset}, seed"
-            f" {settings.config.seed}, {self.learner.total} steps of {settings.config.batch_size} pairs; held out:"
+            f" {self.learner.config.seed}, {self.learner.total} steps of {settings.config.batch_size} pairs; held out:"
             f" {pairs.source}" + (f"; {len(shared)} of their prompts are learned from as well" if shared else "")
         )
 

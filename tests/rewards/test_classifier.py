@@ -225,7 +225,7 @@ def test_the_positive_label_is_found_by_its_name(folder, tmp_path):
 
 def test_max_length_is_checked(folder):
     for bad in (1, 513):
-        with pytest.raises(ValueError, match=rf"max_length must be in \[2, 512\] for this classifier, got {bad}"):
+        with pytest.raises(ValueError, match=rf"max_length must be in \[2, 512\] for this model, got {bad}"):
             score(rewards.load("sentiment", model=folder, max_length=bad), ["great"])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         rewards.load("sentiment", model=folder, batch_size=0)
@@ -233,9 +233,9 @@ def test_max_length_is_checked(folder):
 
 def test_a_folder_that_is_no_classifier_is_refused_at_the_door(tmp_path):
     for model in (tmp_path, str(tmp_path), "./nothing/here", "/nothing/here", Path("nothing"), "a/b/c"):
-        with pytest.raises(ValueError, match="no classifier in"):
+        with pytest.raises(ValueError, match=r"no .*classifier in"):
             rewards.load("sentiment", model=model)
-    with pytest.raises(ValueError, match="no classifier in"):
+    with pytest.raises(ValueError, match=r"no .*classifier in"):
         rewards.load("sentiment", fitted=tmp_path)
     rewards.load("sentiment", model="owner/name")  # the hub is asked when the first text is scored
 

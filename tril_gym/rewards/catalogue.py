@@ -30,10 +30,25 @@ class Row:
 
 
 ROWS = {
+    "bert_score": Row(
+        "bert_score:BertScore",
+        "BERTScore, F1 of tokens matched by the likeness of their embeddings, -1 to 1",
+        "references; a model's name or folder (model=), by default roberta-large",
+    ),
+    "bleurt": Row(
+        "regressor:bleurt",
+        "BLEURT, a learned judgement of completion and reference, about 0 to 1",
+        "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
+    ),
     "cider_d": Row(
         "cider:CiderD",
         "CIDEr-D, tf-idf weighted agreement of n-grams with the references, 0 to 10",
         "references; train examples for the document frequencies",
+    ),
+    "classifier": Row(
+        "classifier:Classification",
+        "probability, 0 to 1, or logit that a classifier gives to a label",
+        "a classifier's name or folder (model=)",
     ),
     "concept_coverage": Row(
         "coverage:ConceptCoverage",
@@ -54,6 +69,27 @@ ROWS = {
         "official_spice:OfficialSpice",
         "SPICE by the official program, F1 of propositions: objects, attributes, relations, 0 to 1",
         "references; a JDK, the extra caption, and Stanford CoreNLP 3.6.0",
+    ),
+    "output_perplexity": Row(
+        "perplexity:OutputPerplexity",
+        "perplexity of the completion under a language model, 1 or more, lower is likelier: weigh it -1",
+        "a language model's name or folder (model=)",
+    ),
+    "perplexity": Row(
+        "perplexity:Perplexity",
+        "perplexity of the references, given their prompts, under a language model, 1 or more, lower is better",
+        "references; a language model's name or folder (model=)",
+        kind="corpus",
+    ),
+    "preference": Row(
+        "preference:Preference",
+        "output of a reward model for prompt and completion, on its own scale",
+        "a reward model's name or folder, or an adapter's folder (model=)",
+    ),
+    "regressor": Row(
+        "regressor:Regressor",
+        "output of a model that reads reference and completion as a pair, on its own scale",
+        "references; the name or folder of a model with one output (model=)",
     ),
     "rouge_l": Row(
         "overlap:RougeL",

@@ -5,20 +5,27 @@ B texts, L tokens of the longest, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tril_gym.quiet import without_progress_bars
-from tril_gym.rewards.fitting import remember
-from tril_gym.rewards.score import Scores, well_formed
+from tril_gym.rewards.pretrained import (
+    USUAL_LENGTH,
+    Ids,
+    Place,
+    batches,
+    from_pretrained,
+    length_to_read,
+    load_once,
+    load_tokenizer,
+    pad,
+    positions_of,
+)
+from tril_gym.rewards.score import Scores, Texts, well_formed
 
-if TYPE_CHECKING:
-    import torch
-
-USUAL_LENGTH = 512  # tokens: what the usual classifiers read
+Side = Literal["left", "right"]
 
 
 class Classifier:
@@ -26,109 +33,131 @@ class Classifier:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        tokenizer.truncation_side = "left"
-        if tokenizer.pad_token_id is None:  # a classifier made of a decoder
-            tokenizer.pad_token = tokenizer.eos_token
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        self.config = model.config
+        self.pad_id = _padding(model, tokenizer)
+        # A decoder reads its output off the last token that is not this one.
+        self.config.pad_token_id = -1 if self.pad_id is None else self.pad_id
 
     @property
     def labels(self) -> list[str]:
         """The names of the C labels, in the order of the model's outputs."""
-        return [str(self.model.config.id2label[index]) for index in range(self.model.config.num_labels)]
+        return [str(self.config.id2label[index]) for index in range(self.config.num_labels)]
 
     def column(self, label: int | str | None) -> int:
         """Return the index of a label; None is the one called positive, else index 1, or 0 where it is alone."""
         lowered = [name.lower() for name in self.labels]
         if label is None:
-            positive = [index for index, name in enumerate(lowered) if name in ("positive", "pos")]
-            return positive[0] if positive else min(1, len(lowered) - 1)
+            positive = self.positive
+            return min(1, len(lowered) - 1) if positive is None else positive
         if isinstance(label, int) and 0 <= label < len(lowered):
             return label
         if str(label).lower() not in lowered:
             raise ValueError(f"the classifier has no label {label!r}; its labels are {dict(enumerate(self.labels))}")
         return lowered.index(str(label).lower())
 
-    def length(self, max_length: int | None) -> int:
-        """Return how many tokens to read, special ones included; None is the most that the model can, up to 512."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or USUAL_LENGTH
-        most = min(positions, self.tokenizer.model_max_length)
-        least = self.tokenizer.num_special_tokens_to_add() + 1
-        if max_length is None:
-            return min(USUAL_LENGTH, most)
-        if not least <= max_length <= most:
-            raise ValueError(f"max_length must be in [{least}, {most}] for this classifier, got {max_length}")
-        return max_length
+    @property
+    def positive(self) -> int | None:
+        """The index of the label called positive, if there is one."""
+        found = (index for index, name in enumerate(self.labels) if name.lower() in ("positive", "pos"))
+        return next(found, None)
 
-    def probabilities(self, texts: Sequence[str], *, max_length: int, batch_size: int) -> Scores:
+    def length(self, max_length: int | None, *, usual: int = USUAL_LENGTH, pair: bool = False) -> int:
+        """Return how many tokens to read, special ones included; None is the most that the model can, up to `usual`."""
+        least = self.tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
+        most = positions_of(self.model, self.tokenizer)
+        return length_to_read(max_length, most=most, usual=usual, least=least)
+
+    def probabilities(self, texts: Texts, *, max_length: int, batch_size: int) -> Scores:
         """Return the probability of each label for each text, (B, C); long texts lose their beginning."""
-        if not texts:
-            return np.empty((0, len(self.labels)))
-        encoded = self.tokenizer(list(map(well_formed, texts)), truncation=True, max_length=max_length)["input_ids"]
-        pad_id = self.tokenizer.pad_token_id
-        rows = [ids or [pad_id] for ids in encoded]  # a decoder's tokenizer finds nothing in an empty text
-        order = np.argsort([len(ids) for ids in rows], kind="stable")  # texts of like length need little padding
-        probabilities = np.empty((len(rows), len(self.labels)))
-        for start in range(0, len(rows), batch_size):
-            chosen = order[start : start + batch_size]
-            probabilities[chosen] = self._forward(pad([rows[index] for index in chosen], pad_id))
-        return probabilities
+        logits = self.logits(texts, max_length=max_length, batch_size=batch_size)  # (B, C)
+        if self.config.num_labels == 1 or self.config.problem_type == "multi_label_classification":
+            return _sigmoid(logits)
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
 
-    def _forward(self, inputs: dict[str, torch.Tensor]) -> Scores:
+    def logits(
+        self,
+        texts: Texts,
+        seconds: Texts | None = None,
+        *,
+        max_length: int,
+        batch_size: int,
+        truncation: str = "longest_first",
+        side: Side = "left",
+    ) -> Scores:
+        """Return the outputs of the model for each text, (B, C).
+
+        Args:
+            texts: B texts.
+            seconds: what each text is paired with, where the model reads pairs.
+            max_length: tokens read, special ones included.
+            batch_size: texts per forward pass.
+            truncation: which text of a pair is cut: "longest_first", "only_first" or "only_second".
+            side: where a text that is too long is cut.
+        """
+        found = np.empty((len(texts), self.config.num_labels))
+        if not len(texts):
+            return found
+        self.tokenizer.truncation_side = side
+        plain = [list(map(well_formed, one)) for one in (texts, seconds) if one is not None]
+        encoded = self.tokenizer(*plain, truncation=truncation, max_length=max_length)
+        rows = [ids or [self._filler] for ids in encoded["input_ids"]]
+        segments = encoded.get("token_type_ids")
+        for chosen in batches([len(ids) for ids in rows], batch_size, self._groups(rows)):
+            # Rows without padding have all one length, and any id pads them.
+            inputs = pad([rows[row] for row in chosen], self.pad_id or 0)
+            if segments is not None:
+                inputs["token_type_ids"] = pad([segments[row] or [0] for row in chosen], 0)["input_ids"]
+            found[chosen] = self._forward(inputs)
+        return found
+
+    @property
+    def _filler(self) -> int:
+        """What stands for a text in which the tokenizer finds nothing: a decoder's, of an empty one."""
+        candidates = (self.pad_id, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, 0)
+        return next(token for token in candidates if token is not None)
+
+    def _groups(self, rows: Sequence[Ids]) -> list[int] | None:
+        """Return which rows can stand in one batch: those with the same number; None if all can."""
+        if self.pad_id is None:
+            return [len(ids) for ids in rows]
+        if self.config.is_encoder_decoder:  # such a classifier asks for the same number of EOS in all rows
+            return [ids.count(self.config.eos_token_id) for ids in rows]
+        return None
+
+    def _forward(self, inputs: dict[str, Any]) -> Scores:
         import torch
 
-        config = self.model.config
         with torch.inference_mode():
-            logits = self.model(**{name: x.to(self.model.device) for name, x in inputs.items()}).logits.double()
-            independent = config.num_labels == 1 or config.problem_type == "multi_label_classification"
-            return (logits.sigmoid() if independent else logits.softmax(-1)).cpu().numpy()  # type: ignore[no-any-return]
+            logits = self.model(**{name: x.to(self.model.device) for name, x in inputs.items()}).logits
+            return logits.double().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def load_classifier(source: str | Path, device: str | None) -> Classifier:
+def load_classifier(source: str | Path, device: str | None, dtype: str = "float32") -> Classifier:
     """Return the classifier of that name or in that folder, one per process; None takes a GPU where there is one."""
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return remember((str(source), _stamp(Path(source)), device), lambda: _load(str(source), device))
+    return load_once(_load, str(source), device=device, dtype=dtype)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError where a folder cannot hold a model."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"no classifier in {str(folder)!r}: it has no config.json")
+def _load(source: str, place: Place) -> Classifier:
+    from transformers import AutoModelForSequenceClassification
+
+    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=place.dtype)
+    if missing:
+        raise ValueError(f"{source!r} is no trained sequence classifier: it lacks {', '.join(missing)}")
+    return Classifier(model.to(place.device), load_tokenizer(source))
 
 
-def pad(rows: Iterable[list[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Return ids and mask of B texts, padded on the right: (B, L) each."""
-    import torch
+def _padding(model: Any, tokenizer: Any) -> int | None:
+    """Return the id of padding: the model's, else the tokenizer's where the model can read it; None if there is none.
 
-    rows = list(rows)
-    longest = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([ids + [pad_id] * (longest - len(ids)) for ids in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in rows]),
-    }
-
-
-def _load(source: str, device: str) -> Classifier:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    # Weights that a checkpoint lacks are drawn from the global generator, which is put back.
-    with torch.random.fork_rng(devices=[]), without_progress_bars():
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
-    if loading["missing_keys"]:
-        raise ValueError(
-            f"{source!r} is no trained sequence classifier: it lacks {', '.join(sorted(loading['missing_keys']))}"
-        )
-    return Classifier(model.to(device), AutoTokenizer.from_pretrained(source))
+    With the model's own, a decoder is read at the token at which it was trained to be read.
+    """
+    words = model.get_input_embeddings().num_embeddings
+    for pad_id in (model.config.pad_token_id, tokenizer.pad_token_id):
+        if pad_id is not None and 0 <= pad_id < words:
+            return int(pad_id)
+    return None
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes when somebody writes other weights into a folder; nothing for a name."""
-    if not folder.is_dir():
-        return ()
-    states = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
-    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+def _sigmoid(x: Scores) -> Scores:
+    return np.exp(-np.logaddexp(0.0, -x))

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import check_independence, score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tril_gym import rewards
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_models.classifier(tmp_path_factory.mktemp("regressor"))
+
+
+@pytest.fixture
+def regressor(folder):
+    return rewards.load("regressor", model=folder)
+
+
+def raw(folder, target, completion, truncation="longest_first"):
+    """What the model says of one pair, with nothing between."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    inputs = tokenizer(target, completion, truncation=truncation, max_length=64, return_tensors="pt")
+    assert inputs["token_type_ids"].max() == 1  # so the model can tell the two texts apart
+    with torch.no_grad():
+        return float(model(**inputs).logits)
+
+
+def test_it_is_the_output_for_the_pair_in_that_order(regressor, folder):
+    (found,) = score(regressor, ["a cat sits"], references=[["the dog"]])
+    assert found == pytest.approx(raw(folder, "the dog", "a cat sits"), abs=1e-5)
+    assert found != pytest.approx(raw(folder, "a cat sits", "the dog"), abs=1e-3)
+
+
+def test_best_and_mean_over_references(folder):
+    targets = ["the dog", "a cat", "x"]
+    outputs = [raw(folder, target, "a cat sits") for target in targets]
+    for over, pooled in (("best", max(outputs)), ("mean", np.mean(outputs))):
+        reward = rewards.load("regressor", model=folder, over=over)
+        assert score(reward, ["a cat sits"], references=[targets])[0] == pytest.approx(pooled, abs=1e-5)
+
+
+def test_neighbours_order_and_batches_change_nothing(folder):
+    completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
+    references = [["a", "some dog", "x" * 99][: 1 + row % 3] for row in range(len(completions))]
+    for batch_size in (64, 2):
+        check_independence(
+            rewards.load("regressor", model=folder, batch_size=batch_size), completions, references=references
+        )
+
+
+def test_long_pairs_lose_the_ends_of_texts(folder):
+    long = "a dog runs after the ball and back again. " * 4
+    only_first = rewards.load("regressor", model=folder, truncation="only_first")
+    (found,) = score(only_first, ["a cat"], references=[[long]])
+    assert found == pytest.approx(raw(folder, long, "a cat", "only_first"), abs=1e-5)
+    assert found == pytest.approx(score(only_first, ["a cat"], references=[[long + "tail"]])[0], abs=1e-5)
+    assert found != pytest.approx(score(only_first, ["a cat"], references=[["head" + long]])[0], abs=1e-3)
+
+
+def test_no_references_are_refused(regressor):
+    with pytest.raises(ValueError, match=r"regressor compares with references, and 1 of 2 texts have none.* text 1 of"):
+        score(regressor, ["a", "b"], references=[["x"], []])
+    assert regressor([], [], [], []).shape == (0,)
+
+
+def test_several_outputs_are_refused(tmp_path):
+    three = tiny_models.classifier(tmp_path, num_labels=3)
+    with pytest.raises(ValueError, match=r"regressor needs a model with one output, .* has 3"):
+        score(rewards.load("regressor", model=three), ["a"])
+
+
+def test_bleurt_is_a_regressor_with_a_usual_model(folder):
+    bleurt = rewards.load("bleurt", model=folder, over="mean")
+    assert bleurt.name == "bleurt"
+    assert rewards.load("bleurt").model == "Elron/bleurt-base-512"
+    plain = rewards.load("regressor", model=folder, over="mean")
+    assert score(bleurt, ["a"]).tolist() == score(plain, ["a"]).tolist()
+    with pytest.raises(ValueError, match=r"bleurt compares with references"):
+        score(bleurt, ["a"], references=[[]])
+
+
+def test_bad_settings_are_refused(folder, tmp_path):
+    for settings, message in (
+        ({"model": folder, "over": "max"}, r"over must be \"best\" or \"mean\", got 'max'"),
+        ({"model": folder, "truncation": "none"}, r"truncation must be one of longest_first, .*got 'none'"),
+        ({"model": folder, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"model": folder, "dtype": "float64"}, r"dtype must be one of .*got 'float64'"),
+        ({"model": tmp_path}, r"no sequence classifier in .*: it has no config.json"),
+        ({}, r"regressor has no model; pass model=NAME or FOLDER"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rewards.load("regressor", **settings)
+    with pytest.raises(ValueError, match=r"max_length must be in \[5, 64\] for this model, got 4"):
+        score(rewards.load("regressor", model=folder, max_length=4), ["a"])
+    with pytest.raises(ValueError, match=r"there is no device 'cuda:99' here"):
+        score(rewards.load("regressor", model=folder, device="cuda:99"), ["a"])

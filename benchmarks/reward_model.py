@@ -20,7 +20,7 @@ from tril_gym.pairs import Pair, agreement, load_pairs
 from tril_gym.report import Screen
 from tril_gym.reward_model_parts import settings_of
 from tril_gym.reward_model_run import in_words, prepare
-from tril_gym.reward_network import TEMPLATE
+from tril_gym.rewards.preference import TEMPLATE
 
 
 def part_of(pair: Pair, parts: int) -> int:

@@ -59,6 +59,13 @@ def test_bc_then_ppo(example, tmp_path):
     assert (tmp_path / "home/agent/policy/config.json").is_file()
 
 
+def test_tldr_three_stages(example, tmp_path):
+    sizes = {"bc_iterations": 1, "posts": 60, "ppo_iterations": 1, "num_envs": 8}
+    before, after = example("tldr_three_stages", folder=str(tmp_path / "home"), **sizes)
+    assert before != after
+    assert (tmp_path / "home/reward_model/model.safetensors").is_file()
+
+
 def test_sb3_style(example):
     history = example("sb3_style", updates=8, num_envs=8, steps=64)
     assert history[-1] > history[0] + 0.2  # it learns: seeds 0 to 7 gain 0.4 and more

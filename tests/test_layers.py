@@ -22,7 +22,7 @@ PARTS: dict[str, set[str]] = {part: set() for part in KNOW_NOBODY} | {
     "pairs": {"envs"},
     "reward_network": {"agents", "rewards", "pairs"},
     "reward_model": {"agents", "reward_network"},
-    "reward_model_parts": {"pairs", "reward_model", "reward_network"},
+    "reward_model_parts": {"pairs", "reward_model", "reward_network", "rewards"},
     "reward_model_run": {"checkpoint", "pairs", "report", "reward_model_parts", "reward_network", "train"},
     "settings": {"algorithms", "presets", "checkpoint"},
     "run_envs": TASKS | {"agents", "settings"},

@@ -24,7 +24,6 @@ from tril_gym.agents.knobs import check_not_negative, check_positive, check_shar
 from tril_gym.reward_network import TINY, Rows, drawing_from, pad_pairs, rewards_of
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
-USUAL_LENGTH = 512  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)

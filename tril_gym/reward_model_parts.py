@@ -10,18 +10,10 @@ from typing import Any
 import torch
 
 from tril_gym.pairs import PairData, load_pairs
-from tril_gym.reward_model import USUAL_LENGTH, Learner, RewardModelConfig, config_for, usual_epochs
-from tril_gym.reward_network import (
-    TEMPLATE,
-    TINY,
-    Rows,
-    check_template,
-    encode,
-    load_network,
-    longest,
-    tiny_network,
-    with_lora,
-)
+from tril_gym.reward_model import Learner, RewardModelConfig, config_for, usual_epochs
+from tril_gym.reward_network import TINY, Rows, encode, load_network, tiny_network, with_lora
+from tril_gym.rewards.preference import TEMPLATE, check_template
+from tril_gym.rewards.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.threads import one_thread
 
 
@@ -90,10 +82,8 @@ def build(settings: Settings) -> Parts:
         model, tokenizer = tiny_network(pairs.train, template=template, max_length=max_length, seed=config.seed)
     else:
         model, tokenizer, new = load_network(settings.model, seed=config.seed)
-        most = longest(model, tokenizer)
-        max_length = config.max_length or min(USUAL_LENGTH, most)
-        if max_length > most:
-            raise ValueError(f"--max-length {max_length} is more than the {most} tokens that {settings.model} can read")
+        most, least = positions_of(model, tokenizer), tokenizer.num_special_tokens_to_add() + 1
+        max_length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
         if settings.lora_rank:
             model = with_lora(
                 model,

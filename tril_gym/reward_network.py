@@ -21,15 +21,14 @@ from tril_gym.agents.lora import ALL_LINEAR, quietly
 from tril_gym.agents.pretrained import realigned
 from tril_gym.pairs import Margins, Pair
 from tril_gym.quiet import without_progress_bars
+from tril_gym.rewards.preference import REPORT
+from tril_gym.rewards.pretrained import pad, quiet_loading
 from tril_gym.rewards.score import well_formed
-from tril_gym.rewards.sequence_classifier import pad
 from tril_gym.rewards.tiny_classifier import Recipe, build_model, train_tokenizer
 
 TINY = "tiny"
-TEMPLATE = "{prompt}{completion}"
-REPORT = "reward_model.json"
 JUDGED = 64  # texts of a forward pass without gradients
-HEADS = ("score", "classifier")  # what peft takes for heads by itself
+HEADS = ("score", "classifier")  # what peft takes for heads
 # Few words: a thousand pairs teach little about rare ones.
 TINY_RECIPE = Recipe(vocab_size=2000)
 
@@ -48,19 +47,6 @@ def drawing_from(*seed: int, device: torch.device | str = "cpu") -> Iterator[Non
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(number)
         yield
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError where a template does not lay out a completion."""
-    try:
-        whole = template.format(prompt="\0prompt", completion="\0completion")
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"template {template!r} is no format of {{prompt}} and {{completion}} ({error!r}); the usual one is"
-            f" {TEMPLATE}"
-        ) from error
-    if "\0completion" not in whole:
-        raise ValueError(f"template must contain {{completion}}, got {template!r}; the usual one is {TEMPLATE}")
 
 
 def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
@@ -96,7 +82,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
 
     name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
     try:
-        with drawing_from(seed), without_progress_bars():
+        with drawing_from(seed), quiet_loading():
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
@@ -142,29 +128,24 @@ def with_lora(
     if alpha <= 0:
         raise ValueError(f"lora_alpha must be above 0, got {alpha}; the usual value is twice the rank")
     linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    head = {path for path in linear if path in new or path.endswith(HEADS)}  # trained whole
-    every = sorted({path for path in linear if path not in head}) if targets == ALL_LINEAR else None
+    # Peft trains and saves whole what is named as heads are; all else that is new must be named.
+    whole = [path for path in linear if path in new or any(part.endswith(HEADS) for part in path.split("."))]
+    every = [path for path in linear if path not in whole] if targets == ALL_LINEAR else None
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # a factor; peft says int
         target_modules=every or (targets.split(",") if targets else None),
-        modules_to_save=sorted(head | set(new)),
+        modules_to_save=sorted(path for path in {*whole, *new} if not {*path.split(".")[:-1]} & {*HEADS}),
     )
     try:
         with drawing_from(seed), quietly():
             return get_peft_model(model, config)
     except (ValueError, TypeError) as error:  # peft has both for layers that it cannot adapt
-        names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in head}))
+        names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in whole}))
         raise ValueError(
             f"no LoRA: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
         ) from error
-
-
-def longest(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens a model can read."""
-    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return int(min(positions, tokenizer.model_max_length))
 
 
 @torch.inference_mode()

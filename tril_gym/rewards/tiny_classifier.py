@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.cache import cached_folder
 from tril_gym.quiet import without_progress_bars
 from tril_gym.rewards.fitting import ExampleLike
-from tril_gym.rewards.sequence_classifier import pad
+from tril_gym.rewards.pretrained import pad
 from tril_gym.threads import one_thread
 
 if TYPE_CHECKING:

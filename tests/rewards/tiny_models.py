@@ -4,8 +4,10 @@ Tokenizers read bytes: a text of n bytes has n tokens, and the special ones arou
 """
 
 import math
+import warnings
 
 import numpy as np
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -13,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
@@ -103,6 +106,15 @@ def language_model(folder, family="gpt2", *, layout="none", tokens=None, seed=0,
     auto = "AutoModelForSeq2SeqLM" if family in ("t5", "bart") else "AutoModelForCausalLM"
     model = made(auto, family, seed=seed, **settings)
     return saved(folder, model, tokenizer(layout, max_length=max_length, **tokens or {}))
+
+
+def adapted(model, *, task_type=None, **settings):
+    """A model with a LoRA adapter that does something; no global generator is touched."""
+    config = peft.LoraConfig(task_type=task_type, r=2, init_lora_weights=False, **settings)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        torch.manual_seed(0)
+        return peft.get_peft_model(model, config).eval()
 
 
 ODD = ["", " \n", "\N{DOG FACE}", "x" * 10_000, "\x00", "half \udce2", "</s>", "a </s> b", "a dog", "a dog"]

@@ -94,7 +94,8 @@ def put_on(model: Any, folder: Path, missing: Sequence[str] = ()) -> Any:
             warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
             adapted = PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device))
     except (RuntimeError, ValueError, UserWarning) as error:
-        raise ValueError(f"the adapter in {str(folder)!r} does not fit its base: {error}") from error
+        reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
+        raise ValueError(f"the adapter in {str(folder)!r} does not fit its base: {reason}") from error
     return adapted.eval().requires_grad_(False)
 
 

@@ -146,7 +146,7 @@ def check_template(template: str) -> None:
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
         template.format(prompt="", completion="")
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         names = set()
     if not {"completion"} <= names <= {"prompt", "completion"}:
         raise ValueError(

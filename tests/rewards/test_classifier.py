@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from reward_examples import Example
 
@@ -295,3 +296,117 @@ def test_one_output_is_a_probability_of_its_own(folder):
     classifier = Classifier(model, PreTrainedTokenizerFast.from_pretrained(folder))
     assert classifier.column(None) == 0
     assert classifier.probabilities(["great"], max_length=8, batch_size=1)[0] == pytest.approx([0.75])
+
+
+# Any classifier, by its folder
+
+
+FAMILIES = {
+    "bert": ("both", tiny_models.BERT_TOKENS, {}),
+    "roberta": ("both", tiny_models.BERT_TOKENS, {}),
+    "gpt2": ("none", {}, {"pad_token_id": None}),
+    "llama": ("bos", {"bos_token": "<s>"}, {"pad_token_id": None}),
+    "t5": ("eos", {"pad_token": "<pad>"}, {}),
+}
+LABELS = {0: "anger", 1: "joy", 2: "fear"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def of_three(request, tmp_path_factory):
+    """A classifier with three labels, none of which is called positive."""
+    layout, tokens, settings = FAMILIES[request.param]
+    folder, settings = tmp_path_factory.mktemp(request.param), {"id2label": LABELS} | settings
+    return tiny_models.classifier(folder, request.param, num_labels=3, layout=layout, tokens=tokens, **settings)
+
+
+def raw(folder, text):
+    """What a model says of a text alone, (C,)."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(**AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")).logits[0].double()
+
+
+def test_any_label_of_any_family(of_three):
+    texts = ["a dog", "cats </s>", "the end </s>"]  # in one batch, though texts may end with EOS and have no padding
+    logits = torch.stack([raw(of_three, f"p {text}") for text in texts])
+    for column, label in ((0, "anger"), (1, "JOY"), (2, 2)):
+        for output, expected in (("logit", logits), ("probability", logits.softmax(-1))):
+            reward = rewards.load("classifier", model=of_three, label=label, output=output)
+            assert tiny_models.score(reward, texts) == pytest.approx(expected[:, column].numpy(), abs=1e-5)
+    assert abs(float(logits[0, 0] - logits[1, 0])) > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [64, 3])
+def test_any_classifier_scores_each_text_alone(of_three, batch_size):
+    reward = rewards.load("classifier", model=of_three, label=0, output="logit", batch_size=batch_size)
+    tiny_models.check_independence(reward, [*tiny_models.ODD, "the plot", "a cat sits on the mat"])
+
+
+def test_any_classifier_reads_what_it_is_told_to(of_three):
+    reward = rewards.load("classifier", model=of_three, label=0, output="logit", with_prompt=False)
+    assert tiny_models.score(reward, [" a dog\n"]) == pytest.approx([float(raw(of_three, "a dog")[0])], abs=1e-5)
+    short = rewards.load("classifier", model=of_three, label=0, output="logit", max_length=8)
+    first, second, other = tiny_models.score(short, ["5 ends"] * 2 + ["5 Ends"], prompts=["abcdef", "abdcef", "abcdef"])
+    assert first == pytest.approx(second, abs=1e-5)  # long texts lose their beginning
+    assert abs(first - other) > 1e-4
+
+
+def test_a_label_must_be_named_unless_one_is_positive(of_three, folder):
+    with pytest.raises(ValueError, match=r"classifier needs label=.*no label of .* is called positive.*1: 'joy'"):
+        tiny_models.score(rewards.load("classifier", model=of_three), ["a"])
+    with pytest.raises(ValueError, match=r"no label 'sad'; its labels are"):
+        tiny_models.score(rewards.load("classifier", model=of_three, label="sad"), ["a"])
+    positive, named = rewards.load("classifier", model=folder), rewards.load("sentiment", model=folder)
+    assert tiny_models.score(positive, ["great"]).tolist() == score(named, ["great"], ["p"]).tolist()
+
+
+def test_bad_settings_of_any_classifier_are_refused(folder, tmp_path):
+    for settings, message in (
+        ({}, r"classifier has no model; pass model=NAME or FOLDER of a sequence classifier"),
+        ({"model": tmp_path}, r"no sequence classifier in .*: it has no config.json"),
+        ({"model": folder, "output": "logits"}, r"output must be \"probability\" or \"logit\", got 'logits'"),
+        ({"model": folder, "dtype": "half"}, r"dtype must be one of float32, bfloat16, float16, got 'half'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rewards.load("classifier", **settings)
+
+
+def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path):
+    folder = tiny_models.classifier(tmp_path)
+    first, second = (rewards.load("classifier", model=folder) for _ in range(2))
+    before = tiny_models.score(first, ["a"])
+    assert first.classifier is second.classifier
+    assert rewards.load("classifier", model=folder, dtype="bfloat16").classifier is not first.classifier
+    tiny_models.classifier(tmp_path, seed=1)
+    third = rewards.load("classifier", model=folder)
+    assert third.classifier is not first.classifier
+    assert tiny_models.score(first, ["a"]).tolist() == before.tolist()  # a score stays what it is
+    assert tiny_models.score(third, ["a"]).tolist() != before.tolist()
+
+
+def test_a_model_and_a_tokenizer_with_different_padding(tmp_path):
+    # The model was trained to be read at its last token that is not 7; the tokenizer pads with 0.
+    tokens = {"pad_token": "<pad>"}
+    folder = tiny_models.classifier(tmp_path, "gpt2", layout="none", tokens=tokens, pad_token_id=7)
+    reward = rewards.load("classifier", model=folder, output="logit")
+    found = tiny_models.score(reward, ["a", "a longer text"])
+    assert found == pytest.approx([float(raw(folder, "p a")[0]), float(raw(folder, "p a longer text")[0])], abs=1e-5)
+
+
+def test_roberta_counts_its_positions_from_behind_its_padding(tmp_path):
+    settings = {"pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
+    folder = tiny_models.classifier(tmp_path, "roberta", **settings)
+    reward = rewards.load("classifier", model=folder)
+    reward.classifier.tokenizer.model_max_length = 10**30  # nobody said
+    assert reward.classifier.length(None) == 64
+    assert np.isfinite(tiny_models.score(reward, ["x" * 500])).all()
+
+
+def test_batches_are_of_like_length_and_of_one_group():
+    from tril_gym.rewards.pretrained import batches
+
+    assert list(batches([5, 1, 4, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
+    assert list(batches([5, 1, 4, 1, 9], 2, [0, 0, 1, 1, 0])) == [[1, 0], [4], [3, 2]]
+    assert list(batches([], 2)) == []

@@ -71,7 +71,7 @@ class Preference:
             device: where to run; None takes the GPU where there is one.
             dtype: "float32", "bfloat16" or "float16".
             base: the adapter's base where it is in memory already, a plain model of `transformers` whose tensors are
-                shared and must not change; device and dtype are then its own.
+                shared and must neither change nor move; device and dtype are then its own.
         """
         check_running(batch_size=batch_size, dtype=dtype)
         self.model = named_model(self.name, model, what="reward model", adapter=True)

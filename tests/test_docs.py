@@ -25,7 +25,7 @@ import pytest
 
 from tril_gym import presets, rewards
 from tril_gym.algorithms import ALGORITHMS, agent_type
-from tril_gym.cli import main
+from tril_gym.cli import main, with_reward_settings
 from tril_gym.settings import configure
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +126,7 @@ def check_tril_gym(words: list[str]) -> None:
 def check_run(algorithm: str, values: dict[str, Any]) -> None:
     """Refuse settings that a run would refuse before it reads any data."""
     folder, resume, _ = (values.pop(name) for name in ("output_dir", "resume", "track"))
+    values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
         assert folder is not None, "--resume needs --output-dir"

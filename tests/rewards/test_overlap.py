@@ -44,3 +44,29 @@ def test_remembering_words_changes_no_score():
     for completion in texts:
         for reference in texts:
             assert rouge(completion, [reference]) == plain.score(reference, completion)["rougeL"].fmeasure
+
+
+def of_kind(name, completion, references, **settings):
+    return float(rewards.load(name, **settings)(["p"], [completion], [references], [{}])[0])
+
+
+def test_the_kinds_by_hand():
+    # completion: the cat sat (3 words, 2 pairs); reference: the cat lay flat (4 words, 3 pairs)
+    #   words in common the, cat: P = 2/3, R = 2/4, F1 = 2 · (1/3) / (7/6) = 4/7
+    #   pairs in common the cat: P = 1/2, R = 1/3, F1 = 2 · (1/6) / (5/6) = 2/5
+    #   longest common subsequence the cat: as for words
+    text, reference = "the cat sat", ["the cat lay flat"]
+    assert of_kind("rouge_1", text, reference) == pytest.approx(4 / 7)
+    assert of_kind("rouge_2", text, reference) == pytest.approx(2 / 5)
+    assert of_kind("rouge_combined", text, reference) == pytest.approx((4 / 7 + 2 / 5 + 4 / 7) / 3)
+    # Each line is a sentence: against both together, the order of the sentences does not count.
+    swapped = "a dog ran\nthe cat sat", ["the cat sat\na dog ran"]
+    assert of_kind("rouge_lsum", *swapped) == 1.0
+    assert of_kind("rouge_l", *swapped) == pytest.approx(0.5)
+
+
+def test_combined_is_the_best_of_the_means_and_not_the_mean_of_the_bests():
+    references = ["cat the", "the dog runs to the cat"]
+    alone = [of_kind("rouge_combined", "the cat", [reference]) for reference in references]
+    assert of_kind("rouge_combined", "the cat", references) == max(alone)
+    assert of_kind("rouge_combined", "the cat", references, over="mean") == pytest.approx(sum(alone) / 2)

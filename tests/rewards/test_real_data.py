@@ -51,3 +51,38 @@ def test_the_small_classifier_tells_good_reviews_from_bad(monkeypatch):
     is_positive = np.array([row["label"] == 1 for row in test])
     found = score([row["text"] for row in test], [""] * 300, [[]] * 300, [{}] * 300) > 0.5
     assert (found == is_positive).mean() > 0.65  # 0.5 is chance, and its standard error 0.03
+
+
+def test_overlap_is_what_the_standard_packages_say():
+    """ROUGE, BLEU, chrF and TER, of each text and of the corpus, to 1e-12."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU, CHRF, TER
+
+    captions = [row["references"] for row in rows("commongen/validation", 300)]
+    summaries = [row["summary"] for row in rows("tldr/validation", 100)]
+    posts = [row["post"].split("\n")[0] for row in rows("tldr/validation", 100)]
+    completions = [of_one[0] for of_one in captions] + posts
+    references = [of_one[1:] or of_one for of_one in captions] + [[summary] for summary in summaries]
+    columns = [""] * len(completions), completions, references, [{}] * len(completions)
+
+    kinds = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL", "rouge_lsum": "rougeLsum"}
+    plain = RougeScorer(list(kinds.values()), use_stemmer=True)
+    pairs = list(zip(completions, references, strict=True))
+    table = [[plain.score(target, text) for target in targets] for text, targets in pairs]
+    for name, kind in kinds.items():
+        best = [max(found[kind].fmeasure for found in of_one) for of_one in table]
+        np.testing.assert_allclose(rewards.load(name)(*columns), best, rtol=0, atol=1e-12)
+    three = ("rouge1", "rouge2", "rougeL")
+    mean = [max(sum(found[kind].fmeasure for kind in three) / 3 for found in of_one) for of_one in table]
+    np.testing.assert_allclose(rewards.load("rouge_combined")(*columns), mean, rtol=0, atol=1e-12)
+
+    most = max(map(len, references))
+    streams = [[of_one[i] if i < len(of_one) else None for of_one in references] for i in range(most)]
+    single = {"bleu": BLEU(effective_order=True, force=True), "chrf": CHRF(), "ter": TER()}
+    for name, metric in single.items():
+        expected = [metric.sentence_score(*pair).score for pair in pairs]
+        np.testing.assert_allclose(rewards.load(name)(*columns), expected, rtol=0, atol=1e-12)
+    for name, metric in {"sacre_bleu": BLEU(force=True), "corpus_chrf": CHRF(), "corpus_ter": TER()}.items():
+        assert rewards.load(name).corpus(*columns) == pytest.approx(
+            metric.corpus_score(completions, streams).score, abs=1e-12
+        )

@@ -35,10 +35,20 @@ ROWS = {
         "BERTScore, F1 of tokens matched by the likeness of their embeddings, -1 to 1",
         "references; a model's name or folder (model=), by default roberta-large",
     ),
+    "bleu": Row(
+        "translation:bleu",
+        "BLEU of one text, agreement in n-grams of words, 0 to 100",
+        "references",
+    ),
     "bleurt": Row(
         "regressor:bleurt",
         "BLEURT, a learned judgement of completion and reference, about 0 to 1",
         "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
+    ),
+    "chrf": Row(
+        "translation:chrf",
+        "chrF of one text, agreement in n-grams of characters, 0 to 100",
+        "references",
     ),
     "cider_d": Row(
         "cider:CiderD",
@@ -55,6 +65,63 @@ ROWS = {
         "share of the concepts that the completion uses, in any inflection, 0 to 1",
         'extras["concepts"]',
     ),
+    "corpus_chrf": Row(
+        "translation:corpus_chrf",
+        "chrF of a corpus, 0 to 100",
+        "references",
+        kind="corpus",
+    ),
+    "corpus_ter": Row(
+        "translation:corpus_ter",
+        "TER of a corpus, edits per 100 words, lower is better",
+        "references",
+        kind="corpus",
+    ),
+    "distinct_1": Row(
+        "diversity:distinct_1",
+        "different words over all words, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "distinct_2": Row(
+        "diversity:distinct_2",
+        "different pairs of words over all pairs, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "distinct_3": Row(
+        "diversity:distinct_3",
+        "different triples of words over all triples, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "end_bonus": Row(
+        "shaping:EndBonus",
+        "1 for a text that ended with EOS, else 0",
+        'extras["finish_reason"], which environments give',
+    ),
+    "entropy_1": Row(
+        "diversity:entropy_1",
+        "entropy of words, in bits",
+        "nothing",
+        kind="corpus",
+    ),
+    "entropy_2": Row(
+        "diversity:entropy_2",
+        "entropy of pairs of words, in bits",
+        "nothing",
+        kind="corpus",
+    ),
+    "length_bonus": Row(
+        "shaping:length_bonus",
+        "words over a target, at most 1",
+        "nothing",
+    ),
+    "length_penalty": Row(
+        "shaping:length_penalty",
+        "minus the words beyond a limit, over the limit, 0 or less",
+        "nothing",
+    ),
     "meteor": Row(
         "meteor:Meteor",
         "METEOR 1.5 by the official program: words matched exactly, by stem, synonym and paraphrase, 0 to 1",
@@ -64,6 +131,12 @@ ROWS = {
         "meteor:MeteorExactStem",
         "METEOR of 2007 with exact and stem matches only, 0 to 1",
         "references",
+    ),
+    "msttr": Row(
+        "diversity:Msttr",
+        "different words over words in segments of 100, 0 to 1",
+        "nothing",
+        kind="corpus",
     ),
     "official_spice": Row(
         "official_spice:OfficialSpice",
@@ -91,15 +164,68 @@ ROWS = {
         "output of a model that reads reference and completion as a pair, on its own scale",
         "references; the name or folder of a model with one output (model=)",
     ),
+    "repetition_penalty": Row(
+        "shaping:repetition_penalty",
+        "minus the share of n-grams that repeat earlier ones, -1 to 0",
+        "nothing",
+    ),
+    "rouge_1": Row(
+        "overlap:rouge_1",
+        "ROUGE-1, F1 of stems with a reference, 0 to 1",
+        "references",
+    ),
+    "rouge_2": Row(
+        "overlap:rouge_2",
+        "ROUGE-2, F1 of pairs of stems with a reference, 0 to 1",
+        "references",
+    ),
+    "rouge_combined": Row(
+        "overlap:rouge_combined",
+        "mean of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1",
+        "references",
+    ),
     "rouge_l": Row(
-        "overlap:RougeL",
+        "overlap:rouge_l",
         "ROUGE-L, F1 of the longest common subsequence of stems with a reference, 0 to 1",
         "references",
+    ),
+    "rouge_lsum": Row(
+        "overlap:rouge_lsum",
+        "ROUGE-Lsum, ROUGE-L of texts whose sentences stand on lines of their own, 0 to 1",
+        "references",
+    ),
+    "sacre_bleu": Row(
+        "translation:sacre_bleu",
+        "BLEU of a corpus, 0 to 100",
+        "references",
+        kind="corpus",
+    ),
+    "sari": Row(
+        "sari:Sari",
+        "SARI, what a text keeps, adds and deletes of its source, 0 to 100",
+        "references; the source in the prompt, or in extras (source=)",
+    ),
+    "self_bleu": Row(
+        "diversity:SelfBleu",
+        "mean BLEU of each text against the others, 0 to 100, lower is more varied",
+        "nothing",
+        kind="corpus",
     ),
     "sentiment": Row(
         "classifier:Sentiment",
         "probability that a classifier gives to a positive text, 0 to 1",
         "a classifier's name or folder (model=), or labelled train examples to fit a small one",
+    ),
+    "ter": Row(
+        "translation:ter",
+        "edits per 100 words of a reference, 0 or more, lower is better: weigh it -1",
+        "references",
+    ),
+    "vocabulary_size": Row(
+        "diversity:VocabularySize",
+        "number of different words",
+        "nothing",
+        kind="corpus",
     ),
 }
 

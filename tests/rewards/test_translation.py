@@ -1,0 +1,134 @@
+"""BLEU, chrF and TER: what sacrebleu says, of each text and of a corpus."""
+
+import math
+
+import numpy as np
+import pytest
+import sacrebleu
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from tril_gym import rewards
+
+TEXTS = ["the cat sat on the mat .", "a dog", "", "Two birds, one stone!", "the the the"]
+TARGETS = [
+    ["the cat is on the mat .", "there is a cat on the mat ."],
+    ["a dog runs"],
+    ["something"],
+    ["two birds , one stone !", "killing two birds with one stone", "birds"],
+    ["the cat"],
+]
+
+
+def columns(texts, targets):
+    return [""] * len(texts), list(texts), [list(of_one) for of_one in targets], [{}] * len(texts)
+
+
+def score(name, text, targets, **settings):
+    return float(rewards.load(name, **settings)(*columns([text], [targets]))[0])
+
+
+def streams(targets):
+    """References as sacrebleu wants them for a corpus: None where a text has fewer."""
+    most = max(map(len, targets))
+    return [[of_one[i] if i < len(of_one) else None for of_one in targets] for i in range(most)]
+
+
+def test_bleu_by_hand():
+    # "a b c d e" for "a b c d f": n-grams right 4/5, 3/4, 2/3, 1/2; same length, no brevity penalty
+    product = (4 / 5) * (3 / 4) * (2 / 3) * (1 / 2)
+    assert score("bleu", "a b c d e", ["a b c d f"]) == pytest.approx(100 * product**0.25)
+    # Two words have pairs at most: with effective order 2 · exp(1 − 3/2), where 3 words were wanted.
+    assert score("bleu", "a b", ["a b c"]) == pytest.approx(100 * math.exp(-0.5))
+    assert score("bleu", "a b", ["a b c"], effective_order=False, smooth="none") == 0.0
+    # "exp": of no pair right, half of one is counted: P = 1/2, then (1/2) / 1.
+    assert score("bleu", "a b", ["a c"], max_ngram_order=2) == pytest.approx(100 * (1 / 2 * 1 / 2) ** 0.5)
+
+
+def test_ter_by_hand():
+    # One word put in, one changed: 2 edits for 4 words.
+    assert score("ter", "a b x", ["a b c d"]) == pytest.approx(50.0)
+    assert score("ter", "c d a b", ["a b c d"]) == pytest.approx(25.0)  # a phrase that moves is one edit
+    assert score("ter", "a b c d", ["a b c d"]) == 0.0
+
+
+def test_chrf_by_hand():
+    # characters in common a, b: P = R = 2/3; pairs ab: 1/2; triples none: mean P = R = (2/3 + 1/2 + 0) / 3
+    assert score("chrf", "abc", ["abd"], char_order=3) == pytest.approx(100 * (2 / 3 + 1 / 2) / 3)
+    assert score("chrf", "a b", ["ab"]) == 100.0  # white space is no character
+
+
+METRICS = {
+    "bleu": BLEU(effective_order=True, force=True),
+    "chrf": CHRF(),
+    "ter": TER(),
+}
+CORPUS = {"sacre_bleu": BLEU(force=True), "corpus_chrf": CHRF(), "corpus_ter": TER()}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_each_text_scores_as_by_sacrebleu(name):
+    found = rewards.load(name)(*columns(TEXTS, TARGETS))
+    for value, text, targets in zip(found, TEXTS, TARGETS, strict=True):
+        if text:
+            assert value == pytest.approx(METRICS[name].sentence_score(text, targets).score, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_corpus_scores_as_by_sacrebleu(name):
+    metric = rewards.load(name)
+    expected = CORPUS[name].corpus_score(TEXTS, streams(TARGETS)).score
+    assert metric.corpus(*columns(TEXTS, TARGETS)) == pytest.approx(expected, abs=1e-12)
+    # and it is no mean over texts
+    alone = [metric.corpus(*columns([text], [of_one])) for text, of_one in zip(TEXTS, TARGETS, strict=True)]
+    assert abs(np.mean(alone) - expected) > 1
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_sums_say_it_all(name):
+    metric = rewards.load(name)
+    statistics = metric.statistics(*columns(TEXTS, TARGETS))
+    for rows in ([0, 1], [3, 3, 0], [0, 1, 2, 3, 4]):
+        part = columns([TEXTS[row] for row in rows], [TARGETS[row] for row in rows])
+        assert metric.of(statistics[rows].sum(0)) == pytest.approx(metric.corpus(*part), abs=1e-12)
+
+
+def test_texts_without_references_count_for_nothing():
+    for name, metric in ((name, rewards.load(name)) for name in CORPUS):
+        more = columns([*TEXTS, "left out"], [*TARGETS, []])
+        assert metric.corpus(*more) == metric.corpus(*columns(TEXTS, TARGETS)), name
+    assert [score(name, "a dog", []) for name in METRICS] == [0.0, 0.0, 100.0]
+    assert [score(name, " ", ["a dog"]) for name in METRICS] == [0.0, 0.0, 100.0]
+    assert [rewards.load(name).corpus([], [], [], []) for name in CORPUS] == [0.0, 0.0, 100.0]
+    assert [rewards.load(name).corpus([""], ["x"], [[]], [{}]) for name in CORPUS] == [0.0, 0.0, 100.0]
+
+
+def test_ter_reads_the_first_words_of_long_texts():
+    words = [f"w{i}" for i in range(30)]
+    text, other_end = " ".join(words), " ".join(words[:20]) + " other end"
+    assert score("ter", text, [other_end], most_words=20) == 0.0
+    assert score("ter", text, [other_end]) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("bleu", {"smooth": "x"}, r"smooth must be one of none, floor, add-k, exp, got 'x'"),
+        ("bleu", {"tokenize": "x"}, r"tokenize must be one of .*13a.*got 'x'"),
+        ("bleu", {"max_ngram_order": 0}, r"max_ngram_order must be at least 1, got 0"),
+        ("chrf", {"char_order": 0}, r"char_order ≥ 1.*got 0"),
+        ("ter", {"most_words": 0}, r"most_words must be at least 1, got 0"),
+        ("sacre_bleu", {"effective_order": True}, r"no setting 'effective_order'"),
+    ],
+)
+def test_bad_settings_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.load(name, **settings)
+
+
+def test_a_corpus_figure_pays_no_text():
+    with pytest.raises(ValueError, match=r"sacre_bleu is a figure of a whole corpus.*--metrics sacre_bleu"):
+        rewards.as_score("sacre_bleu")
+
+
+def test_the_version_of_sacrebleu_counts_as_this_expects():
+    assert len(BLEU(force=True)._extract_corpus_statistics(["a"], [["a"]])[0]) == 2 + 2 * 4, sacrebleu.__version__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from tril_gym.reward_model import Learner, RewardModelConfig, config_for, usual_
 from tril_gym.reward_network import TINY, Rows, encode, load_network, tiny_network, with_lora
 from tril_gym.rewards.preference import TEMPLATE, check_template
 from tril_gym.rewards.pretrained import USUAL_LENGTH, length_to_read, positions_of
-from tril_gym.threads import one_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,9 @@ class Settings:
         if self.lora_rank and self.model == TINY:
             raise ValueError("a tiny model is trained whole; leave --lora-rank out, or name a --model")
         if self.model == TINY and (self.config.max_length or 0) > 4096:
-            raise ValueError(f"max_length of a tiny model must be at most 4096, got {self.config.max_length}")
+            raise ValueError(
+                f"max_length of a tiny model must be at most 4096, got {self.config.max_length}; 512 is usual"
+            )
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -75,42 +76,40 @@ def build(settings: Settings) -> Parts:
     Raises:
         ValueError: the settings cannot be met.
     """
-    config, template = settings.config, settings.template
     pairs = load_pairs(settings.dataset, on_bad_row=settings.on_bad_row)
-    if settings.model == TINY:
-        max_length = config.max_length or USUAL_LENGTH
-        model, tokenizer = tiny_network(pairs.train, template=template, max_length=max_length, seed=config.seed)
-    else:
-        model, tokenizer, new = load_network(settings.model, seed=config.seed)
-        most, least = positions_of(model, tokenizer), tokenizer.num_special_tokens_to_add() + 1
-        max_length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
-        if settings.lora_rank:
-            model = with_lora(
-                model,
-                new,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                targets=settings.lora_targets,
-                seed=config.seed,
-            )
+    model, tokenizer, max_length = _network(settings, pairs)
+    config = settings.config
     epochs = config.epochs or usual_epochs(settings.model, len(pairs.train), config.batch_size)
     config = replace(config, epochs=epochs, max_length=max_length)
     rows, held_out = (
-        encode(tokenizer, part, template=template, max_length=max_length) for part in (pairs.train, pairs.held_out)
+        encode(tokenizer, part, template=settings.template, max_length=max_length)
+        for part in (pairs.train, pairs.held_out)
     )
     learner = Learner(model.to(settings.device), rows, config, pad_id=tokenizer.pad_token_id)
     return Parts(replace(settings, knobs=asdict(config)), pairs, tokenizer, learner, held_out)
+
+
+def _network(settings: Settings, pairs: PairData) -> tuple[Any, Any, int]:
+    """Return the model, its tokenizer, and how many tokens it reads."""
+    config, seed = settings.config, settings.config.seed
+    if settings.model == TINY:
+        length = config.max_length or USUAL_LENGTH
+        return *tiny_network(pairs.train, template=settings.template, max_length=length, seed=seed), length
+    model, tokenizer, new = load_network(settings.model, seed=seed)
+    most, least = positions_of(model, tokenizer), tokenizer.num_special_tokens_to_add() + 1
+    length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
+    if settings.lora_rank:
+        alpha, targets = settings.lora_alpha, settings.lora_targets
+        model = with_lora(model, new, rank=settings.lora_rank, alpha=alpha, targets=targets, seed=seed)
+    return model, tokenizer, length
 
 
 @contextmanager
 def computing_on(settings: Settings) -> Iterator[None]:
     """Compute on the threads that are asked for: one for tiny models, else torch's choice."""
     before = torch.get_num_threads()
-    with one_thread() if settings.model == TINY and settings.threads is None else nullcontext():
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        try:
-            yield
-        finally:
-            if settings.threads is not None:
-                torch.set_num_threads(before)
+    torch.set_num_threads(settings.threads or (1 if settings.model == TINY else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

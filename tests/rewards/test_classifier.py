@@ -387,12 +387,12 @@ def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path):
 
 
 def test_a_model_and_a_tokenizer_with_different_padding(tmp_path):
-    # The model was trained to be read at its last token that is not 7; the tokenizer pads with 0.
+    # The model was trained to be read at its last token that is not 7, a dollar sign; the tokenizer pads with 0.
     tokens = {"pad_token": "<pad>"}
     folder = tiny_models.classifier(tmp_path, "gpt2", layout="none", tokens=tokens, pad_token_id=7)
-    reward = rewards.load("classifier", model=folder, output="logit")
-    found = tiny_models.score(reward, ["a", "a longer text"])
-    assert found == pytest.approx([float(raw(folder, "p a")[0]), float(raw(folder, "p a longer text")[0])], abs=1e-5)
+    reward, texts = rewards.load("classifier", model=folder, output="logit"), ["a", "a longer text", "5$"]
+    expected = [float(raw(folder, f"p {text}")[0]) for text in texts]
+    assert tiny_models.score(reward, texts) == pytest.approx(expected, abs=1e-5)
 
 
 def test_roberta_counts_its_positions_from_behind_its_padding(tmp_path):

@@ -16,11 +16,29 @@ TRAIN = [
     Example(references=("a dog looks at the cat",)),
 ]
 TEXT_REWARDS = {
-    "rouge_l": rewards.load("rouge_l"),
-    "rouge_l over the mean": rewards.load("rouge_l", over="mean"),
+    "bleu": rewards.load("bleu"),
+    "chrf": rewards.load("chrf"),
     "cider_d": rewards.load("cider_d", train=TRAIN),
     "concept_coverage": rewards.load("concept_coverage"),
+    "end_bonus": rewards.load("end_bonus"),
+    "length_bonus": rewards.load("length_bonus"),
+    "length_penalty": rewards.load("length_penalty", most=3),
+    "meteor_exact_stem": rewards.load("meteor_exact_stem"),
+    "repetition_penalty": rewards.load("repetition_penalty", n=1),
+    "rouge_1": rewards.load("rouge_1"),
+    "rouge_2": rewards.load("rouge_2"),
+    "rouge_combined": rewards.load("rouge_combined"),
+    "rouge_l": rewards.load("rouge_l"),
+    "rouge_l over the mean": rewards.load("rouge_l", over="mean"),
+    "rouge_lsum": rewards.load("rouge_lsum"),
+    "sari": rewards.load("sari"),
+    "ter": rewards.load("ter", most_words=20),
 }
+RANGES = dict.fromkeys(("bleu", "chrf", "sari"), (0, 100)) | {"cider_d": (0, 10), "ter": (0, np.inf)}
+RANGES |= {"length_penalty": (-np.inf, 0), "repetition_penalty": (-1, 0)}
+# What an empty completion gets, where that is not 0; that of sari has deleted the source's one word, rightly.
+EMPTY = {"ter": 100.0, "end_bonus": 1.0, "sari": pytest.approx(100 / 12)}
+TELLS_WORDS = [name for name in TEXT_REWARDS if name not in ("end_bonus", "length_penalty", "repetition_penalty")]
 WORDS = ["a", "dog", "dogs", "ball", "runs", "cat", "mat", "the", ".", "chases", "on", "\N{DOG FACE}", "  ", "Sits"]
 
 sentences = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -29,11 +47,16 @@ rows = st.tuples(
     texts,
     texts,
     st.lists(texts, max_size=3),
-    st.lists(st.sampled_from(WORDS), max_size=3).map(lambda c: {"concepts": c}),
+    st.builds(
+        lambda concepts, end: {"concepts": concepts, "finish_reason": end},
+        st.lists(st.sampled_from(WORDS), max_size=3),
+        st.sampled_from(["stop", "length"]),
+    ),
 )
 every_text_reward = pytest.mark.parametrize("score", TEXT_REWARDS.values(), ids=TEXT_REWARDS.keys())
+END = {"finish_reason": "stop"}
 # The first example loads spaCy and nltk, which takes seconds.
-quickly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quickly = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def score_rows(score, batch):
@@ -77,7 +100,9 @@ def test_inputs_are_left_as_they_are(score, batch):
 @given(row=rows)
 def test_scores_are_finite_and_within_their_range(score, row):
     value = score_rows(score, [row])[0]
-    assert 0 <= value <= (10 if score.name == "cider_d" else 1) + 1e-9
+    low, high = RANGES.get(score.name, (0, 1))
+    assert np.isfinite(value)
+    assert low - 1e-9 <= value <= high + 1e-9
 
 
 def batch_mean(prompts, completions, references, extras):
@@ -115,20 +140,34 @@ ODD = {
 @every_text_reward
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_texts_score_alike_alone_and_in_company(score, text):
-    normal = ("dog ball", "a dog and a ball", ["the dog chases the ball"], {"concepts": ["dog", "ball"]})
-    odd = ("dog ball", text, ["the dog chases the ball", text[:200]], {"concepts": ["dog", "ball"]})
+    normal = ("dog ball", "a dog and a ball", ["the dog chases the ball"], {"concepts": ["dog", "ball"]} | END)
+    odd = ("dog ball", text, ["the dog chases the ball", text[:200]], {"concepts": ["dog", "ball"]} | END)
     value = alone(score, [odd])[0]
     assert score_rows(score, [normal, odd, normal, odd]).tolist() == alone(score, [normal, odd, normal, odd])
     assert np.isfinite(value)
 
 
-@every_text_reward
+@pytest.mark.parametrize("name", TEXT_REWARDS)
 @pytest.mark.parametrize("blank", ["", " ", "\n\t "])
-def test_an_empty_completion_earns_nothing(score, blank):
-    row = ("dog", blank, ["the dog chases the ball"], {"concepts": ["dog"]})
-    written = ("dog", "the dog", ["the dog chases the ball"], {"concepts": ["dog"]})
-    assert alone(score, [row, written])[0] == 0.0
-    assert alone(score, [row, written])[1] > 0.0
+def test_what_an_empty_completion_earns(name, blank):
+    row = ("cat", blank, ["the dog chases the ball"], {"concepts": ["dog"]} | END)
+    assert alone(TEXT_REWARDS[name], [row])[0] == EMPTY.get(name, 0.0)
+
+
+@pytest.mark.parametrize("name", TELLS_WORDS)
+def test_good_words_earn_more_than_none(name):
+    best = ("dog", "the dog chases the ball", ["the dog chases the ball"], {"concepts": ["dog"]})
+    found = alone(TEXT_REWARDS[name], [best])[0]
+    assert (found < 100) if name == "ter" else (found > 0)
+
+
+@pytest.mark.parametrize("name", [name for name in TELLS_WORDS if name not in ("concept_coverage", "length_bonus")])
+def test_no_references_and_the_same_reference_twice(name):
+    score, text = TEXT_REWARDS[name], "the dog sees a ball"
+    none, one, twice = (alone(score, [("dog", text, ["the dog chases the ball"] * n, {})])[0] for n in (0, 1, 2))
+    assert none == (100.0 if name == "ter" else 0.0)
+    assert one == pytest.approx(twice)
+    assert one != none
 
 
 @every_text_reward
@@ -138,7 +177,7 @@ def test_an_empty_batch_has_no_scores(score):
 
 @every_text_reward
 def test_unequal_lengths_are_refused(score):
-    batch = (["p", "p"], ["c", "c"], [["r"], ["r"]], [{"concepts": ["c"]}] * 2)
+    batch = (["p", "p"], ["c", "c"], [["r"], ["r"]], [{"concepts": ["c"]} | END] * 2)
     assert score(*batch).shape == (2,)
     for i in range(4):
         short = [column[:1] if i == j else column for j, column in enumerate(batch)]

@@ -1,5 +1,8 @@
+import gzip
 import importlib.util
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer, GPT2Tokenizer
 from tril_gym import rewards
 from tril_gym.rewards.bert_score import Embedded, Encoder, match
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
 DEPTH = 2
 
 
@@ -143,6 +147,17 @@ def test_equals_the_published_code(folder):
     for part, expected in zip(("precision", "recall", "f1"), theirs, strict=True):
         found = score(load(folder, part=part), completions, references=[[target] for target in targets])
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
+def test_people_agree_with_each_other_more_than_with_strangers(folder):
+    """Even as a model sees them that has learned nothing."""
+    with gzip.open(DATA / "commongen" / "validation.jsonl.gz", "rt", encoding="utf-8") as file:
+        data = [json.loads(line) for _, line in zip(range(300), file, strict=False)]
+    completions, others = [row["references"][0] for row in data], [row["references"][1:] for row in data]
+    own = score(load(folder, layer=1), completions, references=others)
+    strangers = score(load(folder, layer=1), completions, references=others[1:] + others[:1])
+    assert (own > strangers).mean() > 0.6  # by bytes; 0.5 is chance, and its standard error 0.03
 
 
 def test_layers(folder):

@@ -273,3 +273,28 @@ def test_an_adapter_whose_base_is_gone_is_refused(tmp_path):
         (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
         with pytest.raises(ValueError, match=message):
             score(rewards.load("preference", model=folder), ["a"])
+
+
+def test_an_adapter_that_lacks_weights_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder_of_base, folder, _ = make_adapter(tmp_path, "llama")
+    weights = load_file(folder / "adapter_model.safetensors")
+    del weights[next(name for name in weights if "lora_B" in name)]
+    save_file(weights, folder / "adapter_model.safetensors")
+    for settings in ({}, {"base": language_model(folder_of_base)}):
+        with pytest.raises(ValueError, match=r"does not fit its base: Found missing adapter keys.*lora_B"):
+            score(rewards.load("preference", model=folder, **settings), ["a"])
+
+
+def test_an_adapter_on_a_classifier_brings_its_own_head(tmp_path):
+    base = tiny_models.classifier(tmp_path / "base", "llama", num_labels=3, layout="none", tokens={})
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, ignore_mismatched_sizes=True)
+    adapted = tiny_models.adapted(model, task_type="SEQ_CLS", **FAMILIES["llama"])
+    adapted.save_pretrained(tmp_path / "adapter")
+    text = AutoTokenizer.from_pretrained(base)("pa dog", return_tensors="pt")
+    with torch.no_grad():
+        expected = float(adapted(**text).logits)
+    reward = rewards.load("preference", model=tmp_path / "adapter")  # without a tokenizer: its base's
+    assert score(reward, ["a dog"])[0] == pytest.approx(expected, abs=1e-5)

@@ -116,7 +116,8 @@ def check_tril_gym(words: list[str]) -> None:
         values = command.make_context(context.info_name, list(words), parent=context.parent).params
     except click.exceptions.Exit:  # --help and --version
         return
-    assert set(values.get("reward") or {}) <= set(rewards.names()), values["reward"]
+    named = {*(values.get("reward") or {}), *(values.get("metrics") or ())}
+    assert {name for name in named if ":" not in name} <= set(rewards.names()), named  # module:function is the user's
     assert values.get("env") is None or values["env"] in gym.registry, values["env"]
     assert values.get("preset") is None or values["preset"] in presets.names(), values["preset"]
     if context.info_name in ALGORITHMS:
@@ -214,7 +215,7 @@ def test_every_key_of_infos_is_explained():
 def test_every_environment_reward_and_algorithm_is_listed():
     environments, shell = ROOT / "docs/environments.md", ROOT / "docs/command_line.md"
     assert sorted(first_column(environments, "Ids")) == sorted(id for id in gym.registry if id.startswith("tril/"))
-    assert sorted(first_column(environments, "Reward")) == rewards.names()
+    assert first_column(ROOT / "docs/rewards.md", "Catalogue") == rewards.names()
     assert first_column(shell, "Train") == list(ALGORITHMS)
     assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in ALGORITHMS]
 

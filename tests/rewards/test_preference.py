@@ -131,6 +131,12 @@ def test_a_tokenizer_of_its_own(folder, tmp_path):
     assert abs(score(bare, ["a"])[0] - score(plain, ["a"])[0]) > 1e-3
 
 
+def test_a_tokenizer_of_more_words_is_refused(tmp_path):
+    small = tiny_models.classifier(tmp_path, vocab_size=100)
+    with pytest.raises(ValueError, match=r"the tokenizer gives the id 2\d\d and the model knows 100 words"):
+        score(rewards.load("preference", model=small), ["\N{DOG FACE}"])
+
+
 def test_untrained_and_other_models_are_refused(tmp_path, folder):
     three = tiny_models.classifier(tmp_path / "three", num_labels=3)
     with pytest.raises(ValueError, match=r"is no trained reward model: it has 3 outputs, not one"):
@@ -144,6 +150,14 @@ def test_untrained_and_other_models_are_refused(tmp_path, folder):
         rewards.load("preference", model=tmp_path)
     with pytest.raises(ValueError, match=r"base is for an adapter, and .* is a whole model"):
         rewards.load("preference", model=folder, base=object())
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
+    # For BERT, transformers makes one in which every word is unknown.
+    tiny_models.made("AutoModelForSequenceClassification", family, num_labels=1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no tokenizer; save|nothing could be loaded from .* as AutoTokenizer"):
+        score(rewards.load("preference", model=tmp_path), ["a"])
 
 
 def test_loaded_once_per_process_and_drawing_nothing(folder):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tril_gym.rewards.pretrained import ADAPTER_CONFIG, CONFIG, Place, from_pretrained, quiet_loading
+from tril_gym.rewards.pretrained import ADAPTER_CONFIG, CONFIG, TOKENIZER_FILES, Place, from_pretrained, quiet_loading
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def base_of(folder: Path) -> str:
 
 def tokenizer_source(source: str) -> str:
     """Return where the tokenizer of a model is: in its folder, or for an adapter without one, with its base."""
-    own = any((Path(source) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    own = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
     return base_of(Path(source)) if is_adapter(source) and not own else source
 
 

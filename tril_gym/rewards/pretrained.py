@@ -23,6 +23,7 @@ Ids = list[int]
 DTYPES = ("float32", "bfloat16", "float16")
 USUAL_LENGTH = 512  # tokens: what the usual encoders read
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class Place(NamedTuple):
@@ -139,7 +140,12 @@ def load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     with _telling(AutoTokenizer, source):
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    # From a folder without its files transformers makes one of no words, and says nothing.
+    files = {*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
+        raise ValueError(f"{source!r} has no tokenizer; save the model's beside it, as tokenizer.save_pretrained does")
+    return tokenizer
 
 
 def load_config(source: str) -> Any:
@@ -161,8 +167,8 @@ def _telling(kind: Any, source: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"{kind.__name__} finds nothing to load in {source!r}; give the folder of a saved model with its tokenizer,"
-            f" or a name of the hub, which needs a network ({reason})"
+            f"nothing could be loaded from {source!r} as {kind.__name__}; give the folder of a saved model with its"
+            f" tokenizer, or a name of the hub, which needs a network ({reason})"
         ) from error
 
 

@@ -102,6 +102,7 @@ class Classifier:
         plain = [list(map(well_formed, one)) for one in (texts, seconds) if one is not None]
         encoded = self.tokenizer(*plain, truncation=truncation, max_length=max_length)
         rows = [ids or [self._filler] for ids in encoded["input_ids"]]
+        self._refuse_strangers(rows)
         segments = encoded.get("token_type_ids")
         for chosen in batches([len(ids) for ids in rows], batch_size, self._groups(rows)):
             # Rows without padding have all one length, and any id pads them.
@@ -110,6 +111,15 @@ class Classifier:
                 inputs["token_type_ids"] = pad([segments[row] or [0] for row in chosen], 0)["input_ids"]
             found[chosen] = self._forward(inputs)
         return found
+
+    def _refuse_strangers(self, rows: Sequence[Ids]) -> None:
+        """Raise ValueError for ids that the model has no embedding for; on a GPU they would end the process."""
+        highest, words = max(map(max, rows)), self.model.get_input_embeddings().num_embeddings
+        if highest >= words:
+            raise ValueError(
+                f"the tokenizer gives the id {highest} and the model knows {words} words; name the tokenizer that the"
+                " model was trained with"
+            )
 
     @property
     def _filler(self) -> int:

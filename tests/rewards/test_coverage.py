@@ -71,3 +71,46 @@ def test_data_without_concepts_is_refused():
         score(["p"], ["a dog"], [[]], [{}])
     with pytest.raises(ValueError, match="got the string 'dog run'"):
         score(["p"], ["a dog"], [[]], [{"concepts": "dog run"}])
+
+
+def of_kind(name, completion, concepts):
+    return float(rewards.load(name)(["p"], [completion], [[]], [{"concepts": concepts}])[0])
+
+
+def test_order_by_hand():
+    concepts = ["dog", "run", "park"]
+    assert of_kind("concept_order", "The dog runs in the park.", concepts) == 1.0
+    # park (0), dog (3), runs (4): the longest in order is dog, run
+    assert of_kind("concept_order", "Park: the dog runs.", concepts) == pytest.approx(2 / 3)
+    assert of_kind("concept_order", "parks run dogs", concepts) == pytest.approx(1 / 3)
+    assert of_kind("concept_order", "a cat", concepts) == 0.0
+    # the first place counts: the second dog does not mend the order
+    assert of_kind("concept_order", "park dog run", ["park", "run", "dog"]) == pytest.approx(2 / 3)
+    assert of_kind("concept_order", "run dog, run dog", ["dog", "run"]) == 0.5
+    assert of_kind("concept_order", "", concepts) == of_kind("concept_order", "dog", []) == 0.0
+
+
+def test_order_is_coverage_at_most():
+    texts = ["the dog runs in the park", "park run", "dogs dogs park", "running in parks with dogs", "x"]
+    for text in texts:
+        order, coverage = (
+            of_kind(name, text, ["dog", "run", "park"]) for name in ("concept_order", "concept_coverage")
+        )
+        assert order <= coverage
+        assert (order == 0) == (coverage == 0)
+
+
+def test_stems_by_hand():
+    # stems: dog, run, park; the text has the, dog, run, park. with its full stop
+    assert of_kind("concept_stems", "the dogs running park.", ["dog", "run", "park"]) == pytest.approx(2 / 3)
+    assert of_kind("concept_stems", "the dogs running park", ["dog", "run", "park"]) == 1.0
+    assert of_kind("concept_stems", "a dog", ["dog", "dogs"]) == 1.0  # one stem
+    assert of_kind("concept_stems", "he saw", ["see"]) == 0.0  # where lemmas know better
+    assert of_kind("concept_coverage", "he saw", ["see"]) == 1.0
+    assert of_kind("concept_stems", "", ["dog"]) == of_kind("concept_stems", "dog", []) == 0.0
+
+
+@pytest.mark.parametrize("name", ["concept_order", "concept_stems"])
+def test_each_says_what_it_lacks(name):
+    with pytest.raises(ValueError, match=rf'{name} needs extras\["concepts"\]'):
+        rewards.load(name)(["p"], ["c"], [[]], [{}])

@@ -20,6 +20,8 @@ TEXT_REWARDS = {
     "chrf": rewards.load("chrf"),
     "cider_d": rewards.load("cider_d", train=TRAIN),
     "concept_coverage": rewards.load("concept_coverage"),
+    "concept_order": rewards.load("concept_order"),
+    "concept_stems": rewards.load("concept_stems"),
     "end_bonus": rewards.load("end_bonus"),
     "length_bonus": rewards.load("length_bonus"),
     "length_penalty": rewards.load("length_penalty", most=3),
@@ -161,7 +163,7 @@ def test_good_words_earn_more_than_none(name):
     assert (found < 100) if name == "ter" else (found > 0)
 
 
-@pytest.mark.parametrize("name", [name for name in TELLS_WORDS if name not in ("concept_coverage", "length_bonus")])
+@pytest.mark.parametrize("name", [name for name in TELLS_WORDS if not name.startswith(("concept_", "length_"))])
 def test_no_references_and_the_same_reference_twice(name):
     score, text = TEXT_REWARDS[name], "the dog sees a ball"
     none, one, twice = (alone(score, [("dog", text, ["the dog chases the ball"] * n, {})])[0] for n in (0, 1, 2))

@@ -65,6 +65,16 @@ ROWS = {
         "share of the concepts that the completion uses, in any inflection, 0 to 1",
         'extras["concepts"]',
     ),
+    "concept_order": Row(
+        "coverage:ConceptOrder",
+        "share of the concepts that the completion uses in the order given, 0 to 1",
+        'extras["concepts"]',
+    ),
+    "concept_stems": Row(
+        "coverage:ConceptStems",
+        "share of the concepts whose stem the completion has, as TRIL counted, 0 to 1",
+        'extras["concepts"]',
+    ),
     "corpus_chrf": Row(
         "translation:corpus_chrf",
         "chrF of a corpus, 0 to 100",
@@ -215,6 +225,16 @@ ROWS = {
         "classifier:Sentiment",
         "probability that a classifier gives to a positive text, 0 to 1",
         "a classifier's name or folder (model=), or labelled train examples to fit a small one",
+    ),
+    "spice": Row(
+        "spice:Spice",
+        "SPICE, F1 of scene graphs: objects, attributes, relations, 0 to 1",
+        "references; a spaCy pipeline (pipeline=, by default en_core_web_sm)",
+    ),
+    "spider": Row(
+        "spice:Spider",
+        "SPICE + CIDEr-D, 0 to 11",
+        "references; train examples for the document frequencies; a spaCy pipeline (pipeline=)",
     ),
     "ter": Row(
         "translation:ter",

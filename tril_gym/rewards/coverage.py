@@ -6,7 +6,7 @@ download). The table knows no context: "saw" is always "see", for the concept as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,47 @@ class ConceptCoverage:
         """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
         count_texts(prompts, completions, references, extras)
         lexicon = _lexicon()
-        pairs = zip(completions, map(_concepts, extras), strict=True)
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
         return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+
+class ConceptOrder:
+    """Share of the concepts that the completion uses in the order given, 0 to 1.
+
+    The longest common subsequence of the concepts as given and as they first appear, over the number of concepts. Used
+    as for `concept_coverage`; an empty completion, or an empty list of concepts, gives 0.
+    """
+
+    name = "concept_order"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of concepts in order for each completion, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        lexicon = _lexicon()
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([lexicon.order(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+
+class ConceptStems:
+    """Share of the concepts whose Porter stem is the stem of a word of the completion, 0 to 1.
+
+    TRIL's measure, for comparison: words are what spaces part, so that a word before a full stop is another; concepts
+    with the same stem count once, and one of several words is never found.
+    """
+
+    name = "concept_stems"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of stems that each completion has, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([self._score(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+    def _score(self, completion: str, concepts: Texts) -> float:
+        stem = _stemmer()
+        wanted = {stem(concept.lower()) for concept in concepts}
+        written = {stem(word) for word in completion.lower().split()}
+        return len(wanted & written) / len(wanted) if wanted else 0.0
 
 
 class Lexicon:
@@ -67,12 +106,35 @@ class Lexicon:
             used += concept_lemmas in lemmas or concept_words in words
         return used / len(concepts) if concepts else 0.0
 
+    def order(self, completion: str, concepts: Texts) -> float:
+        """Return the share of the concepts that a completion uses in the order given."""
+        words, lemmas = self.spell(completion)
+        places = [self._place(concept, words, lemmas) for concept in concepts]
+        longest = _longest_rising([place for place in places if place is not None])
+        return longest / len(concepts) if concepts else 0.0
 
-def _concepts(extra: Mapping[str, Any]) -> Texts:
+    def _place(self, concept: str, words: str, lemmas: str) -> int | None:
+        """Return how many words stand before a concept, None where it is not used."""
+        concept_words, concept_lemmas = self._concept(concept)
+        spellings = ((lemmas, concept_lemmas), (words, concept_words))
+        places = [text[: text.find(part)].count(" ") for text, part in spellings if part in text]
+        return min(places, default=None)
+
+
+def _longest_rising(places: list[int]) -> int:
+    """Return the length of the longest subsequence that rises."""
+    lengths: list[int] = []
+    for row, place in enumerate(places):
+        before = [lengths[other] for other in range(row) if places[other] < place]
+        lengths.append(1 + max(before, default=0))
+    return max(lengths, default=0)
+
+
+def _concepts(extra: Mapping[str, Any], name: str) -> Texts:
     """Return the concepts of one example."""
     if "concepts" not in extra:
         raise ValueError(
-            'concept_coverage needs extras["concepts"], the words to use, for every text; '
+            f'{name} needs extras["concepts"], the words to use, for every text; '
             f"got extras with {sorted(extra) or 'nothing'}. Use it with data that has concepts, as CommonGen's has"
         )
     if isinstance(extra["concepts"], str):
@@ -85,6 +147,13 @@ def _lexicon() -> Lexicon:
     if _new_lexicon().words_met > MOST_WORDS:
         _new_lexicon.cache_clear()
     return _new_lexicon()
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem import PorterStemmer
+
+    return lru_cache(maxsize=65536)(PorterStemmer().stem)
 
 
 @lru_cache(maxsize=1)

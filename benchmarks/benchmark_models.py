@@ -1,0 +1,137 @@
+"""What the benchmarks run on: small models with random weights from a fixed seed, a tokenizer of words, texts.
+
+Token 0 is padding, token 1 is EOS, the others are the words w2, w3, …, one token each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import torch
+import transformers
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.envs import Example
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+VOCABULARY, WIDTH, LAYERS, HEADS = 2_000, 128, 4, 4
+PAD, EOS, FIRST_WORD = 0, 1, 2
+IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
+
+
+def gpt2(*, vocab_size: int = VOCABULARY, positions: int = 1024, layers: int = LAYERS, seed: int = 0) -> Any:
+    """A small GPT-2."""
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=positions,
+        n_embd=WIDTH,
+        n_layer=layers,
+        n_head=HEADS,
+        bos_token_id=EOS,
+        **IDS,
+        **{name: 0.0 for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config).eval()
+
+
+def t5(*, vocab_size: int = VOCABULARY, layers: int = LAYERS, seed: int = 0) -> Any:
+    """A small T5, as deep on both sides."""
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=WIDTH,
+        d_kv=WIDTH // HEADS,
+        d_ff=4 * WIDTH,
+        num_layers=layers,
+        num_heads=HEADS,
+        dropout_rate=0.0,
+        decoder_start_token_id=PAD,
+        tie_word_embeddings=False,
+        **IDS,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return T5ForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+def stopping(model: Any, mean: float, longest: int) -> Any:
+    """The model, changed in place so that its completions of at most `longest` tokens have `mean` tokens on average.
+
+    EOS gets about the same probability at every token. GPT-2 keeps its architecture: its last normalisation gives a
+    constant in one column, of which only EOS has a weight. T5 gets a last layer with a bias.
+    """
+    probability = chance_to_stop(mean, longest)
+    prompts = torch.randint(FIRST_WORD, model.config.vocab_size, (32, 16), generator=torch.Generator().manual_seed(0))
+    if model.config.is_encoder_decoder:
+        logits = model(input_ids=prompts, decoder_input_ids=prompts).logits
+        head = nn.Linear(WIDTH, model.config.vocab_size)
+        head.weight.copy_(model.lm_head.weight)
+        head.bias.zero_()
+        model.lm_head, bias = head, head.bias
+    else:
+        embedding, norm = model.transformer.wte.weight, model.transformer.ln_f
+        norm.weight[0], norm.bias[0] = 0.0, 1.0
+        embedding[:, 0] = 0.0
+        logits, bias = model(input_ids=prompts).logits, embedding[:, 0]
+    logits[..., EOS] = -math.inf
+    own = model(input_ids=prompts, decoder_input_ids=prompts) if model.config.is_encoder_decoder else model(prompts)
+    others = logits.logsumexp(-1).mean()
+    bias[EOS] = math.log(probability / (1 - probability)) + others - own.logits[..., EOS].mean()
+    return model
+
+
+def chance_to_stop(mean: float, longest: int) -> float:
+    """The p of a geometric length, cut at `longest`, that has this mean: (1 − (1 − p)ᴸ) / p, found by halving."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 - (1 - middle) ** longest) / middle > mean else (low, middle)
+    return high
+
+
+def tokenizer_of_words(vocab_size: int = VOCABULARY) -> Any:
+    """One token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<pad>": PAD, "<eos>": EOS} | {f"w{token}": token for token in range(FIRST_WORD, vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
+    )
+
+
+def prompts_of_words(number: int, length: int, *, vocab_size: int = VOCABULARY, seed: int = 0) -> list[str]:
+    """Texts of so many words each."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(FIRST_WORD, vocab_size, (number, length), generator=generator)
+    return [" ".join(f"w{token}" for token in row) for row in ids.tolist()]
+
+
+def text_envs(
+    prompts: list[str], tokenizer: Any, num_envs: int, *, prompt_length: int, new_tokens: int, **settings: Any
+) -> VectorEnv:
+    """Our environment on these prompts, without a reward unless there is one in the settings."""
+    return gym.make_vec(
+        "tril/CommonGen-v0",
+        num_envs=num_envs,
+        dataset=[Example(prompt) for prompt in prompts],
+        tokenizer=tokenizer,
+        max_prompt_length=prompt_length,
+        max_new_tokens=new_tokens,
+        **{"reward": None, "autoreset_mode": "Disabled"} | settings,
+    )
+
+
+def word_ids(texts: list[str]) -> Tensor:
+    """(B, P) of prompts that have equally many words."""
+    return torch.tensor([[int(word[1:]) for word in text.split()] for text in texts])

@@ -1,0 +1,225 @@
+"""What one would write by hand, with plain PyTorch and `transformers`: sampling with a cache, an iteration of PPO.
+
+B texts, P prompt columns, T new tokens, V vocabulary. Prompts stand on the right of their columns, tokens on the left.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PAD = 0
+
+
+@torch.no_grad()
+def write(
+    model: Any, prompts: Tensor, mask: Tensor, new_tokens: int, *, eos: int, stops: bool, logprobs: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Sample completions, every row until the last one has ended.
+
+    Args:
+        model: causal, or an encoder-decoder.
+        prompts: (B, P).
+        mask: (B, P) True on real tokens.
+        new_tokens: T.
+        eos: the token that ends a text.
+        stops: False excludes EOS, so that every text has T tokens.
+        logprobs: also say how likely each token was.
+
+    Returns:
+        (B, T' ≤ T) tokens, PAD after the end; and their log-probabilities, where they are wanted.
+    """
+    reader = _Seq2Seq(model, prompts, mask) if model.config.is_encoder_decoder else _Causal(model, prompts, mask)
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    tokens: list[Tensor] = []
+    said: list[Tensor] = []
+    for _ in range(new_tokens):
+        logits = reader.read(tokens[-1] if tokens else None)
+        if not stops:
+            logits[:, eos] = float("-inf")
+        probabilities = logits.softmax(-1)
+        token = torch.multinomial(probabilities, 1).squeeze(1)
+        if stops:
+            token = torch.where(alive, token, PAD)
+            alive = alive & (token != eos)
+        if logprobs:
+            said.append(probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log())
+        tokens.append(token)
+        if not alive.any():
+            break
+    return torch.stack(tokens, 1), torch.stack(said, 1) if logprobs else None
+
+
+class _Causal:
+    """Logits of the next token, (B, V)."""
+
+    def __init__(self, model: Any, prompts: Tensor, mask: Tensor) -> None:
+        self.model, self.ids, self.mask, self.cache = model, prompts, mask.long(), None
+
+    def read(self, token: Tensor | None) -> Tensor:
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        if token is not None:
+            self.ids = token.unsqueeze(1)
+            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+            positions = positions[:, -1:] + 1
+        output = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache = output.past_key_values
+        return output.logits[:, -1]
+
+
+class _Seq2Seq:
+    """The same of an encoder-decoder."""
+
+    def __init__(self, model: Any, prompts: Tensor, mask: Tensor) -> None:
+        self.model, self.mask, self.cache = model, mask.long(), None
+        # The encoder wants its padding on the right.
+        order = (~mask).long().argsort(dim=1, stable=True)
+        self.mask = self.mask.gather(1, order)
+        self.encoded = model.get_encoder()(input_ids=prompts.gather(1, order), attention_mask=self.mask)
+        self.start = torch.full((len(prompts),), model.config.decoder_start_token_id)
+
+    def read(self, token: Tensor | None) -> Tensor:
+        output = self.model(
+            encoder_outputs=self.encoded,
+            attention_mask=self.mask,
+            decoder_input_ids=(self.start if token is None else token).unsqueeze(1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        return output.logits[:, -1]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of an iteration."""
+
+    new_tokens: int = 48
+    epochs: int = 4
+    minibatch_size: int = 16
+    learning_rate: float = 1e-5
+    clip_range: float = 0.2
+    vf_coef: float = 0.5
+    kl_coef: float = 0.001
+    gae_lambda: float = 0.95
+    max_grad_norm: float = 1.0
+
+
+class HandWrittenPPO:
+    """PPO for GPT-2, with a critic of its own or one more last layer on the policy's body.
+
+    Args:
+        model: is trained in place.
+        reward: (B, T) tokens, (B, T) mask -> (B,).
+        numbers: see there.
+        eos: the token that ends a text.
+        stops: whether texts end at EOS.
+        shared: the critic's body is the policy's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward: Callable[[Tensor, Tensor], Tensor],
+        numbers: Numbers,
+        *,
+        eos: int,
+        stops: bool,
+        shared: bool,
+    ) -> None:
+        self.model, self.reward, self.numbers = model.train(), reward, numbers
+        self.eos, self.stops, self.shared = eos, stops, shared
+        self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.body = model.transformer if shared else copy.deepcopy(model.transformer)
+        self.value = nn.Linear(model.config.n_embd, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+        self.critic = list(self.value.parameters()) + ([] if shared else list(self.body.parameters()))
+        parameters = [*model.parameters(), *self.critic]
+        self.optimizer = torch.optim.AdamW(parameters, lr=numbers.learning_rate, weight_decay=0.0, fused=True)
+
+    def iterate(self, prompts: Tensor, mask: Tensor) -> int:
+        """Write B texts, learn from them; returns how many tokens were written."""
+        tokens, old = write(
+            self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
+        )
+        assert old is not None
+        is_token = (tokens != PAD) if self.stops else torch.ones_like(tokens, dtype=torch.bool)
+        ids, full = torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long()
+        batch = ids, full, tokens, is_token, old
+        with torch.no_grad():
+            logits = self.ref_model(**self._sequence(ids, full), logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
+            reference = logprobs_of(logits, tokens)
+            values = self._values(self.body(**self._sequence(ids, full)).last_hidden_state, tokens)
+        advantages, returns = self._advantages(old, reference, values, is_token, self.reward(tokens, is_token))
+        for _ in range(self.numbers.epochs):
+            for rows in torch.randperm(len(tokens)).split(self.numbers.minibatch_size):
+                self._step(*(part[rows] for part in batch), advantages[rows], returns[rows])
+        return int(is_token.sum())
+
+    def _sequence(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
+
+    def _values(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return self.value(hidden[:, -tokens.shape[1] - 1 : -1]).squeeze(-1)
+
+    def _advantages(
+        self, old: Tensor, reference: Tensor, values: Tensor, is_token: Tensor, scores: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T) both."""
+        rewards = -self.numbers.kl_coef * (old - reference) * is_token
+        rewards[torch.arange(len(rewards)), is_token.sum(1) - 1] += scores
+        values = values * is_token
+        advantages, after = torch.zeros_like(rewards), torch.zeros(len(rewards))
+        for t in reversed(range(rewards.shape[1])):
+            following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros(len(rewards))
+            after = rewards[:, t] + following - values[:, t] + self.numbers.gae_lambda * after
+            advantages[:, t] = after
+        return advantages, advantages + values
+
+    def _step(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        tokens: Tensor,
+        is_token: Tensor,
+        old: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+    ) -> None:
+        sequence = self._sequence(ids, mask)
+        hidden = self.model.transformer(**sequence).last_hidden_state
+        logits = self.model.lm_head(hidden[:, -tokens.shape[1] - 1 : -1])
+        ratio = (logprobs_of(logits, tokens) - old).exp()
+        clipped = ratio.clamp(1 - self.numbers.clip_range, 1 + self.numbers.clip_range)
+        surrogate = -mean(torch.minimum(ratio * advantages, clipped * advantages), is_token)
+        body = hidden if self.shared else self.body(**sequence).last_hidden_state
+        value = 0.5 * mean((self._values(body, tokens) - returns) ** 2, is_token)
+        self.optimizer.zero_grad(set_to_none=True)
+        (surrogate + self.numbers.vf_coef * value).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.numbers.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.critic, self.numbers.max_grad_norm)
+        self.optimizer.step()
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(B, T, V), (B, T) -> (B, T)."""
+    return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Over the cells where the mask is True."""
+    return (values * mask).sum() / mask.sum()

@@ -1,0 +1,227 @@
+"""How fast texts are collected: reset and step against `transformers`' own `generate` and a loop by hand.
+
+    python benchmarks/rollout.py [--data FOLDER] [--repeat N] [--output FILE.json]
+
+Wall time, and tokens that stand in the texts: what is sampled after a text's end counts for nobody.
+
+- collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Its share that is the
+  environment's is shown beside it, and the tokens that its actors sampled.
+- generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
+- loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
+- loop, our kernels: the same with the activations that our policies compute in one kernel.
+
+Equal lengths, then texts that stop at random after 16 of 48 tokens on average, then PPO++ against PPO: a guide (the
+same model) begins 0.8 of the texts, and the reference policy scores what was written. `--data` names a folder with
+`commongen/train.jsonl.gz`: a GPT-2 of this size, taught by our BC first, writes on its prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import side_by_side
+import torch
+from benchmark_models import PAD, gpt2, prompts_of_words, stopping, t5, text_envs, tokenizer_of_words
+from gymnasium.vector import VectorEnv
+from hand_written import write
+from side_by_side import Race, Target, Turn, timed
+from torch import Tensor
+
+from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect
+from tril_gym.agents.clock import Clock
+from tril_gym.agents.kernels import fuse_activations
+
+OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
+TARGETS = (Target(OURS, GENERATE), Target(OURS, LOOP), Target(OURS, FUSED))
+PPO, PPO_PP = "PPO", "PPO++"
+MINIBATCH = 16  # texts that the reference reads at a time
+
+
+class Counting:
+    """An actor as it is, whose sampled tokens are counted."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor, self.tokens = actor, 0
+
+    def start(self, *texts: Any) -> Any:
+        """The actor's own writer, with a counter on its `next`."""
+        writer = self.actor.start(*texts)
+        write_next = writer.next
+
+        def counted(draws: Tensor) -> Any:
+            self.tokens += len(draws)
+            return write_next(draws)
+
+        writer.next = counted
+        return writer
+
+
+class Case:
+    """A model, an environment and the prompts of its first rows.
+
+    Args:
+        model: of `transformers`.
+        envs: the environment.
+        stops: whether texts may end before T tokens.
+    """
+
+    def __init__(self, model: Any, envs: VectorEnv, *, stops: bool) -> None:
+        self.model, self.envs, self.stops = model.eval(), envs, stops
+        self.policy = LMPolicy(copy.deepcopy(model), getattr(envs.unwrapped, "tokenizer", None))
+        self.fused = fuse_activations(copy.deepcopy(model)).eval()
+        self.layout = TextLayout.of(envs)
+        self.eos, self.rows = self.layout.eos_token_ids[0], envs.num_envs
+        self.examples = [row % (self.layout.num_examples or 1) for row in range(self.rows)]
+        self.generator = torch.Generator().manual_seed(0)
+        observations = torch.from_numpy(envs.reset(seed=0, options={"example": torch.tensor(self.examples).numpy()})[0])
+        prompts = observations[:, : self.layout.max_prompt_length]
+        width = int((prompts >= 0).sum(1).max())  # no column that is empty in all rows
+        self.mask = prompts[:, -width:] >= 0
+        self.prompts = torch.where(self.mask, prompts[:, -width:], PAD)
+
+    def collect(self) -> Turn:
+        """One turn of ours."""
+        clock, actor = Clock(), Counting(self.policy)
+        plan = Plan(rollout=actor)
+        with clock.time("all"):
+            texts = collect(
+                self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, clock=clock
+            )
+        share = clock.seconds["score"] / clock.seconds["all"]
+        figures = {"environment's share": share, "sampled": float(actor.tokens)}
+        return Turn(clock.seconds["all"], float(texts.lengths.sum()), figures)
+
+    def generate(self) -> float:
+        """One turn of `transformers`."""
+        T = self.layout.max_new_tokens  # noqa: N806
+        written = self.model.generate(
+            input_ids=self.prompts,
+            attention_mask=self.mask.long(),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=T,
+            min_new_tokens=None if self.stops else T,
+            eos_token_id=self.eos,
+            pad_token_id=PAD,
+        )
+        first = 1 if self.model.config.is_encoder_decoder else self.prompts.shape[1]
+        return tokens_of(written[:, first:], self.eos)
+
+    def loop(self, model: Any) -> float:
+        """One turn by hand."""
+        tokens, _ = write(model, self.prompts, self.mask, self.layout.max_new_tokens, eos=self.eos, stops=self.stops)
+        return tokens_of(tokens, self.eos)
+
+    def race(self, title: str) -> Race:
+        """All contestants on this case."""
+        contestants: dict[str, Callable[[], Turn]] = {
+            OURS: self.collect,
+            GENERATE: timed(self.generate),
+            LOOP: timed(lambda: self.loop(self.model)),
+            FUSED: timed(lambda: self.loop(self.fused)),
+        }
+        return Race(title, "tokens", contestants, TARGETS)
+
+
+def tokens_of(tokens: Tensor, eos: int) -> float:
+    """Tokens up to each row's EOS, which counts, or its end."""
+    is_eos = (tokens == eos).long()
+    return float((is_eos.cumsum(1) - is_eos == 0).sum())
+
+
+def guided(case: Case) -> Race:
+    """PPO++ beside PPO: collection and the reference's log-probabilities."""
+    guide, reference = Guide(case.policy.frozen_copy()), case.policy.frozen_copy()
+
+    def turn(rollin_prob: float) -> Turn:
+        clock, policy, helper = Clock(), Counting(case.policy), Counting(guide)
+        plan = Plan(rollout=policy, rollin=helper if rollin_prob else None, rollin_prob=rollin_prob)
+        with clock.time("all"):
+            texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, clock=clock)
+            with torch.no_grad():
+                for rows in torch.arange(case.rows).split(MINIBATCH):
+                    reference.score(texts.texts[rows], case.layout)
+        share = clock.seconds["score"] / clock.seconds["all"]
+        sampled = policy.tokens + helper.tokens
+        return Turn(
+            clock.seconds["all"], sampled, {"environment's share": share, "in the texts": float(texts.lengths.sum())}
+        )
+
+    contestants = {PPO: lambda: turn(0.0), PPO_PP: lambda: turn(0.8)}
+    return Race(
+        "PPO++ beside PPO, collection and reference, tokens sampled by policy and guide",
+        "tokens",
+        contestants,
+        [Target(PPO_PP, PPO)],
+    )
+
+
+def taught(envs: VectorEnv, iterations: int) -> Any:
+    """A GPT-2 that our BC has taught to write this environment's references."""
+    layout = TextLayout.of(envs)
+    model = gpt2(vocab_size=layout.vocab_size, positions=layout.max_prompt_length + layout.max_new_tokens)
+    agent = BC(LMPolicy(model, layout.tokenizer), envs, BCConfig(learning_rate=1e-3, minibatch_size=32))
+    agent.learn(iterations)
+    return agent.policy.model.eval()
+
+
+def common_gen(folder: Path, rows: int, new_tokens: int) -> VectorEnv:
+    """The environment on the CommonGen data of a folder, with a tokenizer of its own."""
+    return gym.make_vec(
+        "tril/CommonGen-v0",
+        num_envs=rows,
+        dataset=str(folder / "commongen"),
+        tokenizer="fit",
+        reward=None,
+        max_new_tokens=new_tokens,
+        autoreset_mode="Disabled",
+    )
+
+
+def cases(settings: argparse.Namespace) -> dict[str, Case]:
+    """What is measured, by title."""
+    rows, prompt_length, new_tokens, layers = (4, 6, 4, 1) if settings.smoke else (64, 64, 48, 4)
+    prompts, tokenizer = prompts_of_words(1_000, prompt_length), tokenizer_of_words()
+    size = f"{rows} texts of {prompt_length} + {new_tokens} tokens"
+    sizes = {"prompt_length": prompt_length, "new_tokens": new_tokens}
+    found = {}
+    for name, build in (("GPT-2", gpt2), ("T5", t5)):
+        equal = text_envs(prompts, tokenizer, rows, min_new_tokens=new_tokens, **sizes)
+        found[f"{name}, {size}"] = Case(build(layers=layers), equal, stops=False)
+        ragged, model = (
+            text_envs(prompts, tokenizer, rows, **sizes),
+            stopping(build(layers=layers), new_tokens / 3, new_tokens),
+        )
+        found[f"{name}, {size}, stopping after {new_tokens // 3} on average"] = Case(model, ragged, stops=True)
+    if settings.data:
+        envs = common_gen(settings.data, rows, new_tokens)
+        found[f"GPT-2 on CommonGen, {rows} texts of up to {new_tokens} tokens"] = Case(
+            taught(envs, 1 if settings.smoke else settings.teach), envs, stops=True
+        )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = side_by_side.parser(__doc__)
+    options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
+    options.add_argument("--teach", type=int, default=600, help="iterations of BC on it, of 64 texts")
+    settings = side_by_side.parsed(options, arguments)
+    found = []
+    for title, case in cases(settings).items():
+        races = [case.race(title)]
+        if title.startswith("GPT-2"):
+            race = guided(case)
+            races.append(Race(f"{title}: {race.title}", race.unit, race.contestants, race.targets))
+        for race in races:
+            found.append(side_by_side.run(race, repeat=settings.repeat))
+            side_by_side.show(found[-1])
+    return side_by_side.finish(settings, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ Token 0 is padding, token 1 is EOS, the others are the words w2, w3, …, one to
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -59,34 +60,50 @@ def t5(*, vocab_size: int = VOCABULARY, layers: int = LAYERS, seed: int = 0) -> 
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return T5ForConditionalGeneration(config).eval()
+        model = T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(WIDTH**-0.5)  # as if it were the embedding, or every distribution would be one token
+    return model
+
+
+@torch.no_grad()
+def biased(model: Any, biases: Mapping[int, float]) -> Any:
+    """The model, changed in place so that some tokens' logits have something added.
+
+    GPT-2 keeps its architecture: its last normalisation gives 1 in one column, and of that column only these tokens
+    have a weight. T5 gets a last layer with a bias.
+    """
+    ids, values = torch.tensor(list(biases)), torch.tensor(list(biases.values()))
+    if model.config.is_encoder_decoder:
+        head = nn.Linear(WIDTH, model.config.vocab_size)
+        head.weight.copy_(model.lm_head.weight)
+        head.weight[ids] = 0.0
+        head.bias.zero_()
+        head.bias[ids] = values
+        model.lm_head = head
+    else:
+        norm, column = model.transformer.ln_f, model.transformer.wte.weight[:, 0]
+        norm.weight[0], norm.bias[0] = 0.0, 1.0
+        column.zero_()
+        column[ids] = values
+    return model
 
 
 @torch.no_grad()
 def stopping(model: Any, mean: float, longest: int) -> Any:
     """The model, changed in place so that its completions of at most `longest` tokens have `mean` tokens on average.
 
-    EOS gets about the same probability at every token. GPT-2 keeps its architecture: its last normalisation gives a
-    constant in one column, of which only EOS has a weight. T5 gets a last layer with a bias.
+    EOS gets about the same probability at every token, and padding none.
     """
-    probability = chance_to_stop(mean, longest)
+    probability, never = chance_to_stop(mean, longest), -30.0
+    biased(model, {PAD: never, EOS: 0.0})
     prompts = torch.randint(FIRST_WORD, model.config.vocab_size, (32, 16), generator=torch.Generator().manual_seed(0))
-    if model.config.is_encoder_decoder:
-        logits = model(input_ids=prompts, decoder_input_ids=prompts).logits
-        head = nn.Linear(WIDTH, model.config.vocab_size)
-        head.weight.copy_(model.lm_head.weight)
-        head.bias.zero_()
-        model.lm_head, bias = head, head.bias
-    else:
-        embedding, norm = model.transformer.wte.weight, model.transformer.ln_f
-        norm.weight[0], norm.bias[0] = 0.0, 1.0
-        embedding[:, 0] = 0.0
-        logits, bias = model(input_ids=prompts).logits, embedding[:, 0]
+    more = {"decoder_input_ids": prompts} if model.config.is_encoder_decoder else {}
+    logits = model(input_ids=prompts, **more).logits
+    own = logits[..., EOS].mean()
     logits[..., EOS] = -math.inf
-    own = model(input_ids=prompts, decoder_input_ids=prompts) if model.config.is_encoder_decoder else model(prompts)
-    others = logits.logsumexp(-1).mean()
-    bias[EOS] = math.log(probability / (1 - probability)) + others - own.logits[..., EOS].mean()
-    return model
+    bias = math.log(probability / (1 - probability)) + float(logits.logsumexp(-1).mean() - own)
+    return biased(model, {PAD: never, EOS: bias})
 
 
 def chance_to_stop(mean: float, longest: int) -> float:

@@ -152,22 +152,32 @@ class HandWrittenPPO:
 
     def iterate(self, prompts: Tensor, mask: Tensor) -> int:
         """Write B texts, learn from them; returns how many tokens were written."""
+        texts = self.write(prompts, mask)
+        self.learn(*texts)
+        return int(texts[3].sum())
+
+    def write(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Ids and mask of prompt and completion, (B, P + T) both; tokens, their mask and log-probabilities, (B, T)."""
         tokens, old = write(
             self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
         )
         assert old is not None
-        is_token = (tokens != PAD) if self.stops else torch.ones_like(tokens, dtype=torch.bool)
-        ids, full = torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long()
-        batch = ids, full, tokens, is_token, old
+        is_eos = ((tokens == self.eos) & self.stops).long()
+        is_token = is_eos.cumsum(1) - is_eos == 0
+        return torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long(), tokens, is_token, old
+
+    def learn(self, *batch: Tensor) -> None:
+        """Some epochs on what `write` has returned."""
+        ids, full, tokens, is_token, old = batch
         with torch.no_grad():
             logits = self.ref_model(**self._sequence(ids, full), logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
             reference = logprobs_of(logits, tokens)
             values = self._values(self.body(**self._sequence(ids, full)).last_hidden_state, tokens)
+            del logits
         advantages, returns = self._advantages(old, reference, values, is_token, self.reward(tokens, is_token))
         for _ in range(self.numbers.epochs):
             for rows in torch.randperm(len(tokens)).split(self.numbers.minibatch_size):
                 self._step(*(part[rows] for part in batch), advantages[rows], returns[rows])
-        return int(is_token.sum())
 
     def _sequence(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         positions = (mask.cumsum(1) - 1).clamp(min=0)

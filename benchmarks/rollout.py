@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,27 +183,22 @@ def common_gen(folder: Path, rows: int, new_tokens: int) -> VectorEnv:
     )
 
 
-def cases(settings: argparse.Namespace) -> dict[str, Case]:
-    """What is measured, by title."""
+def cases(settings: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    """What is measured, with its title."""
     rows, prompt_length, new_tokens, layers = (4, 6, 4, 1) if settings.smoke else (64, 64, 48, 4)
     prompts, tokenizer = prompts_of_words(1_000, prompt_length), tokenizer_of_words()
     size = f"{rows} texts of {prompt_length} + {new_tokens} tokens"
     sizes = {"prompt_length": prompt_length, "new_tokens": new_tokens}
-    found = {}
     for name, build in (("GPT-2", gpt2), ("T5", t5)):
         equal = text_envs(prompts, tokenizer, rows, min_new_tokens=new_tokens, **sizes)
-        found[f"{name}, {size}"] = Case(build(layers=layers), equal, stops=False)
-        ragged, model = (
-            text_envs(prompts, tokenizer, rows, **sizes),
-            stopping(build(layers=layers), new_tokens / 3, new_tokens),
-        )
-        found[f"{name}, {size}, stopping after {new_tokens // 3} on average"] = Case(model, ragged, stops=True)
+        yield f"{name}, {size}", Case(build(layers=layers), equal, stops=False)
+        model = stopping(build(layers=layers), new_tokens / 3, new_tokens)
+        ragged = text_envs(prompts, tokenizer, rows, **sizes)
+        yield f"{name}, {size}, stopping after {new_tokens // 3} on average", Case(model, ragged, stops=True)
     if settings.data:
         envs = common_gen(settings.data, rows, new_tokens)
-        found[f"GPT-2 on CommonGen, {rows} texts of up to {new_tokens} tokens"] = Case(
-            taught(envs, 1 if settings.smoke else settings.teach), envs, stops=True
-        )
-    return found
+        model = taught(envs, 1 if settings.smoke else settings.teach)
+        yield f"GPT-2 on CommonGen, {rows} texts of up to {new_tokens} tokens", Case(model, envs, stops=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options.add_argument("--teach", type=int, default=600, help="iterations of BC on it, of 64 texts")
     settings = side_by_side.parsed(options, arguments)
     found = []
-    for title, case in cases(settings).items():
+    for title, case in cases(settings):
         races = [case.race(title)]
         if title.startswith("GPT-2"):
             race = guided(case)

@@ -176,6 +176,11 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2e}"
 
 
+def plain(value: float | bool) -> str:
+    """A number as `figure` writes it, or yes or no."""
+    return ("yes" if value else "no") if isinstance(value, bool) else figure(value)
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {

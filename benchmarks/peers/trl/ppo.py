@@ -1,0 +1,135 @@
+"""TRL's PPO on a case of iteration.py: one iteration for each line that it reads.
+
+Run by iteration.py with the Python of a virtual environment that has TRL; see requirements.txt beside it.
+
+Equal numbers: AdamW, constant rate, no clipping of what the others do not clip, float32, no checkpoints. TRL wants
+models as reward and as critic: the critic has the policy's size, the reward is a transformer of one layer, width 8.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    TrainerCallback,
+    logging,
+)
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+from worker import Desk
+
+
+class Turns(TrainerCallback):
+    """Stops the trainer before each iteration until it is asked for one."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.tokens, self.begin = desk, 0, 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Ready."""
+        self.desk.tell()
+        self.wait()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """An iteration has ended."""
+        seconds = time.perf_counter() - self.begin
+        self.desk.tell(seconds=seconds, tokens=self.tokens, **self.desk.memory())
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the next turn; without one, the process ends."""
+        if not self.desk.waits():
+            raise SystemExit
+        self.tokens, self.begin = 0, time.perf_counter()
+
+
+def counted(model: Any, turns: Turns, eos: int | None) -> None:
+    """Let the model count the tokens that it generates, each text's up to its EOS."""
+    generate = model.generate
+
+    def and_count(*inputs: Any, **settings: Any) -> Any:
+        output = generate(*inputs, **settings)
+        width = settings["input_ids"].shape[1] if "input_ids" in settings else inputs[0].shape[1]
+        is_eos = (output.sequences[:, width:] == (-1 if eos is None else eos)).long()
+        turns.tokens += int((is_eos.cumsum(1) - is_eos == 0).sum())
+        return output
+
+    model.generate = and_count
+
+
+def main() -> None:
+    desk = Desk()
+    logging.set_verbosity_error()
+    folder = Path(sys.argv[1])
+    case = json.loads((folder / "case.json").read_text())
+    torch.set_num_threads(case["threads"])
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = GPT2LMHeadModel.from_pretrained(folder)
+    value = GPT2ForSequenceClassification.from_pretrained(folder, num_labels=1)
+    small = GPT2Config(
+        vocab_size=model.config.vocab_size,
+        n_positions=model.config.n_positions,
+        n_embd=8,
+        n_layer=1,
+        n_head=1,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    turns = Turns(desk)
+    counted(model, turns, tokenizer.eos_token_id if case["stops"] else None)
+    settings = PPOConfig(
+        output_dir=str(folder / "trl"),
+        total_episodes=10**6,
+        per_device_train_batch_size=case["texts"],
+        gradient_accumulation_steps=1,
+        num_mini_batches=case["texts"] // case["minibatch_size"],
+        num_ppo_epochs=case["epochs"],
+        local_rollout_forward_batch_size=case["texts"],
+        response_length=case["new_tokens"],
+        stop_token="eos" if case["stops"] else None,
+        learning_rate=case["learning_rate"],
+        lr_scheduler_type="constant",
+        temperature=1.0,
+        kl_coef=case["kl_coef"],
+        vf_coef=case["vf_coef"],
+        lam=case["gae_lambda"],
+        cliprange=case["clip_range"],
+        num_sample_generations=0,
+        optim="adamw_torch_fused",
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=0,
+    )
+    rows = Dataset.from_dict({"input_ids": [tokenizer(text)["input_ids"] for text in case["prompts"]]})
+    trainer = PPOTrainer(
+        args=settings,
+        processing_class=tokenizer,
+        model=model,
+        ref_model=copy.deepcopy(model),
+        reward_model=GPT2ForSequenceClassification(small),
+        value_model=value,
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[turns],
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()

@@ -44,8 +44,21 @@ def test_self_bleu_by_sacrebleu():
     alone = [metric.sentence_score(text, texts[:row] + texts[row + 1 :]).score for row, text in enumerate(texts)]
     assert figure("self_bleu", *texts) == pytest.approx(sum(alone) / 3, abs=1e-12)
     assert figure("self_bleu", "a dog runs in the park", "a dog runs in the park") == pytest.approx(100.0)
-    # of four texts two are read, the first and the third
+    # Of four texts two are read, the first and the third.
     assert figure("self_bleu", "a b c d", "x y", "a b c d", "z", sample=2) == pytest.approx(100.0)
+
+
+def test_self_bleu_reads_as_many_texts_as_it_may():
+    # of five texts four are read, 0, 1, 2 and 3 (i · 5 // 4); of the others, two are alike in all
+    texts = ["a b c d", "e f g h", "a b c d", "i j k l", "e f g h"]
+    assert figure("self_bleu", *texts, sample=4) == pytest.approx(figure("self_bleu", *texts[:4]))
+    assert figure("self_bleu", *texts, sample=4) != pytest.approx(figure("self_bleu", *texts), abs=1)
+    assert figure("self_bleu", *texts, sample=5) == figure("self_bleu", *texts, sample=200)
+
+
+def test_an_empty_text_is_like_no_other():
+    # 100 for each of the two that are alike, 0 for the empty one
+    assert figure("self_bleu", "a b c d", "a b c d", "") == pytest.approx(200 / 3)
 
 
 def test_nothing_has_no_variety():
@@ -73,7 +86,8 @@ def test_repeating_a_corpus_makes_it_less_varied():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="segment must be at least 1 word, got 0"):
-        rewards.load("msttr", segment=0)
-    with pytest.raises(ValueError, match="sample must be at least 2 texts, got 1"):
+    for segment in (0, 1.5, math.nan, True):
+        with pytest.raises(ValueError, match=rf"segment must be a whole number of at least 1, got {segment}"):
+            rewards.load("msttr", segment=segment)
+    with pytest.raises(ValueError, match="sample must be a whole number of at least 2, got 1"):
         rewards.load("self_bleu", sample=1)

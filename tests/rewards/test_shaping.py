@@ -44,5 +44,8 @@ def test_an_end_that_nobody_tells_is_asked_for():
     ("name", "setting"), [("length_bonus", "target"), ("length_penalty", "most"), ("repetition_penalty", "n")]
 )
 def test_bad_settings_are_refused(name, setting):
-    with pytest.raises(ValueError, match=rf"{setting} must be at least 1 word, got 0"):
-        rewards.load(name, **{setting: 0})
+    for value in (0, -1, 1.5, float("nan"), "x"):
+        with pytest.raises(
+            ValueError, match=rf"{setting} must be a whole number of at least 1, got {value!r}; the usual"
+        ):
+            rewards.load(name, **{setting: value})

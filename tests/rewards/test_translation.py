@@ -102,11 +102,64 @@ def test_texts_without_references_count_for_nothing():
     assert [rewards.load(name).corpus([""], ["x"], [[]], [{}]) for name in CORPUS] == [0.0, 0.0, 100.0]
 
 
-def test_ter_reads_the_first_words_of_long_texts():
-    words = [f"w{i}" for i in range(30)]
-    text, other_end = " ".join(words), " ".join(words[:20]) + " other end"
-    assert score("ter", text, [other_end], most_words=20) == 0.0
-    assert score("ter", text, [other_end]) > 0.0
+def test_ter_of_two_long_texts_looks_for_no_phrases_that_moved():
+    # c d a b for a b c d: one phrase moved, 1 edit of 4 words; word by word c d go, and come again: 4 edits
+    assert score("ter", "c d a b", ["a b c d"], most_words=4) == pytest.approx(25.0)
+    assert score("ter", "c d a b", ["a b c d"], most_words=3) == pytest.approx(100.0)
+    # The better reference counts, one quick and one slow: 1 edit for the short one, of 3 words on average.
+    assert score("ter", "b a x", ["a b x", "z z z z"], most_words=3) == pytest.approx(100 / 3.5)
+    # With a short reference the search is quick, however long the text is.
+    assert score("ter", "c d a b", ["d"], most_words=2) == pytest.approx(300.0)
+
+
+def test_ter_reads_all_of_a_long_text():
+    """What rambles on for longer is worse, by as many words."""
+    target = "the dog chases the ball in the park"  # 8 words
+    for count in (100, 500, 1000):
+        assert score("ter", target + " x" * count, [target]) == pytest.approx(100 * count / 8)
+    metric, text = TER(), "x y " * 200 + "chases the ball the dog"
+    assert score("ter", text, [target]) == pytest.approx(metric.sentence_score(text, [target]).score, abs=1e-12)
+
+
+def test_missing_references_are_no_empty_ones():
+    """An empty string in sacrebleu's streams is a reference that wants nothing, None is no reference."""
+    filled = [[text or "" for text in stream] for stream in streams(TARGETS)]
+    expected, other = (TER().corpus_score(TEXTS, kind).score for kind in (streams(TARGETS), filled))
+    assert abs(expected - other) > 1
+    assert rewards.load("corpus_ter").corpus(*columns(TEXTS, TARGETS)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+@pytest.mark.parametrize("text", ["", "a b"])
+def test_references_that_want_nothing_score_as_by_sacrebleu(name, text):
+    expected = CORPUS[name].corpus_score([text, ""], [["", ""]]).score
+    assert rewards.load(name).corpus(*columns([text, ""], [[""], [""]])) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_statistics_are_as_wide_whatever_the_texts(name):
+    metric = rewards.load(name)
+    batches = ([], []), (["a"], [[]]), (["a b"], [["a"]]), ([""], [["a", "b"]])
+    shapes = [metric.statistics(*columns(*batch)).shape for batch in batches]
+    assert len({width for _, width in shapes}) == 1
+    assert [count for count, _ in shapes] == [0, 1, 1, 1]
+
+
+def test_bleu_without_effective_order_is_quiet(caplog):
+    metric = BLEU(effective_order=False, force=True)
+    found = score("bleu", "a b", ["a b c"], effective_order=False)
+    assert caplog.records == []
+    assert found == pytest.approx(metric.sentence_score("a b", ["a b c"]).score, abs=1e-12)
+    assert score("bleu", "a b", ["a b c"]) > found + 1
+
+
+def test_a_tokenizer_that_is_not_installed_is_named(monkeypatch):
+    def lacks(*args, **kwargs):
+        raise RuntimeError("\nPlease install\n  them.\n")
+
+    monkeypatch.setattr("sacrebleu.metrics.bleu._get_tokenizer", lambda name: lacks)
+    with pytest.raises(ImportError, match=r"tokenize='ja-mecab' needs what is not installed.*: Please install them\.$"):
+        rewards.load("bleu", tokenize="ja-mecab")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +167,14 @@ def test_ter_reads_the_first_words_of_long_texts():
     [
         ("bleu", {"smooth": "x"}, r"smooth must be one of none, floor, add-k, exp, got 'x'"),
         ("bleu", {"tokenize": "x"}, r"tokenize must be one of .*13a.*got 'x'"),
-        ("bleu", {"max_ngram_order": 0}, r"max_ngram_order must be at least 1, got 0"),
-        ("chrf", {"char_order": 0}, r"char_order ≥ 1.*got 0"),
-        ("ter", {"most_words": 0}, r"most_words must be at least 1, got 0"),
+        ("bleu", {"max_ngram_order": 0}, r"max_ngram_order must be a whole number of at least 1, got 0"),
+        ("bleu", {"smooth": "floor", "smooth_value": -1.0}, r"smooth_value must be .*at least 0.*got -1.0 for 'floor'"),
+        ("bleu", {"smooth": "floor", "smooth_value": math.nan}, r"smooth_value must be .*got nan"),
+        ("bleu", {"smooth_value": 1.0}, r"smooth_value must be .*got 1.0 for 'exp'; leave it out"),
+        ("chrf", {"char_order": 0}, r"char_order must be a whole number of at least 1, got 0"),
+        ("chrf", {"word_order": -1}, r"word_order must be a whole number of at least 0, got -1"),
+        ("chrf", {"beta": 0.5}, r"beta must be a whole number of at least 1, got 0.5"),
+        ("ter", {"most_words": 0}, r"most_words must be a whole number of at least 1, got 0"),
         ("sacre_bleu", {"effective_order": True}, r"no setting 'effective_order'"),
     ],
 )

@@ -1,38 +1,28 @@
 """How varied the texts of a corpus are: figures of all completions together, in which references play no part.
 
-Words are lower-cased runs of letters and digits and single other characters, without spaces. None of these is a sum
-over texts, so none has a bootstrap interval.
+Words are lower-cased runs of letters and digits and single other characters, without spaces; `self_bleu` alone has
+those of `bleu`. None of these is a sum over texts, so none has a bootstrap interval.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from itertools import chain, islice
+from itertools import chain
 
 from tril_gym.rewards.score import Extras, References, Texts, count_texts
-
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-Ngram = tuple[str, ...]
+from tril_gym.rewards.words import Ngram, check_whole, ngrams_of, words_of
 
 
-def words_of(text: str) -> list[str]:
-    """Split a text into lower-cased words: "It's red." is it, ', s, red, full stop."""
-    return _WORD.findall(text.lower())
-
-
-def ngrams_of(texts: Texts, n: int) -> list[Ngram]:
+def all_ngrams(texts: Texts, n: int) -> list[Ngram]:
     """Return the n-grams of all texts; none spans two of them."""
-    split = map(words_of, texts)
-    return list(chain.from_iterable(zip(*(words[i:] for i in range(n)), strict=False) for words in split))
+    return list(chain.from_iterable(ngrams_of(words_of(text), n) for text in texts))
 
 
 class DistinctN:
     """Different n-grams over all n-grams, 0 to 1; 0 without any. Falls as a corpus grows: compare equal sizes.
 
-    Li et al. 2016, section 5.2: https://arxiv.org/abs/1510.03055
+    Li et al. 2016: https://arxiv.org/abs/1510.03055
     """
 
     def __init__(self, n: int) -> None:
@@ -41,7 +31,7 @@ class DistinctN:
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the share of different n-grams."""
         count_texts(prompts, completions, references, extras)
-        ngrams = ngrams_of(completions, self.n)
+        ngrams = all_ngrams(completions, self.n)
         return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
@@ -50,7 +40,7 @@ class Entropy:
 
         −Σ_g p(g) log₂ p(g),  p(g) the share of n-gram g
 
-    Zhang et al. 2018, section 4 (Ent-n, there in nats): https://arxiv.org/abs/1809.05972
+    Zhang et al. 2018, there in nats: https://arxiv.org/abs/1809.05972
     """
 
     def __init__(self, n: int) -> None:
@@ -59,7 +49,7 @@ class Entropy:
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the entropy."""
         count_texts(prompts, completions, references, extras)
-        counts = Counter(ngrams_of(completions, self.n))
+        counts = Counter(all_ngrams(completions, self.n))
         total = sum(counts.values())
         return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0
 
@@ -75,8 +65,7 @@ class Msttr:
 
     def __init__(self, *, segment: int = 100) -> None:
         """Choose how many words a segment has."""
-        if segment < 1:
-            raise ValueError(f"segment must be at least 1 word, got {segment}; the usual value is 100")
+        check_whole("segment", segment, usual=100)
         self.segment = segment
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
@@ -92,7 +81,8 @@ class Msttr:
 class SelfBleu:
     """Mean BLEU of each text with the others as its references, 0 to 100: high where all texts are alike.
 
-    Of more than `sample` texts it reads so many, evenly spaced. Fewer than two have 0. Zhu et al. 2018, section 3.2:
+    Of more than `sample` texts it reads that many, evenly spaced from the first on. Fewer than two have 0, and an empty
+    text adds 0: look at the lengths too. Time grows with the square of `sample`. Zhu et al. 2018:
     https://arxiv.org/abs/1802.01886
     """
 
@@ -100,8 +90,7 @@ class SelfBleu:
 
     def __init__(self, *, sample: int = 200) -> None:
         """Choose how many texts are compared, each with each."""
-        if sample < 2:
-            raise ValueError(f"sample must be at least 2 texts, got {sample}; the usual value is 200")
+        check_whole("sample", sample, usual=200, least=2)
         self.sample = sample
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
@@ -109,8 +98,8 @@ class SelfBleu:
         from tril_gym.rewards.translation import bleu
 
         count_texts(prompts, completions, references, extras)
-        step = max(1, math.ceil(len(completions) / self.sample))
-        texts = list(islice(completions, 0, None, step))
+        count = min(self.sample, len(completions))
+        texts = [completions[i * len(completions) // count] for i in range(count)]
         if len(texts) < 2:
             return 0.0
         others = [texts[:row] + texts[row + 1 :] for row in range(len(texts))]

@@ -2,6 +2,9 @@
 
 Lin 2004, https://aclanthology.org/W04-1013. Words are lower-cased runs of a-z and 0-9, stemmed by Porter's algorithm
 where they have more than three letters; everything else separates words. All are F1, 0 to 1.
+
+The time of ROUGE-L grows with the product of both texts' words: a text of thousands of words against another takes
+seconds. That of ROUGE-Lsum also grows with the product of their lines.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ Words are lower-cased and split at white space and around punctuation.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -27,13 +26,12 @@ from typing import Any
 import numpy as np
 
 from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.words import Ngram, ngrams_of, words_of
 
 MAX_N = 4
 SCALE = 100.0
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-
-Counts = Counter[tuple[str, ...]]
+Counts = Counter[Ngram]
 
 
 class Sari:
@@ -73,19 +71,9 @@ def sari(source: str, output: str, references: Texts) -> float:
     total = 0.0
     texts = [words_of(text) for text in (source, output, *references)]
     for n in range(1, MAX_N + 1):
-        before, after, *targets = (ngrams_of(words, n) for words in texts)
+        before, after, *targets = (Counter(ngrams_of(words, n)) for words in texts)
         total += _keep(before, after, targets) + _add(before, after, targets) + _delete(before, after, targets)
     return total / (3 * MAX_N)
-
-
-def words_of(text: str) -> list[str]:
-    """Split a text into lower-cased words and punctuation."""
-    return _WORD.findall(text.lower())
-
-
-def ngrams_of(words: list[str], n: int) -> Counts:
-    """Return how often each n-gram stands in a text."""
-    return Counter(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def _keep(source: Counts, output: Counts, references: list[Counts]) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.words import check_whole, ngrams_of
 
 
 class OfText:
@@ -33,7 +34,7 @@ def length_bonus(*, target: int = 20) -> OfText:
     Args:
         target: words from which on a text earns no more.
     """
-    _check_words("target", target)
+    check_whole("target", target, usual=20)
     return OfText("length_bonus", lambda text: min(len(text.split()) / target, 1.0))
 
 
@@ -43,7 +44,7 @@ def length_penalty(*, most: int = 20) -> OfText:
     Args:
         most: words that cost nothing.
     """
-    _check_words("most", most)
+    check_whole("most", most, usual=20)
     return OfText("length_penalty", lambda text: -float(max(len(text.split()) - most, 0)) / most)
 
 
@@ -53,11 +54,10 @@ def repetition_penalty(*, n: int = 3) -> OfText:
     Args:
         n: words of an n-gram.
     """
-    _check_words("n", n)
+    check_whole("n", n, usual=3)
 
     def penalty(text: str) -> float:
-        words = text.lower().split()
-        ngrams = list(zip(*(words[i:] for i in range(n)), strict=False))
+        ngrams = ngrams_of(text.lower().split(), n)
         return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0
 
     return OfText("repetition_penalty", penalty)
@@ -81,8 +81,3 @@ class EndBonus:
                     f" {sorted(extra) or 'nothing'}. An environment says it at the end of a text; elsewhere add it"
                 )
         return np.array([extra["finish_reason"] == "stop" for extra in extras], dtype=np.float64)
-
-
-def _check_words(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1 word, got {value}")

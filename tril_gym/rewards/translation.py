@@ -13,18 +13,20 @@ B texts, K counts of a text.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.words import check_whole
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
 Smoothing = Literal["none", "floor", "add-k", "exp"]
 SMOOTHINGS = ("none", "floor", "add-k", "exp")
-MOST_WORDS = 500  # of a text that TER reads: the search for phrases that moved takes seconds at this length
+MOST_WORDS = 100  # TER's search for phrases that moved takes 1 s for two texts of this length, and 15 s for two of 500
 
 
 class Sentence:
@@ -33,9 +35,8 @@ class Sentence:
     A text without references, and an empty one, has the score `nothing`.
     """
 
-    def __init__(self, name: str, metric: Metric, *, nothing: float, most_words: int | None = None) -> None:
-        self.name, self.metric = name, metric
-        self._nothing, self._most_words = nothing, most_words
+    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
+        self.name, self.metric, self._nothing = name, metric, nothing
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
@@ -46,8 +47,8 @@ class Sentence:
     def _score(self, completion: str, targets: Texts) -> float:
         if not targets or not completion.strip():
             return self._nothing
-        text, known = first_words([completion, *targets], self._most_words), self.metric
-        return float(known.sentence_score(text[0], text[1:]).score)
+        # A corpus of one text: `sentence_score` is the same, and warns of each text without effective order.
+        return float(self.metric.corpus_score([completion], [[target] for target in targets]).score)
 
 
 class Corpus:
@@ -56,35 +57,34 @@ class Corpus:
     Without any text that has references it is `nothing`.
     """
 
-    def __init__(self, name: str, metric: Metric, *, nothing: float, most_words: int | None = None) -> None:
-        self.name, self.metric = name, metric
-        self._nothing, self._most_words = nothing, most_words
+    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
+        self.name, self.metric, self._nothing = name, metric, nothing
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the figure of these texts."""
         return self.of(self.statistics(prompts, completions, references, extras).sum(0))
 
     def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
-        """Return the counts of each text, (B, K); 0 for a text without references."""
+        """Return 1 and the counts of each text, (B, K); 0 for a text without references."""
         count_texts(prompts, completions, references, extras)
-        counts = [self._counts(text, targets) for text, targets in zip(completions, references, strict=True)]
-        width = max((len(row) for row in counts), default=0)
-        return np.array([row or [0.0] * width for row in counts], dtype=np.float64).reshape(len(counts), width)
+        nothing = [0.0] * len(self._counts("a", ["a"]))  # K is the metric's, whatever the texts
+        pairs = zip(completions, references, strict=True)
+        rows = [self._counts(text, targets) if targets else nothing for text, targets in pairs]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
 
     def of(self, sums: Scores) -> float:
         """Return the figure that belongs to sums, (K,)."""
-        if not np.any(sums):
+        num_texts, *counts = sums.tolist()
+        if not num_texts:
             return self._nothing
         # The counts are whole numbers but for a mean of several references' lengths.
-        counts = [int(count) if float(count).is_integer() else float(count) for count in sums]
+        counts = [int(count) if count.is_integer() else count for count in counts]
+        # sacrebleu makes neither its counts nor the figure of counts public; `_counts` is the other half.
         return float(self.metric._compute_score_from_stats(counts).score)
 
     def _counts(self, completion: str, targets: Texts) -> list[float]:
-        # sacrebleu makes its counts public neither for chrF nor for TER.
-        if not targets:
-            return []
-        text = first_words([completion, *targets], self._most_words)
-        return self.metric._extract_corpus_statistics(text[:1], [[target] for target in text[1:]])[0]  # type: ignore[no-any-return]
+        streams = [[target] for target in targets]
+        return [1.0, *self.metric._extract_corpus_statistics([completion], streams)[0]]
 
 
 def bleu(
@@ -100,11 +100,12 @@ def bleu(
 
     Args:
         smooth: what stands for a count of 0: "exp" (halved for each further order), "floor", "add-k" or "none".
-        smooth_value: the number that "floor" (usually 0.1) and "add-k" (usually 1) put there.
+        smooth_value: the number that "floor" (usually 0.1) and "add-k" (usually 1) put there; the others have none.
         max_ngram_order: the longest n-gram.
         effective_order: leave n-grams out that are longer than the text.
         lowercase: ignore case.
-        tokenize: sacrebleu's tokenizer: "13a", "intl", "char", "none" and others.
+        tokenize: sacrebleu's tokenizer: "13a", "intl", "char", "zh", "none"; others need packages, and some of them a
+            download.
     """
     settings = {"effective_order": effective_order, "max_ngram_order": max_ngram_order}
     return Sentence("bleu", _bleu(smooth, smooth_value, lowercase, tokenize, **settings), nothing=0.0)
@@ -155,9 +156,10 @@ def ter(
         normalized: split words as for BLEU.
         no_punct: leave punctuation out.
         case_sensitive: tell case apart.
-        most_words: only so many words of a text are read, as two texts of 500 take seconds, of thousands minutes.
+        most_words: phrases that moved are looked for where completion and reference have at most so many words, or the
+            shorter at most half as many; in longer ones, where that takes too long, all edits are of single words.
     """
-    return Sentence("ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0, most_words=most_words)
+    return Sentence("ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
 
 
 def corpus_ter(
@@ -168,18 +170,7 @@ def corpus_ter(
     most_words: int = MOST_WORDS,
 ) -> Corpus:
     """Return TER of a corpus; settings as for `ter`."""
-    metric = _ter(normalized, no_punct, case_sensitive, most_words)
-    return Corpus("corpus_ter", metric, nothing=100.0, most_words=most_words)
-
-
-def first_words(texts: list[str], most: int | None) -> list[str]:
-    """Return the texts, each without what follows its first `most` words."""
-    return texts if most is None else [_cut(text, most) for text in texts]
-
-
-def _cut(text: str, most: int) -> str:
-    words = text.split()
-    return text if len(words) <= most else " ".join(words[:most])
+    return Corpus("corpus_ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
 
 
 def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: str, **settings: Any) -> Metric:
@@ -187,31 +178,47 @@ def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: st
 
     if smooth not in SMOOTHINGS:
         raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, got {smooth!r}; the usual one is exp")
-    if settings["max_ngram_order"] < 1:
-        raise ValueError(f"max_ngram_order must be at least 1, got {settings['max_ngram_order']}; 4 is usual")
+    if smooth_value is not None and (smooth not in ("floor", "add-k") or not 0 <= smooth_value < math.inf):
+        raise ValueError(
+            f'smooth_value must be a number of at least 0 for smooth "floor" or "add-k", got {smooth_value!r} for'
+            f" {smooth!r}; leave it out for the usual one"
+        )
+    check_whole("max_ngram_order", settings["max_ngram_order"], usual=4)
     if tokenize not in BLEU.TOKENIZERS:
         known = ", ".join(sorted(BLEU.TOKENIZERS))
         raise ValueError(f"tokenize must be one of {known}, got {tokenize!r}; the usual one is 13a")
-    # "force": no warnings of spaces before full stops, which captions have.
-    return BLEU(
-        lowercase=lowercase, force=True, tokenize=tokenize, smooth_method=smooth, smooth_value=smooth_value, **settings
-    )
+    settings |= {"lowercase": lowercase, "smooth_method": smooth, "smooth_value": smooth_value}
+    try:  # "force": no warnings of spaces before full stops, which captions have
+        return BLEU(tokenize=tokenize, force=True, **settings)
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"tokenize={tokenize!r} needs what is not installed; sacrebleu says: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _chrf(char_order: int, word_order: int, beta: int, lowercase: bool) -> Metric:
     from sacrebleu.metrics import CHRF
 
-    if char_order < 1 or word_order < 0 or beta < 1:
-        raise ValueError(
-            f"chrF needs char_order ≥ 1, word_order ≥ 0 and beta ≥ 1, got {char_order}, {word_order} and {beta}; the"
-            " usual ones are 6, 0 and 2"
-        )
+    check_whole("char_order", char_order, usual=6)
+    check_whole("word_order", word_order, usual=0, least=0)
+    check_whole("beta", beta, usual=2)
     return CHRF(char_order=char_order, word_order=word_order, beta=beta, lowercase=lowercase)
 
 
 def _ter(normalized: bool, no_punct: bool, case_sensitive: bool, most_words: int) -> Metric:
     from sacrebleu.metrics import TER
+    from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
 
-    if most_words < 1:
-        raise ValueError(f"most_words must be at least 1, got {most_words}; the usual value is {MOST_WORDS}")
-    return TER(normalized=normalized, no_punct=no_punct, case_sensitive=case_sensitive)
+    check_whole("most_words", most_words, usual=MOST_WORDS)
+
+    def edits(words: list[str], target: list[str]) -> int:
+        shorter, longer = sorted((len(words), len(target)))
+        is_quick = longer <= most_words or shorter <= most_words // 2
+        return int(translation_edit_rate(words, target)[0] if is_quick else BeamEditDistance(target)(words)[0])
+
+    class QuickTer(TER):  # type: ignore[misc, unused-ignore]  # its limits on the search are no settings
+        def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: dict[str, Any]) -> list[float]:
+            words, targets = hypothesis.split(), ref_kwargs["ref_words"]
+            return [min(edits(words, target) for target in targets), sum(map(len, targets)) / len(targets)]
+
+    return QuickTer(normalized=normalized, no_punct=no_punct, case_sensitive=case_sensitive)

@@ -12,7 +12,7 @@ never depends on the texts beside it. An n-gram of one document weighs as much a
 those of several are kept.
 
 Differs from the caption toolkit: words are lower-cased runs of letters and digits and single other characters, instead
-of the Penn Treebank's; like there, the marks in `DROPPED` are no words.
+of the Penn Treebank's; like there, punctuation is no word.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import gzip
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from operator import mul
 from pathlib import Path
 
 import numpy as np
@@ -37,71 +37,108 @@ MAX_N = 4  # the longest n-gram
 SIGMA = 6.0  # words
 SCALE = 10.0
 FILE = "cider_d.json.gz"
-CACHED_TEXTS = 4096  # references whose vectors are kept
+CACHED_EXAMPLES = 4096  # whose references are kept as they are looked up
 
-Ngram = tuple[str, ...]
+Ngram = str  # words with spaces between them: a string remembers its hash, a tuple does not
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-DROPPED = frozenset("'`\"().,?!:;-")
+# Runs of letters and digits, and single other characters but for the punctuation that is no word.
+_WORD = re.compile(r"\w+|[^\w\s'`\"().,?!:;-]")
 
 
 def words_of(text: str) -> list[str]:
     """Split a text into lower-cased words, without punctuation: "The dog's red." is the, dog, s, red."""
-    return [word for word in _WORD.findall(text.lower()) if word not in DROPPED]
+    return _WORD.findall(text.lower())
 
 
-def ngrams_of(words: list[str]) -> list[Ngram]:
-    """Return all n-grams of the words, n = 1..4, with repetitions."""
-    return [tuple(words[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(words) - n + 1)]
+def counts_of(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | None]]:
+    """Return the different n-grams among the words, in order, and how often each is there, for n = 1..4.
+
+    None in place of counts says once each: the usual case, and counting would take several times as long.
+    """
+    sizes: list[tuple[Sequence[Ngram], Sequence[int] | None]] = []
+    ngrams, is_once = words, False
+    for n in range(1, MAX_N + 1):
+        is_once = is_once or len(set(ngrams)) == len(ngrams)  # and so are all longer ones
+        sizes.append((ngrams, None) if is_once else _counted(ngrams))
+        ngrams = [f"{ngram} {word}" for ngram, word in zip(ngrams, words[n:], strict=False)]
+    return sizes
+
+
+def _counted(ngrams: list[Ngram]) -> tuple[list[Ngram], list[int]]:
+    counts = Counter(ngrams)
+    return list(counts), list(counts.values())
 
 
 @dataclass(frozen=True, slots=True)
-class TfIdf:
-    """One text as CIDEr sees it."""
+class Targets:
+    """The references of one example, as their n-grams are looked up."""
 
-    length: int  # words
-    weights: dict[Ngram, float]  # v(g), n-grams of all four lengths together
-    norms: tuple[float, ...]  # |v| for n = 1..4
+    lengths: tuple[int, ...]  # words of each
+    # n-gram g -> for each reference r that has it: its number, v_r(g), and v_r(g) / |v_r|
+    weights: Mapping[Ngram, Sequence[tuple[int, float, float]]]
 
 
 class DocumentFrequencies:
-    """In how many documents each n-gram stands, and the tf-idf vectors that follow."""
+    """In how many documents each n-gram stands, and CIDEr-D by the weights that follow."""
 
     def __init__(self, documents: int, frequencies: Mapping[Ngram, int]) -> None:
         self.documents, self.frequencies = documents, frequencies
-        self._log_documents = math.log(documents)
+        self._highest = math.log(documents)  # idf of what stands in one document, or in none
+        # One number for all n-grams of a count: a few hundred stay at hand, where one each would have to be fetched.
+        idf = {count: self._highest - math.log(count) for count in set(frequencies.values())}
+        self._idf = {ngram: idf[count] for ngram, count in frequencies.items()}
         # The one state, and a harmless one: references come back each time their example is drawn.
-        self.reference_vector = lru_cache(maxsize=CACHED_TEXTS)(self.vector)
+        self.targets = lru_cache(maxsize=CACHED_EXAMPLES)(self._targets)
 
     @classmethod
     def count(cls, documents: Sequence[Sequence[str]]) -> DocumentFrequencies:
         """Count over documents, each a few texts."""
         counts = Counter[Ngram]()
         for texts in documents:
-            counts.update(set(chain.from_iterable(ngrams_of(words_of(text)) for text in texts)))
+            split = [counts_of(words_of(text)) for text in texts]
+            counts.update({ngram for sizes in split for ngrams, _ in sizes for ngram in ngrams})
         return cls(len(documents), {ngram: count for ngram, count in counts.items() if count > 1})
 
-    def vector(self, text: str) -> TfIdf:
-        """Weigh the n-grams of a text."""
-        words = words_of(text)
-        weights = {}
-        squares = [0.0] * MAX_N
-        for ngram, count in Counter(ngrams_of(words)).items():
-            weights[ngram] = count * (self._log_documents - math.log(self.frequencies.get(ngram, 1)))
-            squares[len(ngram) - 1] += weights[ngram] ** 2
-        return TfIdf(len(words), weights, tuple(map(math.sqrt, squares)))
+    def score(self, text: str, references: Texts) -> float:
+        """Return the CIDEr-D of a text, in [0, 10]; 0 without references."""
+        if not references:
+            return 0.0
+        words, targets = words_of(text), self.targets(tuple(references))
+        cosines = [0.0] * len(references)  # summed over n
+        find = targets.weights.get
+        for ngrams, counts in counts_of(words):
+            weights = self._weights(ngrams, counts)
+            norm = math.hypot(*weights)
+            for weight, entries in zip(weights, map(find, ngrams)):  # noqa: B905  (strict costs a tenth here)
+                if entries:
+                    for reference, other, share in entries:
+                        cosines[reference] += (weight if weight < other else other) * share / norm
+        alike = sum(map(mul, cosines, _penalties(len(words), targets.lengths)))
+        return SCALE * alike / MAX_N / len(references)
+
+    def _weights(self, ngrams: Sequence[Ngram], counts: Sequence[int] | None) -> list[float]:
+        """Return v(g) of each n-gram."""
+        find, highest = self._idf.get, self._highest
+        weights = [find(ngram, highest) for ngram in ngrams]
+        return weights if counts is None else list(map(mul, counts, weights))
+
+    def _targets(self, references: tuple[str, ...]) -> Targets:
+        split = [words_of(reference) for reference in references]
+        found: defaultdict[Ngram, list[tuple[int, float, float]]] = defaultdict(list)
+        for reference, words in enumerate(split):
+            for ngrams, counts in counts_of(words):
+                weights = self._weights(ngrams, counts)
+                norm = math.hypot(*weights)
+                for ngram, weight in zip(ngrams, weights, strict=True):
+                    if weight > 0:  # so |v_r| > 0, too
+                        found[ngram].append((reference, weight, weight / norm))
+        return Targets(tuple(map(len, split)), dict(found))
 
 
-def similarity(text: TfIdf, reference: TfIdf) -> float:
-    """Return the mean of s_n over n = 1..4, in [0, 1]."""
-    products = [0.0] * MAX_N
-    for ngram, weight in text.weights.items():
-        other = reference.weights.get(ngram, 0.0)
-        products[len(ngram) - 1] += min(weight, other) * other
-    norms = [mine * other for mine, other in zip(text.norms, reference.norms, strict=True)]
-    cosines = [product / norm for product, norm in zip(products, norms, strict=True) if norm > 0]
-    penalty = math.exp(-((text.length - reference.length) ** 2) / (2 * SIGMA**2))
-    return penalty * sum(cosines) / MAX_N
+@lru_cache(maxsize=65536)
+def _penalties(length: int, lengths: tuple[int, ...]) -> list[float]:
+    """Return what the difference from each reference's length leaves of a text's likeness."""
+    return [math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other in lengths]
 
 
 class CiderD:
@@ -126,13 +163,12 @@ class CiderD:
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the CIDEr-D of each completion, (B,) in [0, 10]."""
         count_texts(prompts, completions, references, extras)
-        pairs = zip(completions, references, strict=True)
-        return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
+        return np.array(list(map(self.frequencies.score, completions, references)), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """Write the document frequencies."""
         frequencies = self.frequencies
-        counts = {" ".join(ngram): count for ngram, count in sorted(frequencies.frequencies.items())}
+        counts = dict(sorted(frequencies.frequencies.items()))
         content = json.dumps({"documents": frequencies.documents, "frequencies": counts})
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(gzip.compress(content.encode(), mtime=0))
@@ -147,13 +183,6 @@ class CiderD:
             self._frequencies = fit_once(self.name, self._train, _count)
         return self._frequencies
 
-    def _score(self, completion: str, targets: Texts) -> float:
-        if not targets:
-            return 0.0
-        text = self.frequencies.vector(completion)
-        similarities = [similarity(text, self.frequencies.reference_vector(target)) for target in targets]
-        return SCALE * sum(similarities) / len(similarities)
-
 
 def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequencies:
     documents = [example.references for example in examples if example.references]
@@ -167,5 +196,4 @@ def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequ
 
 def _read(path: Path) -> DocumentFrequencies:
     content = json.loads(gzip.decompress(path.read_bytes()))
-    counts = {tuple(ngram.split(" ")): count for ngram, count in content["frequencies"].items()}
-    return DocumentFrequencies(content["documents"], counts)
+    return DocumentFrequencies(content["documents"], content["frequencies"])

@@ -108,8 +108,11 @@ def test_ter_of_two_long_texts_looks_for_no_phrases_that_moved():
     assert score("ter", "c d a b", ["a b c d"], most_words=3) == pytest.approx(100.0)
     # The better reference counts, one quick and one slow: 1 edit for the short one, of 3 words on average.
     assert score("ter", "b a x", ["a b x", "z z z z"], most_words=3) == pytest.approx(100 / 3.5)
-    # With a short reference the search is quick, however long the text is.
-    assert score("ter", "c d a b", ["d"], most_words=2) == pytest.approx(300.0)
+    # Against a short reference the search is quick, however long the text is: one phrase moved and 200 words too many
+    # are 201 edits of 4 words. Word by word c d go, two x become c d and the other 198 go: 202.
+    long_text = "c d a b" + " x" * 200
+    assert score("ter", long_text, ["a b c d"], most_words=8) == pytest.approx(100 * 201 / 4)
+    assert score("ter", long_text, ["a b c d"], most_words=7) == pytest.approx(100 * 202 / 4)
 
 
 def test_ter_reads_all_of_a_long_text():

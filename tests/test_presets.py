@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import transformers
 from click.testing import CliRunner
+from spacy_pipeline import save_pipeline
 
 from tril_gym import presets
 from tril_gym.agents.seeding import seeded
@@ -203,7 +204,10 @@ def save_stand_ins(folder, task):
         transformers.logging.disable_progress_bar()
         (seq2seq if task == "common_gen" else causal)(len(tokenizer)).save_pretrained(folder / "model")
         classifier(len(tokenizer)).save_pretrained(folder / "classifier")
-    tokenizer.save_pretrained(folder / "classifier")
+        classifier(len(tokenizer), outputs=1).save_pretrained(folder / "judge")
+    for name in ("classifier", "judge"):
+        tokenizer.save_pretrained(folder / name)
+    save_pipeline(folder / "pipeline")
     return folder
 
 
@@ -219,10 +223,11 @@ def seq2seq(vocab_size):
     return transformers.T5ForConditionalGeneration(transformers.T5Config(**size, **ends))
 
 
-def classifier(vocab_size):
+def classifier(vocab_size, outputs=2):
     """As DistilBERT is."""
     size = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": vocab_size, "pad_token_id": 0}
-    return transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**size, num_labels=2))
+    size |= {"max_position_embeddings": 550}
+    return transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**size, num_labels=outputs))
 
 
 def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **env_args: Any) -> RunConfig:
@@ -235,6 +240,10 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
     folder = stand_ins[TASKS[env]]
     if env == "tril/IMDB-v0":  # none has to be fitted
         env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
+    if env == "tril/CommonGen-v0" and "spider" in cell.run.get("reward", {}):
+        env_args["reward_settings"] = {"spider": {"pipeline": str(folder / "pipeline")}}
+    if env == "tril/TLDR-v0" and "preference" in cell.run.get("reward", {}):
+        env_args["reward_settings"] = {"preference": {"model": str(folder / "judge"), "tokenizer": None}}
     if preset != "embedded":
         given |= {"dataset": "embedded", "policy": str(folder / "model"), "tokenizer": str(folder / "tokenizer")}
         given |= {"load_in_4bit": False}

@@ -312,3 +312,23 @@ def test_an_adapter_on_a_classifier_brings_its_own_head(tmp_path):
         expected = float(adapted(**text).logits)
     reward = rewards.load("preference", model=tmp_path / "adapter")  # without a tokenizer: its base's
     assert score(reward, ["a dog"])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_adapter_of_the_hub_is_downloaded_by_its_name(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    from tril_gym.rewards.adapter import downloaded
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: asked.append((name, file)))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: str(tmp_path / name))
+    assert downloaded("owner/adapter") == str(tmp_path / "owner/adapter")
+    assert asked == [("owner/adapter", "adapter_config.json")]
+    assert downloaded(str(tmp_path)) == str(tmp_path)  # a folder is read where it is
+
+    def offline(name, file):
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    assert downloaded("owner/model") == "owner/model"

@@ -23,6 +23,20 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source) / ADAPTER_CONFIG).is_file()
 
 
+def downloaded(source: str) -> str:
+    """Return the folder of an adapter that has a name on the hub; other names and folders as they are."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if Path(source).is_dir():
+        return source
+    try:
+        hf_hub_download(source, ADAPTER_CONFIG)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return source  # a whole model, or nothing that can be reached, as loading it will say
+    return snapshot_download(source)
+
+
 def base_of(folder: Path) -> str:
     """Return the name or folder of the model that an adapter belongs to.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.rewards.adapter import classifier_on, is_adapter, load_adapted, put_on, tokenizer_source
+from tril_gym.rewards.adapter import classifier_on, downloaded, is_adapter, load_adapted, put_on, tokenizer_source
 from tril_gym.rewards.pretrained import Place, check_running, from_pretrained, load_once, load_tokenizer, named_model
 from tril_gym.rewards.regressor import refuse_missing
 from tril_gym.rewards.score import Extras, References, Scores, Texts, count_texts
@@ -60,7 +60,7 @@ class Preference:
         """Choose the reward model and how to read it.
 
         Args:
-            model: name or folder of a sequence classifier with one output, or the folder of an adapter of peft.
+            model: name or folder of a sequence classifier with one output, or of an adapter of peft.
             template: how the text that is judged is laid out, a format of {prompt} and {completion}; None takes what
                 reward_model.json in the model's folder says, else "{prompt}{completion}".
             tokenizer: name or folder; None takes the model's, or its base's.
@@ -126,6 +126,7 @@ class Preference:
 def _load(source: str, place: Place, tokenizer: str) -> Classifier:
     from transformers import AutoModelForSequenceClassification
 
+    source = downloaded(source)
     if is_adapter(source):
         # The head of a base that is a classifier already may be another: the adapter brings its own.
         settings = {"num_labels": 1, "ignore_mismatched_sizes": True}

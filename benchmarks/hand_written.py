@@ -109,7 +109,7 @@ class Numbers:
     new_tokens: int = 48
     epochs: int = 4
     minibatch_size: int = 16
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-8  # so small that texts stay as long as they are, however many iterations follow
     clip_range: float = 0.2
     vf_coef: float = 0.5
     kl_coef: float = 0.001

@@ -188,7 +188,7 @@ def write_cases(folder: Path, settings: Any) -> dict[str, Path]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     options = side_by_side.parser(__doc__)
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
-    options.add_argument("--teach", type=int, default=600, help="iterations of BC on it, of 64 texts")
+    options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
     options.add_argument("--critic", nargs="+", choices=CRITICS, default=list(CRITICS), help="of ours and by hand")
     options.add_argument("--trl-python", help="the Python of a virtual environment with TRL")
     options.add_argument("--contest", nargs=2, help="for the contestants' own processes")

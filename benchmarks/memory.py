@@ -4,8 +4,8 @@
 
 One PPO update on a minibatch of 16 texts of 64 + 48 tokens: torch's profiler tells of every tensor that is made and let
 go, so the figures are exact and the same in every run. Shown are the most bytes that stood at once, and by how much
-they exceed the weights, the gradients and AdamW's moments, which stand in any case: activations, and what is computed on the
-way. By hand, all logits of a minibatch stand at once; see hand_written.py.
+they exceed the weights, the gradients and AdamW's moments, which stand in any case: activations, and what is computed
+on the way. By hand, all logits of a minibatch stand at once; see hand_written.py.
 """
 
 from __future__ import annotations

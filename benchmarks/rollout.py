@@ -204,7 +204,7 @@ def cases(settings: argparse.Namespace) -> Iterator[tuple[str, Case]]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
-    options.add_argument("--teach", type=int, default=600, help="iterations of BC on it, of 64 texts")
+    options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
     settings = side_by_side.parsed(options, arguments)
     found = []
     for title, case in cases(settings):

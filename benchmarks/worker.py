@@ -19,7 +19,15 @@ MIB = 2**20
 
 
 def peak() -> float:
-    """The most memory that this process has had, in MiB."""
+    """The most memory that this process has had, in MiB.
+
+    Linux's getrusage would also count what the parent had when it started this process.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    high_water = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    if high_water:
+        return int(high_water[0]) * 1024 / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
@@ -88,5 +96,7 @@ class Worker:
     def close(self) -> None:
         """Let it end."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(timeout=60)
+        self.process.stdout.close()

@@ -18,7 +18,7 @@ from doubles import EOS, G, OneToken, P, alone, foreign_envs, generator, languag
 from doubles import Foreign as ForeignEnv
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 import tril_gym
 from tril_gym import rewards
@@ -228,8 +228,30 @@ def test_examples_with_the_same_prompt_do_not_share_their_references():
     assert len({tuple(row) for row in trajectories.prompts.tolist()}) == 2  # control: prompts alike
 
 
-@pytest.mark.parametrize("name", rewards.names())
-def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, monkeypatch):
+# What some rewards are set up with; those that need a program or another kind of model are tested by their own.
+SET_UP = {"spice": "pipeline", "spider": "pipeline", "preference": "model", "classifier": "model"}
+ELSEWHERE = {"meteor", "official_spice", "bert_score", "bleurt", "regressor", "output_perplexity", "perplexity"}
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Folders for the settings."""
+    from spacy_pipeline import save_pipeline
+
+    folder = tmp_path_factory.mktemp("stand_ins")
+    tokenizer = toy_envs(1).unwrapped.tokenizer
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        num_labels=1, pad_token_id=0,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    save_pipeline(folder / "pipeline")
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in rewards.names() if name not in ELSEWHERE])
+def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, stand_ins, monkeypatch):
     """It joined prompt and completion in place, so that a later one saw the prompt twice."""
     monkeypatch.setattr(tiny_classifier.fit, "__defaults__", (tiny_classifier.Recipe(steps=1),))  # no matter how well
     train = [
@@ -240,13 +262,15 @@ def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, monkeypatc
         [example.prompt for example in train],
         ["the dog sits", "a cat"] * 20,
         [list(example.references) for example in train],
-        [{"concepts": ["dog"], "label": 1} for _ in train],
+        [{"concepts": ["dog"], "label": 1, "finish_reason": "stop"} for _ in train],
     )
     before = copy.deepcopy(columns)
-    score = rewards.load(name, train=train)
-    first = score(*columns)
+    settings = {SET_UP[name]: str(stand_ins / SET_UP[name])} if name in SET_UP else {}
+    score = rewards.load(name, train=train, **settings)
+    measure = score if callable(score) else score.corpus
+    first = measure(*columns)
     assert columns == before
-    np.testing.assert_array_equal(score(*columns), first)
+    np.testing.assert_array_equal(measure(*columns), first)
 
 
 def test_a_later_reward_does_not_see_the_prompt_twice():

@@ -86,7 +86,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="right")
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no reward model could be made of {name!r}; give tiny, or the folder or hub name of a model of"
@@ -95,7 +95,6 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
     if tokenizer.pad_token_id is None:  # a decoder's; it must have one to tell where a text ends
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     return realigned(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
 

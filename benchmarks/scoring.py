@@ -64,9 +64,8 @@ def main(data: Path, batches: int, repeat: int, output: Path | None) -> None:
         name: {"median": statistics.median(times), "range": [min(times), max(times)]} for name, times in seconds.items()
     }
     slow = figures["pycocoevalcap"]["median"]
-    table = Table(
-        title=f"CIDEr-D of {BATCH} completions, {REFERENCES} references each, {batches} different batches; largest difference {difference:.1e}"
-    )
+    about = f"{BATCH} completions, {REFERENCES} references each, {batches} different batches"
+    table = Table(title=f"CIDEr-D of {about}; largest difference {difference:.1e}")
     for column in ("", "ms, median", "range", "times as fast"):
         table.add_column(column, justify="left" if not column else "right")
     for name, found in figures.items():

@@ -155,7 +155,7 @@ def race_on(folder: Path, title: str, names: Sequence[str], trl_python: str | No
         contestants = {name: lambda worker=worker: turn(worker) for name, worker in workers.items()}
         pairs = [(f"ours, {critic}", f"by hand, {critic}") for critic in CRITICS]
         targets = [Target(*pair) for pair in [*pairs, ("ours, separate", TRL), ("ours, shared", TRL)]]
-        return side_by_side.run(Race(title, "tokens", contestants, targets), repeat=repeat)
+        return side_by_side.run(Race(title, "tokens", contestants, targets, same_turns=True), repeat=repeat)
 
 
 def write_cases(folder: Path, settings: Any) -> dict[str, Path]:

@@ -125,7 +125,7 @@ class Case:
             LOOP: timed(lambda: self.loop(self.model)),
             FUSED: timed(lambda: self.loop(self.fused)),
         }
-        return Race(title, "tokens", contestants, TARGETS)
+        return Race(title, "tokens", contestants, TARGETS, same_turns=True)
 
 
 def tokens_of(tokens: Tensor, eos: int) -> float:
@@ -134,7 +134,7 @@ def tokens_of(tokens: Tensor, eos: int) -> float:
     return float((is_eos.cumsum(1) - is_eos == 0).sum())
 
 
-def guided(case: Case) -> Race:
+def guided(case: Case, title: str) -> Race:
     """PPO++ beside PPO: collection and the reference's log-probabilities."""
     guide, reference = Guide(case.policy.frozen_copy()), case.policy.frozen_copy()
 
@@ -154,10 +154,11 @@ def guided(case: Case) -> Race:
 
     contestants = {PPO: lambda: turn(0.0), PPO_PP: lambda: turn(0.8)}
     return Race(
-        "PPO++ beside PPO, collection and reference, tokens sampled by policy and guide",
+        f"{title}: collection and reference, tokens sampled by policy and guide",
         "tokens",
         contestants,
         [Target(PPO_PP, PPO)],
+        same_turns=True,
     )
 
 
@@ -210,8 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for title, case in cases(settings):
         races = [case.race(title)]
         if title.startswith("GPT-2"):
-            race = guided(case)
-            races.append(Race(f"{title}: {race.title}", race.unit, race.contestants, race.targets))
+            races.append(guided(case, title))
         for race in races:
             found.append(side_by_side.run(race, repeat=settings.repeat))
             side_by_side.show(found[-1])

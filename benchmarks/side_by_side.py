@@ -77,12 +77,15 @@ class Race:
         unit: of the amounts that they make.
         contestants: by name; each call is a turn, and returns how it went.
         targets: ratios that are shown.
+        same_turns: every turn is the same work, though its amount may be drawn, as texts of random length are; then
+            the ratios of whole turns are shown, too.
     """
 
     title: str
     unit: str
     contestants: Mapping[str, Callable[[], Turn]]
     targets: Sequence[Target] = ()
+    same_turns: bool = False
 
 
 def timed(work: Callable[[], float], clock: Callable[[], float] = time.perf_counter) -> Callable[[], Turn]:
@@ -128,6 +131,9 @@ def summary(race: Race, turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
             pairs = zip(speeds[target.first], speeds[target.second], strict=True)
             ratio = Spread.of([one / other for one, other in pairs])
             ratios.append(asdict(target) | asdict(ratio) | {"met": target.met(ratio.median)})
+            if race.same_turns:
+                both = zip(turns[target.first], turns[target.second], strict=True)
+                ratios[-1]["turns"] = asdict(Spread.of([other.seconds / one.seconds for one, other in both]))
     return {"title": race.title, "unit": race.unit, "contestants": contestants, "ratios": ratios}
 
 
@@ -150,7 +156,8 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
             if ratio["at_least"] is None
             else f"; target {figure(ratio['at_least'])} or more: {VERDICT[ratio['met']]}"
         )
-        console.print(f"{ratio['first']} / {ratio['second']}: {spread}{aim}", highlight=False)
+        turns = f"; of whole turns {Spread(**ratio['turns'])}" if "turns" in ratio else ""
+        console.print(f"{ratio['first']} / {ratio['second']}: {spread}{turns}{aim}", highlight=False)
     console.print()
 
 

@@ -150,12 +150,14 @@ def test_turns_alternate_and_ratios_are_of_a_round():
         order.append(name)
         return Turn(next(seconds[name]), 8.0)
 
-    race = Race("", "texts", {name: lambda name=name: turn(name) for name in seconds}, [Target("one", "two", 2.5)])
+    both = {name: lambda name=name: turn(name) for name in seconds}
+    race = Race("", "texts", both, [Target("one", "two", 2.5)], same_turns=True)
     found = side_by_side.run(race, repeat=3)
     assert order == ["one", "two", "one", "two", "two", "one", "one", "two"]  # the warm-up, three rounds
     assert found["contestants"]["one"]["speed"] == {"median": 4.0, "low": 2.0, "high": 8.0}
     (ratio,) = found["ratios"]
     assert (ratio["median"], ratio["low"], ratio["high"], ratio["met"]) == (2.0, 2.0, 2.0, False)
+    assert ratio["turns"] == {"median": 2.0, "low": 2.0, "high": 2.0}
     assert Target("one", "two", 2.0).met(2.0) is True
     assert Target("one", "two").met(2.0) is None
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tril_gym.agents.kv_cache import growing_cache, growing_pair
 from tril_gym.agents.trajectories import Texts
 
 
@@ -129,15 +130,15 @@ class _CausalDecoder:
     """Keys and values of everything read so far; one new column a call."""
 
     def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.mask = model, mask
-        self._read(ids, _position_ids(mask), cache=None)
+        self.model, self.mask, self._cache = model, mask, growing_cache(model.config)
+        self._read(ids, _position_ids(mask))
 
-    def _read(self, ids: Tensor, positions: Tensor, cache: Any) -> None:
+    def _read(self, ids: Tensor, positions: Tensor) -> None:
         output = self.model(
             input_ids=ids,
             attention_mask=self.mask.long(),
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -148,7 +149,7 @@ class _CausalDecoder:
 
     def append(self, tokens: Tensor) -> None:
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1, self._cache)
+        self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1)
 
     def keep(self, rows: Tensor) -> None:
         self.mask, self._logits = self.mask[rows], self._logits[rows]
@@ -245,11 +246,12 @@ class _CachedDecoder:
 
     def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, ids: Tensor, mask: Tensor) -> None:
         self.prompts = _EncodedPrompts(model, encoded, is_prompt, mask)
-        self._read(ids, cache=None)
+        self._cache = growing_pair(model.config)
+        self._read(ids)
 
-    def _read(self, ids: Tensor, cache: Any) -> None:
+    def _read(self, ids: Tensor) -> None:
         mask = self.prompts.mask.long()
-        output = self.prompts.read(ids, decoder_attention_mask=mask, past_key_values=cache, use_cache=True)
+        output = self.prompts.read(ids, decoder_attention_mask=mask, past_key_values=self._cache, use_cache=True)
         self._logits, self._cache = output.logits[:, -1], output.past_key_values
 
     def logits(self) -> Tensor:
@@ -258,7 +260,7 @@ class _CachedDecoder:
     def append(self, tokens: Tensor) -> None:
         mask = self.prompts.mask
         self.prompts.mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        self._read(tokens.unsqueeze(1), self._cache)
+        self._read(tokens.unsqueeze(1))
 
     def keep(self, rows: Tensor) -> None:
         self.prompts.keep(rows)

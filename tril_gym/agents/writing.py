@@ -21,6 +21,8 @@ class Board:
         self.tokens, self.layout = tokens, layout  # (B, T) int64, -1 where nothing is written
         self.logprobs = np.zeros(tokens.shape)
         self.written = (tokens >= 0).sum(1)
+        self._is_eos = np.zeros(layout.vocab_size + 1, dtype=bool)  # by id; the last is that of -1, an empty cell
+        self._is_eos[list(layout.eos_token_ids)] = True
 
     @staticmethod
     def empty(texts: int, layout: TextLayout) -> Board:
@@ -30,7 +32,7 @@ class Board:
     def has_ended(self, rows: np.ndarray) -> np.ndarray:
         """Whether these rows stand at EOS or at the length limit: bool, one each."""
         last = self.tokens[rows, np.maximum(self.written[rows], 1) - 1]
-        return np.isin(last, self.layout.eos_token_ids) | (self.written[rows] == self.layout.max_new_tokens)
+        return self._is_eos[last] | (self.written[rows] == self.layout.max_new_tokens)
 
 
 class Pen:

@@ -1,0 +1,65 @@
+"""Caches with room ahead hold what those of `transformers` hold."""
+
+import pytest
+import torch
+from doubles import language_model, ragged_texts
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from tril_gym.agents import kv_cache
+from tril_gym.agents.kv_cache import GrowingLayer, growing_cache, growing_pair
+
+
+def states(generator, texts, columns, width):
+    return torch.randn((texts, 2, columns, width), generator=generator)
+
+
+@pytest.mark.parametrize("step", [1, 3, 64])
+def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
+    monkeypatch.setattr(kv_cache, "STEP", step)
+    generator, mine, theirs = torch.Generator().manual_seed(0), GrowingLayer(), DynamicLayer()
+    texts = 6
+    for columns, keep in ((5, None), (1, [0, 2, 5]), (1, None), (2, [1]), (1, None), (1, None)):
+        keys, values = states(generator, texts, columns, 4), states(generator, texts, columns, 3)  # of unequal width
+        for one, other in zip(mine.update(keys, values), theirs.update(keys, values), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert mine.get_seq_length() == theirs.get_seq_length()
+        assert mine.get_mask_sizes(1) == theirs.get_mask_sizes(1)
+        if keep is not None:
+            texts = len(keep)
+            mine.batch_select_indices(torch.tensor(keep))
+            theirs.batch_select_indices(torch.tensor(keep))
+            torch.testing.assert_close(mine.keys, theirs.keys, rtol=0, atol=0)
+            torch.testing.assert_close(mine.values, theirs.values, rtol=0, atol=0)
+
+
+def test_memory_is_set_aside_once_in_a_while():
+    layer, generator, places = GrowingLayer(), torch.Generator().manual_seed(0), []
+    for _ in range(3 * kv_cache.STEP):
+        layer.update(states(generator, 2, 1, 4), states(generator, 2, 1, 4))
+        places.append(layer.keys.data_ptr())
+    assert len(set(places)) <= 4
+    dynamic = DynamicLayer()
+    dynamic.update(states(generator, 2, 1, 4), states(generator, 2, 1, 4))
+    before = dynamic.keys
+    dynamic.update(states(generator, 2, 1, 4), states(generator, 2, 1, 4))
+    assert dynamic.keys.data_ptr() != before.data_ptr()  # which copies for every token
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+def test_a_decoder_says_the_same_with_either(family):
+    model, texts = language_model(family).eval(), ragged_texts()
+    ids = texts.tokens[:, :6]
+    caches = [growing_cache(model.config), DynamicCache(config=model.config)]
+    for columns in (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)):
+        mine, theirs = (model(input_ids=ids[:, columns], past_key_values=cache).logits for cache in caches)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_layers_of_another_kind_stay():
+    sliding = language_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1).config
+    kinds = [type(layer) for layer in growing_cache(sliding).layers]
+    assert kinds == [GrowingLayer, DynamicSlidingWindowLayer]
+    pair = growing_pair(language_model("t5").config)
+    assert [type(layer) for layer in pair.self_attention_cache.layers] == [GrowingLayer] * 2
+    assert all(type(layer) is DynamicLayer for layer in pair.cross_attention_cache.layers)

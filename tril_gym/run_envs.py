@@ -40,7 +40,9 @@ def make_envs(
     try:
         if _spec(config.env).vector_entry_point is None:  # one of the user's own, single only
             return gym.make_vec(config.env, num_envs=config.num_envs, vector_kwargs=mode, **keywords)
-        return gym.make_vec(config.env, num_envs=config.num_envs, **mode, **keywords)
+        # Collection reads observations at once and keeps none, so ours need no copies.
+        ours: dict[str, Any] = {"copy": False} if config.env.split(":")[-1].startswith("tril/") else {}
+        return gym.make_vec(config.env, num_envs=config.num_envs, **ours | mode | keywords)
     except gym.error.Error as error:
         known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error

@@ -195,5 +195,5 @@ def _write(file: io.RawIOBase, content: bytes) -> None:
     try:
         while view:
             view = view[file.write(view) or 0 :]
-    except OSError:  # the program died, which the reader reports
+    except (OSError, ValueError):  # the program died, and perhaps its pipes are closed by now: the reader reports it
         pass

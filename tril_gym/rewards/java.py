@@ -81,6 +81,7 @@ class _Running:
 
     def __init__(self, command: tuple[str, ...]) -> None:
         self.owner = os.getpid()
+        self.writer: threading.Thread | None = None
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`; a pipe could fill up and block
         # Without a buffer: a child of a fork must not find half a question that it would send once more.
         self.process = subprocess.Popen(
@@ -92,10 +93,10 @@ class _Running:
     def exchange(self, lines: Sequence[str], answers: int) -> list[str]:
         """Write in one thread and read in another, so that full pipes on both sides block nobody."""
         content = "".join(f"{line}\n" for line in lines).encode()
-        writer = threading.Thread(target=_write, args=(self.questions, content), daemon=True)
-        writer.start()
+        self.writer = threading.Thread(target=_write, args=(self.questions, content), daemon=True)
+        self.writer.start()
         answered = [self._read() for _ in range(answers)]
-        writer.join()
+        self.writer.join()
         return answered
 
     def end(self) -> None:
@@ -103,6 +104,8 @@ class _Running:
         if self.owner == os.getpid():
             self.process.kill()
             self.process.wait()
+            if self.writer is not None:  # it fails now; until it has, its pipe must not be closed under it
+                self.writer.join()
         for file in (self.questions, self.answers, self.errors):
             file.close()
 
@@ -195,5 +198,5 @@ def _write(file: io.RawIOBase, content: bytes) -> None:
     try:
         while view:
             view = view[file.write(view) or 0 :]
-    except (OSError, ValueError):  # the program died, and perhaps its pipes are closed by now: the reader reports it
+    except OSError:  # the program died, which the reader reports
         pass

@@ -27,6 +27,8 @@ class TextBatch:
         self.examples = np.full(num_texts, -1, np.int64)
         self.is_writing = np.zeros(num_texts, bool)
         self._all_rows = np.arange(num_texts)
+        self._length: int | None = None  # tokens of every text, where all are written side by side: the common case
+        self._only_eos = problem.eos_token_ids[0] if len(problem.eos_token_ids) == 1 else None
 
     def start(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
         """Put k texts in the states (example, completion)."""
@@ -39,6 +41,7 @@ class TextBatch:
         self.lengths[rows] = [len(completion) for _, completion in states]
         self.examples[rows] = examples
         self.is_writing[rows] = True
+        self._length = int(self.lengths[0]) if bool((self.lengths == self.lengths[0]).all()) else None
 
     def write(self, rows: Ids | None, tokens: Ids) -> tuple[npt.NDArray[np.float64], Mask]:
         """Append one token to k texts; return what each token earns and whether it ended its text, both (k,).
@@ -47,6 +50,9 @@ class TextBatch:
         """
         problem = self.problem
         check_range(tokens, problem.vocab_size)
+        if rows is None and self._length is not None and problem.pay is None:
+            return self._write_column(tokens, self._length)
+        self._length = None
         lengths = self.lengths if rows is None else self.lengths[rows]
         indices = self._all_rows if rows is None else rows
         self.observations[indices, lengths + problem.max_prompt_length] = tokens
@@ -61,6 +67,21 @@ class TextBatch:
             return np.zeros(len(indices)), has_ended
         prompts, completions = np.split(self.observations[indices], [problem.max_prompt_length], axis=1)
         return problem.pay(prompts, completions, lengths, has_ended), has_ended
+
+    def _write_column(self, tokens: Ids, length: int) -> tuple[npt.NDArray[np.float64], Mask]:
+        """Append one token to all texts, which are equally long: a column takes a fifth of the time of its cells."""
+        problem = self.problem
+        self.observations[:, problem.max_prompt_length + length] = tokens
+        self.lengths += 1
+        self._length = length + 1
+        if self._length == problem.max_new_tokens:
+            has_ended = np.ones(len(tokens), bool)
+        else:
+            has_ended = problem.is_eos[tokens] if self._only_eos is None else tokens == self._only_eos
+        if np.count_nonzero(has_ended):
+            np.logical_not(has_ended, out=self.is_writing)
+            self._length = None
+        return np.zeros(len(tokens)), has_ended
 
     def tokens(self, row: int) -> list[int]:
         """Return what a row has written."""

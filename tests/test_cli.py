@@ -185,3 +185,13 @@ def test_a_bad_column_is_named(tmp_path):
 
 def test_a_folder_that_is_taken_is_refused(run):
     assert "--resume" in call("train", "ppo", *SMALL, "--output-dir", run, code=2)
+
+
+def test_a_profile_is_printed_at_the_end(tmp_path):
+    few = ["--iterations", "2", "--num-envs", "4", "--eval-examples", "2", "--tiny-samples", "0", "--epochs", "1"]
+    done = CliRunner().invoke(main, ["train", "ppo", *few, "--profile", "--output-dir", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "where the time and memory of an iteration went" in done.output
+    assert "sampling: policy and guide write" in done.output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("memory/learn" in row for row in rows)

@@ -126,7 +126,7 @@ def check_tril_gym(words: list[str]) -> None:
 
 def check_run(algorithm: str, values: dict[str, Any]) -> None:
     """Refuse settings that a run would refuse before it reads any data."""
-    folder, resume, _ = (values.pop(name) for name in ("output_dir", "resume", "track"))
+    folder, resume, *_ = (values.pop(name) for name in ("output_dir", "resume", "track", "profile"))
     values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
@@ -244,7 +244,8 @@ def test_every_figure_of_a_run_is_explained(run_folders):
     for name, folder in run_folders.items():
         for line in (folder / "metrics.jsonl").read_text().splitlines():
             figures[name] |= {"score/NAME" if figure.startswith("score/") else figure for figure in json.loads(line)}
-    assert set().union(*figures.values()) == set(first_column(ROOT / "docs/command_line.md", "Figures"))
+    with_profile = {"memory/PART"}
+    assert set().union(*figures.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Figures"))
     # These are not everybody's.
     assert {name for name in figures if "discriminator/loss" in figures[name]} == {"gail"}
     assert {name for name in figures if "guide_critic/loss" in figures[name]} >= {"aggrevated", "d2lols"}

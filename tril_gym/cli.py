@@ -176,6 +176,7 @@ RUN_OPTIONS = (
 FOLDER_OPTIONS = (
     click.option("--output-dir", type=click.Path(path_type=Path), help="Run folder. [default: runs/ALGO-TASK-seed]"),
     click.option("--resume", is_flag=True, help="Go on with the run in --output-dir; only --iterations may change."),
+    click.option("--profile", is_flag=True, help="Say at the end where the time and memory of an iteration went."),
     click.option("--track", metavar="TRACKER", help="Also send figures to wandb or another tracker of accelerate."),
 )
 
@@ -230,11 +231,11 @@ def train_command(algorithm: str) -> click.Command:
     """`tril-gym train ALGO`."""
     config_type = agent_type(algorithm).config_type
 
-    def run(output_dir: Path | None, resume: bool, track: str | None, **options: Any) -> None:
+    def run(output_dir: Path | None, resume: bool, profile: bool, track: str | None, **options: Any) -> None:
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         given = {name: value for name, value in options.items() if value is not None and value != {}}
         knobs = {name: given.pop(name) for name in [field.name for field in fields(config_type)] if name in given}
-        train(algorithm, given, knobs, output_dir, resume, track)
+        train(algorithm, given, knobs, output_dir, resume=resume, profile=profile, track=track)
 
     options = (*RUN_OPTIONS, *FOLDER_OPTIONS, *knob_options(config_type))
     for decorate in reversed(options):
@@ -326,7 +327,9 @@ def train(
     given: dict[str, Any],
     knobs: dict[str, Any],
     output_dir: Path | None,
+    *,
     resume: bool,
+    profile: bool,
     track: str | None,
 ) -> None:
     """Start or resume a run."""
@@ -348,7 +351,7 @@ def train(
             config = configure(algorithm, preset=preset, given=given, knobs=knobs)
             run = runs.prepare(config, output_dir or default_folder(config), track=track, screen=screen)
     try:
-        run.go()
+        run.go(profile=profile)
     except runs.Interrupted as stop:
         screen.say(str(stop))
         raise SystemExit(130) from None

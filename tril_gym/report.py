@@ -81,6 +81,11 @@ class Screen:
             prompt, completion = clip(sample["prompt"], 70), clip(sample["completion"], 110)
             self.say(f"      {sample['reward']:6.3f}  {prompt} → {completion}")
 
+    def profile(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Where the time and memory of the iterations went."""
+        if rows:
+            self.console.print(profile_table(rows))
+
     def closing(self, folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """What training has changed on held-out examples."""
         self.console.print(figures_table(before["figures"], after["figures"]))
@@ -138,6 +143,37 @@ def _cell(figure: float | None, interval: tuple[float, float] | None) -> str:
     if figure is None:
         return ""
     return f"{figure:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
+
+
+# What the parts of an iteration do.
+PARTS = {
+    "collect": "sampling: policy and guide write",
+    "score": "environment and reward",
+    "reference": "reference policy reads",
+    "values": "critic reads",
+    "discriminator": "discriminator learns and judges",
+    "learn": "learning",
+    "other": "the rest",
+}
+
+
+def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Mean seconds of each part of an iteration, its share, and the peak of memory in it."""
+    measured = rows[1:] or rows  # the first iteration also loads and allocates
+    parts = [name for name in PARTS if any(f"time/{name}" in row for row in measured)]
+    seconds = {name: sum(row.get(f"time/{name}", 0.0) for row in measured) / len(measured) for name in parts}
+    table = Table(title="where the time and memory of an iteration went", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("part", no_wrap=True)
+    for column in ("seconds", "share", "peak MiB"):
+        table.add_column(column, justify="right")
+    total = sum(seconds.values()) or 1.0
+    for name in parts:
+        peaks = [row[f"memory/{name}"] for row in measured if f"memory/{name}" in row]
+        share, peak = f"{seconds[name] / total:.1%}", f"{max(peaks):.0f}" if peaks else ""
+        table.add_row(PARTS[name], f"{seconds[name]:.3f}", share, peak)
+    speed = sum(row["tokens_per_second"] for row in measured) / len(measured)
+    table.caption = f"{len(measured)} iterations of {total:.3f} seconds, {speed:.0f} tokens a second"
+    return table
 
 
 def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:

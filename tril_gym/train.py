@@ -79,8 +79,8 @@ class Run:
         self.config, self.agent = parts.config, parts.agent
         self.eval_envs = parts.eval_envs(folder.path / "reward")
 
-    def go(self) -> Result:
-        """Evaluate, learn, evaluate, report."""
+    def go(self, *, profile: bool = False) -> Result:
+        """Evaluate, learn, evaluate, report; with `profile` say where time and memory went, too."""
         self.tracker.begin(self.folder.path, self.config.as_json())
         self.screen.opening(self.config, self.parts)
         known = self.folder.path / "evaluation.json"
@@ -90,12 +90,14 @@ class Run:
             self._save()
         left = self.config.iterations - self.agent.iteration
         with self.screen.learning(self.config.iterations, self.agent.iteration), stop_signal() as asked:
-            self.agent.learn(max(0, left), after=lambda report: self._after(report, asked))
+            self.agent.learn(max(0, left), after=lambda report: self._after(report, asked), profile=profile)
         after = self._evaluate("after").as_json()
         self._write_evaluation(before, after)
         self.tracker.close()
         rows = self.folder.rows("metrics.jsonl")
         draw_curve(self.folder.path / "curve.png", rows, before, after)
+        if profile:
+            self.screen.profile(rows)
         self.screen.closing(self.folder.path, before, after)
         return Result(self.folder.path, before, after)
 

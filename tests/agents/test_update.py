@@ -272,7 +272,8 @@ class TestMetrics:
             *("kl", "kl_coef", "critic/explained_variance"),
             *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
             *("critic/loss", "policy/ratio_error", "grad_norm/policy", "grad_norm/critic"),
-            *("time/score", "time/collect", "time/reference", "time/learn", "tokens_per_second"),
+            *("time/score", "time/collect", "time/reference", "time/values", "time/learn", "time/other"),
+            "tokens_per_second",
         ]
         assert [report.iteration for report in reports] == [1, 2]
         assert all(isinstance(value, int | float) for report in reports for value in report.metrics.values())

@@ -113,9 +113,12 @@ class Agent(ABC):
     def plan(self, iteration: int) -> Plan:
         """Who writes what in this iteration, counted from 0."""
 
-    def learn(self, iterations: int, after: Callback | None = None) -> Self:
-        """Train for so many more iterations; `after` is called with a `Report` at the end of each."""
-        learn(self, iterations=iterations, after=after)
+    def learn(self, iterations: int, after: Callback | None = None, *, profile: bool = False) -> Self:
+        """Train for so many more iterations; `after` is called with a `Report` at the end of each.
+
+        With `profile` a report has the peak of memory of each part, "memory/…" in MiB, beside its seconds.
+        """
+        learn(self, iterations=iterations, after=after, profile=profile)
         return self
 
     def predict(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tril_gym.agents.clock import Clock
+from tril_gym.agents.clock import Clock, gauge_of
 from tril_gym.agents.collect import collect
 from tril_gym.agents.trajectories import Trajectories
 
@@ -29,14 +29,14 @@ class Report:
 Callback = Callable[[Report], None]
 
 
-def learn(agent: Agent, *, iterations: int, after: Callback | None = None) -> None:
-    """Collect, learn, report, so many times.
+def learn(agent: Agent, *, iterations: int, after: Callback | None = None, profile: bool = False) -> None:
+    """Collect, learn, report, so many times; with `profile` the report has the peak of memory of each part, too.
 
     An exception in the middle of an iteration (Ctrl-C too) leaves the agent as the last complete update left it, but
     for the optimizer steps that the broken iteration had already made.
     """
     for _ in range(iterations):
-        clock = Clock()
+        clock = Clock(gauge_of(agent.policy.device) if profile else None)
         plan = agent.plan(agent.iteration)
         with clock.time("collect"):
             trajectories = collect(agent.envs, plan, episodes=agent.episodes, generator=agent.generator, clock=clock)
@@ -69,9 +69,10 @@ def describe(trajectories: Trajectories) -> dict[str, float]:
 
 def times(clock: Clock, trajectories: Trajectories) -> dict[str, float]:
     """Seconds an iteration's parts took, and the tokens written in each second of the whole."""
-    seconds = dict(clock.seconds)
+    seconds, total = dict(clock.seconds), clock.elapsed
     # The environment is stepped inside collection; each second is counted once.
     seconds["collect"] -= seconds.get("score", 0.0)
-    total = sum(seconds.values())
+    seconds["other"] = max(0.0, total - sum(seconds.values()))
     figures = {f"time/{name}": value for name, value in seconds.items()}
+    figures |= {f"memory/{name}": peak for name, peak in clock.peaks.items()}
     return figures | {"tokens_per_second": float(trajectories.lengths.sum()) / total}

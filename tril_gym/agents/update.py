@@ -154,14 +154,13 @@ class ActorCritic:
             trajectories: finished texts.
             plan: how they were written; says whose critic learns.
             generator: draws references and shuffles the minibatches.
-            clock: counts seconds as "reference" and "learn".
+            clock: counts seconds as "reference", "values" and "learn".
         """
         critic, critic_optimizer = self.critic(plan.critic, goes_on=plan.critic_goes_on)
         name = "critic" if plan.critic == "policy" else "guide_critic"
         self.schedule.apply(self.optimizer, self.config.learning_rate)
         self.schedule.apply(critic_optimizer, self._critic_rate)
-        with clock.time("reference"):
-            trajectories = self.annotate(trajectories, critic)
+        trajectories = self.annotate(trajectories, critic, clock)
         kl, experience = self._kl(trajectories), self.experience(trajectories)
         if self.references is not None:
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
@@ -179,8 +178,9 @@ class ActorCritic:
         return metrics | {figure.replace("critic/", f"{name}/"): value for figure, value in steps.items()}
 
     @torch.no_grad()
-    def annotate(self, trajectories: Trajectories, critic: Critic) -> Trajectories:
+    def annotate(self, trajectories: Trajectories, critic: Critic, clock: Clock | None = None) -> Trajectories:
         """Add the reference's log-probabilities and the critic's values."""
+        clock = clock or Clock()
 
         def by_parts(function: Callable[[Texts], Tensor]) -> Tensor:
             rows = torch.arange(len(trajectories)).split(self.config.minibatch_size)
@@ -195,9 +195,11 @@ class ActorCritic:
         if half or self.config.mixed_precision != "no":
             # Rounding differs between a cached pass and a whole one by more than a ratio may err.
             old_logprobs = scored_by(self.policy).double()
-        return replace(
-            trajectories, ref_logprobs=scored_by(self.ref_policy), values=by_parts(critic), old_logprobs=old_logprobs
-        )
+        with clock.time("reference"):
+            ref_logprobs = scored_by(self.ref_policy)
+        with clock.time("values"):
+            values = by_parts(critic)
+        return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
 
     def experience(self, trajectories: Trajectories) -> Experience:
         """Penalised rewards, advantages and returns of annotated trajectories."""

@@ -27,8 +27,8 @@ class Decoder(Protocol):
     def logits(self) -> Tensor:
         """(B, V) of the next token."""
 
-    def append(self, tokens: Tensor) -> None:
-        """Write (B,) tokens."""
+    def append(self, tokens: Tensor, is_written: Tensor) -> None:
+        """Write (B,) tokens on the rows where (B,) is True; the others stay as they are, without logits of worth."""
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -147,8 +147,8 @@ class _CausalDecoder:
     def logits(self) -> Tensor:
         return self._logits
 
-    def append(self, tokens: Tensor) -> None:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+    def append(self, tokens: Tensor, is_written: Tensor) -> None:
+        self.mask = torch.cat([self.mask, is_written.unsqueeze(1)], dim=1)
         self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1)
 
     def keep(self, rows: Tensor) -> None:
@@ -257,9 +257,8 @@ class _CachedDecoder:
     def logits(self) -> Tensor:
         return self._logits
 
-    def append(self, tokens: Tensor) -> None:
-        mask = self.prompts.mask
-        self.prompts.mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    def append(self, tokens: Tensor, is_written: Tensor) -> None:
+        self.prompts.mask = torch.cat([self.prompts.mask, is_written.unsqueeze(1)], dim=1)
         self._read(tokens.unsqueeze(1))
 
     def keep(self, rows: Tensor) -> None:
@@ -283,13 +282,14 @@ class _AlignedDecoder:
         last = self.prompts.mask.sum(1) - 1
         return logits[torch.arange(len(last), device=last.device), last]
 
-    def append(self, tokens: Tensor) -> None:
+    def append(self, tokens: Tensor, is_written: Tensor) -> None:
         mask = self.prompts.mask
         column = mask.sum(1)
-        if int(column.max()) == self.ids.shape[1]:
+        if int(column[is_written].max()) == self.ids.shape[1]:
             self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
             mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
         here = torch.arange(self.ids.shape[1], device=column.device) == column.unsqueeze(1)
+        here &= is_written.unsqueeze(1)
         self.ids = torch.where(here, tokens.unsqueeze(1), self.ids)
         self.prompts.mask = mask | here
 

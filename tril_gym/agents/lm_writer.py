@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 
+# Texts that have ended leave the model's cache together, once they are this share of it: to copy what remains costs
+# about as much as a token does.
+SHARE_TO_DROP = 1 / 4
+
+
 class LMWriter:
     """Writes on B texts with one language model; see `Writer`."""
 
@@ -34,13 +39,15 @@ class LMWriter:
         self._cache_needs_evaluation = checkpoints_gradients(policy.model)
         self._texts: Texts | None = texts
         self._decoder: Decoder | None = None
+        self._rows = torch.arange(0)  # the decoder's rows that write on
+        self._decoder_rows = 0  # and how many it has
         self._pending: Tensor | None = None  # written, not yet read: a text that ends here needs no further pass
 
     @torch.no_grad()
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Write one token on every text."""
         with evaluating(self.policy.model) if self._cache_needs_evaluation else nullcontext():
-            logits = self._read().logits()
+            logits = self._read()
         logits = self.policy.decoding.apply(
             logits,
             self.lengths,
@@ -52,14 +59,30 @@ class LMWriter:
         self._pending = tokens
         return tokens, logprobs_of(logits, tokens)
 
-    def _read(self) -> Decoder:
+    def _read(self) -> Tensor:
+        """Let the model read what it has not read yet: (B, V) logits of the next token."""
         if self._decoder is None:
             assert self._texts is not None
             self._decoder = self.policy.backbone.decoder(self.policy.model, self._texts)
             self._texts = None
+            self._decoder_rows = len(self.lengths)
+            self._rows = torch.arange(self._decoder_rows, device=self.lengths.device)
         elif self._pending is not None:
-            self._decoder.append(self._pending)
-        return self._decoder
+            self._append(self._pending)
+        logits = self._decoder.logits()
+        return logits if len(self._rows) == self._decoder_rows else logits[self._rows]
+
+    def _append(self, tokens: Tensor) -> None:
+        assert self._decoder is not None
+        if len(self._rows) <= (1 - SHARE_TO_DROP) * self._decoder_rows:
+            self._decoder.keep(self._rows)
+            self._decoder_rows = len(self._rows)
+            self._rows = torch.arange(self._decoder_rows, device=tokens.device)
+        is_written = torch.ones(self._decoder_rows, dtype=torch.bool, device=tokens.device)
+        if len(self._rows) < self._decoder_rows:
+            is_written = torch.zeros_like(is_written).index_fill(0, self._rows, True)
+            tokens = tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens)
+        self._decoder.append(tokens, is_written)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -70,7 +93,7 @@ class LMWriter:
         if self._pending is not None:
             self._pending = self._pending[rows]
         if self._decoder is not None:
-            self._decoder.keep(rows)
+            self._rows = self._rows[rows]
 
     def close(self) -> None:
         """Let go of the cache."""

@@ -26,6 +26,7 @@ from tril_gym.envs.text_env import METADATA, checked_render_mode
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Seeds = int | Sequence[int | None] | None
+NO_ROWS = np.empty(0, np.int64)
 Step = tuple[Ids, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
 
 
@@ -101,12 +102,14 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if not self._has_begun:
             raise ResetNeeded("no text was begun: call reset() before step()")
         actions = checked_actions(actions, (self.num_envs,))
-        if np.count_nonzero(self._texts.is_writing) == self.num_envs:
-            rewards, terminated = self._texts.write(None, actions)
-            ready = self._rows[:0]
+        texts = self._texts
+        if texts.common_length is not None or np.count_nonzero(texts.is_writing) == self.num_envs:
+            rewards, terminated = texts.write(None, actions)
+            ready = NO_ROWS
         else:
             rewards, terminated, ready = self._step_some(actions)
-        infos = self._events(terminated, ready) if len(ready) or np.count_nonzero(terminated) else {}
+        # Texts that are still equally long after the step were so before: none has ended, and none is ready.
+        infos = {} if texts.common_length is not None else self._events(terminated, ready)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def _step_some(self, actions: Ids) -> tuple[npt.NDArray[np.float64], Mask, Ids]:
@@ -115,11 +118,13 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         writing = np.flatnonzero(self._texts.is_writing)
         ended = np.flatnonzero(np.logical_not(self._texts.is_writing))
         rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
-        return rewards, terminated, ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else ended[:0]
+        return rewards, terminated, ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else NO_ROWS
 
     def _events(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
         """Begin rows anew as the autoreset mode says; return the infos of the rows that ended or began."""
         infos: dict[str, Any] = {}
+        if not (len(ready) or np.count_nonzero(terminated)):
+            return infos
         ends = {row: self._texts.end_info(row) for row in np.flatnonzero(terminated).tolist()}
         if self.render_mode == "human":
             for row in ends:

@@ -76,6 +76,39 @@ def test_ppo_pp(autoreset_mode):
     assert sum(len(wave) for wave in guide.begun) == len(rollins(trajectories))
 
 
+@dataclass
+class Promising:
+    """An actor whose writer promises to end no text before so many tokens. It counts the tokens that it writes."""
+
+    actor: OneToken
+    min_new_tokens: int
+    written: int = 0
+
+    def start(self, *text: Any) -> Any:
+        writer = self.actor.start(*text)
+        writer.min_new_tokens = self.min_new_tokens
+        write_on = writer.next
+
+        def next_and_count(draws: Tensor) -> tuple[Tensor, Tensor | None]:
+            self.written += len(draws)
+            return write_on(draws)
+
+        writer.next = next_and_count
+        return writer
+
+
+def test_a_rollin_of_known_length_is_written_up_to_the_cut_only(autoreset_mode):
+    promising, silent = (Promising(OneToken(G), shortest) for shortest in (8, 0))  # T = 8, and they never end early
+    known, unknown = (
+        write(Plan(rollout=OneToken(P, lengths=(7,)), rollin=guide, rollin_prob=0.6), mode=autoreset_mode)
+        for guide in (promising, silent)
+    )
+    assert shown(known) == shown(unknown)
+    assert torch.equal(known.switch, unknown.switch)
+    switches = rollins(known)
+    assert promising.written == sum(switches) < 8 * len(switches) == silent.written
+
+
 @pytest.mark.parametrize("learn_on", ["rollin", "switch"])
 def test_aggrevated(learn_on):
     guide, policy = OneToken(G, lengths=(7,), logprob=-9.0), OneToken(P, lengths=(6,), logprob=-0.5)

@@ -27,7 +27,7 @@ from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.plan import Plan, ReadsText
 from tril_gym.agents.spelling import spelling_of
 from tril_gym.agents.trajectories import Infos, Trajectories
-from tril_gym.agents.writing import Board, Pen, write_completions
+from tril_gym.agents.writing import Board, Pen, write_rollins
 from tril_gym.infos import row_of
 
 
@@ -176,9 +176,12 @@ class _Wave:
         if self.plan.rollin is not None and rows.size:
             chosen = [infos[row] for row in rows]
             draws = self.draws[rows]
-            tokens, logprobs = write_completions(self.plan.rollin, prompts[rows], chosen, self.layout, draws.rollin)
-            lengths = (tokens >= 0).sum(1)
-            places = switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
+
+            def cut(lengths: np.ndarray) -> np.ndarray:
+                return switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
+
+            texts = prompts[rows], chosen, self.layout, draws.rollin
+            tokens, logprobs, places = write_rollins(self.plan.rollin, *texts, cut)
             switch[rows] = self._whole_characters(tokens, places)
             before = np.arange(tokens.shape[1]) < switch[rows, None]
             board.tokens[rows] = np.where(before, tokens, -1)

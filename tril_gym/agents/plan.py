@@ -16,7 +16,10 @@ from tril_gym.agents.trajectories import Infos
 
 
 class Writer(Protocol):
-    """Writes on B texts at once, one token of each a call, until its caller drops them."""
+    """Writes on B texts at once, one token of each a call, until its caller drops them.
+
+    One that promises to end no text before so many tokens has them as `min_new_tokens`.
+    """
 
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         """Write one token on every text.

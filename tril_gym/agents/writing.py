@@ -5,6 +5,8 @@ B texts, P prompt tokens, T new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from torch import Tensor
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.plan import Actor
 from tril_gym.agents.trajectories import Infos
+
+Cut = Callable[[np.ndarray], np.ndarray]
 
 
 class Board:
@@ -102,3 +106,25 @@ def write_completions(
         pen.write()
     pen.close()
     return board.tokens, board.logprobs
+
+
+def write_rollins(
+    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor, cut: Cut
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Let an actor write texts as `write_completions` does, which will be cut: (B,) lengths -> (B,) places.
+
+    Where their lengths are known ahead nothing is written beyond the cut.
+
+    Returns:
+        tokens and log-probabilities as from `write_completions`, at least up to the cut; and the cuts (B,).
+    """
+    board = Board.empty(len(infos), layout)
+    pen = Pen(actor, prompts, board, infos, draws)
+    longest = layout.max_new_tokens
+    is_known = getattr(pen.writer, "min_new_tokens", 0) >= longest  # no text of this writer ends before
+    until = cut(np.full(len(infos), longest)) if is_known else np.full(len(infos), longest)
+    while pen.rows.size:
+        pen.write()
+        pen.keep(pen.rows[board.written[pen.rows] < until[pen.rows]])
+    pen.close()
+    return board.tokens, board.logprobs, until if is_known else cut(board.written)

@@ -125,6 +125,15 @@ def test_count_pays_for_good_words_only():
         assert toy_rewards(rules, PROMPTS[:1], tokens, np.array([1]), np.array([token == EOS])) == [pay]
 
 
+def test_an_eighth_of_the_words_can_be_good():
+    problem, rules = toy_problem(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
+    assert len(rules.good_words) == 250
+    envs = TextVectorEnv(problem, 4_000, autoreset_mode="Disabled")
+    total = play(envs, noisy(rules, 0.0, np.random.default_rng(0)), seed=0)
+    # 32,000 words, each good with a chance of an eighth
+    assert total.mean() == pytest.approx(0.125, abs=4 * np.sqrt(0.125 * 0.875 / 32_000))
+
+
 def test_dense_and_final_pay_have_one_sum():
     actions = np.random.default_rng(0).integers(16, size=(8, 50))
     totals = []
@@ -148,6 +157,7 @@ def test_prompts_differ_in_length():
         ({"vocab_size": 3}, "vocab_size"),
         ({"max_new_tokens": 1}, "max_new_tokens"),
         ({"num_examples": 0}, "num_examples"),
+        ({"good_every": 0}, "good_every"),
     ],
 )
 def test_keywords_that_will_not_do(keywords, message):

@@ -2,7 +2,8 @@ r"""Toy: a small world whose best text and whose value of a guide are known in c
 
 Words are `<pad>`, `<eos>` and `w2 … w15`. The environment itself pays, never more than 1 a text:
 
-- "count": the share of the T possible words that are in the good set, paid word by word (`dense`) or at the end.
+- "count": the share of the T possible words that are in the good set, every third word or one of `good_every`, paid
+  word by word (`dense`) or at the end.
 - "sparse": 1 if the text is the prompt's words in reverse order, then EOS; else 0.
 - "prefix": 1 if the text begins with the prompt's words in reverse order, whatever follows; else 0. Neither EOS nor the
   last token matters.
@@ -42,6 +43,7 @@ class ToyRules:
     dense: bool = False  # "count" only: pay word by word
     vocab_size: int = 16  # V
     max_new_tokens: int = 8  # T
+    good_every: int = 3  # "count" only: of every so many words one is in the good set
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -50,11 +52,12 @@ class ToyRules:
             raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be judged at the end only')
         at_least("vocab_size", self.vocab_size, 4)
         at_least("max_new_tokens", self.max_new_tokens, 2)
+        at_least("good_every", self.good_every, 1)
 
     @property
     def good_words(self) -> Ids:
-        """The words that "count" pays for: every third one."""
-        return np.arange(FIRST_WORD, self.vocab_size, 3)
+        """The words that "count" pays for."""
+        return np.arange(FIRST_WORD, self.vocab_size, self.good_every)
 
 
 def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, has_ended: Mask) -> Floats:
@@ -151,10 +154,11 @@ def toy_problem(
     max_new_tokens: int = 8,
     min_new_tokens: int = 0,
     num_examples: int = NUM_EXAMPLES,
+    good_every: int = 3,
     pays: bool = True,
 ) -> TextProblem:
     """Return the toy world; with `pays=False` it pays nothing and leaves that to wrappers."""
-    rules = ToyRules(rule, dense, vocab_size, max_new_tokens)
+    rules = ToyRules(rule, dense, vocab_size, max_new_tokens, good_every)
     return TextProblem(
         _examples(
             rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)

@@ -64,6 +64,10 @@ class Adversary:
         """The actor-critic's."""
         return self.actor_critic.ref_policy
 
+    def writing(self, plan: Plan) -> Plan:
+        """As the actor-critic's."""
+        return self.actor_critic.writing(plan)
+
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Let the discriminator learn, then the policy from its verdicts."""
         with clock.time("discriminator"):

@@ -11,12 +11,15 @@ B texts, P prompt tokens, T new tokens, L columns of one sequence, V vocabulary,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tril_gym.agents.head import Head
 from tril_gym.agents.kv_cache import growing_cache, growing_pair
 from tril_gym.agents.trajectories import Texts
 
@@ -26,6 +29,9 @@ class Decoder(Protocol):
 
     def logits(self) -> Tensor:
         """(B, V) of the next token."""
+
+    def state(self) -> Tensor | None:
+        """(B, D) the last hidden state that they come from, where the decoder was given the model's head."""
 
     def append(self, tokens: Tensor, is_written: Tensor) -> None:
         """Write (B,) tokens on the rows where (B,) is True; the others stay as they are, without logits of worth."""
@@ -43,8 +49,8 @@ class Backbone(Protocol):
     def hidden(self, model: Any, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state just before each token, and after the last column."""
 
-    def decoder(self, model: Any, texts: Texts) -> Decoder:
-        """Take up texts to write on them."""
+    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
+        """Take up texts to write on them; `head` is the model's, where that is known apart from its body."""
 
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Refuse texts that are longer than the model's positions."""
@@ -101,11 +107,11 @@ class DecoderOnly:
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def decoder(self, model: Any, texts: Texts) -> Decoder:
+    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Prompt and tokens in one forward pass."""
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)
         ids, mask = packed_right(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        return _CausalDecoder(model, ids, mask)
+        return _CausalDecoder(model, head, ids, mask)
 
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompt and completion share the model's positions."""
@@ -126,33 +132,53 @@ class DecoderOnly:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a model says of the next token after a pass."""
+
+    logits: Tensor  # (B, V)
+    state: Tensor | None  # (B, D), where it is seen
+
+    def keep(self, rows: Tensor) -> _Reading:
+        return _Reading(self.logits[rows], None if self.state is None else self.state[rows])
+
+
 class _CausalDecoder:
     """Keys and values of everything read so far; one new column a call."""
 
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.mask, self._cache = model, mask, growing_cache(model.config)
+    def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
+        self.model, self.head, self.mask, self._cache = model, head, mask, growing_cache(model.config)
         self._read(ids, _position_ids(mask))
 
     def _read(self, ids: Tensor, positions: Tensor) -> None:
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask.long(),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._logits, self._cache = output.logits[:, -1], output.past_key_values
+        given = {
+            "input_ids": ids,
+            "attention_mask": self.mask.long(),
+            "position_ids": positions,
+            "past_key_values": self._cache,
+            "use_cache": True,
+        }
+        if self.head is None:
+            output = self.model(**given, logits_to_keep=1)
+            self._reading = _Reading(output.logits[:, -1], None)
+        else:
+            output = self.model.base_model(**given)
+            state = output.last_hidden_state[:, -1]
+            self._reading = _Reading(self.head(state), state)
+        self._cache = output.past_key_values
 
     def logits(self) -> Tensor:
-        return self._logits
+        return self._reading.logits
+
+    def state(self) -> Tensor | None:
+        return self._reading.state
 
     def append(self, tokens: Tensor, is_written: Tensor) -> None:
         self.mask = torch.cat([self.mask, is_written.unsqueeze(1)], dim=1)
         self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1)
 
     def keep(self, rows: Tensor) -> None:
-        self.mask, self._logits = self.mask[rows], self._logits[rows]
+        self.mask, self._reading = self.mask[rows], self._reading.keep(rows)
         self._cache.batch_select_indices(rows)
 
 
@@ -185,7 +211,7 @@ class EncoderDecoder:
         )
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def decoder(self, model: Any, texts: Texts) -> Decoder:
+    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Encode the prompts once, then read the known tokens in one pass."""
         lengths = texts.lengths
         ids, mask = _with_start(_decoder_start(model), texts.tokens, texts.is_token)
@@ -193,8 +219,10 @@ class EncoderDecoder:
         encoded = model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long())
         even = bool((lengths == lengths[:1]).all())
         if even or positions_of(model.config) is None:
-            return _CachedDecoder(model, encoded, is_prompt, *packed_right(ids, mask))
-        return _AlignedDecoder(model, encoded, is_prompt, *packed_left(ids, mask))
+            ids, mask = packed_right(ids, mask)
+            return _CachedDecoder(_EncodedPrompts(model, head, encoded, is_prompt, mask), ids)
+        ids, mask = packed_left(ids, mask)
+        return _AlignedDecoder(_EncodedPrompts(model, head, encoded, is_prompt, mask), ids)
 
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
@@ -227,35 +255,56 @@ def _with_start(start: list[int], tokens: Tensor, is_token: Tensor) -> tuple[Ten
 class _EncodedPrompts:
     """What every decoder step needs of the prompts."""
 
-    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, mask: Tensor) -> None:
-        self.model, self.encoded, self.is_prompt, self.mask = model, encoded, is_prompt, mask
+    def __init__(self, model: Any, head: Head | None, encoded: Any, is_prompt: Tensor, mask: Tensor) -> None:
+        self.model, self.head, self.encoded, self.is_prompt, self.mask = model, head, encoded, is_prompt, mask
 
-    def read(self, ids: Tensor, **more: Any) -> Any:
-        """Decode some columns."""
-        return self.model(
-            encoder_outputs=self.encoded, attention_mask=self.is_prompt.long(), decoder_input_ids=ids, **more
+    def read(self, ids: Tensor, last: Callable[[Tensor], Tensor], **more: Any) -> _Reading:
+        """Decode some columns; `last` finds in (B, L, …) what stands in each row's last one."""
+        if self.head is None:
+            output = self.model(
+                encoder_outputs=self.encoded,
+                attention_mask=self.is_prompt.long(),
+                decoder_input_ids=ids,
+                **_named(more),
+            )
+            return _Reading(last(output.logits), None)
+        output = self.model.get_decoder()(
+            input_ids=ids,
+            encoder_hidden_states=self.encoded.last_hidden_state,
+            encoder_attention_mask=self.is_prompt.long(),
+            **more,
         )
+        state = last(output.last_hidden_state)
+        return _Reading(self.head(state), state)
 
     def keep(self, rows: Tensor) -> None:
         self.is_prompt, self.mask = self.is_prompt[rows], self.mask[rows]
         self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
 
 
+def _named(more: dict[str, Any]) -> dict[str, Any]:
+    """What the decoder calls its attention mask has another name in the whole model."""
+    return {"decoder_attention_mask" if name == "attention_mask" else name: value for name, value in more.items()}
+
+
 class _CachedDecoder:
     """All rows write in the same column, so that keys and values can be kept."""
 
-    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, ids: Tensor, mask: Tensor) -> None:
-        self.prompts = _EncodedPrompts(model, encoded, is_prompt, mask)
-        self._cache = growing_pair(model.config)
+    def __init__(self, prompts: _EncodedPrompts, ids: Tensor) -> None:
+        self.prompts, self._cache = prompts, growing_pair(prompts.model.config)
         self._read(ids)
 
     def _read(self, ids: Tensor) -> None:
         mask = self.prompts.mask.long()
-        output = self.prompts.read(ids, decoder_attention_mask=mask, past_key_values=self._cache, use_cache=True)
-        self._logits, self._cache = output.logits[:, -1], output.past_key_values
+        self._reading = self.prompts.read(
+            ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self._cache, use_cache=True
+        )
 
     def logits(self) -> Tensor:
-        return self._logits
+        return self._reading.logits
+
+    def state(self) -> Tensor | None:
+        return self._reading.state
 
     def append(self, tokens: Tensor, is_written: Tensor) -> None:
         self.prompts.mask = torch.cat([self.prompts.mask, is_written.unsqueeze(1)], dim=1)
@@ -263,7 +312,7 @@ class _CachedDecoder:
 
     def keep(self, rows: Tensor) -> None:
         self.prompts.keep(rows)
-        self._logits = self._logits[rows]
+        self._reading = self._reading.keep(rows)
         self._cache.batch_select_indices(rows)
 
 
@@ -273,14 +322,22 @@ class _AlignedDecoder:
     Slower than a cache, and only met where a text is taken up in the middle beside others.
     """
 
-    def __init__(self, model: Any, encoded: Any, is_prompt: Tensor, ids: Tensor, mask: Tensor) -> None:
-        self.prompts = _EncodedPrompts(model, encoded, is_prompt, mask)
-        self.ids = ids
+    def __init__(self, prompts: _EncodedPrompts, ids: Tensor) -> None:
+        self.prompts, self.ids = prompts, ids
+        self._reading: _Reading | None = None  # of the texts as they stand
+
+    def _read(self) -> _Reading:
+        if self._reading is None:
+            last = self.prompts.mask.sum(1) - 1
+            rows = torch.arange(len(last), device=last.device)
+            self._reading = self.prompts.read(self.ids, lambda columns: columns[rows, last], use_cache=False)
+        return self._reading
 
     def logits(self) -> Tensor:
-        logits = self.prompts.read(self.ids, use_cache=False).logits  # (B, L, V)
-        last = self.prompts.mask.sum(1) - 1
-        return logits[torch.arange(len(last), device=last.device), last]
+        return self._read().logits
+
+    def state(self) -> Tensor | None:
+        return self._read().state
 
     def append(self, tokens: Tensor, is_written: Tensor) -> None:
         mask = self.prompts.mask
@@ -291,8 +348,8 @@ class _AlignedDecoder:
         here = torch.arange(self.ids.shape[1], device=column.device) == column.unsqueeze(1)
         here &= is_written.unsqueeze(1)
         self.ids = torch.where(here, tokens.unsqueeze(1), self.ids)
-        self.prompts.mask = mask | here
+        self.prompts.mask, self._reading = mask | here, None
 
     def keep(self, rows: Tensor) -> None:
         self.prompts.keep(rows)
-        self.ids = self.ids[rows]
+        self.ids, self._reading = self.ids[rows], None

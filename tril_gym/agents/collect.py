@@ -279,4 +279,5 @@ class _Wave:
             examples=torch.tensor([int(info.get("example", -1)) for info in infos]),
             infos=infos,
             learn_on=self.plan.learn_on,
+            values=None if board.values is None else torch.from_numpy(np.pad(board.values, ((0, 0), (0, 1)))),
         )

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.decoding import at_least_float32
+from tril_gym.agents.layout import TextLayout
+from tril_gym.agents.lm_writer import LMWriter
 from tril_gym.agents.policy import LMPolicy
-from tril_gym.agents.trajectories import Texts
+from tril_gym.agents.trajectories import Infos, Texts
 
 CriticKind = Literal["separate", "adapter", "shared"]
 
@@ -65,8 +67,27 @@ class Critic:
             texts: prompts and tokens.
             hidden: (B, T + 1, D) what the body's `hidden` says of the texts, where it is known.
         """
-        hidden = self.body.hidden(texts) if hidden is None else hidden
+        return self.of_hidden(self.body.hidden(texts) if hidden is None else hidden)
+
+    def of_hidden(self, hidden: Tensor) -> Tensor:
+        """(…) values of the body's last hidden states (…, D)."""
         return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
+
+
+class Valuing:
+    """An actor that writes as a policy does, and keeps what a critic on the same network says of its texts meanwhile.
+
+    Args:
+        policy: who writes; its `head` is known.
+        critic: shared with it.
+    """
+
+    def __init__(self, policy: LMPolicy, critic: Critic) -> None:
+        self.policy, self.critic = policy, critic
+
+    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> LMWriter:
+        """Take up texts where they stand; see `Actor`."""
+        return self.policy.start(prompts, completions, infos, layout, value=self.critic.of_hidden)
 
 
 def new_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:

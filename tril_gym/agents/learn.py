@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tril_gym.agents.clock import Clock, gauge_of
 from tril_gym.agents.collect import collect
+from tril_gym.agents.plan import NotesOnTheWay
 from tril_gym.agents.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def learn(agent: Agent, *, iterations: int, after: Callback | None = None, profi
     for _ in range(iterations):
         clock = Clock(gauge_of(agent.policy.device) if profile else None)
         plan = agent.plan(agent.iteration)
+        writing = agent.learner.writing(plan) if isinstance(agent.learner, NotesOnTheWay) else plan
         with clock.time("collect"):
-            trajectories = collect(agent.envs, plan, episodes=agent.episodes, generator=agent.generator, clock=clock)
+            trajectories = collect(agent.envs, writing, episodes=agent.episodes, generator=agent.generator, clock=clock)
         metrics = agent.learner.update(trajectories, plan, generator=agent.generator, clock=clock)
         agent.iteration += 1
         if after is not None:

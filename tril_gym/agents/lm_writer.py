@@ -5,7 +5,7 @@ B texts, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,29 @@ SHARE_TO_DROP = 1 / 4
 
 
 class LMWriter:
-    """Writes on B texts with one language model; see `Writer`."""
+    """Writes on B texts with one language model; see `Writer`.
 
-    def __init__(self, policy: LMPolicy, texts: Texts, layout: TextLayout, min_new_tokens: int) -> None:
+    Args:
+        policy: the model, and how it is sampled.
+        texts: where they stand.
+        layout: of the environment.
+        min_new_tokens: no text ends before it has so many.
+        value: of hidden states (B, D) -> (B,), where a critic reads the same ones; needs a policy whose head is known.
+    """
+
+    def __init__(
+        self,
+        policy: LMPolicy,
+        texts: Texts,
+        layout: TextLayout,
+        min_new_tokens: int,
+        value: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         if not bool(texts.is_prompt.any(1).all()):
             row = int((~texts.is_prompt.any(1)).nonzero()[0])
             raise ValueError(f"text {row} of the batch has an empty prompt; a model needs at least one prompt token")
-        self.policy, self.layout, self.min_new_tokens = policy, layout, min_new_tokens
+        self.policy, self.layout, self.min_new_tokens, self._value = policy, layout, min_new_tokens, value
+        self.values: Tensor | None = None
         self.lengths = texts.lengths
         # `transformers` keeps no keys and values while a model trains with checkpoints.
         self._cache_needs_evaluation = checkpoints_gradients(policy.model)
@@ -63,14 +79,21 @@ class LMWriter:
         """Let the model read what it has not read yet: (B, V) logits of the next token."""
         if self._decoder is None:
             assert self._texts is not None
-            self._decoder = self.policy.backbone.decoder(self.policy.model, self._texts)
+            self._decoder = self.policy.backbone.decoder(self.policy.model, self._texts, self.policy.head)
             self._texts = None
             self._decoder_rows = len(self.lengths)
             self._rows = torch.arange(self._decoder_rows, device=self.lengths.device)
         elif self._pending is not None:
             self._append(self._pending)
-        logits = self._decoder.logits()
-        return logits if len(self._rows) == self._decoder_rows else logits[self._rows]
+        if self._value is not None:
+            state = self._decoder.state()
+            assert state is not None, "the policy's head is not known"
+            self.values = self._value(self._writing(state))
+        return self._writing(self._decoder.logits())
+
+    def _writing(self, of_decoder: Tensor) -> Tensor:
+        """The rows that write on, of all that the decoder still has."""
+        return of_decoder if len(self._rows) == self._decoder_rows else of_decoder[self._rows]
 
     def _append(self, tokens: Tensor) -> None:
         assert self._decoder is not None

@@ -18,7 +18,8 @@ from tril_gym.agents.trajectories import Infos
 class Writer(Protocol):
     """Writes on B texts at once, one token of each a call, until its caller drops them.
 
-    One that promises to end no text before so many tokens has them as `min_new_tokens`.
+    One that promises to end no text before so many tokens has them as `min_new_tokens`. One that knows what the texts
+    are worth has, after `next`, `values`: (B,) of each as it stood before that token.
     """
 
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -78,3 +79,11 @@ class Plan:
             raise ValueError(f"rollin_prob must be a probability in [0, 1], got {self.rollin_prob}")
         if self.rollin_prob > 0 and self.rollin is None:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
+
+
+@runtime_checkable
+class NotesOnTheWay(Protocol):
+    """A learner that lets an actor note, while it writes, what the update would otherwise have to read again."""
+
+    def writing(self, plan: Plan) -> Plan:
+        """The same plan with such an actor; it writes the same texts."""

@@ -248,9 +248,18 @@ class LMPolicy:
             )
         self.backbone.check_room(self.model, layout.max_prompt_length, layout.max_new_tokens)
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> LMWriter:
-        """Take up texts where they stand; see `Actor`."""
-        return LMWriter(self, Texts.of(prompts, completions).to(self.device), layout, layout.min_new_tokens)
+    def start(
+        self,
+        prompts: Tensor,
+        completions: Tensor,
+        infos: Infos,
+        layout: TextLayout,
+        *,
+        value: Callable[[Tensor], Tensor] | None = None,
+    ) -> LMWriter:
+        """Take up texts where they stand; see `Actor`, and `LMWriter` for `value`."""
+        texts = Texts.of(prompts, completions).to(self.device)
+        return LMWriter(self, texts, layout, layout.min_new_tokens, value)
 
     def hidden(self, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state before each token, and after the last column."""

@@ -86,7 +86,9 @@ class Trajectories:
     infos: Infos  # per text, what the environment said at its reset and its end, the end's words winning
     learn_on: Literal["rollout", "rollin", "switch"]  # which part the policy wrote and learns from
     ref_logprobs: Tensor | None = None  # (B, T) nats, log π_ref(token), read where the policy wrote
-    values: Tensor | None = None  # (B, T + 1) V before each token and after the last
+    values: Tensor | None = (
+        None  # (B, T + 1) V before each token and after the last; `collect` knows those of written tokens
+    )
 
     def __len__(self) -> int:
         return self.prompts.shape[0]
@@ -148,10 +150,11 @@ class Trajectories:
     @staticmethod
     def cat(parts: Sequence[Trajectories]) -> Trajectories:
         """One after another; all of the same plan and layout."""
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Trajectories)}
         joined: dict[str, Any] = {
-            field.name: torch.cat([getattr(part, field.name) for part in parts])
-            for field in fields(Trajectories)
-            if isinstance(getattr(parts[0], field.name), Tensor)
+            name: torch.cat(found) if all(isinstance(part, Tensor) for part in found) else None
+            for name, found in columns.items()
+            if any(isinstance(part, Tensor) for part in found)
         }
         return replace(parts[0], **joined, infos=[info for part in parts for info in part.infos])
 

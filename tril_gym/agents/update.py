@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tril_gym.agents import losses
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.critic import Critic, check_critic, new_critic, value_after
+from tril_gym.agents.critic import Critic, Valuing, check_critic, new_critic, value_after
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.experience import Counts, Experience
 from tril_gym.agents.head import Entropies
@@ -147,6 +147,19 @@ class ActorCritic:
     def _critic_rate(self) -> float:
         return self.config.critic_learning_rate or self.config.learning_rate
 
+    def writing(self, plan: Plan) -> Plan:
+        """A plan under which the values of a shared critic are kept from writing, where they would be the same."""
+        is_policy = plan.rollout is self.policy and plan.critic == "policy" and plan.learn_on == "rollout"
+        if self.config.critic != "shared" or not is_policy or self._rounds or self.policy.head is None:
+            return plan
+        return replace(plan, rollout=Valuing(self.policy, self.critic("policy", goes_on=plan.critic_goes_on)[0]))
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether rounding differs between a cached pass and a whole one by more than a ratio may err."""
+        half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        return half or self.config.mixed_precision != "no"
+
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
         """Learn from an iteration's texts.
 
@@ -179,26 +192,25 @@ class ActorCritic:
 
     @torch.no_grad()
     def annotate(self, trajectories: Trajectories, critic: Critic, clock: Clock | None = None) -> Trajectories:
-        """Add the reference's log-probabilities and the critic's values."""
-        clock = clock or Clock()
+        """Add the reference's log-probabilities, and the critic's values where writing has not kept them."""
+        clock, every = clock or Clock(), torch.arange(len(trajectories))
 
-        def by_parts(function: Callable[[Texts], Tensor]) -> Tensor:
-            rows = torch.arange(len(trajectories)).split(self.config.minibatch_size)
+        def by_parts(function: Callable[[Texts], Tensor], rows: Tensor = every) -> Tensor:
             with self.autocast():
-                return torch.cat([function(trajectories.texts[part]).cpu() for part in rows])
+                parts = rows.split(self.config.minibatch_size)
+                return torch.cat([function(trajectories.texts[part]).cpu() for part in parts])
 
         def scored_by(policy: LMPolicy) -> Tensor:
             return by_parts(lambda texts: policy.score(texts, self.layout).logprobs)
 
-        old_logprobs = trajectories.old_logprobs
-        half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
-        if half or self.config.mixed_precision != "no":
-            # Rounding differs between a cached pass and a whole one by more than a ratio may err.
-            old_logprobs = scored_by(self.policy).double()
+        old_logprobs = scored_by(self.policy).double() if self._rounds else trajectories.old_logprobs
         with clock.time("reference"):
             ref_logprobs = scored_by(self.ref_policy)
         with clock.time("values"):
-            values = by_parts(critic)
+            values = by_parts(critic) if trajectories.values is None else trajectories.values
+            cut_off = trajectories.is_cut_off.nonzero().squeeze(1)
+            if trajectories.values is not None and len(cut_off):  # nobody has read their last tokens
+                values = values.index_copy(0, cut_off, by_parts(critic, cut_off).to(values.dtype))
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
 
     def experience(self, trajectories: Trajectories) -> Experience:

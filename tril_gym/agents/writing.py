@@ -24,6 +24,7 @@ class Board:
     def __init__(self, tokens: np.ndarray, layout: TextLayout) -> None:
         self.tokens, self.layout = tokens, layout  # (B, T) int64, -1 where nothing is written
         self.logprobs = np.zeros(tokens.shape)
+        self.values: np.ndarray | None = None  # (B, T) before each token, where the writer knows them
         self.written = (tokens >= 0).sum(1)
         self._is_eos = np.zeros(layout.vocab_size + 1, dtype=bool)  # by id; the last is that of -1, an empty cell
         self._is_eos[list(layout.eos_token_ids)] = True
@@ -67,6 +68,10 @@ class Pen:
         board.tokens[rows, columns] = written.cpu().numpy()
         if logprobs is not None:
             board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
+        values = getattr(self.writer, "values", None)
+        if values is not None:
+            board.values = np.zeros(board.tokens.shape) if board.values is None else board.values
+            board.values[rows, columns] = values.double().cpu().numpy()
         board.written[rows] += 1
         self.keep(rows[~board.has_ended(rows)])
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from tril_gym.agents import decoding
 from tril_gym.agents.decoding import Decoding, entropy, exclude_eos, logprobs_of, sample, warp
 
 INF = math.inf
@@ -12,6 +13,11 @@ EDGES = [0.0, 5e-324, 1e-45, 1e-8, 0.5, 1 - 2**-24, math.nextafter(1.0, 0.0), 1.
 
 def normal(*shape, seed=0, dtype=torch.float64, scale=2.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).mul(scale).to(dtype)
+
+
+def drawn_from(logits, uniforms):
+    """The tokens that are sampled; what is said of their probability is tested beside it."""
+    return sample(logits, uniforms)[0]
 
 
 def kept(logits):
@@ -144,7 +150,7 @@ def test_sample_by_hand():
     # Probabilities ¼, 0, ½, ¼, exact in binary: cumulative ¼, ¼, ¾, 1.
     logits = torch.tensor([0.25, 0.0, 0.5, 0.25], dtype=torch.float64).log()
     for uniform, token in ((0.0, 0), (0.2499, 0), (0.25, 2), (0.7499, 2), (0.75, 3), (0.9999, 3), (1.0, 3)):
-        assert sample(logits.unsqueeze(0), torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
+        assert drawn_from(logits.unsqueeze(0), torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -162,7 +168,7 @@ def test_a_token_of_probability_zero_is_never_drawn(dtype, where, excluded):
     }[where]
     logits = normal(size, seed=6, dtype=dtype).masked_fill(gone, excluded)
     uniforms = torch.cat([torch.tensor(EDGES, dtype=torch.float64), torch.linspace(0, 1, 501, dtype=torch.float64)])
-    drawn = sample(logits.expand(len(uniforms), size), uniforms)
+    drawn = drawn_from(logits.expand(len(uniforms), size), uniforms)
     assert drawn.dtype == torch.int64
     assert not gone[drawn].any()
     assert logprobs_of(logits.expand(len(uniforms), size), drawn).isfinite().all()
@@ -172,12 +178,24 @@ def test_nor_where_a_parallel_sum_rounds_differently(monkeypatch):
     # Devices sum in blocks: at the seam of two, the sum may rise although the token there has no probability.
     summed = torch.tensor([[0.5, 0.5 + 1e-12, 1.0]], dtype=torch.float64)
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: summed)
-    logits = torch.tensor([[0.0, -INF, 0.0]])
-    assert sample(logits, torch.tensor([0.5], dtype=torch.float64)).tolist() == [2]
+    masses, target = torch.tensor([[0.5, 0.0, 0.5]], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    assert decoding._first_above(masses, target).tolist() == [2]
+
+
+@pytest.mark.parametrize("size", [1, 3, decoding.BLOCK - 1, decoding.BLOCK, decoding.BLOCK + 1, 1000])
+def test_blocks_draw_what_one_sum_over_the_vocabulary_draws(size):
+    # Many probabilities of exactly 0, whole blocks among them, and draws at the very seams of tokens.
+    logits = normal(size, seed=3).where(torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.3, -INF)
+    logits[decoding.BLOCK : 3 * decoding.BLOCK], logits[size // 2] = -INF, 1.0
+    cumulative = logits.softmax(-1).cumsum(-1)
+    seams = torch.cat([cumulative - 1e-12, cumulative + 1e-12, torch.linspace(0, 1, 999, dtype=torch.float64)])
+    uniforms = seams.clamp(0.0, 1.0 - 1e-15)
+    expected = torch.searchsorted(cumulative, uniforms * cumulative[-1], right=True)
+    assert torch.equal(drawn_from(logits.expand(len(uniforms), size), uniforms), expected)
 
 
 def test_the_edges_of_the_uniforms_reach_the_first_and_the_last_token():
-    drawn = sample(torch.zeros(2, 5), torch.tensor([0.0, math.nextafter(1.0, 0.0)], dtype=torch.float64))
+    drawn = drawn_from(torch.zeros(2, 5), torch.tensor([0.0, math.nextafter(1.0, 0.0)], dtype=torch.float64))
     assert drawn.tolist() == [0, 4]
 
 
@@ -185,7 +203,7 @@ def test_frequencies_follow_the_probabilities_exactly_on_an_even_grid():
     # The middles of N even intervals: each token gets N p of them, give or take its two ends.
     n, logits = 20_000, normal(12, seed=7)
     grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    counts = sample(logits.expand(n, 12), grid).bincount(minlength=12)
+    counts = drawn_from(logits.expand(n, 12), grid).bincount(minlength=12)
     assert (counts - n * logits.softmax(-1)).abs().max() <= 1
 
 
@@ -199,7 +217,7 @@ def test_frequencies_of_random_uniforms(seed):
     # Nine degrees of freedom: a true sampler exceeds 27.9 once in a thousand.
     n, logits = 50_000, normal(10, seed=8, scale=1.0)
     uniforms = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    counts = sample(logits.expand(n, 10), uniforms).bincount(minlength=10)
+    counts = drawn_from(logits.expand(n, 10), uniforms).bincount(minlength=10)
     assert chi_squared(counts, logits.softmax(-1)) < 27.9
     # The control: against a temperature of 1.05 it does.
     assert chi_squared(counts, (logits / 1.05).softmax(-1)) > 27.9
@@ -213,7 +231,7 @@ def test_the_tail_of_a_large_vocabulary_is_drawn():
     ids = torch.arange(1, size, 499)
     probabilities = logits.softmax(-1).double()
     middles = (probabilities.cumsum(-1) - probabilities / 2)[ids] / probabilities.sum()
-    assert torch.equal(sample(logits.expand(len(ids), size), middles), ids)
+    assert torch.equal(drawn_from(logits.expand(len(ids), size), middles), ids)
     # The control: a cumulative sum that is kept in float32 has too few steps for them.
     coarse = torch.searchsorted(logits.softmax(-1).cumsum(-1), middles.float(), right=True)
     assert (coarse != ids).float().mean() > 0.5
@@ -221,29 +239,38 @@ def test_the_tail_of_a_large_vocabulary_is_drawn():
 
 def test_a_row_draws_the_same_alone_and_in_company():
     logits, uniforms = normal(6, 300, seed=9, dtype=torch.float32), torch.rand(6, dtype=torch.float64)
-    together = sample(logits, uniforms)
+    together = drawn_from(logits, uniforms)
     for row in range(6):
-        assert sample(logits[row : row + 1], uniforms[row : row + 1])[0] == together[row]
+        assert drawn_from(logits[row : row + 1], uniforms[row : row + 1])[0] == together[row]
 
 
 @pytest.mark.parametrize("row", [[0.0, math.nan, 0.0], [-INF, -INF, -INF]])
 def test_no_distribution_shows_in_the_log_probability(row):
     logits = torch.tensor([row, [-INF, 0.0, 0.0]])
-    drawn = sample(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))
+    drawn = drawn_from(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))
     assert drawn.tolist() == [0, 2]  # and its neighbour draws as ever
     assert logprobs_of(logits, drawn).isnan().tolist() == [True, False]
+    assert sample(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))[1].isnan().tolist() == [True, False]
 
 
 def test_uniforms_that_would_broadcast_are_refused():
     with pytest.raises(AssertionError):
-        sample(torch.zeros(3, 4), torch.zeros(1, dtype=torch.float64))
+        drawn_from(torch.zeros(3, 4), torch.zeros(1, dtype=torch.float64))
 
 
 def test_sampling_leaves_the_logits_alone():
     logits = normal(2, 5, seed=10)
     copy = logits.clone()
-    sample(logits, torch.tensor([0.3, 0.6], dtype=torch.float64))
+    drawn_from(logits, torch.tensor([0.3, 0.6], dtype=torch.float64))
     assert torch.equal(logits, copy)
+
+
+@pytest.mark.parametrize(("dtype", "nats"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_what_is_said_of_the_drawn_is_what_scoring_says(dtype, nats):
+    logits = normal(500, 300, seed=11, dtype=dtype, scale=6.0).masked_fill(torch.arange(300) % 7 == 0, -INF)
+    tokens, logprobs = sample(logits, torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    assert logprobs.min() < -6
+    torch.testing.assert_close(logprobs, logprobs_of(logits, tokens), rtol=0, atol=nats)
 
 
 # --- log-probabilities and entropy
@@ -320,7 +347,7 @@ def test_what_was_sampled_is_what_is_scored(decoding):
     whole = decoding.apply(logits, positions, **limits)
     uniforms = torch.rand(400, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     steps = [decoding.apply(logits[:, t], positions[:, t], **limits) for t in range(3)]
-    tokens = torch.stack([sample(step, uniforms[:, t]) for t, step in enumerate(steps)], dim=1)
+    tokens = torch.stack([drawn_from(step, uniforms[:, t]) for t, step in enumerate(steps)], dim=1)
     torch.testing.assert_close(
         logprobs_of(whole, tokens),
         torch.stack([logprobs_of(step, tokens[:, t]) for t, step in enumerate(steps)], dim=1),
@@ -338,9 +365,9 @@ def test_what_was_sampled_is_what_is_scored(decoding):
 
 def test_eos_goes_before_the_cut_so_that_something_is_left():
     logits, limits = torch.tensor([[5.0, 9.0, 1.0]]), {"eos_token_ids": [1], "min_new_tokens": 1}
-    for decoding in (Decoding(top_k=1), Decoding(top_p=0.5), Decoding(greedy=True)):
-        assert kept(decoding.apply(logits, torch.tensor([0]), **limits)) == [[0]]
-        assert kept(decoding.apply(logits, torch.tensor([1]), **limits)) == [[1]]
+    for cut in (Decoding(top_k=1), Decoding(top_p=0.5), Decoding(greedy=True)):
+        assert kept(cut.apply(logits, torch.tensor([0]), **limits)) == [[0]]
+        assert kept(cut.apply(logits, torch.tensor([1]), **limits)) == [[1]]
 
 
 def test_greedy_takes_the_best_whatever_the_uniform():
@@ -348,7 +375,7 @@ def test_greedy_takes_the_best_whatever_the_uniform():
     only = Decoding(greedy=True).apply(
         logits, torch.zeros(len(EDGES), dtype=torch.int64), eos_token_ids=[0], min_new_tokens=0
     )
-    drawn = sample(only, torch.tensor(EDGES, dtype=torch.float64))
+    drawn = drawn_from(only, torch.tensor(EDGES, dtype=torch.float64))
     assert (drawn == 1).all()
     assert (logprobs_of(only, drawn) == 0).all()
 

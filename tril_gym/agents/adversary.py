@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.discriminator import Discriminator, discriminator_of
 from tril_gym.agents.knobs import check_positive, check_share, knob
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.losses import discriminator_loss
-from tril_gym.agents.optimizer import Metrics, adamw
+from tril_gym.agents.optimizer import Metrics, adamw, clip_gradients
 from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
 from tril_gym.agents.references import ReferenceTokens, reference_texts
@@ -101,10 +101,10 @@ class Adversary:
             logits = self.judge.logits(experts[rows]), self.judge.logits(written[rows])
             loss = discriminator_loss(*logits, label_smoothing=self.config.label_smoothing)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.judge.parameters(), self.config.max_grad_norm)
+            norm = clip_gradients(self.judge.parameters(), self.config.max_grad_norm)
             self.optimizer.step()
             means["discriminator/loss"].append(float(loss.detach()))
-            means["grad_norm/discriminator"].append(float(norm))
+            means["grad_norm/discriminator"].append(norm)
         return {name: sum(values) / len(values) for name, values in means.items()} | {
             "discriminator/accuracy": float(torch.cat([true > 0, false <= 0]).double().mean()),
             "discriminator/expert_score": float(true.sigmoid().mean()),

@@ -2,7 +2,8 @@
 
 What differs between model families stands here and nowhere else: padding sides, positions, caches.
 
-- Decoder-only: one sequence, prompt and tokens, padded on the left; explicit positions make that exact.
+- Decoder-only: one sequence, prompt and tokens, padded on the left; explicit positions make that exact, and let texts
+  share rows (packing.py).
 - Encoder-decoder: prompts go to the encoder padded on the right. A decoder with relative positions (T5) may have
   its prefix packed to the right as well; one with absolute positions (BART) may not, so its columns stay aligned.
 
@@ -21,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tril_gym.agents.head import Head
 from tril_gym.agents.kv_cache import growing_cache, growing_pair
+from tril_gym.agents.packing import keeps_apart, pack
 from tril_gym.agents.trajectories import Texts
 
 
@@ -95,6 +97,9 @@ def _position_ids(mask: Tensor) -> Tensor:
 class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
+    def __init__(self) -> None:
+        self._keeps_apart: bool | None = None  # whether texts may share rows; known once that would pay
+
     def logits(self, model: Any, texts: Texts) -> Tensor:
         """(B, T, V). The head is applied to the completion's columns only."""
         sequence, width = self._sequence(texts.without_last()), texts.tokens.shape[1]
@@ -103,7 +108,13 @@ class DecoderOnly:
         return logits
 
     def hidden(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T + 1, D)."""
+        """(B, T + 1, D). Texts share rows where that saves work and the model keeps them apart."""
+        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self._keeps_apart is not False else None
+        if packed is not None and self._keeps_apart is None:
+            self._keeps_apart = keeps_apart(model)
+        if packed is not None and self._keeps_apart:
+            output = model.base_model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
+            return packed.states_of(output.last_hidden_state)
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 

@@ -243,7 +243,9 @@ class _Wave:
         rewards[payees, stepped[payees] - 1] += paid[payees]
 
     def _check_still_writing(self, waiting: np.ndarray, pen: Pen) -> None:
-        over = np.flatnonzero(waiting & ~np.isin(np.arange(self.texts), pen.rows))
+        waiting = waiting.copy()
+        waiting[pen.rows] = False
+        over = np.flatnonzero(waiting)
         if over.size:
             raise ValueError(
                 f"row {over[0]} goes on after EOS or its token {self.layout.max_new_tokens}, where the metadata of the"

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 EXCLUDED = float("-inf")
+BLOCK = 64  # tokens of the vocabulary that are looked at together where one is drawn
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -33,10 +35,10 @@ def exclude_eos(logits: Tensor, positions: Tensor, *, eos_token_ids: Sequence[in
     assert positions.shape == logits.shape[:-1], (positions.shape, logits.shape)
     if min_new_tokens == 0 or not eos_token_ids:
         return logits
-    is_eos = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    is_eos[list(eos_token_ids)] = True
+    ids = torch.tensor(list(eos_token_ids), device=logits.device)
     too_short = (positions < min_new_tokens).unsqueeze(-1)  # (…, 1)
-    return logits.masked_fill(too_short & is_eos, EXCLUDED)
+    # Only these columns are looked at; the rest is copied as it is.
+    return logits.index_copy(-1, ids, logits.index_select(-1, ids).masked_fill(too_short, EXCLUDED))
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -77,8 +79,8 @@ def keep_best(logits: Tensor) -> Tensor:
     return torch.where(ids == best, logits, EXCLUDED)
 
 
-def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one token per row by inverse CDF: (B, V), (B,) in [0, 1] -> (B,) int64.
+def sample(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by inverse CDF: (B, V), (B,) in [0, 1] -> (B,) int64, and its log-probabilities in nats.
 
     The first token whose cumulative probability exceeds the uniform. One uniform per text and token, drawn beforehand:
     rows that leave the batch never shift another's numbers.
@@ -91,12 +93,29 @@ def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
     (To refuse it here would make every step wait for the device.)
     """
     assert uniforms.shape == logits.shape[:1], (uniforms.shape, logits.shape)
-    probabilities = at_least_float32(logits).softmax(-1).double()
-    # A parallel sum may differ by rounding between neighbours, even where the probability between them is 0: filled.
-    cumulative = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)
-    total = cumulative.amax(-1)  # (B,)
-    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative > target.unsqueeze(-1)).to(torch.uint8).argmax(-1)  # the first 1
+    probabilities = at_least_float32(logits).softmax(-1)  # (B, V)
+    spare = -probabilities.shape[1] % BLOCK
+    blocks = pad(probabilities, (0, spare)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
+    # First which block, then which token in it: so little has to be summed up, and in float64.
+    masses = blocks.sum(-1, dtype=torch.float64)
+    mass_before = masses.cumsum(-1) - masses
+    block = _first_above(masses, uniforms * masses.sum(-1)).unsqueeze(1)  # (B, 1)
+    inside = blocks.take_along_dim(block.unsqueeze(2), dim=1).squeeze(1).double()  # (B, BLOCK)
+    left = (uniforms * masses.sum(-1) - mass_before.take_along_dim(block, dim=1).squeeze(1)).clamp(min=0.0)
+    tokens = block.squeeze(1) * BLOCK + _first_above(inside, left)
+    return tokens, probabilities.take_along_dim(tokens.unsqueeze(1), dim=1).squeeze(1).log()
+
+
+def _first_above(masses: Tensor, targets: Tensor) -> Tensor:
+    """Where the sum of masses from the left first exceeds a target, at latest where it ends: (B, n), (B,) -> (B,).
+
+    Never where there is no mass. Targets are not negative.
+    """
+    # A parallel sum may differ by rounding between neighbours, even where the mass between them is 0: filled.
+    cumulative = masses.cumsum(-1).masked_fill_(masses == 0, 0.0)
+    total = cumulative.amax(-1)
+    targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
+    return (cumulative > targets.unsqueeze(-1)).to(torch.uint8).argmax(-1)  # the first 1
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.layout import TextLayout
@@ -21,6 +21,7 @@ from tril_gym.agents.optimizer import (
     adamw,
     autocast_of,
     checkpoint_gradients,
+    clip_gradients,
 )
 from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
@@ -59,9 +60,9 @@ class Imitation:
                 loss = self.loss(texts[rows].trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
             loss.backward()
             nats += float(loss.detach())
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        norm = clip_gradients(self.policy.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
-        return {"policy/loss": nats, "grad_norm/policy": float(norm)}
+        return {"policy/loss": nats, "grad_norm/policy": norm}
 
     def loss(self, texts: Texts, *, count: int | None = None) -> Tensor:
         """Nats per token, a scalar; of `count` tokens, where these texts are a part of more."""

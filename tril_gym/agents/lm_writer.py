@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.backbone import Decoder
-from tril_gym.agents.decoding import logprobs_of, sample
+from tril_gym.agents.decoding import sample
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.trajectories import Texts
 
@@ -70,10 +70,10 @@ class LMWriter:
             eos_token_ids=self.layout.eos_token_ids,
             min_new_tokens=self.min_new_tokens,
         )
-        tokens = sample(logits, draws.to(logits.device))
+        tokens, logprobs = sample(logits, draws.to(logits.device))
         self.lengths = self.lengths + 1
         self._pending = tokens
-        return tokens, logprobs_of(logits, tokens)
+        return tokens, logprobs
 
     def _read(self) -> Tensor:
         """Let the model read what it has not read yet: (B, V) logits of the next token."""

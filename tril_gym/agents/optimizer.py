@@ -104,6 +104,18 @@ def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opt
     return torch.optim.AdamW(list(parameters), lr=learning_rate, weight_decay=0.0, fused=True)
 
 
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale gradients down to a norm of at most `limit`, in place; returns their norm before.
+
+    As `clip_grad_norm_`, which also multiplies all of them by 1 where there is nothing to do.
+    """
+    known = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in known if parameter.grad is not None])
+    if not norm <= limit:  # NaN, too, goes on as `torch` has it
+        nn.utils.clip_grads_with_norm_(known, limit, norm)
+    return float(norm)
+
+
 def checkpoint_gradients(model: Any) -> None:
     """Let a model of `transformers` keep fewer activations for its backward pass, and compute them again."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # old name

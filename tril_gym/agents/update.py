@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tril_gym.agents import losses
 from tril_gym.agents.clock import Clock
@@ -35,6 +35,7 @@ from tril_gym.agents.optimizer import (
     adamw,
     autocast_of,
     checkpoint_gradients,
+    clip_gradients,
 )
 from tril_gym.agents.plan import Plan
 from tril_gym.agents.policy import LMPolicy
@@ -59,7 +60,7 @@ class ActorCriticConfig(OptimizerConfig):
     vf_coef: float = knob(0.5, "weight of the value loss")
     ent_coef: float = knob(0.0, "weight of the entropy bonus, reward per nat")
     target_coef: float = knob(0.0, "weight of the likelihood of a reference beside the reward")
-    similar_lengths: bool = knob(True, "minibatches of texts of like length, which need little padding; else of any")
+    similar_lengths: bool = knob(False, "minibatches of texts of like length, which need little padding; else of any")
     normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
     kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
@@ -194,11 +195,12 @@ class ActorCritic:
     def annotate(self, trajectories: Trajectories, critic: Critic, clock: Clock | None = None) -> Trajectories:
         """Add the reference's log-probabilities, and the critic's values where writing has not kept them."""
         clock, every = clock or Clock(), torch.arange(len(trajectories))
+        # Without gradients no activations are kept: more texts fit, and share rows with less padding.
+        size = 4 * self.config.minibatch_size
 
         def by_parts(function: Callable[[Texts], Tensor], rows: Tensor = every) -> Tensor:
             with self.autocast():
-                parts = rows.split(self.config.minibatch_size)
-                return torch.cat([function(trajectories.texts[part]).cpu() for part in parts])
+                return torch.cat([function(trajectories.texts[part]).cpu() for part in rows.split(size)])
 
         def scored_by(policy: LMPolicy) -> Tensor:
             return by_parts(lambda texts: policy.score(texts, self.layout).logprobs)
@@ -360,19 +362,16 @@ class ActorCritic:
         mine, theirs = self.policy.parameters(), list(critic.parameters())
         limit = self.config.max_grad_norm
         if self.config.joint_grad_norm:
-            norm = nn.utils.clip_grad_norm_(mine + theirs, limit)
+            norm = clip_gradients(mine + theirs, limit)
             norms = {"grad_norm/policy": norm, "grad_norm/critic": norm}
         else:
-            norms = {
-                "grad_norm/policy": nn.utils.clip_grad_norm_(mine, limit),
-                "grad_norm/critic": nn.utils.clip_grad_norm_(theirs, limit),
-            }
+            norms = {"grad_norm/policy": clip_gradients(mine, limit), "grad_norm/critic": clip_gradients(theirs, limit)}
         # A gradient of zero would not do: an optimizer goes on by its momentum.
         if counts.learn or counts.target or (critic.is_shared and counts.learn_critic):
             self.optimizer.step()
         if counts.learn_critic:
             critic_optimizer.step()
-        return {name: float(norm) for name, norm in norms.items()}
+        return norms
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the policy's own weights."""

@@ -52,7 +52,8 @@ def make_text_env(
         task: a key of `PROBLEMS`.
         reward: "default", None for the bare environment, a reward's name, {name: weight}, a function of a batch of
             texts, or {name: function}.
-        reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}.
+        reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}. "workers" lets so many
+            processes score, in a vector environment; see `VectorTextReward`.
         fitted_rewards: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
         render_mode: None, "ansi" or "human".
         keywords: the problem's own, see `text_problem` and `toy_problem`.
@@ -117,12 +118,15 @@ def _with_reward(
         names = ", ".join(name for name, _, _ in terms if name) or "none by name"
         raise ValueError(f"reward_settings has {unknown[0]!r}, which is no term of the reward; its terms: {names}")
     for name, score, weight in terms:
+        own = dict(settings.get(name, {})) if name else {}
+        workers = own.pop("workers", None)  # the wrapper's, whatever the reward
         env = TextReward(
             env,
             score,
             weight=weight,
             name=name if score is not name else None,
-            settings=settings.get(name) if name else None,
+            settings=own or None,
+            workers=workers,
             fitted=_fitted(unshare(fitted_rewards), name) if isinstance(score, str) else None,
         )
     return env

@@ -7,7 +7,7 @@ B texts that end in one step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tril_gym import rewards
 from tril_gym.infos import row_of, rows_with
 from tril_gym.rewards.score import columns_of
 from tril_gym.sharing import share, unshare
+from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
 Info = Mapping[str, Any]
@@ -37,8 +38,12 @@ class Term:
 
     def __call__(self, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
         """Score the texts of B ending steps: (B,), unweighted and finite."""
+        return self.checked(lambda: self.score(*columns_of(infos)), infos)
+
+    def checked(self, score: Callable[[], Any], infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        """Return what was scored, however it was, as (B,) finite numbers; what fails says on which texts."""
         try:
-            scores = np.asarray(self.score(*columns_of(infos)))
+            scores = np.asarray(score())
         except ImportError:
             raise  # an optional package is missing, and the message says how to get it
         except Exception as error:
@@ -112,6 +117,7 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         settings: keywords of a reward by name.
         fitted: a folder with what a reward by name was fitted to.
         defer: see `VectorTextReward`.
+        workers: see `VectorTextReward`.
     """
 
     def __new__(cls, env: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -130,10 +136,15 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         settings: Mapping[str, Any] | None = None,
         fitted: str | Path | None = None,
         defer: bool | None = None,
+        workers: int | None = None,
     ) -> None:
         if defer:
             raise ValueError(
                 "defer=True waits for the rows of a vector environment; a single one has nothing to wait for"
+            )
+        if workers:
+            raise ValueError(
+                f"workers={workers} score while the other rows of a vector environment write on; a single one has none"
             )
         RecordConstructorArgs.__init__(
             self,
@@ -143,6 +154,7 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             settings=share(settings),
             fitted=share(fitted),
             defer=defer,
+            workers=workers,
         )
         gym.Wrapper.__init__(self, env)
         self.term = load_term(
@@ -185,6 +197,10 @@ class VectorTextReward(TextVectorWrapper):
     With `defer=True` a text's pay waits until every row has ended, and the whole batch is scored in one call: that step
     pays, rows that stand idle too. `defer=None` does so where the caller offers it, `reset(options={"defer": True})`,
     and the score runs a model. Deferring needs rows that stand idle: autoreset mode DISABLED.
+
+    With `workers`, so many processes score: of deferred texts each from the step at which it ends, while the other rows
+    write on, so that the last step has little left to wait for. For scores of text that take long, such as SPICE; a
+    score with a model of its own would have one in each process.
     """
 
     def __init__(
@@ -197,6 +213,7 @@ class VectorTextReward(TextVectorWrapper):
         settings: Mapping[str, Any] | None = None,
         fitted: str | Path | None = None,
         defer: bool | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__(env)
         self.term = load_term(
@@ -208,9 +225,11 @@ class VectorTextReward(TextVectorWrapper):
                 f" got {self.autoreset_mode.value!r}"
             )
         self._defer = defer
+        self._workers = ScoreWorkers(self.term.score, workers) if workers else None
         self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
         self._is_writing = np.zeros(self.num_envs, bool)
         self._waiting: dict[int, dict[str, Any]] = {}  # infos of ended texts that are not paid yet, by row
+        self._begun: list[tuple[list[int], Scoring]] = []  # rows of which workers score the texts already
 
     @property
     def score(self) -> rewards.Score:
@@ -230,8 +249,12 @@ class VectorTextReward(TextVectorWrapper):
         result = self.env.reset(seed=seed, options=options or None)
         if mask is None:
             mask, self._waiting = np.ones(self.num_envs, bool), {}  # a reset of everything gives up what was begun
+            for _, scoring in self._begun:
+                scoring.cancel()
+            self._begun = []
         self._is_writing |= mask
-        takes_up = self._defer is None and getattr(self.score, "slow", False) and bool(options.get("defer"))
+        is_slow = getattr(self.score, "slow", False) or self._workers is not None
+        takes_up = self._defer is None and is_slow and bool(options.get("defer"))
         is_deferred = self.autoreset_mode == AutoresetMode.DISABLED and (self._defer or takes_up)
         self._is_deferred[mask] = is_deferred
         return result
@@ -243,14 +266,46 @@ class VectorTextReward(TextVectorWrapper):
         ended = infos.get("final_info", {}) if is_same_step else infos
         finished = {row: row_of(ended, row) for row in rows_with(ended, "completion")}
         self._is_writing &= np.logical_not(terminated | truncated)
-        self._waiting |= {row: info for row, info in finished.items() if self._is_deferred[row]}
+        deferred = {row: info for row, info in finished.items() if self._is_deferred[row]}
         due = {row: info for row, info in finished.items() if not self._is_deferred[row]}
+        self._waiting |= deferred
+        if self._workers is not None and deferred:
+            self._begun.append((list(deferred), self._workers.submit(list(deferred.values()))))
+        paid = self._scores(due)
         if not self._is_writing.any():
-            due, self._waiting = due | self._waiting, {}
-        if due:
-            scores = self.term(list(due.values()))
+            paid |= self._late_scores()
+        if paid:
             pay = np.array(pay, dtype=np.float64)
-            pay[list(due)] += self.term.weight * scores
-            for row, score in zip(due, scores.tolist(), strict=True):
+            pay[list(paid)] += self.term.weight * np.array(list(paid.values()))
+            for row, score in paid.items():
                 self._add_info(ended, {"scores": {self.term.name: score}}, row)
         return observations, pay, terminated, truncated, infos
+
+    def _scores(self, infos: Mapping[int, Info]) -> dict[int, float]:
+        """Score texts that are paid at once, by row."""
+        if not infos:
+            return {}
+        texts = list(infos.values())
+        scores = self.term(texts) if self._workers is None else self._of_workers(self._workers.submit(texts), texts)
+        return dict(zip(infos, scores.tolist(), strict=True))
+
+    def _late_scores(self) -> dict[int, float]:
+        """Score the texts that wait, by row; nothing waits afterwards, also where scoring fails."""
+        waiting, begun = self._waiting, self._begun
+        self._waiting, self._begun = {}, []
+        if self._workers is None:
+            return self._scores(waiting)
+        return {
+            row: score
+            for rows, scoring in begun
+            for row, score in zip(rows, self._of_workers(scoring, [waiting[row] for row in rows]).tolist(), strict=True)
+        }
+
+    def _of_workers(self, scoring: Scoring, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        return self.term.checked(scoring.result, infos)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment, and let the workers end."""
+        if self._workers is not None:
+            self._workers.close()
+        super().close(**kwargs)

@@ -51,6 +51,9 @@ class Backbone(Protocol):
     def hidden(self, model: Any, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state just before each token, and after the last column."""
 
+    def shares_rows(self, model: Any) -> bool:
+        """Whether `hidden` may read several texts in one row, so that texts of any lengths need little padding."""
+
     def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Take up texts to write on them; `head` is the model's, where that is known apart from its body."""
 
@@ -98,7 +101,7 @@ class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
     def __init__(self) -> None:
-        self._keeps_apart: bool | None = None  # whether texts may share rows; known once that would pay
+        self._keeps_apart: bool | None = None  # whether texts may share rows, once that is known
 
     def logits(self, model: Any, texts: Texts) -> Tensor:
         """(B, T, V). The head is applied to the completion's columns only."""
@@ -109,14 +112,18 @@ class DecoderOnly:
 
     def hidden(self, model: Any, texts: Texts) -> Tensor:
         """(B, T + 1, D). Texts share rows where that saves work and the model keeps them apart."""
-        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self._keeps_apart is not False else None
-        if packed is not None and self._keeps_apart is None:
-            self._keeps_apart = keeps_apart(model)
-        if packed is not None and self._keeps_apart:
+        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.shares_rows(model) else None
+        if packed is not None:
             output = model.base_model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
             return packed.states_of(output.last_hidden_state)
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
+
+    def shares_rows(self, model: Any) -> bool:
+        """Where the model keeps texts apart; found once."""
+        if self._keeps_apart is None:
+            self._keeps_apart = keeps_apart(model)
+        return self._keeps_apart
 
     def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Prompt and tokens in one forward pass."""
@@ -173,7 +180,7 @@ class _CausalDecoder:
             output = self.model(**given, logits_to_keep=1)
             self._reading = _Reading(output.logits[:, -1], None)
         else:
-            output = self.model.base_model(**given)
+            output = self.model.base_model.forward(**given)  # not what `compile_bodies` has compiled
             state = output.last_hidden_state[:, -1]
             self._reading = _Reading(self.head(state), state)
         self._cache = output.past_key_values
@@ -222,12 +229,16 @@ class EncoderDecoder:
         )
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
+    def shares_rows(self, model: Any) -> bool:
+        """Never: encoders are not told positions."""
+        return False
+
     def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Encode the prompts once, then read the known tokens in one pass."""
         lengths = texts.lengths
         ids, mask = _with_start(_decoder_start(model), texts.tokens, texts.is_token)
         prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
-        encoded = model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long())
+        encoded = model.get_encoder().forward(input_ids=prompts, attention_mask=is_prompt.long())
         even = bool((lengths == lengths[:1]).all())
         if even or positions_of(model.config) is None:
             ids, mask = packed_right(ids, mask)
@@ -279,7 +290,7 @@ class _EncodedPrompts:
                 **_named(more),
             )
             return _Reading(last(output.logits), None)
-        output = self.model.get_decoder()(
+        output = self.model.get_decoder().forward(
             input_ids=ids,
             encoder_hidden_states=self.encoded.last_hidden_state,
             encoder_attention_mask=self.is_prompt.long(),

@@ -21,3 +21,15 @@ def fuse_activations(model: Any) -> Any:
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
     return model
+
+
+def compile_bodies(model: Any) -> Any:
+    """Let torch compile what is called without a cache, for texts of any number and length; returns the model.
+
+    The parts are called as before. Writing, whose cache grows with every token, calls their `forward`, which is not
+    compiled.
+    """
+    parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
+    for part in parts:
+        part.compile(dynamic=True)
+    return model

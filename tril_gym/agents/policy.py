@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tril_gym.agents.backbone import backbone_of
 from tril_gym.agents.decoding import EXCLUDED, Decoding
 from tril_gym.agents.head import Entropies, Head, Warp, find_head, score_states
-from tril_gym.agents.kernels import fuse_activations
+from tril_gym.agents.kernels import compile_bodies, fuse_activations
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.lm_writer import LMWriter
 from tril_gym.agents.lora import Lora, is_peft_model
@@ -260,6 +260,24 @@ class LMPolicy:
         """Take up texts where they stand; see `Actor`, and `LMWriter` for `value`."""
         texts = Texts.of(prompts, completions).to(self.device)
         return LMWriter(self, texts, layout, layout.min_new_tokens, value)
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether texts are read in shared rows, so that those of any lengths may be learned from together."""
+        return self.head is not None and self.backbone.shares_rows(self.model)
+
+    def compile_for_learning(self) -> None:
+        """Let torch compile what is computed when texts are read again; writing goes on as before.
+
+        Raises:
+            ValueError: the logits are more than a layer on the last hidden state, which is all that is compiled.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"compile=True is for models whose logits are a layer on their last hidden state; those of"
+                f" {type(self.model).__name__} are more, so leave it out"
+            )
+        compile_bodies(self.model)
 
     def hidden(self, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state before each token, and after the last column."""

@@ -24,6 +24,7 @@ from tril_gym.agents.critic import Critic, Valuing, check_critic, new_critic, va
 from tril_gym.agents.decoding import Decoding
 from tril_gym.agents.experience import Counts, Experience
 from tril_gym.agents.head import Entropies
+from tril_gym.agents.kernels import compile_bodies
 from tril_gym.agents.kl import KLController, kl_controller, kl_terms, nats_per_text
 from tril_gym.agents.knobs import check_not_negative, check_positive, check_share, knob
 from tril_gym.agents.layout import TextLayout
@@ -60,7 +61,10 @@ class ActorCriticConfig(OptimizerConfig):
     vf_coef: float = knob(0.5, "weight of the value loss")
     ent_coef: float = knob(0.0, "weight of the entropy bonus, reward per nat")
     target_coef: float = knob(0.0, "weight of the likelihood of a reference beside the reward")
-    similar_lengths: bool = knob(False, "minibatches of texts of like length, which need little padding; else of any")
+    similar_lengths: bool | None = knob(
+        None, "minibatches of texts of like length; default: only where texts of any length would need padding"
+    )
+    compile: bool = knob(False, "let torch compile the networks for learning, which takes a minute and pays on a GPU")
     normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
     kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
@@ -123,6 +127,8 @@ class ActorCritic:
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
+        if config.compile:
+            policy.compile_for_learning()
 
     @property
     def needs_references(self) -> bool:
@@ -138,6 +144,8 @@ class ActorCritic:
             critic = new_critic(self.policy if self.config.critic == "shared" else self.ref_policy, self.config.critic)
             if self.config.gradient_checkpointing and not critic.is_shared:
                 checkpoint_gradients(critic.model)
+            if self.config.compile and not critic.is_shared:
+                compile_bodies(critic.model)
             if goes_on and self._critics:
                 ((other, _),) = self._critics.values()
                 critic.load_state_dict(other.state_dict())
@@ -259,7 +267,10 @@ class ActorCritic:
     ) -> Metrics:
         means: defaultdict[str, list[float]] = defaultdict(list)
         size, epochs = self.config.minibatch_size, self.config.epochs
-        lengths = experience.texts.lengths if self.config.similar_lengths else None
+        similar = self.config.similar_lengths
+        if similar is None:
+            similar = not self.policy.shares_rows
+        lengths = experience.texts.lengths if similar else None
         rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(rows_of_steps):
             batch = experience.part(rows)

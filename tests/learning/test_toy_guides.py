@@ -30,6 +30,7 @@ from tril_gym.agents.trajectories import Texts, minibatches
 from tril_gym.envs.toy import ToyRules, guide_value
 
 NUMBERS = SHARED | COUNT_NUMBERS
+torch.set_num_threads(1)  # rounding decides which way an adversary goes: the same way in every order of the tests
 GUIDED = {
     "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
     "lols": (LOLS, LOLSConfig, {"ppo_pp_prob": 0.5}),
@@ -119,19 +120,29 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
 
 class TestGAIL:
     def test_its_texts_become_indistinguishable_to_a_fresh_discriminator(self):
+        # Of two minds: now and then a policy settles for one of the two prompts, which leaves 0.75. So three seeds, of
+        # which two must not.
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=2)
-        policy = newborn(envs, 0)
-        assert fresh_accuracy(policy, envs) > 0.95  # control: it can tell
-        numbers = NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}
-        GAIL(policy, envs, GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)).learn(45)
-        assert fresh_accuracy(policy, envs) < 0.6
+        numbers = NUMBERS | {"learning_rate": 2e-3, "ent_coef": 0.1, "minibatch_size": 32}
+        found = []
+        for seed in range(3):
+            policy = newborn(envs, seed)
+            assert fresh_accuracy(policy, envs) > 0.95  # control: it can tell
+            config = GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)
+            GAIL(policy, envs, config, seed=seed).learn(40)
+            found.append(fresh_accuracy(policy, envs))
+        assert np.median(found) < 0.6
 
     def test_it_learns_to_write_what_is_paid_without_being_paid(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
-        policy = newborn(envs, 0)
-        assert value(policy, envs) < 0.5
-        GAIL(policy, envs, GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})).learn(20)
-        assert value(policy, envs) > 0.9
+        found = []
+        for seed in range(3):
+            policy = newborn(envs, seed)
+            assert value(policy, envs) < 0.5
+            config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})
+            GAIL(policy, envs, config, seed=seed).learn(20)
+            found.append(value(policy, envs))
+        assert np.median(found) > 0.9
 
     def test_it_does_not_where_the_discriminator_judges_at_random(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)

@@ -31,4 +31,11 @@ slow: install
 docs: install
 	$(BIN)/pytest tests/test_docs.py
 
-bench: slow
+# Speed and memory, side by side with others: half an hour. `make bench DATA=folder` adds real texts, `TRL=python` TRL.
+bench: install
+	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/rollout.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/iteration.py $(if $(DATA),--data $(DATA)) $(if $(TRL),--trl-python $(TRL))
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/memory.py
+	$(if $(DATA),$(BIN)/python benchmarks/scoring.py $(DATA)/commongen)

@@ -4,8 +4,8 @@
 
 The toy world: a text of up to 48 words is paid the share of its words that are good, an eighth of 2,000. The small
 GPT-2 of the other benchmarks, from random weights; 64 texts an iteration, learning rate 1e-3, KL coefficient 0.001,
-whitened advantages, minibatches of 16 as in iteration.py, all else as PPO has it. Shown are the mean reward of iterations 21 to 25, and that of the last five
-beside the best five in a row.
+whitened advantages, minibatches of 16 as in iteration.py, all else as PPO has it. Shown are the mean reward of
+iterations 21 to 25, and that of the last five beside the best five in a row.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import iteration
 import memory
 import pytest
 import rollout
+import sample_efficiency
 import side_by_side
 import torch
 from benchmark_models import EOS, FIRST_WORD
@@ -140,6 +141,19 @@ def test_memory(tmp_path, capsys):
         2 * found["ours, separate, 2,000 tokens"]["weights"], rel=1e-3
     )
     capsys.readouterr()
+
+
+def test_sample_efficiency_by_hand():
+    rewards = [0.1] * 5 + [0.6] * 5 + [0.3] * 5
+    verdict = sample_efficiency.judge(rewards)
+    assert verdict == pytest.approx({"first": 0.1, "early": 0.3, "best": 0.6, "last": 0.3, "kept": 0.5})
+    assert sample_efficiency.judge([float(i) for i in range(30)])["early"] == 22.0  # of iterations 21 to 25
+
+
+def test_sample_efficiency_runs_ppo():
+    rewards = sample_efficiency.rewards_of(0, 6, vocab_size=40, texts=8, layers=1)
+    assert len(rewards) == 6
+    assert all(0 <= reward <= 1 for reward in rewards)
 
 
 def test_turns_alternate_and_ratios_are_of_a_round():

@@ -1,6 +1,6 @@
 """How much PPO learns from each text, and whether it keeps what it has learned.
 
-    python benchmarks/sample_efficiency.py [--seeds N] [--iterations N] [--output FILE.json]
+    python benchmarks/sample_efficiency.py [--seeds N] [--iterations N] [--minibatch-size N] [--output FILE.json]
 
 The toy world: a text of up to 48 words is paid the share of its words that are good, an eighth of 2,000. The small
 GPT-2 of the other benchmarks, from random weights; 64 texts an iteration, learning rate 1e-3, KL coefficient 0.001,
@@ -26,13 +26,15 @@ from side_by_side import machine, show_table
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 
-NUMBERS = {"learning_rate": 1e-3, "kl_coef": 0.001, "normalize_advantages": True, "minibatch_size": 16}
+NUMBERS = {"learning_rate": 1e-3, "kl_coef": 0.001, "normalize_advantages": True}
 WINDOW = 5  # iterations that a mean is taken over
 EARLY = 25  # its last iteration
 LEARNED, KEPT = 0.25, 0.8  # targets: early mean in the median seed; last mean as a share of the best
 
 
-def rewards_of(seed: int, iterations: int, vocab_size: int = 2_000, texts: int = 64, layers: int = 4) -> list[float]:
+def rewards_of(
+    seed: int, iterations: int, minibatch_size: int, vocab_size: int = 2_000, texts: int = 64, layers: int = 4
+) -> list[float]:
     """Mean reward of each iteration of one run."""
     torch.set_num_threads(1)
     envs = gym.make_vec(
@@ -48,7 +50,7 @@ def rewards_of(seed: int, iterations: int, vocab_size: int = 2_000, texts: int =
     )
     policy = LMPolicy(gpt2(vocab_size=vocab_size, layers=layers, seed=seed), envs.unwrapped.tokenizer)
     rewards: list[float] = []
-    agent = PPO(policy, envs, PPOConfig(**NUMBERS), seed=seed)
+    agent = PPO(policy, envs, PPOConfig(**NUMBERS, minibatch_size=minibatch_size), seed=seed)
     agent.learn(iterations, after=lambda report: rewards.append(report.metrics["reward/mean"]))
     return rewards
 
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument("--iterations", type=int, default=60)
+    options.add_argument("--minibatch-size", type=int, default=16)
     options.add_argument("--workers", type=int, default=2, help="seeds that run at once, on one core each")
     options.add_argument("--output", type=Path, help="also write every reward there, as JSON")
     options.add_argument("--smoke", action="store_true", help="tiny sizes: to see that it runs")
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     sizes = (40, 8, 1) if settings.smoke else ()
     iterations, seeds = (6, 2) if settings.smoke else (settings.iterations, settings.seeds)
     with ProcessPoolExecutor(settings.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(rewards_of, seed, iterations, *sizes) for seed in range(seeds)]
+        jobs = [pool.submit(rewards_of, seed, iterations, settings.minibatch_size, *sizes) for seed in range(seeds)]
         runs = [job.result() for job in jobs]
     verdicts = [judge(rewards) for rewards in runs]
     show_table("mean rewards by seed", {str(seed): verdict for seed, verdict in enumerate(verdicts)})

@@ -151,7 +151,7 @@ def test_sample_efficiency_by_hand():
 
 
 def test_sample_efficiency_runs_ppo():
-    rewards = sample_efficiency.rewards_of(0, 6, vocab_size=40, texts=8, layers=1)
+    rewards = sample_efficiency.rewards_of(0, 6, 8, vocab_size=40, texts=8, layers=1)
     assert len(rewards) == 6
     assert all(0 <= reward <= 1 for reward in rewards)
 

@@ -382,7 +382,10 @@ def test_rollins_are_not_replayed_token_by_token(family, monkeypatch):
     with pytest.warns(UserWarning, match="never learns its first token"):
         agent = agent_of("ppo-pp", envs, policy=policy, rollin_prob=1.0)
     plan = replace(agent.plan(0), rollin=OneToken(G))  # of eight tokens
-    steps, passes = counted(monkeypatch, envs, "step"), counted(monkeypatch, policy.model, "forward")
+    assert agent.policy.head is not None  # found by a pass of its own
+    model = policy.model
+    body = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
+    steps, passes = counted(monkeypatch, envs, "step"), counted(monkeypatch, body, "forward")
     trajectories = [collect(envs, plan, episodes=1, generator=generator(seed)) for seed in range(6)]
     rollins = sum(int(one.is_rollin.sum()) for one in trajectories)
     rollouts = sum(int(one.is_rollout.sum()) for one in trajectories)

@@ -192,7 +192,9 @@ class TestPaddingCanMatter:
         forward = body.forward
 
         def unmasked(*ids, **inputs):
-            return forward(*ids, **inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])})
+            if inputs.get("attention_mask") is not None:
+                inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+            return forward(*ids, **inputs)
 
         monkeypatch.setattr(body, "forward", unmasked)
         assert padding_error(policy) > WRONG

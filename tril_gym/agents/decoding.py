@@ -98,10 +98,10 @@ def sample(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     blocks = pad(probabilities, (0, spare)).unflatten(1, (-1, BLOCK))  # (B, V / BLOCK, BLOCK)
     # First which block, then which token in it: so little has to be summed up, and in float64.
     masses = blocks.sum(-1, dtype=torch.float64)
-    mass_before = masses.cumsum(-1) - masses
-    block = _first_above(masses, uniforms * masses.sum(-1)).unsqueeze(1)  # (B, 1)
+    mass_before, targets = masses.cumsum(-1) - masses, uniforms * masses.sum(-1)
+    block = _first_above(masses, targets).unsqueeze(1)  # (B, 1)
     inside = blocks.take_along_dim(block.unsqueeze(2), dim=1).squeeze(1).double()  # (B, BLOCK)
-    left = (uniforms * masses.sum(-1) - mass_before.take_along_dim(block, dim=1).squeeze(1)).clamp(min=0.0)
+    left = (targets - mass_before.take_along_dim(block, dim=1).squeeze(1)).clamp(min=0.0)
     tokens = block.squeeze(1) * BLOCK + _first_above(inside, left)
     return tokens, probabilities.take_along_dim(tokens.unsqueeze(1), dim=1).squeeze(1).log()
 

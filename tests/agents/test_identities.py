@@ -12,7 +12,7 @@ import torch
 from doubles import MANY_EOS, V, alone, foreign_envs, generator, language_model, policy_of, ragged_texts
 from torch import nn
 
-from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories, collect
+from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories, collect, decoders
 from tril_gym.agents import backbone as backbones
 from tril_gym.agents.critic import Critic, value_after
 from tril_gym.agents.decoding import Decoding
@@ -131,7 +131,7 @@ class TestSamplingAndScoringCanDisagree:
     def test_positions_that_count_padding_while_sampling(self, monkeypatch):
         policy = policy_of("gpt2")
         with monkeypatch.context() as patch:
-            patch.setattr(backbones, "_position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+            patch.setattr(decoders, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
             trajectories, layout = mixed_texts(policy)
         assert ratio_error(policy, trajectories, layout) > WRONG
 
@@ -171,7 +171,7 @@ class TestPaddingCanMatter:
     """Controls of the second identity: each family with the mistake that it is prone to."""
 
     def test_positions_that_count_padding(self, monkeypatch):
-        monkeypatch.setattr(backbones, "_position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+        monkeypatch.setattr(backbones, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
         assert padding_error(policy_of("gpt2")) > WRONG
         # Rotary positions are relative: a row that is shifted as a whole scores the same.
         assert padding_error(policy_of("llama")) <= 1e-4

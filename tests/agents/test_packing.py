@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from doubles import V, alone, foreign_envs, policy_of, ragged_texts
+import transformers
+from doubles import V, alone, foreign_envs, generator, policy_of, ragged_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from tril_gym.agents import backbone as backbones
 from tril_gym.agents.packing import WORTH, cost, keeps_apart, pack, place
 from tril_gym.agents.trajectories import Texts
 from tril_gym.agents.update import ActorCritic
+from tril_gym.agents.writing import write_completions
 
 CAUSAL = ("gpt2", "llama", "qwen2")
 
@@ -115,7 +117,7 @@ def test_a_model_that_does_not_reads_them_apart(monkeypatch):
 
     def seeing_all(*ids, **inputs):
         if inputs.get("attention_mask") is None:
-            rows, columns = inputs["input_ids"].shape
+            rows, columns = inputs["inputs_embeds"].shape[:2]
             inputs["attention_mask"] = torch.ones(columns, columns, dtype=torch.bool).tril().expand(rows, 1, -1, -1)
         return forward(*ids, **inputs)
 
@@ -144,3 +146,19 @@ def test_gradients_are_those_of_texts_apart(critic, monkeypatch):
         assert any(found is not None for found in packed)
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+@torch.no_grad()
+def test_no_id_is_taken_for_padding(monkeypatch):
+    """GPT-2 warns of ids that might be padding where it is given no mask; shared rows have none, nor full ones."""
+    warnings: list[str] = []
+    monkeypatch.setattr(transformers.modeling_utils.logger, "warning_once", warnings.append)
+    policy, layout = policy_of("gpt2"), TextLayout.of(foreign_envs(1))
+    policy.model.config.pad_token_id = 0
+    texts = ragged_texts(12)
+    policy.score(texts, layout)
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+    write_completions(policy, ids, [{}, {}], layout, torch.rand(2, layout.max_new_tokens, generator=generator(0)))
+    assert not warnings
+    policy.model(input_ids=ids)  # the control
+    assert warnings

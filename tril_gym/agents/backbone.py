@@ -1,6 +1,6 @@
 """How a language model of `transformers` reads prompts and tokens: decoder-only and encoder-decoder, one interface.
 
-What differs between model families stands here and nowhere else: padding sides, positions, caches.
+What differs between model families stands here and in decoders.py, which write on: padding sides, positions, caches.
 
 - Decoder-only: one sequence, prompt and tokens, padded on the left; explicit positions make that exact, and let texts
   share rows (packing.py).
@@ -12,34 +12,16 @@ B texts, P prompt tokens, T new tokens, L columns of one sequence, V vocabulary,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tril_gym.agents.decoders import AlignedDecoder, CachedDecoder, CausalDecoder, Decoder, EncodedPrompts, position_ids
 from tril_gym.agents.head import Head
-from tril_gym.agents.kv_cache import growing_cache, growing_pair
 from tril_gym.agents.packing import keeps_apart, pack
 from tril_gym.agents.trajectories import Texts
-
-
-class Decoder(Protocol):
-    """A batch of texts that is being written: holds the model's cache."""
-
-    def logits(self) -> Tensor:
-        """(B, V) of the next token."""
-
-    def state(self) -> Tensor | None:
-        """(B, D) the last hidden state that they come from, where the decoder was given the model's head."""
-
-    def append(self, tokens: Tensor, is_written: Tensor) -> None:
-        """Write (B,) tokens on the rows where (B,) is True; the others stay as they are, without logits of worth."""
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
 
 
 class Backbone(Protocol):
@@ -92,11 +74,6 @@ def _packed(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tenso
     )
 
 
-def _position_ids(mask: Tensor) -> Tensor:
-    """(B, L): 0 at the first real token of each row."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
-
-
 class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
@@ -114,7 +91,9 @@ class DecoderOnly:
         """(B, T + 1, D). Texts share rows where that saves work and the model keeps them apart."""
         packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.shares_rows(model) else None
         if packed is not None:
-            output = model.base_model(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
+            # As embeddings: GPT-2 takes some ids for padding, and warns of it, where it is given no mask.
+            embedded = model.get_input_embeddings()(packed.ids)
+            output = model.base_model(inputs_embeds=embedded, position_ids=packed.positions, use_cache=False)
             return packed.states_of(output.last_hidden_state)
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
@@ -129,7 +108,7 @@ class DecoderOnly:
         """Prompt and tokens in one forward pass."""
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)
         ids, mask = packed_right(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        return _CausalDecoder(model, head, ids, mask)
+        return CausalDecoder(model, head, ids, mask)
 
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompt and completion share the model's positions."""
@@ -146,58 +125,8 @@ class DecoderOnly:
         return {
             "input_ids": torch.cat([texts.prompts, texts.tokens], dim=1),
             "attention_mask": mask.long(),
-            "position_ids": _position_ids(mask),
+            "position_ids": position_ids(mask),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """What a model says of the next token after a pass."""
-
-    logits: Tensor  # (B, V)
-    state: Tensor | None  # (B, D), where it is seen
-
-    def keep(self, rows: Tensor) -> _Reading:
-        return _Reading(self.logits[rows], None if self.state is None else self.state[rows])
-
-
-class _CausalDecoder:
-    """Keys and values of everything read so far; one new column a call."""
-
-    def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.head, self.mask, self._cache = model, head, mask, growing_cache(model.config)
-        self._read(ids, _position_ids(mask))
-
-    def _read(self, ids: Tensor, positions: Tensor) -> None:
-        given = {
-            "input_ids": ids,
-            "attention_mask": self.mask.long(),
-            "position_ids": positions,
-            "past_key_values": self._cache,
-            "use_cache": True,
-        }
-        if self.head is None:
-            output = self.model(**given, logits_to_keep=1)
-            self._reading = _Reading(output.logits[:, -1], None)
-        else:
-            output = self.model.base_model.forward(**given)  # not what `compile_bodies` has compiled
-            state = output.last_hidden_state[:, -1]
-            self._reading = _Reading(self.head(state), state)
-        self._cache = output.past_key_values
-
-    def logits(self) -> Tensor:
-        return self._reading.logits
-
-    def state(self) -> Tensor | None:
-        return self._reading.state
-
-    def append(self, tokens: Tensor, is_written: Tensor) -> None:
-        self.mask = torch.cat([self.mask, is_written.unsqueeze(1)], dim=1)
-        self._read(tokens.unsqueeze(1), self.mask.sum(1, keepdim=True) - 1)
-
-    def keep(self, rows: Tensor) -> None:
-        self.mask, self._reading = self.mask[rows], self._reading.keep(rows)
-        self._cache.batch_select_indices(rows)
 
 
 class EncoderDecoder:
@@ -237,14 +166,11 @@ class EncoderDecoder:
         """Encode the prompts once, then read the known tokens in one pass."""
         lengths = texts.lengths
         ids, mask = _with_start(_decoder_start(model), texts.tokens, texts.is_token)
-        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
-        encoded = model.get_encoder().forward(input_ids=prompts, attention_mask=is_prompt.long())
+        prompts = EncodedPrompts(model, head, *packed_left(texts.prompts, texts.is_prompt))
         even = bool((lengths == lengths[:1]).all())
         if even or positions_of(model.config) is None:
-            ids, mask = packed_right(ids, mask)
-            return _CachedDecoder(_EncodedPrompts(model, head, encoded, is_prompt, mask), ids)
-        ids, mask = packed_left(ids, mask)
-        return _AlignedDecoder(_EncodedPrompts(model, head, encoded, is_prompt, mask), ids)
+            return CachedDecoder(prompts, *packed_right(ids, mask))
+        return AlignedDecoder(prompts, *packed_left(ids, mask))
 
     def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
@@ -272,106 +198,3 @@ def _with_start(start: list[int], tokens: Tensor, is_token: Tensor) -> tuple[Ten
     """Put the decoder's first ids before (B, T) tokens: both (B, S + T)."""
     prefix = torch.tensor(start, device=tokens.device).expand(tokens.shape[0], -1)
     return torch.cat([prefix, tokens], dim=1), torch.cat([torch.ones_like(prefix, dtype=torch.bool), is_token], dim=1)
-
-
-class _EncodedPrompts:
-    """What every decoder step needs of the prompts."""
-
-    def __init__(self, model: Any, head: Head | None, encoded: Any, is_prompt: Tensor, mask: Tensor) -> None:
-        self.model, self.head, self.encoded, self.is_prompt, self.mask = model, head, encoded, is_prompt, mask
-
-    def read(self, ids: Tensor, last: Callable[[Tensor], Tensor], **more: Any) -> _Reading:
-        """Decode some columns; `last` finds in (B, L, …) what stands in each row's last one."""
-        if self.head is None:
-            output = self.model(
-                encoder_outputs=self.encoded,
-                attention_mask=self.is_prompt.long(),
-                decoder_input_ids=ids,
-                **_named(more),
-            )
-            return _Reading(last(output.logits), None)
-        output = self.model.get_decoder().forward(
-            input_ids=ids,
-            encoder_hidden_states=self.encoded.last_hidden_state,
-            encoder_attention_mask=self.is_prompt.long(),
-            **more,
-        )
-        state = last(output.last_hidden_state)
-        return _Reading(self.head(state), state)
-
-    def keep(self, rows: Tensor) -> None:
-        self.is_prompt, self.mask = self.is_prompt[rows], self.mask[rows]
-        self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
-
-
-def _named(more: dict[str, Any]) -> dict[str, Any]:
-    """What the decoder calls its attention mask has another name in the whole model."""
-    return {"decoder_attention_mask" if name == "attention_mask" else name: value for name, value in more.items()}
-
-
-class _CachedDecoder:
-    """All rows write in the same column, so that keys and values can be kept."""
-
-    def __init__(self, prompts: _EncodedPrompts, ids: Tensor) -> None:
-        self.prompts, self._cache = prompts, growing_pair(prompts.model.config)
-        self._read(ids)
-
-    def _read(self, ids: Tensor) -> None:
-        mask = self.prompts.mask.long()
-        self._reading = self.prompts.read(
-            ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self._cache, use_cache=True
-        )
-
-    def logits(self) -> Tensor:
-        return self._reading.logits
-
-    def state(self) -> Tensor | None:
-        return self._reading.state
-
-    def append(self, tokens: Tensor, is_written: Tensor) -> None:
-        self.prompts.mask = torch.cat([self.prompts.mask, is_written.unsqueeze(1)], dim=1)
-        self._read(tokens.unsqueeze(1))
-
-    def keep(self, rows: Tensor) -> None:
-        self.prompts.keep(rows)
-        self._reading = self._reading.keep(rows)
-        self._cache.batch_select_indices(rows)
-
-
-class _AlignedDecoder:
-    """Rows of different lengths under absolute positions: every text is read again from its first column.
-
-    Slower than a cache, and only met where a text is taken up in the middle beside others.
-    """
-
-    def __init__(self, prompts: _EncodedPrompts, ids: Tensor) -> None:
-        self.prompts, self.ids = prompts, ids
-        self._reading: _Reading | None = None  # of the texts as they stand
-
-    def _read(self) -> _Reading:
-        if self._reading is None:
-            last = self.prompts.mask.sum(1) - 1
-            rows = torch.arange(len(last), device=last.device)
-            self._reading = self.prompts.read(self.ids, lambda columns: columns[rows, last], use_cache=False)
-        return self._reading
-
-    def logits(self) -> Tensor:
-        return self._read().logits
-
-    def state(self) -> Tensor | None:
-        return self._read().state
-
-    def append(self, tokens: Tensor, is_written: Tensor) -> None:
-        mask = self.prompts.mask
-        column = mask.sum(1)
-        if int(column[is_written].max()) == self.ids.shape[1]:
-            self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
-            mask = torch.cat([mask, torch.zeros_like(mask[:, :1])], dim=1)
-        here = torch.arange(self.ids.shape[1], device=column.device) == column.unsqueeze(1)
-        here &= is_written.unsqueeze(1)
-        self.ids = torch.where(here, tokens.unsqueeze(1), self.ids)
-        self.prompts.mask, self._reading = mask | here, None
-
-    def keep(self, rows: Tensor) -> None:
-        self.prompts.keep(rows)
-        self.ids, self._reading = self.ids[rows], None

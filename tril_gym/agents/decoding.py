@@ -99,11 +99,16 @@ def sample(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     # First which block, then which token in it: so little has to be summed up, and in float64.
     masses = blocks.sum(-1, dtype=torch.float64)
     mass_before, targets = masses.cumsum(-1) - masses, uniforms * masses.sum(-1)
-    block = _first_above(masses, targets).unsqueeze(1)  # (B, 1)
-    inside = blocks.take_along_dim(block.unsqueeze(2), dim=1).squeeze(1).double()  # (B, BLOCK)
-    left = (targets - mass_before.take_along_dim(block, dim=1).squeeze(1)).clamp(min=0.0)
-    tokens = block.squeeze(1) * BLOCK + _first_above(inside, left)
-    return tokens, probabilities.take_along_dim(tokens.unsqueeze(1), dim=1).squeeze(1).log()
+    block = _first_above(masses, targets)  # (B,)
+    inside = blocks.gather(1, block.view(-1, 1, 1).expand(-1, 1, BLOCK)).squeeze(1).double()  # (B, BLOCK)
+    left = (targets - _at(mass_before, block)).clamp_(min=0.0)
+    tokens = block * BLOCK + _first_above(inside, left)
+    return tokens, _at(probabilities, tokens).log()
+
+
+def _at(values: Tensor, columns: Tensor) -> Tensor:
+    """What stands in a column of each row: (B, n), (B,) -> (B,)."""
+    return values.gather(1, columns.unsqueeze(1)).squeeze(1)
 
 
 def _first_above(masses: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +120,7 @@ def _first_above(masses: Tensor, targets: Tensor) -> Tensor:
     cumulative = masses.cumsum(-1).masked_fill_(masses == 0, 0.0)
     total = cumulative.amax(-1)
     targets = torch.minimum(targets, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative > targets.unsqueeze(-1)).to(torch.uint8).argmax(-1)  # the first 1
+    return (cumulative > targets.unsqueeze(-1)).view(torch.uint8).argmax(-1)  # the first 1
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+ATTENTION = "tril_gym_sdpa"  # what `transformers` knows `attend` by
+MASKED = torch.finfo(torch.float32).min  # instead of −inf, which would give a row without any key NaN
+
+
+def quicken(model: Any) -> Any:
+    """Let a model compute its activations in one kernel, and single queries on a CPU with products of matrices.
+
+    In place; returns the model.
+    """
+    return use_attend(fuse_activations(model))
 
 
 def fuse_activations(model: Any) -> Any:
@@ -21,6 +34,81 @@ def fuse_activations(model: Any) -> Any:
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
     return model
+
+
+def use_attend(model: Any) -> Any:
+    """Let a model that attends with torch's `scaled_dot_product_attention` use `attend`, in place."""
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    # A family may have an attention of its own under torch's name, which must stay.
+    known = getattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS", None)
+    if model.config._attn_implementation == "sdpa" and known is ALL_ATTENTION_FUNCTIONS:
+        model.set_attn_implementation(ATTENTION)
+    return model
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attention as `transformers` calls it: softmax(scaling · q kᵀ + bias) v of a single query on a CPU.
+
+    There torch's kernel takes its time whatever is asked. All else is left to it.
+
+    Args:
+        module:         whose attention it is.
+        query:          (B, H, Q, D)
+        key:            (B, H or fewer, L, D)
+        value:          likewise.
+        attention_mask: (B or 1, H or 1, Q, L) True where a query may look, or numbers that are added; None: everywhere.
+        scaling:        D^−½ where it is not given.
+        position_bias:  (1, H, Q, L) is added.
+        settings:       dropout and the like.
+
+    Returns:
+        (B, Q, H, D), and no weights.
+    """
+    if not _is_single(query, key, settings):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        more = settings if position_bias is None else settings | {"position_bias": position_bias}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
+    B, H, _, D = query.shape  # noqa: N806
+    L = key.shape[2]  # noqa: N806
+    keys, values = key.reshape(B * H, L, D), value.reshape(B * H, L, D)
+    scores = torch.bmm(query.reshape(B * H, 1, D), keys.transpose(1, 2)).view(B, H, 1, L)
+    scores *= D**-0.5 if scaling is None else scaling
+    if position_bias is not None:
+        scores += position_bias
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores.masked_fill_(~attention_mask, MASKED)
+    elif attention_mask is not None:
+        scores += attention_mask
+    found = torch.bmm(scores.softmax(-1).view(B * H, 1, L), values)
+    return found.view(B, 1, H, D), None
+
+
+def _is_single(query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
+    """Whether `attend` can do it: one query of numbers in float32 on a CPU, from which nobody learns."""
+    return (
+        query.shape[2] == 1
+        and query.device.type == "cpu"
+        and query.dtype == torch.float32
+        and key.shape[1] == query.shape[1]
+        and not query.requires_grad
+        and not settings.get("dropout")
+        and settings.get("softcap") is None
+    )
 
 
 def compile_bodies(model: Any) -> Any:

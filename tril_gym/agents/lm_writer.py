@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tril_gym.agents.backbone import Decoder
+from tril_gym.agents.decoders import Decoder
 from tril_gym.agents.decoding import sample
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.trajectories import Texts
@@ -85,11 +85,11 @@ class LMWriter:
             self._rows = torch.arange(self._decoder_rows, device=self.lengths.device)
         elif self._pending is not None:
             self._append(self._pending)
+        reading = self._decoder.reading()
         if self._value is not None:
-            state = self._decoder.state()
-            assert state is not None, "the policy's head is not known"
-            self.values = self._value(self._writing(state))
-        return self._writing(self._decoder.logits())
+            assert reading.state is not None, "the policy's head is not known"
+            self.values = self._value(self._writing(reading.state))
+        return self._writing(reading.logits)
 
     def _writing(self, of_decoder: Tensor) -> Tensor:
         """The rows that write on, of all that the decoder still has."""
@@ -101,11 +101,12 @@ class LMWriter:
             self._decoder.keep(self._rows)
             self._decoder_rows = len(self._rows)
             self._rows = torch.arange(self._decoder_rows, device=tokens.device)
-        is_written = torch.ones(self._decoder_rows, dtype=torch.bool, device=tokens.device)
-        if len(self._rows) < self._decoder_rows:
-            is_written = torch.zeros_like(is_written).index_fill(0, self._rows, True)
-            tokens = tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens)
-        self._decoder.append(tokens, is_written)
+        if len(self._rows) == self._decoder_rows:
+            self._decoder.append(tokens)
+            return
+        is_written = torch.zeros(self._decoder_rows, dtype=torch.bool, device=tokens.device)
+        is_written.index_fill_(0, self._rows, True)
+        self._decoder.append(tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens), is_written)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""

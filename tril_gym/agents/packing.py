@@ -107,13 +107,14 @@ def keeps_apart(model: Any) -> bool:
 
     Found by reading: the states of a text must not move by a bit when the text before it is another one.
     """
-    device = next(model.parameters()).device
-    most = model.get_input_embeddings().weight.shape[0] - 1
+    device, embed = next(model.parameters()).device, model.get_input_embeddings()
+    most = embed.weight.shape[0] - 1
     positions = torch.tensor([[0, 1, 0, 1]], device=device)
 
     def states(*before: int) -> Tensor:
         ids = torch.tensor([[*before, 2, 3]], device=device).clamp(max=most)
-        hidden: Tensor = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        output = model.base_model(inputs_embeds=embed(ids), position_ids=positions, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
         return hidden[0, 2:]
 
     return torch.equal(states(0, 1), states(4, 5))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tril_gym.agents.backbone import backbone_of
 from tril_gym.agents.decoding import EXCLUDED, Decoding
 from tril_gym.agents.head import Entropies, Head, Warp, find_head, score_states
-from tril_gym.agents.kernels import compile_bodies, fuse_activations
+from tril_gym.agents.kernels import compile_bodies, quicken
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.lm_writer import LMWriter
 from tril_gym.agents.lora import Lora, is_peft_model
@@ -56,7 +56,7 @@ class LMPolicy:
 
     Args:
         model: a `PreTrainedModel` with a language-modelling head, or a `PeftModel` with LoRA around one. Its dropout is
-            switched off for good, so that sampling and scoring see one distribution, and its activations are fused.
+            switched off for good, so that sampling and scoring see one distribution; see `kernels.quicken`, too.
         tokenizer: the tokenizer of the environment that the policy writes in, None where it shows none.
     """
 
@@ -73,7 +73,7 @@ class LMPolicy:
     def _set(self, model: Any) -> None:
         self.lora = model if isinstance(model, Lora) else None
         self._head: Head | Literal["unknown"] | None = "unknown"  # until it is first needed
-        self.model = fuse_activations(disable_dropout(model if self.lora is None else self.lora.network))
+        self.model = quicken(disable_dropout(model if self.lora is None else self.lora.network))
 
     def _with(self, model: Any) -> LMPolicy:
         """The same around another model, or around one with an adapter."""

@@ -1,0 +1,222 @@
+"""How a language model of `transformers` writes on a batch of texts: one forward pass a token, with the model's cache.
+
+The families differ in what a pass is given: positions, masks, what was encoded. backbone.py takes up the texts.
+
+B texts, L columns that the decoder has read, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tril_gym.agents.head import Head
+from tril_gym.agents.kv_cache import growing_cache, growing_pair
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model says of the next token after a pass."""
+
+    logits: Tensor  # (B, V)
+    state: Tensor | None  # (B, D) that they come from, where the decoder was given the model's head
+
+    def keep(self, rows: Tensor) -> Reading:
+        """The same of these rows only."""
+        return Reading(self.logits[rows], None if self.state is None else self.state[rows])
+
+
+class Decoder(Protocol):
+    """A batch of texts that is being written: holds the model's cache."""
+
+    def reading(self) -> Reading:
+        """What the model says of the next token."""
+
+    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
+        """Write (B,) tokens on the rows where (B,) is True, by default on all.
+
+        The others stay as they are, without logits of worth.
+        """
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Columns:
+    """In which cells of (B, L) something stands; where that is in all, a model is shown no mask, and does less."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        self._is_full = bool(mask.all())
+
+    def shown(self) -> Tensor | None:
+        """(B, L) int64 as models take it."""
+        return None if self._is_full else self.mask.long()
+
+    def append(self, is_written: Tensor | None) -> None:
+        """One more column; None: full."""
+        self._is_full = self._is_full and is_written is None
+        column = self.mask.new_ones(len(self.mask)) if is_written is None else is_written
+        self.mask = torch.cat([self.mask, column.unsqueeze(1)], dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.mask = self.mask[rows]
+        self._is_full = self._is_full or bool(self.mask.all())
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """(B, L): 0 at the first real token of each row."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+class CausalDecoder:
+    """Keys and values of everything read so far; one new column a call."""
+
+    def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
+        self.model, self.head, self.columns, self._cache = model, head, Columns(mask), growing_cache(model.config)
+        self._embed = model.get_input_embeddings()
+        positions = position_ids(mask)
+        self._next_positions = positions[:, -1:] + 1  # (B, 1)
+        self._read(ids, positions)
+
+    def _read(self, ids: Tensor, positions: Tensor) -> None:
+        given = {
+            "inputs_embeds": self._embed(ids),  # as GPT-2 takes some ids for padding where it is given no mask
+            "attention_mask": self.columns.shown(),
+            "position_ids": positions,
+            "past_key_values": self._cache,
+            "use_cache": True,
+        }
+        if self.head is None:
+            output = self.model(**given, logits_to_keep=1)
+            self._reading = Reading(output.logits[:, -1], None)
+        else:
+            output = self.model.base_model.forward(**given)  # not what `compile_bodies` has compiled
+            state = output.last_hidden_state[:, -1]
+            self._reading = Reading(self.head(state), state)
+        self._cache = output.past_key_values
+
+    def reading(self) -> Reading:
+        """Of the last pass."""
+        return self._reading
+
+    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
+        """One more column."""
+        self.columns.append(is_written)
+        positions = self._next_positions
+        self._next_positions = positions + (1 if is_written is None else is_written.unsqueeze(1))
+        self._read(tokens.unsqueeze(1), positions)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.columns.keep(rows)
+        self._next_positions, self._reading = self._next_positions[rows], self._reading.keep(rows)
+        self._cache.batch_select_indices(rows)
+
+
+class EncodedPrompts:
+    """What every step of a decoder needs of (B, P) prompts, which stand on the left of their columns."""
+
+    def __init__(self, model: Any, head: Head | None, prompts: Tensor, is_prompt: Tensor) -> None:
+        self.model, self.head, self.columns = model, head, Columns(is_prompt)
+        # not what `compile_bodies` has compiled
+        self.encoded = model.get_encoder().forward(input_ids=prompts, attention_mask=self.columns.shown())
+
+    def read(self, ids: Tensor, last: Callable[[Tensor], Tensor], **more: Any) -> Reading:
+        """Decode some columns; `last` finds in (B, L, …) what stands in each row's last one."""
+        if self.head is None:
+            output = self.model(
+                encoder_outputs=self.encoded,
+                attention_mask=self.columns.shown(),
+                decoder_input_ids=ids,
+                **_named(more),
+            )
+            return Reading(last(output.logits), None)
+        output = self.model.get_decoder().forward(
+            input_ids=ids,
+            encoder_hidden_states=self.encoded.last_hidden_state,
+            encoder_attention_mask=self.columns.shown(),
+            **more,
+        )
+        state = last(output.last_hidden_state)
+        return Reading(self.head(state), state)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.columns.keep(rows)
+        self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
+
+
+def _named(more: dict[str, Any]) -> dict[str, Any]:
+    """What the decoder calls its attention mask has another name in the whole model."""
+    return {"decoder_attention_mask" if name == "attention_mask" else name: value for name, value in more.items()}
+
+
+class CachedDecoder:
+    """All rows write in the same column, so that keys and values can be kept."""
+
+    def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
+        self.prompts, self.columns, self._cache = prompts, Columns(mask), growing_pair(prompts.model.config)
+        self._read(ids)
+
+    def _read(self, ids: Tensor) -> None:
+        mask = self.columns.shown()
+        self._reading = self.prompts.read(
+            ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self._cache, use_cache=True
+        )
+
+    def reading(self) -> Reading:
+        """Of the last pass."""
+        return self._reading
+
+    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
+        """One more column."""
+        self.columns.append(is_written)
+        self._read(tokens.unsqueeze(1))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.prompts.keep(rows)
+        self.columns.keep(rows)
+        self._reading = self._reading.keep(rows)
+        self._cache.batch_select_indices(rows)
+
+
+class AlignedDecoder:
+    """Rows of different lengths under absolute positions: every text is read again from its first column.
+
+    Slower than a cache, and only met where a text is taken up in the middle beside others.
+    """
+
+    def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
+        self.prompts, self.ids = prompts, ids
+        self._lengths = mask.sum(1)  # (B,)
+        self._reading: Reading | None = None  # of the texts as they stand
+
+    def reading(self) -> Reading:
+        """Reads all texts, where they have changed."""
+        if self._reading is None:
+            last = self._lengths - 1
+            rows = torch.arange(len(last), device=last.device)
+            # No mask of its own: what stands behind a row's last column is hidden from it anyway.
+            self._reading = self.prompts.read(self.ids, lambda columns: columns[rows, last], use_cache=False)
+        return self._reading
+
+    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
+        """One more column."""
+        is_written = torch.ones_like(tokens, dtype=torch.bool) if is_written is None else is_written
+        if int(self._lengths[is_written].max()) == self.ids.shape[1]:
+            self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
+        here = torch.arange(self.ids.shape[1], device=tokens.device) == self._lengths.unsqueeze(1)
+        self.ids = torch.where(here & is_written.unsqueeze(1), tokens.unsqueeze(1), self.ids)
+        self._lengths, self._reading = self._lengths + is_written, None
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.prompts.keep(rows)
+        self.ids, self._lengths, self._reading = self.ids[rows], self._lengths[rows], None

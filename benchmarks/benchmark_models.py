@@ -27,14 +27,22 @@ PAD, EOS, FIRST_WORD = 0, 1, 2
 IDS = {"pad_token_id": PAD, "eos_token_id": EOS}
 
 
-def gpt2(*, vocab_size: int = VOCABULARY, positions: int = 1024, layers: int = LAYERS, seed: int = 0) -> Any:
-    """A small GPT-2."""
+def gpt2(
+    *,
+    vocab_size: int = VOCABULARY,
+    positions: int = 1024,
+    layers: int = LAYERS,
+    width: int = WIDTH,
+    heads: int = HEADS,
+    seed: int = 0,
+) -> Any:
+    """A GPT-2, by default a small one."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=positions,
-        n_embd=WIDTH,
+        n_embd=width,
         n_layer=layers,
-        n_head=HEADS,
+        n_head=heads,
         bos_token_id=EOS,
         **IDS,
         **{name: 0.0 for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")},

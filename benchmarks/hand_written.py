@@ -35,7 +35,7 @@ def write(
         (B, T' ≤ T) tokens, PAD after the end; and their log-probabilities, where they are wanted.
     """
     reader = _Seq2Seq(model, prompts, mask) if model.config.is_encoder_decoder else _Causal(model, prompts, mask)
-    alive = torch.ones(len(prompts), dtype=torch.bool)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
     tokens: list[Tensor] = []
     said: list[Tensor] = []
     for _ in range(new_tokens):
@@ -88,7 +88,7 @@ class _Seq2Seq:
         order = (~mask).long().argsort(dim=1, stable=True)
         self.mask = self.mask.gather(1, order)
         self.encoded = model.get_encoder()(input_ids=prompts.gather(1, order), attention_mask=self.mask)
-        self.start = torch.full((len(prompts),), model.config.decoder_start_token_id)
+        self.start = torch.full((len(prompts),), model.config.decoder_start_token_id, device=prompts.device)
 
     def read(self, token: Tensor | None) -> Tensor:
         output = self.model(
@@ -127,6 +127,7 @@ class HandWrittenPPO:
         eos: the token that ends a text.
         stops: whether texts end at EOS.
         shared: the critic's body is the policy's.
+        generates: texts are written with `transformers`' `generate`, and read once more for their log-probabilities.
     """
 
     def __init__(
@@ -138,12 +139,13 @@ class HandWrittenPPO:
         eos: int,
         stops: bool,
         shared: bool,
+        generates: bool = False,
     ) -> None:
         self.model, self.reward, self.numbers = model.train(), reward, numbers
-        self.eos, self.stops, self.shared = eos, stops, shared
+        self.eos, self.stops, self.shared, self.generates = eos, stops, shared, generates
         self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.body = model.transformer if shared else copy.deepcopy(model.transformer)
-        self.value = nn.Linear(model.config.n_embd, 1)
+        self.value = nn.Linear(model.config.n_embd, 1, device=model.device, dtype=model.dtype)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         self.critic = list(self.value.parameters()) + ([] if shared else list(self.body.parameters()))
@@ -158,22 +160,46 @@ class HandWrittenPPO:
 
     def write(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Ids and mask of prompt and completion, (B, P + T) both; tokens, their mask and log-probabilities, (B, T)."""
-        tokens, old = write(
-            self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
-        )
-        assert old is not None
+        if self.generates:
+            tokens, old = self._generate(prompts, mask), None
+        else:
+            tokens, old = write(
+                self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
+            )
         is_eos = ((tokens == self.eos) & self.stops).long()
         is_token = is_eos.cumsum(1) - is_eos == 0
-        return torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long(), tokens, is_token, old
+        ids, full = torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long()
+        return ids, full, tokens, is_token, self._read(self.model, ids, full, tokens) if old is None else old
+
+    @torch.no_grad()
+    def _generate(self, prompts: Tensor, mask: Tensor) -> Tensor:
+        """(B, T' ≤ T)."""
+        T = self.numbers.new_tokens  # noqa: N806
+        written = self.model.eval().generate(
+            input_ids=prompts,
+            attention_mask=mask.long(),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=T,
+            min_new_tokens=None if self.stops else T,
+            eos_token_id=self.eos,
+            pad_token_id=PAD,
+        )
+        self.model.train()
+        return written[:, prompts.shape[1] :]
+
+    @torch.no_grad()
+    def _read(self, model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+        """(B, T) log-probabilities."""
+        logits = model(**self._sequence(ids, mask), logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
+        return logprobs_of(logits, tokens)
 
     def learn(self, *batch: Tensor) -> None:
         """Some epochs on what `write` has returned."""
         ids, full, tokens, is_token, old = batch
+        reference = self._read(self.ref_model, ids, full, tokens)
         with torch.no_grad():
-            logits = self.ref_model(**self._sequence(ids, full), logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
-            reference = logprobs_of(logits, tokens)
             values = self._values(self.body(**self._sequence(ids, full)).last_hidden_state, tokens)
-            del logits
         advantages, returns = self._advantages(old, reference, values, is_token, self.reward(tokens, is_token))
         for _ in range(self.numbers.epochs):
             for rows in torch.randperm(len(tokens)).split(self.numbers.minibatch_size):
@@ -193,9 +219,9 @@ class HandWrittenPPO:
         rewards = -self.numbers.kl_coef * (old - reference) * is_token
         rewards[torch.arange(len(rewards)), is_token.sum(1) - 1] += scores
         values = values * is_token
-        advantages, after = torch.zeros_like(rewards), torch.zeros(len(rewards))
+        advantages, after = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
         for t in reversed(range(rewards.shape[1])):
-            following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros(len(rewards))
+            following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(after)
             after = rewards[:, t] + following - values[:, t] + self.numbers.gae_lambda * after
             advantages[:, t] = after
         return advantages, advantages + values

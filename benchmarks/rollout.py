@@ -8,7 +8,7 @@ Wall time, and tokens that stand in the texts: what is sampled after a text's en
   environment's is shown beside it, and the tokens that its actors sampled.
 - generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
 - loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
-- loop, our kernels: the same with the activations that our policies compute in one kernel.
+- loop, our kernels: the same with the activations and the attention of our policies.
 
 Equal lengths, then texts that stop at random after 16 of 48 tokens on average, then PPO++ against PPO: a guide (the
 same model) begins 0.8 of the texts, and the reference policy scores what was written. `--data` names a folder with
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect
 from tril_gym.agents.clock import Clock
-from tril_gym.agents.kernels import fuse_activations
+from tril_gym.agents.kernels import quicken
 
 OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
 TARGETS = (Target(OURS, GENERATE), Target(OURS, LOOP), Target(OURS, FUSED))
@@ -68,12 +68,13 @@ class Case:
         model: of `transformers`.
         envs: the environment.
         stops: whether texts may end before T tokens.
+        device: where the models are to be.
     """
 
-    def __init__(self, model: Any, envs: VectorEnv, *, stops: bool) -> None:
-        self.model, self.envs, self.stops = model.eval(), envs, stops
+    def __init__(self, model: Any, envs: VectorEnv, *, stops: bool, device: str = "cpu") -> None:
+        self.model, self.envs, self.stops = model.eval().to(device), envs, stops
         self.policy = LMPolicy(copy.deepcopy(model), getattr(envs.unwrapped, "tokenizer", None))
-        self.fused = fuse_activations(copy.deepcopy(model)).eval()
+        self.fused = quicken(copy.deepcopy(model)).eval()
         self.layout = TextLayout.of(envs)
         self.eos, self.rows = self.layout.eos_token_ids[0], envs.num_envs
         self.examples = [row % (self.layout.num_examples or 1) for row in range(self.rows)]
@@ -81,8 +82,9 @@ class Case:
         observations = torch.from_numpy(envs.reset(seed=0, options={"example": torch.tensor(self.examples).numpy()})[0])
         prompts = observations[:, : self.layout.max_prompt_length]
         width = int((prompts >= 0).sum(1).max())  # no column that is empty in all rows
-        self.mask = prompts[:, -width:] >= 0
-        self.prompts = torch.where(self.mask, prompts[:, -width:], PAD)
+        prompts = prompts[:, -width:].to(device)
+        self.mask = prompts >= 0
+        self.prompts = torch.where(self.mask, prompts, PAD)
 
     def collect(self) -> Turn:
         """One turn of ours."""

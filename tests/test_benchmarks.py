@@ -6,9 +6,11 @@ The bricks are: how turns are timed and compared, models that stop after a given
 import gzip
 import json
 import math
+from types import SimpleNamespace
 
 import benchmark_models
 import environment
+import gpu
 import growth
 import iteration
 import memory
@@ -143,6 +145,29 @@ def test_memory(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_gpu(tmp_path, capsys):
+    """On a CPU here; that the loop by hand learns with `generate`, too, is a test of its own."""
+    written = smoke(gpu, tmp_path, "--device", "cpu")
+    assert contestants(written) == [
+        ["collect", "generate", "loop", "loop, our kernels"],
+        ["PPO", "by hand, with generate"],
+    ]
+    assert [ratio["at_least"] for race in written["races"] for ratio in race["ratios"]] == [5, 2]
+    (floor,) = written["floors"].values()
+    assert floor["ours"] == pytest.approx(
+        written["races"][0]["contestants"]["collect"]["speed"]["median"] / floor["tokens/s at that"]
+    )
+    capsys.readouterr()
+
+
+def test_bytes_of_a_batch_by_hand():
+    settings = SimpleNamespace(smoke=True, texts=9, device="cpu", dtype="bfloat16")
+    shape = gpu.Shape(settings, 6, 4)  # 4 texts, 1 layer of width 32
+    weights = torch.nn.Linear(10, 10)  # 110 numbers, read for each of 4 tokens
+    # before the tokens stand 6, 7, 8 and 9 columns of 32 numbers in keys and in values, of 4 texts
+    assert shape.bytes_of_a_batch(weights) == 2 * (4 * 110 + 4 * 2 * 32 * (6 + 7 + 8 + 9))
+
+
 def test_sample_efficiency_by_hand():
     rewards = [0.1] * 5 + [0.6] * 5 + [0.3] * 5
     verdict = sample_efficiency.judge(rewards)
@@ -245,8 +270,9 @@ def test_the_loop_by_hand_reads_what_a_whole_pass_reads(build):
         assert torch.allclose(said[row], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("generates", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_iteration_by_hand_learns(shared):
+def test_the_iteration_by_hand_learns(shared, generates):
     """It raises the share of even tokens; with the reward turned round it does not."""
 
     def share_after(sign):
@@ -257,7 +283,7 @@ def test_the_iteration_by_hand_learns(shared):
         def reward(tokens, is_token):
             return sign * (tokens % 2 == 0).float().mean(1)
 
-        trainer = HandWrittenPPO(model, reward, numbers, eos=EOS, stops=False, shared=shared)
+        trainer = HandWrittenPPO(model, reward, numbers, eos=EOS, stops=False, shared=shared, generates=generates)
         prompts = torch.full((64, 2), 3)
         mask = torch.ones_like(prompts, dtype=torch.bool)
         for _ in range(8):

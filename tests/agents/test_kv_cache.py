@@ -1,12 +1,14 @@
 """Caches with room ahead hold what those of `transformers` hold."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from doubles import language_model, ragged_texts
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tril_gym.agents import kv_cache
-from tril_gym.agents.kv_cache import GrowingLayer, growing_cache, growing_pair
+from tril_gym.agents.kv_cache import GrowingLayer, growing_cache, growing_pair, keep
 
 
 def states(generator, texts, columns, width):
@@ -18,16 +20,16 @@ def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
     monkeypatch.setattr(kv_cache, "STEP", step)
     generator, mine, theirs = torch.Generator().manual_seed(0), GrowingLayer(), DynamicLayer()
     texts = 6
-    for columns, keep in ((5, None), (1, [0, 2, 5]), (1, None), (2, [1]), (1, None), (1, None)):
+    for columns, kept in (*((5, None), (1, [0, 2, 5, 1]), (1, [3, 1, 2]), (1, None), (2, [2]), (1, None), (1, None)),):
         keys, values = states(generator, texts, columns, 4), states(generator, texts, columns, 3)  # of unequal width
         for one, other in zip(mine.update(keys, values), theirs.update(keys, values), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
         assert mine.get_seq_length() == theirs.get_seq_length()
         assert mine.get_mask_sizes(1) == theirs.get_mask_sizes(1)
-        if keep is not None:
-            texts = len(keep)
-            mine.batch_select_indices(torch.tensor(keep))
-            theirs.batch_select_indices(torch.tensor(keep))
+        if kept is not None:
+            texts = len(kept)
+            mine.batch_select_indices(torch.tensor(kept))
+            theirs.batch_select_indices(torch.tensor(kept))
             torch.testing.assert_close(mine.keys, theirs.keys, rtol=0, atol=0)
             torch.testing.assert_close(mine.values, theirs.values, rtol=0, atol=0)
 
@@ -62,4 +64,44 @@ def test_layers_of_another_kind_stay():
     assert kinds == [GrowingLayer, DynamicSlidingWindowLayer]
     pair = growing_pair(language_model("t5").config)
     assert [type(layer) for layer in pair.self_attention_cache.layers] == [GrowingLayer] * 2
-    assert all(type(layer) is DynamicLayer for layer in pair.cross_attention_cache.layers)
+    assert [type(layer) for layer in pair.cross_attention_cache.layers] == [GrowingLayer] * 2
+
+
+@pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
+def test_columns_in_front_leave(early):
+    generator, layer = torch.Generator().manual_seed(0), GrowingLayer()
+    given = states(generator, 4, 5, 3)
+    before = given.clone()
+    layer.update(given, -given)
+    expected = given
+    if not early:
+        more = states(generator, 4, 1, 3)
+        layer.update(more, -more)
+        expected = torch.cat([expected, more], dim=2)
+    keep(SimpleNamespace(layers=[layer]), torch.tensor([0, 3]), 2)
+    expected = expected[[0, 3], :, 2:]
+    for _ in range(2 * kv_cache.STEP):  # until memory is set aside anew
+        more = states(generator, 2, 1, 3)
+        keys, values = layer.update(more, -more)
+        expected = torch.cat([expected, more], dim=2)
+        torch.testing.assert_close(keys, expected, rtol=0, atol=0)
+        torch.testing.assert_close(values, -expected, rtol=0, atol=0)
+    # What a model has given is its own: it may be one tensor for both.
+    torch.testing.assert_close(given, before, rtol=0, atol=0)
+
+
+def test_layers_are_joined():
+    generator, joined, parts = torch.Generator().manual_seed(0), GrowingLayer(), []
+    for rows, columns in (([2, 0], 3), ([1], 5)):
+        layer = GrowingLayer()
+        layer.update(states(generator, len(rows), columns, 3), states(generator, len(rows), columns, 4))
+        parts.append((torch.tensor(rows), layer))
+    joined.join(parts)
+    assert joined.keys.shape == (3, 2, 5, 3)
+    for row, part, number, gap in ((2, 0, 0, 2), (0, 0, 1, 2), (1, 1, 0, 0)):
+        assert not joined.keys[row, :, :gap].any()
+        assert not joined.values[row, :, :gap].any()
+        torch.testing.assert_close(joined.keys[row, :, gap:], parts[part][1].keys[number], rtol=0, atol=0)
+        torch.testing.assert_close(joined.values[row, :, gap:], parts[part][1].values[number], rtol=0, atol=0)
+    more = states(generator, 3, 1, 3)
+    torch.testing.assert_close(joined.update(more, states(generator, 3, 1, 4))[0][:, :, 5:], more, rtol=0, atol=0)

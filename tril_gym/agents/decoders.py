@@ -7,15 +7,21 @@ B texts, L columns that the decoder has read, V vocabulary, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tril_gym.agents.head import Head
-from tril_gym.agents.kv_cache import growing_cache, growing_pair
+from tril_gym.agents.kernels import takes_masks_as_they_are
+from tril_gym.agents.kv_cache import growing_cache, growing_pair, joined, keep, keeps_every_column
+
+# Columns of a text that are read in the time that another pass takes to begin, about, by the kind of device.
+COST_OF_A_PASS = {"cpu": 128}
+ON_OTHERS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,17 @@ class Reading:
     def keep(self, rows: Tensor) -> Reading:
         """The same of these rows only."""
         return Reading(self.logits[rows], None if self.state is None else self.state[rows])
+
+    @staticmethod
+    def joined(parts: Sequence[tuple[Tensor, Reading]]) -> Reading:
+        """One of several, each with the rows that its texts become."""
+
+        def join(values: Sequence[Tensor]) -> Tensor:
+            order = torch.cat([rows for rows, _ in parts]).argsort()
+            return torch.cat(list(values))[order]
+
+        states = [reading.state for _, reading in parts if reading.state is not None]
+        return Reading(join([reading.logits for _, reading in parts]), join(states) if states else None)
 
 
 class Decoder(Protocol):
@@ -57,16 +74,30 @@ class Columns:
         """(B, L) int64 as models take it."""
         return None if self._is_full else self.mask.long()
 
+    def shown_to_one(self, model: Any) -> Tensor | None:
+        """The same for a single query: (B, 1, 1, L) True where it may look, which a model makes of the other itself."""
+        if not takes_masks_as_they_are(model):
+            return self.shown()
+        return None if self._is_full else self.mask[:, None, None]
+
     def append(self, is_written: Tensor | None) -> None:
         """One more column; None: full."""
         self._is_full = self._is_full and is_written is None
         column = self.mask.new_ones(len(self.mask)) if is_written is None else is_written
         self.mask = torch.cat([self.mask, column.unsqueeze(1)], dim=1)
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+    def keep(self, rows: Tensor, *, trims: bool = False) -> int:
+        """Go on with these rows only; returns how many columns left in front, as nothing stood in them any more.
+
+        None does, unless it `trims`.
+        """
         self.mask = self.mask[rows]
-        self._is_full = self._is_full or bool(self.mask.all())
+        if self._is_full:
+            return 0
+        lead = int(self.mask.any(0).long().argmax()) if trims else 0
+        self.mask = self.mask[:, lead:]
+        self._is_full = bool(self.mask.all())
+        return lead
 
 
 def position_ids(mask: Tensor) -> Tensor:
@@ -74,32 +105,65 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
+def like_lengths(lengths: Sequence[int], cost_of_a_group: int) -> list[list[int]]:
+    """Texts in groups of like lengths, of the numbers of groups that are tried the one with the least cost.
+
+    Args:
+        lengths: columns of each text; in its group, it costs as many as the longest has.
+        cost_of_a_group: in columns.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def parted(number: int) -> list[list[int]]:
+        bounds = [len(order) * i // number for i in range(number + 1)]
+        return [order[begin:end] for begin, end in pairwise(bounds) if begin < end]
+
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * lengths[group[-1]] + cost_of_a_group for group in groups)
+
+    return min((parted(number) for number in (1, 2, 4, 8)), key=cost)
+
+
 class CausalDecoder:
-    """Keys and values of everything read so far; one new column a call."""
+    """Keys and values of everything read so far; one new column a call.
+
+    Texts are taken up in groups of like lengths, so that little padding is read.
+    """
 
     def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
         self.model, self.head, self.columns, self._cache = model, head, Columns(mask), growing_cache(model.config)
-        self._embed = model.get_input_embeddings()
+        self._embed, self._keeps_all = model.get_input_embeddings(), keeps_every_column(self._cache)
         positions = position_ids(mask)
         self._next_positions = positions[:, -1:] + 1  # (B, 1)
-        self._read(ids, positions)
+        lengths = mask.sum(1).tolist()
+        cost = COST_OF_A_PASS.get(ids.device.type, ON_OTHERS)
+        groups = like_lengths(lengths, cost) if self._keeps_all else []
+        if len(groups) < 2:
+            self._reading = self._read(ids, self.columns.shown(), positions, self._cache)
+            return
+        parts = []
+        for group in groups:
+            rows, width = torch.tensor(group, device=ids.device), max(lengths[row] for row in group)
+            cache, here = growing_cache(model.config), (rows, slice(mask.shape[1] - width, None))
+            reading = self._read(ids[here], Columns(mask[here]).shown(), positions[here], cache)
+            parts.append((rows, reading, cache))
+        self._cache = joined(model.config, [(rows, cache) for rows, _, cache in parts])
+        self._reading = Reading.joined([(rows, reading) for rows, reading, _ in parts])
 
-    def _read(self, ids: Tensor, positions: Tensor) -> None:
+    def _read(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Reading:
+        """One pass, which adds to the cache."""
         given = {
             "inputs_embeds": self._embed(ids),  # as GPT-2 takes some ids for padding where it is given no mask
-            "attention_mask": self.columns.shown(),
+            "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": self._cache,
+            "past_key_values": cache,
             "use_cache": True,
         }
         if self.head is None:
-            output = self.model(**given, logits_to_keep=1)
-            self._reading = Reading(output.logits[:, -1], None)
-        else:
-            output = self.model.base_model.forward(**given)  # not what `compile_bodies` has compiled
-            state = output.last_hidden_state[:, -1]
-            self._reading = Reading(self.head(state), state)
-        self._cache = output.past_key_values
+            return Reading(self.model(**given, logits_to_keep=1).logits[:, -1], None)
+        output = self.model.base_model.forward(**given)  # not what `compile_bodies` has compiled
+        state = output.last_hidden_state[:, -1]
+        return Reading(self.head(state), state)
 
     def reading(self) -> Reading:
         """Of the last pass."""
@@ -110,13 +174,13 @@ class CausalDecoder:
         self.columns.append(is_written)
         positions = self._next_positions
         self._next_positions = positions + (1 if is_written is None else is_written.unsqueeze(1))
-        self._read(tokens.unsqueeze(1), positions)
+        mask = self.columns.shown_to_one(self.model) if self._keeps_all else self.columns.shown()
+        self._reading = self._read(tokens.unsqueeze(1), mask, positions, self._cache)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        self.columns.keep(rows)
+        keep(self._cache, rows, self.columns.keep(rows, trims=self._keeps_all))
         self._next_positions, self._reading = self._next_positions[rows], self._reading.keep(rows)
-        self._cache.batch_select_indices(rows)
 
 
 class EncodedPrompts:
@@ -162,10 +226,10 @@ class CachedDecoder:
 
     def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
         self.prompts, self.columns, self._cache = prompts, Columns(mask), growing_pair(prompts.model.config)
-        self._read(ids)
+        self._keeps_all = keeps_every_column(self._cache.self_attention_cache)
+        self._read(ids, self.columns.shown())
 
-    def _read(self, ids: Tensor) -> None:
-        mask = self.columns.shown()
+    def _read(self, ids: Tensor, mask: Tensor | None) -> None:
         self._reading = self.prompts.read(
             ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self._cache, use_cache=True
         )
@@ -177,14 +241,15 @@ class CachedDecoder:
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
         """One more column."""
         self.columns.append(is_written)
-        self._read(tokens.unsqueeze(1))
+        mask = self.columns.shown_to_one(self.prompts.model) if self._keeps_all else self.columns.shown()
+        self._read(tokens.unsqueeze(1), mask)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         self.prompts.keep(rows)
-        self.columns.keep(rows)
+        keep(self._cache.self_attention_cache, rows, self.columns.keep(rows, trims=self._keeps_all))
+        keep(self._cache.cross_attention_cache, rows, 0)
         self._reading = self._reading.keep(rows)
-        self._cache.batch_select_indices(rows)
 
 
 class AlignedDecoder:

@@ -50,6 +50,11 @@ def use_attend(model: Any) -> Any:
     return model
 
 
+def takes_masks_as_they_are(model: Any) -> bool:
+    """Whether a model hands masks of (B, 1, Q, L) on to `attend`: those do that ask `transformers` for an attention."""
+    return bool(model.config._attn_implementation == ATTENTION)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -91,7 +96,7 @@ def attend(
     if position_bias is not None:
         scores += position_bias
     if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores.masked_fill_(~attention_mask, MASKED)
+        scores = torch.where(attention_mask, scores, MASKED)
     elif attention_mask is not None:
         scores += attention_mask
     found = torch.bmm(scores.softmax(-1).view(B * H, 1, L), values)

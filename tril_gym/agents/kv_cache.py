@@ -7,8 +7,10 @@ B texts, H heads, L columns, D numbers of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
@@ -16,41 +18,93 @@ STEP = 64  # columns set aside beyond those that are needed
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values, (B, H, L, D) each: the first L columns of memory for more."""
+    """One layer's keys and values, (B, H, L, D) each.
+
+    What comes first is held as it is; from then on they are a part of memory for more: its first B texts, and L columns
+    behind those that have left.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._store: list[Tensor] = []  # keys and values, (B, H, room, D)
+        self._memory: tuple[Tensor, Tensor] | None = None
+        self._begin = 0  # the first column of it that is held
+        self._is_own = False  # what is held may be changed in place: it is no longer what the model has given
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add columns; returns all that there are."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
         begin = self.get_seq_length()
         end = begin + key_states.shape[-2]
-        if not self._store or self._store[0].shape[-2] < end:
-            self._make_room((key_states, value_states), begin, end + STEP)
-        for store, new in zip(self._store, (key_states, value_states), strict=True):
-            store[..., begin:end, :] = new
-        return self._show(end)
+        if self._memory is None or self._memory[0].shape[-2] < self._begin + end:
+            keys, values = (_memory_like(old, end) for old in self._held())
+            for new, old in zip((keys, values), self._held(), strict=True):
+                new[..., :begin, :] = old
+            self._memory, self._begin, self._is_own = (keys, values), 0, True
+        self._hold(len(key_states), end)
+        for held, states in zip(self._held(), (key_states, value_states), strict=True):
+            held[..., begin:, :] = states
+        return self._held()
 
-    def _make_room(self, like: tuple[Tensor, Tensor], used: int, room: int) -> None:
-        old = self._store
-        self._store = [new.new_empty((*new.shape[:-2], room, new.shape[-1])) for new in like]
-        for store, before in zip(self._store, old, strict=False):  # at first there are no old ones
-            store[..., :used, :] = before[..., :used, :]
+    def _held(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
 
-    def _show(self, columns: int) -> tuple[Tensor, Tensor]:
-        keys, values = (store[..., :columns, :] for store in self._store)
-        self.keys, self.values = keys, values
-        return keys, values
+    def _hold(self, texts: int, columns: int) -> None:
+        assert self._memory is not None
+        here = slice(self._begin, self._begin + columns)
+        self.keys, self.values = (memory[:texts, :, here] for memory in self._memory)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these texts only."""
-        columns = self.get_seq_length()
-        self._store = [store.index_select(0, indices) for store in self._store]
-        if self._store:
-            self._show(columns)
+        self.keep(indices, _moves(indices), 0)
+
+    def keep(self, rows: Tensor, moves: Tensor, lead: int) -> None:
+        """Keep these texts only, without the first `lead` columns.
+
+        Only those that take another's place are copied: `moves` of the new rows.
+        """
+        if self.get_seq_length() == 0:
+            return
+        if self._is_own:
+            for held in self._held():
+                held.index_copy_(0, moves, held.index_select(0, rows[moves]))
+            self.keys, self.values = (held[: len(rows), :, lead:] for held in self._held())
+            self._begin += lead
+        else:
+            self.keys, self.values = (held[:, :, lead:].index_select(0, rows) for held in self._held())
+            self._is_own = True
+
+    def join(self, parts: Sequence[tuple[Tensor, Any]]) -> None:
+        """Take over the texts of other layers; which rows they become stands beside them.
+
+        Their columns come to stand on the right, and in front of the shorter ones 0.
+        """
+        first, texts = parts[0][1], sum(len(rows) for rows, _ in parts)
+        columns = max(layer.get_seq_length() for _, layer in parts)
+        self.lazy_initialization(first.keys, first.values)
+        self._memory = _memory_like(first.keys, columns, texts), _memory_like(first.values, columns, texts)
+        self._is_own = True
+        self._hold(texts, columns)
+        for rows, layer in parts:
+            gap = columns - layer.get_seq_length()
+            for held, states in zip(self._held(), (layer.keys, layer.values), strict=True):
+                held[:, :, :gap].index_fill_(0, rows, 0.0)
+                held[:, :, gap:].index_copy_(0, rows, states)
+
+
+def _memory_like(states: Tensor, columns: int, texts: int | None = None) -> Tensor:
+    """Memory for so many columns, and for more; by default for as many texts."""
+    B, H, _, D = states.shape  # noqa: N806
+    return states.new_empty((B if texts is None else texts, H, columns + STEP, D))
+
+
+def _moves(rows: Tensor) -> Tensor:
+    """The new rows in which another text stands than before."""
+    return (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
 
 
 def growing_cache(config: Any) -> DynamicCache:
@@ -62,4 +116,24 @@ def growing_cache(config: Any) -> DynamicCache:
 
 def growing_pair(config: Any) -> EncoderDecoderCache:
     """The same for an encoder-decoder: what the decoder wrote, and what it attends to in the prompt."""
-    return EncoderDecoderCache(growing_cache(config), DynamicCache(config=config))
+    return EncoderDecoderCache(growing_cache(config), growing_cache(config))
+
+
+def keeps_every_column(cache: DynamicCache) -> bool:
+    """Whether all its layers are of the growing kind; else columns cannot be moved in it."""
+    return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
+
+
+def keep(cache: Any, rows: Tensor, lead: int) -> None:
+    """Keep these texts only, without the first `lead` columns: none, where the cache does not keep every column."""
+    moves = _moves(rows)
+    for layer in cache.layers:
+        layer.keep(rows, moves, lead) if isinstance(layer, GrowingLayer) else layer.batch_select_indices(rows)
+
+
+def joined(config: Any, parts: Sequence[tuple[Tensor, Any]]) -> Any:
+    """One cache of the texts of several that keep every column, each with the rows that its texts become."""
+    cache: Any = growing_cache(config)
+    for number, layer in enumerate(cache.layers):
+        layer.join([(rows, part.layers[number]) for rows, part in parts])
+    return cache

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 
-# Texts that have ended leave the model's cache together, once they are this share of it: to copy what remains costs
-# about as much as a token does.
-SHARE_TO_DROP = 1 / 4
+# Texts that have ended leave the model's cache together, once they are this share of it.
+SHARE_TO_DROP = 1 / 8
 
 
 class LMWriter:
@@ -55,8 +54,9 @@ class LMWriter:
         self._cache_needs_evaluation = checkpoints_gradients(policy.model)
         self._texts: Texts | None = texts
         self._decoder: Decoder | None = None
-        self._rows = torch.arange(0)  # the decoder's rows that write on
+        self._rows = torch.arange(0)  # the decoder's row of each text that is written
         self._decoder_rows = 0  # and how many it has
+        self._is_in_order = True  # whether these are all rows, in their order
         self._pending: Tensor | None = None  # written, not yet read: a text that ends here needs no further pass
 
     @torch.no_grad()
@@ -92,21 +92,32 @@ class LMWriter:
         return self._writing(reading.logits)
 
     def _writing(self, of_decoder: Tensor) -> Tensor:
-        """The rows that write on, of all that the decoder still has."""
-        return of_decoder if len(self._rows) == self._decoder_rows else of_decoder[self._rows]
+        """What is said of the texts that are written, of all that the decoder still has."""
+        return of_decoder if self._is_in_order else of_decoder[self._rows]
 
     def _append(self, tokens: Tensor) -> None:
         assert self._decoder is not None
         if len(self._rows) <= (1 - SHARE_TO_DROP) * self._decoder_rows:
-            self._decoder.keep(self._rows)
-            self._decoder_rows = len(self._rows)
-            self._rows = torch.arange(self._decoder_rows, device=tokens.device)
-        if len(self._rows) == self._decoder_rows:
-            self._decoder.append(tokens)
-            return
-        is_written = torch.zeros(self._decoder_rows, dtype=torch.bool, device=tokens.device)
-        is_written.index_fill_(0, self._rows, True)
-        self._decoder.append(tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens), is_written)
+            self._drop_ended()
+        is_written = None
+        if len(self._rows) < self._decoder_rows:
+            is_written = torch.zeros(self._decoder_rows, dtype=torch.bool, device=tokens.device)
+            is_written.index_fill_(0, self._rows, True)
+        if not self._is_in_order:
+            tokens = tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens)
+        self._decoder.append(tokens, is_written)
+
+    def _drop_ended(self) -> None:
+        """Only the texts that are written stay with the decoder; its last ones take the places of those that ended."""
+        assert self._decoder is not None
+        texts, device = len(self._rows), self._rows.device
+        stays = self._rows < texts
+        is_free = torch.ones(texts, dtype=torch.bool, device=device).index_fill_(0, self._rows[stays], False)
+        before = self._rows
+        self._rows = before.clone()
+        self._rows[~stays] = is_free.nonzero().squeeze(1)
+        self._decoder.keep(torch.empty_like(before).index_copy_(0, self._rows, before))
+        self._decoder_rows, self._is_in_order = texts, False
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -117,7 +128,7 @@ class LMWriter:
         if self._pending is not None:
             self._pending = self._pending[rows]
         if self._decoder is not None:
-            self._rows = self._rows[rows]
+            self._rows, self._is_in_order = self._rows[rows], False
 
     def close(self) -> None:
         """Let go of the cache."""

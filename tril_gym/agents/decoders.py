@@ -7,10 +7,11 @@ B texts, L columns that the decoder has read, V vocabulary, D hidden.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,20 +48,30 @@ class Reading:
         return Reading(join([reading.logits for _, reading in parts]), join(states) if states else None)
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """A batch of texts that is being written: holds the model's cache."""
 
+    @abstractmethod
     def reading(self) -> Reading:
         """What the model says of the next token."""
 
+    @abstractmethod
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
         """Write (B,) tokens on the rows where (B,) is True, by default on all.
 
         The others stay as they are, without logits of worth.
         """
 
+    def fits(self, texts: int) -> int:
+        """The number of rows that it would go on with, were only so many texts still written."""
+        return texts
+
+    @abstractmethod
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only, in this order; those that stay where they are cost least."""
+
+    def close(self) -> None:  # noqa: B027  most have nothing to do
+        """No more is written."""
 
 
 class Columns:
@@ -124,22 +135,22 @@ def like_lengths(lengths: Sequence[int], cost_of_a_group: int) -> list[list[int]
     return min((parted(number) for number in (1, 2, 4, 8)), key=cost)
 
 
-class CausalDecoder:
+class CausalDecoder(Decoder):
     """Keys and values of everything read so far; one new column a call.
 
     Texts are taken up in groups of like lengths, so that little padding is read.
     """
 
     def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.head, self.columns, self._cache = model, head, Columns(mask), growing_cache(model.config)
-        self._embed, self._keeps_all = model.get_input_embeddings(), keeps_every_column(self._cache)
+        self.model, self.head, self.columns, self.cache = model, head, Columns(mask), growing_cache(model.config)
+        self._embed, self.keeps_all = model.get_input_embeddings(), keeps_every_column(self.cache)
         positions = position_ids(mask)
-        self._next_positions = positions[:, -1:] + 1  # (B, 1)
+        self.next_positions = positions[:, -1:] + 1  # (B, 1)
         lengths = mask.sum(1).tolist()
         cost = COST_OF_A_PASS.get(ids.device.type, ON_OTHERS)
-        groups = like_lengths(lengths, cost) if self._keeps_all else []
+        groups = like_lengths(lengths, cost) if self.keeps_all else []
         if len(groups) < 2:
-            self._reading = self._read(ids, self.columns.shown(), positions, self._cache)
+            self._reading = self._read(ids, self.columns.shown(), positions, self.cache)
             return
         parts = []
         for group in groups:
@@ -147,7 +158,7 @@ class CausalDecoder:
             cache, here = growing_cache(model.config), (rows, slice(mask.shape[1] - width, None))
             reading = self._read(ids[here], Columns(mask[here]).shown(), positions[here], cache)
             parts.append((rows, reading, cache))
-        self._cache = joined(model.config, [(rows, cache) for rows, _, cache in parts])
+        self.cache = joined(model.config, [(rows, cache) for rows, _, cache in parts])
         self._reading = Reading.joined([(rows, reading) for rows, reading, _ in parts])
 
     def _read(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> Reading:
@@ -172,15 +183,15 @@ class CausalDecoder:
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
         """One more column."""
         self.columns.append(is_written)
-        positions = self._next_positions
-        self._next_positions = positions + (1 if is_written is None else is_written.unsqueeze(1))
-        mask = self.columns.shown_to_one(self.model) if self._keeps_all else self.columns.shown()
-        self._reading = self._read(tokens.unsqueeze(1), mask, positions, self._cache)
+        positions = self.next_positions
+        self.next_positions = positions + (1 if is_written is None else is_written.unsqueeze(1))
+        mask = self.columns.shown_to_one(self.model) if self.keeps_all else self.columns.shown()
+        self._reading = self._read(tokens.unsqueeze(1), mask, positions, self.cache)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
-        keep(self._cache, rows, self.columns.keep(rows, trims=self._keeps_all))
-        self._next_positions, self._reading = self._next_positions[rows], self._reading.keep(rows)
+        keep(self.cache, rows, self.columns.keep(rows, trims=self.keeps_all))
+        self.next_positions, self._reading = self.next_positions[rows], self._reading.keep(rows)
 
 
 class EncodedPrompts:
@@ -221,17 +232,17 @@ def _named(more: dict[str, Any]) -> dict[str, Any]:
     return {"decoder_attention_mask" if name == "attention_mask" else name: value for name, value in more.items()}
 
 
-class CachedDecoder:
+class CachedDecoder(Decoder):
     """All rows write in the same column, so that keys and values can be kept."""
 
     def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
-        self.prompts, self.columns, self._cache = prompts, Columns(mask), growing_pair(prompts.model.config)
-        self._keeps_all = keeps_every_column(self._cache.self_attention_cache)
+        self.prompts, self.columns, self.cache = prompts, Columns(mask), growing_pair(prompts.model.config)
+        self.keeps_all = keeps_every_column(self.cache.self_attention_cache)
         self._read(ids, self.columns.shown())
 
     def _read(self, ids: Tensor, mask: Tensor | None) -> None:
         self._reading = self.prompts.read(
-            ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self._cache, use_cache=True
+            ids, lambda columns: columns[:, -1], attention_mask=mask, past_key_values=self.cache, use_cache=True
         )
 
     def reading(self) -> Reading:
@@ -241,18 +252,18 @@ class CachedDecoder:
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
         """One more column."""
         self.columns.append(is_written)
-        mask = self.columns.shown_to_one(self.prompts.model) if self._keeps_all else self.columns.shown()
+        mask = self.columns.shown_to_one(self.prompts.model) if self.keeps_all else self.columns.shown()
         self._read(tokens.unsqueeze(1), mask)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         self.prompts.keep(rows)
-        keep(self._cache.self_attention_cache, rows, self.columns.keep(rows, trims=self._keeps_all))
-        keep(self._cache.cross_attention_cache, rows, 0)
+        keep(self.cache.self_attention_cache, rows, self.columns.keep(rows, trims=self.keeps_all))
+        keep(self.cache.cross_attention_cache, rows, 0)
         self._reading = self._reading.keep(rows)
 
 
-class AlignedDecoder:
+class AlignedDecoder(Decoder):
     """Rows of different lengths under absolute positions: every text is read again from its first column.
 
     Slower than a cache, and only met where a text is taken up in the middle beside others.

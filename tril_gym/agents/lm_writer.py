@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tril_gym.agents.decoders import Decoder
+from tril_gym.agents.compiled import CompiledDecoder
+from tril_gym.agents.decoders import CausalDecoder, Decoder
 from tril_gym.agents.decoding import sample
 from tril_gym.agents.layout import TextLayout
 from tril_gym.agents.trajectories import Texts
@@ -79,7 +80,7 @@ class LMWriter:
         """Let the model read what it has not read yet: (B, V) logits of the next token."""
         if self._decoder is None:
             assert self._texts is not None
-            self._decoder = self.policy.backbone.decoder(self.policy.model, self._texts, self.policy.head)
+            self._decoder = self._taken_up(self._texts)
             self._texts = None
             self._decoder_rows = len(self.lengths)
             self._rows = torch.arange(self._decoder_rows, device=self.lengths.device)
@@ -91,14 +92,24 @@ class LMWriter:
             self.values = self._value(self._writing(reading.state))
         return self._writing(reading.logits)
 
+    def _taken_up(self, texts: Texts) -> Decoder:
+        """A decoder that has read all that stands."""
+        policy = self.policy
+        decoder = policy.backbone.decoder(policy.model, texts, policy.head)
+        if policy.compiled is None or not policy.compiled.takes_over(decoder):
+            return decoder
+        assert isinstance(decoder, CausalDecoder)
+        return CompiledDecoder(policy.compiled, decoder, self.layout.max_new_tokens - int(self.lengths.min()))
+
     def _writing(self, of_decoder: Tensor) -> Tensor:
         """What is said of the texts that are written, of all that the decoder still has."""
         return of_decoder if self._is_in_order else of_decoder[self._rows]
 
     def _append(self, tokens: Tensor) -> None:
         assert self._decoder is not None
-        if len(self._rows) <= (1 - SHARE_TO_DROP) * self._decoder_rows:
-            self._drop_ended()
+        rows = self._decoder.fits(len(self._rows))
+        if rows <= (1 - SHARE_TO_DROP) * self._decoder_rows:
+            self._drop_ended(rows)
         is_written = None
         if len(self._rows) < self._decoder_rows:
             is_written = torch.zeros(self._decoder_rows, dtype=torch.bool, device=tokens.device)
@@ -107,17 +118,16 @@ class LMWriter:
             tokens = tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens)
         self._decoder.append(tokens, is_written)
 
-    def _drop_ended(self) -> None:
-        """Only the texts that are written stay with the decoder; its last ones take the places of those that ended."""
+    def _drop_ended(self, rows: int) -> None:
+        """Go on with so many of the decoder's rows; the texts that are written from others take the places of ended."""
         assert self._decoder is not None
-        texts, device = len(self._rows), self._rows.device
-        stays = self._rows < texts
-        is_free = torch.ones(texts, dtype=torch.bool, device=device).index_fill_(0, self._rows[stays], False)
-        before = self._rows
+        before, device = self._rows, self._rows.device
+        stays = before < rows
+        is_free = torch.ones(rows, dtype=torch.bool, device=device).index_fill_(0, before[stays], False)
         self._rows = before.clone()
-        self._rows[~stays] = is_free.nonzero().squeeze(1)
-        self._decoder.keep(torch.empty_like(before).index_copy_(0, self._rows, before))
-        self._decoder_rows, self._is_in_order = texts, False
+        self._rows[~stays] = is_free.nonzero().squeeze(1)[: int((~stays).sum())]
+        self._decoder.keep(torch.arange(rows, device=device).index_copy_(0, self._rows, before))
+        self._decoder_rows, self._is_in_order = rows, False
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -132,6 +142,8 @@ class LMWriter:
 
     def close(self) -> None:
         """Let go of the cache."""
+        if self._decoder is not None:
+            self._decoder.close()
         self._decoder = self._texts = None
 
 

@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tril_gym.agents.backbone import backbone_of
+from tril_gym.agents.compiled import CompiledStep
 from tril_gym.agents.decoding import EXCLUDED, Decoding
 from tril_gym.agents.head import Entropies, Head, Warp, find_head, score_states
 from tril_gym.agents.kernels import compile_bodies, quicken
@@ -73,6 +74,7 @@ class LMPolicy:
     def _set(self, model: Any) -> None:
         self.lora = model if isinstance(model, Lora) else None
         self._head: Head | Literal["unknown"] | None = "unknown"  # until it is first needed
+        self.compiled: CompiledStep | None = None  # writes, where it was compiled
         self.model = quicken(disable_dropout(model if self.lora is None else self.lora.network))
 
     def _with(self, model: Any) -> LMPolicy:
@@ -266,8 +268,10 @@ class LMPolicy:
         """Whether texts are read in shared rows, so that those of any lengths may be learned from together."""
         return self.head is not None and self.backbone.shares_rows(self.model)
 
-    def compile_for_learning(self) -> None:
-        """Let torch compile what is computed when texts are read again; writing goes on as before.
+    def compile(self) -> None:
+        """Let torch compile what is computed when texts are read again, and of a decoder-only model what writes them.
+
+        Each size is compiled when it is first met, which takes seconds to minutes.
 
         Raises:
             ValueError: the logits are more than a layer on the last hidden state, which is all that is compiled.
@@ -278,6 +282,8 @@ class LMPolicy:
                 f" {type(self.model).__name__} are more, so leave it out"
             )
         compile_bodies(self.model)
+        if not self.model.config.is_encoder_decoder:
+            self.compiled = CompiledStep(self.model)
 
     def hidden(self, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state before each token, and after the last column."""

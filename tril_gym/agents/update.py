@@ -64,7 +64,9 @@ class ActorCriticConfig(OptimizerConfig):
     similar_lengths: bool | None = knob(
         None, "minibatches of texts of like length; default: only where texts of any length would need padding"
     )
-    compile: bool = knob(False, "let torch compile the networks for learning, which takes a minute and pays on a GPU")
+    compile: bool = knob(
+        False, "let torch compile the networks: each size of a batch takes it seconds to minutes, once"
+    )
     normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
     kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
     kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
@@ -128,7 +130,7 @@ class ActorCritic:
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
         if config.compile:
-            policy.compile_for_learning()
+            policy.compile()
 
     @property
     def needs_references(self) -> bool:

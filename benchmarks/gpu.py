@@ -5,9 +5,9 @@
 12 layers, width 768, 50,257 tokens, 124 M random weights; 128 texts of 64 + 48 tokens, then of 500 + 50, all of equal
 length.
 
-- Rollout: the contestants of rollout.py. A token can not be had faster than the device reads what it needs of the
-  weights, and of the keys and values before it. That floor is shown beside our speed: the bytes of a batch over the
-  bytes per second of a copy on the same device.
+- Rollout: the contestants of rollout.py, a compiled policy among them. A token cannot be had faster than the device
+  reads what it needs of the weights, and of the keys and values before it. That floor is shown beside our speed: the
+  bytes of a batch over the bytes per second of a copy on the same device.
 - Iteration: our PPO (critic of its own, 4 epochs in minibatches of 16) beside the loop of hand_written.py, which writes
   with `generate`.
 """
@@ -17,18 +17,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import side_by_side
 import torch
 from benchmark_models import EOS, gpt2, prompts_of_words, text_envs, tokenizer_of_words, word_ids
 from hand_written import HandWrittenPPO, Numbers
-from rollout import GENERATE, OURS, Case
+from rollout import COMPILED, GENERATE, OURS, Case
 from side_by_side import Race, Target, timed
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 
-PPO_OURS, BY_HAND = "PPO", "by hand, with generate"
+PPO_OURS, PPO_COMPILED, BY_HAND = "PPO", "PPO, compiled", "by hand, with generate"
 GIB = 2**30
 
 
@@ -88,7 +89,7 @@ def bytes_per_second(device: str, size: int = GIB, repeat: int = 10) -> float:
     return 2 * size / fastest
 
 
-def iteration(shape: Shape) -> Race:
+def iteration(shape: Shape, *, compiles: bool) -> Race:
     """PPO beside the loop by hand."""
     vocab_size = shape.sizes["vocab_size"]
 
@@ -99,18 +100,25 @@ def iteration(shape: Shape) -> Race:
         return (((tokens % 10 == 0) & is_token).sum(1) / is_token.sum(1)).to(shape.dtype)
 
     model, numbers = shape.model(), Numbers(new_tokens=shape.new_tokens, minibatch_size=shape.minibatch)
-    config = PPOConfig(learning_rate=numbers.learning_rate, minibatch_size=shape.minibatch, epochs=numbers.epochs)
-    agent = PPO(LMPolicy(copy.deepcopy(model), None), shape.envs(reward=reward, vocab_size=vocab_size), config)
+    settings = {"learning_rate": numbers.learning_rate, "minibatch_size": shape.minibatch, "epochs": numbers.epochs}
+
+    def agent_of(compiles: bool) -> PPO:
+        policy = LMPolicy(copy.deepcopy(model), None)
+        return PPO(policy, shape.envs(reward=reward, vocab_size=vocab_size), PPOConfig(compile=compiles, **settings))
+
+    agents = {PPO_OURS: agent_of(False)} | ({PPO_COMPILED: agent_of(True)} if compiles else {})
     by_hand = HandWrittenPPO(model, reward_by_hand, numbers, eos=EOS, stops=False, shared=False, generates=True)
     prompts = word_ids(shape.prompts()).to(shape.device)
     mask = torch.ones_like(prompts, dtype=torch.bool)
 
-    def ours() -> float:
+    def ours(agent: PPO) -> float:
         agent.learn(1)
         return float(shape.rows * shape.new_tokens)
 
-    contestants = {PPO_OURS: timed(ours), BY_HAND: timed(lambda: float(by_hand.iterate(prompts, mask)))}
-    return Race(f"one iteration, {shape.title}", "tokens", contestants, [Target(PPO_OURS, BY_HAND, 2.0)])
+    contestants = {name: timed(partial(ours, agent)) for name, agent in agents.items()}
+    contestants[BY_HAND] = timed(lambda: float(by_hand.iterate(prompts, mask)))
+    targets = [Target(name, BY_HAND, 2.0) for name in agents]
+    return Race(f"one iteration, {shape.title}", "tokens", contestants, targets)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -123,15 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     bandwidth = bytes_per_second(settings.device, 2**20 if settings.smoke else GIB)
     for sizes in [(6, 4)] if settings.smoke else [(64, 48), (500, 50)]:
         shape = Shape(settings, *sizes)
-        case = Case(shape.model(), shape.envs(vocab_size=shape.sizes["vocab_size"]), stops=False, device=shape.device)
-        race = case.race(f"rollout, {shape.title}")
-        rollout = side_by_side.run(
-            Race(race.title, race.unit, race.contestants, [Target(OURS, GENERATE, 5.0)]), repeat=settings.repeat
+        envs = shape.envs(vocab_size=shape.sizes["vocab_size"])
+        case = Case(shape.model(), envs, stops=False, device=shape.device, compiles=not settings.smoke)
+        race, targets = (
+            case.race(f"rollout, {shape.title}"),
+            [Target(OURS, GENERATE, 5.0), Target(COMPILED, GENERATE, 5.0)],
         )
+        rollout = side_by_side.run(Race(race.title, race.unit, race.contestants, targets), repeat=settings.repeat)
         floor = shape.rows * shape.new_tokens / (shape.bytes_of_a_batch(case.model) / bandwidth)
-        speed = rollout["contestants"][OURS]["speed"]["median"]
+        speed = max(
+            rollout["contestants"][name]["speed"]["median"]
+            for name in (OURS, COMPILED)
+            if name in rollout["contestants"]
+        )
         floors[shape.title] = {"GB/s": bandwidth / 1e9, "tokens/s at that": floor, "ours": speed / floor}
-        found += [rollout, side_by_side.run(iteration(shape), repeat=settings.repeat)]
+        found += [rollout, side_by_side.run(iteration(shape, compiles=not settings.smoke), repeat=settings.repeat)]
         for result in found[-2:]:
             side_by_side.show(result)
     side_by_side.show_table("what the memory allows", floors)

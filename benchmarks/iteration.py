@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def save_case(folder: Path, model: Any, tokenizer: Any, prompts: Sequence[str], 
     (folder / "case.json").write_text(json.dumps(case))
 
 
-def ours(case: dict[str, Any], model: Any, tokenizer: Any, critic: str) -> Callable[[], int]:
+def ours(case: dict[str, Any], model: Any, tokenizer: Any, critic: str, *, compiles: bool = False) -> Callable[[], int]:
     """An iteration of our PPO; returns the tokens that were written."""
 
     def reward(prompts: Any, completions: Sequence[str], references: Any, extras: Any) -> list[float]:
@@ -81,7 +82,7 @@ def ours(case: dict[str, Any], model: Any, tokenizer: Any, critic: str) -> Calla
         "gae_lambda",
         "max_grad_norm",
     )
-    config = PPOConfig(critic=critic, **{name: case[name] for name in names})
+    config = PPOConfig(critic=critic, compile=compiles, **{name: case[name] for name in names})
     agent = PPO(LMPolicy(model, tokenizer), envs, config)
     tokens: list[int] = []
 
@@ -115,7 +116,8 @@ def by_hand(case: dict[str, Any], model: Any, tokenizer: Any, critic: str) -> Ca
     return iterate
 
 
-KINDS = {"ours": ours, "by hand": by_hand}
+COMPILED = "ours compiled"
+KINDS = {"ours": ours, "by hand": by_hand, COMPILED: partial(ours, compiles=True)}
 
 
 def contest(folder: Path, name: str) -> None:
@@ -154,7 +156,9 @@ def race_on(folder: Path, title: str, names: Sequence[str], trl_python: str | No
 
         contestants = {name: lambda worker=worker: turn(worker) for name, worker in workers.items()}
         pairs = [(f"ours, {critic}", f"by hand, {critic}") for critic in CRITICS]
-        targets = [Target(*pair) for pair in [*pairs, ("ours, separate", TRL), ("ours, shared", TRL)]]
+        pairs += [("ours, separate", TRL), ("ours, shared", TRL)]
+        pairs += [(f"{COMPILED}, {critic}", f"ours, {critic}") for critic in CRITICS]
+        targets = [Target(*pair) for pair in pairs]
         return side_by_side.run(Race(title, "tokens", contestants, targets, same_turns=True), repeat=repeat)
 
 
@@ -190,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
     options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
     options.add_argument("--critic", nargs="+", choices=CRITICS, default=list(CRITICS), help="of ours and by hand")
+    options.add_argument("--compile", action="store_true", help="let ours take part with compile=True, too")
     options.add_argument("--trl-python", help="the Python of a virtual environment with TRL")
     options.add_argument("--contest", nargs=2, help="for the contestants' own processes")
     known = options.parse_args(arguments)
@@ -198,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
         return None
     settings = side_by_side.parsed(options, arguments)
     critics = settings.critic[:1] if settings.smoke else settings.critic
-    names = [f"{kind}, {critic}" for critic in critics for kind in KINDS]
+    kinds = [kind for kind in KINDS if settings.compile or kind != COMPILED]
+    names = [f"{kind}, {critic}" for critic in critics for kind in kinds]
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for title, case in write_cases(Path(folder), settings).items():

@@ -7,6 +7,7 @@ Wall time, and tokens that stand in the texts: what is sampled after a text's en
 - collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Its share that is the
   environment's is shown beside it, and the tokens that its actors sampled.
 - generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
+- collect, compiled: the same with `policy.compile()`, with `--compile`; it writes once before it is measured.
 - loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
 - loop, our kernels: the same with the activations and the attention of our policies.
 
@@ -37,7 +38,8 @@ from tril_gym.agents.clock import Clock
 from tril_gym.agents.kernels import quicken
 
 OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
-TARGETS = (Target(OURS, GENERATE), Target(OURS, LOOP), Target(OURS, FUSED))
+COMPILED = "collect, compiled"
+TARGETS = (Target(OURS, GENERATE), Target(OURS, LOOP), Target(OURS, FUSED), Target(COMPILED, OURS))
 PPO, PPO_PP = "PPO", "PPO++"
 MINIBATCH = 16  # texts that the reference reads at a time
 
@@ -69,11 +71,17 @@ class Case:
         envs: the environment.
         stops: whether texts may end before T tokens.
         device: where the models are to be.
+        compiles: whether a compiled policy takes part.
     """
 
-    def __init__(self, model: Any, envs: VectorEnv, *, stops: bool, device: str = "cpu") -> None:
+    def __init__(
+        self, model: Any, envs: VectorEnv, *, stops: bool, device: str = "cpu", compiles: bool = False
+    ) -> None:
         self.model, self.envs, self.stops = model.eval().to(device), envs, stops
         self.policy = LMPolicy(copy.deepcopy(model), getattr(envs.unwrapped, "tokenizer", None))
+        self.compiled = self.policy.frozen_copy() if compiles else None
+        if self.compiled is not None:
+            self.compiled.compile()
         self.fused = quicken(copy.deepcopy(model)).eval()
         self.layout = TextLayout.of(envs)
         self.eos, self.rows = self.layout.eos_token_ids[0], envs.num_envs
@@ -86,9 +94,9 @@ class Case:
         self.mask = prompts >= 0
         self.prompts = torch.where(self.mask, prompts, PAD)
 
-    def collect(self) -> Turn:
+    def collect(self, policy: LMPolicy | None = None) -> Turn:
         """One turn of ours."""
-        clock, actor = Clock(), Counting(self.policy)
+        clock, actor = Clock(), Counting(policy or self.policy)
         plan = Plan(rollout=actor)
         with clock.time("all"):
             texts = collect(
@@ -127,6 +135,8 @@ class Case:
             LOOP: timed(lambda: self.loop(self.model)),
             FUSED: timed(lambda: self.loop(self.fused)),
         }
+        if self.compiled is not None:
+            contestants[COMPILED] = lambda: self.collect(self.compiled)
         return Race(title, "tokens", contestants, TARGETS, same_turns=True)
 
 
@@ -193,21 +203,32 @@ def cases(settings: argparse.Namespace) -> Iterator[tuple[str, Case]]:
     size = f"{rows} texts of {prompt_length} + {new_tokens} tokens"
     sizes = {"prompt_length": prompt_length, "new_tokens": new_tokens}
     for name, build in (("GPT-2", gpt2), ("T5", t5)):
+        compiles = settings.compile and name == "GPT-2"
         equal = text_envs(prompts, tokenizer, rows, min_new_tokens=new_tokens, **sizes)
-        yield f"{name}, {size}", Case(build(layers=layers), equal, stops=False)
+        yield f"{name}, {size}", Case(build(layers=layers), equal, stops=False, compiles=compiles)
         model = stopping(build(layers=layers), new_tokens / 3, new_tokens)
         ragged = text_envs(prompts, tokenizer, rows, **sizes)
-        yield f"{name}, {size}, stopping after {new_tokens // 3} on average", Case(model, ragged, stops=True)
+        title = f"{name}, {size}, stopping after {new_tokens // 3} on average"
+        yield title, Case(model, ragged, stops=True, compiles=compiles)
     if settings.data:
         envs = common_gen(settings.data, rows, new_tokens)
         model = taught(envs, 1 if settings.smoke else settings.teach)
         yield f"GPT-2 on CommonGen, {rows} texts of up to {new_tokens} tokens", Case(model, envs, stops=True)
 
 
+def larger(rows: int, prompt_length: int, new_tokens: int) -> tuple[Case, str]:
+    """A GPT-2 twice as wide and half as deep again, in which a pass takes less of its time to begin."""
+    prompts, sizes = prompts_of_words(1_000, prompt_length), {"prompt_length": prompt_length, "new_tokens": new_tokens}
+    envs = text_envs(prompts, tokenizer_of_words(), rows, min_new_tokens=new_tokens, **sizes)
+    title = f"GPT-2 of 6 layers, width 256, {rows} texts of {prompt_length} + {new_tokens} tokens"
+    return Case(gpt2(layers=6, width=256), envs, stops=False), title
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
     options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
+    options.add_argument("--compile", action="store_true", help="let a compiled GPT-2 take part: a minute longer")
     settings = side_by_side.parsed(options, arguments)
     found = []
     for title, case in cases(settings):
@@ -217,6 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for race in races:
             found.append(side_by_side.run(race, repeat=settings.repeat))
             side_by_side.show(found[-1])
+    if not settings.smoke:
+        found.append(side_by_side.run(guided(*larger(64, 64, 48)), repeat=settings.repeat))
+        side_by_side.show(found[-1])
     return side_by_side.finish(settings, found)
 
 

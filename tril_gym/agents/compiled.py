@@ -1,7 +1,7 @@
 """A decoder-only model writes by a compiled pass, over keys and values in memory of a fixed size.
 
 What is compiled is one pass that reads one column, for each number of texts and of columns; on a GPU it is replayed as
-a CUDA graph. So that there are few such sizes, columns are rounded up, and texts leave when half of them have ended.
+a CUDA graph. So that there are few such sizes, memory is for the longest texts, and texts leave when half have ended.
 
 B texts, H heads, C columns of memory, D numbers of a head.
 """
@@ -115,14 +115,15 @@ class CompiledDecoder(Decoder):
     Args:
         step: the compiled pass.
         first: has read all that stands.
-        columns_to_come: at most so many more.
+        longest: columns of any text of the environment. Memory is for so many, however long these texts are, as each
+            size takes long to compile.
     """
 
-    def __init__(self, step: CompiledStep, first: CausalDecoder, columns_to_come: int) -> None:
+    def __init__(self, step: CompiledStep, first: CausalDecoder, longest: int) -> None:
         assert first.head is not None
         self.step, self.head, self._embed = step, first.head, step.model.get_input_embeddings()
         texts, self._column = first.columns.mask.shape
-        self._room = -(-(self._column + columns_to_come) // ROUND) * ROUND
+        self._room = -(-longest // ROUND) * ROUND
         self._memory = step.take(first.cache, texts, self._room)
         self._memory.fill(first.cache, None, self._column)
         self._mask = torch.nn.functional.pad(first.columns.mask, (0, self._room - self._column))

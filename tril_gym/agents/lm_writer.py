@@ -99,7 +99,7 @@ class LMWriter:
         if policy.compiled is None or not policy.compiled.takes_over(decoder):
             return decoder
         assert isinstance(decoder, CausalDecoder)
-        return CompiledDecoder(policy.compiled, decoder, self.layout.max_new_tokens - int(self.lengths.min()))
+        return CompiledDecoder(policy.compiled, decoder, self.layout.max_prompt_length + self.layout.max_new_tokens)
 
     def _writing(self, of_decoder: Tensor) -> Tensor:
         """What is said of the texts that are written, of all that the decoder still has."""

@@ -55,6 +55,21 @@ def write(
     return torch.stack(tokens, 1), torch.stack(said, 1) if logprobs else None
 
 
+def generate(model: Any, prompts: Tensor, mask: Tensor, new_tokens: int, *, eos: int, stops: bool) -> Tensor:
+    """The same with `transformers`' own `generate`: (B, …) with what it puts before the completions."""
+    written: Tensor = model.generate(
+        input_ids=prompts,
+        attention_mask=mask.long(),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=new_tokens,
+        min_new_tokens=None if stops else new_tokens,
+        eos_token_id=eos,
+        pad_token_id=PAD,
+    )
+    return written
+
+
 class _Causal:
     """Logits of the next token, (B, V)."""
 
@@ -161,7 +176,11 @@ class HandWrittenPPO:
     def write(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Ids and mask of prompt and completion, (B, P + T) both; tokens, their mask and log-probabilities, (B, T)."""
         if self.generates:
-            tokens, old = self._generate(prompts, mask), None
+            written = generate(
+                self.model.eval(), prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops
+            )
+            self.model.train()
+            tokens, old = written[:, prompts.shape[1] :], None
         else:
             tokens, old = write(
                 self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
@@ -170,23 +189,6 @@ class HandWrittenPPO:
         is_token = is_eos.cumsum(1) - is_eos == 0
         ids, full = torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long()
         return ids, full, tokens, is_token, self._read(self.model, ids, full, tokens) if old is None else old
-
-    @torch.no_grad()
-    def _generate(self, prompts: Tensor, mask: Tensor) -> Tensor:
-        """(B, T' ≤ T)."""
-        T = self.numbers.new_tokens  # noqa: N806
-        written = self.model.eval().generate(
-            input_ids=prompts,
-            attention_mask=mask.long(),
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=T,
-            min_new_tokens=None if self.stops else T,
-            eos_token_id=self.eos,
-            pad_token_id=PAD,
-        )
-        self.model.train()
-        return written[:, prompts.shape[1] :]
 
     @torch.no_grad()
     def _read(self, model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ Wall time, and tokens that stand in the texts: what is sampled after a text's en
 
 - collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Its share that is the
   environment's is shown beside it, and the tokens that its actors sampled.
-- generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
 - collect, compiled: the same with `policy.compile()`, with `--compile`; it writes once before it is measured.
+- generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
 - loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
 - loop, our kernels: the same with the activations and the attention of our policies.
 
@@ -29,7 +29,7 @@ import side_by_side
 import torch
 from benchmark_models import PAD, gpt2, prompts_of_words, stopping, t5, text_envs, tokenizer_of_words
 from gymnasium.vector import VectorEnv
-from hand_written import write
+from hand_written import generate, write
 from side_by_side import Race, Target, Turn, timed
 from torch import Tensor
 
@@ -109,16 +109,7 @@ class Case:
     def generate(self) -> float:
         """One turn of `transformers`."""
         T = self.layout.max_new_tokens  # noqa: N806
-        written = self.model.generate(
-            input_ids=self.prompts,
-            attention_mask=self.mask.long(),
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=T,
-            min_new_tokens=None if self.stops else T,
-            eos_token_id=self.eos,
-            pad_token_id=PAD,
-        )
+        written = generate(self.model, self.prompts, self.mask, T, eos=self.eos, stops=self.stops)
         first = 1 if self.model.config.is_encoder_decoder else self.prompts.shape[1]
         return tokens_of(written[:, first:], self.eos)
 

@@ -8,7 +8,7 @@ from doubles import language_model, ragged_texts
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tril_gym.agents import kv_cache
-from tril_gym.agents.kv_cache import GrowingLayer, growing_cache, growing_pair, keep
+from tril_gym.agents.kv_cache import GrowingLayer, PromptLayer, growing_cache, growing_pair, keep
 
 
 def states(generator, texts, columns, width):
@@ -64,7 +64,22 @@ def test_layers_of_another_kind_stay():
     assert kinds == [GrowingLayer, DynamicSlidingWindowLayer]
     pair = growing_pair(language_model("t5").config)
     assert [type(layer) for layer in pair.self_attention_cache.layers] == [GrowingLayer] * 2
-    assert [type(layer) for layer in pair.cross_attention_cache.layers] == [GrowingLayer] * 2
+    assert [type(layer) for layer in pair.cross_attention_cache.layers] == [PromptLayer] * 2
+
+
+def test_what_was_encoded_is_laid_out_once():
+    B, L, H, D = 3, 5, 2, 4  # noqa: N806
+    keys, values = (torch.randn((B, L, H, D)).transpose(1, 2) for _ in range(2))  # as a model gives them
+    mine, growing = PromptLayer(), GrowingLayer()
+    for layer in (mine, growing):
+        layer.update(keys, values)
+        torch.testing.assert_close((layer.keys, layer.values), (keys, values), rtol=0, atol=0)
+
+    def read(layer):
+        return layer.keys.reshape(B * H, L, D).data_ptr()
+
+    assert read(mine) == mine.keys.data_ptr()
+    assert read(growing) != growing.keys.data_ptr()  # a copy for every token
 
 
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after

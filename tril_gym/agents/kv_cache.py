@@ -96,6 +96,17 @@ class GrowingLayer(DynamicLayer):
                 held[:, :, gap:].index_copy_(0, rows, states)
 
 
+class PromptLayer(GrowingLayer):
+    """One layer's keys and values of what was encoded, which come once and are read for every token.
+
+    They are laid out head by head, as `attend` reads them: as a model gives them, each pass would do so anew.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take them up; returns them."""
+        return super().update(key_states.contiguous(), value_states.contiguous(), *args, **kwargs)
+
+
 def _memory_like(states: Tensor, columns: int, texts: int | None = None) -> Tensor:
     """Memory for so many columns, and for more; by default for as many texts."""
     B, H, _, D = states.shape  # noqa: N806
@@ -107,16 +118,16 @@ def _moves(rows: Tensor) -> Tensor:
     return (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
 
 
-def growing_cache(config: Any) -> DynamicCache:
+def growing_cache(config: Any, layer_type: type[GrowingLayer] = GrowingLayer) -> DynamicCache:
     """The cache that a decoder of this kind makes for itself, with room ahead where a layer keeps every column."""
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [layer_type() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def growing_pair(config: Any) -> EncoderDecoderCache:
     """The same for an encoder-decoder: what the decoder wrote, and what it attends to in the prompt."""
-    return EncoderDecoderCache(growing_cache(config), growing_cache(config))
+    return EncoderDecoderCache(growing_cache(config), growing_cache(config, PromptLayer))
 
 
 def keeps_every_column(cache: DynamicCache) -> bool:

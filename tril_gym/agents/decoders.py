@@ -85,9 +85,12 @@ class Columns:
         """(B, L) int64 as models take it."""
         return None if self._is_full else self.mask.long()
 
-    def shown_to_one(self, model: Any) -> Tensor | None:
-        """The same for a single query: (B, 1, 1, L) True where it may look, which a model makes of the other itself."""
-        if not takes_masks_as_they_are(model):
+    def shown_to_one(self, model: Any, *, keeps_all: bool) -> Tensor | None:
+        """The same for a single query: (B, 1, 1, L) True where it may look, which a model makes of the other itself.
+
+        It must, where the model's cache does not keep every column.
+        """
+        if not (keeps_all and takes_masks_as_they_are(model)):
             return self.shown()
         return None if self._is_full else self.mask[:, None, None]
 
@@ -185,7 +188,7 @@ class CausalDecoder(Decoder):
         self.columns.append(is_written)
         positions = self.next_positions
         self.next_positions = positions + (1 if is_written is None else is_written.unsqueeze(1))
-        mask = self.columns.shown_to_one(self.model) if self.keeps_all else self.columns.shown()
+        mask = self.columns.shown_to_one(self.model, keeps_all=self.keeps_all)
         self._reading = self._read(tokens.unsqueeze(1), mask, positions, self.cache)
 
     def keep(self, rows: Tensor) -> None:
@@ -252,8 +255,7 @@ class CachedDecoder(Decoder):
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> None:
         """One more column."""
         self.columns.append(is_written)
-        mask = self.columns.shown_to_one(self.prompts.model) if self.keeps_all else self.columns.shown()
-        self._read(tokens.unsqueeze(1), mask)
+        self._read(tokens.unsqueeze(1), self.columns.shown_to_one(self.prompts.model, keeps_all=self.keeps_all))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""

@@ -99,7 +99,7 @@ class GrowingLayer(DynamicLayer):
 class PromptLayer(GrowingLayer):
     """One layer's keys and values of what was encoded, which come once and are read for every token.
 
-    They are laid out head by head, as `attend` reads them: as a model gives them, each pass would do so anew.
+    They are laid out head by head, as `attend` reads them; else every pass would lay them out anew.
     """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def _moves(rows: Tensor) -> Tensor:
 
 
 def growing_cache(config: Any, layer_type: type[GrowingLayer] = GrowingLayer) -> DynamicCache:
-    """The cache that a decoder of this kind makes for itself, with room ahead where a layer keeps every column."""
+    """The cache that a decoder of this kind makes for itself, with layers of ours where one keeps every column."""
     cache = DynamicCache(config=config)
     cache.layers = [layer_type() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

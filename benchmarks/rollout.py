@@ -4,15 +4,17 @@
 
 Wall time, and tokens that stand in the texts: what is sampled after a text's end counts for nobody.
 
-- collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Its share that is the
-  environment's is shown beside it, and the tokens that its actors sampled.
+- collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Beside it stand the
+  shares of its time that are the environment's and the model's passes, how many passes there were, and the tokens that
+  its actors sampled. The passes alone are what no collection with these models could do without.
 - collect, compiled: the same with `policy.compile()`, with `--compile`; it writes once before it is measured.
 - generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
 - loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
 - loop, our kernels: the same with the activations and the attention of our policies.
 
 Equal lengths, then texts that stop at random after 16 of 48 tokens on average, then PPO++ against PPO: a guide (the
-same model) begins 0.8 of the texts, and the reference policy scores what was written. `--data` names a folder with
+same model) begins 0.8 of the texts, and the reference policy scores what was written. Last, what a pass over one column
+costs beside few texts and many: `--only-passes` shows this alone. `--data` names a folder with
 `commongen/train.jsonl.gz`: a GPT-2 of this size, taught by our BC first, writes on its prompts.
 """
 
@@ -20,14 +22,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import side_by_side
 import torch
-from benchmark_models import PAD, gpt2, prompts_of_words, stopping, t5, text_envs, tokenizer_of_words
+from benchmark_models import FIRST_WORD, PAD, gpt2, prompts_of_words, stopping, t5, text_envs, tokenizer_of_words
 from gymnasium.vector import VectorEnv
 from hand_written import generate, write
 from side_by_side import Race, Target, Turn, timed
@@ -36,6 +41,7 @@ from torch import Tensor
 from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect
 from tril_gym.agents.clock import Clock
 from tril_gym.agents.kernels import quicken
+from tril_gym.agents.trajectories import Texts
 
 OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
 COMPILED = "collect, compiled"
@@ -61,6 +67,37 @@ class Counting:
 
         writer.next = counted
         return writer
+
+
+class Passes:
+    """Counts the forward passes of some models' bodies, and the seconds that they take."""
+
+    def __init__(self, *models: Any) -> None:
+        self.number, self.seconds = 0, 0.0
+        self._bodies = [body for model in models for body in bodies_of(model)]
+
+    def __enter__(self) -> Passes:
+        for body in self._bodies:
+            body.forward = self._counted(body.forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for body in self._bodies:
+            del body.forward  # the class' own comes back
+
+    def _counted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = forward(*args, **kwargs)
+            self.number, self.seconds = self.number + 1, self.seconds + time.perf_counter() - begin
+            return result
+
+        return counted
+
+
+def bodies_of(model: Any) -> list[Any]:
+    """What reads in a model: its base, or its encoder and its decoder."""
+    return [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
 
 
 class Case:
@@ -96,14 +133,15 @@ class Case:
 
     def collect(self, policy: LMPolicy | None = None) -> Turn:
         """One turn of ours."""
-        clock, actor = Clock(), Counting(policy or self.policy)
+        policy = policy or self.policy
+        clock, actor, passes = Clock(), Counting(policy), Passes(policy.model)
         plan = Plan(rollout=actor)
-        with clock.time("all"):
+        watched = passes if policy.compiled is None else nullcontext()  # which would be compiled, too
+        with watched, clock.time("all"):
             texts = collect(
                 self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, clock=clock
             )
-        share = clock.seconds["score"] / clock.seconds["all"]
-        figures = {"environment's share": share, "sampled": float(actor.tokens)}
+        figures = shares(clock, passes) | {"sampled": float(actor.tokens)}
         return Turn(clock.seconds["all"], float(texts.lengths.sum()), figures)
 
     def generate(self) -> float:
@@ -131,6 +169,15 @@ class Case:
         return Race(title, "tokens", contestants, TARGETS, same_turns=True)
 
 
+def shares(clock: Clock, passes: Passes) -> dict[str, float]:
+    """Of a turn's time: what the environment took, and what the models' passes, where they were counted."""
+    seconds = clock.seconds["all"]
+    found = {"environment's share": clock.seconds["score"] / seconds}
+    if passes.number:
+        found |= {"passes' share": passes.seconds / seconds, "passes": float(passes.number)}
+    return found
+
+
 def tokens_of(tokens: Tensor, eos: int) -> float:
     """Tokens up to each row's EOS, which counts, or its end."""
     is_eos = (tokens == eos).long()
@@ -144,16 +191,14 @@ def guided(case: Case, title: str) -> Race:
     def turn(rollin_prob: float) -> Turn:
         clock, policy, helper = Clock(), Counting(case.policy), Counting(guide)
         plan = Plan(rollout=policy, rollin=helper if rollin_prob else None, rollin_prob=rollin_prob)
-        with clock.time("all"):
+        passes = Passes(case.policy.model, guide.policy.model, reference.model)
+        with passes, clock.time("all"):
             texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, clock=clock)
             with torch.no_grad():
                 for rows in torch.arange(case.rows).split(MINIBATCH):
                     reference.score(texts.texts[rows], case.layout)
-        share = clock.seconds["score"] / clock.seconds["all"]
-        sampled = policy.tokens + helper.tokens
-        return Turn(
-            clock.seconds["all"], sampled, {"environment's share": share, "in the texts": float(texts.lengths.sum())}
-        )
+        figures = shares(clock, passes) | {"in the texts": float(texts.lengths.sum())}
+        return Turn(clock.seconds["all"], policy.tokens + helper.tokens, figures)
 
     contestants = {PPO: lambda: turn(0.0), PPO_PP: lambda: turn(0.8)}
     return Race(
@@ -161,6 +206,29 @@ def guided(case: Case, title: str) -> Race:
         "tokens",
         contestants,
         [Target(PPO_PP, PPO)],
+        same_turns=True,
+    )
+
+
+def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Race:
+    """So many passes over one column after another, with few texts and with many: no texts are sampled."""
+    policy = LMPolicy(gpt2(layers=layers, width=width), None)
+
+    def turn(texts: int) -> Turn:
+        prompts = torch.full((texts, prompt_length), FIRST_WORD)
+        with torch.inference_mode():
+            decoder = policy.backbone.decoder(
+                policy.model, Texts.of(prompts, torch.full((texts, number), -1)), policy.head
+            )
+            begin = time.perf_counter()
+            for _ in range(number):
+                decoder.append(prompts[:, 0])
+            return Turn(time.perf_counter() - begin, float(texts * number))
+
+    return Race(
+        f"{number} passes over one column of texts, GPT-2 of {layers} layers, width {width}",
+        "tokens",
+        {f"{texts} texts": partial(turn, texts) for texts in (1, 8, 32, 64)},
         same_turns=True,
     )
 
@@ -220,17 +288,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
     options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
     options.add_argument("--compile", action="store_true", help="let a compiled GPT-2 take part: a minute longer")
+    options.add_argument("--only-passes", action="store_true", help="measure what a pass costs, and nothing else")
     settings = side_by_side.parsed(options, arguments)
     found = []
-    for title, case in cases(settings):
+    for title, case in () if settings.only_passes else cases(settings):
         races = [case.race(title)]
         if title.startswith("GPT-2"):
             races.append(guided(case, title))
         for race in races:
             found.append(side_by_side.run(race, repeat=settings.repeat))
             side_by_side.show(found[-1])
-    if not settings.smoke:
-        found.append(side_by_side.run(guided(*larger(64, 64, 48)), repeat=settings.repeat))
+    sizes = [(1, 128)] if settings.smoke else [(4, 128), (6, 256)]
+    last = [passes_alone(layers, width, 4 if settings.smoke else 47, 64) for layers, width in sizes]
+    if not (settings.smoke or settings.only_passes):
+        last.insert(0, guided(*larger(64, 64, 48)))
+    for race in last:
+        found.append(side_by_side.run(race, repeat=settings.repeat))
         side_by_side.show(found[-1])
     return side_by_side.finish(settings, found)
 

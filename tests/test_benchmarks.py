@@ -87,12 +87,33 @@ def test_environment(tmp_path, capsys):
 def test_rollout(tmp_path, data, capsys):
     written = smoke(rollout, tmp_path, "--data", str(data))
     texts, guided = ["collect", "generate", "loop", "loop, our kernels"], ["PPO", "PPO++"]
-    assert contestants(written) == [texts, guided, texts, guided, texts, texts, texts, guided]
-    equal = written["races"][0]["contestants"]
+    passes = [f"{number} texts" for number in (1, 8, 32, 64)]
+    assert contestants(written) == [texts, guided, texts, guided, texts, texts, texts, guided, passes]
+    equal, with_guide, of_t5 = (written["races"][number]["contestants"] for number in (0, 1, 4))
+    assert equal["collect"]["passes"]["median"] == 4, "the prompts, then each token but the last"
+    assert of_t5["collect"]["passes"]["median"] == 1 + 4, "the encoder and the start token, then the same"
+    assert with_guide["PPO"]["passes"]["median"] == 4 + 1, "and the reference"
+    assert 0 < equal["collect"]["passes' share"]["median"] < 1
     assert {contestant["amount"] for contestant in equal.values()} == {4 * 4}  # texts by tokens
     assert 0 < equal["collect"]["environment's share"]["median"] < 1
     assert equal["collect"]["sampled"]["median"] == 4 * 4
     capsys.readouterr()
+
+
+def test_passes_alone(tmp_path, capsys):
+    written = smoke(rollout, tmp_path, "--only-passes")
+    assert contestants(written) == [[f"{number} texts" for number in (1, 8, 32, 64)]]
+    assert written["races"][0]["contestants"]["64 texts"]["amount"] == 64 * 4
+    capsys.readouterr()
+
+
+def test_counting_passes_leaves_a_model_as_it_was():
+    model = benchmark_models.t5(layers=1)
+    with rollout.Passes(model) as passes:
+        model.get_encoder()(input_ids=torch.ones((1, 2), dtype=torch.long))
+    assert passes.number == 1
+    assert passes.seconds > 0
+    assert not any("forward" in vars(body) for body in rollout.bodies_of(model))
 
 
 def test_iteration_in_processes_of_their_own(tmp_path, capsys):

@@ -19,6 +19,37 @@ def row_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
     return {key: _cell(infos[key], row) for key in own}
 
 
+def batched(infos: Mapping[int, Mapping[str, Any]], num_envs: int) -> dict[str, Any]:
+    """Return the infos of some rows as one of n rows: what `VectorEnv._add_info` makes of them, key by key at once."""
+    columns: dict[str, dict[int, Any]] = {}
+    for row, info in infos.items():
+        for key, value in info.items():
+            columns.setdefault(key, {})[row] = value
+    together: dict[str, Any] = {}
+    for key, column in columns.items():
+        together[key] = _column(column, num_envs, is_object=key == "final_obs")
+        together[f"_{key}"] = has = np.zeros(num_envs, dtype=bool)
+        has[list(column)] = True
+    return together
+
+
+def _column(values: Mapping[int, Any], num_envs: int, *, is_object: bool) -> Any:
+    """Return the values of some rows in an array of n, of the type of the first; dictionaries as a dictionary."""
+    first = next(iter(values.values()))
+    if isinstance(first, dict) and not is_object:
+        return batched(values, num_envs)
+    column: np.ndarray[Any, Any]
+    if isinstance(first, np.ndarray) and not is_object:
+        column = np.zeros((num_envs, *first.shape), dtype=first.dtype)
+    elif type(first) in (int, float, bool) or isinstance(first, np.number):
+        column = np.zeros(num_envs, dtype=type(first))
+    else:
+        column = np.empty(num_envs, dtype=object)  # None in every cell
+    for row, value in values.items():
+        column[row] = value
+    return column
+
+
 def _cell(values: Any, row: int) -> Any:
     if isinstance(values, dict):
         return row_of(values, row)

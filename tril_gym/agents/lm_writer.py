@@ -60,9 +60,13 @@ class LMWriter:
         self._is_in_order = True  # whether these are all rows, in their order
         self._pending: Tensor | None = None  # written, not yet read: a text that ends here needs no further pass
 
-    @torch.no_grad()
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Write one token on every text."""
+        with torch.inference_mode():  # less to do for each operation than without gradients
+            tokens, logprobs = self._next(draws)
+        return tokens.clone(), logprobs.clone()  # which may take part in what has gradients
+
+    def _next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         with evaluating(self.policy.model) if self._cache_needs_evaluation else nullcontext():
             logits = self._read()
         logits = self.policy.decoding.apply(

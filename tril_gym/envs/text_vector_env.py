@@ -22,6 +22,7 @@ from tril_gym.envs.problem import TextProblem, at_least
 from tril_gym.envs.restart import DRAW, row_restarts
 from tril_gym.envs.text_batch import TextBatch, checked_actions
 from tril_gym.envs.text_env import METADATA, checked_render_mode
+from tril_gym.infos import batched
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -68,7 +69,8 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._texts = TextBatch(problem, self.num_envs)
         self._rows = np.arange(self.num_envs)
-        self._generators: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
+        # A row's generator and its seed; the seed alone as long as nothing was drawn, as to make one takes longer.
+        self._generators: list[tuple[np.random.Generator, int] | int | None] = [None] * self.num_envs
         self._has_begun = False
 
     @property  # type: ignore[misc]
@@ -87,15 +89,12 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         seeds = self._seeds(seed)
         # Everything that can be wrong is read before anything changes.
         states = row_restarts(options, rows, self.num_envs, self.problem)
-        generators = {row: seeding.np_random(seeds[row]) for row in rows.tolist() if seeds[row] is not None}
-        for row, generator in generators.items():
-            self._generators[row] = generator
+        new = {row: checked_seed(seed) for row in rows.tolist() if (seed := seeds[row]) is not None}
+        for row, seed_of_row in new.items():
+            self._generators[row] = seed_of_row
         self._begin(rows, states)
         self._has_begun = True
-        infos: dict[str, Any] = {}
-        for row in rows.tolist():
-            infos = self._add_info(infos, self._texts.reset_info(row), row)
-        return self._observations(), infos
+        return self._observations(), batched({row: self._texts.reset_info(row) for row in rows.tolist()}, self.num_envs)
 
     def step(self, actions: Any) -> Step:
         """Append one token to every text that is being written; actions of other rows are not read."""
@@ -116,15 +115,16 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         """Step where some rows have ended before: rewards, terminated, and the rows that are ready to begin anew."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         writing = np.flatnonzero(self._texts.is_writing)
-        ended = np.flatnonzero(np.logical_not(self._texts.is_writing))
+        ready = NO_ROWS
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP:
+            ready = np.flatnonzero(np.logical_not(self._texts.is_writing))
         rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
-        return rewards, terminated, ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else NO_ROWS
+        return rewards, terminated, ready
 
     def _events(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
         """Begin rows anew as the autoreset mode says; return the infos of the rows that ended or began."""
-        infos: dict[str, Any] = {}
         if not (len(ready) or np.count_nonzero(terminated)):
-            return infos
+            return {}
         ends = {row: self._texts.end_info(row) for row in np.flatnonzero(terminated).tolist()}
         if self.render_mode == "human":
             for row in ends:
@@ -137,10 +137,7 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
             }
         self._begin(ready, [(DRAW, [])] * len(ready))
         begins = {row: self._texts.reset_info(row) for row in ready.tolist()}
-        for row in sorted(ends.keys() | begins.keys()):
-            for info in (ends.get(row), begins.get(row)):
-                infos = infos if info is None else self._add_info(infos, info, row)
-        return infos
+        return batched({row: ends.get(row, {}) | begins.get(row, {}) for row in sorted(ends | begins)}, self.num_envs)
 
     def _begin(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
         """Put rows in states, drawing an example from the row's generator where none is named."""
@@ -194,8 +191,8 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
     def _generator(self, row: int) -> tuple[np.random.Generator, int]:
         """Return a row's generator and seed; a row that was never seeded seeds itself."""
         found = self._generators[row]
-        if found is None:
-            found = self._generators[row] = seeding.np_random()
+        if not isinstance(found, tuple):
+            found = self._generators[row] = seeding.np_random(found)
         return found
 
     def _seeds(self, seed: Seeds) -> list[int | None]:
@@ -224,6 +221,13 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if not self._has_begun:
             raise ResetNeeded("the first reset begins every row: call reset() without a reset_mask")
         return np.flatnonzero(mask)
+
+
+def checked_seed(seed: Any) -> int:
+    """Return a seed that Gymnasium takes, or raise what Gymnasium raises."""
+    if not isinstance(seed, int) or seed < 0:
+        seeding.np_random(seed)
+    return int(seed)
 
 
 def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:

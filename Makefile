@@ -38,4 +38,5 @@ bench: install
 	$(BIN)/python benchmarks/iteration.py $(if $(DATA),--data $(DATA)) $(if $(TRL),--trl-python $(TRL))
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/score_workers.py --threads 1
 	$(if $(DATA),$(BIN)/python benchmarks/scoring.py $(DATA)/commongen)

@@ -17,6 +17,7 @@ import memory
 import pytest
 import rollout
 import sample_efficiency
+import score_workers
 import side_by_side
 import torch
 from benchmark_models import EOS, FIRST_WORD
@@ -114,6 +115,13 @@ def test_counting_passes_leaves_a_model_as_it_was():
     assert passes.number == 1
     assert passes.seconds > 0
     assert not any("forward" in vars(body) for body in rollout.bodies_of(model))
+
+
+def test_score_workers(tmp_path, capsys):
+    written = smoke(score_workers, tmp_path)
+    assert contestants(written) == [["without a reward", "in this process", "1 worker", "2 workers"]]
+    assert len({contestant["amount"] for contestant in written["races"][0]["contestants"].values()}) == 1
+    capsys.readouterr()
 
 
 def test_iteration_in_processes_of_their_own(tmp_path, capsys):

@@ -284,6 +284,16 @@ def test_greedy_writing_is_generate(family, min_new_tokens):
     assert len({tuple(row) for row in tokens.tolist()}) > 3  # the prompts matter
 
 
+def test_what_was_written_may_take_part_in_a_gradient(family):
+    policy, layout = policy_of(family), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
+    prompts = torch.full((2, 3), 5)
+    writer = policy.start(prompts, torch.full((2, 8), -1), [{}] * 2, layout)
+    tokens, logprobs = writer.next(torch.full((2,), 0.5, dtype=torch.float64))
+    embedded = torch.nn.Embedding(layout.vocab_size, 4)(tokens)
+    (embedded.sum(1) * logprobs).sum().backward()
+    assert not (tokens.is_inference() or logprobs.is_inference() or logprobs.requires_grad)
+
+
 @torch.no_grad()
 def test_a_text_taken_up_in_the_middle_goes_on_as_if_written_from_its_start(family):
     policy, layout = policy_of(family, dtype=torch.float64), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))

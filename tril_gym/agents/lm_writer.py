@@ -64,7 +64,9 @@ class LMWriter:
         """Write one token on every text."""
         with torch.inference_mode():  # less to do for each operation than without gradients
             tokens, logprobs = self._next(draws)
-        return tokens.clone(), logprobs.clone()  # which may take part in what has gradients
+        # Copies may take part in what has gradients.
+        self.values = None if self.values is None else self.values.clone()
+        return tokens.clone(), logprobs.clone()
 
     def _next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         with evaluating(self.policy.model) if self._cache_needs_evaluation else nullcontext():

@@ -1,0 +1,75 @@
+"""How long texts take to be written and scored, with the score in this process and in worker processes.
+
+    python benchmarks/score_workers.py --threads 1 [--repeat N] [--output FILE.json]
+
+64 texts that stop at random after 16 of 48 tokens on average, each paid CIDEr-D against four references of 400 words
+that were not scored before. Workers score a text from when it has ended, while others are still written. "Without a
+reward" is what the writing takes alone: no number of workers can do better. With one thread of torch, the model leaves
+cores to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import side_by_side
+import torch
+from benchmark_models import gpt2, prompts_of_words, stopping, tokenizer_of_words
+from gymnasium.vector import VectorEnv
+from side_by_side import Race, Target, Turn
+
+from tril_gym.agents import LMPolicy, Plan, collect
+from tril_gym.agents.clock import Clock
+from tril_gym.envs import Example
+
+REFERENCES = 4
+ALONE, HERE = "without a reward", "in this process"
+
+
+def envs_paid(examples: list[Example], rows: int, new_tokens: int, reward: str | None, workers: int) -> VectorEnv:
+    """The environment with a reward that so many processes compute; 0: this one."""
+    return gym.make_vec(
+        "tril/CommonGen-v0",
+        num_envs=rows,
+        dataset=examples,
+        tokenizer=tokenizer_of_words(),
+        reward=reward,
+        reward_settings={reward: {"workers": workers}} if reward and workers else None,
+        max_prompt_length=64,
+        max_new_tokens=new_tokens,
+        autoreset_mode="Disabled",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    settings = side_by_side.parsed(side_by_side.parser(__doc__), arguments)
+    number, words, rows, new_tokens = (8, 10, 4, 4) if settings.smoke else (1_500, 400, 64, 48)
+    texts = prompts_of_words(number * REFERENCES, words)
+    prompts = prompts_of_words(number, 64, seed=1)
+    examples = [Example(prompt, tuple(texts[at::number])) for at, prompt in enumerate(prompts)]
+    policy = LMPolicy(stopping(gpt2(), new_tokens / 3, new_tokens), tokenizer_of_words())
+
+    def turn(envs: VectorEnv, generator: torch.Generator) -> Turn:
+        clock = Clock()
+        with clock.time("all"):
+            written = collect(envs, Plan(rollout=policy), episodes=rows, generator=generator, clock=clock)
+        share = clock.seconds["score"] / clock.seconds["all"]
+        return Turn(clock.seconds["all"], float(written.lengths.sum()), {"environment's share": share})
+
+    kinds = {ALONE: (None, 0), HERE: ("cider_d", 0), "1 worker": ("cider_d", 1), "2 workers": ("cider_d", 2)}
+    envs = {name: envs_paid(examples, rows, new_tokens, *kind) for name, kind in kinds.items()}
+    contestants = {name: partial(turn, envs[name], torch.Generator().manual_seed(0)) for name in kinds}
+    targets = [Target(name, HERE) for name in kinds if name != HERE]
+    title = f"{rows} texts, {REFERENCES} references of {words} words each"
+    found = side_by_side.run(Race(title, "tokens", contestants, targets, same_turns=True), repeat=settings.repeat)
+    side_by_side.show(found)
+    for its_own in envs.values():
+        its_own.close()
+    return side_by_side.finish(settings, [found])
+
+
+if __name__ == "__main__":
+    main()

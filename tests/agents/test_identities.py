@@ -291,7 +291,7 @@ def test_what_was_written_may_take_part_in_a_gradient(family):
     tokens, logprobs = writer.next(torch.full((2,), 0.5, dtype=torch.float64))
     embedded = torch.nn.Embedding(layout.vocab_size, 4)(tokens)
     (embedded.sum(1) * logprobs).sum().backward()
-    assert not (tokens.is_inference() or logprobs.is_inference() or logprobs.requires_grad)
+    assert [tokens.is_inference(), logprobs.is_inference(), logprobs.requires_grad] == [False] * 3
 
 
 @torch.no_grad()

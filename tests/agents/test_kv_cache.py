@@ -83,7 +83,23 @@ def test_what_was_encoded_is_laid_out_once():
 
 
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
-def test_columns_in_front_leave(early):
+def test_the_last_texts_leave_for_nothing(early):
+    generator, layer = torch.Generator().manual_seed(0), GrowingLayer()
+    expected = states(generator, 4, 5, 3)
+    layer.update(expected, -expected)
+    if not early:
+        more = states(generator, 4, 1, 3)
+        layer.update(more, -more)
+        expected = torch.cat([expected, more], dim=2)
+    before = layer.keys.data_ptr()
+    keep(SimpleNamespace(layers=[layer]), slice(3), 0)
+    assert layer.keys.data_ptr() == before, "it was copied"
+    torch.testing.assert_close((layer.keys, layer.values), (expected[:3], -expected[:3]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([0, 3]), slice(2)])
+@pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
+def test_columns_in_front_leave(early, rows):
     generator, layer = torch.Generator().manual_seed(0), GrowingLayer()
     given = states(generator, 4, 5, 3)
     before = given.clone()
@@ -93,8 +109,8 @@ def test_columns_in_front_leave(early):
         more = states(generator, 4, 1, 3)
         layer.update(more, -more)
         expected = torch.cat([expected, more], dim=2)
-    keep(SimpleNamespace(layers=[layer]), torch.tensor([0, 3]), 2)
-    expected = expected[[0, 3], :, 2:]
+    keep(SimpleNamespace(layers=[layer]), rows, 2)
+    expected = expected[rows][:, :, 2:]
     for _ in range(2 * kv_cache.STEP):  # until memory is set aside anew
         more = states(generator, 2, 1, 3)
         keys, values = layer.update(more, -more)

@@ -151,7 +151,7 @@ class _Wave:
                 infos[row] |= row_of(step_infos, row)
             terminated[rows], truncated[rows] = ended, cut
             alive[rows] = ~(ended | cut)
-            pen.keep(pen.rows[alive[pen.rows]])
+            pen.keep(alive[pen.rows])
         pen.close()
         return self._trajectories(prompts, board, switch, stepped, rewards, terminated, truncated, infos)
 

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from tril_gym.agents.decoders import CausalDecoder, Decoder, Reading
 from tril_gym.agents.kernels import takes_masks_as_they_are
+from tril_gym.agents.kv_cache import Rows
 
 ROUND = 64  # columns of memory are a multiple of it
 MOST_SIZES = 256  # that are compiled; torch gives up after 8 unless it is told
@@ -58,12 +59,11 @@ class _Memory:
         self.layers = [_FixedLayer(empty(layer.keys), empty(layer.values), self.column) for layer in like.layers]
         self.cache = Cache(layers=list(self.layers))
 
-    def fill(self, source: Any, rows: Tensor | None, columns: int) -> None:
+    def fill(self, source: Any, rows: Rows, columns: int) -> None:
         """Take over the first columns of another cache, of these rows of it."""
         for layer, other in zip(self.layers, source.layers, strict=True):
             for memory, given in zip(layer.held(), (other.keys, other.values), strict=True):
-                part = given[:, :, :columns]
-                memory[:, :, :columns] = part if rows is None else part.index_select(0, rows)
+                memory[:, :, :columns] = given[:, :, :columns][rows]
         self.column.fill_(columns)
 
 
@@ -125,7 +125,7 @@ class CompiledDecoder(Decoder):
         texts, self._column = first.columns.mask.shape
         self._room = -(-longest // ROUND) * ROUND
         self._memory = step.take(first.cache, texts, self._room)
-        self._memory.fill(first.cache, None, self._column)
+        self._memory.fill(first.cache, slice(None), self._column)
         self._mask = torch.nn.functional.pad(first.columns.mask, (0, self._room - self._column))
         self._positions, self._reading = first.next_positions, first.reading()
 
@@ -148,12 +148,13 @@ class CompiledDecoder(Decoder):
             rows = half
         return rows
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Rows) -> None:
         """Go on with these rows only."""
-        smaller = self.step.take(self._memory, len(rows), self._room)
+        mask = self._mask[rows]
+        smaller = self.step.take(self._memory, len(mask), self._room)
         smaller.fill(self._memory, rows, self._column)
         self.step.give(self._memory)
-        self._memory, self._mask = smaller, self._mask[rows]
+        self._memory, self._mask = smaller, mask
         self._positions, self._reading = self._positions[rows], self._reading.keep(rows)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tril_gym.agents.head import Head
 from tril_gym.agents.kernels import takes_masks_as_they_are
-from tril_gym.agents.kv_cache import growing_cache, growing_pair, joined, keep, keeps_every_column
+from tril_gym.agents.kv_cache import Rows, growing_cache, growing_pair, joined, keep, keeps_every_column
 
 # Columns of a text that are read in the time that another pass takes to begin, about, by the kind of device.
 COST_OF_A_PASS = {"cpu": 128}
@@ -32,7 +32,7 @@ class Reading:
     logits: Tensor  # (B, V)
     state: Tensor | None  # (B, D) that they come from, where the decoder was given the model's head
 
-    def keep(self, rows: Tensor) -> Reading:
+    def keep(self, rows: Rows) -> Reading:
         """The same of these rows only."""
         return Reading(self.logits[rows], None if self.state is None else self.state[rows])
 
@@ -67,8 +67,8 @@ class Decoder(ABC):
         return texts
 
     @abstractmethod
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, in this order; those that stay where they are cost least."""
+    def keep(self, rows: Rows) -> None:
+        """Go on with these rows only, in this order; those that stay where they are cost least, the first nothing."""
 
     def close(self) -> None:  # noqa: B027  most have nothing to do
         """No more is written."""
@@ -100,7 +100,7 @@ class Columns:
         column = self.mask.new_ones(len(self.mask)) if is_written is None else is_written
         self.mask = torch.cat([self.mask, column.unsqueeze(1)], dim=1)
 
-    def keep(self, rows: Tensor, *, trims: bool = False) -> int:
+    def keep(self, rows: Rows, *, trims: bool = False) -> int:
         """Go on with these rows only; returns how many columns left in front, as nothing stood in them any more.
 
         None does, unless it `trims`.
@@ -191,7 +191,7 @@ class CausalDecoder(Decoder):
         mask = self.columns.shown_to_one(self.model, keeps_all=self.keeps_all)
         self._reading = self._read(tokens.unsqueeze(1), mask, positions, self.cache)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Rows) -> None:
         """Go on with these rows only."""
         keep(self.cache, rows, self.columns.keep(rows, trims=self.keeps_all))
         self.next_positions, self._reading = self.next_positions[rows], self._reading.keep(rows)
@@ -224,7 +224,7 @@ class EncodedPrompts:
         state = last(output.last_hidden_state)
         return Reading(self.head(state), state)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Rows) -> None:
         """Go on with these rows only."""
         self.columns.keep(rows)
         self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
@@ -257,7 +257,7 @@ class CachedDecoder(Decoder):
         self.columns.append(is_written)
         self._read(tokens.unsqueeze(1), self.columns.shown_to_one(self.prompts.model, keeps_all=self.keeps_all))
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Rows) -> None:
         """Go on with these rows only."""
         self.prompts.keep(rows)
         keep(self.cache.self_attention_cache, rows, self.columns.keep(rows, trims=self.keeps_all))
@@ -294,7 +294,7 @@ class AlignedDecoder(Decoder):
         self.ids = torch.where(here & is_written.unsqueeze(1), tokens.unsqueeze(1), self.ids)
         self._lengths, self._reading = self._lengths + is_written, None
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Rows) -> None:
         """Go on with these rows only."""
         self.prompts.keep(rows)
         self.ids, self._lengths, self._reading = self.ids[rows], self._lengths[rows], None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
+Rows = Tensor | slice  # indices of texts, or the first so many: `slice(n)`, for which nothing is copied
 STEP = 64  # columns set aside beyond those that are needed
 
 
@@ -62,14 +63,18 @@ class GrowingLayer(DynamicLayer):
         """Keep these texts only."""
         self.keep(indices, _moves(indices), 0)
 
-    def keep(self, rows: Tensor, moves: Tensor, lead: int) -> None:
+    def keep(self, rows: Rows, moves: Tensor | None, lead: int) -> None:
         """Keep these texts only, without the first `lead` columns.
 
-        Only those that take another's place are copied: `moves` of the new rows.
+        Only those that take another's place are copied: `moves` of the new rows; None: none does.
         """
         if self.get_seq_length() == 0:
             return
-        if self._is_own:
+        if isinstance(rows, slice):
+            self.keys, self.values = (held[rows, :, lead:] for held in self._held())
+            self._begin += lead
+        elif self._is_own:
+            assert moves is not None
             for held in self._held():
                 held.index_copy_(0, moves, held.index_select(0, rows[moves]))
             self.keys, self.values = (held[: len(rows), :, lead:] for held in self._held())
@@ -135,11 +140,14 @@ def keeps_every_column(cache: DynamicCache) -> bool:
     return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
 
 
-def keep(cache: Any, rows: Tensor, lead: int) -> None:
+def keep(cache: Any, rows: Rows, lead: int) -> None:
     """Keep these texts only, without the first `lead` columns: none, where the cache does not keep every column."""
-    moves = _moves(rows)
+    moves = None if isinstance(rows, slice) else _moves(rows)
     for layer in cache.layers:
-        layer.keep(rows, moves, lead) if isinstance(layer, GrowingLayer) else layer.batch_select_indices(rows)
+        if isinstance(layer, GrowingLayer):
+            layer.keep(rows, moves, lead)
+        else:
+            layer.batch_select_indices(torch.arange(rows.stop) if isinstance(rows, slice) else rows)
 
 
 def joined(config: Any, parts: Sequence[tuple[Tensor, Any]]) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.policy import LMPolicy
 
 
-# Texts that have ended leave the model's cache together, once they are this share of it.
+# Texts that have ended leave the model's cache together, once they are this share of it; the last ones at once.
 SHARE_TO_DROP = 1 / 8
 
 
@@ -57,7 +57,7 @@ class LMWriter:
         self._decoder: Decoder | None = None
         self._rows = torch.arange(0)  # the decoder's row of each text that is written
         self._decoder_rows = 0  # and how many it has
-        self._is_in_order = True  # whether these are all rows, in their order
+        self._is_in_order = True  # whether these are the first ones, in their order
         self._pending: Tensor | None = None  # written, not yet read: a text that ends here needs no further pass
 
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,18 +109,19 @@ class LMWriter:
 
     def _writing(self, of_decoder: Tensor) -> Tensor:
         """What is said of the texts that are written, of all that the decoder still has."""
-        return of_decoder if self._is_in_order else of_decoder[self._rows]
+        return of_decoder[: len(self._rows)] if self._is_in_order else of_decoder[self._rows]
 
     def _append(self, tokens: Tensor) -> None:
         assert self._decoder is not None
         rows = self._decoder.fits(len(self._rows))
-        if rows <= (1 - SHARE_TO_DROP) * self._decoder_rows:
+        share = 0.0 if self._is_in_order else SHARE_TO_DROP
+        if rows < self._decoder_rows and rows <= (1 - share) * self._decoder_rows:
             self._drop_ended(rows)
-        is_written = None
-        if len(self._rows) < self._decoder_rows:
+        is_written, is_full = None, len(self._rows) == self._decoder_rows
+        if not is_full:
             is_written = torch.zeros(self._decoder_rows, dtype=torch.bool, device=tokens.device)
             is_written.index_fill_(0, self._rows, True)
-        if not self._is_in_order:
+        if not (is_full and self._is_in_order):
             tokens = tokens.new_zeros(self._decoder_rows).index_copy(0, self._rows, tokens)
         self._decoder.append(tokens, is_written)
 
@@ -128,15 +129,19 @@ class LMWriter:
         """Go on with so many of the decoder's rows; the texts that are written from others take the places of ended."""
         assert self._decoder is not None
         before, device = self._rows, self._rows.device
+        self._decoder_rows = rows
+        if self._is_in_order:
+            self._decoder.keep(slice(rows))
+            return
         stays = before < rows
         is_free = torch.ones(rows, dtype=torch.bool, device=device).index_fill_(0, before[stays], False)
         self._rows = before.clone()
         self._rows[~stays] = is_free.nonzero().squeeze(1)[: int((~stays).sum())]
         self._decoder.keep(torch.arange(rows, device=device).index_copy_(0, self._rows, before))
-        self._decoder_rows, self._is_in_order = rows, False
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
+        are_first = torch.equal(rows, torch.arange(len(rows), device=rows.device))
         rows = rows.to(self.lengths.device)
         self.lengths = self.lengths[rows]
         if self._texts is not None:
@@ -144,7 +149,7 @@ class LMWriter:
         if self._pending is not None:
             self._pending = self._pending[rows]
         if self._decoder is not None:
-            self._rows, self._is_in_order = self._rows[rows], False
+            self._rows, self._is_in_order = self._rows[rows], self._is_in_order and are_first
 
     def close(self) -> None:
         """Let go of the cache."""

@@ -33,7 +33,7 @@ class Writer(Protocol):
         """
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, (B',) int64 indices; the others have ended."""
+        """Go on with these rows only, (B',) int64 indices, in their order; the others have ended."""
 
     def close(self) -> None:
         """Give back what the writer holds."""

@@ -58,6 +58,10 @@ class Pen:
         texts = torch.from_numpy(board.tokens[self.rows])
         chosen = [infos[row] for row in self.rows]
         self.writer = actor.start(prompts[self.rows], texts, chosen, board.layout) if chosen else None
+        # Whether no text of this writer ends before the limit, by its promise.
+        self.ends_at_limit = getattr(self.writer, "min_new_tokens", 0) >= board.layout.max_new_tokens
+        if self.ends_at_limit:
+            self.put_longest_first(board.layout.max_new_tokens - board.written)
 
     def write(self) -> None:
         """One token on every row that has not come to its end."""
@@ -73,15 +77,23 @@ class Pen:
             board.values = np.zeros(board.tokens.shape) if board.values is None else board.values
             board.values[rows, columns] = values.double().cpu().numpy()
         board.written[rows] += 1
-        self.keep(rows[~board.has_ended(rows)])
+        self.keep(~board.has_ended(rows))
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with these rows of the board only."""
-        if len(rows) == len(self.rows):
-            return
-        if len(rows) and self.writer is not None:
-            self.writer.keep(torch.from_numpy(np.searchsorted(self.rows, rows)))
-        self.rows = rows
+    def keep(self, stays: np.ndarray) -> None:
+        """Go on with those of its rows only where (rows,) is True."""
+        if not stays.all():
+            self._go_on(np.flatnonzero(stays))
+
+    def put_longest_first(self, remaining: np.ndarray) -> None:
+        """Put the rows with the most tokens to write, of (B,), first: a model lets its last rows go for nothing."""
+        order = np.argsort(-remaining[self.rows], kind="stable")
+        if (order[1:] < order[:-1]).any():
+            self._go_on(order)
+
+    def _go_on(self, places: np.ndarray) -> None:
+        if len(places) and self.writer is not None:
+            self.writer.keep(torch.from_numpy(places))
+        self.rows = self.rows[places]
 
     def close(self) -> None:
         """Let the writer go."""
@@ -125,11 +137,12 @@ def write_rollins(
     """
     board = Board.empty(len(infos), layout)
     pen = Pen(actor, prompts, board, infos, draws)
-    longest = layout.max_new_tokens
-    is_known = getattr(pen.writer, "min_new_tokens", 0) >= longest  # no text of this writer ends before
-    until = cut(np.full(len(infos), longest)) if is_known else np.full(len(infos), longest)
+    until = np.full(len(infos), layout.max_new_tokens)
+    if pen.ends_at_limit:
+        until = cut(until)
+        pen.put_longest_first(until)
     while pen.rows.size:
         pen.write()
-        pen.keep(pen.rows[board.written[pen.rows] < until[pen.rows]])
+        pen.keep(board.written[pen.rows] < until[pen.rows])
     pen.close()
-    return board.tokens, board.logprobs, until if is_known else cut(board.written)
+    return board.tokens, board.logprobs, until if pen.ends_at_limit else cut(board.written)

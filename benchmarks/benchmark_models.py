@@ -6,7 +6,7 @@ Token 0 is padding, token 1 is EOS, the others are the words w2, w3, …, one to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -143,13 +143,19 @@ def prompts_of_words(number: int, length: int, *, vocab_size: int = VOCABULARY, 
 
 
 def text_envs(
-    prompts: list[str], tokenizer: Any, num_envs: int, *, prompt_length: int, new_tokens: int, **settings: Any
+    prompts: Sequence[str | Example],
+    tokenizer: Any,
+    num_envs: int,
+    *,
+    prompt_length: int,
+    new_tokens: int,
+    **settings: Any,
 ) -> VectorEnv:
-    """Our environment on these prompts, without a reward unless there is one in the settings."""
+    """Our environment on these prompts or examples, without a reward unless there is one in the settings."""
     return gym.make_vec(
         "tril/CommonGen-v0",
         num_envs=num_envs,
-        dataset=[Example(prompt) for prompt in prompts],
+        dataset=[prompt if isinstance(prompt, Example) else Example(prompt) for prompt in prompts],
         tokenizer=tokenizer,
         max_prompt_length=prompt_length,
         max_new_tokens=new_tokens,

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import side_by_side
 import torch
-from benchmark_models import gpt2, prompts_of_words, stopping, tokenizer_of_words
+from benchmark_models import gpt2, prompts_of_words, stopping, text_envs, tokenizer_of_words
 from gymnasium.vector import VectorEnv
 from side_by_side import Race, Target, Turn
 
@@ -29,28 +28,14 @@ REFERENCES = 4
 ALONE, HERE = "without a reward", "in this process"
 
 
-def envs_paid(examples: list[Example], rows: int, new_tokens: int, reward: str | None, workers: int) -> VectorEnv:
-    """The environment with a reward that so many processes compute; 0: this one."""
-    return gym.make_vec(
-        "tril/CommonGen-v0",
-        num_envs=rows,
-        dataset=examples,
-        tokenizer=tokenizer_of_words(),
-        reward=reward,
-        reward_settings={reward: {"workers": workers}} if reward and workers else None,
-        max_prompt_length=64,
-        max_new_tokens=new_tokens,
-        autoreset_mode="Disabled",
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = side_by_side.parsed(side_by_side.parser(__doc__), arguments)
     number, words, rows, new_tokens = (8, 10, 4, 4) if settings.smoke else (1_500, 400, 64, 48)
     texts = prompts_of_words(number * REFERENCES, words)
     prompts = prompts_of_words(number, 64, seed=1)
     examples = [Example(prompt, tuple(texts[at::number])) for at, prompt in enumerate(prompts)]
-    policy = LMPolicy(stopping(gpt2(), new_tokens / 3, new_tokens), tokenizer_of_words())
+    tokenizer, sizes = tokenizer_of_words(), {"prompt_length": 64, "new_tokens": new_tokens}
+    policy = LMPolicy(stopping(gpt2(), new_tokens / 3, new_tokens), tokenizer)
 
     def turn(envs: VectorEnv, generator: torch.Generator) -> Turn:
         clock = Clock()
@@ -59,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         share = clock.seconds["score"] / clock.seconds["all"]
         return Turn(clock.seconds["all"], float(written.lengths.sum()), {"environment's share": share})
 
-    kinds = {ALONE: (None, 0), HERE: ("cider_d", 0), "1 worker": ("cider_d", 1), "2 workers": ("cider_d", 2)}
-    envs = {name: envs_paid(examples, rows, new_tokens, *kind) for name, kind in kinds.items()}
+    kinds: dict[str, dict[str, Any]] = {ALONE: {}, HERE: {"reward": "cider_d"}}
+    for workers, name in ((1, "1 worker"), (2, "2 workers")):
+        kinds[name] = {"reward": "cider_d", "reward_settings": {"cider_d": {"workers": workers}}}
+    envs = {name: text_envs(examples, tokenizer, rows, **sizes, **kind) for name, kind in kinds.items()}
     contestants = {name: partial(turn, envs[name], torch.Generator().manual_seed(0)) for name in kinds}
     targets = [Target(name, HERE) for name in kinds if name != HERE]
     title = f"{rows} texts, {REFERENCES} references of {words} words each"

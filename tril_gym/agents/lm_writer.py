@@ -114,8 +114,7 @@ class LMWriter:
     def _append(self, tokens: Tensor) -> None:
         assert self._decoder is not None
         rows = self._decoder.fits(len(self._rows))
-        share = 0.0 if self._is_in_order else SHARE_TO_DROP
-        if rows < self._decoder_rows and rows <= (1 - share) * self._decoder_rows:
+        if rows <= (self._decoder_rows - 1 if self._is_in_order else (1 - SHARE_TO_DROP) * self._decoder_rows):
             self._drop_ended(rows)
         is_written, is_full = None, len(self._rows) == self._decoder_rows
         if not is_full:

@@ -19,7 +19,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_layers.py
+	$(BIN)/pytest tests/project/test_layers.py
 
 test: install
 	$(BIN)/pytest
@@ -29,7 +29,7 @@ slow: install
 	$(BIN)/python benchmarks/demo_learns.py
 
 docs: install
-	$(BIN)/pytest tests/test_docs.py
+	$(BIN)/pytest tests/project/test_docs.py
 
 # Speed and memory, side by side with others: half an hour. `make bench DATA=folder` adds real texts, `TRL=python` TRL.
 bench: install

@@ -25,8 +25,9 @@ from benchmark_models import EOS, gpt2, prompts_of_words, text_envs, tokenizer_o
 from hand_written import write
 from side_by_side import Race, Turn, timed
 
-from tril_gym.agents import PPO, LMPolicy, PPOConfig, collect
-from tril_gym.agents.clock import Clock
+from tril_gym.agents import PPO, LMPolicy, PPOConfig
+from tril_gym.agents.collection import collector as collect
+from tril_gym.utils.profiler import Clock
 
 TEXTS, LENGTHS = (16, 64, 256), (24, 48, 96, 192)
 MOST = 1.2  # growth of the seconds per token with the texts, at most

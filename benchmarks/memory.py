@@ -20,8 +20,9 @@ from benchmark_models import EOS, LAYERS, gpt2, prompts_of_words, text_envs, tok
 from hand_written import HandWrittenPPO, Numbers
 from torch import Tensor, nn
 
-from tril_gym.agents import PPO, LMPolicy, PPOConfig, collect
-from tril_gym.agents.clock import Clock
+from tril_gym.agents import PPO, LMPolicy, PPOConfig
+from tril_gym.agents.collection import collector as collect
+from tril_gym.utils.profiler import Clock
 
 VOCABULARIES = (2_000, 50_257)
 CRITICS = ("separate", "shared")

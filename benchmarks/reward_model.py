@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from tril_gym.utils.console import Screen
 
-from tril_gym.pairs import Pair, agreement, load_pairs
-from tril_gym.report import Screen
-from tril_gym.reward_model_parts import settings_of
-from tril_gym.reward_model_run import in_words, prepare
-from tril_gym.rewards.preference import TEMPLATE
+from tril_gym.data.preferences import Pair, agreement, load_pairs
+from tril_gym.reward_model.build import settings_of
+from tril_gym.reward_model.training import in_words, prepare
+from tril_gym.rewards.neural.preference import TEMPLATE
 
 
 def part_of(pair: Pair, parts: int) -> int:

@@ -38,10 +38,11 @@ from hand_written import generate, write
 from side_by_side import Race, Target, Turn, timed
 from torch import Tensor
 
-from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect
-from tril_gym.agents.clock import Clock
-from tril_gym.agents.kernels import quicken
-from tril_gym.agents.trajectories import Texts
+from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout
+from tril_gym.agents.collection import collector as collect
+from tril_gym.models.kernels import quicken
+from tril_gym.models.texts import Texts
+from tril_gym.utils.profiler import Clock
 
 OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
 COMPILED = "collect, compiled"

@@ -20,9 +20,10 @@ from benchmark_models import gpt2, prompts_of_words, stopping, text_envs, tokeni
 from gymnasium.vector import VectorEnv
 from side_by_side import Race, Target, Turn
 
-from tril_gym.agents import LMPolicy, Plan, collect
-from tril_gym.agents.clock import Clock
+from tril_gym.agents import LMPolicy, Plan
+from tril_gym.agents.collection import collector as collect
 from tril_gym.envs import Example
+from tril_gym.utils.profiler import Clock
 
 REFERENCES = 4
 ALONE, HERE = "without a reward", "in this process"

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tril_gym import rewards
-from tril_gym.rewards.cider import CiderD, words_of
+from tril_gym.rewards.text.cider import CiderD, words_of
 
 BATCH, REFERENCES, TURN = 64, 4, 10
 SEEN = "ours, references seen before"

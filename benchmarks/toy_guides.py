@@ -35,9 +35,9 @@ from tril_gym.agents import (
     PPOConfig,
     PPOPlusPlus,
     PPOPlusPlusConfig,
-    collect,
 )
-from tril_gym.agents.token_guide import TokenGuide
+from tril_gym.agents.actors.token_guide import TokenGuide
+from tril_gym.agents.collection import collector as collect
 from tril_gym.envs.toy import ToyRules, guide_tokens
 
 ROWS = 64

@@ -8,7 +8,7 @@ import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
-from tril_gym.evaluate import evaluate
+from tril_gym.experiment.evaluation import evaluate
 
 
 def eight_words(prompts, completions, references, extras):

@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 
 import gymnasium as gym
+from tril_gym.utils.console import Screen
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, LMPolicy, PPOConfig
-from tril_gym.evaluate import evaluate
-from tril_gym.report import Screen
-from tril_gym.reward_model_parts import Settings
-from tril_gym.reward_model_run import prepare
+from tril_gym.experiment.evaluation import evaluate
+from tril_gym.reward_model.build import Settings
+from tril_gym.reward_model.training import prepare
 
 
 def write_pairs(path: Path, examples) -> None:

@@ -16,8 +16,8 @@ from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories
-from tril_gym.agents.decoding import Decoding
-from tril_gym.agents.trajectories import Texts
+from tril_gym.functional.sampling import Decoding
+from tril_gym.models.texts import Texts
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

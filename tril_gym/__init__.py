@@ -15,7 +15,7 @@ for _id, _task in {
 }.items():
     gym.register(
         _id,
-        entry_point="tril_gym.tasks:make_text_env",
-        vector_entry_point="tril_gym.tasks:make_text_vector_env",
+        entry_point="tril_gym.registration:make_text_env",
+        vector_entry_point="tril_gym.registration:make_text_vector_env",
         kwargs={"task": _task},
     )

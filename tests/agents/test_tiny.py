@@ -7,7 +7,7 @@ from doubles import foreign_envs
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, TextLayout, tiny
-from tril_gym.agents.bc import Imitation
+from tril_gym.agents.algorithms.bc import Imitation
 from tril_gym.agents.tiny import GUIDE_ROUNDS, GUIDE_TOP_P, gather_references
 
 SMALL = {"width": 32, "heads": 2, "samples": 96, "progress": False}

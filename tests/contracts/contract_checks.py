@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paths
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 import tril_gym  # noqa: F401 - registers the environments
 from tril_gym.envs.text_env import TextEnv
-from tril_gym.tasks import make_text_env, make_text_vector_env
+from tril_gym.registration import make_text_env, make_text_vector_env
 
 IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0"]
 TASKS = {"toy": {}, "common_gen": {"reward": "rouge_l"}, "imdb": {"reward": "rouge_l"}, "tldr": {"reward": "rouge_l"}}
 
 # Beside the repository on some machines: the three data sets as folders commongen/, imdb/ and tldr/.
-REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
+REAL_DATA = paths.DATA
 
 
 def same(a: Any, b: Any, where: str = "") -> None:

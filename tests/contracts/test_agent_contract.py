@@ -37,11 +37,11 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     TextLayout,
     Trajectories,
-    collect,
 )
-from tril_gym.agents.clock import Clock
-from tril_gym.agents.decoding import Decoding
-from tril_gym.agents.writing import write_completions
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.generation import write_completions
+from tril_gym.functional.sampling import Decoding
+from tril_gym.utils.profiler import Clock
 
 V, P, T = 16, 4, 8  # of the toy world
 

@@ -27,7 +27,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from tril_gym.envs import Example
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_problem
-from tril_gym.tasks import make_text_vector_env
+from tril_gym.registration import make_text_vector_env
 from tril_gym.wrappers.text_reward import terms
 
 MODES = ["NextStep", "SameStep", "Disabled"]

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
+import paths
 import pytest
 from contract_checks import IDS
 
@@ -52,5 +52,5 @@ def test_an_id_can_name_the_module_to_import():
 
 
 def test_version():
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
     assert tril_gym.__version__ == project["version"]

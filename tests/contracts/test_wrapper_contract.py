@@ -16,7 +16,7 @@ from tril_gym.envs import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_problem
-from tril_gym.tasks import make_text_env, make_text_vector_env
+from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, terms
 
 MODES = ["NextStep", "SameStep", "Disabled"]

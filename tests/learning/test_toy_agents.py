@@ -10,7 +10,8 @@ from doubles import generator
 from gymnasium.vector import VectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, collect
+from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents.collection import collector as collect
 from tril_gym.envs.toy import ToyRules, optimal_value
 
 ITERATIONS = 12

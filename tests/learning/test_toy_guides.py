@@ -20,14 +20,15 @@ from tril_gym.agents import (
     Plan,
     PPOConfig,
     TextLayout,
-    collect,
 )
-from tril_gym.agents.discriminator import ClassifierDiscriminator
-from tril_gym.agents.losses import discriminator_loss
-from tril_gym.agents.optimizer import adamw
-from tril_gym.agents.references import ReferenceTokens, reference_texts
-from tril_gym.agents.trajectories import Texts, minibatches
+from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.trajectories import minibatches
+from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
+from tril_gym.agents.learners.optimizer import adamw
 from tril_gym.envs.toy import ToyRules, guide_value
+from tril_gym.functional.losses import discriminator_loss
+from tril_gym.models.texts import Texts
 
 NUMBERS = SHARED | COUNT_NUMBERS
 torch.set_num_threads(1)  # rounding decides which way an adversary goes: the same way in every order of the tests

@@ -10,7 +10,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from tril_gym.rewards.official_spice import CORENLP
+from tril_gym.rewards.text.official_spice import CORENLP
 
 PARSER = """
 package edu.anu.spice;

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spacy_pipeline import save_pipeline
 
 from tril_gym import rewards
-from tril_gym.rewards.score import count_texts
+from tril_gym.rewards.base import count_texts
 
 WORDS = ["a", "dog", "the", "cat", "chases", "ball", ".", "on", "mat", "\N{DOG FACE}", "  ", "", "\udce2", "</s>"]
 TRAIN = [

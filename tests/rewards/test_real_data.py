@@ -2,17 +2,17 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
+import paths
 import pytest
 from reward_examples import Example
 
 from tril_gym import rewards
-from tril_gym.rewards import tiny_classifier
-from tril_gym.rewards.tiny_classifier import Recipe
+from tril_gym.rewards.neural import tiny_classifier
+from tril_gym.rewards.neural.tiny_classifier import Recipe
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = paths.DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
 

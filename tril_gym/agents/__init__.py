@@ -1,19 +1,19 @@
 """Agents: language models that learn in text environments, alone or with a guide."""
 
-from tril_gym.agents.agent import Agent
-from tril_gym.agents.aggrevated import AggreVaTeD, AggreVaTeDConfig
-from tril_gym.agents.bc import BC, BCConfig
-from tril_gym.agents.collect import collect
-from tril_gym.agents.d2lols import D2LOLS, D2LOLSConfig
-from tril_gym.agents.gail import GAIL, GAILConfig
-from tril_gym.agents.guide import Guide
-from tril_gym.agents.layout import TextLayout
-from tril_gym.agents.lols import LOLS, LOLSConfig
-from tril_gym.agents.plan import Actor, Plan, Writer
-from tril_gym.agents.policy import LMPolicy
-from tril_gym.agents.ppo import PPO, PPOConfig
-from tril_gym.agents.ppo_pp import PPOPlusPlus, PPOPlusPlusConfig
-from tril_gym.agents.trajectories import Trajectories
+from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.algorithms.agent import Agent
+from tril_gym.agents.algorithms.aggrevated import AggreVaTeD, AggreVaTeDConfig
+from tril_gym.agents.algorithms.bc import BC, BCConfig
+from tril_gym.agents.algorithms.d2lols import D2LOLS, D2LOLSConfig
+from tril_gym.agents.algorithms.gail import GAIL, GAILConfig
+from tril_gym.agents.algorithms.lols import LOLS, LOLSConfig
+from tril_gym.agents.algorithms.ppo import PPO, PPOConfig
+from tril_gym.agents.algorithms.ppo_pp import PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents.collection.collector import collect
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.plan import Actor, Plan, Writer
+from tril_gym.agents.collection.trajectories import Trajectories
 
 __all__ = [
     "BC",

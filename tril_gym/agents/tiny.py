@@ -16,19 +16,20 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
-from tril_gym.agents.guide import Guide
-from tril_gym.agents.imitation import Imitation
-from tril_gym.agents.knobs import check_not_negative, check_positive
-from tril_gym.agents.layout import TextLayout
-from tril_gym.agents.optimizer import OptimizerConfig
-from tril_gym.agents.policy import LMPolicy
-from tril_gym.agents.references import ReferenceTokens, pick
-from tril_gym.agents.seeding import seeded
-from tril_gym.agents.trajectories import Texts, minibatches
-from tril_gym.cache import cached_folder
-from tril_gym.infos import row_of
-from tril_gym.quiet import without_progress_bars
-from tril_gym.threads import one_thread
+from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.references import ReferenceTokens, pick
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.trajectories import minibatches
+from tril_gym.agents.learners.behaviour_cloning import Imitation
+from tril_gym.agents.learners.optimizer import OptimizerConfig
+from tril_gym.models.texts import Texts
+from tril_gym.utils.batched_infos import row_of
+from tril_gym.utils.cache import cached_folder
+from tril_gym.utils.config_fields import check_not_negative, check_positive
+from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.seeding import seeded
+from tril_gym.utils.threads import one_thread
 
 GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
 GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides

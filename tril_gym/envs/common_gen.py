@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tril_gym.envs.example import Example
-from tril_gym.envs.task import Hub, Row, Task, text_of, texts_of
+from tril_gym.data.example import Example
+from tril_gym.data.task import Hub, Row, Task, text_of, texts_of
 
 CUE = ". sentence:"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from tril_gym.envs.example import Example
-from tril_gym.envs.task import Hub, Row, Task, text_of
+from tril_gym.data.example import Example
+from tril_gym.data.task import Hub, Row, Task, text_of
 
 LABELS = {0: 0, 1: 1, "0": 0, "1": 1}  # CSV has texts only
 

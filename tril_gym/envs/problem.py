@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-from tril_gym.envs.example import Example, Examples
+from tril_gym.data.example import Example, Examples
+from tril_gym.data.sources import load_examples, load_train_examples
+from tril_gym.data.task import Task
+from tril_gym.data.tokenizers import describe, load_tokenizer
 from tril_gym.envs.prompts import prompt_table
-from tril_gym.envs.sources import load_examples, load_train_examples
-from tril_gym.envs.task import Task
-from tril_gym.envs.tokenizers import describe, load_tokenizer
 
 Mask = npt.NDArray[np.bool_]
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) what the last token of each text earns

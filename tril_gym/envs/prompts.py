@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tril_gym.envs.example import Example, Examples
+from tril_gym.data.example import Example, Examples
 
 Tokens = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
-from tril_gym.envs.on_problem import OnProblem
+from tril_gym.envs.base import OnProblem
 from tril_gym.envs.problem import TextProblem
 from tril_gym.envs.restart import DRAW, single_restart
 from tril_gym.envs.text_batch import TextBatch

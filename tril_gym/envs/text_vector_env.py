@@ -17,12 +17,12 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tril_gym.envs.on_problem import OnProblem
+from tril_gym.envs.base import OnProblem
 from tril_gym.envs.problem import TextProblem, at_least
 from tril_gym.envs.restart import DRAW, row_restarts
 from tril_gym.envs.text_batch import TextBatch, checked_actions
 from tril_gym.envs.text_env import METADATA, checked_render_mode
-from tril_gym.infos import batched
+from tril_gym.utils.batched_infos import batched
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tril_gym.envs.example import Example
-from tril_gym.envs.task import Hub, Row, Task, text_of
+from tril_gym.data.example import Example
+from tril_gym.data.task import Hub, Row, Task, text_of
 
 CUE = "\n\nTL;DR:"
 

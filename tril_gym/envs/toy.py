@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tril_gym.envs.example import Example, Examples
+from tril_gym.data.example import Example, Examples
 from tril_gym.envs.problem import TextProblem, at_least
 
 Ids = npt.NDArray[np.int64]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tril_gym import rewards
-from tril_gym.rewards.score import columns_of
+from tril_gym.rewards.base import columns_of
 
 Info = Mapping[str, Any]
 

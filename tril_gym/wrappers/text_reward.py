@@ -19,9 +19,9 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym import rewards
-from tril_gym.infos import row_of, rows_with
-from tril_gym.rewards.score import columns_of
-from tril_gym.sharing import share, unshare
+from tril_gym.rewards.base import columns_of
+from tril_gym.utils.batched_infos import row_of, rows_with
+from tril_gym.utils.no_copy import share, unshare
 from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 

@@ -9,7 +9,7 @@ from gymnasium import Space
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from tril_gym.infos import rows_with
+from tril_gym.utils.batched_infos import rows_with
 
 
 def attribute(env: gym.Env | VectorEnv, name: str) -> Any:

@@ -1,0 +1,290 @@
+"""The same texts from every environment: autoreset modes, numbers of rows, single and native vector ones, restarts."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from doubles import (
+    EOS,
+    MANY_EOS,
+    Foreign,
+    ForeignDense,
+    G,
+    OneToken,
+    P,
+    foreign_envs,
+    generator,
+    language_model,
+    policy_of,
+    ragged_texts,
+    same,
+    toy_plan,
+)
+from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.generation import write_completions
+from tril_gym.envs.toy import ToyRules, toy_rewards
+
+
+def toy_envs(num_envs: int, mode: str, native: bool, **settings) -> VectorEnv:
+    if native:
+        return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode=mode, **settings)
+    make = [lambda: gym.make("tril/Toy-v0", disable_env_checker=True, **settings)] * num_envs
+    return SyncVectorEnv(make, autoreset_mode=mode)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["terminal", "dense"])
+def dense(request) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def expected(dense):
+    """Sixteen texts, one a row."""
+    trajectories = collect(
+        toy_envs(16, "NextStep", False, dense=dense), toy_plan(), episodes=16, generator=generator(5)
+    )
+    assert 4 < int((trajectories.switch > 0).sum()) < 16
+    assert len(set(trajectories.lengths.tolist())) > 2
+    return trajectories
+
+
+@pytest.mark.parametrize("num_envs", [4, 16, 20])
+@pytest.mark.parametrize("native", [False, True], ids=["single", "native"])
+def test_the_same_texts_everywhere(num_envs, native, autoreset_mode, dense, expected):
+    envs = toy_envs(num_envs, autoreset_mode, native, dense=dense)
+    trajectories = collect(envs, toy_plan(), episodes=16, generator=generator(5))
+    assert same(trajectories, expected)
+    # Each row's info is its own.
+    for info, tokens, length in zip(
+        trajectories.infos, trajectories.tokens.tolist(), trajectories.lengths.tolist(), strict=True
+    ):
+        assert list(info["tokens"]) == tokens[:length]
+        assert info["completion"] == " ".join(f"w{token}" for token in tokens[:length] if token > 1)
+    assert [info["example"] for info in trajectories.infos] == trajectories.examples.tolist()
+
+
+def test_another_seed_writes_other_texts(expected, dense):
+    envs = toy_envs(16, "NextStep", True, dense=dense)
+    assert not same(collect(envs, toy_plan(), episodes=16, generator=generator(6)), expected)
+
+
+def test_collecting_again_goes_on_in_the_generator():
+    draws, envs = generator(5), toy_envs(8, "Disabled", True)
+    one, two = (collect(envs, toy_plan(), episodes=8, generator=draws) for _ in range(2))
+    assert not torch.equal(one.prompts, two.prompts)
+
+
+def test_the_toy_pays_what_its_rule_says(expected, dense):
+    rules = ToyRules("count", dense)
+    completions = np.where(expected.is_token, expected.tokens, -1)
+    totals = toy_rewards(ToyRules("count"), expected.prompts.numpy(), completions, expected.lengths.numpy(), np.True_)
+    np.testing.assert_allclose(expected.rewards.sum(1), totals, atol=1e-12)
+    assert totals.std() > 0
+    if rules.dense:
+        good = torch.isin(expected.tokens, torch.from_numpy(rules.good_words)) & expected.is_token
+        assert torch.equal(expected.rewards > 0, good)
+    else:
+        columns = torch.arange(8) == expected.lengths.unsqueeze(1) - 1
+        assert expected.rewards[~columns].eq(0).all()
+
+
+class Recorder(VectorWrapper):
+    """Adds up all that an environment pays, and notes its resets."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        self.paid, self.resets = 0.0, []
+
+    def reset(self, *, seed=None, options=None):
+        self.resets.append({name: value for name, value in (options or {}).items() if name != "defer"})
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions):
+        result = self.env.step(actions)
+        self.paid += float(result[1].sum())
+        return result
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_all_that_a_batch_is_paid_is_booked(dense):
+    envs = Recorder(toy_envs(8, "Disabled", True, dense=dense))
+    trajectories = collect(envs, toy_plan(), episodes=24, generator=generator(1))
+    assert trajectories.rewards.sum().item() == pytest.approx(envs.paid)
+    assert envs.paid > 0
+    # Rows with rollin stand at their switch by restart, unless the rollin's own tokens are paid.
+    masked = [options for options in envs.resets if "reset_mask" in options]
+    assert len(masked) == (0 if dense else 3)
+    if not dense:
+        moved = np.concatenate([options["reset_mask"] for options in masked])
+        assert moved.tolist() == (trajectories.switch > 0).tolist()
+
+
+def test_somebody_elses_wrapper_changes_nothing():
+    plain, wrapped = toy_envs(8, "Disabled", True), toy_envs(8, "Disabled", True)
+    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(wrapped)
+    one, two = (collect(envs, toy_plan(), episodes=16, generator=generator(2)) for envs in (plain, wrapped))
+    assert same(one, two)
+
+
+@pytest.mark.parametrize("rollin_prob", [0.0, 0.7])
+def test_each_token_of_a_foreign_environment_is_paid_for_itself(autoreset_mode, rollin_prob):
+    guide = Guide(policy_of("gpt2", seed=1))
+    plan = Plan(rollout=policy_of("gpt2"), rollin=guide, rollin_prob=rollin_prob)
+    envs = foreign_envs(8, env=ForeignDense, mode=autoreset_mode, eos_token_ids=MANY_EOS)
+    trajectories = collect(envs, plan, episodes=20, generator=generator(3))
+    expected = trajectories.tokens + torch.arange(8) / 100
+    expected = torch.where(trajectories.is_token, expected.double(), 0.0)
+    torch.testing.assert_close(trajectories.rewards, expected, rtol=0, atol=1e-6)
+    assert trajectories.examples.eq(-1).all()  # nobody says which
+    assert trajectories.terminated.all()
+    assert len(set(trajectories.lengths.tolist())) > 2
+
+
+def test_foreign_rows_and_modes_change_nothing():
+    plan = Plan(rollout=policy_of("gpt2", dtype=torch.float64))
+    batches = [
+        collect(foreign_envs(rows, mode=mode, eos_token_ids=MANY_EOS), plan, episodes=12, generator=generator(3))
+        for rows in (3, 12, 16)
+        for mode in ("NextStep", "SameStep", "Disabled")
+    ]
+    assert all(same(batch, batches[0]) for batch in batches)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", "bart"])
+def test_rows_that_leave_change_no_text(family):
+    policy = policy_of(family, dtype=torch.float64)
+    texts, layout = ragged_texts(9), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
+    prompts = torch.where(texts.is_prompt, texts.prompts, -1)
+    draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
+    tokens, logprobs = write_completions(policy, prompts, [{}] * 9, layout, draws)
+    assert len(set((tokens >= 0).sum(1))) > 2
+    for row in range(9):
+        one = slice(row, row + 1)
+        alone, said = write_completions(policy, prompts[one], [{}], layout, draws[one])
+        np.testing.assert_array_equal(alone, tokens[one])
+        np.testing.assert_allclose(said, logprobs[one], atol=1e-9)
+    # Control: it is the draws that decide.
+    other, _ = write_completions(policy, prompts, [{}] * 9, layout, draws.flip(0))
+    assert not np.array_equal(other, tokens)
+
+
+class TestEOS:
+    """A terminal reward lands on EOS, and EOS is learned, also where EOS is the id that pads."""
+
+    @staticmethod
+    def terminal(eos: int):
+        class Terminal(Foreign):
+            def step(self, action):
+                observation, _, terminated, truncated, info = super().step(action)
+                return observation, float(terminated), terminated, truncated, info
+
+        return foreign_envs(4, env=Terminal, eos_token_ids=[eos])
+
+    @pytest.mark.parametrize("eos", [0, EOS])
+    def test_the_last_token_is_paid(self, eos):
+        policy = OneToken(P, lengths=(1, 2, 5, 99), logprob=-1.0, eos=eos)
+        trajectories = collect(self.terminal(eos), Plan(rollout=policy), episodes=4, generator=generator())
+        assert trajectories.lengths.tolist() == [1, 2, 5, 8]
+        assert trajectories.rewards.tolist() == [[float(t == n - 1) for t in range(8)] for n in (1, 2, 5, 8)]
+        assert trajectories.tokens[0].tolist() == [eos, 0, 0, 0, 0, 0, 0, 0]
+        assert trajectories.old_logprobs[0].tolist() == [-1.0, 0, 0, 0, 0, 0, 0, 0]
+        assert torch.equal(trajectories.learn, trajectories.is_token)
+
+    def test_it_is_scored_as_any_other_token(self, family):
+        envs = self.terminal(0)
+        model = language_model(family, eos_token_id=0, pad_token_id=0, dtype=torch.float64)
+        model.get_output_embeddings().weight.data[0] *= 2.0
+        policy, layout = LMPolicy(model, None), TextLayout.of(envs)
+        trajectories = collect(envs, Plan(rollout=policy), episodes=64, generator=generator(1))
+        ends = trajectories.tokens.eq(0) & trajectories.is_token
+        assert ends.sum() > 3
+        assert torch.equal(ends.any(1) | trajectories.lengths.eq(8), torch.ones(64, dtype=torch.bool))
+        with torch.no_grad():
+            scored = policy.score(trajectories.texts, layout).logprobs
+        torch.testing.assert_close(scored[ends], trajectories.old_logprobs[ends], rtol=0, atol=1e-9)
+        assert trajectories.old_logprobs[ends].lt(0).all()
+
+
+class TestExamplesByName:
+    def test_texts_are_written_for_them(self):
+        names = [5, 5, 0, 63, 1, 2, 3]
+        envs = toy_envs(4, "Disabled", True)
+        trajectories = collect(envs, toy_plan(), episodes=7, generator=generator(), examples=names)
+        assert trajectories.examples.tolist() == names
+        assert torch.equal(trajectories.prompts[0], trajectories.prompts[1])
+
+    def test_not_where_rows_cannot_be_put_there(self):
+        with pytest.raises(ValueError, match=r'restart="rows"; got 2 and restart=None'):
+            collect(foreign_envs(2), Plan(rollout=OneToken(P)), episodes=2, generator=generator(), examples=[0, 1])
+
+    def test_one_for_each_text(self):
+        with pytest.raises(ValueError, match="one example for each of the 3 episodes"):
+            collect(toy_envs(2, "Disabled", True), toy_plan(), episodes=3, generator=generator(), examples=[0, 1])
+
+
+class TestBrokenEnvironments:
+    def test_one_that_goes_on_after_eos(self):
+        envs = foreign_envs(4, ends_at_eos=False)
+        with pytest.raises(ValueError, match=r"row 1 goes on after EOS .* check eos_token_ids and max_new_tokens"):
+            collect(envs, Plan(rollout=OneToken(P, lengths=(99, 3))), episodes=4, generator=generator())
+
+    def test_one_that_goes_on_after_its_last_token(self):
+        class Longer(Foreign):
+            def __init__(self):
+                super().__init__(max_new_tokens=9)
+                self.metadata["text"]["max_new_tokens"] = 8
+
+        with pytest.raises(ValueError, match=r"goes on after EOS or its token 8"):
+            collect(SyncVectorEnv([Longer] * 2), Plan(rollout=OneToken(P)), episodes=2, generator=generator())
+
+    def test_no_metadata(self):
+        with pytest.raises(ValueError, match=r'no metadata\["text"\]'):
+            TextLayout.of(gym.make_vec("CartPole-v1", num_envs=1, vectorization_mode="sync"))
+
+    def test_metadata_that_lack_something(self):
+        envs = foreign_envs(1)
+        del envs.metadata["text"]["vocab_size"]
+        with pytest.raises(ValueError, match=r'metadata\["text"\] lacks vocab_size; it must have max_prompt_length,'):
+            TextLayout.of(envs)
+
+    def test_a_single_environment(self):
+        with pytest.raises(TypeError, match=r"agents step vector environments, got Foreign; use gym.make_vec"):
+            TextLayout.of(Foreign())
+
+    def test_no_texts(self):
+        with pytest.raises(ValueError, match="episodes must be at least 1, got 0"):
+            collect(foreign_envs(1), Plan(rollout=OneToken(P)), episodes=0, generator=generator())
+
+    def test_a_prompt_without_tokens(self):
+        class Promptless(Foreign):
+            def reset(self, *, seed=None, options=None):
+                observation, info = super().reset(seed=seed)
+                observation[:4] = -1
+                return observation, info
+
+        envs = foreign_envs(2, env=Promptless)
+        with pytest.raises(ValueError, match="text 0 of the batch has an empty prompt"):
+            collect(envs, Plan(rollout=policy_of("gpt2")), episodes=2, generator=generator())
+
+
+def test_rows_that_idle_are_given_eos_and_others_are_not():
+    """A row that has ended has nothing to write; where it begins anew at once, no short text may end at every step."""
+
+    class Watched(VectorWrapper):
+        actions: list
+
+        def step(self, actions):
+            self.actions = [*getattr(self, "actions", []), np.array(actions)]
+            return self.env.step(actions)
+
+    plan = Plan(rollout=OneToken(G, lengths=(2, 8)))
+    idle, busy = Watched(toy_envs(2, "Disabled", True)), Watched(toy_envs(2, "NextStep", True))
+    for envs in (idle, busy):
+        collect(envs, plan, episodes=2, generator=generator())
+    assert [int(actions[0]) for actions in idle.actions] == [G] + [EOS] * 7
+    assert [int(actions[0]) for actions in busy.actions][:2] == [G, EOS]
+    assert EOS not in [int(actions[0]) for actions in busy.actions][2:]

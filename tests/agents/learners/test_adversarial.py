@@ -1,0 +1,528 @@
+"""Learning against a discriminator: what it is shown, how it learns, and whom its verdicts pay."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from doubles import alone, foreign_envs, generator, language_model
+from doubles import policy_of as foreign_policy_of
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import GAIL, GAILConfig, LMPolicy, Plan, TextLayout, Trajectories
+from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.learners.adversarial import Adversary, paid
+from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
+from tril_gym.data.example import Example, Examples
+from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.envs.toy import toy_tokenizer
+from tril_gym.functional.returns import discriminator_rewards
+from tril_gym.models.texts import Texts
+from tril_gym.utils.profiler import Clock
+
+V, T = 16, 8
+NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 16, "epochs": 1, "kl_coef": 0.0, "episodes_per_iteration": 16}
+NUMBERS["temperature"] = 4.0  # so that texts end early
+STILL = {"discriminator_learning_rate": 1e-30}  # so that a double stays what it is
+
+
+def toy_envs(rule: str = "stop") -> VectorEnv:
+    return gym.make_vec("tril/Toy-v0", num_envs=16, autoreset_mode="Disabled", rule=rule)
+
+
+def policy_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> LMPolicy:
+    model = language_model("gpt2", vocab_size=V, positions=20, seed=seed, dtype=dtype)
+    return LMPolicy(model, toy_envs().unwrapped.tokenizer)
+
+
+class Judge:
+    """A discriminator whose verdict depends on a text's words, and can be worked out by hand."""
+
+    def __init__(self, scale: float = 0.7, shift: float = 0.4) -> None:
+        self.theta = nn.Parameter(torch.tensor([scale, shift], dtype=torch.float64))
+        self.read: list[Texts] = []
+
+    def logits(self, texts: Texts) -> Tensor:
+        self.read.append(texts)
+        sums = torch.where(texts.is_token, texts.tokens, 0).sum(1)
+        return self.theta[0] * (sums % 7 - 3) + self.theta[1]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.theta]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"theta": self.theta.detach().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.theta.data.copy_(state["theta"])
+
+
+class Setting:
+    """A learner with texts that its policy wrote, of many lengths, and what its actor-critic is given of them."""
+
+    def __init__(self, judge: Discriminator | None = None, *, rule: str = "stop", **numbers: Any) -> None:
+        self.envs = toy_envs(rule)
+        config = GAILConfig(**NUMBERS | numbers)
+        self.policy = policy_of().with_decoding(config.decoding())
+        self.learner = Adversary(self.policy, config, TextLayout.of(self.envs))
+        if judge is not None:
+            self.learner.judge_by(judge)
+        self.plan = Plan(rollout=self.policy)
+        self.texts = collect(self.envs, self.plan, episodes=16, generator=generator(3))
+        assert len(set(self.texts.lengths.tolist())) > 2
+        self.given: list[Trajectories] = []
+        learn = self.learner.actor_critic.update
+
+        def update(trajectories: Trajectories, plan: Plan, **parts: Any) -> dict[str, float]:
+            self.given.append(trajectories)
+            return learn(trajectories, plan, **parts)
+
+        self.learner.actor_critic.update = update  # type: ignore[method-assign]
+
+    def update(self, texts: Trajectories | None = None, seed: int = 2) -> dict[str, float]:
+        texts = self.texts if texts is None else texts
+        return self.learner.update(texts, self.plan, generator=generator(seed), clock=Clock())
+
+    def experts(self, seed: int = 2) -> Texts:
+        return reference_texts(self.texts, ReferenceTokens(self.learner.actor_critic.layout), generator(seed))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        critic, _ = self.learner.actor_critic.critic("policy")
+        states = self.policy.state_dict(), critic.state_dict(), self.learner.judge.state_dict()
+        return [weight.clone() for state in states for weight in state.values()]
+
+
+def equal(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+class TestTheReward:
+    def test_by_hand(self):
+        # Texts of 3, 1 and 2 tokens: each verdict stands in its own row, at its own text's last token.
+        texts = Setting().texts[torch.tensor([0, 1, 2])]
+        is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
+        rewards = paid(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
+        expected = torch.zeros(3, T, dtype=torch.float64)
+        expected[0, 2], expected[1, 0], expected[2, 1] = 0.5, -2.0, 7.0
+        assert torch.equal(rewards, expected)
+
+    @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
+    def test_each_verdict_reaches_its_own_text(self, form):
+        judge = Judge()
+        s = Setting(judge, reward_form=form, **STILL)
+        metrics = s.update()
+        (given,) = s.given
+        expected = torch.zeros_like(s.texts.rewards)
+        for row, length in enumerate(s.texts.lengths.tolist()):
+            verdict = judge.logits(alone(s.texts.texts, row)).detach()
+            expected[row, length - 1] = discriminator_rewards(verdict, form=form)[0]
+        torch.testing.assert_close(given.rewards, expected, rtol=1e-12, atol=0)
+        assert metrics["discriminator/reward"] == pytest.approx(float(expected.sum()) / 16)
+        # The control: verdicts differ, so that a column of all rows is something else than a row's last token.
+        slip = torch.zeros_like(expected)
+        for row, length in enumerate(s.texts.lengths.tolist()):
+            slip[:, length - 1] = expected[row, length - 1]
+        assert not torch.allclose(given.rewards, slip)
+        assert len(set(expected.sum(1).tolist())) > 3
+
+    def test_nothing_else_of_the_texts_is_changed(self):
+        s = Setting()
+        s.update()
+        for name in ("prompts", "tokens", "is_token", "is_rollin", "old_logprobs", "terminated", "truncated", "switch"):
+            assert torch.equal(getattr(s.given[0], name), getattr(s.texts, name))
+
+    def test_it_is_the_verdict_of_what_has_learned(self):
+        judge = Judge()
+        s = Setting(judge, discriminator_learning_rate=0.1, discriminator_epochs=3)
+        before = s.learner.verdicts(s.texts.texts)
+        s.update()
+        after = s.learner.verdicts(s.texts.texts)
+        assert (after - before).abs().min() > 1e-3
+        torch.testing.assert_close(s.given[0].rewards.sum(1), after, rtol=1e-12, atol=0)
+
+    @pytest.mark.parametrize("garbage", [1e6, math.nan])
+    def test_the_environments_never_counts(self, garbage):
+        one, other = Setting(), Setting()
+        metrics = one.update()
+        changed = other.update(replace(other.texts, rewards=torch.full_like(other.texts.rewards, garbage)))
+        assert equal(one.weights, other.weights)
+        assert changed == metrics
+        # The control: the actor-critic below does learn from what it is told.
+        third = Setting()
+        third.learner.actor_critic.update(
+            replace(third.texts, rewards=third.texts.rewards + 1.0), third.plan, generator=generator(2), clock=Clock()
+        )
+        assert not equal(third.policy.state_dict().values(), one.policy.state_dict().values())
+
+    def test_the_kl_has_its_price(self):
+        # γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward.
+        numbers = {"kl_coef": 0.3, "gae_lambda": 0.0, "gamma": 1.0}
+        s = Setting(Judge(), **STILL, **numbers)
+        actor_critic = s.learner.actor_critic
+        actor_critic.ref_policy = policy_of(seed=3).with_decoding(s.policy.decoding)
+        made = []
+        experience_of = actor_critic.experience
+
+        def experience(trajectories: Trajectories) -> Any:
+            made.append((trajectories, experience_of(trajectories)))
+            return made[-1][1]
+
+        actor_critic.experience = experience  # type: ignore[method-assign]
+        metrics = s.update()
+        ((annotated, learned),) = made
+        assert annotated.ref_logprobs is not None
+        drift = torch.where(annotated.is_token, annotated.old_logprobs - annotated.ref_logprobs, 0.0)
+        torch.testing.assert_close(learned.advantages.double(), s.given[0].rewards - 0.3 * drift, rtol=0, atol=1e-4)
+        assert drift.abs().max() > 1.0
+        assert metrics["kl"] == pytest.approx(float(drift.sum()) / 16, rel=1e-4)
+
+
+class TestWhatItLearns:
+    @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+    def test_the_loss_is_of_logits(self, label_smoothing):
+        judge = Judge(scale=2.0)
+        s = Setting(judge, label_smoothing=label_smoothing, **STILL)
+        metrics = s.update()
+        experts, written = judge.logits(s.experts()).tolist(), judge.logits(s.texts.texts).tolist()
+
+        def cross_entropy(expert_shares: list[float], policy_shares: list[float]) -> float:
+            nats = 0.0
+            for shares, y in ((expert_shares, 1 - label_smoothing / 2), (policy_shares, label_smoothing / 2)):
+                nats -= sum(y * math.log(d) + (1 - y) * math.log(1 - d) for d in shares)
+            return nats / 32
+
+        once = [[sigmoid(logit) for logit in logits] for logits in (experts, written)]
+        assert metrics["discriminator/loss"] == pytest.approx(cross_entropy(*once), rel=1e-12)
+        # The control: a probability where the loss expects a logit.
+        twice = [[sigmoid(share) for share in shares] for shares in once]
+        assert abs(cross_entropy(*twice) - metrics["discriminator/loss"]) > 0.02
+
+    def test_figures_are_of_before_it_learned(self):
+        judge = Judge()
+        s = Setting(judge, discriminator_learning_rate=0.5, discriminator_epochs=5)
+        experts, written = judge.logits(s.experts()).tolist(), judge.logits(s.texts.texts).tolist()
+        metrics = s.update()
+        right = sum(logit > 0 for logit in experts) + sum(logit <= 0 for logit in written)
+        assert metrics["discriminator/accuracy"] == right / 32
+        assert metrics["discriminator/expert_score"] == pytest.approx(sum(map(sigmoid, experts)) / 16)
+        assert metrics["discriminator/policy_score"] == pytest.approx(sum(map(sigmoid, written)) / 16)
+        assert judge.theta[0].item() != pytest.approx(0.7, abs=0.05)
+
+    def test_names_of_its_figures(self):
+        metrics = Setting().update()
+        assert list(metrics)[:6] == [
+            *("discriminator/loss", "grad_norm/discriminator", "discriminator/accuracy"),
+            *("discriminator/expert_score", "discriminator/policy_score", "discriminator/reward"),
+        ]
+        assert {"kl", "policy/loss", "critic/loss", "policy/ratio_error"} <= metrics.keys()
+        for name in ("accuracy", "expert_score", "policy_score"):
+            assert 0.0 <= metrics[f"discriminator/{name}"] <= 1.0
+
+    def test_it_comes_to_tell_the_texts_apart(self):
+        s = Setting(discriminator_epochs=20)
+        accuracies = [s.update()["discriminator/accuracy"] for _ in range(3)]
+        assert accuracies[0] < 0.8
+        assert accuracies[-1] > 0.95
+
+    @pytest.mark.parametrize("rule", ["stop", "count"])
+    def test_a_policy_that_writes_the_references_cannot_be_told_from_them(self, rule):
+        # "stop": texts with EOS. "count": as long as there is room, so that EOS is cut off.
+        s = Setting(rule=rule, discriminator_epochs=5)
+        wrote = collect(s.envs, Plan(rollout=References()), episodes=16, generator=generator(1))
+        assert {bool(row.any()) for row in (wrote.tokens == 1) & wrote.is_token} == {rule == "stop"}
+        s.texts = wrote
+        for mine, expert in zip(as_tensors(wrote.texts), as_tensors(s.experts()), strict=True):
+            assert torch.equal(mine, expert)
+        for _ in range(3):
+            metrics = s.update()
+            assert metrics["discriminator/accuracy"] == 0.5
+            assert metrics["discriminator/expert_score"] == metrics["discriminator/policy_score"]
+        # Nothing better can be said of them than ½.
+        assert metrics["discriminator/loss"] > math.log(2) - 1e-6
+
+    def test_both_classes_are_of_the_same_prompts_also_within_a_minibatch(self):
+        judge = Judge()
+        s = Setting(judge, minibatch_size=4, discriminator_epochs=2)
+        s.update()
+        steps = judge.read[8:24]  # after the figures of 16 + 16 texts, and before the verdicts
+        assert [len(texts) for texts in steps] == [4] * 16
+        for experts, written in zip(steps[::2], steps[1::2], strict=True):
+            assert torch.equal(experts.prompts, written.prompts)
+            assert not torch.equal(experts.tokens, written.tokens)
+        shown = torch.cat([texts.tokens for texts in steps[1:8:2]])  # an epoch
+        assert sorted(shown.tolist()) == sorted(s.texts.tokens.tolist())
+
+
+def as_tensors(texts: Texts) -> tuple[Tensor, ...]:
+    return texts.prompts, texts.is_prompt, texts.tokens, texts.is_token
+
+
+class TestPositiveOnly:
+    @staticmethod
+    def labelled(texts: Trajectories, labels: list[Any]) -> Trajectories:
+        infos = [
+            info | {"extras": {} if label is None else {"label": label}}
+            for info, label in zip(texts.infos, labels, strict=True)
+        ]
+        return replace(texts, infos=infos)
+
+    def test_experts_and_their_rivals_are_of_positive_examples(self):
+        judge = Judge()
+        s = Setting(judge, positive_only=True)
+        labels = [1, 0, None, 1, 2, 0, 1] + [0] * 9
+        s.update(self.labelled(s.texts, labels))
+        experts, written, *_ = judge.read
+        rows = torch.tensor([0, 3, 6])
+        assert torch.equal(written.tokens, s.texts.tokens[rows])
+        assert torch.equal(experts.prompts, s.texts.prompts[rows])
+        # Every text is paid.
+        assert int((s.given[0].rewards != 0).sum()) == 16
+
+    def test_otherwise_all_are(self):
+        judge = Judge()
+        s = Setting(judge)
+        s.update(self.labelled(s.texts, [0] * 16))
+        assert len(judge.read[0]) == len(judge.read[1]) == 16
+
+    @pytest.mark.parametrize("label", [0, None])
+    def test_an_iteration_without_any_is_refused(self, label):
+        s = Setting(positive_only=True)
+        before = s.weights
+        with pytest.raises(ValueError, match=r"positive_only needs examples labelled 1, of 16 texts none is"):
+            s.update(self.labelled(s.texts, [label] * 16))
+        assert equal(s.weights, before)
+
+    def test_labels_come_from_the_environment(self):
+        examples = [Example(f"w{2 + i}", ("w3 w4",), label=i % 2) for i in range(8)]
+        problem = TextProblem(
+            Examples(examples, source="here"), toy_tokenizer(V), max_prompt_length=4, max_new_tokens=T
+        )
+        envs = TextVectorEnv(problem, 16, autoreset_mode="Disabled")
+        judge = Judge()
+        agent = GAIL(policy_of(), envs, GAILConfig(**NUMBERS, positive_only=True), judge=judge)
+        reports: list[Any] = []
+        agent.learn(1, after=reports.append)
+        labels = [info["extras"]["label"] for info in reports[0].trajectories.infos]
+        assert 0 < labels.count(1) < 16
+        assert len(judge.read[0]) == labels.count(1)
+
+
+@pytest.fixture(params=["tiny", "bert", "gpt2"])
+def classifier(request, tmp_path) -> ClassifierDiscriminator:
+    """The environment's ids through a new model, or text through one from a folder."""
+    layout = TextLayout.of(toy_envs())
+    if request.param == "tiny":
+        return ClassifierDiscriminator.tiny(layout)
+    return ClassifierDiscriminator.from_pretrained(str(saved_classifier(tmp_path, request.param)), layout)
+
+
+def saved_classifier(folder: Path, kind: str = "bert", *, labels: int = 1, positions: int = 32) -> Path:
+    """A classifier as somebody might have one: with a tokenizer that knows the toy world's words by other ids."""
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    words = ["[PAD]", "[UNK]", *(f"w{word}" for word in reversed(range(2, V)))]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    special = {"pad_token": "[PAD]"} if kind == "bert" else {"eos_token": "[PAD]"}  # GPT-2 has no padding of its own
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"vocab_size": len(words), "num_labels": labels, "initializer_range": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if kind == "bert":
+            shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+            config = transformers.BertConfig(max_position_embeddings=positions, **shape, **sizes)
+            model = transformers.BertForSequenceClassification(config)
+        else:
+            config = transformers.GPT2Config(n_positions=positions, n_embd=16, n_layer=1, n_head=2, **sizes)
+            model = transformers.GPT2ForSequenceClassification(config)
+    model.save_pretrained(folder)
+    return folder
+
+
+class TestClassifiers:
+    def test_neighbours_and_padding_change_nothing(self, classifier):
+        texts = Setting().texts.texts
+        together = classifier.logits(texts)
+        assert together.shape == (16,)
+        assert together.std() > 0.01
+        single = torch.cat([classifier.logits(alone(texts, row)) for row in range(16)])
+        torch.testing.assert_close(single, together, rtol=0, atol=1e-5)
+        noise = torch.randint(2, V, texts.tokens.shape, generator=generator(9))
+        filled = replace(
+            texts,
+            tokens=torch.where(texts.is_token, texts.tokens, noise),
+            prompts=torch.where(texts.is_prompt, texts.prompts, 5),
+        )
+        assert torch.equal(classifier.logits(filled), together)
+        # The control: a word that was written does.
+        written = replace(texts, tokens=(texts.tokens + texts.is_token.long()).clamp(max=V - 1))
+        assert not torch.allclose(classifier.logits(written), together, atol=1e-3)
+
+    def test_the_prompt_is_read(self, classifier):
+        texts = Setting().texts.texts
+        others = replace(texts, prompts=torch.where(texts.is_prompt, 2 + (texts.prompts + 3) % 14, 0))
+        assert (classifier.logits(others) - classifier.logits(texts)).abs().max() > 1e-3
+
+    def test_it_learns(self, classifier):
+        s = Setting(classifier, discriminator_epochs=30, discriminator_learning_rate=1e-2)
+        accuracies = [s.update()["discriminator/accuracy"] for _ in range(2)]
+        assert accuracies[-1] > 0.9 > accuracies[0]
+
+    def test_from_a_folder_it_reads_the_text(self, tmp_path):
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        folder = saved_classifier(tmp_path)
+        s = Setting(discriminator=str(folder))
+        model, tokenizer = (
+            AutoModelForSequenceClassification.from_pretrained(folder),
+            AutoTokenizer.from_pretrained(folder),
+        )
+        written = s.learner.verdicts(s.texts.texts)
+        with torch.no_grad():
+            for row, info in enumerate(s.texts.infos):
+                read = tokenizer(f"{info['prompt']} {info['completion']}".strip(), return_tensors="pt")
+                assert written[row].item() == pytest.approx(model.eval()(**read).logits.item(), abs=1e-5)
+                assert info["completion"].replace(" ", "").startswith("w") or not info["completion"]
+
+    def test_of_a_long_text_the_end_is_judged(self, tmp_path):
+        s = Setting(discriminator=str(saved_classifier(tmp_path, positions=4)))
+        (row,) = (s.texts.lengths == T).nonzero()[0].tolist()
+        text = alone(s.texts.texts, row)
+        verdict = s.learner.judge.logits(text)
+        begins, ends = text.tokens.clone(), text.tokens.clone()
+        begins[0, 0], ends[0, -2] = 2 + (begins[0, 0] + 1) % 14, 2 + (ends[0, -2] + 1) % 14
+        assert torch.equal(s.learner.judge.logits(replace(text, tokens=begins)), verdict)
+        assert not torch.equal(s.learner.judge.logits(replace(text, tokens=ends)), verdict)
+
+    def test_a_head_for_other_labels_is_made_anew_from_no_global_generator(self, tmp_path):
+        folder, layout = saved_classifier(tmp_path, labels=3), TextLayout.of(toy_envs())
+        verdicts = []
+        for seed in (1, 2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                before = torch.get_rng_state()
+                new = ClassifierDiscriminator.from_pretrained(str(folder), layout)
+                assert torch.equal(torch.get_rng_state(), before)
+            verdicts.append(new.logits(Setting().texts.texts))
+        assert torch.equal(*verdicts)
+        assert verdicts[0].shape == (16,)
+
+    def test_more_than_one_logit_is_refused(self, tmp_path):
+        from transformers import AutoModelForSequenceClassification
+
+        model = AutoModelForSequenceClassification.from_pretrained(saved_classifier(tmp_path, labels=2))
+        with pytest.raises(ValueError, match=r"a discriminator has one logit, the classifier has 2; load it with num_"):
+            ClassifierDiscriminator(model, None, TextLayout.of(toy_envs()))
+
+    def test_text_in_an_environment_without_tokenizer_is_refused(self, tmp_path):
+        layout = TextLayout.of(foreign_envs(2))
+        with pytest.raises(ValueError, match=r"reads text needs an environment with a tokenizer attribute"):
+            ClassifierDiscriminator.from_pretrained(str(saved_classifier(tmp_path)), layout)
+
+    @pytest.mark.parametrize("name", ["./nothing/here", "nothing"])
+    def test_what_is_no_classifier_is_refused_by_name(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "nothing").mkdir()
+        with pytest.raises(
+            ValueError, match=rf"no sequence classifier could be loaded as '{name}'; give the folder or"
+        ):
+            Setting(discriminator=name)
+
+
+class TestAnAdapter:
+    def test_it_learns_on_the_policys_model_and_leaves_the_policy(self):
+        s = Setting(discriminator_epochs=25, discriminator_learning_rate=3e-2)
+        policy = policy_of().with_lora(2)
+        texts, experts = s.texts.texts, s.experts()
+        judge = AdapterDiscriminator(policy)
+        s.learner.judge_by(judge)
+        before = policy.score(texts, s.learner.actor_critic.layout).logprobs
+        assert torch.equal(judge.logits(texts), torch.zeros(16))  # it knows nothing yet
+        s.learner._learn(experts, texts, generator(0))
+        assert s.learner._learn(experts, texts, generator(0))["discriminator/accuracy"] > 0.9
+        assert torch.equal(policy.score(texts, s.learner.actor_critic.layout).logprobs, before)
+        # It has read the whole text: the last token counts, what follows does not.
+        verdicts = judge.logits(texts)
+        is_last = torch.arange(T) == texts.lengths.unsqueeze(1) - 1
+        last = replace(texts, tokens=torch.where(is_last, 2 + texts.tokens % 14, texts.tokens))
+        assert (judge.logits(last) != verdicts).all()
+        after = replace(texts, tokens=torch.where(texts.is_token, texts.tokens, 9))
+        torch.testing.assert_close(judge.logits(after), verdicts, rtol=0, atol=1e-5)
+
+    def test_it_needs_one_on_the_policy(self):
+        with pytest.raises(ValueError, match="needs a LoRA policy"):
+            Setting(discriminator="adapter")
+
+
+class TestGAIL:
+    def agent(self, **numbers: Any) -> GAIL:
+        config = GAILConfig(**NUMBERS | {"learning_rate": 1e-3, "kl_coef": 0.01} | numbers)
+        return GAIL(policy_of(), toy_envs(), config)
+
+    @staticmethod
+    def state(agent: GAIL) -> list[Tensor]:
+        return [*agent.policy.state_dict().values(), *agent.learner.judge.state_dict().values()]
+
+    @pytest.mark.parametrize("discriminator", ["tiny", "folder"])
+    def test_saved_loaded_and_continued_is_never_stopped(self, discriminator, tmp_path):
+        if discriminator == "folder":
+            discriminator = str(saved_classifier(tmp_path / "classifier"))
+        straight, stopped = (self.agent(discriminator=discriminator) for _ in range(2))
+        start = straight.learner.judge.state_dict()
+        start = {name: weight.clone() for name, weight in start.items()}
+        straight.learn(3)
+        stopped.learn(2).save(tmp_path / "run")
+        loaded, forgot_moments, forgot_weights = (GAIL.load(tmp_path / "run", envs=toy_envs()) for _ in range(3))
+        assert equal(self.state(loaded), self.state(stopped))
+        assert equal(self.state(loaded.learn(1)), self.state(straight))
+        # The controls: either half of what is kept of a discriminator counts.
+        forgot_moments.learner.optimizer.state.clear()
+        forgot_weights.learner.judge.load_state_dict(start)
+        assert not equal(self.state(forgot_moments.learn(1)), self.state(straight))
+        assert not equal(self.state(forgot_weights.learn(1)), self.state(straight))
+
+    def test_a_judge_of_ones_own(self, tmp_path):
+        judge = Judge()
+        agent = GAIL(policy_of(), toy_envs(), GAILConfig(**NUMBERS), judge=judge)
+        agent.learn(1)
+        assert agent.learner.judge is judge
+        assert judge.theta[0].item() != 0.7
+        agent.save(tmp_path / "run")
+        again = Judge()
+        GAIL.load(tmp_path / "run", envs=toy_envs(), judge=again)
+        assert torch.equal(again.theta, judge.theta)
+
+    def test_the_tasks_score_is_only_logged(self):
+        reports: list[Any] = []
+        agent = GAIL(policy_of(), toy_envs("count"), GAILConfig(**NUMBERS))
+        agent.learn(1, after=reports.append)
+        metrics, texts = reports[0].metrics, reports[0].trajectories
+        assert metrics["reward/mean"] == pytest.approx(float(texts.rewards.sum()) / 16)
+        assert metrics["reward/mean"] != pytest.approx(metrics["discriminator/reward"])
+        assert metrics["time/discriminator"] > 0
+
+    def test_an_environment_without_tokenizer_is_refused_at_the_door(self):
+        with pytest.raises(ValueError, match=r"references must be tokenised, but the environment shows no tokenizer"):
+            GAIL(foreign_policy_of("gpt2"), foreign_envs(4), GAILConfig(**NUMBERS))
+
+    def test_examples_without_references_are_refused(self):
+        s = Setting()
+        s.texts.infos[5]["references"] = []
+        with pytest.raises(ValueError, match=r"1 of 16 examples have no references"):
+            s.update()

@@ -1,0 +1,197 @@
+"""The command line: help of every command, a whole run, resuming it, evaluating it, and every mistake a message."""
+
+import json
+import re
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from tril_gym.cli import main
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+
+SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8", "--iterations", "2"]
+TIMES = re.compile(r"^time/|tokens_per_second")
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not TIMES.search(name)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two iterations."""
+    folder = tmp_path_factory.mktemp("runs") / "ppo"
+    call("train", "ppo", *SMALL, "--output-dir", folder)
+    return folder
+
+
+def test_help_of_every_command():
+    assert "train" in call("--help")
+    for name in ALGORITHMS:
+        assert name in call("train", "--help")
+        text = call("train", name, "--help")
+        for knob in agent_type(name).config_type.__dataclass_fields__:
+            assert f"--{knob.replace('_', '-')}" in text
+    assert "--split" in call("evaluate", "--help")
+
+
+def test_help_lists_only_what_an_algorithm_reads():
+    assert "--rollin-prob" in call("train", "ppo-pp", "--help")
+    assert "--rollin-prob" not in call("train", "ppo", "--help")
+    assert "--clip-range" not in call("train", "bc", "--help")
+
+
+def test_list_names_everything():
+    text = call("list")
+    for name in ("tril/CommonGen-v0", "ppo-pp", "cider_d", "embedded"):
+        assert name in text
+    assert "tril/" not in call("list", "rewards")
+
+
+def test_a_run_leaves_everything_in_its_folder(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward", "checkpoints",
+    }  # fmt: skip
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for when in ("before", "after"):
+        assert {"greedy", "sampled"} == set(evaluation[when]["figures"])
+        assert len(evaluation[when]["samples"]) == 3
+    assert evaluation["before"]["figures"]["sampled"]["kl"] == pytest.approx(0, abs=1e-4)
+    rows = metrics(run)
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert rows[0]["policy/ratio_error"] < 1e-4
+    assert {"score/cider_d", "score/concept_coverage", "kl", "critic/loss", "grad_norm/policy"} <= set(rows[0])
+
+
+def test_the_same_seed_gives_the_same_figures(run, tmp_path):
+    call("train", "ppo", *SMALL, "--output-dir", tmp_path / "again")
+    assert metrics(tmp_path / "again") == metrics(run)
+    call("train", "ppo", *SMALL, "--seed", 1, "--output-dir", tmp_path / "other")
+    assert metrics(tmp_path / "other") != metrics(run)
+
+
+def test_a_resumed_run_is_a_run_that_never_stopped(run, tmp_path):
+    folder = tmp_path / "stopped"
+    call("train", "ppo", *SMALL, "--output-dir", folder, "--iterations", 1)
+    # the line of an iteration that no checkpoint has must go
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 2}\n{"iter')
+    call("train", "ppo", "--output-dir", folder, "--resume", "--iterations", 2)
+    assert metrics(folder) == metrics(run)
+    ends = [json.loads((place / "evaluation.json").read_text()) for place in (folder, run)]
+    assert ends[0] == ends[1]
+
+
+def test_resuming_keeps_the_settings(run):
+    assert "--num-envs is 8" in call("train", "ppo", "--output-dir", run, "--resume", "--num-envs", 9, code=2)
+    assert "a run of ppo, not of bc" in call("train", "bc", "--output-dir", run, "--resume", code=2)
+
+
+def test_evaluation_repeats_to_the_last_digit(run, tmp_path):
+    files = [tmp_path / "first.json", tmp_path / "second.json"]
+    for file in files:
+        call("evaluate", run, "--examples", 8, "--output", file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    figures = json.loads(files[0].read_text())["figures"]
+    assert figures["greedy"]["examples"] == 8
+    call("evaluate", run, "--examples", 8, "--seed", 1, "--output", tmp_path / "other.json")
+    assert json.loads((tmp_path / "other.json").read_text())["figures"]["sampled"] != figures["sampled"]
+
+
+def test_a_run_evaluates_as_it_was_scored(run, tmp_path):
+    """The held-out figures of the run, from the command line: same policy, same document frequencies."""
+    call("evaluate", run, "--split", "validation", "--examples", 8, "--output", tmp_path / "it.json")
+    ours = json.loads((tmp_path / "it.json").read_text())["figures"]["greedy"]
+    assert ours == json.loads((run / "evaluation.json").read_text())["after"]["figures"]["greedy"]
+
+
+def test_the_policy_of_a_run_is_a_model_like_any_other(run, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(sorted((run / "checkpoints").iterdir())[-1] / "policy", model)
+    call("evaluate", model, "--env", "tril/CommonGen-v0", "--examples", 4)
+    call("train", "bc", "--policy", model, *SMALL, "--output-dir", tmp_path / "bc")
+
+
+def test_one_file_alone_holds_a_tenth_out(tmp_path):
+    data = tmp_path / "mine.jsonl"
+    rows = [{"concepts": [f"dog{i}", "run", "park"], "references": [f"dog{i} runs in the park."]} for i in range(100)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = call("train", "ppo", "--dataset", data, *SMALL, "--output-dir", tmp_path / "run")
+    assert re.search(r"held out: \d+ of the 100 examples", text)
+
+
+@pytest.mark.parametrize("policy", ["tiny", "tiny-seq2seq"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_with_both_kinds_of_model(algorithm, policy, tmp_path):
+    call("train", algorithm, "--policy", policy, *SMALL, "--output-dir", tmp_path / "run")
+    for row in metrics(tmp_path / "run"):
+        assert row.get("policy/ratio_error", 0.0) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nope"], ["nope", "ppo-pp"]),
+        (["train", "ppo", "--lr", "1"], ["--lr"]),
+        (["train", "ppo", "--clip-range", "3"], ["clip_range", "3", "0.2"]),
+        (["train", "ppo", "--env", "tril/Nope-v0"], ["Nope", "tril/IMDB-v0"]),
+        (["train", "ppo", "--dataset", "no/such"], ["no/such", "embedded"]),
+        (["train", "ppo", "--eval-dataset", "no/such"], ["no/such"]),
+        (["train", "ppo", "--reward", "nope"], ["nope", "rouge_l"]),
+        (["train", "ppo", "--reward", "rouge_l:much"], ["much", "rouge_l:0.5"]),
+        (["train", "ppo", "--policy", "no/such"], ["no/such", "tiny"]),
+        (["train", "ppo", "--guide", "tiny"], ["without a guide"]),
+        (["train", "ppo", "--preset", "nope"], ["nope", "embedded"]),
+        (["train", "ppo", "--env-arg", "bogus=1"], ["bogus", "max_new_tokens"]),
+        (["train", "ppo", "--env-arg", "bogus"], ["name=value"]),
+        (["train", "ppo", "--reward", "sentiment"], ["sentiment", "label"]),
+        (["train", "ppo", "--track", "nope"], ["nope"]),
+        (["train", "ppo", "--resume"], ["--output-dir"]),
+        (["train", "ppo", "--iterations", "0"], ["--iterations"]),
+        (["train", "ppo-pp", "--rollin-prob", "2"], ["rollin_prob", "2"]),
+        (["evaluate", "no/such"], ["no/such", "--env"]),
+        (["evaluate", "no/such", "--env", "tril/IMDB-v0"], ["no/such"]),
+    ],
+)
+def test_a_mistake_gets_a_message_and_nothing_is_written(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train":
+        arguments = [*arguments, "--tiny-samples", "64"]
+    text = call(*arguments, code=2)
+    assert all(word in text for word in words), text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_column_is_named(tmp_path):
+    data = tmp_path / "mine.jsonl"
+    data.write_text('{"words": ["dog"], "references": ["a dog."]}\n')
+    text = call("train", "ppo", "--dataset", data, "--output-dir", tmp_path / "run", code=2)
+    assert "concepts" in text
+    assert "line 1" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_taken_is_refused(run):
+    assert "--resume" in call("train", "ppo", *SMALL, "--output-dir", run, code=2)
+
+
+def test_a_profile_is_printed_at_the_end(tmp_path):
+    few = ["--iterations", "2", "--num-envs", "4", "--eval-examples", "2", "--tiny-samples", "0", "--epochs", "1"]
+    done = CliRunner().invoke(main, ["train", "ppo", *few, "--profile", "--output-dir", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "where the time and memory of an iteration went" in done.output
+    assert "sampling: policy and guide write" in done.output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("memory/learn" in row for row in rows)

@@ -1,0 +1,202 @@
+"""The embedded data: what stands in it, that it never repeats itself, and that its tokenizers lose nothing."""
+
+import gzip
+import json
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import spacy
+from tokenizers import Tokenizer
+
+from tril_gym.data.embedded import build, common_gen_grammar
+
+FOLDER = Path(build.__file__).parent
+COLUMNS = {
+    "imdb": {"text": str, "label": int},
+    "common_gen": {"concepts": list, "references": list},
+    "tldr": {"post": str, "subreddit": str, "title": str, "summary": str},
+}
+
+
+def rows(task: str, split: str, folder: Path = FOLDER) -> list[dict]:
+    with gzip.open(folder / task / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def every_row(task: str) -> list[dict]:
+    return [row for split in build.SPLITS for row in rows(task, split)]
+
+
+def length(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.fixture(scope="module")
+def lemmatize():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("lemmatizer", config={"mode": "lookup"})
+    nlp.initialize()
+    return lambda text: {token.lemma_ for token in nlp(text)}
+
+
+@pytest.fixture(scope="module", params=list(build.TASKS))
+def task(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokenizer(task) -> Tokenizer:
+    return Tokenizer.from_file(str(FOLDER / task / "tokenizer.json"))
+
+
+def test_counts_and_columns(task):
+    for split, size in zip(build.SPLITS, build.TASKS[task].sizes, strict=True):
+        found = rows(task, split)
+        assert len(found) == size >= (2000 if split == "train" else 200)
+        for row in found:
+            assert {name: type(value) for name, value in row.items()} == COLUMNS[task]
+
+
+def test_no_row_comes_twice(task):
+    main = {
+        "imdb": lambda row: row["text"],
+        "common_gen": lambda row: frozenset(row["concepts"]),
+        "tldr": lambda row: row["post"],
+    }[task]
+    assert Counter(map(main, every_row(task))).most_common(1)[0][1] == 1
+
+
+def test_the_data_are_small():
+    files = [path for task in build.TASKS for path in (FOLDER / task).iterdir()]
+    assert len(files) == 4 * len(build.TASKS)
+    assert sum(path.stat().st_size for path in files) < 500_000
+
+
+def test_imdb_is_balanced_and_of_the_promised_length():
+    for split in build.SPLITS:
+        found = rows("imdb", split)
+        assert sum(row["label"] for row in found) == len(found) / 2
+        assert all(30 <= length(row["text"]) <= 70 for row in found)
+
+
+def test_tldr_posts_and_summaries_have_the_promised_length():
+    found = every_row("tldr")
+    assert len({row["subreddit"] for row in found}) >= 12
+    assert all(40 <= length(row["post"]) <= 90 and 8 <= length(row["summary"]) <= 20 for row in found)
+
+
+def test_tldr_summaries_can_be_copied_from_their_posts():
+    def overlap(summary: str, post: str) -> float:
+        wanted, given = (re.findall(r"\w+", text.lower()) for text in (summary, post))
+        return sum(word in given for word in wanted) / len(wanted)
+
+    found = every_row("tldr")
+    own = sum(overlap(row["summary"], row["post"]) for row in found) / len(found)
+    others = sum(overlap(row["summary"], other["post"]) for row, other in pairwise(found))
+    assert own > 0.85
+    assert others / (len(found) - 1) < 0.5  # negative control: another post does not do
+
+
+def test_common_gen_sentences_have_the_promised_form():
+    sentences = []
+    for row in every_row("common_gen"):
+        assert 3 <= len(row["concepts"]) == len(set(row["concepts"])) <= 5
+        assert 1 <= len(row["references"]) <= 4
+        sentences += row["references"]
+    assert len(set(sentences)) == len(sentences)
+    for sentence in sentences:
+        assert re.fullmatch(r"[a-z]+(,? [a-z]+){5,13}\.", sentence), sentence
+        assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence), sentence
+
+
+def test_references_cover_all_concepts_by_their_lemmas(lemmatize):
+    inflected = 0
+    for row in every_row("common_gen"):
+        for reference in row["references"]:
+            assert set(row["concepts"]) <= lemmatize(reference), (row["concepts"], reference)
+            inflected += not set(row["concepts"]) <= set(re.findall("[a-z]+", reference))
+    assert inflected > 4000  # the lemmas are needed: most sentences bend a concept
+
+
+def test_every_form_of_every_concept_has_that_concept_as_lemma(lemmatize):
+    concepts = {concept for row in every_row("common_gen") for concept in row["concepts"]}
+    assert len(concepts) >= 120
+    written = {
+        word
+        for row in every_row("common_gen")
+        for reference in row["references"]
+        for word in re.findall("[a-z]+", reference)
+    }
+    for concept in concepts:
+        forms = common_gen_grammar.VERBS.get(concept, [concept, common_gen_grammar.plural(concept)])
+        for form in written.intersection(forms) | {concept}:
+            assert lemmatize(form) == {concept}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog runs in the park.",
+        " leading, trailing and  double spaces ",
+        "tabs\tand\nlines\r\n\n",
+        "emoji 🐕🏽‍🦺 🎉 and é, e\u0301, ß, ﬁ, \u200b, \ufeff",
+        "η γάτα кошка 猫が好き القطة \U0001f3f4",
+        "don't won't it's , . ! ?",
+        "".join(map(chr, range(1, 256))),
+    ],
+)
+def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+    tokens = tokenizer.encode(text).ids
+    assert tokenizer.decode(tokens, skip_special_tokens=False) == text
+
+
+def test_tokenizer_has_the_special_tokens_first_and_at_most_a_thousand_in_all(tokenizer):
+    assert tokenizer.token_to_id("<pad>") == 0
+    assert tokenizer.token_to_id("<eos>") == 1
+    assert tokenizer.get_vocab_size() <= 1000
+    assert tokenizer.encode("a<eos>").ids[-1] == 1
+
+
+def test_nearly_every_word_is_one_token(task, tokenizer):
+    texts = [text for row in rows(task, "test") for text in build.TASKS[task].texts(row)]
+    found = [word for text in texts for word in re.findall(r" ?\w+", text)]
+    assert sum(len(tokenizer.encode(word).ids) == 1 for word in found) / len(found) > 0.84
+
+
+@pytest.mark.parametrize(
+    ("task_name", "texts", "limit"),
+    [
+        ("common_gen", lambda row: [f"concepts: {' '.join(row['concepts'])}. sentence:"], 15),
+        ("common_gen", lambda row: [f" {reference}<eos>" for reference in row["references"]], 20),
+        ("imdb", lambda row: [row["text"][: len(row["text"]) // 2]], 64),
+        ("imdb", lambda row: [row["text"][len(row["text"]) // 2 :] + "<eos>"], 48),
+        ("tldr", lambda row: [f" {row['summary']}<eos>"], 30),
+    ],
+)
+def test_nearly_every_text_fits_its_room(task_name, texts, limit):
+    tokenizer = Tokenizer.from_file(str(FOLDER / task_name / "tokenizer.json"))
+    lengths = [len(tokenizer.encode(text).ids) for row in every_row(task_name) for text in texts(row)]
+    assert sum(length <= limit for length in lengths) / len(lengths) > 0.97
+
+
+def test_a_rebuild_gives_the_same_data(tmp_path):
+    build.build(tmp_path)
+    for task in build.TASKS:
+        for split in build.SPLITS:
+            made, shipped = ((folder / task / f"{split}.jsonl.gz").read_bytes() for folder in (tmp_path, FOLDER))
+            assert made[4:8] == b"\0\0\0\0"  # no time
+            assert gzip.decompress(made) == gzip.decompress(shipped)  # compressors of other Pythons may differ
+        made, shipped = (json.loads((folder / task / "tokenizer.json").read_text()) for folder in (tmp_path, FOLDER))
+        assert made["model"]["vocab"] == shipped["model"]["vocab"]
+        assert made["model"]["merges"] == shipped["model"]["merges"]
+
+
+def test_rows_are_written_with_the_same_bytes_whatever_the_file_is_called(tmp_path):
+    for name in ("one", "two"):
+        build.write_rows(tmp_path / name, [{"text": "é 🐕"}])
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    build.write_rows(tmp_path / "two", [{"text": "other"}])
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "two").read_bytes()

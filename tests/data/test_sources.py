@@ -1,0 +1,267 @@
+"""Where examples come from, and what is said of data that will not do."""
+
+import csv
+import gzip
+import json
+import logging
+import os
+
+import datasets
+import pytest
+
+from tril_gym.data import sources
+from tril_gym.data.sources import hold_out, load_examples, load_train_examples
+from tril_gym.envs import Example
+from tril_gym.envs.common_gen import COMMON_GEN
+from tril_gym.envs.imdb import IMDB
+from tril_gym.envs.tldr import TLDR
+
+REVIEWS = [{"text": "a b c d", "label": 1}, {"text": "e f", "label": 0}]
+SETS = [
+    {"concepts": ["dog", "run", "park"], "references": ["A dog runs.", 'He said: "run, dog".']},
+    {"concepts": ["cat"], "references": ["A cat."]},
+]
+POSTS = [{"post": "I fell.\nIt hurt, a lot.", "subreddit": "tifu", "title": "A fall", "summary": "fell"}]
+TASKS = [(IMDB, REVIEWS), (COMMON_GEN, SETS), (TLDR, POSTS)]
+
+
+def write(path, rows):
+    """Write rows in the format of the path's ending."""
+    if path.name.endswith(".parquet"):
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif path.name.endswith(".csv"):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(
+                {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+                for row in rows
+            )
+    else:
+        opener = gzip.open if path.name.endswith(".gz") else open
+        with opener(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
+@pytest.mark.parametrize(("task", "rows"), TASKS)
+def test_every_format_gives_the_same_examples(task, rows, ending, tmp_path):
+    expected = [task.read(row) for row in rows]
+    assert list(load_examples(task, write(tmp_path / f"some.{ending}", rows))) == expected
+    write(tmp_path / f"validation.{ending}", rows)
+    assert list(load_examples(task, str(tmp_path), split="validation")) == expected
+    assert list(load_examples(task, datasets.Dataset.from_list(rows))) == expected
+
+
+def test_embedded_splits():
+    for task in (IMDB, COMMON_GEN, TLDR):
+        splits = [load_examples(task, split=split) for split in ("train", "validation", "test")]
+        assert load_examples(task) is splits[0]
+        prompts = [{example.prompt for example in split} for split in splits]
+        assert all(len(split) > 50 for split in splits)
+        assert not prompts[0] & prompts[1]
+        assert all(example.references for split in splits for example in split)
+
+
+def test_loaded_once_until_the_file_changes(tmp_path):
+    path = write(tmp_path / "train.jsonl", REVIEWS)
+    first = load_examples(IMDB, path)
+    assert load_examples(IMDB, str(path)) is first
+    assert load_examples(IMDB, tmp_path) is first
+    assert load_examples(IMDB, path, on_bad_row="skip") is not first
+    write(path, REVIEWS[:1])
+    os.utime(path, ns=(1, 1))
+    assert len(load_examples(IMDB, path)) == 1
+
+
+def test_objects_are_shared_not_copied():
+    examples = [Example("a"), Example("b")]
+    first = load_examples(IMDB, examples)
+    assert load_examples(IMDB, list(examples)) is first, "the same examples, whichever list holds them"
+    assert first[0] is examples[0]
+    assert load_examples(IMDB, first) is first
+    examples.append(Example("c"))
+    assert len(load_examples(IMDB, examples)) == 3
+    table = datasets.Dataset.from_list(REVIEWS)
+    assert load_examples(IMDB, table) is load_examples(IMDB, table)
+
+
+def test_split_needs_splits(tmp_path):
+    path = write(tmp_path / "one.jsonl", REVIEWS)
+    for dataset in (path, [Example("a")], datasets.Dataset.from_list(REVIEWS)):
+        with pytest.raises(ValueError, match="split='train'"):
+            load_examples(IMDB, dataset, split="train")
+    both = datasets.DatasetDict(train=datasets.Dataset.from_list(REVIEWS))
+    assert len(load_examples(IMDB, both)) == 2
+    with pytest.raises(ValueError, match="no split 'test'; it has train"):
+        load_examples(IMDB, both, split="test")
+
+
+def test_train_examples_of_other_splits(tmp_path):
+    write(tmp_path / "train.jsonl", REVIEWS)
+    write(tmp_path / "test.jsonl", REVIEWS[:1])
+    assert len(load_train_examples(IMDB, tmp_path)) == 2
+    assert len(load_train_examples(IMDB, tmp_path / "test.jsonl")) == 1, "one file has no splits"
+
+
+def test_folders_that_will_not_do(tmp_path):
+    with pytest.raises(ValueError, match=r"no train split.*it has nothing"):
+        load_examples(IMDB, tmp_path)
+    write(tmp_path / "valid.jsonl", REVIEWS)
+    with pytest.raises(ValueError, match=r"no validation split.*it has valid\.jsonl"):
+        load_examples(IMDB, tmp_path, split="validation")
+    write(tmp_path / "train.jsonl", REVIEWS)
+    write(tmp_path / "train.csv", REVIEWS)
+    with pytest.raises(ValueError, match=r"train\.jsonl and train\.csv; a split must be one file"):
+        load_examples(IMDB, tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.txt must end in \.jsonl"):
+        load_examples(IMDB, tmp_path / "notes.txt")
+
+
+BAD_ROWS = [
+    (IMDB, "{not json", "not a line of JSON"),
+    (IMDB, "[1, 2]", "a row must be a JSON object"),
+    (IMDB, '{"text": "a b", "label": 2}', "label must be 1 .positive. or 0 .negative., got 2"),
+    (IMDB, '{"text": "a b", "label": true}', "label"),
+    (IMDB, '{"text": "one", "label": 1}', "two words"),
+    (IMDB, '{"text": " ", "label": 1}', "text must be a text that is not empty"),
+    (IMDB, '{"text": 5, "label": 1}', "got 5"),
+    (IMDB, '{"label": 1}', "no column 'text'; found label, and imdb has text, label"),
+    (COMMON_GEN, '{"concepts": [], "references": []}', "concepts must name one"),
+    (COMMON_GEN, '{"concepts": "dog run", "references": []}', "concepts must be a list of texts .in CSV"),
+    (COMMON_GEN, '{"concepts": ["dog", 3], "references": []}', "concepts must be a list of texts that are not empty"),
+    (COMMON_GEN, '{"concepts": ["dog"], "references": [""]}', "references"),
+    (TLDR, '{"post": "p", "subreddit": "s", "title": "", "summary": "x"}', "title"),
+    (TLDR, '{"post": "p", "subreddit": "s", "summary": "x"}', "no column 'title'"),
+]
+
+
+@pytest.mark.parametrize(("task", "line", "reason"), BAD_ROWS)
+def test_malformed_rows(task, line, reason, tmp_path, caplog):
+    path = tmp_path / "bad.jsonl"
+    good = json.dumps(next(rows[0] for its_task, rows in TASKS if its_task is task))
+    path.write_text(f"{good}\n\n{line}\n{good}\n")
+    with pytest.raises(ValueError, match=reason) as error:
+        load_examples(task, path)
+    assert f"{path}, line 3: " in str(error.value)
+    assert "skip" in str(error.value)
+    with caplog.at_level(logging.WARNING):
+        examples = load_examples(task, path, on_bad_row="skip")
+    assert examples.skipped == 1
+    assert "skipped 1 malformed rows of 3" in caplog.text
+    assert len(examples) == (1 if task is COMMON_GEN else 2)
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"no row that will do.*line 1: "):
+        load_examples(task, path, on_bad_row="skip")
+
+
+def test_malformed_files(tmp_path):
+    path = tmp_path / "bytes.jsonl"
+    path.write_bytes(b'{"text": "a b", "label": 1}\n\xff\xfe\n')
+    with pytest.raises(ValueError, match="line 2: not a line of JSON"):
+        load_examples(IMDB, path)
+    path = tmp_path / "broken.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a b", "label": 1}\n' * 100)[:-10])
+    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz cannot be read"):
+        load_examples(IMDB, path)
+    path.write_bytes(b"plain")
+    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz cannot be read"):
+        load_examples(IMDB, path)
+    path = tmp_path / "broken.parquet"
+    path.write_bytes(b"plain")
+    with pytest.raises(ValueError, match=r"broken\.parquet is not a Parquet file"):
+        load_examples(IMDB, path)
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="no row that will do: it is empty"):
+        load_examples(IMDB, path)
+
+
+def test_malformed_csv(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text('text,label\n"a\nb",1\nc d,0,9\n')
+    with pytest.raises(ValueError, match="line 4: a row must have 2 cells"):
+        load_examples(IMDB, path)
+    assert load_examples(IMDB, path, on_bad_row="skip").skipped == 1
+    path.write_text("text\na b\n")
+    with pytest.raises(ValueError, match="no column 'label'; found text, and imdb has text, label"):
+        load_examples(IMDB, path)
+    path.write_bytes(b"text,label\n\xff\xfe,1\n")
+    with pytest.raises(ValueError, match="not CSV in UTF-8"):
+        load_examples(IMDB, path)
+    path.write_text('concepts,references\ndog run,"[""A dog.""]"\n')
+    with pytest.raises(ValueError, match=r"line 2: concepts must be a list of texts \(in CSV a JSON list"):
+        load_examples(COMMON_GEN, path)
+
+
+# ---- the hub, played by folders of Parquet files that `datasets.load_dataset` reads
+
+
+def hub(tmp_path, **splits):
+    for split, rows in splits.items():
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / f"{split}.parquet")
+    return f"hub:{tmp_path}"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    datasets.disable_progress_bars()
+    sources._from_hub.cache_clear()
+
+
+def test_hub_columns_are_renamed_and_rows_joined(tmp_path):
+    rows = [
+        {"concept_set_idx": 0, "concepts": ["dog", "run"], "target": "A dog runs."},
+        {"concept_set_idx": 0, "concepts": ["run", "dog"], "target": "Dogs run."},
+        {"concept_set_idx": 1, "concepts": ["cat"], "target": ""},
+    ]
+    examples = load_examples(COMMON_GEN, hub(tmp_path, train=rows, validation=rows[:1]))
+    assert [example.prompt for example in examples] == ["concepts: dog run. sentence:", "concepts: cat. sentence:"]
+    assert [example.references for example in examples] == [("A dog runs.", "Dogs run."), ()]
+    assert len(load_examples(COMMON_GEN, f"hub:{tmp_path}", split="validation")) == 1
+
+
+def test_hub_without_a_validation_split_holds_some_out(tmp_path):
+    rows = [{"text": f"word{i} b c d", "label": i % 2} for i in range(300)]
+    name = hub(tmp_path, train=rows, test=rows[:5])
+    train, validation = load_examples(IMDB, name), load_examples(IMDB, name, split="validation")
+    assert len(train) + len(validation) == 300
+    assert 10 < len(validation) < 60
+    assert not {example.prompt for example in train} & {example.prompt for example in validation}
+    assert len(load_examples(IMDB, name, split="test")) == 5
+    assert load_examples(IMDB, name) is train
+
+
+def test_hub_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"could not load .*nowhere.* from the Hugging Face hub"):
+        load_examples(IMDB, f"hub:{tmp_path}/nowhere")
+    with pytest.raises(ValueError, match="no split 'test'; it has train"):
+        load_examples(IMDB, hub(tmp_path, train=REVIEWS), split="test")
+
+
+def test_hub_by_itself_is_the_tasks_repository(monkeypatch):
+    asked = []
+
+    def from_hub(task, repository, split, on_bad_row):
+        asked.append((repository, split))
+
+    monkeypatch.setattr(sources, "_from_hub", from_hub)
+    for task in (IMDB, COMMON_GEN, TLDR):
+        load_examples(task, "hub", split="test")
+    assert asked == [
+        ("stanfordnlp/imdb", "test"),
+        ("allenai/common_gen", "test"),
+        ("vwxyzjn/summarize_from_feedback_tldr_3_filtered", "test"),
+    ]
+
+
+def test_hold_out_is_a_function_of_the_prompt():
+    examples = [Example(f"prompt {i}") for i in range(500)]
+    train, validation = hold_out(examples)
+    assert 20 < len(validation) < 90
+    assert sorted(example.prompt for example in train + validation) == sorted(example.prompt for example in examples)
+    backwards = hold_out(examples[::-1])
+    assert [example.prompt for example in backwards[1]] == [example.prompt for example in validation[::-1]]

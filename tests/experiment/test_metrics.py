@@ -1,0 +1,253 @@
+"""Metrics: means, pooled figures, bootstrap intervals, and what `evaluate` says of them."""
+
+import json
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tril_gym  # noqa: F401  (registers the environments)
+from tril_gym import rewards
+from tril_gym.cli import main
+from tril_gym.experiment import metrics
+
+MODULE = '''
+def brevity(prompts, completions, references, extras):
+    return [1.0 / (1 + len(completion.split())) for completion in completions]
+
+
+class Uses:
+    """Whether a text has a word."""
+
+    name = "uses"
+
+    def __init__(self, *, word="dog"):
+        self.word = word
+
+    def __call__(self, prompts, completions, references, extras):
+        return [float(self.word in completion.split()) for completion in completions]
+
+
+class Words:
+    """How many words all texts have together, over how many texts: a sum over a sum."""
+
+    name = "words"
+
+    def statistics(self, prompts, completions, references, extras):
+        import numpy as np
+        return np.array([[len(completion.split()), 1] for completion in completions], dtype=float)
+
+    def of(self, sums):
+        return float(sums[0] / sums[1])
+
+    def corpus(self, *texts):
+        return self.of(self.statistics(*texts).sum(0))
+
+
+class Different:
+    """How many different texts: no sum."""
+
+    name = "different"
+
+    def corpus(self, prompts, completions, references, extras):
+        return float(len(set(completions)))
+
+
+number = 3
+
+
+def wrong(prompts, completions, references, extras):
+    raise KeyError("nothing here")
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The user's own module, in the current folder; its name."""
+    name = f"own_metrics_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+@pytest.fixture(scope="module")
+def envs():
+    return gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled")
+
+
+def infos(*completions):
+    return [
+        {"prompt": "p", "completion": text, "references": ["a dog runs"], "extras": {"concepts": ["dog"]}}
+        for text in completions
+    ]
+
+
+def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_interval(own, envs):
+    names = [f"{own}:Uses", f"{own}:Words", f"{own}:Different"]
+    found = metrics.measure(metrics.metrics_by_name(names, {}, envs), infos("a dog", "a", "a", "the dog runs"), seed=0)
+    # 2 of 4 texts have "dog"; 2 + 1 + 1 + 3 words in 4 texts; "a" stands twice
+    assert found.figures == {"uses": 0.5, "words": 7 / 4, "different": 3.0}
+    assert set(found.intervals) == {"uses", "words"}
+    assert found.per_text == {"uses": [1.0, 0.0, 0.0, 1.0]}
+
+
+def test_the_mean_and_the_same_mean_pooled_have_the_same_interval(own, envs):
+    words = metrics.metrics_by_name([f"{own}:Words"], {}, envs)
+    lengths = np.array([2.0, 1.0, 1.0, 3.0, 9.0])
+    found = metrics.measure(words, infos(*("w " * int(n) for n in lengths)), seed=3)
+    assert found.intervals["words"] == pytest.approx(metrics.mean_interval(lengths, seed=3), abs=1e-12)
+    assert found.intervals["words"] != metrics.mean_interval(lengths + 1, seed=3)
+
+
+def test_intervals_are_those_of_the_normal_approximation_for_many_texts():
+    scores = np.random.default_rng(0).exponential(size=4000)
+    low, high = metrics.mean_interval(scores, seed=0)
+    stderr = scores.std(ddof=1) / math.sqrt(len(scores))
+    assert low == pytest.approx(scores.mean() - 1.96 * stderr, abs=0.2 * stderr)
+    assert high == pytest.approx(scores.mean() + 1.96 * stderr, abs=0.2 * stderr)
+    assert (high - low) < 0.5 * np.subtract(
+        *metrics.mean_interval(scores[:400], seed=0)[::-1]
+    )  # a quarter, about 1/3.2
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(1)
+    samples = generator.normal(size=(200, 60))  # 200 corpora of 60 texts; the true mean is 0
+    bounds = [metrics.mean_interval(scores, seed=0) for scores in samples]
+    share = np.mean([low <= 0 <= high for low, high in bounds])
+    assert 0.89 <= share <= 0.99  # 0.95 ± 3 standard errors of 200 draws, a little less for 60 texts
+    assert np.mean([low <= 0.5 <= high for low, high in bounds]) < 0.2  # what is not true is seldom held
+
+
+def test_splitting_the_resamples_changes_nothing(monkeypatch):
+    scores = np.random.default_rng(0).random((300, 2))
+    whole = metrics.interval(scores, lambda sums: float(sums[0] / sums[1]), seed=0)
+    monkeypatch.setattr(metrics, "CHUNK", 7 * 300)
+    assert metrics.interval(scores, lambda sums: float(sums[0] / sums[1]), seed=0) == pytest.approx(whole, abs=1e-12)
+
+
+def test_a_reward_that_is_paid_is_the_same_object_as_the_metric(envs):
+    paid = metrics.metrics_by_name(["cider_d"], {}, envs)[0]
+    assert paid.frequencies is metrics.terms(envs)[0].score.frequencies
+    other = metrics.metrics_by_name(["rouge_l"], {"rouge_l": {"over": "mean"}}, envs)[0]
+    assert other.over == "mean"
+
+
+def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
+    with pytest.raises(ValueError, match=r"'bleu'.*none of the metrics rouge_l"):
+        metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
+    with pytest.raises(ValueError, match="each metric once"):
+        metrics.metrics_by_name(["rouge_l", "rouge_l"], {}, envs)
+    with pytest.raises(ValueError, match=r"unknown reward 'rouge'"):
+        metrics.metrics_by_name(["rouge"], {}, envs)
+    with pytest.raises(ValueError, match=r"metric 'wrong' fails: .*nothing here"):
+        metrics.try_out(metrics.metrics_by_name([f"{own}:wrong"], {}, envs), envs)
+    metrics.try_out(metrics.metrics_by_name(["rouge_l"], {}, envs), envs)
+
+
+def test_code_of_the_user_works_where_a_name_does(own):
+    assert rewards.load(f"{own}:brevity").name == "brevity"
+    assert rewards.load(f"{own}:Uses", word="cat")(["p"], ["a cat"], [[]], [{}]) == [1.0]
+    reward = {f"{own}:brevity": 0.5, f"{own}:Uses": 1.0}
+    env = gym.make("tril/CommonGen-v0", reward=reward, reward_settings={f"{own}:Uses": {"word": "cat"}})
+    env.reset(seed=0)
+    _, paid, _, _, info = env.step(env.metadata["text"]["eos_token_ids"][0])
+    assert info["scores"] == {"brevity": 1.0, "uses": 0.0}
+    assert paid == 0.5
+    again = gym.make(type(env.spec).from_json(env.spec.to_json()))
+    assert [term.name for term in metrics.terms(again)] == ["brevity", "uses"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("no_such_module:f", {}, "no such module"),
+        ("{own}:missing", {}, "no function of the name missing"),
+        ("{own}:number", {}, "something that is no function"),
+        ("{own}:brevity", {"word": "x"}, "is a function and has no settings, got word"),
+        ("{own}:Uses", {"words": "x"}, "no setting 'words'; its settings are word"),
+    ],
+)
+def test_code_of_the_user_that_is_not_there_is_named(own, name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.load(name.format(own=own), **settings)
+
+
+def test_a_figure_of_a_corpus_pays_nobody(own):
+    with pytest.raises(ValueError, match=r"different is a figure of a whole corpus.*--metrics different"):
+        gym.make("tril/CommonGen-v0", reward=f"{own}:Different")
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of one iteration."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    few = ("--iterations", 1, "--num-envs", 4, "--eval-examples", 4, "--tiny-samples", 0)
+    assert run("train", "ppo", *few, "--episodes-per-iteration", 4, "--output-dir", folder).exit_code == 0
+    return folder
+
+
+def test_evaluate_measures_and_writes_every_text(run_folder, own, tmp_path):
+    figures, texts = tmp_path / "figures.json", tmp_path / "texts.jsonl"
+    names = ("--metrics", f"rouge_l, {own}:Uses", "--metrics", f"{own}:Different", "--metrics", "cider_d")
+    settings = ("--metric-arg", f"{own}:Uses.word=a", "--metric-arg", "rouge_l.over=mean")
+    files = ("--output", figures, "--per-example", texts)
+    done = run("evaluate", run_folder, "--examples", 6, *names, *settings, *files)
+    assert done.exit_code == 0, done.output
+    found = json.loads(figures.read_text())
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    assert [row["written"] for row in rows] == ["greedy"] * 6 + ["sampled"] * 6
+    for how in ("greedy", "sampled"):
+        own_rows = [row for row in rows if row["written"] == how]
+        mine, intervals = found["figures"][how], found["intervals"][how]
+        for name in ("rouge_l", "uses", "cider_d"):
+            assert mine[f"metric/{name}"] == pytest.approx(
+                np.mean([row["metrics"][name] for row in own_rows]), abs=1e-12
+            )
+            low, high = intervals[f"metric/{name}"]
+            assert low <= mine[f"metric/{name}"] <= high
+        assert mine["reward/mean"] == pytest.approx(np.mean([row["reward"] for row in own_rows]), abs=1e-6)
+        assert mine["metric/different"] == len({row["completion"] for row in own_rows})
+        assert "metric/different" not in intervals
+        # the same text has the same score in the environment and as a metric
+        assert [row["scores"]["cider_d"] for row in own_rows] == [row["metrics"]["cider_d"] for row in own_rows]
+        columns = [[row[key] for row in own_rows] for key in ("prompt", "completion", "references")]
+        alone = rewards.load("rouge_l", over="mean")(*columns, [{}] * 6)
+        assert alone.tolist() == [row["metrics"]["rouge_l"] for row in own_rows]
+
+
+def test_evaluate_refuses_before_it_writes(run_folder, own, tmp_path):
+    for words, message in [
+        (("--metrics", "rouge"), "unknown reward 'rouge'"),
+        (("--metrics", "rouge_l", "--metric-arg", "rouge_l.ovr=mean"), "no setting 'ovr'"),
+        (("--metrics", "rouge_l", "--metric-arg", "rouge_l=mean"), "NAME.KEY=VALUE"),
+        (("--metrics", f"{own}:wrong"), "metric 'wrong' fails"),
+        (("--per-example", tmp_path / "no" / "texts.jsonl"), "there is no folder"),
+        (("--reward", "rouge_l:abc"), "no weight after the colon"),
+        (("--reward", "rouge_l:0.5:x"), "no weight"),
+        (("--reward-arg", "bleu.x=1"), "no term of the reward"),
+    ]:
+        done = run("evaluate", run_folder, *words)
+        assert done.exit_code == 2, done.output
+        assert message in " ".join(done.output.replace("│", " ").split()), done.output
+        assert "evaluating" not in done.output
+
+
+def test_a_run_pays_code_of_the_user_with_its_settings(own, tmp_path):
+    terms = ("--reward", f"{own}:Uses:0.5", "--reward-arg", f"{own}:Uses.word=a", "--reward", f"{own}:brevity")
+    few = ("--iterations", 1, "--num-envs", 4, "--eval-examples", 4, "--tiny-samples", 0)
+    done = run("train", "ppo", *few, "--episodes-per-iteration", 4, *terms, "--output-dir", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["reward"] == {f"{own}:Uses": 0.5, f"{own}:brevity": 1.0}
+    assert config["env_args"] == {"reward_settings": {f"{own}:Uses": {"word": "a"}}}
+    done = run("evaluate", tmp_path / "run", "--examples", 4)
+    assert done.exit_code == 0, done.output
+    assert "score/uses" in done.output

@@ -1,0 +1,342 @@
+"""Presets: every key is an option or a knob, every cell builds on small stand-ins for its models, some learn.
+
+A cell is an algorithm in an environment. The stand-ins are random models of the same kinds, in folders; nothing is
+quantised, which takes a GPU.
+"""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import transformers
+from click.testing import CliRunner
+from spacy_pipeline import save_pipeline
+
+from tril_gym.agents.tiny import TinySettings
+from tril_gym.cli import main, train_command
+from tril_gym.data.tokenizers import EMBEDDED
+from tril_gym.experiment import presets
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.build import build, restore
+from tril_gym.experiment.config import RunConfig, configure
+from tril_gym.utils.seeding import seeded
+
+TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
+ENVS = (*TASKS, "tril/Toy-v0")
+CELLS = [(preset, algorithm, env) for preset in presets.names() for algorithm in ALGORITHMS for env in ENVS]
+SMALL = {"episodes_per_iteration": 4, "minibatch_size": 2, "gradient_accumulation": 1, "epochs": 1}
+
+pytestmark = pytest.mark.filterwarnings("ignore:top_k=50")
+
+
+def tables(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a preset says of all environments, and of each."""
+    return [content, *content.get("envs", {}).values()]
+
+
+def unknown(content: dict[str, Any]) -> list[str]:
+    """Keys of a preset that nothing reads."""
+    sections = {"run", "tiny", "algorithms"}
+    found = [key for key in content if key not in sections | {"help", "envs"}]
+    found += [key for own in content.get("envs", {}).values() for key in own if key not in sections]
+    found += [env for env in content.get("envs", {}) if env not in ENVS]
+    for table in tables(content):
+        found += [key for key in table.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
+        found += [key for key in table.get("run", {}) if key not in options("ppo")]
+        for algorithm, numbers in table.get("algorithms", {}).items():
+            found += unknown_knobs(algorithm, numbers)
+    return found
+
+
+def unknown_knobs(algorithm: str, numbers: dict[str, Any]) -> list[str]:
+    if algorithm not in ALGORITHMS:
+        return [algorithm]
+    knobs = {field.name for field in fields(agent_type(algorithm).config_type)}
+    return [key for key in numbers if key not in knobs | {"run"}] + [
+        key for key in numbers.get("run", {}) if key not in options(algorithm)
+    ]
+
+
+def options(algorithm: str) -> set[str]:
+    """Options of the run that a preset may fill."""
+    named = {option.name for option in train_command(algorithm).params}
+    return named & {field.name for field in fields(RunConfig)} - {"preset"}
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_key_is_read_by_something(name):
+    assert unknown(presets.read(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"algorithms": {"ppo": {"learnig_rate": 1e-5}}}, "learnig_rate"),
+        ({"envs": {"tril/TLDR-v0": {"algorithms": {"bc": {"clip_range": 0.2}}}}}, "clip_range"),
+        ({"algorithms": {"ppo": {"run": {"polciy": "gpt2"}}}}, "polciy"),
+        ({"algorithms": {"ppo++": {}}}, "ppo++"),
+        ({"run": {"learning_rate": 1e-5}}, "learning_rate"),
+        ({"envs": {"tril/IMDB": {}}}, "tril/IMDB"),
+        ({"envs": {"tril/IMDB-v0": {"knobs": {}}}}, "knobs"),
+        ({"tiny": {"size": 3}}, "size"),
+    ],
+)
+def test_misspelt_keys_are_found(content, key):
+    assert unknown(content) == [key]
+
+
+@pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
+def test_numbers_are_legal_in_every_cell(preset, algorithm, env):
+    config = configure(algorithm, preset=preset, given={"env": env}, knobs={})
+    agent_type(algorithm).config_type(**config.knobs)
+
+
+def test_all_cells_of_tril_are_written_out():
+    """With its own models, sizes and numbers: none is left to a default."""
+    for env in TASKS:
+        for algorithm in ALGORITHMS:
+            cell = presets.load("tril", env, algorithm)
+            assert {"policy", "tokenizer", "guide", "guide_top_p", "dataset", "iterations", "num_envs"} <= set(cell.run)
+            assert {"max_prompt_length", "max_new_tokens"} <= set(cell.run["env_args"])
+            assert {"learning_rate", "lr_schedule", "epochs", "minibatch_size"} <= set(cell.knobs)
+            if algorithm != "bc":
+                assert {"gamma", "gae_lambda", "vf_coef", "kl_coef", "target_coef"} <= set(cell.knobs)
+            if algorithm in ("ppo-pp", "aggrevated", "lols", "d2lols"):
+                assert "rollin_prob" in cell.knobs
+
+
+@pytest.mark.parametrize(
+    ("env", "beta", "hand_over", "lengths"),
+    [
+        ("tril/IMDB-v0", (0.6, 0.8), 20, (64, 48, 48)),
+        ("tril/CommonGen-v0", (0.8, 0.8), 100, (15, 20, 5)),
+        ("tril/TLDR-v0", (0.8, 1.0), 200, (500, 50, 0)),
+    ],
+)
+def test_published_numbers(env, beta, hand_over, lengths):
+    """As the paper's repository has them."""
+    cells = {algorithm: presets.load("tril", env, algorithm) for algorithm in ALGORITHMS}
+    assert (cells["ppo-pp"].knobs["rollin_prob"], cells["aggrevated"].knobs["rollin_prob"]) == beta
+    for algorithm in ("lols", "d2lols"):
+        assert cells[algorithm].knobs["rollin_prob"] == 0.8
+    assert cells["lols"].knobs["ppo_pp_prob"] == 0.8
+    assert cells["d2lols"].knobs["aggrevated_iterations"] == hand_over
+    assert cells["d2lols"].knobs["critic_goes_on"] is False
+    env_args = cells["ppo"].run["env_args"]
+    assert tuple(env_args.get(f"{name}", 0) for name in ("max_prompt_length", "max_new_tokens", "min_new_tokens")) == (
+        lengths
+    )
+    for algorithm in set(ALGORITHMS) - {"bc"}:
+        knobs = cells[algorithm].knobs
+        assert knobs["episodes_per_iteration"] % cells[algorithm].run["num_envs"] == 0
+        assert knobs["value_clip_range"] == 0.2
+        assert knobs["joint_grad_norm"] is True
+
+
+# A user's word against a preset's.
+
+
+def of(algorithm: str = "ppo-pp", env: str = "tril/IMDB-v0", **given: Any) -> RunConfig:
+    return configure(algorithm, preset="tril", given={"env": env} | given, knobs={})
+
+
+def test_an_option_wins_over_the_preset():
+    assert of().guide == of().policy == "rajkumarrrk/gpt2-fine-tuned-on-imdb-positive-reviews"
+    assert (of().guide_top_p, of().guide_top_k) == (0.92, 50)
+    assert of("bc").policy == "lvwerra/gpt2-imdb"
+    assert of(num_envs=3).num_envs == 3
+    assert of(iterations=10).knobs["lr_iterations"] == 10
+    shorter = of(env_args={"max_new_tokens": 20, "min_new_tokens": 2}).env_args
+    assert (shorter["max_prompt_length"], shorter["max_new_tokens"], shorter["min_new_tokens"]) == (64, 20, 2)
+    assert "sentiment" in shorter["reward_settings"]
+
+
+def test_what_has_no_use_beside_an_option_is_left_out():
+    assert of("ppo").guide is of("ppo").guide_top_k is None
+    other = of(policy="mine")
+    assert other.guide is other.tokenizer is other.guide_top_k is None
+    assert of(guide="mine").guide == "mine"
+    assert of(guide="references").guide_top_p is None
+    assert of(reward={"rouge_l": 1.0}).env_args["reward_settings"] == {}
+    assert not of(env="tril/TLDR-v0", policy="tiny").load_in_4bit
+
+
+def test_lora_and_four_bits_can_be_switched_off():
+    tldr = {"env": "tril/TLDR-v0"}
+    assert (of(**tldr).lora_rank, of(**tldr).lora_alpha, of(**tldr).load_in_4bit) == (8, 64, True)
+    assert of(**tldr, load_in_4bit=False).lora_rank == 8
+    assert not of(**tldr, load_in_4bit=False).load_in_4bit
+    whole = of(**tldr, lora_rank=0)
+    assert whole.lora_alpha is None
+    assert not whole.load_in_4bit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo", "--guide-top-k", "5"], ["ppo works without a guide", "--guide-top-k 5"]),
+        (["ppo-pp", "--guide", "references", "--guide-top-p", "0.5"], ["for a language model", "references"]),
+        (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["made for the environment's tokenizer", "--env-arg"]),
+    ],
+)
+def test_options_that_go_with_nothing(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["train", *arguments, "--tiny-samples", "0"])
+    assert result.exit_code == 2
+    assert all(word in result.output for word in words), result.output
+
+
+# Stand-ins.
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory):
+    """Folders by task: a model without a tokenizer, a tokenizer, and a classifier of two labels."""
+    return {task: save_stand_ins(tmp_path_factory.mktemp(task), task) for task in TASKS.values()}
+
+
+def save_stand_ins(folder, task):
+    names = {"tokenizer_file": str(EMBEDDED / task / "tokenizer.json"), "eos_token": "<eos>", "pad_token": "<pad>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(**names)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    with seeded(0):
+        transformers.logging.disable_progress_bar()
+        (seq2seq if task == "common_gen" else causal)(len(tokenizer)).save_pretrained(folder / "model")
+        classifier(len(tokenizer)).save_pretrained(folder / "classifier")
+        classifier(len(tokenizer), outputs=1).save_pretrained(folder / "judge")
+    for name in ("classifier", "judge"):
+        tokenizer.save_pretrained(folder / name)
+    save_pipeline(folder / "pipeline")
+    return folder
+
+
+def causal(vocab_size):
+    """As GPT-2 and GPT-J are."""
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 550, "vocab_size": vocab_size + 3}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**size, bos_token_id=1, eos_token_id=1))
+
+
+def seq2seq(vocab_size):
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": vocab_size + 3}
+    ends = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**size, **ends))
+
+
+def classifier(vocab_size, outputs=2):
+    """As DistilBERT is."""
+    size = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": vocab_size, "pad_token_id": 0}
+    size |= {"max_position_embeddings": 550}
+    return transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**size, num_labels=outputs))
+
+
+def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **env_args: Any) -> RunConfig:
+    """The settings of a cell with all its models replaced, on embedded data, in few rows."""
+    cell = presets.load(preset, env, algorithm)
+    knobs: dict[str, Any] = dict(SMALL)
+    given: dict[str, Any] = {"env": env, "num_envs": 2, "tiny_samples": 0}
+    if env not in TASKS:
+        return configure(algorithm, preset=preset, given=given, knobs=knobs)
+    folder = stand_ins[TASKS[env]]
+    if env == "tril/IMDB-v0":  # none has to be fitted
+        env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
+    if env == "tril/CommonGen-v0" and "spider" in cell.run.get("reward", {}):
+        env_args["reward_settings"] = {"spider": {"pipeline": str(folder / "pipeline")}}
+    if env == "tril/TLDR-v0" and "preference" in cell.run.get("reward", {}):
+        env_args["reward_settings"] = {"preference": {"model": str(folder / "judge"), "tokenizer": None}}
+    if preset != "embedded":
+        given |= {"dataset": "embedded", "policy": str(folder / "model"), "tokenizer": str(folder / "tokenizer")}
+        given |= {"load_in_4bit": False}
+        if agent_type(algorithm).takes_guide:
+            given |= {"guide": given["policy"]}
+            given |= {name: cell.run[name] for name in ("guide_top_k", "guide_top_p") if name in cell.run}
+    if cell.knobs.get("discriminator", "adapter") not in ("adapter", "tiny"):
+        knobs["discriminator"] = str(folder / "classifier")
+    return configure(algorithm, preset=preset, given=given | {"env_args": env_args}, knobs=knobs)
+
+
+@pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
+def test_every_cell_builds(preset, algorithm, env, stand_ins):
+    config = small(preset, algorithm, env, stand_ins)
+    parts = build(config)
+    assert parts.agent.name == algorithm
+    assert parts.agent.episodes == 4
+    if preset == "tril" and env == "tril/TLDR-v0":
+        assert parts.agent.policy.lora is not None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    [("lols", "tril/IMDB-v0"), ("d2lols", "tril/CommonGen-v0"), ("gail", "tril/TLDR-v0"), ("ppo-pp", "tril/TLDR-v0")],
+)
+def test_cells_learn(algorithm, env, stand_ins):
+    short = {"max_new_tokens": 8, "min_new_tokens": 2}
+    agent = build(small("tril", algorithm, env, stand_ins, **short)).agent
+    before = {name: weight.clone() for name, weight in agent.policy.state_dict().items()}
+    rows: list[dict[str, float]] = []
+    agent.learn(1, after=lambda report: rows.append(report.metrics))
+    assert rows[0]["policy/ratio_error"] < 1e-4
+    assert any(not weight.equal(before[name]) for name, weight in agent.policy.state_dict().items())
+
+
+def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
+    agent = build(small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins)).agent
+    assert agent.guide.policy.shares_base(agent.policy)
+    assert agent.guide.settings()["top_p"] == 0.92
+    agent = build(small("tril", "ppo-pp", "tril/IMDB-v0", stand_ins)).agent
+    assert not agent.guide.policy.shares_base(agent.policy)
+    assert agent.guide.settings()["top_k"] == 50
+
+
+def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
+    folder = stand_ins["imdb"]
+    given = {"env": "tril/IMDB-v0", "policy": "tiny", "guide": "tiny", "guide_top_p": 1.0, "guide_top_k": 7}
+    given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
+    config = configure("ppo-pp", preset="embedded", given=given | {"num_envs": 2, "tiny_samples": 0}, knobs={})
+    assert build(config).agent.guide.settings() == {
+        "temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
+    }  # fmt: skip
+
+
+def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
+    """With a guide on the policy's base, and a tokenizer from elsewhere."""
+    config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)
+    agent = build(config).agent.learn(1)
+    agent.save(tmp_path / "saved")
+    again = restore(config, tmp_path / "saved", tmp_path / "no-rewards").agent
+    assert again.guide.policy.shares_base(again.policy)
+    assert again.guide.settings() == agent.guide.settings()
+    mine, its = agent.learn(1).policy.state_dict(), again.learn(1).policy.state_dict()
+    assert all(mine[name].equal(its[name]) for name in mine)
+
+
+def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
+    config = small("tril", "bc", "tril/IMDB-v0", stand_ins, max_new_tokens=4, min_new_tokens=0)
+    agent = build(config).agent
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(config.as_json()))
+    agent.save(tmp_path / "checkpoints" / "iteration-000000")
+    what = ["evaluate", str(tmp_path), "--examples", "2", "--num-envs", "2"]
+    for more in ([], ["--reward", "rouge_l"]):
+        result = CliRunner().invoke(main, what + more)
+        assert result.exit_code == 0, result.output
+        assert (more or ["sentiment"])[-1] in result.output
+
+
+def test_a_cut_of_the_policy_warns():
+    for env in ("tril/IMDB-v0", "tril/TLDR-v0"):
+        with pytest.warns(UserWarning, match="old settings"):
+            agent_type("ppo").config_type(**of("ppo", env).knobs)
+
+
+@pytest.mark.parametrize("env", TASKS)
+def test_without_a_network_the_message_names_the_model(env, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "ppo-pp", "--preset", "tril", "--env", env, "--no-load-in-4bit"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert of(env=env).policy in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.glob("runs"))

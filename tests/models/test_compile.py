@@ -1,0 +1,123 @@
+"""Compiled learning learns the same. Traced by dynamo for real, but run without the minutes of a code generator."""
+
+import pytest
+import torch
+from doubles import MANY_EOS, foreign_envs, policy_of
+
+from tril_gym.agents import PPO, Guide, Plan, PPOConfig, TextLayout
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.models.compiled import CompiledDecoder
+
+
+@pytest.fixture
+def compiled_parts(monkeypatch):
+    """The modules that are compiled."""
+    found, compile_module = [], torch.nn.Module.compile
+
+    def traced(self, **settings):
+        found.append(type(self).__name__)
+        compile_module(self, **settings, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    yield found
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # dynamo's own, of what it traces
+def test_it_learns_what_it_learns_without(compiled_parts):
+    losses = []
+    for compiles in (False, True):
+        numbers = PPOConfig(minibatch_size=4, learning_rate=1e-3, epochs=2, critic="shared", compile=compiles)
+        agent = PPO(policy_of("gpt2", dtype=torch.float64), foreign_envs(4, eos_token_ids=MANY_EOS), numbers)
+        agent.learn(1, after=lambda report: losses.append(report.metrics["policy/loss"]))
+    assert compiled_parts == ["GPT2Model"]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-8)
+
+
+@pytest.mark.parametrize(("family", "parts"), [("llama", ["LlamaModel"]), ("t5", ["T5Stack", "T5Stack"])])
+def test_what_is_compiled(family, parts, compiled_parts):
+    policy_of(family).compile()  # nothing is traced before it is called
+    assert compiled_parts == parts
+
+
+def test_a_head_that_is_more_than_a_layer_is_refused():
+    policy = policy_of("bart")
+    policy.model.final_logits_bias += 1.0
+    with pytest.raises(ValueError, match="compile=True is for models whose logits"):
+        ActorCritic(policy, PPOConfig(compile=True), TextLayout.of(foreign_envs(1)))
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Sizes of the masks that are written with; nothing waits for a code generator."""
+    compile_function, sizes = torch.compile, []
+
+    def traced_and_counted(function, **settings):
+        compiled = compile_function(function, dynamic=settings["dynamic"], backend="aot_eager")
+
+        def call(embedded, mask, *more):
+            sizes.append((mask.shape[0], mask.shape[3]))
+            return compiled(embedded, mask, *more)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", traced_and_counted)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **settings: None)  # learning is not the matter here
+    yield sizes
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("rollin_prob", [0.0, 0.7])
+def test_it_writes_what_it_writes_without(family, rollin_prob, traced):
+    """Prompts and rollins of any length, texts that end at any token."""
+    texts = []
+    for compiles in (False, True):
+        policy = policy_of(family, dtype=torch.float64)  # so that rounding decides no token
+        guide = Guide(policy_of(family, dtype=torch.float64, seed=1))
+        if compiles:
+            policy.compile()
+        plan = Plan(rollout=policy, rollin=guide, rollin_prob=rollin_prob)
+        envs = foreign_envs(12, eos_token_ids=MANY_EOS)
+        for _ in range(2):  # again, in memory that was used before
+            generator = torch.Generator().manual_seed(0)
+            texts.append(collect(envs, plan, episodes=12, generator=generator))
+    assert {12} <= {rows for rows, _ in traced} <= {12, 6, 3, 2, 1}
+    assert len(traced) > 2 * 6  # passes
+    assert len({columns for _, columns in traced}) == 1
+    for found in texts[1:]:
+        torch.testing.assert_close(found.tokens, texts[0].tokens, rtol=0, atol=0)
+        torch.testing.assert_close(found.old_logprobs, texts[0].old_logprobs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts", "fit"), [(12, 12, 12), (12, 7, 12), (12, 6, 6), (12, 4, 6), (5, 3, 3), (5, 1, 1)]
+)
+def test_rows_are_halved(rows, texts, fit):
+    decoder = object.__new__(CompiledDecoder)
+    decoder._mask = torch.zeros(rows, 1)
+    assert decoder.fits(texts) == fit
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_is_used_again(traced):
+    policy, envs = policy_of("gpt2"), foreign_envs(4, eos_token_ids=MANY_EOS)
+    policy.compile()
+    places = []
+    for _ in range(3):
+        collect(envs, Plan(rollout=policy), episodes=4, generator=torch.Generator().manual_seed(0))
+        idle = policy.compiled._idle
+        places.append({memory.layers[0].keys.data_ptr() for memories in idle.values() for memory in memories})
+    assert places[0] == places[1] == places[2]
+    # Two at a time do not write to the same place.
+    first = policy.compiled.take(next(iter(idle.values()))[0], 4, 64)
+    assert first is not policy.compiled.take(first, 4, 64)
+
+
+def test_models_without_full_attention_write_as_before(traced):
+    policy = policy_of("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    policy.compile()
+    collect(foreign_envs(2), Plan(rollout=policy), episodes=2, generator=torch.Generator().manual_seed(0))
+    assert not traced

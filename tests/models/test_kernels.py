@@ -1,0 +1,98 @@
+"""Faster means compute the same: attention of single queries beside that of `transformers`."""
+
+import pytest
+import torch
+from doubles import language_model, policy_of
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tril_gym.agents import LMPolicy
+from tril_gym.models import kernels
+from tril_gym.models.kernels import ATTENTION, attend, use_attend
+
+B, H, L, D = 3, 4, 7, 8
+
+
+def inputs(queries=1, key_heads=H, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn((B, H, queries, D), generator=generator).to(dtype)
+    # As a cache shows them: the first columns of memory for more.
+    key, value = (torch.randn((B, key_heads, L + 5, D), generator=generator).to(dtype)[:, :, :L] for _ in range(2))
+    return query, key, value
+
+
+def masks():
+    generator = torch.Generator().manual_seed(1)
+    looks = torch.rand((B, 1, 1, L), generator=generator) < 0.6
+    looks[..., -1] = True
+    return {"none": None, "bool": looks, "added": torch.where(looks, 0.5, -1e9)}
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+@pytest.mark.parametrize("scaling", [None, 1.0, 0.3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_single_queries_find_what_torch_finds(mask, scaling, bias, monkeypatch):
+    module = nn.Module()
+    more = {"position_bias": torch.randn((1, H, 1, L), generator=torch.Generator().manual_seed(2))} if bias else {}
+    given = (module, *inputs(), masks()[mask])
+    expected, _ = sdpa_attention_forward(*given, scaling=scaling, **more)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # not by torch's kernel
+        found, _ = attend(*given, scaling=scaling, **more)
+    assert found.shape == expected.shape == (B, 1, H, D)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    # The control: another scaling finds other numbers.
+    assert (attend(*given, scaling=0.9, **more)[0] - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (inputs(queries=3), {}),
+        (inputs(key_heads=2), {}),
+        (inputs(dtype=torch.bfloat16), {}),
+        (inputs(), {"dropout": 0.5}),
+    ],
+    ids=["several queries", "shared keys", "half precision", "dropout"],
+)
+def test_all_else_is_left_to_torch(given, settings, monkeypatch):
+    calls = []
+    module = nn.Module()
+    module.num_key_value_groups = H // given[1].shape[1]
+    theirs = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or theirs(*a, **k)
+    )
+    attend(module, *given, None, **settings)
+    assert calls
+
+
+class TestWhichModels:
+    def test_those_that_attend_by_torch(self):
+        policy = policy_of("gpt2")
+        assert policy.model.config._attn_implementation == ATTENTION
+        assert ALL_ATTENTION_FUNCTIONS[ATTENTION] is attend
+
+    def test_a_model_that_was_told_otherwise_stays(self):
+        model = language_model("gpt2")
+        model.set_attn_implementation("eager")
+        assert use_attend(model).config._attn_implementation == "eager"
+
+    def test_a_family_with_an_attention_of_its_own_stays(self, monkeypatch):
+        model = language_model("gpt2")
+        monkeypatch.setattr("transformers.models.gpt2.modeling_gpt2.ALL_ATTENTION_FUNCTIONS", {})
+        assert use_attend(model).config._attn_implementation == "sdpa"
+
+    def test_nothing_of_it_is_saved(self, tmp_path):
+        policy = policy_of("gpt2")
+        policy.save(tmp_path)
+        assert ATTENTION not in (tmp_path / "config.json").read_text()
+        assert type(policy.model).from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+        assert LMPolicy.from_pretrained(tmp_path, with_tokenizer=False).model.config._attn_implementation == ATTENTION
+
+    def test_a_text_without_a_place_to_look_gets_numbers(self):
+        """Rows that have ended may see nothing; what is said of them is read by nobody, and must not be NaN."""
+        nothing = torch.zeros((B, 1, 1, L), dtype=torch.bool)
+        assert bool(attend(nn.Module(), *inputs(), nothing)[0].isfinite().all())
+        assert torch.finfo(torch.float32).min == kernels.MASKED

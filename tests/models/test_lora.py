@@ -1,0 +1,742 @@
+"""LoRA: what an adapter computes, what it leaves alone, what it costs, and how it is saved."""
+
+import json
+import shutil
+
+import gymnasium as gym
+import peft
+import pytest
+import torch
+from click.testing import CliRunner
+from doubles import alone, foreign_envs, generator, language_model, policy_of, ragged_texts
+from test_identities import TOLERANCES, mixed_texts, ratio_error
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
+from tril_gym.agents.actors.lm_writer import checkpoints_gradients
+from tril_gym.agents.learners.critic import new_critic
+from tril_gym.agents.learners.optimizer import checkpoint_gradients
+from tril_gym.cli import main
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.functional.kl import nats_per_text
+from tril_gym.functional.sampling import Decoding
+from tril_gym.models.lora import Lora, quietly
+
+RANK = 4
+NUMBERS = {"learning_rate": 1e-2, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}
+RL = NUMBERS | {"kl_coef": 0.1, "kl_controller": "adaptive", "kl_target": 1.0, "kl_horizon": 20.0}
+
+
+def lora_policy(family="gpt2", **settings):
+    return policy_of(family, **settings).with_lora(RANK)
+
+
+@torch.no_grad()
+def trained(policy, seed=0, size=0.3):
+    """The same policy, its adapter anywhere but where it began."""
+    for weight in policy.lora.weights().values():
+        weight.add_(torch.randn(weight.shape, generator=generator(seed), dtype=weight.dtype), alpha=size)
+    return policy
+
+
+def toy_envs(num_envs=12, **settings):
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
+
+
+def toy_policy(family="gpt2", **settings):
+    return LMPolicy(language_model(family, vocab_size=16, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
+
+
+def toy_agent(family="gpt2", policy=None, **numbers):
+    return PPO(policy or toy_policy(family).with_lora(RANK), toy_envs(), PPOConfig(**RL | numbers))
+
+
+def logprobs(policy, texts=None):
+    with torch.no_grad():
+        return policy.plain_logprobs(ragged_texts(vocab_size=16) if texts is None else texts)
+
+
+def peft_model(model, config, **settings):
+    with quietly():
+        return peft.get_peft_model(model, config, **settings)
+
+
+def tensors(policy):
+    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def history(agent, iterations):
+    reports = []
+    agent.learn(iterations, after=lambda report: reports.append(report.metrics))
+    timed = ("time/", "tokens_per_second")
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
+
+
+class TestAFreshAdapter:
+    def test_scores_as_its_base(self, family):
+        base = policy_of(family)
+        before = logprobs(base)
+        policy = base.with_lora(RANK)
+        assert torch.equal(logprobs(policy), before)
+        assert torch.equal(logprobs(base), before)
+        trained(policy)
+        assert (logprobs(policy) - before).abs().max() > 0.1
+        assert torch.equal(logprobs(base), before)  # which computes without the adapter, whoever trains it
+
+    def test_is_all_that_trains(self, family):
+        policy = lora_policy(family)
+        names = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}
+        assert names == set(policy.state_dict())
+        assert all("lora_" in name for name in names)
+        assert {id(weight) for weight in policy.parameters()} == {id(w) for w in policy.lora.weights().values()}
+        assert all(shape[0] == RANK or shape[1] == RANK for shape in (w.shape for w in policy.parameters()))
+
+    def test_comes_from_its_seed_and_no_other_generator(self):
+        base = policy_of()
+        before = torch.get_rng_state()
+        one, same_seed, other = (base.with_lora(RANK, seed=seed) for seed in (3, 3, 4))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert same(one.state_dict(), same_seed.state_dict())
+        assert not same(one.state_dict(), other.state_dict())
+
+    @pytest.mark.parametrize(("settings", "scale"), [({}, 2.0), ({"alpha": 6}, 1.5)])
+    def test_alpha(self, settings, scale):
+        policy = policy_of().with_lora(RANK, **settings)
+        assert {value for layer in policy.lora._layers() for value in layer.scaling.values()} == {scale}
+
+    def test_layers_by_name(self):
+        def adapted(**settings):
+            return {
+                name.rsplit(".lora_")[0].split(".")[-1] for name in policy_of().with_lora(2, **settings).state_dict()
+            }
+
+        assert adapted() == {"c_attn"}
+        assert adapted(target_modules=["c_fc", "attn.c_proj"]) == {"c_fc", "c_proj"}
+        assert adapted(target_modules="all-linear") == {"c_attn", "c_fc", "c_proj"}
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_it_is_at_least_float32(self, dtype):
+        policy = lora_policy(dtype=dtype)
+        assert {weight.dtype for weight in policy.parameters()} == {torch.promote_types(dtype, torch.float32)}
+        assert new_critic(policy).head.weight.dtype == torch.promote_types(dtype, torch.float32)
+
+
+class TestAtTheDoor:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"rank": 0}, r"rank must be at least 1, got 0; the usual value is 8"),
+            ({"rank": 4, "alpha": 0}, r"alpha must be above 0, got 0"),
+            ({"rank": 4, "target_modules": ["q_proj"]}, r"no layer 'q_proj'; its linear layers are c_attn, c_fc"),
+            ({"rank": 4, "target_modules": ["ln_1"]}, r"no LoRA for \['ln_1'\]: .*not supported"),
+            ({"rank": 4, "target_modules": "h.9.*"}, r"no LoRA for h\.9\.\*: .*not found"),
+        ],
+    )
+    def test_settings(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            policy_of().with_lora(**settings)
+
+    def test_a_model_that_peft_does_not_know(self):
+        policy = policy_of()
+        policy.model.config.model_type = "unheard-of"
+        with pytest.raises(
+            ValueError, match=r"no usual layers for LoRA in a unheard-of model.*--lora-targets: all-lin"
+        ):
+            policy.with_lora(RANK)
+        assert policy.with_lora(RANK, target_modules="all-linear").parameters()
+
+    def test_a_tied_layer(self):
+        policy = policy_of(tie_word_embeddings=True)
+        with pytest.raises(ValueError, match=r"lm_head shares its weight .* tie_word_embeddings=False"):
+            policy.with_lora(RANK, target_modules=["lm_head"])
+        assert policy_of().with_lora(RANK, target_modules=["lm_head"]).parameters()
+
+    def test_lora_twice(self):
+        with pytest.raises(ValueError, match="has LoRA already"):
+            lora_policy().with_lora(RANK)
+
+    def test_an_adapter_critic_beside_no_adapter(self):
+        with pytest.raises(ValueError, match=r"needs a LoRA policy; use LMPolicy\.with_lora or --lora-rank"):
+            new_critic(policy_of(), "adapter")
+        with pytest.raises(ValueError, match=r"needs a LoRA policy"):
+            toy_agent(policy=toy_policy(), critic="adapter")
+
+    def test_a_frozen_policy_cannot_be_trained(self):
+        policy = toy_policy().with_lora(RANK)
+        for frozen in (policy.frozen_copy(), toy_policy().frozen_copy()):
+            with pytest.raises(ValueError, match="nothing of the policy can be trained"):
+                toy_agent(policy=frozen)
+
+
+class TestIdentities:
+    """What ALGORITHMS must keep, with an adapter that has moved far; see `test_identities`."""
+
+    @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+    def test_sampling_and_scoring_agree(self, family, dtype):
+        policy = trained(lora_policy(family, dtype=dtype))
+        trajectories, layout = mixed_texts(policy)
+        assert ratio_error(policy, trajectories, layout) <= TOLERANCES[dtype]
+        # Control: the adapter does something.
+        assert ratio_error(LMPolicy(policy.lora.base(), None), trajectories, layout) > 0.1
+
+    def test_a_text_alone_scores_as_in_its_batch(self, family):
+        policy, texts = trained(lora_policy(family, dtype=torch.float64)), ragged_texts()
+        together = logprobs(policy, texts)
+        for row in range(len(texts)):
+            single = alone(texts, row)
+            torch.testing.assert_close(
+                logprobs(policy, single)[0], together[row, : single.tokens.shape[1]], rtol=0, atol=1e-9
+            )
+
+    def test_there_is_no_drift_before_the_first_update(self, family):
+        for policy in (lora_policy(family), trained(lora_policy(family))):
+            trajectories, layout = mixed_texts(policy)
+            with torch.no_grad():
+                ref = policy.frozen_copy().score(trajectories.texts, layout).logprobs.double()
+            assert abs(float(nats_per_text(trajectories.old_logprobs, ref, trajectories.wrote))) <= 1e-4
+
+
+class TestCopies:
+    def test_a_frozen_copy_keeps_what_it_has(self, family):
+        for policy in (lora_policy(family), trained(lora_policy(family))):
+            frozen = policy.frozen_copy()
+            before = logprobs(policy)
+            assert torch.equal(logprobs(frozen), before)
+            assert frozen.parameters() == []
+            trained(policy, seed=1)
+            assert torch.equal(logprobs(frozen), before)
+            assert not torch.equal(logprobs(policy), before)
+
+    def test_an_adapter_that_changes_nothing_is_off(self):
+        def is_off(policy):
+            return {layer.disable_adapters for layer in policy.lora._layers()} == {True}
+
+        policy = lora_policy()
+        frozen = policy.frozen_copy()
+        assert is_off(frozen)
+        assert not is_off(policy)
+        assert not is_off(frozen.adapter_copy())
+        assert not is_off(trained(policy).frozen_copy())
+        # What was loaded decides anew.
+        fresh = frozen.state_dict() | {}
+        fresh = {name: tensor.clone() for name, tensor in fresh.items()}
+        frozen.load_state_dict(policy.state_dict())
+        assert not is_off(frozen)
+        assert torch.equal(logprobs(frozen), logprobs(policy))
+        assert frozen.parameters() == []
+        frozen.load_state_dict(fresh)
+        assert is_off(frozen)
+
+    def test_an_adapter_of_other_layers_is_refused(self):
+        with pytest.raises(ValueError, match="an adapter of other layers"):
+            lora_policy().load_state_dict(policy_of().with_lora(RANK, target_modules="all-linear").state_dict())
+
+    def test_a_full_copy_is_plain_and_trains_as_a_whole(self, family):
+        policy = trained(lora_policy(family))
+        full = policy.full_copy()
+        assert full.lora is None
+        torch.testing.assert_close(logprobs(full), logprobs(policy), rtol=0, atol=1e-4)
+        assert len(full.parameters()) == len(list(full.model.parameters()))
+        before = logprobs(policy)
+        with torch.no_grad():
+            for weight in full.parameters():
+                weight.zero_()
+        assert torch.equal(logprobs(policy), before)
+
+    def test_other_sampling_settings_share_the_adapter(self):
+        policy = lora_policy()
+        assert policy.with_decoding(Decoding(temperature=0.5)).parameters() == policy.parameters()
+
+
+class TestCritics:
+    def test_an_adapter_critic_is_a_critic(self, family):
+        policy, texts = trained(lora_policy(family)), ragged_texts()
+        critic = new_critic(policy, "adapter")
+        assert critic(texts).shape == (len(texts), texts.tokens.shape[1] + 1)
+        assert not critic(texts).any()
+        with torch.no_grad():
+            critic.head.weight.normal_(generator=generator(1))
+            adapter, separate = critic(texts), new_critic(policy, "separate")
+            separate.head.load_state_dict(critic.head.state_dict())
+            torch.testing.assert_close(separate(texts), adapter, rtol=1e-4, atol=1e-3)
+        assert set(critic.state_dict()) == {f"model.{n}" for n in policy.state_dict()} | {"head.weight", "head.bias"}
+        other = new_critic(lora_policy(family))
+        other.load_state_dict(critic.state_dict())
+        with torch.no_grad():
+            assert torch.equal(other(texts), adapter)
+
+    def test_by_default_it_is_as_the_policy(self):
+        assert new_critic(lora_policy()).body.lora is not None
+        assert new_critic(policy_of()).body.lora is None
+
+    def test_each_loss_reaches_its_own_adapter(self, family):
+        policy, texts = trained(lora_policy(family)), ragged_texts()
+        critic, guide_critic = new_critic(policy), new_critic(policy)
+        critic.head.weight.data.fill_(1.0)
+        layout = TextLayout.of(foreign_envs(1))
+
+        def reached():
+            own = {"policy": policy.parameters(), "critic": critic.parameters(), "guide": guide_critic.parameters()}
+            found = {whose: [w for w in weights if w.grad is not None] for whose, weights in own.items()}
+            for whose, weights in found.items():
+                assert len(weights) in (0, len(own[whose]))
+            for model in (policy.model, critic.model, guide_critic.model):
+                assert all(w.grad is None for name, w in model.named_parameters() if "lora_" not in name)
+            return {whose for whose, weights in found.items() if weights}
+
+        policy.score(texts, layout).logprobs.sum().backward()
+        assert reached() == {"policy"}
+        critic(texts).sum().backward()
+        assert reached() == {"policy", "critic"}
+        for weight in policy.parameters():
+            weight.grad = None
+        (policy.score(texts, layout).logprobs.sum() + guide_critic(texts).sum()).backward()
+        assert reached() == {"policy", "critic", "guide"}
+
+    @pytest.mark.parametrize("switched", [False, True])
+    def test_two_adapters_that_take_turns_in_one_network_would_lose_gradients(self, switched):
+        """Control: why each has a network of its own."""
+        model = peft_model(language_model("llama"), peft.LoraConfig(r=2), adapter_name="policy")
+        model.add_adapter("critic", peft.LoraConfig(r=2))
+        weights = Lora(model).weights().values()
+        loss = model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.sum()
+        if switched:
+            model.set_adapter("critic")
+        loss.backward()
+        assert [weight.grad is None for weight in weights] == [switched] * len(weights)
+
+
+class TestTraining:
+    def test_what_moves_and_what_does_not(self, family):
+        policy = toy_policy(family).with_lora(RANK)
+        base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
+        before = tensors(base)
+        agent = toy_agent(policy=policy)
+        reference = tensors(agent.learner.ref_policy)
+        first, *_ = history(agent, 2)
+        assert abs(first["kl"]) < 1e-4
+        assert first["policy/ratio_error"] < 1e-4
+        assert same(tensors(base), before)
+        assert same(tensors(agent.learner.ref_policy), reference)
+        moved = [not torch.equal(tensor, adapter[name]) for name, tensor in policy.state_dict().items()]
+        assert all(moved)
+        critic, _ = agent.learner.critic("policy")
+        assert critic.body.lora is not None
+        assert critic.body.shares_base(policy)
+        assert all(critic.state_dict()[f"model.{name}"].any() for name in adapter)  # its second matrices, too
+
+    @pytest.mark.parametrize("critic", ["separate", "adapter"])
+    def test_it_learns(self, critic):
+        policy = toy_policy().with_lora(8, target_modules="all-linear")
+        agent = toy_agent(policy=policy, critic=critic, episodes_per_iteration=64, minibatch_size=32, kl_coef=0.001)
+        rewards = [row["reward/mean"] for row in history(agent, 12)]
+        assert rewards[-1] > rewards[0] + 0.15
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    @pytest.mark.parametrize("family", ["gpt2", "t5"])
+    def test_with_every_agent(self, name, family):
+        kind, policy = agent_type(name), toy_policy(family).with_lora(RANK)
+        base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
+        before = tensors(base)
+        guide = {"guide": Guide(toy_policy(family, seed=1), top_p=0.9)} if kind.takes_guide else {}
+        own = {"discriminator": "adapter"} if name == "gail" else {}
+        agent = kind(policy=policy, envs=toy_envs(), config=kind.config_type(**NUMBERS, **own), **guide)
+        assert all(row.get("policy/ratio_error", 0.0) < 1e-4 for row in history(agent, 3))
+        assert same(tensors(base), before)
+        assert not same(tensors(policy), adapter)
+
+    def test_behaviour_cloning(self):
+        policy = toy_policy().with_lora(RANK)
+        base, before = LMPolicy(policy.lora.base(), None), tensors(policy)
+        frozen = tensors(base)
+        losses = [row["policy/loss"] for row in history(BC(policy, toy_envs(), BCConfig(**NUMBERS)), 5)]
+        assert losses[-1] < losses[0]
+        assert same(tensors(base), frozen)
+        assert not same(tensors(policy), before)
+
+    def test_guides_on_the_same_base(self):
+        base = toy_policy()
+        policy = trained(base.with_lora(RANK))
+        for guide in (Guide(policy, top_p=0.9), Guide(base, top_p=0.9), Guide(base.with_lora(2))):
+            agent = PPOPlusPlus(policy, guide, toy_envs(), PPOPlusPlusConfig(**RL, rollin_prob=0.6))
+            assert agent.guide.policy.model is not policy.model
+            assert agent.guide.policy.shares_base(policy)
+            before = logprobs(agent.guide.policy)
+            agent.learn(1)
+            assert torch.equal(logprobs(agent.guide.policy), before)
+
+    def test_a_guide_on_a_model_that_trains_as_a_whole(self):
+        policy = toy_policy()
+        agent = PPOPlusPlus(policy, Guide(policy.with_lora(2)), toy_envs(), PPOPlusPlusConfig(**RL))
+        before = logprobs(agent.guide.policy)
+        agent.learn(1)
+        assert torch.equal(logprobs(agent.guide.policy), before)
+
+    def test_gradient_checkpointing_changes_no_gradient(self, family):
+        texts, layout = ragged_texts(), TextLayout.of(foreign_envs(1))
+
+        def gradients(checkpointing):
+            policy = trained(lora_policy(family, dtype=torch.float64))
+            critic = new_critic(policy)
+            critic.head.weight.data.fill_(1.0)
+            if checkpointing:
+                for model in (policy.model, critic.model):
+                    checkpoint_gradients(model)
+                    assert checkpoints_gradients(model)
+            (policy.score(texts, layout).logprobs.sum() + critic(texts).square().sum()).backward()
+            return [weight.grad for weight in [*policy.parameters(), *critic.parameters()]]
+
+        for one, other in zip(gradients(True), gradients(False), strict=True):
+            assert one is not None
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+    def test_ppo_with_gradient_checkpointing(self):
+        plain, checkpointed = toy_agent(), toy_agent(gradient_checkpointing=True)
+        one, other = history(plain, 2), history(checkpointed, 2)
+        assert one[-1]["critic/loss"] == pytest.approx(other[-1]["critic/loss"], rel=1e-4)
+        assert one[-1]["policy/loss"] == pytest.approx(other[-1]["policy/loss"], rel=1e-3, abs=1e-5)
+
+    def test_a_peft_model_of_the_users_own(self):
+        model = peft_model(
+            language_model("llama", vocab_size=16, positions=20),
+            peft.LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"]),
+            adapter_name="mine",
+        )
+        policy = LMPolicy(model, toy_envs(1).unwrapped.tokenizer)
+        assert any("modules_to_save" in name for name in policy.state_dict())
+        before = tensors(policy)
+        agent = toy_agent(policy=policy, critic="adapter")
+        assert abs(history(agent, 1)[0]["kl"]) < 1e-4
+        assert not same(tensors(policy), before)
+        assert same(tensors(agent.learner.ref_policy), before)
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            (peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[]), r"got IA3"),
+            (peft.LoraConfig(r=2, bias="lora_only"), r"LoRA with bias='none', got LORA with bias='lora_only'"),
+        ],
+    )
+    def test_an_adapter_that_a_policy_cannot_have(self, config, message):
+        with pytest.raises(ValueError, match=message):
+            LMPolicy(peft_model(language_model("llama"), config), None)
+
+
+def bytes_of(*models):
+    """Bytes of distinct memory."""
+    storages = {}
+    for model in models:
+        for weight in [*model.parameters(), *model.buffers()]:
+            storages[weight.untyped_storage().data_ptr()] = weight.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+class TestMemory:
+    def test_one_base(self, family):
+        base = policy_of(family)
+        alone = bytes_of(base.model)
+        policy = base.with_lora(RANK)
+        adapter = sum(weight.nbytes for weight in policy.parameters())
+        ref_policy, guide = policy.frozen_copy(), Guide(policy.frozen_copy())
+        critics = [new_critic(ref_policy), new_critic(ref_policy)]
+        models = [base.model, policy.model, ref_policy.model, guide.policy.model, *(critic.model for critic in critics)]
+        assert bytes_of(*models, *(critic.head for critic in critics)) == alone + 5 * adapter + 2 * (32 + 1) * 4
+        # Control: a critic that is not an adapter.
+        assert bytes_of(*models, new_critic(ref_policy, "separate").model) >= 2 * alone
+
+    def test_one_base_after_loading(self, tmp_path):
+        agent = PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
+        agent.save(tmp_path)
+        loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
+        for other in (loaded.learner.ref_policy, loaded.guide.policy, loaded.learner.critic("policy")[0].body):
+            assert other.shares_base(loaded.policy)
+
+
+class TestSaving:
+    def test_the_merged_model_is_one_of_transformers(self, family, tmp_path):
+        policy, texts = trained(lora_policy(family)), ragged_texts()
+        before, scores = tensors(policy), logprobs(policy)
+        policy.save(tmp_path)
+        assert same(tensors(policy), before)
+        assert torch.equal(logprobs(policy), scores)
+        assert not (tmp_path / "adapter_config.json").exists()
+        kind = AutoModelForSeq2SeqLM if policy.model.config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(tmp_path)
+        torch.testing.assert_close(logprobs(LMPolicy(model, None)), scores, rtol=1e-5, atol=1e-4)
+        assert not any("lora" in name or "base_layer" in name for name, _ in model.named_parameters())
+        written = model.generate(texts.prompts[:1], max_new_tokens=3, do_sample=False, pad_token_id=0)
+        assert written.numel() > 0
+
+    def test_logits_of_the_merged_model(self, family, tmp_path):
+        policy, texts = trained(lora_policy(family, dtype=torch.float64)), ragged_texts()
+        policy.save(tmp_path)
+        again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False, dtype="auto")
+        with torch.no_grad():
+            logits = [p.backbone.logits(p.model, texts) for p in (policy, again)]
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
+    @pytest.mark.parametrize("critic", ["separate", "adapter"])
+    def test_saved_loaded_and_continued_is_never_stopped(self, family, critic, tmp_path):
+        straight = toy_agent(family, critic=critic)
+        expected = history(straight, 4)
+        stopped = toy_agent(family, critic=critic)
+        reports = history(stopped, 2)
+        stopped.save(tmp_path)
+        stopped.learn(1)  # what happens after a save changes nothing in it
+        loaded = PPO.load(tmp_path, envs=toy_envs())
+        reports += history(loaded, 2)
+        assert reports == expected
+        assert same(tensors(loaded.policy), tensors(straight.policy))
+        assert same(tensors(loaded.learner.ref_policy), tensors(straight.learner.ref_policy))
+        assert same(loaded.learner.critic("policy")[0].state_dict(), straight.learner.critic("policy")[0].state_dict())
+
+    def test_with_a_policy_that_was_trained_before(self, tmp_path):
+        """The reference has an adapter, too; and so has the guide."""
+
+        def agent():
+            policy = trained(toy_policy().with_lora(RANK))
+            return PPOPlusPlus(policy, Guide(policy, top_p=0.9), toy_envs(), PPOPlusPlusConfig(**RL, rollin_prob=0.6))
+
+        expected = history(agent(), 3)
+        stopped = agent()
+        reports = history(stopped, 1)
+        stopped.save(tmp_path)
+        reports += history(PPOPlusPlus.load(tmp_path, envs=toy_envs()), 2)
+        assert reports == expected
+        assert not (tmp_path / "guide" / "base").exists()  # the policy's is enough
+
+    def test_the_base_as_guide_comes_back(self, tmp_path):
+        base = toy_policy()
+        agent = PPOPlusPlus(base.with_lora(RANK), Guide(base, top_p=0.9), toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
+        agent.save(tmp_path)
+        loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
+        assert torch.equal(logprobs(loaded.guide.policy), logprobs(base))
+        assert loaded.guide.settings() == agent.guide.settings()
+        assert history(loaded, 1) == history(agent, 1)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_precision_is_kept(self, dtype, tmp_path):
+        agent = toy_agent(policy=toy_policy(dtype=dtype).with_lora(RANK)).learn(1)
+        agent.save(tmp_path)
+        loaded = PPO.load(tmp_path, envs=toy_envs())
+        assert next(loaded.policy.model.parameters()).dtype == dtype
+        assert same(tensors(loaded.learn(1).policy), tensors(agent.learn(1).policy))
+
+    def test_global_generators_are_left_alone(self, tmp_path):
+        base = toy_policy()
+        before = torch.get_rng_state()
+        agent = toy_agent(policy=base.with_lora(RANK)).learn(1)
+        agent.save(tmp_path)
+        PPO.load(tmp_path, envs=toy_envs()).learn(1)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_an_adapter_alone(self, family, tmp_path):
+        policy = trained(lora_policy(family))
+        policy.save_adapter(tmp_path)
+        again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False)
+        assert same(tensors(again), tensors(policy))
+        assert torch.equal(logprobs(again), logprobs(policy))
+        assert [w.shape for w in again.parameters()] == [w.shape for w in policy.parameters()]
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8"]
+
+
+class TestTheCommandLine:
+    def test_a_run_that_stops_and_goes_on(self, tmp_path):
+        """What is resumed is exact, from a base that came from a file as well as from one in memory."""
+        lora = ["--lora-rank", 4, "--lora-alpha", 16, "--lora-targets", "all-linear"]
+        call("train", "ppo", *SMALL, *lora, "--iterations", 2, "--output-dir", tmp_path / "whole")
+        call("train", "ppo", *SMALL, *lora, "--iterations", 1, "--output-dir", tmp_path / "parts")
+        call("train", "ppo", "--resume", "--iterations", 2, "--output-dir", tmp_path / "parts", "--lora-rank", 4)
+
+        def rows(run):
+            found = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+            return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per"))} for row in found]
+
+        assert rows("parts") == rows("whole")
+        assert json.loads((tmp_path / "whole" / "config.json").read_text())["lora_targets"] == "all-linear"
+        checkpoint = sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1]
+        model = AutoModelForCausalLM.from_pretrained(checkpoint / "policy")
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        agent = PPO.load(checkpoint, envs=gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled"))
+        assert {layer.scaling["default"] for layer in agent.policy.lora._layers()} == {4.0}
+        call("evaluate", tmp_path / "whole", "--examples", 4)
+        call("evaluate", checkpoint / "lora", "--env", "tril/CommonGen-v0", "--examples", 4)
+
+    def test_a_policy_by_folder(self, tmp_path):
+        call("train", "bc", *SMALL, "--iterations", 1, "--output-dir", tmp_path / "bc", "--policy", "tiny-seq2seq")
+        policy = sorted((tmp_path / "bc" / "checkpoints").iterdir())[-1] / "policy"
+        run = ["train", "ppo-pp", "--policy", policy, "--guide", policy, *SMALL, "--lora-rank", 4]
+        call(*run, "--iterations", 1, "--output-dir", tmp_path / "run")
+        checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+        assert json.loads((checkpoint / "lora" / "base.json").read_text())["name"] == str(policy)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--lora-alpha", "3"], ["--lora-alpha", "--lora-rank", "8"]),
+            (["--lora-targets", "all-linear"], ["--lora-targets", "--lora-rank"]),
+            (["--load-in-4bit"], ["--load-in-4bit", "--lora-rank"]),
+            (["--load-in-8bit", "--lora-rank", "8"], ["tiny", "leave --load-in-4bit and --load-in-8bit out"]),
+            (["--lora-rank", "-1"], ["--lora-rank"]),
+            (["--lora-rank", "4", "--lora-targets", "q_proj"], ["q_proj", "c_attn"]),
+            (["--critic", "adapter"], ["adapter", "--lora-rank"]),
+        ],
+    )
+    def test_a_mistake_gets_a_message_and_nothing_is_written(self, arguments, words, tmp_path):
+        text = call("train", "ppo", *SMALL, *arguments, "--output-dir", tmp_path / "run", code=2)
+        assert all(word in text for word in words), text
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestTheBaseByName:
+    @pytest.fixture
+    def base(self, tmp_path):
+        toy_policy().save(tmp_path / "base")
+        return tmp_path / "base"
+
+    def agent(self, base, **settings):
+        return toy_agent(policy=LMPolicy.from_pretrained(base, **settings).with_lora(RANK)).learn(1)
+
+    def test_it_is_not_written_again(self, base, tmp_path):
+        agent = self.agent(base)
+        agent.save(tmp_path / "run")
+        assert not (tmp_path / "run" / "lora" / "base").exists()
+        assert json.loads((tmp_path / "run" / "lora" / "base.json").read_text())["name"] == str(base)
+        loaded = PPO.load(tmp_path / "run", envs=toy_envs())
+        assert history(loaded, 1) == history(agent, 1)
+        loaded.save(tmp_path / "again")
+        assert not (tmp_path / "again" / "lora" / "base").exists()
+
+    def test_its_settings_are_kept(self, base, tmp_path):
+        agent = self.agent(base, dtype=torch.float64)
+        agent.save(tmp_path / "run")
+        loaded = PPO.load(tmp_path / "run", envs=toy_envs())
+        assert next(loaded.policy.model.parameters()).dtype == torch.float64
+        assert history(loaded, 1) == history(agent, 1)
+
+    def test_it_is_gone(self, base, tmp_path):
+        self.agent(base).save(tmp_path / "run")
+        moved = base.rename(tmp_path / "elsewhere")
+        with pytest.raises(
+            ValueError, match=r"the base .*base of the adapter .* cannot be loaded; put it back.*base\.json"
+        ):
+            PPO.load(tmp_path / "run", envs=toy_envs())
+        # The way out works.
+        file = tmp_path / "run" / "lora" / "base.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"name": str(moved)}))
+        PPO.load(tmp_path / "run", envs=toy_envs())
+
+    def test_it_has_become_another(self, base, tmp_path):
+        self.agent(base).save(tmp_path / "run")
+        shutil.rmtree(base)
+        toy_policy(seed=1).save(base)
+        with pytest.raises(ValueError, match="is no longer the model that the adapter"):
+            PPO.load(tmp_path / "run", envs=toy_envs())
+
+    def test_a_base_that_was_trained_first_is_written(self, base, tmp_path):
+        policy = LMPolicy.from_pretrained(base)
+        BC(policy, toy_envs(), BCConfig(**NUMBERS)).learn(1)
+        agent = toy_agent(policy=policy.with_lora(RANK)).learn(1)
+        agent.save(tmp_path / "run")
+        assert (tmp_path / "run" / "lora" / "base").is_dir()
+        loaded = PPO.load(tmp_path / "run", envs=toy_envs())
+        assert history(loaded, 1) == history(agent, 1)
+
+    def test_what_peft_wrote_loads(self, base, tmp_path):
+        model = peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=2, fan_in_fan_out=True))
+        policy = trained(LMPolicy(model, None))
+        model.save_pretrained(tmp_path / "adapter")
+        again = LMPolicy.from_pretrained(tmp_path / "adapter")
+        assert same(tensors(again), tensors(policy))
+        assert again.tokenizer is not None  # the base's
+        assert again.parameters()
+
+    def test_an_adapter_that_names_no_base(self, tmp_path):
+        peft_model(language_model("llama"), peft.LoraConfig(r=2)).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"does not name its base; write it into adapter_config\.json"):
+            LMPolicy.from_pretrained(tmp_path)
+
+
+class TestQuantised:
+    @pytest.fixture(params=[4, 8])
+    def base(self, request, tmp_path):
+        pytest.importorskip("bitsandbytes")
+        sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=16, max_position_embeddings=20, **sizes))
+        LMPolicy(model, toy_envs(1).unwrapped.tokenizer).save(tmp_path / "base")
+        return LMPolicy.from_pretrained(tmp_path / "base", **{f"load_in_{request.param}bit": True})
+
+    @pytest.mark.parametrize("by_name", [True, False])
+    def test_from_base_to_checkpoint(self, base, by_name, tmp_path):
+        assert base.is_quantised
+        with pytest.raises(ValueError, match="quantised weights cannot be trained; add an adapter"):
+            toy_agent(policy=base)
+        if not by_name:
+            base.origin = None
+        policy = base.with_lora(RANK)
+        with pytest.raises(ValueError, match="cannot train quantised weights"):
+            toy_agent(policy=policy, critic="separate")
+        assert torch.equal(logprobs(policy), logprobs(base))
+        weights = {type(weight).__name__: weight for weight in base.model.parameters()}
+        assert weights.keys() & {"Params4bit", "Int8Params"}
+        agent = toy_agent(policy=policy)
+        first, *_ = history(agent, 2)
+        assert abs(first["kl"]) < 1e-4
+        assert first["policy/ratio_error"] < 1e-4
+        networks = [base, policy, agent.learner.ref_policy, agent.learner.critic("policy")[0].body]
+        quantised = [[w.data_ptr() for w in p.model.parameters() if not w.is_floating_point()] for p in networks]
+        assert quantised == [quantised[0]] * 4  # one base in memory
+        agent.save(tmp_path / "run")
+        assert (tmp_path / "run" / "policy" / "adapter_config.json").is_file()  # not merged: that would round
+        loaded = PPO.load(tmp_path / "run", envs=toy_envs())
+        assert history(loaded, 1) == history(agent, 1)
+        if by_name:
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy")
+            assert model.generate(torch.ones(1, 2, dtype=torch.long), max_new_tokens=2, pad_token_id=0).numel() > 2
+
+    def test_both_ways_at_once(self, tmp_path):
+        with pytest.raises(ValueError, match="load_in_4bit and load_in_8bit exclude each other"):
+            LMPolicy.from_pretrained(tmp_path, load_in_4bit=True, load_in_8bit=True)
+
+    def test_without_bitsandbytes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"pip install tril-gym\[quant\]"):
+            LMPolicy.from_pretrained(tmp_path, load_in_4bit=True)
+
+    def test_quantised_weights_do_not_train(self):
+        policy = policy_of()
+        policy.model.quantization_method = "some"
+        with pytest.raises(
+            ValueError, match=r"quantised weights cannot be trained; add an adapter with policy\.with_lora"
+        ):
+            policy.check_trains()
+        with pytest.raises(ValueError, match=r"cannot train quantised weights; use critic=.adapter"):
+            new_critic(policy.with_lora(RANK), "separate")
+        policy.with_lora(RANK).check_trains()
+
+
+def test_plain_policies_load_no_peft():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, tril_gym.agents.actors.policy, transformers\n"
+        "model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=9))\n"
+        "tril_gym.agents.actors.policy.LMPolicy(model, None).frozen_copy()\n"
+        "assert 'peft' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

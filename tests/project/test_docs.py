@@ -1,0 +1,317 @@
+"""The documentation is right: its Python runs, its commands parse, what it names exists.
+
+Blocks of a page run in order in one namespace, as a reader would type them. A block marked `no-run` needs a network or
+a package that is not installed; it must still be Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+import gymnasium as gym
+import paths
+import pytest
+
+from tril_gym import rewards
+from tril_gym.cli import main, with_reward_settings
+from tril_gym.experiment import presets
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.config import configure
+
+ROOT = paths.ROOT
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+NAME = re.compile(r"`(tril_gym(?:\.\w+)+)`")
+FILE = re.compile(r"`((?:tril_gym|examples|tests|docs)/[\w./]+)`")
+OTHER_PROGRAMS = {"cd", "export", "git", "pip", "python3.11", "source"}  # that a reader has
+PLACEHOLDERS = {"ALGORITHM"}  # a line that shows the form of a command
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    mark: str
+    code: str
+    line: int  # of its first line of code
+
+
+def blocks(text: str) -> Iterator[Block]:
+    for match in FENCE.finditer(text):
+        yield Block(match[1], match[2].strip(), match[3], text.count("\n", 0, match.start(3)) + 1)
+
+
+def run_page(text: str, name: str) -> int:
+    """Run the Python of a page; returns how many blocks ran. Tracebacks show the page's own lines."""
+    module, ran = types.ModuleType("page"), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "page", module)  # dataclasses look up where they are defined
+        for block in blocks(text):
+            if block.language == "python":
+                assert block.mark in ("", "no-run"), f"{name}:{block.line}: unknown mark {block.mark!r}"
+                code = "\n" * (block.line - 1) + block.code
+                if block.mark == "no-run":
+                    ast.parse(code, name)
+                else:
+                    exec(compile(code, name, "exec"), module.__dict__)
+                    ran += 1
+    return ran
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a page's shell blocks, as words, without what they are piped to."""
+    for block in blocks(text):
+        assert block.language in ("python", "bash", "text", "json", "yaml"), block
+        if block.language == "bash":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for end in ("|", ">", "&&"):
+                    words = words[: words.index(end)] if end in words else words
+                if words:
+                    yield words
+
+
+def check_command(words: list[str]) -> None:
+    """Refuse a command that does not exist, or whose options do not."""
+    while "=" in words[0]:  # VARIABLE=value before a command
+        words = words[1:]
+    program, *arguments = words
+    if program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(arguments) <= set(targets), f"make has no {arguments}"
+    elif program in ("python", ".venv/bin/python") and arguments[0].endswith(".py"):
+        assert (ROOT / arguments[0]).is_file(), arguments[0]
+    elif program.removeprefix(".venv/bin/") == "tril-gym":
+        check_tril_gym(arguments)
+    else:
+        assert program in OTHER_PROGRAMS, f"what is {program}?"
+
+
+def check_tril_gym(words: list[str]) -> None:
+    """Parse the arguments of `tril-gym`, and look up the names among them."""
+    if PLACEHOLDERS & set(words):
+        return
+    command: click.Command = main
+    context = click.Context(main, info_name="tril-gym")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name, *words = words
+        found = command.get_command(context, name)
+        assert found is not None, f"tril-gym has no {name}"
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    try:
+        values = command.make_context(context.info_name, list(words), parent=context.parent).params
+    except click.exceptions.Exit:  # --help and --version
+        return
+    named = {*(values.get("reward") or {}), *(values.get("metrics") or ())}
+    assert {name for name in named if ":" not in name} <= set(rewards.names()), named  # module:function is the user's
+    assert values.get("env") is None or values["env"] in gym.registry, values["env"]
+    assert values.get("preset") is None or values["preset"] in presets.names(), values["preset"]
+    if context.info_name in ALGORITHMS:
+        check_run(context.info_name, values)
+
+
+def check_run(algorithm: str, values: dict[str, Any]) -> None:
+    """Refuse settings that a run would refuse before it reads any data."""
+    folder, resume, *_ = (values.pop(name) for name in ("output_dir", "resume", "track", "profile"))
+    values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
+    given = {name: value for name, value in values.items() if value is not None and value != {}}
+    if resume:
+        assert folder is not None, "--resume needs --output-dir"
+        assert set(given) <= {"iterations"}, "a page shows no setting that a resumed run might refuse"
+        return
+    config_type = agent_type(algorithm).config_type
+    numbers = {field.name: given.pop(field.name) for field in fields(config_type) if field.name in given}
+    preset = given.pop("preset", None)
+    config_type(**configure(algorithm, preset=preset, given=given, knobs=numbers).knobs)
+    assert "guide" not in given or agent_type(algorithm).takes_guide, f"{algorithm} takes no guide"
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def first_column(page: Path, heading: str) -> list[str]:
+    """The names in the first column of the first table under a heading."""
+    section = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None, f"{page.name} has no heading {heading}"
+    return re.findall(r"^\| `([^`]+)`", section[1], re.MULTILINE)
+
+
+@pages
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(page.read_text(), page.name)
+
+
+@pages
+@pytest.mark.filterwarnings("ignore:top_k=50")  # of a preset
+def test_commands_exist(page):
+    for words in commands(page.read_text()):
+        check_command(words)
+
+
+@pages
+def test_links_names_and_files_exist(page):
+    text = page.read_text()
+    for target, anchor in LINK.findall(text):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+    for name in NAME.findall(text):
+        assert exists(name), name
+    for file in FILE.findall(text):
+        assert (ROOT / file).exists(), file
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+def test_there_is_something_to_check():
+    texts = [page.read_text() for page in PAGES]
+    assert sum(block.language == "python" and not block.mark for text in texts for block in blocks(text)) > 20
+    assert sum(len(list(commands(text))) for text in texts) > 20
+
+
+def test_index_lists_every_page():
+    index = (ROOT / "docs/README.md").read_text()
+    for page in PAGES:
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_every_key_of_the_metadata_is_explained():
+    documented = first_column(ROOT / "docs/environments.md", "Metadata")
+    assert sorted(documented) == sorted(gym.make("tril/Toy-v0").metadata["text"])
+
+
+def test_every_key_of_infos_is_explained():
+    env = gym.make("tril/Toy-v0")
+    env.reset(seed=0)
+    *_, info = env.step(env.metadata["text"]["eos_token_ids"][0])
+    assert sorted(first_column(ROOT / "docs/environments.md", "Info")) == sorted(info)
+
+
+def test_every_environment_reward_and_algorithm_is_listed():
+    environments, shell = ROOT / "docs/environments.md", ROOT / "docs/command_line.md"
+    assert sorted(first_column(environments, "Ids")) == sorted(id for id in gym.registry if id.startswith("tril/"))
+    assert first_column(ROOT / "docs/rewards.md", "Catalogue") == rewards.names()
+    assert first_column(shell, "Train") == list(ALGORITHMS)
+    assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in ALGORITHMS]
+
+
+@pytest.fixture(scope="module")
+def run_folders(tmp_path_factory):
+    """A small run of every algorithm."""
+    from rich.console import Console
+    from tril_gym.experiment.report import Screen
+
+    from tril_gym.experiment import training as train
+
+    parts = {"env": "tril/Toy-v0", "policy": "tiny", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2}
+    own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
+    own["d2lols"] |= {"aggrevated_iterations": 1}
+    folders = {}
+    for name in ALGORITHMS:
+        config = configure(name, preset="embedded", given=parts | {"iterations": 2}, knobs=own.get(name, {}))
+        folder = tmp_path_factory.mktemp(name) / "run"
+        folders[name] = train.prepare(config, folder, track=None, screen=Screen(Console(quiet=True))).go().folder
+    return folders
+
+
+def test_every_figure_of_a_run_is_explained(run_folders):
+    figures = {name: set() for name in run_folders}
+    for name, folder in run_folders.items():
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            figures[name] |= {"score/NAME" if figure.startswith("score/") else figure for figure in json.loads(line)}
+    with_profile = {"memory/PART"}
+    assert set().union(*figures.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Figures"))
+    # These are not everybody's.
+    assert {name for name in figures if "discriminator/loss" in figures[name]} == {"gail"}
+    assert {name for name in figures if "guide_critic/loss" in figures[name]} >= {"aggrevated", "d2lols"}
+    assert {name for name in figures if "rollin/share" in figures[name]} >= {"ppo-pp", "aggrevated", "d2lols"}
+
+
+def test_every_file_of_a_run_is_explained(run_folders):
+    files = {path.name + "/" * path.is_dir() for folder in run_folders.values() for path in folder.iterdir()}
+    assert files == set(first_column(ROOT / "docs/command_line.md", "The run folder"))
+
+
+# Controls: each check can fail.
+
+
+def test_a_broken_block_fails():
+    assert run_page("```python\nx = 1\n```\ntext\n```python\nassert x == 1\n```\n", "page.md") == 2
+    with pytest.raises(NameError, match="y"):
+        run_page("```python\nx = 1\n```\n```python\ny\n```\n", "page.md")
+    with pytest.raises(SyntaxError):
+        run_page("```python no-run\nimport a b\n```\n", "page.md")
+    with pytest.raises(AssertionError, match="unknown mark"):
+        run_page("```python skip\nx\n```\n", "page.md")
+
+
+def test_a_block_that_only_names_a_network_is_not_run():
+    assert run_page("```python no-run\nimport nothing_of_this_name\n```\n", "page.md") == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tril-gym train ppo --no-such-option 1",
+        "tril-gym train no-such-algorithm",
+        "tril-gym train bc --gamma 0.9",
+        "tril-gym train ppo --iterations many",
+        "tril-gym train ppo --reward no_such_reward",
+        "tril-gym train ppo --env tril/Nothing-v0",
+        "tril-gym train ppo --guide tiny",
+        "tril-gym train ppo --clip-range 2",
+        "tril-gym train ppo --resume",
+        "tril-gym train ppo --resume --output-dir runs/a --seed 1",
+        "tril-gym evaluate",
+        "tril-gym list nothing",
+        "make nothing",
+        "python examples/nothing.py",
+        "no-such-program",
+    ],
+)
+def test_a_wrong_command_fails(line):
+    [words] = commands(f"```bash\n{line}\n```\n")
+    with pytest.raises((AssertionError, ValueError, click.UsageError)):
+        check_command(words)
+
+
+def test_a_right_command_passes():
+    for line in (
+        "tril-gym train ppo --kl-coef 0.1 \\\n  --reward rouge_l:0.5  # words",
+        "tril-gym --help",
+        "make test",
+    ):
+        assert [check_command(words) for words in commands(f"```bash\n{line}\n```\n")] == [None]
+
+
+def test_a_name_that_does_not_exist_is_found():
+    assert exists("tril_gym.functional.returns.gae")
+    assert not exists("tril_gym.functional.returns.gea")
+    assert not exists("tril_gym.nothing.gae")

@@ -1,0 +1,72 @@
+"""Every example runs from top to bottom, with small sizes, in an empty folder, and comes to what it says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paths
+import pytest
+
+EXAMPLES = paths.ROOT / "examples"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch) -> Callable[..., Any]:
+    """Run an example's `main` by the file's name."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, **sizes: Any) -> Any:
+        return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**sizes)
+
+    return run
+
+
+def test_every_example_is_tested():
+    tests = Path(__file__).read_text()
+    assert [path.stem for path in sorted(EXAMPLES.glob("*.py")) if f'example("{path.stem}"' not in tests] == []
+
+
+def test_step_by_hand(example, capsys):
+    assert example("step_by_hand") > 0  # the whole reference earns more than half of it
+    assert "[stop]" in capsys.readouterr().out
+
+
+def test_ppo_custom_reward(example):
+    before, after = example("ppo_custom_reward", iterations=1, num_envs=8, samples=64, examples=8)
+    assert 0 <= before <= 1
+    assert 0 <= after <= 1
+    assert before != after
+
+
+def test_ppo_pp_with_guide(example, capsys):
+    assert example("ppo_pp_with_guide", iterations=1, num_envs=8, samples=64) > 0  # texts that the guide began
+    assert " |" in capsys.readouterr().out
+
+
+def test_guide_from_callable(example, capsys):
+    before, after = example("guide_from_callable", iterations=1, num_envs=8, samples=64, examples=8)
+    assert 0 <= before <= 1
+    assert before != after
+    assert re.search(r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE)  # its part, and a bar
+
+
+def test_bc_then_ppo(example, tmp_path):
+    reward = example("bc_then_ppo", folder=str(tmp_path / "home"), bc_iterations=1, ppo_iterations=1, num_envs=8)
+    assert 0 <= reward <= 1
+    assert (tmp_path / "home/agent/policy/config.json").is_file()
+
+
+def test_tldr_three_stages(example, tmp_path):
+    sizes = {"bc_iterations": 1, "posts": 60, "ppo_iterations": 1, "num_envs": 8}
+    before, after = example("tldr_three_stages", folder=str(tmp_path / "home"), **sizes)
+    assert before != after
+    assert (tmp_path / "home/reward_model/model.safetensors").is_file()
+
+
+def test_sb3_style(example):
+    history = example("sb3_style", updates=8, num_envs=8, steps=64)
+    assert history[-1] > history[0] + 0.2  # it learns: seeds 0 to 7 gain 0.4 and more

@@ -1,0 +1,535 @@
+"""Defects of the code that was published with the papers, which must not come back.
+
+A test is named after the defect that it looks for, and its docstring says what went wrong there. Other tests go deeper.
+"""
+
+import copy
+import json
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from doubles import EOS, G, OneToken, P, alone, foreign_envs, generator, language_model, ragged_texts, same
+from doubles import Foreign as ForeignEnv
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+import tril_gym
+from tril_gym import rewards
+from tril_gym.agents import (
+    BC,
+    D2LOLS,
+    GAIL,
+    LOLS,
+    PPO,
+    Agent,
+    AggreVaTeD,
+    AggreVaTeDConfig,
+    BCConfig,
+    D2LOLSConfig,
+    GAILConfig,
+    Guide,
+    LMPolicy,
+    LOLSConfig,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    TextLayout,
+    Trajectories,
+)
+from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.envs import Example
+from tril_gym.envs.toy import toy_tokenizer
+from tril_gym.functional.kl import AdaptiveKL
+from tril_gym.models.texts import Texts
+from tril_gym.rewards.neural import tiny_classifier
+from tril_gym.wrappers import TextReward
+
+V, T = 16, 8  # of the toy world
+NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "epochs": 1, "temperature": 3.0}  # hot: texts end early
+SOURCES = sorted(Path(tril_gym.__file__).parent.rglob("*.py"))
+
+# Each algorithm, and each half of those that have two.
+KINDS: dict[str, tuple[type[Agent], type, dict[str, Any]]] = {
+    "ppo": (PPO, PPOConfig, {}),
+    "ppo-pp": (PPOPlusPlus, PPOPlusPlusConfig, {}),
+    "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
+    "lols-ppo-pp": (LOLS, LOLSConfig, {"ppo_pp_prob": 1.0}),
+    "lols-aggrevated": (LOLS, LOLSConfig, {"ppo_pp_prob": 0.0}),
+    "d2lols-before": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 9}),
+    "d2lols-after": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 0}),
+    "gail": (GAIL, GAILConfig, {}),
+}
+
+
+def toy_envs(num_envs: int = 8, **settings: Any) -> VectorEnv:
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
+
+
+def toy_policy(family: str = "gpt2", *, seed: int = 0, tokenizer: Any = None) -> LMPolicy:
+    model = language_model(family, vocab_size=V, positions=20, seed=seed)
+    return LMPolicy(model, toy_tokenizer(V) if tokenizer is None else tokenizer)
+
+
+def agent_of(kind: str, envs: VectorEnv | None = None, *, policy: LMPolicy | None = None, **numbers: Any) -> Agent:
+    agent, config_type, own = KINDS[kind]
+    config = config_type(**NUMBERS | own | numbers)
+    envs, policy = toy_envs() if envs is None else envs, toy_policy() if policy is None else policy
+    if agent.takes_guide:
+        return agent(policy, Guide(toy_policy(seed=1), temperature=3.0), envs, config)
+    return agent(policy, envs, config)
+
+
+def weights(policy: LMPolicy) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()]).clone()
+
+
+def text_envs(examples: list[Example], tokenizer: Any = None, num_envs: int = 8, **settings: Any) -> VectorEnv:
+    """Examples of one's own, in the toy world's words."""
+    sizes = {"max_prompt_length": 4, "max_new_tokens": T, "reward": None}
+    return gym.make_vec(
+        "tril/CommonGen-v0",
+        num_envs=num_envs,
+        autoreset_mode="Disabled",
+        dataset=examples,
+        tokenizer=toy_tokenizer(V) if tokenizer is None else tokenizer,
+        **sizes | settings,
+    )
+
+
+def test_ppo_runs_with_the_actor_that_it_is_given():
+    """The base loop handed the policy over by a keyword that nobody took."""
+    agent, found = agent_of("ppo"), []
+    before = weights(agent.policy)
+    agent.learn(2, after=found.append)
+    assert [report.iteration for report in found] == [1, 2]
+    assert all(report.trajectories.learn.any() for report in found)
+    assert not torch.equal(weights(agent.policy), before)
+
+
+def test_lols_aggrevated_iterations_learn_on_the_policys_rollin():
+    """They wrote like PPO++'s, so that the policy was taught by tokens that the guide had written."""
+    agent = agent_of("lols-aggrevated", rollin_prob=0.6)
+    plan = agent.plan(0)
+    stubs = replace(plan, rollin=OneToken(P, logprob=-0.5), rollout=OneToken(G, logprob=-9.0))
+    trajectories = collect(foreign_envs(8), stubs, episodes=40, generator=generator(1))
+    assert (trajectories.tokens[trajectories.learn] == P).all()
+    assert torch.equal(trajectories.learn, trajectories.tokens == P)
+    assert 0 < int(trajectories.learn.sum()) < int(trajectories.is_token.sum())
+
+    written = collect(agent.envs, plan, episodes=16, generator=generator(2))
+    guides = written.is_token & (torch.arange(T) >= written.switch.unsqueeze(1))
+    assert guides.any()
+    honest = loss_gradient(agent, written)
+    assert honest.abs().max() > 1e-6
+    lied = replace(written, old_logprobs=torch.where(guides, -50.0, written.old_logprobs))
+    torch.testing.assert_close(loss_gradient(agent, lied), honest, rtol=0, atol=0)
+    assert not torch.equal(loss_gradient(agent, replace(written, old_logprobs=written.old_logprobs - 0.1)), honest)
+
+
+def loss_gradient(agent: Agent, trajectories: Trajectories) -> Tensor:
+    """Of the policy's loss on all texts at once."""
+    learner: Any = agent.learner
+    critic, _ = learner.critic("guide")
+    experience = learner.experience(learner.annotate(trajectories, critic))
+    learner.gradients(experience, critic)
+    return torch.cat([parameter.grad.flatten() for parameter in agent.policy.parameters()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kl_penalty_is_paid_and_not_only_logged(kind):
+    """Two algorithms buffered the reward before the penalty was taken off it."""
+    free, again, dear = (trained_off_its_reference(kind, kl_coef) for kl_coef in (0.0, 0.0, 3.0))
+    torch.testing.assert_close(again, free, rtol=0, atol=0)
+    assert float((dear - free).abs().max()) > 1e-4  # a step moves a weight by 1e-3
+
+
+def trained_off_its_reference(kind: str, kl_coef: float) -> Tensor:
+    """Weights after a step that begins away from the reference policy."""
+    agent = agent_of(kind, kl_coef=kl_coef)
+    noise = generator(5)
+    with torch.no_grad():
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
+    figures: list[dict[str, float]] = []
+    agent.learn(1, after=lambda report: figures.append(report.metrics))
+    assert abs(figures[0]["kl"]) > 0.01
+    return weights(agent.policy)
+
+
+class Judge:
+    """A discriminator that says of each text how long it is, or always the same."""
+
+    def __init__(self, always: float | None = None) -> None:
+        self.always, self.theta = always, nn.Parameter(torch.ones(()))
+
+    def logits(self, texts: Texts) -> Tensor:
+        lengths = texts.lengths.float() if self.always is None else torch.full((len(texts),), self.always)
+        return self.theta * lengths
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.theta]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"theta": self.theta.detach().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.theta.data.copy_(state["theta"])
+
+
+def test_gail_pays_each_row_in_that_rows_own_column(monkeypatch):
+    """A row's verdict has to stand at that row's own last token, whatever the others' lengths."""
+    given: list[Trajectories] = []
+    update = ActorCritic.update
+
+    def spy(self: ActorCritic, trajectories: Trajectories, *rest: Any, **more: Any) -> Any:
+        given.append(trajectories)
+        return update(self, trajectories, *rest, **more)
+
+    monkeypatch.setattr(ActorCritic, "update", spy)
+    config = GAILConfig(**NUMBERS, discriminator_learning_rate=1e-30)
+    GAIL(toy_policy(), toy_envs(), config, judge=Judge()).learn(1)
+    lengths = given[0].lengths
+    assert len(lengths.unique()) > 2
+    expected = torch.zeros((8, T), dtype=torch.float64)
+    expected[torch.arange(8), lengths - 1] = lengths.double()
+    torch.testing.assert_close(given[0].rewards, expected)
+
+
+def test_gails_loss_is_given_logits_and_not_probabilities():
+    """The loss took the sigmoid of what had been through a sigmoid already."""
+    found: list[dict[str, float]] = []
+    agent = GAIL(toy_policy(), toy_envs(), GAILConfig(**NUMBERS), judge=Judge(always=2.0))
+    agent.learn(1, after=lambda report: found.append(report.metrics))
+    # σ(2) = 0.8808: half the texts cost −log 0.8808, the other half −log 0.1192; sigmoid twice would give 0.79.
+    assert found[0]["discriminator/loss"] == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-5)
+
+
+def test_examples_with_the_same_prompt_do_not_share_their_references():
+    """References were looked up by the decoded prompt, which several examples may have, at least once it is cut."""
+    prompts = ["w2 w3", "w2 w3", "w2 w3 w4 w5 w6", "w2 w3 w4 w5 w7"]  # the last two are cut after four words
+    examples = [Example(prompt, (f"w{8 + number}",)) for number, prompt in enumerate(prompts)]
+    envs = text_envs(examples)
+    chosen = [3, 0, 2, 1, 1, 2, 0, 3]
+    plan = BC(toy_policy(), envs, BCConfig()).plan(0)
+    trajectories = collect(envs, plan, episodes=8, generator=generator(), examples=chosen)
+    assert trajectories.examples.tolist() == chosen
+    assert [info["references"] for info in trajectories.infos] == [[f"w{8 + number}"] for number in chosen]
+    assert trajectories.tokens[:, 0].tolist() == [8 + number for number in chosen]  # the reference writes
+    assert len({tuple(row) for row in trajectories.prompts.tolist()}) == 2  # control: prompts alike
+
+
+# What some rewards are set up with; those that need a program or another kind of model are tested by their own.
+SET_UP = {"spice": "pipeline", "spider": "pipeline", "preference": "model", "classifier": "model"}
+ELSEWHERE = {"meteor", "official_spice", "bert_score", "bleurt", "regressor", "output_perplexity", "perplexity"}
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Folders for the settings."""
+    from spacy_pipeline import save_pipeline
+
+    folder = tmp_path_factory.mktemp("stand_ins")
+    tokenizer = toy_envs(1).unwrapped.tokenizer
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        num_labels=1, pad_token_id=0,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    save_pipeline(folder / "pipeline")
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in rewards.names() if name not in ELSEWHERE])
+def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, stand_ins, monkeypatch):
+    """It joined prompt and completion in place, so that a later one saw the prompt twice."""
+    monkeypatch.setattr(tiny_classifier.fit, "__defaults__", (tiny_classifier.Recipe(steps=1),))  # no matter how well
+    train = [
+        Example("a film", ("the dog runs",), label=1, extras={"concepts": ["dog", "run"]}),
+        Example("a book", ("a cat sits",), label=0, extras={"concepts": ["cat"]}),
+    ] * 20
+    columns = (
+        [example.prompt for example in train],
+        ["the dog sits", "a cat"] * 20,
+        [list(example.references) for example in train],
+        [{"concepts": ["dog"], "label": 1, "finish_reason": "stop"} for _ in train],
+    )
+    before = copy.deepcopy(columns)
+    settings = {SET_UP[name]: str(stand_ins / SET_UP[name])} if name in SET_UP else {}
+    score = rewards.load(name, train=train, **settings)
+    measure = score if callable(score) else score.corpus
+    first = measure(*columns)
+    assert columns == before
+    np.testing.assert_array_equal(measure(*columns), first)
+
+
+def test_a_later_reward_does_not_see_the_prompt_twice():
+    """The same where rewards are added up: whoever scores last is shown what the first was shown."""
+    seen: list[Any] = []
+
+    def spy(*columns: Any) -> list[float]:
+        seen.append(copy.deepcopy(columns))
+        return [0.0] * len(columns[0])
+
+    envs = text_envs([Example(f"w{word} w3", ("w4 w5",)) for word in range(6, 10)])
+    for score, name in ((spy, "first"), ("rouge_l", "rouge"), (spy, "last")):
+        envs = TextReward(envs, score, name=name)
+    collect(envs, agent_of("ppo", envs).plan(0), episodes=8, generator=generator())
+    assert len(seen) > 1
+    assert seen[0::2] == seen[1::2]
+
+
+class PaysForTheEnd(ForeignEnv):
+    @staticmethod
+    def reward_of(token: int, t: int) -> float:
+        return float(token == 0)
+
+
+def test_an_eos_that_is_also_the_padding_is_learned_and_paid():
+    """Masks came from ids: with padding = EOS the end was neither learned nor paid, and an empty text paid cell −1."""
+    envs = foreign_envs(4, env=PaysForTheEnd, eos_token_ids=[0])  # cells of padding hold 0, too
+    agent = agent_of("ppo", envs, policy=LMPolicy(language_model("gpt2"), None))
+    plan = replace(agent.plan(0), rollout=OneToken(P, lengths=(1, 3, 8, 99), eos=0))
+    trajectories = collect(envs, plan, episodes=4, generator=generator())
+    ends = trajectories.lengths - 1
+    assert trajectories.tokens.tolist()[:2] == [[0] * 8, [P, P, 0, 0, 0, 0, 0, 0]]
+    assert ends.tolist() == [0, 2, 7, 7]  # the first is a completion without words
+    assert trajectories.learn.sum(1).tolist() == [1, 3, 8, 8]
+    expected = torch.zeros((4, 8), dtype=torch.float64)
+    expected[torch.arange(3), ends[:3]] = 1.0  # the last is cut at its eighth word
+    torch.testing.assert_close(trajectories.rewards, expected)
+
+    learner: Any = agent.learner
+    critic, _ = learner.critic("policy")
+    experience = learner.experience(learner.annotate(trajectories, critic))
+    assert (experience.advantages[torch.arange(3), ends[:3]] > 0.5).all()
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_decoder_scores_do_not_depend_on_the_padding_of_their_prompts(family):
+    """Nothing masked the padding, which stood on the left, where positions count from."""
+    policy, texts, layout = LMPolicy(language_model(family), None), ragged_texts(), TextLayout.of(foreign_envs(1))
+    assert len(texts.prompt_lengths.unique()) > 1
+    together = policy.score(texts, layout).logprobs
+    for row in range(len(texts)):
+        single = alone(texts, row)
+        length = int(single.lengths)
+        torch.testing.assert_close(together[row, :length], policy.score(single, layout).logprobs[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_encoder_decoder_reference_is_frozen(family):
+    """The anchor of the KL moved with the policy that it was to hold."""
+    agent = agent_of("ppo", policy=toy_policy(family))
+    reference = agent.learner.ref_policy
+    assert reference is not None
+    before = weights(reference)
+    agent.learn(1)
+    assert torch.equal(weights(reference), before)
+    assert not torch.equal(weights(agent.policy), before)
+    assert not any(parameter.requires_grad for parameter in reference.model.parameters())
+
+
+def test_cider_takes_no_document_frequencies_from_the_scored_batch():
+    """A text's reward depended on its neighbours, and a text alone scored 0: it stands in every document."""
+    train = [Example("", (text,)) for text in ("the dog runs", "the cat sits", "the man reads a book")]
+    texts = ["the dog sits", "the cat sits", "a man reads"]
+    references = [["the dog runs"], ["the cat sits"], ["the man reads a book"]]
+
+    def scores(rows: list[int]) -> list[float]:
+        score = rewards.load("cider_d", train=train)
+        chosen = [texts[row] for row in rows], [references[row] for row in rows]
+        return score([""] * len(rows), *chosen, [{}] * len(rows)).tolist()
+
+    together = scores([0, 1, 2])
+    assert [scores([row])[0] for row in range(3)] == together
+    assert scores([1, 1, 0])[2] == together[0]
+    assert min(together) > 0
+    assert together[1] == pytest.approx(10 * 3 / 4)  # three words have no 4-gram, the rest agrees
+
+
+def test_rouge_does_not_give_every_row_the_mean_of_the_batch():
+    """It did so where several ROUGEs were combined; here each row has a ROUGE-L of its own, no combination exists."""
+    score = rewards.load("rouge_l")
+    given = score(["", ""], ["the dog runs", "a cat"], [["the dog runs"], ["the dog runs"]], [{}, {}])
+    assert given.tolist() == [1.0, 0.0]
+
+
+def test_the_adaptive_kl_controller_keeps_its_clip():
+    """Without ±0.2 an iteration far off the target multiplied the price by as much."""
+    prices = []
+    for kl in (0.0, 60.0, 6.6):
+        controller = AdaptiveKL(1.0, target=6.0, horizon=100.0)
+        controller.update(kl, episodes=50)
+        prices.append(controller.coef)
+    assert prices == pytest.approx([0.9, 1.1, 1.05])  # 1 ± 0.2 · 50/100, and within the clip 1 + 0.1 · 50/100
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_rollins_are_not_replayed_token_by_token(family, monkeypatch):
+    """They are known: the environment is put at their end, and the model reads them in one pass."""
+    envs, policy = toy_envs(1), toy_policy(family)
+    with pytest.warns(UserWarning, match="never learns its first token"):
+        agent = agent_of("ppo-pp", envs, policy=policy, rollin_prob=1.0)
+    plan = replace(agent.plan(0), rollin=OneToken(G))  # of eight tokens
+    assert agent.policy.head is not None  # found by a pass of its own
+    model = policy.model
+    body = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
+    steps, passes = counted(monkeypatch, envs, "step"), counted(monkeypatch, body, "forward")
+    trajectories = [collect(envs, plan, episodes=1, generator=generator(seed)) for seed in range(6)]
+    rollins = sum(int(one.is_rollin.sum()) for one in trajectories)
+    rollouts = sum(int(one.is_rollout.sum()) for one in trajectories)
+    assert rollins > 6
+    assert len(steps) == rollouts
+    assert len(passes) == rollouts  # one that reads prompt and rollin, then one for each further token
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[str]:
+    """A list that grows by one at each call of a method."""
+    method, calls = getattr(owner, name), []
+
+    def call(*rest: Any, **more: Any) -> Any:
+        calls.append(name)
+        return method(*rest, **more)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_ids_are_never_floats(kind):
+    """In float32 ids above 2²⁴ fall together, and every use rounds them back."""
+    envs = toy_envs()
+    agent = agent_of(kind, envs, target_coef=0.1)
+    trajectories = collect(envs, agent.plan(0), episodes=8, generator=generator())
+    targets = reference_texts(trajectories, ReferenceTokens(agent.layout), generator())
+    stored = [trajectories.prompts, trajectories.tokens, trajectories.switch, trajectories.examples]
+    assert {ids.dtype for ids in [*stored, targets.prompts, targets.tokens]} == {torch.int64}
+
+    writer = agent.policy.start(torch.full((2, 4), 3), torch.full((2, T), -1), [{}, {}], agent.layout)
+    assert writer.next(torch.zeros(2, dtype=torch.float64))[0].dtype == torch.int64
+    observations, _ = envs.reset(seed=0)
+    assert {observations.dtype, envs.single_observation_space.dtype, agent.predict(observations)[0].dtype} == {
+        np.dtype(np.int64)
+    }
+    assert envs.single_action_space.dtype == np.int64
+
+
+class CountingTokenizer(PreTrainedTokenizerFast):
+    """Counts how often it is asked for each text."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def __call__(self, text: Any, *rest: Any, **more: Any) -> Any:
+        self.asked.update([text] if isinstance(text, str) else text)
+        return super().__call__(text, *rest, **more)
+
+
+def test_data_are_tokenised_once_and_padding_sides_are_left_alone():
+    """Three times with three sides; here each prompt and each reference is tokenised once, and the side is left."""
+    tokenizer = CountingTokenizer(
+        tokenizer_object=toy_tokenizer(V).backend_tokenizer, pad_token="<pad>", eos_token="<eos>"
+    )
+    tokenizer.asked.clear()
+    before = tokenizer.padding_side, tokenizer.truncation_side
+    examples = [Example(f"w{word} w3", (f"w4 w{word}",)) for word in range(2, 10)]
+    envs = text_envs(examples, tokenizer)
+    agent = agent_of("ppo", envs, policy=toy_policy(tokenizer=tokenizer), target_coef=0.1)
+    agent.learn(4)
+    ours = {text: count for text, count in tokenizer.asked.items() if text != "a"}  # "a" asks for special tokens
+    prompts = {example.prompt for example in examples}
+    assert set(ours) <= prompts | {f" {reference}" for example in examples for reference in example.references}
+    assert len(ours) > 8  # prompts and references
+    assert set(ours.values()) == {1}
+    assert (tokenizer.padding_side, tokenizer.truncation_side) == before
+
+
+@pytest.mark.parametrize("word", ["gc.collect", "empty_cache", "padding_side =", "load_metric", "trust_remote_code"])
+def test_sources_clear_no_caches_and_call_nothing_that_is_gone(word):
+    """Caches were emptied in the inner loop; metrics and data sets came as scripts, which `datasets` has given up."""
+    assert len(SOURCES) > 60
+    assert [path.name for path in SOURCES if word in path.read_text()] == []
+    assert [path.name for path in SOURCES if "max_new_tokens" in path.read_text()]  # control
+
+
+def test_a_guide_that_is_the_reference_model_writes_with_its_own_weights():
+    """Asked for the guide, the actor wrote with the policy's model, where the guide was the reference model."""
+    policy = toy_policy()
+    config = PPOPlusPlusConfig(**NUMBERS | {"epochs": 4})
+    agent = PPOPlusPlus(policy, Guide(policy, temperature=3.0), toy_envs(), config)
+    original = LMPolicy(copy.deepcopy(policy.model), policy.tokenizer)
+    agent.learn(3)
+    expected = texts_of(Guide(original, temperature=3.0))
+    assert same(texts_of(agent.guide), expected)
+    assert not same(texts_of(Guide(policy, temperature=3.0)), expected)  # control: the policy has moved
+
+
+def texts_of(actor: Any) -> Trajectories:
+    return collect(toy_envs(), Plan(rollout=actor), episodes=8, generator=generator(3))
+
+
+@pytest.mark.parametrize("kind", ["ppo-pp", "aggrevated", "lols-ppo-pp", "lols-aggrevated", "d2lols-before"])
+def test_rollin_prob_is_a_probability_everywhere_and_never_a_count(kind):
+    """`tau` was the chance of a half in one algorithm and the hand-over's iteration in another."""
+    _, config_type, own = KINDS[kind]
+    with pytest.raises(ValueError, match=r"rollin_prob must be in \[0, 1\], got 20"):
+        config_type(rollin_prob=20)
+    assert "tau" not in {field.name for field in fields(config_type)}
+    agent = agent_of(kind, rollin_prob=0.3)
+    assert {agent.plan(iteration).rollin_prob for iteration in (0, 8, 9, 30)} == {0.3}
+    chances = [name for name in own if name.endswith("_prob")]
+    for name in chances:
+        with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got 20"):
+            config_type(**{name: 20})
+
+
+def test_the_hand_over_of_d2lols_is_a_count_of_iterations():
+    """See above; its rollins keep their own chance before and after."""
+    agent = agent_of("d2lols-before", aggrevated_iterations=3, rollin_prob=0.3, aggrevated_rollin_prob=0.7)
+    assert [agent.plan(iteration).critic for iteration in range(5)] == ["guide"] * 3 + ["policy"] * 2
+    assert [agent.plan(iteration).rollin_prob for iteration in range(5)] == [0.7] * 3 + [0.3] * 2
+
+
+@pytest.mark.parametrize("kind", ["bc", *KINDS])
+def test_a_run_in_a_single_process_is_not_refused(kind, monkeypatch):
+    """Whoever had not launched several processes could not train at all."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    agent = BC(toy_policy(), toy_envs(), BCConfig(minibatch_size=8)) if kind == "bc" else agent_of(kind)
+    assert agent.learn(1).iteration == 1
+    assert not torch.distributed.is_initialized()
+
+
+def test_imdbs_reference_is_not_the_whole_review(tmp_path):
+    """The likelihood of a reference taught the policy to repeat its prompt."""
+    words = [f"w{word}" for word in range(2, 12)]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words), "label": 1}) + "\n")
+    envs = gym.make_vec(
+        "tril/IMDB-v0",
+        num_envs=2,
+        autoreset_mode="Disabled",
+        dataset=str(tmp_path),
+        tokenizer=toy_tokenizer(V),
+        max_prompt_length=6,
+        max_new_tokens=12,
+        reward=None,
+    )
+    _, infos = envs.reset(seed=0)
+    assert infos["prompt"][0] == "w2 w3 w4 w5 w6"
+    assert list(infos["references"][0]) == ["w7 w8 w9 w10 w11"]
+
+    policy = OneToken(P)
+    trajectories = collect(envs, replace(agent_of("ppo").plan(0), rollout=policy), episodes=2, generator=generator())
+    targets = reference_texts(trajectories, ReferenceTokens(TextLayout.of(envs)), generator())
+    assert targets.tokens[0][targets.is_token[0]].tolist() == [7, 8, 9, 10, 11, EOS]
+    assert targets.prompts[0][targets.is_prompt[0]].tolist() == [2, 3, 4, 5, 6]

@@ -1,0 +1,132 @@
+import re
+
+import numpy as np
+import pytest
+
+from tril_gym import rewards
+from tril_gym.rewards import registry as catalogue
+
+# What rows need before they load, and where they are tested with it.
+ELSEWHERE = {
+    "bert_score": "model",
+    "classifier": "model",
+    "meteor": "pycocoevalcap|Java",
+    "official_spice": "pycocoevalcap|Java|CoreNLP",
+    "output_perplexity": "model",
+    "perplexity": "model",
+    "preference": "model",
+    "regressor": "model",
+    "spice": "pipeline",
+    "spider": "pipeline",
+}
+
+
+@pytest.mark.parametrize("name", rewards.names())
+def test_every_row_loads_under_its_name(name, captions):
+    if name in ELSEWHERE:
+        try:
+            score = rewards.load(name, train=captions)
+        except (ValueError, ImportError) as error:
+            assert re.search(ELSEWHERE[name], str(error))  # noqa: PT017  where it is installed, nothing is raised
+            return
+    else:
+        score = rewards.load(name, train=captions)
+    assert isinstance(score, rewards.Score if name in rewards.names("text") else rewards.CorpusScore)
+    assert callable(score) == (name in rewards.names("text"))
+    assert score.name == name
+
+
+def test_names_are_sorted_and_of_two_kinds():
+    assert rewards.names() == sorted(rewards.names())
+    assert sorted(rewards.names("text") + rewards.names("corpus")) == rewards.names()
+    assert {"rouge_l", "preference"} <= set(rewards.names("text"))
+    assert {"sacre_bleu", "distinct_1"} <= set(rewards.names("corpus"))
+
+
+def test_describe_says_what_it_measures_and_needs():
+    for name in rewards.names():
+        assert "Needs" in rewards.describe(name)
+        assert "\n" not in rewards.describe(name)
+    assert "references" in rewards.describe("rouge_l")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    for ask in (rewards.load, rewards.describe, rewards.as_score):
+        with pytest.raises(
+            ValueError, match=r"'rouge'.*cider_d, .*rouge_l, .*sentiment, .*or your own module:function"
+        ):
+            ask("rouge")
+
+
+def test_an_unknown_setting_is_answered_with_the_known_ones(captions):
+    with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are over$"):
+        rewards.load("rouge_l", ovr="mean")
+    with pytest.raises(ValueError, match=r"no setting 'sigma'; it has no settings"):
+        rewards.load("cider_d", train=captions, sigma=3)
+    with pytest.raises(ValueError, match=r"no setting 'path'; its settings are model, label, with_prompt"):
+        rewards.load("sentiment", path="x")
+
+
+def test_a_bad_value_of_a_setting_is_refused():
+    with pytest.raises(ValueError, match=r"over must be .*'max'"):
+        rewards.load("rouge_l", over="max")
+
+
+def test_rewards_that_fit_nothing_ignore_train_and_fitted(tmp_path, captions):
+    rewards.load("rouge_l", train=captions, fitted=tmp_path)
+    rewards.load("concept_coverage", train=captions, fitted=tmp_path)
+
+
+def test_a_reward_is_one_row_and_one_factory(monkeypatch):
+    row = catalogue.Row("overlap:rouge_l", "the same again", "references")
+    monkeypatch.setitem(catalogue.ROWS, "twin", row)
+    assert "twin" in rewards.names()
+    assert rewards.describe("twin") == "the same again. Needs references."
+    assert rewards.load("twin", over="mean").over == "mean"
+
+
+def lengths(prompts, completions, references, extras):
+    return [len(completion) for completion in completions]
+
+
+def test_a_function_becomes_a_score():
+    score = rewards.as_score(lengths)
+    assert score.name == "lengths"
+    values = score(["p", "p"], ["ab", ""], [[], []], [{}, {}])
+    assert values.dtype == np.float64
+    assert values.tolist() == [2.0, 0.0]
+
+
+def test_an_object_that_can_be_called_is_named_after_its_class():
+    class Constant:
+        def __call__(self, prompts, completions, references, extras):
+            return np.ones(len(prompts))
+
+    assert rewards.as_score(Constant()).name == "Constant"
+    with pytest.raises(TypeError, match="Constant"):
+        rewards.as_score(Constant)  # the class in place of an object
+
+
+def test_a_score_stays_itself(captions):
+    score = rewards.load("rouge_l")
+    assert rewards.as_score(score) is score
+    assert rewards.as_score("rouge_l").name == "rouge_l"
+    assert rewards.as_score("cider_d", train=captions).name == "cider_d"
+
+
+def test_what_is_no_reward_is_refused():
+    with pytest.raises(TypeError, match="3"):
+        rewards.as_score(3)
+
+
+def test_a_function_must_give_one_number_per_text():
+    mean = rewards.as_score(lambda prompts, completions, references, extras: 0.5)
+    with pytest.raises(ValueError, match=r"'lambda'.*shape \(\) for 2 texts"):
+        mean(["p", "p"], ["a", "b"], [[], []], [{}, {}])
+
+
+def test_what_a_function_returns_is_copied():
+    kept = np.zeros(1)
+    scores = rewards.as_score(lambda *batch: kept)(["p"], ["c"], [[]], [{}])
+    scores += 1
+    assert kept[0] == 0

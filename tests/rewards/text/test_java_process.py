@@ -1,0 +1,168 @@
+"""Programs that answer line by line, with one written in Python in the place of Java."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tril_gym.rewards.text import java_process as java
+from tril_gym.rewards.text.java_process import LineProcess, check_memory, find_java, line_process, numbers, one_line
+
+ECHO = """
+import os, sys
+for number, line in enumerate(sys.stdin):
+    line = line.rstrip("\\n")
+    if line == "die":
+        sys.exit("no memory left")
+    sys.stdout.write("x" * int(line[4:]) + "\\n" if line.startswith("long") else f"{number} {line}\\n")
+    sys.stdout.flush()
+"""
+COMMAND = [sys.executable, "-S", "-E", "-X", "utf8", "-c", ECHO]
+
+
+@pytest.fixture
+def process():
+    process = LineProcess(COMMAND)
+    yield process
+    process.close()
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_lines_are_answered_in_order_by_one_program(process):
+    assert process.pid is None
+    assert process.ask(["a", "b c", "größe \N{DOG FACE}", ""]) == ["0 a", "1 b c", "2 größe \N{DOG FACE}", "3 "]
+    pid = process.pid
+    assert process.ask(["d"]) == ["4 d"]
+    assert process.ask([]) == []
+    assert process.pid == pid
+
+
+def test_more_than_the_pipes_can_hold_blocks_nobody(process):
+    # A pipe holds 64 kB: 300 questions of 10 kB and as many answers fill both.
+    answers = process.ask(["long10000" + " " * 10_000] * 300)
+    assert [len(answer) for answer in answers] == [10_000] * 300
+
+
+def test_one_that_dies_says_why_and_the_next_question_starts_another(process):
+    process.ask(["a"])
+    first = process.pid
+    with pytest.raises(RuntimeError, match=r"ended with code 1 before it had answered: no memory left\. The next text"):
+        process.ask(["b", "die", "c"] + ["long1" + " " * 100_000] * 5)
+    assert process.pid is None
+    assert process.ask(["d"]) == ["0 d"]
+    assert process.pid != first
+
+
+def test_its_last_words_are_without_the_trace():
+    words = ["started", "java.lang.Error: no models", "\tat a.b(C.java:1)", "Caused by: x", "\t... 7 more"]
+    die = "import sys; sys.stdin.readline(); sys.exit('\\n'.join(sys.argv[1:]))"
+    process = LineProcess([sys.executable, "-SE", "-c", die, *words])
+    with pytest.raises(RuntimeError, match=r"answered: started / java.lang.Error: no models / Caused by: x\. The next"):
+        process.ask(["a"])
+
+
+def test_one_that_was_killed_between_two_questions_is_replaced(process):
+    process.ask(["a"])
+    os.kill(process.pid, 9)
+    process._running.process.wait()
+    assert process.ask(["b"]) == ["0 b"]
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(process, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(java._Running, "_read", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            process.ask(["a"])
+    assert process.ask(["b"]) == ["0 b"]
+
+
+def test_it_ends_with_its_object():
+    process = LineProcess(COMMAND)
+    process.ask(["a"])
+    pid = process.pid
+    assert is_alive(pid)
+    del process
+    assert not is_alive(pid)
+
+
+def test_a_line_break_in_a_question_is_our_own_mistake(process):
+    with pytest.raises(AssertionError, match="one_line"):
+        process.ask(["a\nb"])
+
+
+def test_everybody_has_the_same_program():
+    assert line_process(COMMAND) is line_process(tuple(COMMAND))
+    assert line_process(COMMAND) is not line_process([*COMMAND, "other"])
+
+
+FORK = """
+import os, sys
+from tril_gym.rewards.java import line_process
+command = sys.argv[1:]
+print(*line_process(command).ask(["a"]), line_process(command).pid, flush=True)
+if os.fork() == 0:
+    print(*line_process(command).ask(["child"]), line_process(command).pid, flush=True)
+    sys.exit()  # with all that Python does at its end
+os.wait()
+print(*line_process(command).ask(["b"]), line_process(command).pid, flush=True)
+"""
+
+
+def test_a_forked_process_has_its_own_and_all_end_with_python():
+    run = subprocess.run([sys.executable, "-c", FORK, *COMMAND], capture_output=True, text=True, check=True)
+    parent, child, later = (line.rsplit(" ", 1) for line in run.stdout.splitlines())
+    assert (parent[0], child[0], later[0]) == ("0 a", "0 child", "1 b")
+    assert parent[1] == later[1] != child[1]
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, (int(parent[1]), int(child[1])))):  # until the system has buried them
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_text_becomes_one_line():
+    assert one_line(" a\tb\r\nc\x00d\u2028e\x1f ") == "a b c d e"
+    assert one_line("half \udce2 a character") == "half ? a character"
+    assert one_line(" \n") == ""
+
+
+def test_an_answer_that_is_no_number_is_shown():
+    assert numbers(["0.5", "1"], of="meteor") == [0.5, 1.0]
+    with pytest.raises(RuntimeError, match=r"meteor did not answer with a number: .*'error: no parse'"):
+        numbers(["0.5", "error: no parse"], of="meteor")
+
+
+def test_java_is_looked_for_in_java_home_and_on_the_path(tmp_path, monkeypatch):
+    on_path, at_home = tmp_path / "java", tmp_path / "home" / "bin" / "java"
+    at_home.parent.mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(ValueError, match=r"meteor runs a Java program and found no `java`.*install a JDK"):
+        find_java("meteor")
+    for path in (on_path, at_home):
+        path.touch(mode=0o755)
+    assert find_java("meteor") == str(on_path)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
+    assert find_java("meteor") == str(at_home)
+    with pytest.raises(ValueError, match=r"official_spice compiles .* no `javac` beside .*install a JDK"):
+        find_java("official_spice", compiler=True)
+    at_home.with_name("javac").touch(mode=0o755)
+    assert find_java("official_spice", compiler=True) == str(at_home)
+
+
+@pytest.mark.parametrize("memory", ["2", "g", "2 g", "0g", "-1g", "2gb", ""])
+def test_memory_is_a_number_with_a_unit(memory):
+    check_memory("512m")
+    with pytest.raises(ValueError, match=r'memory must be a number with k, m or g, such as "2g", got'):
+        check_memory(memory)

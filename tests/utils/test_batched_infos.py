@@ -1,0 +1,57 @@
+"""Infos of many rows: what Gymnasium makes of them one after another."""
+
+import numpy as np
+import pytest
+from gymnasium.vector import VectorEnv
+
+from tril_gym.utils.batched_infos import batched, row_of
+
+INFOS = {
+    "of one row": {2: {"tokens": [1, 2], "completion": "a b", "example": 3}},
+    "of all rows": {row: {"example": row, "prompt": f"p{row}", "references": ["r"] * row} for row in range(4)},
+    "with keys that some lack": {0: {"a": 1.5, "b": True}, 3: {"b": False, "c": None}},
+    "with dictionaries": {
+        1: {"extras": {"label": 1, "more": {"x": 0.5}}},
+        2: {"extras": {"label": 2}},
+        3: {"extras": {}},
+    },
+    "with arrays": {0: {"x": np.arange(3)}, 2: {"x": np.arange(3) * 2}},
+    "with numpy's numbers": {0: {"x": np.float32(0.5), "y": np.int64(7)}, 1: {"x": np.float32(1.5)}},
+    "of a text's end and the next one's beginning": {
+        1: {"final_obs": np.arange(4), "final_info": {"tokens": [5]}, "example": 1}
+    },
+    "of nobody": {},
+}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_same(found[key], value)
+        else:
+            assert found[key].dtype == value.dtype, key
+            for ours, theirs in zip(found[key], value, strict=True):
+                np.testing.assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("infos", INFOS.values(), ids=INFOS)
+def test_batched_infos_are_gymnasiums(infos):
+    envs = VectorEnv()
+    envs.num_envs = 4
+    expected = {}
+    for row, info in infos.items():
+        expected = envs._add_info(expected, info, row)
+    assert_same(batched(infos, 4), expected)
+
+
+def test_a_rows_own_info_comes_back():
+    infos = {0: {"example": 4, "extras": {"label": 1}}, 2: {"example": 5, "tokens": [1, 2]}}
+    together = batched(infos, 3)
+    assert {row: row_of(together, row) for row in range(3)} == infos | {1: {}}
+
+
+def test_masks_are_not_shared_between_keys():
+    together = batched({0: {"a": 1, "b": 2}}, 2)
+    together["_a"][1] = True
+    assert together["_b"].tolist() == [True, False]

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from tril_gym.utils import cache
+from tril_gym.utils.cache import cached_folder
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Builder:
+    """Writes two files and counts how often it did."""
+
+    def __init__(self):
+        self.built = 0
+
+    def __call__(self, folder):
+        self.built += 1
+        (folder / "sub").mkdir()
+        (folder / "weights.bin").write_bytes(b"weights")
+        (folder / "sub" / "more.json").write_text("{}")
+
+
+def test_built_once_and_found_again(cache_folder):
+    build = Builder()
+    folder = cached_folder("model", "abc", build)
+    assert folder == cache_folder / "model" / "abc"
+    assert (folder / "weights.bin").read_bytes() == b"weights"
+    assert cached_folder("model", "abc", build) == folder
+    assert build.built == 1
+    assert list((cache_folder / "model").iterdir()) == [folder]  # no leftovers
+
+
+def test_another_key_is_another_folder():
+    build = Builder()
+    assert cached_folder("model", "abc", build) != cached_folder("model", "abd", build)
+    assert build.built == 2
+
+
+def change(folder):
+    (folder / "weights.bin").write_bytes(b"weightz")
+
+
+def remove(folder):
+    (folder / "sub" / "more.json").unlink()
+
+
+def add(folder):
+    (folder / "stray.bin").write_bytes(b"")
+
+
+def cut_the_manifest(folder):
+    manifest = folder / cache.MANIFEST
+    manifest.write_text(manifest.read_text()[:-5])
+
+
+def remove_the_manifest(folder):
+    (folder / cache.MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("damage", [change, remove, add, cut_the_manifest, remove_the_manifest])
+def test_a_damaged_folder_is_made_again(damage, cache_folder):
+    build = Builder()
+    folder = cached_folder("model", "abc", build)
+    damage(folder)
+    assert cached_folder("model", "abc", build) == folder
+    assert build.built == 2
+    assert (folder / "weights.bin").read_bytes() == b"weights"
+    assert not (folder / "stray.bin").exists()
+    assert list((cache_folder / "model").iterdir()) == [folder]
+
+
+def test_a_failed_build_leaves_nothing_behind(cache_folder):
+    def fail(folder):
+        (folder / "weights.bin").write_bytes(b"half")
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cached_folder("model", "abc", fail)
+    assert list((cache_folder / "model").iterdir()) == []
+
+
+def test_the_first_of_two_builders_at_once_wins():
+    late, early = Builder(), Builder()
+
+    def interrupted(folder):
+        cached_folder("model", "abc", early)
+        late(folder)
+        (folder / "late.txt").write_text("late")
+
+    folder = cached_folder("model", "abc", interrupted)
+    assert (early.built, late.built) == (1, 1)
+    assert not (folder / "late.txt").exists()
+    assert json.loads((folder / cache.MANIFEST).read_text()).keys() == {"weights.bin", "sub/more.json"}
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache_folder, monkeypatch):
+    cache_folder.write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="TRIL_GYM_CACHE"):
+        cached_folder("model", "abc", Builder())
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    assert cache.cache_root() == tmp_path / "cache"
+    monkeypatch.delenv("TRIL_GYM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_root() == tmp_path / "xdg" / "tril_gym"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_root() == tmp_path / ".cache" / "tril_gym"

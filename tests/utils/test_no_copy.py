@@ -1,0 +1,56 @@
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tril_gym.utils.no_copy import SMALL, Shared, share, unshare
+
+
+@pytest.mark.parametrize("x", [None, True, 3, 0.5, "rouge_l", ["a", 1], ("a", None), {"cider_d": 0.1, "to": ["b"]}])
+def test_small_plain_data_passes_as_it_is(x):
+    assert share(x) == x
+    assert type(share(x)) is type(x)
+
+
+def test_a_path_becomes_a_string():
+    assert share(Path("data") / "imdb") == str(Path("data") / "imdb")
+    assert share({"dataset": Path("imdb")}) == {"dataset": "imdb"}
+
+
+@pytest.mark.parametrize(
+    "x", [object(), len, {1, 2}, [object()], {"reward": len}, list(range(SMALL)), [[0] * SMALL], Shared]
+)
+def test_all_else_survives_a_deep_copy_uncopied(x):
+    copied = copy.deepcopy({"dataset": share(x)})["dataset"]
+    assert unshare(copied) is x
+    assert copied == share(x)
+
+
+def test_a_deep_copy_without_sharing_does_copy():
+    x = [object()]
+    assert copy.deepcopy(x)[0] is not x[0]
+
+
+def test_equality_is_identity_of_what_is_held():
+    one, same_content = [object()], [object()]
+    same_content[0] = one[0]
+    assert share(one) == share(one)
+    assert hash(share(one)) == hash(share(one))
+    assert share(one) != share(same_content)
+    assert share(one) != one
+
+
+def test_sharing_twice_is_sharing_once():
+    shared = share(len)
+    assert share(shared) is shared
+    assert unshare(shared) is len
+    assert unshare("plain") == "plain"
+
+
+def test_a_shared_object_can_be_sent_to_another_process():
+    assert unshare(pickle.loads(pickle.dumps(share(list(range(1000)))))) == list(range(1000))
+
+
+def test_the_representation_stays_short():
+    assert repr(share(list(range(100_000)))) == "Shared(<list>)"

@@ -1,0 +1,79 @@
+"""Where time and memory of an iteration go."""
+
+import numpy as np
+import pytest
+from doubles import policy_of
+
+from tril_gym.agents import PPO, PPOConfig
+from tril_gym.experiment.report import profile_table
+from tril_gym.utils.profiler import HIGH_WATER, Clock, ProcessMemory
+
+
+class Given:
+    """A gauge that reads what it is told."""
+
+    def __init__(self, *peaks):
+        self.peaks, self.resets = list(peaks), 0
+
+    def reset(self):
+        self.resets += 1
+
+    def read(self):
+        return self.peaks.pop(0)
+
+
+def test_a_peak_belongs_to_all_parts_that_run():
+    # looks: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
+    gauge = Given(5, 7, 9, 3, 8, 2)
+    clock = Clock(gauge)
+    with clock.time("a"), clock.time("b"):
+        pass
+    with clock.time("c"):
+        pass
+    assert dict(clock.peaks) == {"a": 9, "b": 9, "c": 2}  # 5 and 8 were before anything ran
+    assert gauge.resets == 6
+    assert set(clock.seconds) == {"a", "b", "c"}
+    assert clock.elapsed >= sum(clock.seconds[name] for name in "ac")
+
+
+def test_without_a_gauge_there_are_no_peaks():
+    clock = Clock()
+    with clock.time("a"):
+        pass
+    assert not clock.peaks
+    assert clock.seconds["a"] >= 0
+
+
+@pytest.mark.skipif(not HIGH_WATER.exists(), reason="only Linux begins a new peak")
+def test_a_process_tells_its_peak_and_begins_anew():
+    gauge = ProcessMemory()
+    gauge.reset()
+    before = gauge.read()
+    held = np.ones(40 * 2**17)  # 40 MiB
+    assert gauge.read() > before + 30
+    del held
+    gauge.reset()
+    assert gauge.read() < before + 20
+
+
+def test_a_profile_names_every_part_and_its_share():
+    import gymnasium as gym
+
+    import tril_gym  # noqa: F401  registers the environments
+
+    envs = gym.make_vec("tril/Toy-v0", num_envs=4, autoreset_mode="Disabled")
+    policy = policy_of(vocab_size=16, positions=20)
+    policy.tokenizer = envs.unwrapped.tokenizer
+    rows = []
+    agent = PPO(policy, envs, PPOConfig(epochs=1))
+    agent.learn(2, after=lambda report: rows.append(report.metrics), profile=True)
+    agent.learn(1, after=lambda report: rows.append(report.metrics))
+    parts = {"collect", "score", "reference", "values", "learn"}
+    assert {name for name in rows[0] if name.startswith("memory/")} == {f"memory/{part}" for part in parts}
+    assert not [name for name in rows[2] if name.startswith("memory/")]
+    assert {name for name in rows[2] if name.startswith("time/")} == {f"time/{part}" for part in (*parts, "other")}
+    table = profile_table(rows[:2])
+    cells = [list(column.cells) for column in table.columns]
+    assert len(cells[0]) == 6
+    assert sum(float(share.rstrip("%")) for share in cells[2]) == pytest.approx(100, abs=0.5)
+    assert [bool(peak) for peak in cells[3]] == [True] * 5 + [False]

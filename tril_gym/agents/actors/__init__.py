@@ -1,0 +1,1 @@
+"""Actors: whatever writes texts."""

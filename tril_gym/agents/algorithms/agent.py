@@ -1,0 +1,283 @@
+"""An agent: a policy in an environment, and what it learns with.
+
+An algorithm is a file with a config and a class that says its `plan`: who writes what, and which part teaches. What is
+made of the texts is its learner's. The rest, from the loop to the checkpoint, is the same for all and stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.references import References
+from tril_gym.agents.actors.text_guide import CallableGuide
+from tril_gym.agents.algorithms.training_loop import Callback, learn
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.plan import Actor, Plan
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.agents.learners.optimizer import Metrics
+from tril_gym.functional.sampling import Decoding
+from tril_gym.models.pretrained import is_adapter
+from tril_gym.utils.atomic_files import write_folder
+from tril_gym.utils.profiler import Clock
+
+
+class Learner(Protocol):
+    """What an agent makes of trajectories, and all that this must remember beside the policy's weights."""
+
+    @property
+    def ref_policy(self) -> LMPolicy | None:
+        """What the policy's drift is measured from; None where nobody measures it."""
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it learns from the references of the examples."""
+
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+        """Learn from an iteration's texts; returns figures by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be kept to go on as if never stopped."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+class Agent(ABC):
+    """What every agent can do.
+
+    Args:
+        policy: the language model that learns; trained in place.
+        envs: the vector environment to write in.
+        config: the algorithm's numbers; by default those of its config type.
+        guide: who helps to write, for algorithms with one.
+        seed: all the randomness of training comes from it.
+    """
+
+    name: ClassVar[str]  # as on the command line
+    config_type: ClassVar[type]
+    learner_type: ClassVar[type] = ActorCritic  # made of policy, config, layout
+    takes_guide: ClassVar[bool] = False
+    guide_finishes: ClassVar[bool] = False  # the guide rolls out, so it must be able to go on with a text
+
+    def __init__(
+        self, policy: LMPolicy, envs: VectorEnv, config: Any = None, *, guide: Actor | None = None, seed: int = 0
+    ) -> None:
+        self.config = config = self.config_type() if config is None else config
+        if not isinstance(self.config, self.config_type):
+            raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(config).__name__}")
+        self.envs, self.seed = envs, seed
+        self.layout = TextLayout.of(envs)
+        policy.check(self.layout)
+        policy.check_trains()
+        self.policy = policy.with_decoding(config.decoding())
+        self.guide: Any = self._checked_guide(guide)
+        self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.iteration = 0
+
+    def _checked_guide(self, guide: Actor | None) -> Actor | None:
+        if (guide is None) == self.takes_guide:
+            raise TypeError(f"{self.name} {'needs a' if self.takes_guide else 'works without a'} guide, got {guide!r}")
+        guide = _independent(guide, self.policy)
+        if isinstance(guide, Guide | CallableGuide):
+            guide.check(self.layout)
+        if self.guide_finishes and isinstance(guide, References):
+            raise ValueError(
+                f"{self.name} lets its guide finish texts, and references can only begin them; use a language model or"
+                " a callable as guide, or an algorithm whose guide begins the texts (ppo-pp)"
+            )
+        return guide
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether it cannot learn from examples without references."""
+        return isinstance(self.guide, References) or self.learner.needs_references
+
+    @property
+    def episodes(self) -> int:
+        """Texts an iteration."""
+        return self.config.episodes_per_iteration or self.envs.num_envs
+
+    @abstractmethod
+    def plan(self, iteration: int) -> Plan:
+        """Who writes what in this iteration, counted from 0."""
+
+    def learn(self, iterations: int, after: Callback | None = None, *, profile: bool = False) -> Self:
+        """Train for so many more iterations; `after` is called with a `Report` at the end of each.
+
+        With `profile` a report has the peak of memory of each part, "memory/…" in MiB, beside its seconds.
+        """
+        learn(self, iterations=iterations, after=after, profile=profile)
+        return self
+
+    def predict(
+        self, observations: np.ndarray, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[np.ndarray, None]:
+        """The next tokens for a batch (or a single row) of observations.
+
+        Args:
+            observations: (n, P + T) or (P + T,) integers.
+            deterministic: the most probable token; else a draw from the policy, which needs a `generator`.
+            generator: where the draws come from.
+
+        Returns:
+            actions, (n,) or a scalar array, and None: there is no hidden state to carry.
+        """
+        policy = self.policy.with_decoding(Decoding(greedy=True)) if deterministic else self.policy
+        batch = torch.from_numpy(np.atleast_2d(observations).astype(np.int64))
+        width = self.layout.max_prompt_length
+        if deterministic:
+            draws = torch.zeros(len(batch), dtype=torch.float64)
+        elif generator is None:
+            raise ValueError("predict(deterministic=False) needs a generator=torch.Generator() to draw from")
+        else:
+            draws = torch.rand(len(batch), generator=generator, dtype=torch.float64)
+        writer = policy.start(batch[:, :width], batch[:, width:], [{} for _ in batch], self.layout)
+        actions = writer.next(draws)[0].cpu().numpy()
+        return actions.reshape(np.shape(observations)[:-1]), None
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that is needed to go on exactly from here.
+
+        `policy/` loads with `transformers`' own `from_pretrained`; of a LoRA policy, `lora/` holds what goes on
+        exactly: the adapter, and the base's name or weights. The environment is not saved, nor a guide that is
+        neither a language model nor the references: `load` takes them. An agent that was saved there before is
+        replaced in one step.
+
+        Raises:
+            ValueError: the folder holds something that is no saved agent.
+        """
+        write_folder(Path(folder), self._write, mark="agent.json")
+
+    def _write(self, folder: Path) -> None:
+        self.policy.save(folder / "policy")
+        if self.policy.lora is not None and not self.policy.is_quantised:
+            self.policy.save_adapter(folder / "lora")
+        if isinstance(self.guide, Guide):
+            self._write_guide(self.guide.policy, folder / "guide")
+        torch.save(
+            {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
+        )
+        about = {"algorithm": self.name, "iteration": self.iteration, "seed": self.seed, "config": asdict(self.config)}
+        about["guide"] = _describe(self.guide, self.policy)
+        (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
+        if guide.shares_base(self.policy):
+            guide.save_beside(folder)
+        else:
+            guide.save(folder) if guide.lora is None else guide.save_adapter(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, envs: VectorEnv, device: str | torch.device = "cpu", **parts: Any) -> Self:
+        """Go on from a folder that `save` wrote, as if never stopped.
+
+        Args:
+            folder: the saved agent.
+            envs: an environment like the one it was trained in.
+            device: where policy and guide are to be.
+            parts: what could not be saved: `guide=`, where it is neither a language model nor the references, and
+                GAIL's `judge=`, where it is your own.
+
+        Raises:
+            ValueError: the folder holds no agent, or one of another algorithm, or its guide is missing.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "agent.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
+        if about["algorithm"] != cls.name:
+            raise ValueError(
+                f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own"
+            )
+        policy = saved_policy(folder).to(device)
+        config = cls.config_type(**about["config"])
+        if cls.takes_guide and "guide" not in parts:
+            parts["guide"] = _saved_guide(folder, about["guide"], policy)
+        agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
+        saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
+        agent.generator.set_state(saved["generator"].cpu())
+        agent.learner.load_state_dict(saved["learner"])
+        agent.iteration = about["iteration"]
+        return agent
+
+
+class GuidedAgent(Agent):
+    """An agent with a guide that begins or finishes its texts.
+
+    Args:
+        policy: the language model that learns; trained in place.
+        guide: who helps to write; it does not learn.
+        envs: the vector environment to write in.
+        config: the algorithm's numbers; by default those of its config type.
+        seed: all the randomness of training comes from it.
+    """
+
+    takes_guide = True
+    guide: Actor
+
+    def __init__(self, policy: LMPolicy, guide: Actor, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
+        super().__init__(policy, envs, config, guide=guide, seed=seed)
+
+
+def saved_policy(folder: Path) -> LMPolicy:
+    """The policy of a saved agent, exactly as it was."""
+    return _saved_model(folder / "lora" if (folder / "lora").is_dir() else folder / "policy")
+
+
+def _saved_model(folder: Path) -> LMPolicy:
+    """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    if is_adapter(folder):
+        return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer)
+    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
+
+
+def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
+    """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
+    if guide is not None and not isinstance(guide, Actor):
+        raise TypeError(
+            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), for a"
+            " function of texts Guide.from_callable(f), or write one as docs/your_own_agent.md shows"
+        )
+    if isinstance(guide, LMPolicy):
+        decoding = guide.decoding
+        guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)
+    if isinstance(guide, Guide) and guide.policy.model is policy.model:
+        return Guide(policy.frozen_copy(), **guide.settings())
+    if isinstance(guide, Guide) and policy.lora is None and guide.policy.shares_base(policy):
+        return Guide(guide.policy.full_copy(), **guide.settings())  # an adapter on the model that trains
+    return guide
+
+
+def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:
+    if isinstance(guide, Guide):
+        kind = "model on the policy's base" if guide.policy.shares_base(policy) else "model"
+        return {"kind": kind} | guide.settings()
+    if guide is None:
+        return None
+    return {"kind": "references" if isinstance(guide, References) else "other"}
+
+
+def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor:
+    settings = dict(about)
+    kind = settings.pop("kind")
+    if kind == "references":
+        return References()
+    if kind == "model":
+        return Guide(_saved_model(folder / "guide").to(policy.device), **settings)
+    if kind == "model on the policy's base":
+        return Guide(policy.load_beside(folder / "guide"), **settings)
+    raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

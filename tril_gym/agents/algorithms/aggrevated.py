@@ -1,0 +1,54 @@
+"""AggreVaTeD: the policy starts a text, the guide finishes it, and the policy learns from what the guide made of it.
+
+Sun et al. 2017, "Deeply AggreVaTeD": https://arxiv.org/abs/1703.01030; for language models Chang et al. 2023:
+https://arxiv.org/abs/2306.11816
+With probability β (`rollin_prob`) the policy writes a whole completion, which is cut at a uniform place, and the guide
+writes on from there. The critic learns V^g, what the guide earns from a state, on the guide's tokens; GAE over the
+mixed text credits the policy's tokens with what they did to that: with λ = 0 the advantage is A^g(s, a).
+
+Differs from the papers: the update is PPO's clipped one, as in the second paper's code.
+Known property: the policy never learns EOS nor a text's last token, unless `rollin_may_finish`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tril_gym.agents.algorithms.agent import GuidedAgent
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCriticConfig
+from tril_gym.utils.config_fields import check_share, knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggreVaTeDConfig(ActorCriticConfig):
+    """The shared numbers, and which of its tokens the policy learns from."""
+
+    rollin_prob: float = knob(0.8, "chance β that the policy starts a text; the others are the guide's alone")
+    rollin_may_finish: bool = knob(False, "let some rollins be whole texts, so that the policy learns to end one")
+    learn_on: Literal["rollin", "switch"] = knob("rollin", "learn from all tokens of a rollin, or from its last")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, "rollin_prob")
+
+
+class AggreVaTeD(GuidedAgent):
+    """Learn from what a guide makes of the policy's beginnings."""
+
+    name = "aggrevated"
+    config_type = AggreVaTeDConfig
+    guide_finishes = True
+
+    def plan(self, iteration: int) -> Plan:
+        """The policy rolls in and learns from that, the guide rolls out and its critic learns from that."""
+        config = self.config
+        return Plan(
+            rollin=self.policy,
+            rollin_prob=config.rollin_prob,
+            rollin_may_finish=config.rollin_may_finish,
+            rollout=self.guide,
+            learn_on=config.learn_on,
+            critic="guide",
+        )

@@ -1,0 +1,1 @@
+"""Collection: actors write texts in a vector environment."""

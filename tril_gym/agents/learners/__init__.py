@@ -1,0 +1,1 @@
+"""Learners: what trains on collected texts."""

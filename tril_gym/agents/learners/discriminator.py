@@ -1,0 +1,173 @@
+"""Discriminators: tell what the references say from what the policy wrote, by one logit for a whole text.
+
+Prompt and completion are read as one. What an expert wrote and what the policy wrote come the same way: as ids of the
+environment, cut at the same length, EOS where it fitted.
+
+B texts, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tril_gym.agents.actors.policy import LMPolicy, disable_dropout
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.learners.critic import Critic, new_critic, value_after
+from tril_gym.functional.sampling import at_least_float32
+from tril_gym.models.backbone import packed_left
+from tril_gym.models.pretrained import realigned
+from tril_gym.models.texts import Texts
+from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.seeding import seeded
+
+USUAL_LENGTH = 512  # tokens that the usual classifiers read; some have a few positions more, which are not for tokens
+
+
+class Discriminator(Protocol):
+    """Judges texts, and learns to."""
+
+    def logits(self, texts: Texts) -> Tensor:
+        """(B,): above 0 where a text is more likely a reference. With gradient."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What training moves."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it has learned."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`."""
+
+
+class ClassifierDiscriminator:
+    """A sequence classifier of `transformers`.
+
+    Args:
+        model: with one label.
+        tokenizer: its own, where it reads text; None where it reads the ids of the environment.
+        layout: of the environment.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, layout: TextLayout) -> None:
+        labels = model.config.num_labels
+        if labels != 1:
+            raise ValueError(f"a discriminator has one logit, the classifier has {labels}; load it with num_labels=1")
+        if tokenizer is not None and layout.tokenizer is None:
+            raise ValueError("a discriminator that reads text needs an environment with a tokenizer attribute")
+        self.model, self.tokenizer, self.layout = disable_dropout(model), tokenizer, layout
+
+    @staticmethod
+    def tiny(layout: TextLayout, *, width: int = 64, seed: int = 0) -> ClassifierDiscriminator:
+        """A one-layer BERT that knows nothing yet and reads the environment's ids."""
+        from transformers import BertConfig, BertForSequenceClassification
+
+        config = BertConfig(
+            vocab_size=layout.vocab_size,
+            hidden_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=2 * width,
+            max_position_embeddings=layout.max_prompt_length + layout.max_new_tokens,
+            initializer_range=0.1,  # wide, so that words matter from the first step on
+            num_labels=1,  # type: ignore[call-arg]
+        )
+        with seeded(seed):
+            return ClassifierDiscriminator(BertForSequenceClassification(config), None, layout)
+
+    @staticmethod
+    def from_pretrained(name: str, layout: TextLayout, *, seed: int = 0) -> ClassifierDiscriminator:
+        """Any model of `transformers` that can classify sequences, with a head of one logit; it reads text.
+
+        Raises:
+            ValueError: nothing that `transformers` can load has this name, or it cannot pad.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            with without_progress_bars(), seeded(seed):
+                model = realigned(
+                    AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, ignore_mismatched_sizes=True)
+                )
+                tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"no sequence classifier could be loaded as {name!r}; give the folder or hub name of one, tiny, or"
+                f" adapter ({str(error).partition(chr(10))[0]})"
+            ) from error
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+        tokenizer.truncation_side = "left"  # the end of a text is what is judged
+        return ClassifierDiscriminator(model, tokenizer, layout)
+
+    def logits(self, texts: Texts) -> Tensor:
+        """(B,)."""
+        device = next(self.model.parameters()).device
+        inputs = self._ids(texts) if self.tokenizer is None else self._text(texts)
+        return at_least_float32(self.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits[:, 0])
+
+    def _ids(self, texts: Texts) -> dict[str, Tensor]:
+        ids = torch.cat([texts.prompts, texts.tokens], dim=1)
+        ids, mask = packed_left(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
+        return {"input_ids": ids, "attention_mask": mask.long()}
+
+    def _text(self, texts: Texts) -> dict[str, Tensor]:
+        rows = zip(texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, strict=True)
+        ids = [torch.cat([prompt[real], tokens[written]]).tolist() for prompt, real, tokens, written in rows]
+        read = self.layout.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        positions = getattr(self.model.config, "max_position_embeddings", USUAL_LENGTH)
+        length = min(self.tokenizer.model_max_length, positions, USUAL_LENGTH)
+        encoded = self.tokenizer(read, truncation=True, max_length=length, padding=True, return_tensors="pt")
+        return dict(encoded)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All of the model's."""
+        return list(self.model.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's."""
+        return self.model.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`."""
+        self.model.load_state_dict(state)
+
+
+class AdapterDiscriminator:
+    """An adapter on the policy's base model and a linear head on the last hidden state of a text."""
+
+    def __init__(self, policy: LMPolicy) -> None:
+        self.reader: Critic = new_critic(policy, "adapter")
+
+    def logits(self, texts: Texts) -> Tensor:
+        """(B,)."""
+        values = self.reader(texts)  # (B, T + 1), of which the last real one has read the whole text
+        return value_after(values, texts.lengths.to(values.device))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The adapter's and the head's."""
+        return list(self.reader.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The adapter's and the head's."""
+        return self.reader.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`."""
+        self.reader.load_state_dict(state)
+
+
+def discriminator_of(name: str, policy: LMPolicy, layout: TextLayout) -> Discriminator:
+    """A new one: "tiny", "adapter", or a sequence classifier by name or folder."""
+    if name == "adapter":
+        return AdapterDiscriminator(policy)
+    new = (
+        ClassifierDiscriminator.tiny(layout)
+        if name == "tiny"
+        else ClassifierDiscriminator.from_pretrained(name, layout)
+    )
+    new.model.to(policy.device)
+    return new

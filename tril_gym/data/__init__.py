@@ -1,0 +1,1 @@
+"""From rows to examples: readers, sources, tokenizers, embedded data sets."""

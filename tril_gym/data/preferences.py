@@ -1,0 +1,147 @@
+"""Preference pairs: two completions of one prompt, of which people preferred one. What a reward model learns from.
+
+Rows have the columns `prompt`, `chosen` and `rejected`; they are read as the examples of a task are.
+
+N pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tril_gym.data.example import Example, Examples
+from tril_gym.data.readers import READERS
+from tril_gym.data.sources import HELD_OUT, hold_out, load_examples
+from tril_gym.data.task import Hub, Row, Task, text_of
+
+MIN_TRAIN = 8  # pairs
+Margins = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt, the completion that was preferred, and the other one."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairData:
+    """Pairs to learn from and pairs to judge by, and where they are from, in words."""
+
+    train: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
+    source: str
+
+
+def read(row: Row) -> Example:
+    """Take a pair for an example whose reference is the chosen completion.
+
+    Completions that stand right against their prompt ("TL;DR:" and "My dog …") get the space that policies write there.
+    """
+    prompt, chosen, rejected = row["prompt"], text_of(row, "chosen"), text_of(row, "rejected")
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt must be a text, got {prompt!r}")
+    if chosen == rejected:
+        raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
+    seam = (prompt[-1:] or " ", chosen[0], rejected[0])
+    joiner = "" if any(character.isspace() for character in seam) else " "
+    return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected})
+
+
+PAIRS = Task(
+    name="a preference pair",
+    columns=("prompt", "chosen", "rejected"),
+    read=read,
+    max_prompt_length=512,
+    max_new_tokens=128,
+    prompt_truncation_side="left",
+    hub=Hub(repository=""),  # none is ours: one must be named
+)
+
+
+def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
+    """Return the pairs of a data set.
+
+    Where there is no validation part, a tenth of the prompts is held out, chosen by their hash: the same ones every
+    time, and all pairs of a prompt on one side.
+
+    Args:
+        dataset: a file, a folder with train.* and perhaps validation.*, or "hub:owner/name".
+        on_bad_row: "raise", or "skip" to leave malformed rows out.
+
+    Raises:
+        ValueError: nothing is there, a row will not do, or there are too few pairs.
+    """
+    name, path = str(dataset), Path(dataset).expanduser()
+    is_hub = name.startswith("hub:") and name != "hub:"
+    if not (is_hub or path.exists()):
+        raise ValueError(
+            f"there is no file or folder {name}; --dataset takes pairs in a {', '.join(READERS)} file, a folder with"
+            " train.* and validation.*, or hub:owner/name"
+        )
+    if is_hub or (path.is_dir() and any((path / f"validation{ending}").exists() for ending in READERS)):
+        parts = [load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row) for split in ("train", "validation")]
+        return _checked(parts[0], parts[1], f"the validation part of {name}", name)
+    whole = load_examples(PAIRS, name, split="train" if path.is_dir() else None, on_bad_row=on_bad_row)
+    train, held_out = hold_out(whole)
+    words = f"{len(held_out)} of the {len(whole)} pairs of {name}, chosen by a hash of the prompt ({HELD_OUT:.0%})"
+    return _checked(train, held_out, words, name)
+
+
+def _checked(train: Examples | list[Example], held_out: Examples | list[Example], source: str, name: str) -> PairData:
+    if len(train) < MIN_TRAIN or not held_out:
+        raise ValueError(
+            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, of at least {MIN_TRAIN}"
+            " and 1; add pairs with other prompts, or give a folder with train.* and validation.*"
+        )
+    return PairData(tuple(map(_pair, train)), tuple(map(_pair, held_out)), source)
+
+
+def _pair(example: Example) -> Pair:
+    return Pair(example.prompt, example.references[0], example.extras["rejected"])
+
+
+def length_margins(pairs: Sequence[Pair]) -> Margins:
+    """Return by how many characters the chosen completion is longer, (N,): what a length-only scorer goes by."""
+    return np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs], dtype=np.float64)
+
+
+def is_right(margins: Margins) -> Margins:
+    """Return 1 where the chosen completion has the higher score, 1/2 for a tie, else 0: (N,) to (N,)."""
+    return (margins > 0) + 0.5 * (margins == 0)
+
+
+def mean_and_error(values: Margins) -> dict[str, float | int | None]:
+    """Return the mean of N values, its standard error and N; None for what so few do not give."""
+    number = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(number) if number > 1 else None
+    return {"mean": float(values.mean()) if number else None, "standard_error": error, "pairs": number}
+
+
+def agreement(margins: Margins, pairs: Sequence[Pair]) -> dict[str, dict[str, float | int | None]]:
+    """Return the shares of pairs that a reward model gets right, beside a scorer that prefers the longer completion.
+
+    `chosen_is_shorter` are the pairs on which that scorer is always wrong; `difference` is the reward model's share
+    less the scorer's, with the standard error of paired verdicts.
+
+    Args:
+        margins: (N,) reward of the chosen completion less that of the rejected one.
+        pairs: the N pairs.
+    """
+    longer = length_margins(pairs)
+    right, by_length = is_right(margins), is_right(longer)
+    return {
+        "reward_model": mean_and_error(right),
+        "longer_is_better": mean_and_error(by_length),
+        "difference": mean_and_error(right - by_length),
+        "chosen_is_shorter": mean_and_error(right[longer < 0]),
+    }

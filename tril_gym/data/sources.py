@@ -1,0 +1,210 @@
+"""Where examples come from: embedded data, the hub, a folder, a file, or objects. Each is loaded once per process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tril_gym.data.example import Example, Examples
+from tril_gym.data.readers import READERS, Line, read_file
+from tril_gym.data.task import Task
+from tril_gym.data.tokenizers import EMBEDDED
+from tril_gym.utils.no_copy import Shared, unshare
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = 0.1  # share of the train examples that stand in for a validation split that does not exist
+
+
+def load_examples(
+    task: Task, dataset: Any = "embedded", *, split: str | None = None, on_bad_row: str = "raise"
+) -> Examples:
+    """Return the examples of a data set.
+
+    Args:
+        task: what the rows must look like.
+        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one .jsonl, .jsonl.gz, .csv
+            or .parquet file, a sequence of `Example`, or a `datasets.Dataset`.
+        split: one of `SPLITS`, "train" by default; only where the data set has splits.
+        on_bad_row: "raise", or "skip" to leave malformed rows out, count them (`.skipped`) and log the count.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if on_bad_row not in ("raise", "skip"):
+        raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
+    dataset = unshare(dataset)
+    if not isinstance(dataset, str | Path):
+        return _from_object(task, dataset, split, on_bad_row)
+    name = str(dataset)
+    if name == "hub" or name.startswith("hub:"):
+        return _from_hub(task, name.partition(":")[2] or task.hub.repository, split or "train", on_bad_row)
+    if name == "embedded":
+        return _from_file(task, EMBEDDED / task.name / f"{split or 'train'}.jsonl.gz", on_bad_row)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_file(task, file_of_split(path, split or "train"), on_bad_row)
+    if not path.is_file():
+        raise ValueError(
+            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of them'
+        )
+    if split is not None:
+        raise ValueError(f"split={split!r} needs a data set with splits, and {name} is one file; leave split out")
+    return _from_file(task, path, on_bad_row)
+
+
+def load_train_examples(task: Task, dataset: Any, *, on_bad_row: str = "raise") -> Examples:
+    """Return what a reward may fit on: the train split, or all examples of a data set that has no splits."""
+    return load_examples(task, dataset, on_bad_row=on_bad_row)
+
+
+def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
+    """Part examples in (train, validation): a share of them, chosen by a hash of the prompt: always the same ones."""
+
+    def is_held_out(example: Example) -> bool:
+        digest = hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    held_out = [is_held_out(example) for example in examples]
+    train = [example for example, held in zip(examples, held_out, strict=True) if not held]
+    return train, [example for example, held in zip(examples, held_out, strict=True) if held]
+
+
+def file_of_split(folder: Path, split: str) -> Path:
+    """Return the one file of a folder that holds a split."""
+    found = [folder / f"{split}{ending}" for ending in READERS if (folder / f"{split}{ending}").is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{folder} has {' and '.join(path.name for path in found)}; a split must be one file")
+    if not found:
+        others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        endings = ", ".join(READERS)
+        raise ValueError(
+            f"{folder} has no {split} split: it needs one file {split} with the ending {endings}; it has {others}"
+        )
+    return found[0]
+
+
+def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: str) -> Examples:
+    """Turn rows into examples; a malformed one raises ValueError with its place and reason, or is skipped."""
+    found, skipped, reason = [], 0, ""
+    for number, row in lines:
+        try:
+            found.append(to_example(task, row))
+        except ValueError as error:
+            reason = reason or f"{source}, line {number}: {error}"
+            if on_bad_row == "raise":
+                raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
+            skipped += 1
+    if not found:
+        raise ValueError(f"{source} has no row that will do: {reason or 'it is empty'}")
+    if skipped:
+        logger.warning(
+            "%s: skipped %d malformed rows of %d; the first: %s", source, skipped, skipped + len(found), reason
+        )
+    return Examples(task.gather(found), source=source, skipped=skipped)
+
+
+def to_example(task: Task, row: dict[str, Any] | ValueError) -> Example:
+    """Turn a row into an example; ValueError says what is wrong with it."""
+    if isinstance(row, ValueError):
+        raise row
+    for column in task.columns:
+        if column not in row:
+            raise ValueError(
+                f"there is no column {column!r}; found {', '.join(map(str, row))},"
+                f" and {task.name} has {', '.join(task.columns)}"
+            )
+    return task.read(row)
+
+
+def _from_file(task: Task, path: Path, on_bad_row: str) -> Examples:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    stat = path.stat()
+    return _read_once(task, path.resolve(), stat.st_mtime_ns, stat.st_size, on_bad_row)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_once(task: Task, path: Path, mtime: int, size: int, on_bad_row: str) -> Examples:
+    """Read a file; as long as its time and size stay the same, once."""
+    return to_examples(task, read_file(path), source=str(path), on_bad_row=on_bad_row)
+
+
+def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -> Examples:
+    datasets = sys.modules.get("datasets")  # whoever has one of its objects has imported it
+    if datasets is not None and isinstance(dataset, datasets.DatasetDict):
+        if (split or "train") not in dataset:
+            raise ValueError(f"the DatasetDict has no split {split or 'train'!r}; it has {', '.join(dataset)}")
+        return _convert_once(task, Shared(dataset[split or "train"]), on_bad_row)
+    if split is not None:
+        raise ValueError(f"split={split!r} needs a data set with splits, and a {type(dataset).__name__} has none")
+    if isinstance(dataset, Examples):
+        return dataset
+    if datasets is not None and isinstance(dataset, datasets.Dataset):
+        return _convert_once(task, Shared(dataset), on_bad_row)
+    if not isinstance(dataset, Sequence) or not all(isinstance(example, Example) for example in dataset):
+        raise ValueError(
+            "dataset must be a name, a folder, a file, a list of tril_gym.envs.Example or a datasets.Dataset,"
+            f" got {type(dataset).__name__}"
+        )
+    return _wrap_once(tuple(map(Shared, dataset)))
+
+
+@functools.lru_cache(maxsize=8)
+def _convert_once(task: Task, dataset: Shared, on_bad_row: str) -> Examples:
+    """Convert a `datasets.Dataset`; it never changes, so once."""
+    rows: Any = dataset.value
+    lines = enumerate(rows, start=1)
+    return to_examples(task, lines, source=f"the {type(rows).__name__}", on_bad_row=on_bad_row)
+
+
+@functools.lru_cache(maxsize=8)
+def _wrap_once(examples: tuple[Shared, ...]) -> Examples:
+    """Return the same `Examples`, with their tokens, for a list of the same example objects."""
+    return Examples((unshare(example) for example in examples), source="the list of examples")
+
+
+@functools.lru_cache(maxsize=8)
+def _from_hub(task: Task, repository: str, split: str, on_bad_row: str) -> Examples:
+    """Load a public data set; where it has no validation split, hold out some of its train split."""
+    available = _ask_hub(repository, lambda datasets: datasets.get_dataset_split_names(repository))
+    theirs = split
+    if split == "validation" and split not in available:
+        theirs = next((name for name in ("valid", "val", "dev") if name in available), "train")
+    if theirs not in available:
+        raise ValueError(f"{repository} has no split {split!r}; it has {', '.join(available)}")
+    table = _ask_hub(repository, lambda datasets: datasets.load_dataset(repository, split=theirs))
+    source = f"{repository} ({theirs} split)"
+    lines = ((number, _rename(task, row)) for number, row in enumerate(table, start=1))
+    examples = to_examples(task, lines, source=source, on_bad_row=on_bad_row)
+    if theirs == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
+        train, validation = hold_out(examples)
+        return Examples(train if split == "train" else validation, source=source, skipped=examples.skipped)
+    return examples
+
+
+def _rename(task: Task, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a hub row with our names for its columns."""
+    named = dict(row)
+    for ours, theirs in task.hub.columns.items():
+        if ours not in row and theirs in row:
+            named[ours] = named.pop(theirs)
+            if ours in task.list_columns and isinstance(named[ours], str):  # one reference a row; in test sets ""
+                named[ours] = [named[ours]] if named[ours] else []
+    return named
+
+
+def _ask_hub(repository: str, question: Callable[[Any], Any]) -> Any:
+    import datasets  # slow to import, so only here
+
+    try:
+        return question(datasets)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"could not load {repository} from the Hugging Face hub: {error}; dataset= also takes a folder or a file"
+        ) from error

@@ -1,0 +1,83 @@
+"""The tokenizer of an environment: embedded, fitted to its texts, by name or folder, or an object."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tril_gym.data.example import Examples
+from tril_gym.utils.no_copy import Shared
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+PAD, EOS = "<pad>", "<eos>"
+FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, and still a small head for a tiny model
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def load_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Examples]) -> Any:
+    """Return a tokenizer that has an EOS; embedded, fitted and named ones are made once per process."""
+    if tokenizer is None:
+        raise ValueError('tokenizer must be "embedded", a name, a folder or a tokenizer, got None')
+    loaded = tokenizer
+    if isinstance(tokenizer, str | Path):
+        made_here = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(Shared(train_examples()))}
+        loaded = made_here.get(str(tokenizer), lambda: _named(str(tokenizer)))()
+    if getattr(loaded, "eos_token_id", None) is None:
+        raise ValueError(f"the tokenizer {describe(loaded)} has no EOS token, so no text could end; set its eos_token")
+    return loaded
+
+
+def describe(tokenizer: Any) -> str:
+    """Return a short name of a tokenizer for messages."""
+    return f"{getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__!r}"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return a byte-level BPE: every byte is in its alphabet, so any text comes back from its tokens as it was."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+@functools.cache
+def _embedded(task: str) -> Any:
+    return _fast(tokenizer_file=str(EMBEDDED / task / "tokenizer.json"))
+
+
+@functools.lru_cache(maxsize=4)
+def _fitted(examples: Shared) -> Any:
+    known: Examples = examples.value  # type: ignore[assignment]
+    texts = (text for example in known for text in (example.prompt, *(f" {it}" for it in example.references)))
+    return _fast(tokenizer_object=train_tokenizer(texts, FITTED_SIZE))
+
+
+def _fast(**source: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast  # imports no torch
+
+    return PreTrainedTokenizerFast(**source, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _named(name: str) -> Any:
+    from transformers import AutoTokenizer  # imports torch, so only here
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"tokenizer={name!r} is no tokenizer's name on the hub and no folder with one: {error}"
+        ) from error

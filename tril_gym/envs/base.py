@@ -1,0 +1,53 @@
+"""What the single and the vector environment have in common, besides the texts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+
+from tril_gym.data.example import Example, Examples
+from tril_gym.envs.problem import TextProblem
+from tril_gym.utils.no_copy import share
+
+
+class OnProblem:
+    """An environment on a `TextProblem`: shows what others may want of it, and keeps its specification light.
+
+    Gymnasium deep-copies specifications. The keywords of this one are plain data, or `Shared` where they are objects.
+    """
+
+    problem: TextProblem
+    _spec: EnvSpec | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that made the prompts."""
+        return self.problem.tokenizer
+
+    @property
+    def examples(self) -> Examples:
+        """The examples that `reset` draws from."""
+        return self.problem.examples
+
+    def train_examples(self) -> Sequence[Example]:
+        """Return the examples that a reward may fit on."""
+        return self.problem.train_examples()
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gym.make` made this environment from."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            spec.kwargs = {key: keyword(value) for key, value in spec.kwargs.items()}
+        self._spec = spec
+
+
+def keyword(value: Any) -> Any:
+    """Return a keyword in the form in which a specification keeps it."""
+    return value.value if isinstance(value, Enum) else share(value)

@@ -1,0 +1,144 @@
+"""Metrics: means of rewards and figures of whole corpora, with bootstrap intervals.
+
+Intervals are percentiles over resamples of the texts (Efron 1979, https://doi.org/10.1214/aos/1176344552). Figures that
+are no sums over texts, such as the number of different words, have none: a resample repeats texts, and so has fewer.
+
+B texts, K sums, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+
+from tril_gym import rewards
+from tril_gym.rewards.base import columns_of
+from tril_gym.wrappers.text_reward import terms
+from tril_gym.wrappers.vector import attribute
+
+LEVEL = 0.95
+RESAMPLES = 1000
+CHUNK = 2_000_000  # numbers of resamples held at once
+
+Interval = tuple[float, float]
+Numbers = npt.NDArray[np.float64]
+Metric = rewards.Score | rewards.CorpusScore
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of B texts."""
+
+    figures: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)  # of those figures that have one
+    per_text: dict[str, list[float]] = field(default_factory=dict)  # B scores each; figures of a corpus have none
+
+
+def metrics_by_name(
+    names: Sequence[str], settings: Mapping[str, Mapping[str, Any]], envs: VectorEnv, *, fitted: Path | None = None
+) -> list[Metric]:
+    """Return metrics by name.
+
+    Args:
+        names: rewards and figures of a corpus, see `rewards.names()`, or module:function.
+        settings: keywords of metrics by name.
+        envs: what is evaluated. A reward that it pays is the same object here, unless it is set up in another way;
+            others fit on its train examples.
+        fitted: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
+
+    Raises:
+        ValueError: an unknown name or setting, or the same name twice.
+    """
+    if unknown := sorted(set(settings) - set(names)):
+        raise ValueError(f"settings for {unknown[0]!r}, which is none of the metrics {', '.join(names) or '(none)'}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"each metric once, got {', '.join(names)}")
+    paid = {term.name: term.score for term in terms(envs)}
+    found: list[Metric] = []
+    for name in names:
+        if name in paid and name not in settings:
+            found.append(paid[name])
+            continue
+        folder = fitted / name if fitted is not None and (fitted / name).is_dir() else None
+        train = attribute(envs, "train_examples")
+        found.append(rewards.load(name, train=train, fitted=folder, **settings.get(name, {})))
+    return found
+
+
+def try_out(metrics: Sequence[Metric], envs: VectorEnv) -> None:
+    """Measure the references of the examples that the environment begins with, before a policy writes for long.
+
+    Raises:
+        ValueError: a metric fails.
+    """
+    from tril_gym.utils.batched_infos import row_of
+
+    _, infos = envs.reset(seed=0)
+    rows = [row_of(infos, row) for row in range(min(2, envs.num_envs))]
+    texts = [row | {"completion": (list(row["references"]) or [""])[0], "finish_reason": "stop"} for row in rows]
+    for metric in metrics:
+        try:
+            measure([metric], texts, seed=0)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"metric {metric.name!r} fails: {error}") from error
+
+
+def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, seed: int) -> Measured:
+    """Measure B texts, given as the infos of their last steps.
+
+    Args:
+        metrics: scores and figures of a corpus.
+        infos: with prompt, completion, references and extras.
+        seed: of the resamples.
+    """
+    columns = columns_of(infos)
+    found = Measured()
+    for metric in metrics:
+        if isinstance(metric, rewards.Score):
+            scores = np.asarray(metric(*columns), dtype=np.float64)
+            found.figures[metric.name] = float(scores.mean())
+            found.per_text[metric.name] = scores.tolist()
+            if len(scores) > 1:
+                found.intervals[metric.name] = mean_interval(scores, seed=seed)
+        elif isinstance(metric, rewards.PooledScore):
+            statistics = metric.statistics(*columns)
+            found.figures[metric.name] = metric.of(statistics.sum(0))
+            if len(statistics) > 1:
+                found.intervals[metric.name] = interval(statistics, metric.of, seed=seed)
+        else:
+            found.figures[metric.name] = metric.corpus(*columns)
+    return found
+
+
+def mean_interval(scores: Numbers, *, seed: int) -> Interval:
+    """Return the bootstrap interval of the mean of B scores."""
+    return interval(scores[:, None], lambda sums: float(sums[0]) / len(scores), seed=seed)
+
+
+def interval(statistics: Numbers, of: Callable[[Numbers], float], *, seed: int) -> Interval:
+    """Return the bootstrap interval of a figure of sums.
+
+    Args:
+        statistics: (B, K), what each text adds to the sums.
+        of: the figure that belongs to sums, (K,).
+        seed: of the resamples; the same seed draws the same texts for every figure.
+
+    Returns:
+        The central 95 % of the figure over 1,000 resamples of B texts with replacement.
+    """
+    count = len(statistics)
+    generator = np.random.default_rng(seed)
+    rows = max(1, CHUNK // count)  # resamples at a time
+    figures: list[float] = []
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
+        times = generator.multinomial(count, np.full(count, 1.0 / count), size=size)  # (R, B): how often each text
+        figures += [of(sums) for sums in times @ statistics]  # (R, K)
+    low, high = np.quantile(figures, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,140 @@
+"""The terms of the clipped actor-critic loss, and the numbers that tell how an update goes.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms": https://arxiv.org/abs/1707.06347
+
+Every term is a mean over tokens, not over texts, and takes `count`: the number of tokens of the whole batch where the
+batch is learned in parts, so that the parts add up to the whole (see `masked_mean`). A term without tokens is 0, and so
+is its gradient. Tokens outside the mask may hold anything.
+
+B texts, T new tokens; ρ = π(token) / π_old(token). As ρ ≤ 1 / π_old, it is finite for every token that was sampled.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from tril_gym.functional.masked import masked_mean, select
+
+Count = int | float | Tensor | None
+
+
+def log_ratio(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
+    """The logarithm of ρ = π / π_old, in nats: (B, T), 0 on tokens outside `learn`."""
+    # Both are selected before they meet, or NaN outside the mask would come back in the gradient.
+    return select(logprobs, learn) - select(old_logprobs, learn)
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+) -> Tensor:
+    """PPO's clipped surrogate, negated: a scalar to minimise.
+
+        −mean min(ρ A, clip(ρ, 1−ε, 1+ε) A)
+
+    Schulman et al. 2017, eq. 7.
+
+    Args:
+        logprobs:     (B, T) log π(token) in training, with gradient.
+        old_logprobs: (B, T) log π(token) at collection.
+        advantages:   (B, T)
+        learn:        (B, T) True on the tokens that the policy learns on.
+        clip_range:   ε, half the width of the interval of ρ.
+        count:        what to divide by in place of the number of tokens in `learn`.
+    """
+    ratio = log_ratio(logprobs, old_logprobs, learn).exp()
+    advantages = select(advantages, learn)
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), learn, count)
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    learn: Tensor,
+    *,
+    value_clip_range: float | None = None,
+    count: Count = None,
+) -> Tensor:
+    """Half the squared error of the critic: a scalar to minimise.
+
+        ½ mean max((V − R)², (clip(V, V_old ± ε_v) − R)²)
+
+    Without `value_clip_range` it is ½ mean (V − R)², and `old_values` is not read. The clip is in the units of the
+    returns: at 0.2 a critic of returns around 10 hardly learns.
+
+    Args:
+        values:           (B, T) V(s_t) in training, with gradient.
+        old_values:       (B, T) V(s_t) at collection.
+        returns:          (B, T) the targets.
+        learn:            (B, T) True on the tokens that the critic learns on.
+        value_clip_range: ε_v, or None not to clip.
+        count:            what to divide by in place of the number of tokens in `learn`.
+    """
+    values, returns = select(values, learn), select(returns, learn)
+    error = (values - returns).square()
+    if value_clip_range is not None:
+        old_values = select(old_values, learn)
+        clipped = values.clamp(old_values - value_clip_range, old_values + value_clip_range)
+        error = torch.maximum(error, (clipped - returns).square())
+    return 0.5 * masked_mean(error, learn, count)
+
+
+def entropy_bonus(entropies: Tensor, learn: Tensor, *, count: Count = None) -> Tensor:
+    """The mean entropy of the policy at the tokens that it learns on, in nats: a scalar to maximise."""
+    return masked_mean(entropies, learn, count)
+
+
+def nll_loss(logprobs: Tensor, is_token: Tensor, *, count: Count = None) -> Tensor:
+    """Negative log-likelihood per token of given texts, in nats: a scalar to minimise."""
+    return -masked_mean(logprobs, is_token, count)
+
+
+def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy on logits, in nats: a scalar to minimise. An expert's texts are labelled 1, the policy's 0.
+
+        −mean y log D + (1 − y) log(1 − D),  D = σ(logit)
+
+    Ho and Ermon 2016, algorithm 1, with expert and policy the other way round: https://arxiv.org/abs/1606.03476
+
+    Args:
+        expert_logits:   (B,) of references, with gradient.
+        policy_logits:   (B',) of what the policy wrote, with gradient.
+        label_smoothing: s, which makes the labels 1 − s/2 and s/2: a discriminator that is never quite sure.
+    """
+    assert expert_logits.ndim == policy_logits.ndim == 1, (expert_logits.shape, policy_logits.shape)
+    logits = torch.cat([expert_logits, policy_logits])
+    labels = torch.cat([torch.ones_like(expert_logits), torch.zeros_like(policy_logits)])
+    labels = labels * (1 - label_smoothing) + label_smoothing / 2
+    return binary_cross_entropy_with_logits(logits, labels)
+
+
+@torch.no_grad()
+def approx_kl(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, count: Count = None) -> Tensor:
+    """How far the policy has moved since collection, in nats per token: an estimate of KL(π_old‖π), never negative.
+
+        mean (ρ − 1) − log ρ
+
+    Schulman 2020, k3: http://joschu.net/blog/kl-approx.html
+    """
+    moved = log_ratio(logprobs, old_logprobs, learn)
+    return masked_mean(moved.expm1() - moved, learn, count)  # expm1: ρ − 1 would lose half the digits near ρ = 1
+
+
+@torch.no_grad()
+def clip_fraction(
+    logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+) -> Tensor:
+    """The share of tokens whose ρ lies outside [1−ε, 1+ε]: a scalar."""
+    outside = log_ratio(logprobs, old_logprobs, learn).expm1().abs() > clip_range
+    return masked_mean(outside, learn, count)
+
+
+@torch.no_grad()
+def ratio_error(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
+    """The largest |ρ − 1|: a scalar, 0 over nothing.
+
+    Before the first update π is π_old, so anything but rounding means that sampling and scoring disagree.
+    """
+    error = log_ratio(logprobs, old_logprobs, learn).expm1().abs()
+    return torch.cat([error.flatten(), error.new_zeros(1)]).max()

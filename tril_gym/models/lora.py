@@ -1,0 +1,270 @@
+"""LoRA through peft: a policy that trains small adapters and leaves its base model as it is.
+
+Policy, reference, critic and guide each have a network and an adapter of their own, and all their base weights are the
+same tensors: one base model in memory, however many networks. So nothing has to be switched between them, and no
+network's loss reaches another's adapter. (Hu et al. 2021, https://arxiv.org/abs/2106.09685)
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tril_gym.utils.seeding import seeded
+
+ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output's
+
+
+def is_peft_model(model: Any) -> bool:
+    """Whether a model has been wrapped by peft. Does not import it: without peft there is no such model."""
+    return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
+
+
+class Lora:
+    """A network with one LoRA adapter.
+
+    Args:
+        peft_model: a `PeftModel` with one active LoRA adapter.
+
+    Raises:
+        ValueError: another kind of adapter, or one that cannot be told from its base.
+    """
+
+    def __init__(self, peft_model: Any) -> None:
+        from peft import PeftType
+
+        if len(peft_model.active_adapters) != 1:
+            raise ValueError(
+                f"a policy has one active adapter, got {peft_model.active_adapters}; choose it with set_adapter"
+            )
+        (self.name,) = peft_model.active_adapters
+        self.peft_model, self.config = peft_model, peft_model.peft_config[self.name]
+        self.network: Any = peft_model.get_base_model()  # of `transformers`, its layers carry the adapter
+        if self.config.peft_type != PeftType.LORA or self.config.bias != "none":
+            raise ValueError(
+                f"a policy's adapter is LoRA with bias='none', got {self.config.peft_type.value} with"
+                f" bias={getattr(self.config, 'bias', None)!r}; merge it into the model, or use LMPolicy.with_lora"
+            )
+        if any(layer.merged for layer in self._layers()):
+            raise ValueError("the adapter is merged into its base already; unmerge it, or use the plain model")
+        self._refuse_tied_targets()
+
+    @classmethod
+    def on(
+        cls,
+        network: Any,
+        *,
+        rank: int,
+        alpha: float | None = None,
+        target_modules: str | Collection[str] | None = None,
+        seed: int = 0,
+    ) -> Lora:
+        """Put a new adapter, which changes nothing yet, on a network that shares its weights with the given one.
+
+        Args:
+            network: a plain language model; it is left as it is, and must not be trained itself any more.
+            rank: columns of the adapter's matrices.
+            alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
+            target_modules: names of layers, or "all-linear"; by default what peft knows to be usual.
+            seed: the first matrix of each pair is drawn from it.
+
+        Raises:
+            ValueError: no such layers, or a rank or alpha that cannot be.
+        """
+        from peft import LoraConfig, TaskType, get_peft_model
+        from transformers.pytorch_utils import Conv1D
+
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}; the usual value is 8")
+        alpha = 2 * rank if alpha is None else alpha
+        if alpha <= 0:
+            raise ValueError(f"alpha must be above 0, got {alpha}; the usual value is twice the rank")
+        targets = _targets(network, target_modules)
+        config = LoraConfig(
+            task_type=TaskType.SEQ_2_SEQ_LM if network.config.is_encoder_decoder else TaskType.CAUSAL_LM,
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # a factor; peft says int
+            target_modules=targets,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
+        )
+        try:
+            with seeded(seed), quietly():
+                return cls(get_peft_model(sharing_copy(network), config))
+        except ValueError as error:
+            raise ValueError(f"no LoRA for {target_modules or 'the usual layers'}: {error}") from error
+
+    def _layers(self) -> Iterator[Any]:
+        """The layers that carry adapters."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return (module for module in self.network.modules() if isinstance(module, BaseTunerLayer))
+
+    def _refuse_tied_targets(self) -> None:
+        # Merged into a weight that two layers share, an adapter of one would change the other as well.
+        uses = Counter(id(weight) for _, weight in self.network.named_parameters(remove_duplicate=False))
+        carriers = {id(layer) for layer in self._layers()}
+        for path, layer in self.network.named_modules():
+            if id(layer) in carriers and any(uses[id(weight)] > 1 for weight in layer.get_base_layer().parameters()):
+                raise ValueError(
+                    f"{path} shares its weight with another layer, so it cannot have an adapter of its own; name"
+                    " other layers, or load the model with tie_word_embeddings=False"
+                )
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The adapter's own parameters, by name."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper  # a layer that is trained as a whole
+
+        carriers: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        found = {}
+        for path, layer in self.network.named_modules():
+            if isinstance(layer, carriers):
+                for name, weight in layer.named_parameters():
+                    is_base = name.startswith(("base_layer.", "original_module."))
+                    if not is_base and self.name in name.split("."):
+                        found[f"{path}.{name}"] = weight
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The adapter's tensors, not the base's."""
+        return {name: weight.detach() for name, weight in self.weights().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the tensors of `state_dict`.
+
+        Raises:
+            ValueError: they are an adapter's on other layers.
+        """
+        weights = self.weights()
+        if weights.keys() != state.keys():
+            raise ValueError(f"an adapter of other layers: {sorted(weights.keys() ^ state.keys())[:4]}")
+        for name, weight in weights.items():
+            weight.copy_(state[name])
+        if not self.is_trainable:
+            self.freeze()
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the adapter can learn."""
+        return any(weight.requires_grad for weight in self.weights().values())
+
+    def copy(self) -> Lora:
+        """A network of its own on the same base, with an adapter of its own and the same weights, which trains."""
+        with quietly():
+            twin = Lora(sharing_copy(self.peft_model, but_for=self.weights().values()))
+            twin.peft_model.base_model.enable_adapter_layers()  # which lets the adapter train, too
+        return twin
+
+    def freeze(self) -> Lora:
+        """Let the adapter never change; while it changes nothing either, it is off, and costs no time."""
+        tuner = self.peft_model.base_model
+        tuner.disable_adapter_layers() if self._is_idle() else tuner.enable_adapter_layers()
+        self.network.requires_grad_(False)
+        return self
+
+    def _is_idle(self) -> bool:
+        """Whether the network computes what its base computes: sure of plain LoRA only."""
+        plain = all(".lora_A." in name or ".lora_B." in name for name in self.weights())
+        variants = any(getattr(layer, "lora_variant", None) for layer in self._layers())
+        zero = all(not weight.any() for name, weight in self.weights().items() if ".lora_B." in name)
+        return plain and zero and not variants
+
+    def merged(self) -> Any:
+        """A plain network with the adapter in its weights; where no adapter was, the tensors are the base's own."""
+        twin = self.copy()
+        for layer in twin._layers():
+            for weight in layer.get_base_layer().parameters():
+                weight.data = weight.data.clone()
+        with quietly():
+            return twin.peft_model.merge_and_unload()
+
+    def base(self) -> Any:
+        """A plain network without the adapter, of the base's own tensors."""
+        with quietly():
+            return self.copy().peft_model.unload()
+
+    def save(self, folder: Path, *, base: str | None) -> None:
+        """Write the adapter as peft does, with the name of its base."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = get_peft_model_state_dict(self.peft_model, adapter_name=self.name, save_embedding_layers=False)
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+        config = copy.copy(self.config)
+        config.base_model_name_or_path, config.inference_mode = base, True
+        config.save_pretrained(str(folder))
+
+    @classmethod
+    def load(cls, network: Any, folder: Path) -> Lora:
+        """Put the adapter that was saved in a folder on a network, in place; it trains."""
+        from peft import PeftModel
+
+        with seeded(0), quietly():
+            return cls(PeftModel.from_pretrained(network.requires_grad_(False), folder, is_trainable=True))
+
+
+def _targets(network: Any, names: str | Collection[str] | None) -> str | list[str]:
+    """Layers for an adapter, checked by name.
+
+    Raises:
+        ValueError: a name that no layer has, or none given where peft knows none.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    kind = network.config.model_type
+    linear = sorted({path.split(".")[-1] for path, module in network.named_modules() if _is_linear(module)})
+    if names is None and kind not in USUAL:
+        raise ValueError(
+            f"peft knows no usual layers for LoRA in a {kind} model; name some with target_modules or --lora-targets:"
+            f" {ALL_LINEAR}, or among {', '.join(linear)}"
+        )
+    names = USUAL[kind] if names is None else names
+    if isinstance(names, str):
+        return names  # all-linear, or a pattern
+    paths = [path for path, _ in network.named_modules()]
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            raise ValueError(f"the model has no layer {name!r}; its linear layers are {', '.join(linear)}")
+    return list(names)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = ()) -> Any:
+    """A model of its own whose weights are the same tensors, frozen, but for some that are its own."""
+    own = {id(weight) for weight in but_for}
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}  # found by the copy, so not copied
+    for weight in model.parameters():
+        if id(weight) not in own:
+            is_plain = type(weight) is nn.Parameter  # or quantised, and frozen anyway
+            shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if is_plain else weight
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value).__module__.startswith("bitsandbytes."):  # the scales of quantised weights
+                shared[id(value)] = value
+    return copy.deepcopy(model, shared)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what peft warns of needlessly: old names that it uses itself, what it mends, what is refused here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for needless in ("fan_in_fan_out is set to", "Model has `tie_word_embeddings"):
+            warnings.filterwarnings("ignore", needless, UserWarning)
+        yield

@@ -1,0 +1,192 @@
+"""Language models by name or from a folder: plain, quantised, or an adapter with the base that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tril_gym.models.lora import Lora
+from tril_gym.utils.quiet import without_progress_bars
+
+ALIGNMENT = 64  # bytes, of torch's own allocations on the CPU
+ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's weights can be loaded from again, and how one sees that they are the same."""
+
+    name: str
+    settings: dict[str, Any]  # of `load_model`, plain data
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: Any, name: str | Path, settings: Mapping[str, Any]) -> Origin | None:
+        """The origin of a model that has just been loaded; None if its settings cannot be written down."""
+        plain = {key: _as_text(value) for key, value in settings.items()}
+        try:
+            json.dumps(plain)
+        except TypeError:
+            return None
+        return cls(str(Path(name).resolve()) if Path(name).is_dir() else str(name), plain, fingerprint(model))
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether a model still has these weights."""
+        return fingerprint(model) == self.fingerprint
+
+
+def _as_text(value: Any) -> Any:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
+
+
+def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bool = False, **settings: Any) -> Any:
+    """A causal or encoder-decoder model.
+
+    Args:
+        name: a hub name or a folder.
+        load_in_4bit: quantise its linear layers.
+        load_in_8bit: the same in 8 bits.
+        settings: for the model's own `from_pretrained`.
+
+    Raises:
+        ValueError: nothing that `transformers` can load has this name, or the hardware cannot quantise.
+        ImportError: quantising needs bitsandbytes.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    if load_in_4bit or load_in_8bit:
+        settings["quantization_config"] = _quantisation(load_in_4bit, load_in_8bit)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with without_progress_bars():
+            return kind.from_pretrained(name, **settings)
+    except RuntimeError as error:
+        if "quantization_config" not in settings:
+            raise
+        raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it without") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no language model could be loaded as {str(name)!r}; give the folder of a saved model, a hub name"
+            f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
+        ) from error
+
+
+def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
+    """In 4 bits what QLoRA found best (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314)."""
+    if load_in_4bit and load_in_8bit:
+        raise ValueError("load_in_4bit and load_in_8bit exclude each other; choose one")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError("loading in 4 or 8 bits needs bitsandbytes: pip install tril-gym[quant]")
+    from transformers import BitsAndBytesConfig
+
+    if load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{str(name)!r} has no tokenizer that could be loaded; save one there, or load the model with"
+            f" with_tokenizer=False ({str(error).partition(chr(10))[0]})"
+        ) from error
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether a model's weights are integers with scales, which cannot be trained themselves."""
+    return getattr(model, "quantization_method", None) is not None
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Whether this is a folder with an adapter, as peft or `save_adapter` wrote it."""
+    return (Path(name) / ADAPTER_CONFIG).is_file()
+
+
+def save_adapter(lora: Lora, origin: Origin | None, folder: Path) -> None:
+    """Write an adapter so that it loads exactly as it is: its base by name, or where it has none, whole."""
+    base = lora.base()
+    named = origin if origin is not None and origin.is_of(base) else None
+    lora.save(folder, base=None if named is None else named.name)
+    if named is not None:
+        (folder / BASE_FILE).write_text(json.dumps(asdict(named), indent=2) + "\n")
+    else:
+        with without_progress_bars():
+            base.save_pretrained(folder / BASE_FOLDER)
+
+
+def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, Origin | None]:
+    """An adapter on its base, and where the base is from.
+
+    Args:
+        folder: with the files of peft; the base beside them, in base.json, or by the name that peft wrote.
+        settings: of `load_model` for the base, instead of those it was loaded with.
+
+    Raises:
+        ValueError: the base is not there, or no longer what it was.
+    """
+    if (folder / BASE_FOLDER).is_dir():
+        return Lora.load(load_model(folder / BASE_FOLDER, **{"dtype": "auto"} | settings), folder), None
+    known = None
+    if (folder / BASE_FILE).is_file():
+        known = Origin(**json.loads((folder / BASE_FILE).read_text()))
+    name = known.name if known else json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    if not name:
+        raise ValueError(f"{folder} holds an adapter that does not name its base; write it into {ADAPTER_CONFIG} there")
+    settings = (known.settings if known else {}) | settings
+    way_out = f"put it back, or write where it is into {folder / (BASE_FILE if known else ADAPTER_CONFIG)}"
+    try:
+        model = load_model(name, **settings)
+    except ValueError as error:
+        raise ValueError(f"the base {name} of the adapter in {folder} cannot be loaded; {way_out} ({error})") from error
+    if known is not None and settings == known.settings and not known.is_of(model):
+        raise ValueError(f"{name} is no longer the model that the adapter in {folder} was trained on; {way_out}")
+    origin = known or Origin.of(model, name, settings)
+    return Lora.load(model, folder), origin
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights, bit by bit; the same on every device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(tensor)}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _bit_sum(tensor: torch.Tensor) -> int:
+    """The sum of a tensor's bits as whole numbers, modulo 2^64: exact in whatever order it is added up."""
+    if tensor.is_meta:
+        return 0
+    flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+    flat = flat.clone() if flat.storage_offset() % 8 else flat
+    whole = len(flat) // 8 * 8
+    return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum(dtype=torch.int64))
+
+
+def realigned(model: Any) -> Any:
+    """Let every weight on the CPU begin where torch itself would place it, in place.
+
+    Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that
+    was saved and loaded would not go on exactly like one that never stopped.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
+    return model

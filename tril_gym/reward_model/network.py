@@ -1,0 +1,188 @@
+"""The network of a reward model: a sequence classifier with one output, by name, or a tiny one fitted to the pairs.
+
+N pairs, L tokens of the longest text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tril_gym.data.preferences import Margins, Pair
+from tril_gym.models.lora import ALL_LINEAR, quietly
+from tril_gym.models.pretrained import realigned
+from tril_gym.rewards.base import well_formed
+from tril_gym.rewards.neural.preference import REPORT
+from tril_gym.rewards.neural.pretrained import pad, quiet_loading
+from tril_gym.rewards.neural.tiny_classifier import Recipe, build_model, train_tokenizer
+from tril_gym.utils.quiet import without_progress_bars
+
+TINY = "tiny"
+JUDGED = 64  # texts of a forward pass without gradients
+HEADS = ("score", "classifier")  # what peft takes for heads
+# Few words: a thousand pairs teach little about rare ones.
+TINY_RECIPE = Recipe(vocab_size=2000)
+
+Ids = list[int]
+Rows = list[tuple[Ids, Ids]]  # each pair's texts: with the chosen and with the rejected completion
+
+
+@contextmanager
+def drawing_from(*seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """What is drawn within it, dropout too, depends on the seed alone; global generators go on as if nothing was."""
+    number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
+    """Return the texts with the N chosen completions, then those with the N rejected ones."""
+    both = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
+
+
+def encode(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Rows:
+    """Return the ids of both texts of each pair; long texts lose their beginning."""
+    rows = tokenizer(texts_of(pairs, template), truncation=True, max_length=max_length)["input_ids"]
+    rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer finds nothing in an empty text
+    return list(zip(rows[: len(pairs)], rows[len(pairs) :], strict=True))
+
+
+def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed: int) -> tuple[Any, Any]:
+    """Return a one-layer BERT and its tokenizer, which is fitted to the pairs."""
+    recipe = replace(TINY_RECIPE, positions=max_length)
+    tokenizer = train_tokenizer(texts_of(pairs, template), recipe)
+    with drawing_from(seed):
+        return build_model(tokenizer, recipe, labels=("REWARD",)), tokenizer
+
+
+def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
+    """Return a model of `transformers` with one output, its tokenizer, and the names of its modules that are new.
+
+    New is the head, unless it has one of one output already.
+
+    Raises:
+        ValueError: nothing that can be a sequence classifier has this name.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
+    try:
+        with drawing_from(seed), quiet_loading():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="right")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no reward model could be made of {name!r}; give tiny, or the folder or hub name of a model of"
+            f" transformers with its tokenizer ({str(error).partition(chr(10))[0]})"
+        ) from error
+    if tokenizer.pad_token_id is None:  # a decoder's; it must have one to tell where a text ends
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    return realigned(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
+
+
+def with_lora(
+    model: Any,
+    new: Collection[str],
+    *,
+    rank: int,
+    alpha: float | None = None,
+    targets: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """Return a model whose LoRA adapter and new modules alone train, and are saved.
+
+    Args:
+        model: a sequence classifier.
+        new: names of its modules that are new, as `load_network` gives them.
+        rank: columns of the adapter's matrices.
+        alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
+        targets: names of layers with commas between them, or "all-linear"; by default what peft knows to be usual.
+        seed: the first matrix of each pair is drawn from it.
+
+    Raises:
+        ValueError: no such layers, or an alpha that cannot be.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    alpha = 2 * rank if alpha is None else alpha
+    if alpha <= 0:
+        raise ValueError(f"lora_alpha must be above 0, got {alpha}; the usual value is twice the rank")
+    linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    # Peft trains and saves whole what is named as heads are; all else that is new must be named.
+    whole = [path for path in linear if path in new or any(part.endswith(HEADS) for part in path.split("."))]
+    every = [path for path in linear if path not in whole] if targets == ALL_LINEAR else None
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a factor; peft says int
+        target_modules=every or (targets.split(",") if targets else None),
+        modules_to_save=sorted(path for path in {*whole, *new} if not {*path.split(".")[:-1]} & {*HEADS}),
+    )
+    try:
+        with drawing_from(seed), quietly():
+            return get_peft_model(model, config)
+    except (ValueError, TypeError) as error:  # peft has both for layers that it cannot adapt
+        names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in whole}))
+        raise ValueError(
+            f"no LoRA: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
+        ) from error
+
+
+@torch.inference_mode()
+def margins(model: Any, rows: Rows, *, pad_id: int) -> Margins:
+    """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda index: max(map(len, rows[index])))
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), JUDGED // 2):
+        chosen = order[start : start + JUDGED // 2]
+        first, second = rewards_of(model, pad_pairs([rows[index] for index in chosen], pad_id))
+        found[chosen] = (first.double() - second.double()).cpu().numpy()
+    model.train(was_training)
+    return found
+
+
+def pad_pairs(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
+    """Return ids and mask of the texts of B pairs, (2B, L) each: the chosen ones first."""
+    return pad([first for first, _ in rows] + [second for _, second in rows], pad_id)
+
+
+def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rewards of the chosen and of the rejected completions of B pairs: (2B, L) to (B,) each."""
+    logits = model(**{name: x.to(model.device) for name, x in inputs.items()}).logits.squeeze(-1)  # (2B,)
+    chosen, rejected = logits.float().chunk(2)
+    return chosen, rejected
+
+
+def save_network(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
+    """Write a model, or an adapter, with its tokenizer and report into a folder; each file appears in one step."""
+    draft = folder / f".draft-{os.getpid()}"
+    try:
+        with without_progress_bars(), quietly():
+            model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == REPORT):  # which comes last
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""Perplexity under a language model: e to the mean cost of a token, 1 where each one was certain.
+
+    PPL(y | x) = exp( 1/T Σ_t −log p(y_t | x, y_<t) )
+
+Of a completion it is a reward, the lower the better: give it a negative weight. Of the references, given their
+prompts, it is a figure of the model: how well it predicts what people wrote. It depends on the model's tokens, so only
+models with the same tokenizer compare.
+
+B texts, T tokens of one of them, N references of all texts.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.neural.language_model import LanguageModel, load_language_model
+from tril_gym.rewards.neural.pretrained import check_running, named_model
+
+KIND = "causal or encoder-decoder language model"
+BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB a text
+
+
+class OutputPerplexity:
+    """Perplexity of each completion under a language model, 1 or more without bound; the lower the likelier.
+
+    As a reward it needs a negative weight, such as output_perplexity:-1, and better `log=True`: the mean cost of a
+    token in nats, 0 or more, whose scale does not explode. Only tokens of the completion count, without an end. An
+    encoder-decoder model reads the prompt in its encoder. A causal one reads prompt, joiner and completion, tokenised
+    apart, behind BOS where its tokenizer puts one; a completion without a prompt before it stands behind BOS, or EOS
+    where the model has no BOS. An empty completion is read as its end: the one token EOS. Texts longer than
+    `max_length` are read through windows, moved by half their length. A text's score is the same in every batch up to
+    1e-5 of itself.
+    """
+
+    name = "output_perplexity"
+    slow = True
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        with_prompt: bool = True,
+        log: bool = False,
+        joiner: str = " ",
+        max_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        device: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Choose the language model and how to read it.
+
+        Args:
+            model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
+            with_prompt: the completion stands behind its prompt, not alone.
+            log: give the cost of a token in nats, the logarithm of the perplexity.
+            joiner: what stands between a prompt and a completion that does not begin with white space.
+            max_length: tokens read at once; None takes what the model can read, at most 1024.
+            batch_size: texts per forward pass.
+            device: where to run; None takes the GPU where there is one.
+            dtype: "float32", "bfloat16" or "float16".
+        """
+        check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        self.model = named_model(self.name, model, what=KIND, adapter=True)
+        self.with_prompt, self.log, self.joiner = with_prompt, log, joiner
+        self.max_length, self.batch_size, self.device, self.dtype = max_length, batch_size, device, dtype
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the perplexity of each completion, or its logarithm, (B,)."""
+        num_texts = count_texts(prompts, completions, references, extras)
+        nats, tokens = self.language_model.cost(
+            prompts if self.with_prompt else [""] * num_texts,
+            completions,
+            joiner=self.joiner,
+            max_length=self.language_model.length(self.max_length),
+            batch_size=self.batch_size,
+        ).T
+        return nats / tokens if self.log else np.exp(nats / tokens)
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The model, loaded when first needed."""
+        return load_language_model(self.model, device=self.device, dtype=self.dtype)
+
+
+class Perplexity:
+    """Perplexity of the references, given their prompts, under a language model: 1 or more, the lower the better.
+
+    Of all tokens of all references together; what the completions are makes no difference. Each reference is read as
+    `OutputPerplexity` reads a completion, an empty one as the token EOS. Texts without references add nothing.
+
+    Raises:
+        ValueError: no text has a reference.
+    """
+
+    name = "perplexity"
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        with_prompt: bool = True,
+        joiner: str = " ",
+        max_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        device: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Choose the language model and how to read it.
+
+        Args:
+            model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
+            with_prompt: references stand behind their prompts, not alone.
+            joiner: what stands between a prompt and a reference that does not begin with white space.
+            max_length: tokens read at once; None takes what the model can read, at most 1024.
+            batch_size: references per forward pass.
+            device: where to run; None takes the GPU where there is one.
+            dtype: "float32", "bfloat16" or "float16".
+        """
+        check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        self.model = named_model(self.name, model, what=KIND, adapter=True)
+        self.with_prompt, self.joiner, self.max_length = with_prompt, joiner, max_length
+        self.batch_size, self.device, self.dtype = batch_size, device, dtype
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the perplexity of all references together."""
+        return self.of(self.statistics(prompts, completions, references, extras).sum(0))
+
+    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the cost of each text's references in nats, and their tokens, (B, 2)."""
+        count_texts(prompts, completions, references, extras)
+        owners = [row for row, targets in enumerate(references) for _ in targets]  # (N,)
+        costs = self.language_model.cost(
+            [prompts[row] if self.with_prompt else "" for row in owners],
+            [target for targets in references for target in targets],
+            joiner=self.joiner,
+            max_length=self.language_model.length(self.max_length),
+            batch_size=self.batch_size,
+        )
+        sums = np.zeros((len(references), 2))
+        np.add.at(sums, owners, costs)
+        return sums
+
+    def of(self, sums: Scores) -> float:
+        """Return the perplexity that belongs to sums of costs and tokens, (2,)."""
+        nats, tokens = sums
+        if tokens == 0:
+            raise ValueError("perplexity is that of the references, and no text has any; use data with references")
+        return math.exp(nats / tokens)
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The model, loaded when first needed."""
+        return load_language_model(self.model, device=self.device, dtype=self.dtype)

@@ -1,0 +1,176 @@
+"""A learned reward: the output of a model that was trained to tell which completion people prefer.
+
+A sequence classifier with one output (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325): a whole model, or an
+adapter on a base. The base of an adapter can be the very tensors of a model that is in memory already, the policy's
+frozen base: then the reward costs the memory of the adapter alone.
+
+B texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.neural.adapters import (
+    classifier_on,
+    downloaded,
+    is_adapter,
+    load_adapted,
+    put_on,
+    tokenizer_source,
+)
+from tril_gym.rewards.neural.pretrained import (
+    Place,
+    check_running,
+    from_pretrained,
+    load_once,
+    load_tokenizer,
+    named_model,
+)
+from tril_gym.rewards.neural.regressor import refuse_missing
+from tril_gym.rewards.neural.sequence_classifier import Classifier
+
+TEMPLATE = "{prompt}{completion}"
+REPORT = "reward_model.json"  # what training a reward model writes beside the weights
+USUAL_LENGTH = 1024  # tokens, where nothing says otherwise: a post and its summary
+CACHED_TEXTS = 4096  # scores of references, which come back each time their example is drawn
+
+
+class Preference:
+    """The output of a reward model for prompt and completion, on the model's own scale: any number, no probability.
+
+    Long texts lose their beginning: what the template says first, and the start of the prompt. An empty completion
+    gets what the model says of the prompt alone. A text's score is the same in every batch up to 1e-5.
+
+    Raises:
+        ValueError: the model is no trained reward model; or with `minus_reference` a text has no references.
+    """
+
+    name = "preference"
+    slow = True
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        template: str | None = None,
+        tokenizer: str | Path | None = None,
+        minus_reference: bool = False,
+        max_length: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        dtype: str = "float32",
+        base: Any = None,
+    ) -> None:
+        """Choose the reward model and how to read it.
+
+        Args:
+            model: name or folder of a sequence classifier with one output, or of an adapter of peft.
+            template: how the text that is judged is laid out, a format of {prompt} and {completion}; None takes what
+                reward_model.json in the model's folder says, else "{prompt}{completion}".
+            tokenizer: name or folder; None takes the model's, or its base's.
+            minus_reference: subtract the score of the first reference.
+            max_length: tokens read, counted from the end; None takes what reward_model.json says, else what the model
+                can read, at most 1024.
+            batch_size: texts per forward pass.
+            device: where to run; None takes the GPU where there is one.
+            dtype: "float32", "bfloat16" or "float16".
+            base: the adapter's base where it is in memory already, a plain model of `transformers` whose tensors are
+                shared and must neither change nor move; device and dtype are then its own.
+        """
+        check_running(batch_size=batch_size, dtype=dtype)
+        self.model = named_model(self.name, model, what="reward model", adapter=True)
+        if base is not None and not is_adapter(self.model):
+            raise ValueError(f"base is for an adapter, and {self.model!r} is a whole model; leave base out")
+        said = _report(Path(self.model))
+        self.template = said.get("template", TEMPLATE) if template is None else template
+        self.max_length = said.get("max_length") if max_length is None else max_length
+        check_template(self.template)
+        self.tokenizer = None if tokenizer is None else str(tokenizer)
+        self.minus_reference, self.batch_size, self.device, self.dtype = minus_reference, batch_size, device, dtype
+        self._base = base
+        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the reward of each completion, (B,)."""
+        count_texts(prompts, completions, references, extras)
+        if self.minus_reference:
+            refuse_missing(f"{self.name} with minus_reference", references)
+        scores = self._scores(list(zip(prompts, completions, strict=True)))
+        if self.minus_reference:
+            first = [targets[0] for targets in references]
+            scores = scores - self._remembered(list(zip(prompts, first, strict=True)))
+        return scores
+
+    def _scores(self, pairs: Sequence[tuple[str, str]]) -> Scores:
+        texts = [self.template.format(prompt=prompt, completion=completion) for prompt, completion in pairs]
+        max_length = self.judge.length(self.max_length, usual=USUAL_LENGTH)
+        return self.judge.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
+
+    def _remembered(self, pairs: Sequence[tuple[str, str]]) -> Scores:
+        """Return the scores of pairs that come back, (B,)."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        self._known.update(zip(new, self._scores(new).tolist(), strict=True))
+        for pair in pairs:
+            self._known.move_to_end(pair)
+        found = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
+        while len(self._known) > CACHED_TEXTS:
+            self._known.popitem(last=False)
+        return found
+
+    @cached_property
+    def judge(self) -> Classifier:
+        """The model and its tokenizer, loaded when first needed."""
+        tokenizer = self.tokenizer or tokenizer_source(self.model)
+        if self._base is None:
+            return load_once(_load, self.model, tokenizer, device=self.device, dtype=self.dtype)
+        model, missing = classifier_on(self._base)
+        return Classifier(put_on(model, Path(self.model), missing), load_tokenizer(tokenizer))
+
+
+def _load(source: str, place: Place, tokenizer: str) -> Classifier:
+    from transformers import AutoModelForSequenceClassification
+
+    source = downloaded(source)
+    if is_adapter(source):
+        # The head of a base that is a classifier already may be another: the adapter brings its own.
+        settings = {"num_labels": 1, "ignore_mismatched_sizes": True}
+        model = load_adapted(AutoModelForSequenceClassification, source, place, **settings)
+        return Classifier(model, load_tokenizer(tokenizer))
+    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=place.dtype)
+    if missing or model.config.num_labels != 1:
+        wrong = f"it lacks {', '.join(missing)}" if missing else f"it has {model.config.num_labels} outputs, not one"
+        raise ValueError(
+            f"{source!r} is no trained reward model: {wrong}; train one with `tril-gym train reward-model`, or score a"
+            " label of a classifier with the reward classifier"
+        )
+    return Classifier(model.to(place.device), load_tokenizer(tokenizer))
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError where a template does not lay out a completion."""
+    try:
+        names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        template.format(prompt="", completion="")
+    except (ValueError, TypeError, LookupError, AttributeError):
+        names = set()
+    if not {"completion"} <= names <= {"prompt", "completion"}:
+        raise ValueError(
+            f"template must be a format of {{prompt}} and {{completion}} and nothing else, got {template!r}; the usual"
+            f" one is {TEMPLATE}, and a brace itself is written {{{{"
+        )
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """Return what training wrote down about a reward model; nothing for others."""
+    path = folder / REPORT
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,245 @@
+"""What rewards that run a model of the `transformers` library share: loading once per process, and batches.
+
+B rows of ids, L ids of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from tril_gym.rewards.fitting import remember
+from tril_gym.utils.quiet import without_progress_bars
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+Ids = list[int]
+
+DTYPES = ("float32", "bfloat16", "float16")
+USUAL_LENGTH = 512  # tokens: what the usual encoders read
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class Place(NamedTuple):
+    """Where a model computes, and how exactly."""
+
+    device: str
+    dtype: str
+
+
+def check_running(*, batch_size: int, dtype: str, usual: int = 64) -> None:
+    """Raise ValueError where a model cannot be run like this."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}; the usual value is {usual}")
+    if dtype not in DTYPES:
+        raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}; the usual one is "float32"')
+
+
+def named_model(reward: str, model: str | Path | None, *, what: str, adapter: bool = False) -> str:
+    """Return a model's name, or its folder as a path that stays right.
+
+    Args:
+        reward: whose model it is.
+        model: name or folder.
+        what: what kind of model it must be, in words.
+        adapter: whether it may be an adapter of peft.
+
+    Raises:
+        ValueError: none is named, or a folder cannot hold one.
+    """
+    if model is None:
+        raise ValueError(f"{reward} has no model; pass model=NAME or FOLDER of a {what}")
+    if not _is_path(model):
+        return str(model)
+    folder = Path(model).expanduser().absolute()
+    check_folder(folder, what=what, adapter=adapter)
+    return str(folder)
+
+
+def check_folder(folder: Path, *, what: str, adapter: bool = False) -> None:
+    """Raise ValueError where a folder cannot hold a model."""
+    if not any((folder / name).is_file() for name in (CONFIG, ADAPTER_CONFIG)[: 1 + adapter]):
+        raise ValueError(
+            f"no {what} in {str(folder)!r}: it has no {CONFIG}{f' or {ADAPTER_CONFIG}' if adapter else ''}"
+        )
+
+
+def _is_path(model: str | Path) -> bool:
+    """Say whether this can only be a folder, or is one: "owner/name" and "name" belong to the hub otherwise."""
+    text = str(model)
+    marked = isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    return marked or Path(text).is_dir()
+
+
+def load_once(load: Callable[..., T], source: str, *more: Hashable, device: str | None, dtype: str) -> T:
+    """Return `load(source, place, *more)`, called once per process while the files of a folder stay as they are.
+
+    Args:
+        load: a function of a module, which stands for the kind of what it loads.
+        source: a hub name or a folder.
+        more: what else makes a difference.
+        device: None takes a GPU where there is one.
+        dtype: one of `DTYPES`.
+    """
+    place = Place(_device(device), dtype)
+    key = (load.__module__, load.__qualname__, source, _stamp(Path(source)), place, more)
+    return remember(key, lambda: load(source, place, *more))
+
+
+def _device(device: str | None) -> str:
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"there is no device {device!r} here; None takes a GPU where there is one ({error})"
+        ) from error
+    return device
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when somebody writes other weights into a folder; nothing for a name."""
+    if not folder.is_dir():
+        return ()
+    states = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+
+
+def from_pretrained(kind: Any, source: str, **settings: Any) -> tuple[Any, list[str]]:
+    """Return a model, and the names of the weights that its checkpoint lacks, or has in another shape.
+
+    Args:
+        kind: an Auto class of `transformers`.
+        source: a hub name or a folder.
+        settings: of the kind's `from_pretrained`.
+
+    Raises:
+        ValueError: nothing of that kind can be loaded from there.
+    """
+    with _telling(kind, source), quiet_loading():
+        model, found = kind.from_pretrained(source, output_loading_info=True, **settings)
+    lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    return model.eval().requires_grad_(False), sorted(lacking)
+
+
+def load_tokenizer(source: str) -> Any:
+    """Return the tokenizer of that name or in that folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    with _telling(AutoTokenizer, source):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    # From a folder without its files transformers makes one of no words, and says nothing.
+    files = {*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
+        raise ValueError(f"{source!r} has no tokenizer; save the model's beside it, as tokenizer.save_pretrained does")
+    return tokenizer
+
+
+def load_config(source: str) -> Any:
+    """Return the configuration of the model of that name or in that folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoConfig
+
+    with _telling(AutoConfig, source):
+        return AutoConfig.from_pretrained(source)
+
+
+@contextmanager
+def _telling(kind: Any, source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"nothing could be loaded from {source!r} as {kind.__name__}; give the folder of a saved model with its"
+            f" tokenizer, or a name of the hub, which needs a network ({reason})"
+        ) from error
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Put the global generator back, which draws weights that a checkpoint lacks, and keep reports of them away."""
+    import torch
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(devices=[]), without_progress_bars():
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def positions_of(model: Any, tokenizer: Any) -> int | None:
+    """Return the most tokens that a model can read; None where nothing says so."""
+    import torch
+
+    most = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        # RoBERTa counts its positions from the one after its padding.
+        is_table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
+        if is_table and module.padding_idx is not None:
+            most = module.num_embeddings - module.padding_idx - 1
+    known = [int(length) for length in (most, tokenizer.model_max_length) if length and length < 10**9]
+    return min(known, default=None)
+
+
+def length_to_read(max_length: int | None, *, most: int | None, usual: int, least: int) -> int:
+    """Return how many tokens to read: what the user says, else the most that the model can, up to the usual.
+
+    Raises:
+        ValueError: the model cannot read so many, or so few leave no room for a text.
+    """
+    if max_length is None:
+        return min(usual, most or usual)
+    if max_length < least or (most is not None and max_length > most):
+        allowed = f"in [{least}, {most}]" if most is not None else f"at least {least}"
+        raise ValueError(f"max_length must be {allowed} for this model, got {max_length}")
+    return max_length
+
+
+def batches(lengths: Sequence[int], size: int, groups: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Part B rows into batches of like length, which need little padding.
+
+    Args:
+        lengths: ids of each row.
+        size: rows of a batch at most.
+        groups: rows of different groups are never in one batch.
+
+    Yields:
+        The indices of the rows of a batch.
+    """
+    groups = groups if groups is not None else [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda row: (groups[row], lengths[row]))
+    for _, members in groupby(order, key=lambda row: groups[row]):
+        rows = list(members)
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def pad(rows: Iterable[Ids], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return ids and mask of B texts, padded on the right: (B, L) each."""
+    import torch
+
+    rows = list(rows)
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([ids + [pad_id] * (longest - len(ids)) for ids in rows]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in rows]),
+    }

@@ -1,0 +1,140 @@
+"""Learned metrics that read a reference and a completion as a pair of texts, and give one number: BLEURT and its kin.
+
+Any sequence classifier of the `transformers` library with one output: BLEURT (Sellam et al. 2020,
+https://aclanthology.org/2020.acl-main.704), cross-encoders of similarity, regressors of one's own.
+
+B texts, N pairs of a reference and a completion.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.neural.pretrained import check_running, named_model
+from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
+
+BLEURT = "Elron/bleurt-base-512"  # the published checkpoint, converted to transformers
+TRUNCATIONS = ("longest_first", "only_first", "only_second")
+
+
+class Regressor:
+    """The output of a model that reads (reference, completion); its range is the model's own.
+
+    The raw output, whatever the model was trained for: no sigmoid. An empty completion is read as an empty text. A
+    pair's score is the same in every batch up to 1e-5.
+
+    Raises:
+        ValueError: a text has no references, for which no number of such a scale would be right; or the model has more
+            outputs than one.
+    """
+
+    name = "regressor"
+    slow = True
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        over: Literal["best", "mean"] = "best",
+        truncation: Literal["longest_first", "only_first", "only_second"] = "longest_first",
+        max_length: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        """Choose the model and how to read it.
+
+        Args:
+            model: name or folder of a sequence classifier with one output.
+            over: what several references give: the best of their scores, or the mean.
+            truncation: where a pair is too long, what loses its end: "longest_first" cuts token by token whichever is
+                longer, "only_first" the reference, "only_second" the completion.
+            max_length: tokens of a pair that are read, special ones included; None takes what the model can read, at
+                most 512.
+            batch_size: pairs per forward pass.
+            device: where to run; None takes the GPU where there is one.
+            dtype: "float32", "bfloat16" or "float16".
+        """
+        if over not in ("best", "mean"):
+            raise ValueError(f'over must be "best" or "mean", got {over!r}; the usual choice is "best"')
+        if truncation not in TRUNCATIONS:
+            raise ValueError(
+                f"truncation must be one of {', '.join(TRUNCATIONS)}, got {truncation!r}; the usual one is"
+                f" {TRUNCATIONS[0]}"
+            )
+        check_running(batch_size=batch_size, dtype=dtype)
+        self.model = named_model(self.name, model, what="sequence classifier")
+        self.over, self.truncation, self.max_length = over, truncation, max_length
+        self.batch_size, self.device, self.dtype = batch_size, device, dtype
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the score of each completion, (B,)."""
+        num_texts = count_texts(prompts, completions, references, extras)
+        refuse_missing(self.name, references)
+        pairs = [(t, c) for c, targets in zip(completions, references, strict=True) for t in targets]
+        outputs = self._outputs([target for target, _ in pairs], [completion for _, completion in pairs])  # (N,)
+        ends = np.cumsum([len(targets) for targets in references], dtype=int)
+        of_texts = np.split(outputs, ends[:-1]) if num_texts else []
+        pooled = np.max if self.over == "best" else np.mean
+        return np.array([pooled(of_one) for of_one in of_texts], dtype=np.float64)
+
+    def _outputs(self, targets: Texts, completions: Texts) -> Scores:
+        max_length = self.regressor.length(self.max_length, pair=True)
+        logits = self.regressor.logits(
+            targets,
+            completions,
+            max_length=max_length,
+            batch_size=self.batch_size,
+            truncation=self.truncation,
+            side="right",
+        )
+        return logits[:, 0]  # (N, 1) to (N,)
+
+    @cached_property
+    def regressor(self) -> Classifier:
+        """The model, loaded when first needed."""
+        loaded = load_classifier(self.model, self.device, self.dtype)
+        if len(loaded.labels) != 1:
+            raise ValueError(
+                f"{self.name} needs a model with one output, {self.model!r} has {len(loaded.labels)}: {loaded.labels}"
+            )
+        return loaded
+
+
+def bleurt(
+    *,
+    model: str | Path = BLEURT,
+    over: Literal["best", "mean"] = "best",
+    max_length: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Regressor:
+    """Return BLEURT: about 0 for a completion that says something else, about 1 for one that says the same.
+
+    Args:
+        model: name or folder of a BLEURT checkpoint that `transformers` can load.
+        over: what several references give: the best of their scores, or the mean.
+        max_length: tokens of a pair that are read; the longer text loses its end first.
+        batch_size: pairs per forward pass.
+        device: where to run; None takes the GPU where there is one.
+        dtype: "float32", "bfloat16" or "float16".
+    """
+    score = Regressor(model=model, over=over, max_length=max_length, batch_size=batch_size, device=device, dtype=dtype)
+    score.name = "bleurt"
+    return score
+
+
+def refuse_missing(reward: str, references: References) -> None:
+    """Raise ValueError where a text has no references."""
+    missing = [row for row, targets in enumerate(references) if not targets]
+    if missing:
+        raise ValueError(
+            f"{reward} compares with references, and {len(missing)} of {len(references)} texts have none, the first is"
+            f" text {missing[0]} of the batch; use data with references, or a reward that needs none"
+        )

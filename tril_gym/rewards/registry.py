@@ -1,0 +1,324 @@
+"""Rewards and metrics by name. Adding one: a class in a file of this package, and a row in `ROWS`.
+
+A row names its factory as a string, imported when the reward is first loaded. The factory's keyword-only parameters are
+the reward's settings. A factory that fits has two more: `train`, what to fit on, and `fitted`, a folder in which an
+earlier `save` wrote what was fitted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tril_gym.rewards.base import CorpusScore, FunctionScore, Score
+from tril_gym.rewards.fitting import Train
+from tril_gym.utils.user_code import function_of, is_function
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One reward or metric of the catalogue."""
+
+    factory: str  # "module of this package:callable"
+    help: str  # what it measures, and its range
+    needs: str  # what it reads besides the completion
+    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one figure of all together
+
+
+ROWS = {
+    "bert_score": Row(
+        "neural.bert_score:BertScore",
+        "BERTScore, F1 of tokens matched by the likeness of their embeddings, -1 to 1",
+        "references; a model's name or folder (model=), by default roberta-large",
+    ),
+    "bleu": Row(
+        "text.sacrebleu:bleu",
+        "BLEU of one text, agreement in n-grams of words, 0 to 100",
+        "references",
+    ),
+    "bleurt": Row(
+        "neural.regressor:bleurt",
+        "BLEURT, a learned judgement of completion and reference, about 0 to 1",
+        "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
+    ),
+    "chrf": Row(
+        "text.sacrebleu:chrf",
+        "chrF of one text, agreement in n-grams of characters, 0 to 100",
+        "references",
+    ),
+    "cider_d": Row(
+        "text.cider:CiderD",
+        "CIDEr-D, tf-idf weighted agreement of n-grams with the references, 0 to 10",
+        "references; train examples for the document frequencies",
+    ),
+    "classifier": Row(
+        "neural.classifier:Classification",
+        "probability, 0 to 1, or logit that a classifier gives to a label",
+        "a classifier's name or folder (model=)",
+    ),
+    "concept_coverage": Row(
+        "text.concepts:ConceptCoverage",
+        "share of the concepts that the completion uses, in any inflection, 0 to 1",
+        'extras["concepts"]',
+    ),
+    "concept_order": Row(
+        "text.concepts:ConceptOrder",
+        "share of the concepts that the completion uses in the order given, 0 to 1",
+        'extras["concepts"]',
+    ),
+    "concept_stems": Row(
+        "text.concepts:ConceptStems",
+        "share of the concepts whose stem the completion has, as TRIL counted, 0 to 1",
+        'extras["concepts"]',
+    ),
+    "corpus_chrf": Row(
+        "text.sacrebleu:corpus_chrf",
+        "chrF of a corpus, 0 to 100",
+        "references",
+        kind="corpus",
+    ),
+    "corpus_ter": Row(
+        "text.sacrebleu:corpus_ter",
+        "TER of a corpus, edits per 100 words, lower is better",
+        "references",
+        kind="corpus",
+    ),
+    "distinct_1": Row(
+        "text.diversity:distinct_1",
+        "different words over all words, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "distinct_2": Row(
+        "text.diversity:distinct_2",
+        "different pairs of words over all pairs, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "distinct_3": Row(
+        "text.diversity:distinct_3",
+        "different triples of words over all triples, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "end_bonus": Row(
+        "text.shaping:EndBonus",
+        "1 for a text that ended with EOS, else 0",
+        'extras["finish_reason"], which environments give',
+    ),
+    "entropy_1": Row(
+        "text.diversity:entropy_1",
+        "entropy of words, in bits",
+        "nothing",
+        kind="corpus",
+    ),
+    "entropy_2": Row(
+        "text.diversity:entropy_2",
+        "entropy of pairs of words, in bits",
+        "nothing",
+        kind="corpus",
+    ),
+    "length_bonus": Row(
+        "text.shaping:length_bonus",
+        "words over a target, at most 1",
+        "nothing",
+    ),
+    "length_penalty": Row(
+        "text.shaping:length_penalty",
+        "minus the words beyond a limit, over the limit, 0 or less",
+        "nothing",
+    ),
+    "meteor": Row(
+        "text.meteor:Meteor",
+        "METEOR 1.5 by the official program: words matched exactly, by stem, synonym and paraphrase, 0 to 1",
+        "references; Java, and the extra caption",
+    ),
+    "meteor_exact_stem": Row(
+        "text.meteor:MeteorExactStem",
+        "METEOR of 2007 with exact and stem matches only, 0 to 1",
+        "references",
+    ),
+    "msttr": Row(
+        "text.diversity:Msttr",
+        "different words over words in segments of 100, 0 to 1",
+        "nothing",
+        kind="corpus",
+    ),
+    "official_spice": Row(
+        "text.official_spice:OfficialSpice",
+        "SPICE by the official program, F1 of propositions: objects, attributes, relations, 0 to 1",
+        "references; a JDK, the extra caption, and Stanford CoreNLP 3.6.0",
+    ),
+    "output_perplexity": Row(
+        "neural.perplexity:OutputPerplexity",
+        "perplexity of the completion under a language model, 1 or more, lower is likelier: weigh it -1",
+        "a language model's name or folder (model=)",
+    ),
+    "perplexity": Row(
+        "neural.perplexity:Perplexity",
+        "perplexity of the references, given their prompts, under a language model, 1 or more, lower is better",
+        "references; a language model's name or folder (model=)",
+        kind="corpus",
+    ),
+    "preference": Row(
+        "neural.preference:Preference",
+        "output of a reward model for prompt and completion, on its own scale",
+        "a reward model's name or folder, or an adapter's folder (model=)",
+    ),
+    "regressor": Row(
+        "neural.regressor:Regressor",
+        "output of a model that reads reference and completion as a pair, on its own scale",
+        "references; the name or folder of a model with one output (model=)",
+    ),
+    "repetition_penalty": Row(
+        "text.shaping:repetition_penalty",
+        "minus the share of n-grams that repeat earlier ones, -1 to 0",
+        "nothing",
+    ),
+    "rouge_1": Row(
+        "text.rouge:rouge_1",
+        "ROUGE-1, F1 of stems with a reference, 0 to 1",
+        "references",
+    ),
+    "rouge_2": Row(
+        "text.rouge:rouge_2",
+        "ROUGE-2, F1 of pairs of stems with a reference, 0 to 1",
+        "references",
+    ),
+    "rouge_combined": Row(
+        "text.rouge:rouge_combined",
+        "mean of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1",
+        "references",
+    ),
+    "rouge_l": Row(
+        "text.rouge:rouge_l",
+        "ROUGE-L, F1 of the longest common subsequence of stems with a reference, 0 to 1",
+        "references",
+    ),
+    "rouge_lsum": Row(
+        "text.rouge:rouge_lsum",
+        "ROUGE-Lsum, ROUGE-L of texts whose sentences stand on lines of their own, 0 to 1",
+        "references",
+    ),
+    "sacre_bleu": Row(
+        "text.sacrebleu:sacre_bleu",
+        "BLEU of a corpus, 0 to 100",
+        "references",
+        kind="corpus",
+    ),
+    "sari": Row(
+        "text.sari:Sari",
+        "SARI, what a text keeps, adds and deletes of its source, 0 to 100",
+        "references; the source in the prompt, or in extras (source=)",
+    ),
+    "self_bleu": Row(
+        "text.diversity:SelfBleu",
+        "mean BLEU of each text against the others, 0 to 100, lower is more varied",
+        "nothing",
+        kind="corpus",
+    ),
+    "sentiment": Row(
+        "neural.classifier:Sentiment",
+        "probability that a classifier gives to a positive text, 0 to 1",
+        "a classifier's name or folder (model=), or labelled train examples to fit a small one",
+    ),
+    "spice": Row(
+        "text.spice:Spice",
+        "SPICE, F1 of scene graphs: objects, attributes, relations, 0 to 1",
+        "references; a spaCy pipeline (pipeline=, by default en_core_web_sm)",
+    ),
+    "spider": Row(
+        "text.spice:Spider",
+        "SPICE + CIDEr-D, 0 to 11",
+        "references; train examples for the document frequencies; a spaCy pipeline (pipeline=)",
+    ),
+    "ter": Row(
+        "text.sacrebleu:ter",
+        "edits per 100 words of a reference, 0 or more, lower is better: weigh it -1",
+        "references",
+    ),
+    "vocabulary_size": Row(
+        "text.diversity:VocabularySize",
+        "number of different words",
+        "nothing",
+        kind="corpus",
+    ),
+}
+
+
+def names(kind: Literal["text", "corpus"] | None = None) -> list[str]:
+    """Return the names of all rewards and metrics, or of those of one kind, sorted."""
+    return sorted(name for name, row in ROWS.items() if kind in (None, row.kind))
+
+
+def describe(name: str) -> str:
+    """Return one line: what a reward measures and what it needs."""
+    row = _row(name)
+    return f"{row.help}.{' Of a whole corpus, no reward.' if row.kind == 'corpus' else ''} Needs {row.needs}."
+
+
+def load(
+    name: str, *, train: Train | None = None, fitted: str | Path | None = None, **settings: Any
+) -> Score | CorpusScore:
+    """Return the reward of that name, or the metric of a whole corpus.
+
+    Loading is cheap: fitting, and loading a model, wait for the first text that is scored.
+
+    Args:
+        name: one of `names()`, or module:function of your own, which may also be module:class of a score.
+        train: what to fit on, examples or a function that returns them; rewards that fit nothing ignore it.
+        fitted: the folder that `save` of the same reward wrote; it then needs no `train`.
+        settings: the reward's own.
+    """
+    if is_function(name):
+        factory = function_of(name, what=f"reward {name}")
+        if not isinstance(factory, type):
+            return _of_function(name, factory, settings)
+    else:
+        factory = _factory(_row(name))
+    known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in ("train", "fitted")]
+    if unknown := sorted(set(settings) - set(known)):
+        its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
+        raise ValueError(f"reward {name!r} has no setting {unknown[0]!r}; {its_settings}")
+    if "train" in inspect.signature(factory).parameters:
+        settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
+    return factory(**settings)
+
+
+def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train | None = None) -> Score:
+    """Return a score for a name, a score, or a function of (prompts, completions, references, extras).
+
+    Raises:
+        ValueError: it is a figure of a whole corpus, which can pay no single text.
+    """
+    if isinstance(x, str):
+        x = load(x, train=train)
+    if isinstance(x, CorpusScore) and not callable(x):
+        raise ValueError(
+            f"{x.name} is a figure of a whole corpus and cannot pay a single text; measure it with"
+            f" `tril-gym evaluate --metrics {x.name}`, and reward one of {', '.join(names('text'))}"
+        )
+    if isinstance(x, type) or not callable(x):
+        raise TypeError(f"a reward is a name, a score or a function of a batch of texts, got {x!r}")
+    return x if isinstance(x, Score) else FunctionScore(x)
+
+
+def _of_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
+    if settings:
+        raise ValueError(f"reward {name} is a function and has no settings, got {', '.join(settings)}")
+    return FunctionScore(function)
+
+
+def _row(name: str) -> Row:
+    if name not in ROWS:
+        raise ValueError(f"unknown reward {name!r}; the rewards are {', '.join(names())}, or your own module:function")
+    return ROWS[name]
+
+
+def _factory(row: Row) -> Callable[..., Score | CorpusScore]:
+    module, attribute = row.factory.split(":")
+    return getattr(importlib.import_module(f"tril_gym.rewards.{module}"), attribute)  # type: ignore[no-any-return]

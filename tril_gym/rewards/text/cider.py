@@ -1,0 +1,199 @@
+"""CIDEr-D: agreement with the references in the n-grams that say something about this example.
+
+Vedantam et al. 2015, section 6: https://arxiv.org/abs/1411.5726. With counts c(g) of the n-grams g of length n,
+
+    idf(g)  = log N − log max(1, df(g))                      N documents, df(g) of them have g
+    v_x(g)  = c_x(g) · idf(g)
+    s_n     = Σ_g min(v_y(g), v_r(g)) · v_r(g) / (|v_y| |v_r|) · exp(−(len y − len r)² / 2σ²)
+    CIDEr-D = 10 · mean over n = 1..4 and references r of s_n,   σ = 6
+
+A document is all references of one train example. The frequencies come from the train examples, once, so a text's score
+never depends on the texts beside it. An n-gram of one document weighs as much as one never seen (max(1, df)), so only
+those of several are kept.
+
+Differs from the caption toolkit: words are lower-cased runs of letters and digits and single other characters, instead
+of the Penn Treebank's; like there, punctuation is no word.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import mul
+from pathlib import Path
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.fitting import ExampleLike, Train, fit_once
+
+MAX_N = 4  # the longest n-gram
+SIGMA = 6.0  # words
+SCALE = 10.0
+FILE = "cider_d.json.gz"
+CACHED_EXAMPLES = 4096  # whose references are kept as they are looked up
+
+Ngram = str  # words with spaces between them: a string remembers its hash, a tuple does not
+
+# Runs of letters and digits, and single other characters but for the punctuation that is no word.
+_WORD = re.compile(r"\w+|[^\w\s'`\"().,?!:;-]")
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into lower-cased words, without punctuation: "The dog's red." is the, dog, s, red."""
+    return _WORD.findall(text.lower())
+
+
+def counts_of(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | None]]:
+    """Return the different n-grams among the words, in order, and how often each is there, for n = 1..4.
+
+    None in place of counts says once each: the usual case, and counting would take several times as long.
+    """
+    sizes: list[tuple[Sequence[Ngram], Sequence[int] | None]] = []
+    ngrams, is_once = words, False
+    for n in range(1, MAX_N + 1):
+        is_once = is_once or len(set(ngrams)) == len(ngrams)  # and so are all longer ones
+        sizes.append((ngrams, None) if is_once else _counted(ngrams))
+        ngrams = [f"{ngram} {word}" for ngram, word in zip(ngrams, words[n:], strict=False)]
+    return sizes
+
+
+def _counted(ngrams: list[Ngram]) -> tuple[list[Ngram], list[int]]:
+    counts = Counter(ngrams)
+    return list(counts), list(counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The references of one example, as their n-grams are looked up."""
+
+    lengths: tuple[int, ...]  # words of each
+    # n-gram g -> for each reference r that has it: its number, v_r(g), and v_r(g) / |v_r|
+    weights: Mapping[Ngram, Sequence[tuple[int, float, float]]]
+
+
+class DocumentFrequencies:
+    """In how many documents each n-gram stands, and CIDEr-D by the weights that follow."""
+
+    def __init__(self, documents: int, frequencies: Mapping[Ngram, int]) -> None:
+        self.documents, self.frequencies = documents, frequencies
+        self._highest = math.log(documents)  # idf of what stands in one document, or in none
+        # One number for all n-grams of a count: a few hundred stay at hand, where one each would have to be fetched.
+        idf = {count: self._highest - math.log(count) for count in set(frequencies.values())}
+        self._idf = {ngram: idf[count] for ngram, count in frequencies.items()}
+        # The one state, and a harmless one: references come back each time their example is drawn.
+        self.targets = lru_cache(maxsize=CACHED_EXAMPLES)(self._targets)
+
+    @classmethod
+    def count(cls, documents: Sequence[Sequence[str]]) -> DocumentFrequencies:
+        """Count over documents, each a few texts."""
+        counts = Counter[Ngram]()
+        for texts in documents:
+            split = [counts_of(words_of(text)) for text in texts]
+            counts.update({ngram for sizes in split for ngrams, _ in sizes for ngram in ngrams})
+        return cls(len(documents), {ngram: count for ngram, count in counts.items() if count > 1})
+
+    def score(self, text: str, references: Texts) -> float:
+        """Return the CIDEr-D of a text, in [0, 10]; 0 without references."""
+        if not references:
+            return 0.0
+        words, targets = words_of(text), self.targets(tuple(references))
+        cosines = [0.0] * len(references)  # summed over n
+        find = targets.weights.get
+        for ngrams, counts in counts_of(words):
+            weights = self._weights(ngrams, counts)
+            norm = math.hypot(*weights)
+            for weight, entries in zip(weights, map(find, ngrams)):  # noqa: B905  (strict costs a tenth here)
+                if entries:
+                    for reference, other, share in entries:
+                        cosines[reference] += (weight if weight < other else other) * share / norm
+        alike = sum(map(mul, cosines, _penalties(len(words), targets.lengths)))
+        return SCALE * alike / MAX_N / len(references)
+
+    def _weights(self, ngrams: Sequence[Ngram], counts: Sequence[int] | None) -> list[float]:
+        """Return v(g) of each n-gram."""
+        find, highest = self._idf.get, self._highest
+        weights = [find(ngram, highest) for ngram in ngrams]
+        return weights if counts is None else list(map(mul, counts, weights))
+
+    def _targets(self, references: tuple[str, ...]) -> Targets:
+        split = [words_of(reference) for reference in references]
+        found: defaultdict[Ngram, list[tuple[int, float, float]]] = defaultdict(list)
+        for reference, words in enumerate(split):
+            for ngrams, counts in counts_of(words):
+                weights = self._weights(ngrams, counts)
+                norm = math.hypot(*weights)
+                for ngram, weight in zip(ngrams, weights, strict=True):
+                    if weight > 0:  # so |v_r| > 0, too
+                        found[ngram].append((reference, weight, weight / norm))
+        return Targets(tuple(map(len, split)), dict(found))
+
+
+@lru_cache(maxsize=65536)
+def _penalties(length: int, lengths: tuple[int, ...]) -> list[float]:
+    """Return what the difference from each reference's length leaves of a text's likeness."""
+    return [math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other in lengths]
+
+
+class CiderD:
+    """CIDEr-D of each completion, 0 to 10.
+
+    Without references, or without words, the score is 0.
+    """
+
+    name = "cider_d"
+
+    def __init__(self, *, train: Train | None = None, fitted: Path | None = None) -> None:
+        if fitted is None and train is None:
+            raise ValueError(
+                "cider_d counts document frequencies over train examples, and has none; pass "
+                "train=[examples with references], or fitted=FOLDER where an earlier one was saved"
+            )
+        if fitted is not None and not (fitted / FILE).is_file():
+            raise ValueError(f"no saved cider_d in {str(fitted)!r}: it has no {FILE}; pass train=[examples] instead")
+        self._train, self._fitted = train, fitted
+        self._frequencies: DocumentFrequencies | None = None
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the CIDEr-D of each completion, (B,) in [0, 10]."""
+        count_texts(prompts, completions, references, extras)
+        return np.array(list(map(self.frequencies.score, completions, references)), dtype=np.float64)
+
+    def save(self, folder: Path) -> None:
+        """Write the document frequencies."""
+        frequencies = self.frequencies
+        counts = dict(sorted(frequencies.frequencies.items()))
+        content = json.dumps({"documents": frequencies.documents, "frequencies": counts})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(gzip.compress(content.encode(), mtime=0))
+
+    @property
+    def frequencies(self) -> DocumentFrequencies:
+        """The document frequencies, counted or read when first needed."""
+        if self._frequencies is None and self._fitted is not None:
+            self._frequencies = _read(self._fitted / FILE)
+        if self._frequencies is None:
+            assert self._train is not None, "__init__ lets no other case pass"
+            self._frequencies = fit_once(self.name, self._train, _count)
+        return self._frequencies
+
+
+def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequencies:
+    documents = [example.references for example in examples if example.references]
+    if len(documents) < 2:
+        raise ValueError(
+            f"cider_d needs at least 2 train examples with references, got {len(documents)}: "
+            "what stands in every document weighs nothing"
+        )
+    return DocumentFrequencies.count(documents)
+
+
+def _read(path: Path) -> DocumentFrequencies:
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    return DocumentFrequencies(content["documents"], content["frequencies"])

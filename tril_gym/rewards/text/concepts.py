@@ -1,0 +1,165 @@
+"""Does a text use the words that it was asked to use?
+
+Words are compared by lemma: spaCy's English tokenizer, and the lookup table of `spacy-lookups-data` (no model, no
+download). The table knows no context: "saw" is always "see", for the concept as well as for the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts, well_formed
+
+if TYPE_CHECKING:
+    from spacy.tokenizer import Tokenizer
+
+
+# spaCy keeps every word that it meets, about 0.4 kB each, and a policy can write any number of them.
+MOST_WORDS = 200_000
+
+
+class ConceptCoverage:
+    """Share of `extras["concepts"]` that the completion uses, in any inflection, 0 to 1.
+
+    A concept is used when its lemma is among the lemmas of the completion, or when it stands there as it is; one of
+    several words, when they follow each other. An empty completion, or an empty list of concepts, gives 0.
+    """
+
+    name = "concept_coverage"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        lexicon = _lexicon()
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+
+class ConceptOrder:
+    """Share of the concepts that the completion uses in the order given, 0 to 1.
+
+    The longest common subsequence of the concepts as given and as they first appear, over the number of concepts. Used
+    as for `concept_coverage`; an empty completion, or an empty list of concepts, gives 0.
+    """
+
+    name = "concept_order"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of concepts in order for each completion, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        lexicon = _lexicon()
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([lexicon.order(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+
+class ConceptStems:
+    """Share of the concepts whose Porter stem is the stem of a word of the completion, 0 to 1.
+
+    TRIL's measure, for comparison: words are what spaces part, so that a word before a full stop is another; concepts
+    with the same stem count once, and one of several words is never found.
+    """
+
+    name = "concept_stems"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the share of stems that each completion has, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([self._score(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+
+    def _score(self, completion: str, concepts: Texts) -> float:
+        stem = _stemmer()
+        wanted = {stem(concept.lower()) for concept in concepts}
+        written = {stem(word) for word in completion.lower().split()}
+        return len(wanted & written) / len(wanted) if wanted else 0.0
+
+
+class Lexicon:
+    """Splits texts into words and looks up their lemmas."""
+
+    def __init__(self, tokenizer: Tokenizer, lemmas: Mapping[str, str]) -> None:
+        self.tokenizer, self.lemmas = tokenizer, lemmas
+        # A concept comes back each time its example is drawn.
+        self._concept = lru_cache(maxsize=65536)(self.spell)
+
+    @property
+    def words_met(self) -> int:
+        """How many strings the tokenizer has kept."""
+        return len(self.tokenizer.vocab.strings)
+
+    def spell(self, text: str) -> tuple[str, str]:
+        """Return a text as lower-cased words and as lemmas, each word between two spaces."""
+        words = [token.text for token in self.tokenizer(well_formed(text).lower()) if not token.is_space]
+        lemmas = [self.lemmas.get(word, word).lower() for word in words]  # the table has i -> I
+        return f" {' '.join(words)} ", f" {' '.join(lemmas)} "
+
+    def coverage(self, completion: str, concepts: Texts) -> float:
+        """Return the share of the concepts that a completion uses."""
+        words, lemmas = self.spell(completion)
+        used = 0
+        for concept in concepts:
+            concept_words, concept_lemmas = self._concept(concept)
+            used += concept_lemmas in lemmas or concept_words in words
+        return used / len(concepts) if concepts else 0.0
+
+    def order(self, completion: str, concepts: Texts) -> float:
+        """Return the share of the concepts that a completion uses in the order given."""
+        words, lemmas = self.spell(completion)
+        places = [self._place(concept, words, lemmas) for concept in concepts]
+        longest = _longest_rising([place for place in places if place is not None])
+        return longest / len(concepts) if concepts else 0.0
+
+    def _place(self, concept: str, words: str, lemmas: str) -> int | None:
+        """Return how many words stand before a concept, None where it is not used."""
+        concept_words, concept_lemmas = self._concept(concept)
+        spellings = ((lemmas, concept_lemmas), (words, concept_words))
+        places = [text[: text.find(part)].count(" ") for text, part in spellings if part in text]
+        return min(places, default=None)
+
+
+def _longest_rising(places: list[int]) -> int:
+    """Return the length of the longest subsequence that rises."""
+    lengths: list[int] = []
+    for row, place in enumerate(places):
+        before = [lengths[other] for other in range(row) if places[other] < place]
+        lengths.append(1 + max(before, default=0))
+    return max(lengths, default=0)
+
+
+def _concepts(extra: Mapping[str, Any], name: str) -> Texts:
+    """Return the concepts of one example."""
+    if "concepts" not in extra:
+        raise ValueError(
+            f'{name} needs extras["concepts"], the words to use, for every text; '
+            f"got extras with {sorted(extra) or 'nothing'}. Use it with data that has concepts, as CommonGen's has"
+        )
+    if isinstance(extra["concepts"], str):
+        raise ValueError(f'extras["concepts"] must be a list of words, got the string {extra["concepts"]!r}')
+    return extra["concepts"]  # type: ignore[no-any-return]
+
+
+def _lexicon() -> Lexicon:
+    """Return the process's lexicon, a new one where the last has met too many words."""
+    if _new_lexicon().words_met > MOST_WORDS:
+        _new_lexicon.cache_clear()
+    return _new_lexicon()
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem import PorterStemmer
+
+    return lru_cache(maxsize=65536)(PorterStemmer().stem)
+
+
+@lru_cache(maxsize=1)
+def _new_lexicon() -> Lexicon:
+    import spacy
+    from spacy.lookups import load_lookups
+
+    lemmas = load_lookups("en", ["lemma_lookup"]).get_table("lemma_lookup")
+    return Lexicon(spacy.blank("en").tokenizer, lemmas)

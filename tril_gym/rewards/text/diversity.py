@@ -1,0 +1,143 @@
+"""How varied the texts of a corpus are: figures of all completions together, in which references play no part.
+
+Words are lower-cased runs of letters and digits and single other characters, without spaces; `self_bleu` alone has
+those of `bleu`. None of these is a sum over texts, so none has a bootstrap interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import chain
+
+from tril_gym.rewards.base import Extras, References, Texts, count_texts
+from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, words_of
+
+
+def all_ngrams(texts: Texts, n: int) -> list[Ngram]:
+    """Return the n-grams of all texts; none spans two of them."""
+    return list(chain.from_iterable(ngrams_of(words_of(text), n) for text in texts))
+
+
+class DistinctN:
+    """Different n-grams over all n-grams, 0 to 1; 0 without any. Falls as a corpus grows: compare equal sizes.
+
+    Li et al. 2016: https://arxiv.org/abs/1510.03055
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n, self.name = n, f"distinct_{n}"
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the share of different n-grams."""
+        count_texts(prompts, completions, references, extras)
+        ngrams = all_ngrams(completions, self.n)
+        return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+class Entropy:
+    """The entropy of the n-grams of all texts, in bits; 0 without any.
+
+        −Σ_g p(g) log₂ p(g),  p(g) the share of n-gram g
+
+    Zhang et al. 2018, there in nats: https://arxiv.org/abs/1809.05972
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n, self.name = n, f"entropy_{n}"
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the entropy."""
+        count_texts(prompts, completions, references, extras)
+        counts = Counter(all_ngrams(completions, self.n))
+        total = sum(counts.values())
+        return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0
+
+
+class Msttr:
+    """Mean segmental type-token ratio: different words over words, in segments of the texts one after another.
+
+    0 to 1. What is left after the last whole segment is not read; where there is none, all words are one segment. 0
+    without words. Johnson 1944, https://doi.org/10.1037/h0093508
+    """
+
+    name = "msttr"
+
+    def __init__(self, *, segment: int = 100) -> None:
+        """Choose how many words a segment has."""
+        check_whole("segment", segment, usual=100)
+        self.segment = segment
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the mean ratio of the segments."""
+        count_texts(prompts, completions, references, extras)
+        words = list(chain.from_iterable(map(words_of, completions)))
+        size = min(self.segment, len(words))
+        starts = range(0, len(words) - size + 1, size) if size else range(0)
+        ratios = [len(set(words[start : start + size])) / size for start in starts]
+        return sum(ratios) / len(ratios) if ratios else 0.0
+
+
+class SelfBleu:
+    """Mean BLEU of each text with the others as its references, 0 to 100: high where all texts are alike.
+
+    Of more than `sample` texts it reads that many, evenly spaced from the first on. Fewer than two have 0, and an empty
+    text adds 0: look at the lengths too. Time grows with the square of `sample`. Zhu et al. 2018:
+    https://arxiv.org/abs/1802.01886
+    """
+
+    name = "self_bleu"
+
+    def __init__(self, *, sample: int = 200) -> None:
+        """Choose how many texts are compared, each with each."""
+        check_whole("sample", sample, usual=200, least=2)
+        self.sample = sample
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the mean BLEU."""
+        from tril_gym.rewards.text.sacrebleu import bleu
+
+        count_texts(prompts, completions, references, extras)
+        count = min(self.sample, len(completions))
+        texts = [completions[i * len(completions) // count] for i in range(count)]
+        if len(texts) < 2:
+            return 0.0
+        others = [texts[:row] + texts[row + 1 :] for row in range(len(texts))]
+        empty = [""] * len(texts)
+        return float(bleu()(empty, texts, others, [{}] * len(texts)).mean())
+
+
+class VocabularySize:
+    """How many different words the texts have."""
+
+    name = "vocabulary_size"
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the number of different words."""
+        count_texts(prompts, completions, references, extras)
+        return float(len(set(chain.from_iterable(map(words_of, completions)))))
+
+
+def distinct_1() -> DistinctN:
+    """Return the share of different words."""
+    return DistinctN(1)
+
+
+def distinct_2() -> DistinctN:
+    """Return the share of different pairs of words."""
+    return DistinctN(2)
+
+
+def distinct_3() -> DistinctN:
+    """Return the share of different triples of words."""
+    return DistinctN(3)
+
+
+def entropy_1() -> Entropy:
+    """Return the entropy of words."""
+    return Entropy(1)
+
+
+def entropy_2() -> Entropy:
+    """Return the entropy of pairs of words."""
+    return Entropy(2)

@@ -1,0 +1,96 @@
+"""Scores of literal overlap with the references: ROUGE by the `rouge-score` package.
+
+Lin 2004, https://aclanthology.org/W04-1013. Words are lower-cased runs of a-z and 0-9, stemmed by Porter's algorithm
+where they have more than three letters; everything else separates words. All are F1, 0 to 1.
+
+The time of ROUGE-L grows with the product of both texts' words: a text of thousands of words against another takes
+seconds. That of ROUGE-Lsum also grows with the product of their lines.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
+# References come back each time their example is drawn: their words are kept for so many texts.
+CACHED_TEXTS = 4096
+
+Over = Literal["best", "mean"]
+
+
+class Rouge:
+    """The mean F1 of some kinds of ROUGE, between a completion and each of its references.
+
+    Without references, or with no word in common, the score is 0.
+    """
+
+    def __init__(self, name: str, kinds: tuple[str, ...], over: Over) -> None:
+        if over not in ("best", "mean"):
+            raise ValueError(f'over must be "best" or "mean", got {over!r}; the usual choice is "best"')
+        self.name, self.kinds, self.over = name, kinds, over
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the F1 of each completion, (B,) in [0, 1]."""
+        count_texts(prompts, completions, references, extras)
+        pairs = zip(completions, references, strict=True)
+        return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
+
+    def _score(self, completion: str, targets: Texts) -> float:
+        scorer = _scorer(self.kinds)
+        found = [scorer.score(target, completion) for target in targets]
+        scores = [sum(score[kind].fmeasure for kind in self.kinds) / len(self.kinds) for score in found]
+        if not scores:
+            return 0.0
+        return max(scores) if self.over == "best" else sum(scores) / len(scores)
+
+
+def rouge_1(*, over: Over = "best") -> Rouge:
+    """Return ROUGE-1, overlap of words; `over` several references it is the best of their scores, or the mean."""
+    return Rouge("rouge_1", ("rouge1",), over)
+
+
+def rouge_2(*, over: Over = "best") -> Rouge:
+    """Return ROUGE-2, overlap of pairs of words."""
+    return Rouge("rouge_2", ("rouge2",), over)
+
+
+def rouge_l(*, over: Over = "best") -> Rouge:
+    """Return ROUGE-L, the longest common subsequence of words."""
+    return Rouge("rouge_l", ("rougeL",), over)
+
+
+def rouge_lsum(*, over: Over = "best") -> Rouge:
+    """Return ROUGE-Lsum, the union of longest common subsequences of sentences, which stand on lines of their own."""
+    return Rouge("rouge_lsum", ("rougeLsum",), over)
+
+
+def rouge_combined(*, over: Over = "best") -> Rouge:
+    """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L with one reference, the best or the mean over several."""
+    return Rouge("rouge_combined", ("rouge1", "rouge2", "rougeL"), over)
+
+
+@lru_cache(maxsize=8)
+def _scorer(kinds: tuple[str, ...]) -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(kinds), tokenizer=_tokenizer())
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> object:
+    """Return the process's tokenizer, which remembers recent texts."""
+    from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+    plain = DefaultTokenizer(use_stemmer=True)
+
+    class RememberingTokenizer(Tokenizer):
+        tokenize = staticmethod(lru_cache(maxsize=CACHED_TEXTS)(plain.tokenize))
+
+    return RememberingTokenizer()

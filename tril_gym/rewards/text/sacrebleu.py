@@ -1,0 +1,224 @@
+"""Scores of machine translation against references, by the `sacrebleu` package: BLEU, chrF and TER.
+
+- BLEU: Papineni et al. 2002, https://aclanthology.org/P02-1040; smoothing: Chen and Cherry 2014,
+  https://aclanthology.org/W14-3346
+- chrF: Popović 2015, https://aclanthology.org/W15-3049
+- TER: Snover et al. 2006, https://aclanthology.org/2006.amta-papers.25
+
+All on sacrebleu's scale, 0 to 100. Each is there for one text, and pooled over a corpus: counts are added up over the
+texts before anything is divided.
+
+B texts, K counts of a text.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.text.words import check_whole
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
+Smoothing = Literal["none", "floor", "add-k", "exp"]
+SMOOTHINGS = ("none", "floor", "add-k", "exp")
+MOST_WORDS = 100  # TER's search for phrases that moved takes 1 s for two texts of this length, and 15 s for two of 500
+
+
+class Sentence:
+    """A metric of sacrebleu for each text; several references are judged together, as sacrebleu does.
+
+    A text without references, and an empty one, has the score `nothing`.
+    """
+
+    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
+        self.name, self.metric, self._nothing = name, metric, nothing
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the score of each completion, (B,)."""
+        count_texts(prompts, completions, references, extras)
+        pairs = zip(completions, references, strict=True)
+        return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
+
+    def _score(self, completion: str, targets: Texts) -> float:
+        if not targets or not completion.strip():
+            return self._nothing
+        # A corpus of one text: `sentence_score` is the same, and warns of each text without effective order.
+        return float(self.metric.corpus_score([completion], [[target] for target in targets]).score)
+
+
+class Corpus:
+    """A metric of sacrebleu for all texts together; those without references are left out.
+
+    Without any text that has references it is `nothing`.
+    """
+
+    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
+        self.name, self.metric, self._nothing = name, metric, nothing
+
+    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+        """Return the figure of these texts."""
+        return self.of(self.statistics(prompts, completions, references, extras).sum(0))
+
+    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return 1 and the counts of each text, (B, K); 0 for a text without references."""
+        count_texts(prompts, completions, references, extras)
+        nothing = [0.0] * len(self._counts("a", ["a"]))  # K is the metric's, whatever the texts
+        pairs = zip(completions, references, strict=True)
+        rows = [self._counts(text, targets) if targets else nothing for text, targets in pairs]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
+
+    def of(self, sums: Scores) -> float:
+        """Return the figure that belongs to sums, (K,)."""
+        num_texts, *counts = sums.tolist()
+        if not num_texts:
+            return self._nothing
+        # The counts are whole numbers but for a mean of several references' lengths.
+        counts = [int(count) if count.is_integer() else count for count in counts]
+        # sacrebleu makes neither its counts nor the figure of counts public; `_counts` is the other half.
+        return float(self.metric._compute_score_from_stats(counts).score)
+
+    def _counts(self, completion: str, targets: Texts) -> list[float]:
+        streams = [[target] for target in targets]
+        return [1.0, *self.metric._extract_corpus_statistics([completion], streams)[0]]
+
+
+def bleu(
+    *,
+    smooth: Smoothing = "exp",
+    smooth_value: float | None = None,
+    max_ngram_order: int = 4,
+    effective_order: bool = True,
+    lowercase: bool = False,
+    tokenize: str = "13a",
+) -> Sentence:
+    """Return BLEU of one text, 0 to 100; without references, or without words, 0.
+
+    Args:
+        smooth: what stands for a count of 0: "exp" (halved for each further order), "floor", "add-k" or "none".
+        smooth_value: the number that "floor" (usually 0.1) and "add-k" (usually 1) put there; the others have none.
+        max_ngram_order: the longest n-gram.
+        effective_order: leave n-grams out that are longer than the text.
+        lowercase: ignore case.
+        tokenize: sacrebleu's tokenizer: "13a", "intl", "char", "zh", "none"; others need packages, and some of them a
+            download.
+    """
+    settings = {"effective_order": effective_order, "max_ngram_order": max_ngram_order}
+    return Sentence("bleu", _bleu(smooth, smooth_value, lowercase, tokenize, **settings), nothing=0.0)
+
+
+def sacre_bleu(
+    *,
+    smooth: Smoothing = "exp",
+    smooth_value: float | None = None,
+    max_ngram_order: int = 4,
+    lowercase: bool = False,
+    tokenize: str = "13a",
+) -> Corpus:
+    """Return BLEU of a corpus, 0 to 100; settings as for `bleu`."""
+    metric = _bleu(smooth, smooth_value, lowercase, tokenize, max_ngram_order=max_ngram_order)
+    return Corpus("sacre_bleu", metric, nothing=0.0)
+
+
+def chrf(*, char_order: int = 6, word_order: int = 0, beta: int = 2, lowercase: bool = False) -> Sentence:
+    """Return chrF of one text, the F score of n-grams of characters, 0 to 100; without references or text 0.
+
+    Args:
+        char_order: the longest n-gram of characters.
+        word_order: the longest n-gram of words; 2 makes it chrF++.
+        beta: recall weighs so many times as much as precision.
+        lowercase: ignore case.
+    """
+    return Sentence("chrf", _chrf(char_order, word_order, beta, lowercase), nothing=0.0)
+
+
+def corpus_chrf(*, char_order: int = 6, word_order: int = 0, beta: int = 2, lowercase: bool = False) -> Corpus:
+    """Return chrF of a corpus, 0 to 100; settings as for `chrf`."""
+    return Corpus("corpus_chrf", _chrf(char_order, word_order, beta, lowercase), nothing=0.0)
+
+
+def ter(
+    *,
+    normalized: bool = False,
+    no_punct: bool = False,
+    case_sensitive: bool = False,
+    most_words: int = MOST_WORDS,
+) -> Sentence:
+    """Return TER of one text, edits per 100 words of a reference: 0 is best, and there is no worst.
+
+    A text without references, and an empty one, has 100: all is to be written.
+
+    Args:
+        normalized: split words as for BLEU.
+        no_punct: leave punctuation out.
+        case_sensitive: tell case apart.
+        most_words: phrases that moved are looked for where completion and reference have at most so many words, or the
+            shorter at most half as many; in longer ones, where that takes too long, all edits are of single words.
+    """
+    return Sentence("ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
+
+
+def corpus_ter(
+    *,
+    normalized: bool = False,
+    no_punct: bool = False,
+    case_sensitive: bool = False,
+    most_words: int = MOST_WORDS,
+) -> Corpus:
+    """Return TER of a corpus; settings as for `ter`."""
+    return Corpus("corpus_ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
+
+
+def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: str, **settings: Any) -> Metric:
+    from sacrebleu.metrics import BLEU
+
+    if smooth not in SMOOTHINGS:
+        raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, got {smooth!r}; the usual one is exp")
+    if smooth_value is not None and (smooth not in ("floor", "add-k") or not 0 <= smooth_value < math.inf):
+        raise ValueError(
+            f'smooth_value must be a number of at least 0 for smooth "floor" or "add-k", got {smooth_value!r} for'
+            f" {smooth!r}; leave it out for the usual one"
+        )
+    check_whole("max_ngram_order", settings["max_ngram_order"], usual=4)
+    if tokenize not in BLEU.TOKENIZERS:
+        known = ", ".join(sorted(BLEU.TOKENIZERS))
+        raise ValueError(f"tokenize must be one of {known}, got {tokenize!r}; the usual one is 13a")
+    settings |= {"lowercase": lowercase, "smooth_method": smooth, "smooth_value": smooth_value}
+    try:  # "force": no warnings of spaces before full stops, which captions have
+        return BLEU(tokenize=tokenize, force=True, **settings)
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"tokenize={tokenize!r} needs what is not installed; sacrebleu says: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _chrf(char_order: int, word_order: int, beta: int, lowercase: bool) -> Metric:
+    from sacrebleu.metrics import CHRF
+
+    check_whole("char_order", char_order, usual=6)
+    check_whole("word_order", word_order, usual=0, least=0)
+    check_whole("beta", beta, usual=2)
+    return CHRF(char_order=char_order, word_order=word_order, beta=beta, lowercase=lowercase)
+
+
+def _ter(normalized: bool, no_punct: bool, case_sensitive: bool, most_words: int) -> Metric:
+    from sacrebleu.metrics import TER
+    from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
+
+    check_whole("most_words", most_words, usual=MOST_WORDS)
+
+    def edits(words: list[str], target: list[str]) -> int:
+        shorter, longer = sorted((len(words), len(target)))
+        is_quick = longer <= most_words or shorter <= most_words // 2
+        return int(translation_edit_rate(words, target)[0] if is_quick else BeamEditDistance(target)(words)[0])
+
+    class QuickTer(TER):  # type: ignore[misc, unused-ignore]  # its limits on the search are no settings
+        def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: dict[str, Any]) -> list[float]:
+            words, targets = hypothesis.split(), ref_kwargs["ref_words"]
+            return [min(edits(words, target) for target in targets), sum(map(len, targets)) / len(targets)]
+
+    return QuickTer(normalized=normalized, no_punct=no_punct, case_sensitive=case_sensitive)

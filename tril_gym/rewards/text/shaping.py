@@ -1,0 +1,83 @@
+"""Terms that shape a reward: length, repetition, a proper end. To be added to what really counts.
+
+To clip or normalise the reward as a whole, wrap the environment in Gymnasium's own `TransformReward` or
+`NormalizeReward`, or those of `gymnasium.wrappers.vector`.
+
+Words are what white space parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.text.words import check_whole, ngrams_of
+
+
+class OfText:
+    """A score that reads the completion alone."""
+
+    def __init__(self, name: str, function: Callable[[str], float]) -> None:
+        self.name, self.function = name, function
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return the score of each completion, (B,)."""
+        count_texts(prompts, completions, references, extras)
+        return np.array([self.function(completion) for completion in completions], dtype=np.float64)
+
+
+def length_bonus(*, target: int = 20) -> OfText:
+    """Return min(words / target, 1), 0 to 1: longer is better up to a target.
+
+    Args:
+        target: words from which on a text earns no more.
+    """
+    check_whole("target", target, usual=20)
+    return OfText("length_bonus", lambda text: min(len(text.split()) / target, 1.0))
+
+
+def length_penalty(*, most: int = 20) -> OfText:
+    """Return −max(words − most, 0) / most, at most 0: what a text is too long by.
+
+    Args:
+        most: words that cost nothing.
+    """
+    check_whole("most", most, usual=20)
+    return OfText("length_penalty", lambda text: -float(max(len(text.split()) - most, 0)) / most)
+
+
+def repetition_penalty(*, n: int = 3) -> OfText:
+    """Return minus the share of n-grams of words that stood in the text before, −1 to 0; 0 where there is none.
+
+    Args:
+        n: words of an n-gram.
+    """
+    check_whole("n", n, usual=3)
+
+    def penalty(text: str) -> float:
+        ngrams = ngrams_of(text.lower().split(), n)
+        return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0
+
+    return OfText("repetition_penalty", penalty)
+
+
+class EndBonus:
+    """1 for a text that came to its end by itself, with EOS; 0 for one that was cut at the length limit.
+
+    Reads `extras["finish_reason"]`, which environments and `evaluate` give.
+    """
+
+    name = "end_bonus"
+
+    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+        """Return 1 or 0 for each text, (B,)."""
+        count_texts(prompts, completions, references, extras)
+        for extra in extras:
+            if "finish_reason" not in extra:
+                raise ValueError(
+                    'end_bonus needs extras["finish_reason"], "stop" or "length", for every text; got extras with'
+                    f" {sorted(extra) or 'nothing'}. An environment says it at the end of a text; elsewhere add it"
+                )
+        return np.array([extra["finish_reason"] == "stop" for extra in extras], dtype=np.float64)

@@ -1,0 +1,1 @@
+"""What several packages share: files, caches, configuration fields, console."""

@@ -28,7 +28,7 @@ import torch
 from benchmark_models import EOS, FIRST_WORD, VOCABULARY, prompts_of_words, text_envs, tokenizer_of_words
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rich.console import Console
-from side_by_side import Race, Target, Turn
+from side_by_side import Comparison, Sample, Target
 
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
@@ -103,10 +103,10 @@ class Grower:
         return self.state
 
 
-def steps(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Turn]:
+def steps(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
     """A turn: all tokens but the last of so many batches of texts, reset outside the clock."""
 
-    def turn() -> Turn:
+    def turn() -> Sample:
         seconds = 0.0
         for _ in range(episodes):
             env.reset()
@@ -114,26 +114,26 @@ def steps(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Turn]:
             for row in actions[:-1]:
                 env.step(row)
             seconds += time.process_time() - begin
-        return Turn(seconds, episodes * actions[:-1].size)
+        return Sample(seconds, episodes * actions[:-1].size)
 
     return turn
 
 
-def whole_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Turn]:
+def whole_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
     """A turn: so many batches of texts from reset to the last token's info."""
 
-    def turn() -> Turn:
+    def turn() -> Sample:
         begin = time.process_time()
         for _ in range(episodes):
             env.reset()
             for row in actions:
                 env.step(row)
-        return Turn(time.process_time() - begin, episodes * actions.size)
+        return Sample(time.process_time() - begin, episodes * actions.size)
 
     return turn
 
 
-def enough(turn_of: Callable[[int], Callable[[], Turn]], seconds: float) -> Callable[[], Turn]:
+def enough(turn_of: Callable[[int], Callable[[], Sample]], seconds: float) -> Callable[[], Sample]:
     """A turn that takes about so many seconds of the processor."""
     number, taken = 1, turn_of(1)().seconds
     while taken < seconds / 4:
@@ -161,7 +161,7 @@ def environments(rows: int, prompt_length: int, new_tokens: int) -> dict[str, An
     return found
 
 
-def races(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> list[Race]:
+def races(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> list[Comparison]:
     """Stepping, and whole texts."""
     envs = environments(rows, prompt_length, new_tokens)
     rng = np.random.default_rng(0)
@@ -173,12 +173,12 @@ def races(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> lis
         for name in (OURS_VIEW, SYNC_VIEW)
     }
     return [
-        Race(f"stepping, {size}, processor time", "tokens", stepped, TARGETS),
-        Race(f"whole texts, {size}, processor time", "tokens", written, [Target(OURS_VIEW, SYNC_VIEW)]),
+        Comparison(f"stepping, {size}, processor time", "tokens", stepped, TARGETS),
+        Comparison(f"whole texts, {size}, processor time", "tokens", written, [Target(OURS_VIEW, SYNC_VIEW)]),
     ]
 
 
-def building(number: int) -> Race:
+def building(number: int) -> Comparison:
     """From a list of examples to the first observations: ours, and one call of the tokenizer on all prompts.
 
     Prompts are new in every turn, as tokens are kept per process.
@@ -188,21 +188,21 @@ def building(number: int) -> Race:
     def prompts() -> list[str]:
         return [f"w{2 + next(turn) % 97} {prompt}" for prompt in prompts_of_words(number, 15)]
 
-    def ours() -> Turn:
+    def ours() -> Sample:
         texts = prompts()
         begin = time.perf_counter()
         envs = text_envs(texts, tokenizer, 64, prompt_length=16, new_tokens=16)
         envs.reset(seed=0)
-        return Turn(time.perf_counter() - begin, number)
+        return Sample(time.perf_counter() - begin, number)
 
-    def tokenise() -> Turn:
+    def tokenise() -> Sample:
         texts = prompts()
         begin = time.perf_counter()
         tokenizer(texts)
-        return Turn(time.perf_counter() - begin, number)
+        return Sample(time.perf_counter() - begin, number)
 
     contestants = {"ours, built and reset": ours, "the tokenizer alone, one call": tokenise}
-    return Race(f"building on {number:,} examples, wall time", "examples", contestants)
+    return Comparison(f"building on {number:,} examples, wall time", "examples", contestants)
 
 
 def memory(rows: Sequence[int], prompt_length: int, new_tokens: int) -> dict[str, dict[str, float]]:

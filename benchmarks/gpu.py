@@ -25,7 +25,7 @@ import torch
 from benchmark_models import EOS, gpt2, prompts_of_words, text_envs, tokenizer_of_words, word_ids
 from hand_written import HandWrittenPPO, Numbers
 from rollout import COMPILED, GENERATE, OURS, Case
-from side_by_side import Race, Target, timed
+from side_by_side import Comparison, Target, timed
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 
@@ -89,7 +89,7 @@ def bytes_per_second(device: str, size: int = GIB, repeat: int = 10) -> float:
     return 2 * size / fastest
 
 
-def iteration(shape: Shape, *, compiles: bool) -> Race:
+def iteration(shape: Shape, *, compiles: bool) -> Comparison:
     """PPO beside the loop by hand."""
     vocab_size = shape.sizes["vocab_size"]
 
@@ -118,7 +118,7 @@ def iteration(shape: Shape, *, compiles: bool) -> Race:
     contestants = {name: timed(partial(ours, agent)) for name, agent in agents.items()}
     contestants[BY_HAND] = timed(lambda: float(by_hand.iterate(prompts, mask)))
     targets = [Target(name, BY_HAND, 2.0) for name in agents]
-    return Race(f"one iteration, {shape.title}", "tokens", contestants, targets)
+    return Comparison(f"one iteration, {shape.title}", "tokens", contestants, targets)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             case.race(f"rollout, {shape.title}"),
             [Target(OURS, GENERATE, 5.0), Target(COMPILED, GENERATE, 5.0)],
         )
-        rollout = side_by_side.run(Race(race.title, race.unit, race.contestants, targets), repeat=settings.repeat)
+        rollout = side_by_side.run(Comparison(race.title, race.unit, race.contestants, targets), repeat=settings.repeat)
         floor = shape.rows * shape.new_tokens / (shape.bytes_of_a_batch(case.model) / bandwidth)
         speed = max(
             rollout["contestants"][name]["speed"]["median"]

@@ -23,11 +23,11 @@ import side_by_side
 import torch
 from benchmark_models import EOS, gpt2, prompts_of_words, text_envs, tokenizer_of_words, word_ids
 from hand_written import write
-from side_by_side import Race, Turn, timed
+from side_by_side import Comparison, Sample, timed
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 from tril_gym.agents.collection import collector as collect
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 TEXTS, LENGTHS = (16, 64, 256), (24, 48, 96, 192)
 MOST = 1.2  # growth of the seconds per token with the texts, at most
@@ -64,7 +64,7 @@ class Job:
     def learn(self) -> float:
         """A turn of learning."""
         agent = self.agent
-        agent.learner.update(self.written, agent.plan(0), generator=agent.generator, clock=Clock())
+        agent.learner.update(self.written, agent.plan(0), generator=agent.generator, timer=Timer())
         return float(self.written.lengths.sum())
 
     def loop(self) -> float:
@@ -100,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     found, figures = [], {}
 
     def race(title: str, jobs: Mapping[str, Job], work: Callable[[Job], float]) -> dict[str, Any]:
-        contestants: dict[str, Callable[[], Turn]] = {
+        contestants: dict[str, Callable[[], Sample]] = {
             name: timed(lambda job=job: work(job)) for name, job in jobs.items()
         }
-        found.append(side_by_side.run(Race(title, "tokens", contestants), repeat=settings.repeat))
+        found.append(side_by_side.run(Comparison(title, "tokens", contestants), repeat=settings.repeat))
         side_by_side.show(found[-1])
         return found[-1]
 

@@ -35,9 +35,9 @@ import torch
 from benchmark_models import PAD, biased, gpt2, prompts_of_words, stopping, text_envs, tokenizer_of_words
 from hand_written import HandWrittenPPO, Numbers
 from rollout import common_gen, taught
-from side_by_side import Race, Target, Turn
+from side_by_side import Comparison, Sample, Target
 from transformers import AutoTokenizer, GPT2LMHeadModel
-from worker import Desk, Worker
+from worker import Bench, Worker
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 
@@ -122,7 +122,7 @@ KINDS = {"ours": ours, "by hand": by_hand, COMPILED: partial(ours, compiles=True
 
 def contest(folder: Path, name: str) -> None:
     """Be a contestant: "ours, shared" and the like."""
-    desk = Desk()
+    bench = Bench()
     case = json.loads((folder / "case.json").read_text())
     torch.set_num_threads(case["threads"])
     torch.manual_seed(0)
@@ -135,7 +135,7 @@ def contest(folder: Path, name: str) -> None:
         tokens = iterate()
         return {"seconds": time.perf_counter() - begin, "tokens": tokens}
 
-    desk.serve(turn)
+    bench.serve(turn)
 
 
 def race_on(folder: Path, title: str, names: Sequence[str], trl_python: str | None, repeat: int) -> dict[str, Any]:
@@ -150,16 +150,16 @@ def race_on(folder: Path, title: str, names: Sequence[str], trl_python: str | No
         for worker in workers.values():
             worker.read()  # it is ready
 
-        def turn(worker: Worker) -> Turn:
+        def turn(worker: Worker) -> Sample:
             answer = worker.ask()
-            return Turn(answer.pop("seconds"), answer.pop("tokens"), answer)
+            return Sample(answer.pop("seconds"), answer.pop("tokens"), answer)
 
         contestants = {name: lambda worker=worker: turn(worker) for name, worker in workers.items()}
         pairs = [(f"ours, {critic}", f"by hand, {critic}") for critic in CRITICS]
         pairs += [("ours, separate", TRL), ("ours, shared", TRL)]
         pairs += [(f"{COMPILED}, {critic}", f"ours, {critic}") for critic in CRITICS]
         targets = [Target(*pair) for pair in pairs]
-        return side_by_side.run(Race(title, "tokens", contestants, targets, same_turns=True), repeat=repeat)
+        return side_by_side.run(Comparison(title, "tokens", contestants, targets, same_turns=True), repeat=repeat)
 
 
 def write_cases(folder: Path, settings: Any) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
 from tril_gym.agents.collection import collector as collect
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 VOCABULARIES = (2_000, 50_257)
 CRITICS = ("separate", "shared")
@@ -45,7 +45,7 @@ def ours(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch
     texts = collect(envs, agent.plan(0), episodes=minibatch, generator=agent.generator)
 
     def update() -> None:
-        agent.learner.update(texts, agent.plan(0), generator=agent.generator, clock=Clock())
+        agent.learner.update(texts, agent.plan(0), generator=agent.generator, timer=Timer())
 
     def parameters() -> list[nn.Parameter]:
         return [*agent.policy.parameters(), *agent.learner.critic("policy")[0].parameters()]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from tril_gym.utils.console import Screen
 
 from tril_gym.data.preferences import Pair, agreement, load_pairs
+from tril_gym.experiment.report import RunConsole
 from tril_gym.reward_model.build import settings_of
 from tril_gym.reward_model.training import in_words, prepare
 from tril_gym.rewards.neural.preference import TEMPLATE
@@ -40,7 +40,7 @@ def judged(pairs: list[Pair], held: np.ndarray, settings: dict) -> np.ndarray:
             )
             (Path(place) / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         run = prepare(
-            settings_of(settings | {"dataset": place}), Path(place) / "run", screen=Screen(Console(quiet=True))
+            settings_of(settings | {"dataset": place}), Path(place) / "run", screen=RunConsole(Console(quiet=True))
         )
         run.go()
         return run.judge()

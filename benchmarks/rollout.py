@@ -35,14 +35,14 @@ import torch
 from benchmark_models import FIRST_WORD, PAD, gpt2, prompts_of_words, stopping, t5, text_envs, tokenizer_of_words
 from gymnasium.vector import VectorEnv
 from hand_written import generate, write
-from side_by_side import Race, Target, Turn, timed
+from side_by_side import Comparison, Sample, Target, timed
 from torch import Tensor
 
 from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout
 from tril_gym.agents.collection import collector as collect
-from tril_gym.models.kernels import quicken
+from tril_gym.models.kernels import use_fast_kernels
 from tril_gym.models.texts import Texts
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
 COMPILED = "collect, compiled"
@@ -120,7 +120,7 @@ class Case:
         self.compiled = self.policy.frozen_copy() if compiles else None
         if self.compiled is not None:
             self.compiled.compile()
-        self.fused = quicken(copy.deepcopy(model)).eval()
+        self.fused = use_fast_kernels(copy.deepcopy(model)).eval()
         self.layout = TextLayout.of(envs)
         self.eos, self.rows = self.layout.eos_token_ids[0], envs.num_envs
         self.examples = [row % (self.layout.num_examples or 1) for row in range(self.rows)]
@@ -132,18 +132,18 @@ class Case:
         self.mask = prompts >= 0
         self.prompts = torch.where(self.mask, prompts, PAD)
 
-    def collect(self, policy: LMPolicy | None = None) -> Turn:
+    def collect(self, policy: LMPolicy | None = None) -> Sample:
         """One turn of ours."""
         policy = policy or self.policy
-        clock, actor, passes = Clock(), Counting(policy), Passes(policy.model)
+        timer, actor, passes = Timer(), Counting(policy), Passes(policy.model)
         plan = Plan(rollout=actor)
         watched = passes if policy.compiled is None else nullcontext()  # which would be compiled, too
-        with watched, clock.time("all"):
+        with watched, timer.time("all"):
             texts = collect(
-                self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, clock=clock
+                self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, timer=timer
             )
-        figures = shares(clock, passes) | {"sampled": float(actor.tokens)}
-        return Turn(clock.seconds["all"], float(texts.lengths.sum()), figures)
+        figures = shares(timer, passes) | {"sampled": float(actor.tokens)}
+        return Sample(timer.seconds["all"], float(texts.lengths.sum()), figures)
 
     def generate(self) -> float:
         """One turn of `transformers`."""
@@ -157,9 +157,9 @@ class Case:
         tokens, _ = write(model, self.prompts, self.mask, self.layout.max_new_tokens, eos=self.eos, stops=self.stops)
         return tokens_of(tokens, self.eos)
 
-    def race(self, title: str) -> Race:
+    def race(self, title: str) -> Comparison:
         """All contestants on this case."""
-        contestants: dict[str, Callable[[], Turn]] = {
+        contestants: dict[str, Callable[[], Sample]] = {
             OURS: self.collect,
             GENERATE: timed(self.generate),
             LOOP: timed(lambda: self.loop(self.model)),
@@ -167,13 +167,13 @@ class Case:
         }
         if self.compiled is not None:
             contestants[COMPILED] = lambda: self.collect(self.compiled)
-        return Race(title, "tokens", contestants, TARGETS, same_turns=True)
+        return Comparison(title, "tokens", contestants, TARGETS, same_turns=True)
 
 
-def shares(clock: Clock, passes: Passes) -> dict[str, float]:
+def shares(timer: Timer, passes: Passes) -> dict[str, float]:
     """Of a turn's time: what the environment took, and what the models' passes, where they were counted."""
-    seconds = clock.seconds["all"]
-    found = {"environment's share": clock.seconds["score"] / seconds}
+    seconds = timer.seconds["all"]
+    found = {"environment's share": timer.seconds["score"] / seconds}
     if passes.number:
         found |= {"passes' share": passes.seconds / seconds, "passes": float(passes.number)}
     return found
@@ -185,24 +185,24 @@ def tokens_of(tokens: Tensor, eos: int) -> float:
     return float((is_eos.cumsum(1) - is_eos == 0).sum())
 
 
-def guided(case: Case, title: str) -> Race:
+def guided(case: Case, title: str) -> Comparison:
     """PPO++ beside PPO: collection and the reference's log-probabilities."""
     guide, reference = Guide(case.policy.frozen_copy()), case.policy.frozen_copy()
 
-    def turn(rollin_prob: float) -> Turn:
-        clock, policy, helper = Clock(), Counting(case.policy), Counting(guide)
+    def turn(rollin_prob: float) -> Sample:
+        timer, policy, helper = Timer(), Counting(case.policy), Counting(guide)
         plan = Plan(rollout=policy, rollin=helper if rollin_prob else None, rollin_prob=rollin_prob)
         passes = Passes(case.policy.model, guide.policy.model, reference.model)
-        with passes, clock.time("all"):
-            texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, clock=clock)
+        with passes, timer.time("all"):
+            texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, timer=timer)
             with torch.no_grad():
                 for rows in torch.arange(case.rows).split(MINIBATCH):
                     reference.score(texts.texts[rows], case.layout)
-        figures = shares(clock, passes) | {"in the texts": float(texts.lengths.sum())}
-        return Turn(clock.seconds["all"], policy.tokens + helper.tokens, figures)
+        figures = shares(timer, passes) | {"in the texts": float(texts.lengths.sum())}
+        return Sample(timer.seconds["all"], policy.tokens + helper.tokens, figures)
 
     contestants = {PPO: lambda: turn(0.0), PPO_PP: lambda: turn(0.8)}
-    return Race(
+    return Comparison(
         f"{title}: collection and reference, tokens sampled by policy and guide",
         "tokens",
         contestants,
@@ -211,11 +211,11 @@ def guided(case: Case, title: str) -> Race:
     )
 
 
-def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Race:
+def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Comparison:
     """So many passes over one column after another, with few texts and with many: no texts are sampled."""
     policy = LMPolicy(gpt2(layers=layers, width=width), None)
 
-    def turn(texts: int) -> Turn:
+    def turn(texts: int) -> Sample:
         prompts = torch.full((texts, prompt_length), FIRST_WORD)
         with torch.inference_mode():
             decoder = policy.backbone.decoder(
@@ -224,9 +224,9 @@ def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Ra
             begin = time.perf_counter()
             for _ in range(number):
                 decoder.append(prompts[:, 0])
-            return Turn(time.perf_counter() - begin, float(texts * number))
+            return Sample(time.perf_counter() - begin, float(texts * number))
 
-    return Race(
+    return Comparison(
         f"{number} passes over one column of texts, GPT-2 of {layers} layers, width {width}",
         "tokens",
         {f"{texts} texts": partial(turn, texts) for texts in (1, 8, 32, 64)},

@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         jobs = [pool.submit(rewards_of, seed, iterations, settings.minibatch_size, *sizes) for seed in range(seeds)]
         runs = [job.result() for job in jobs]
     verdicts = [judge(rewards) for rewards in runs]
-    show_table("mean rewards by seed", {str(seed): verdict for seed, verdict in enumerate(verdicts)})
-    median = statistics.median(verdict["early"] for verdict in verdicts)
-    least = min(verdict["kept"] for verdict in verdicts)
+    show_table("mean rewards by seed", {str(seed): logits_of for seed, logits_of in enumerate(verdicts)})
+    median = statistics.median(logits_of["early"] for logits_of in verdicts)
+    least = min(logits_of["kept"] for logits_of in verdicts)
     print(f"early, median of {seeds} seeds: {median:.3f}; target {LEARNED} or more: {_met(median >= LEARNED)}")
     print(f"last of best, least of {seeds} seeds: {least:.3f}; target {KEPT} or more: {_met(least >= KEPT)}")
     found = {"machine": machine(), "rewards": runs, "verdicts": verdicts, "early": median, "kept": least}

@@ -18,12 +18,12 @@ import side_by_side
 import torch
 from benchmark_models import gpt2, prompts_of_words, stopping, text_envs, tokenizer_of_words
 from gymnasium.vector import VectorEnv
-from side_by_side import Race, Target, Turn
+from side_by_side import Comparison, Sample, Target
 
 from tril_gym.agents import LMPolicy, Plan
 from tril_gym.agents.collection import collector as collect
 from tril_gym.envs import Example
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 REFERENCES = 4
 ALONE, HERE = "without a reward", "in this process"
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     tokenizer, sizes = tokenizer_of_words(), {"prompt_length": 64, "new_tokens": new_tokens}
     policy = LMPolicy(stopping(gpt2(), new_tokens / 3, new_tokens), tokenizer)
 
-    def turn(envs: VectorEnv, generator: torch.Generator) -> Turn:
-        clock = Clock()
-        with clock.time("all"):
-            written = collect(envs, Plan(rollout=policy), episodes=rows, generator=generator, clock=clock)
-        share = clock.seconds["score"] / clock.seconds["all"]
-        return Turn(clock.seconds["all"], float(written.lengths.sum()), {"environment's share": share})
+    def turn(envs: VectorEnv, generator: torch.Generator) -> Sample:
+        timer = Timer()
+        with timer.time("all"):
+            written = collect(envs, Plan(rollout=policy), episodes=rows, generator=generator, timer=timer)
+        share = timer.seconds["score"] / timer.seconds["all"]
+        return Sample(timer.seconds["all"], float(written.lengths.sum()), {"environment's share": share})
 
     kinds: dict[str, dict[str, Any]] = {ALONE: {}, HERE: {"reward": "cider_d"}}
     for workers, name in ((1, "1 worker"), (2, "2 workers")):
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     contestants = {name: partial(turn, envs[name], torch.Generator().manual_seed(0)) for name in kinds}
     targets = [Target(name, HERE) for name in kinds if name != HERE]
     title = f"{rows} texts, {REFERENCES} references of {words} words each"
-    found = side_by_side.run(Race(title, "tokens", contestants, targets, same_turns=True), repeat=settings.repeat)
+    found = side_by_side.run(Comparison(title, "tokens", contestants, targets, same_turns=True), repeat=settings.repeat)
     side_by_side.show(found)
     for its_own in envs.values():
         its_own.close()

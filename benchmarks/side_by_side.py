@@ -27,7 +27,7 @@ PAUSE = 0.02  # seconds between turns, in which the threads of the last one go t
 
 
 @dataclass(frozen=True)
-class Turn:
+class Sample:
     """What one turn of a contestant took, and how much it made in it."""
 
     seconds: float
@@ -69,7 +69,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Race:
+class Comparison:
     """Contestants on the same work.
 
     Args:
@@ -83,28 +83,28 @@ class Race:
 
     title: str
     unit: str
-    contestants: Mapping[str, Callable[[], Turn]]
+    contestants: Mapping[str, Callable[[], Sample]]
     targets: Sequence[Target] = ()
     same_turns: bool = False
 
 
-def timed(work: Callable[[], float], clock: Callable[[], float] = time.perf_counter) -> Callable[[], Turn]:
+def timed(work: Callable[[], float], timer: Callable[[], float] = time.perf_counter) -> Callable[[], Sample]:
     """A contestant of work that returns its amount."""
 
-    def turn() -> Turn:
-        begin = clock()
+    def turn() -> Sample:
+        begin = timer()
         amount = work()
-        return Turn(clock() - begin, amount)
+        return Sample(timer() - begin, amount)
 
     return turn
 
 
-def run(race: Race, *, repeat: int, warm_up: int = 1) -> dict[str, Any]:
+def run(race: Comparison, *, repeat: int, warm_up: int = 1) -> dict[str, Any]:
     """Let the contestants take turns; returns plain data."""
     for _ in range(warm_up):
         for turn in race.contestants.values():
             turn()
-    turns: dict[str, list[Turn]] = {name: [] for name in race.contestants}
+    turns: dict[str, list[Sample]] = {name: [] for name in race.contestants}
     for number in range(repeat):
         for name in list(turns)[:: 1 if number % 2 == 0 else -1]:
             time.sleep(PAUSE)
@@ -112,7 +112,7 @@ def run(race: Race, *, repeat: int, warm_up: int = 1) -> dict[str, Any]:
     return summary(race, turns)
 
 
-def summary(race: Race, turns: Mapping[str, Sequence[Turn]]) -> dict[str, Any]:
+def summary(race: Comparison, turns: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
     """Speeds, seconds, further figures and ratios, as plain data."""
     speeds = {name: [turn.amount / turn.seconds for turn in found] for name, found in turns.items()}
     contestants = {

@@ -31,7 +31,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
-class Desk:
+class Bench:
     """The contestant's side: waits for a line, answers with one. What others print goes to the standard error."""
 
     def __init__(self) -> None:

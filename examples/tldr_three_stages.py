@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import gymnasium as gym
-from tril_gym.utils.console import Screen
+from tril_gym.utils.console import Console
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, LMPolicy, PPOConfig
@@ -48,7 +48,7 @@ def main(
         # The tiny one reads summaries alone: their posts would tell it nothing.
         write_pairs(home / "pairs.jsonl", envs.unwrapped.examples[:posts])
         settings = Settings(dataset=str(home / "pairs.jsonl"), template="{completion}")
-        prepare(settings, home / "reward_model", screen=Screen()).go()
+        prepare(settings, home / "reward_model", screen=Console()).go()
 
         # 3. Reinforcement: the reward model pays, the KL penalty holds the policy near what it had learned.
         paid = {

@@ -13,19 +13,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.imdb import IMDB
-from tril_gym.envs.problem import TextProblem, text_problem
+from tril_gym.envs.problem import TextEnvConfig, text_env_config
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.tldr import TLDR
-from tril_gym.envs.toy import toy_problem
-from tril_gym.utils.no_copy import unshare
+from tril_gym.envs.toy import toy_config
+from tril_gym.utils.no_copy import unwrap_no_copy
 from tril_gym.wrappers.text_reward import TextReward
 
-PROBLEMS: dict[str, Callable[..., TextProblem]] = {
-    "common_gen": partial(text_problem, COMMON_GEN),
-    "imdb": partial(text_problem, IMDB),
-    "tldr": partial(text_problem, TLDR),
-    "toy": toy_problem,
+ENV_CONFIGS: dict[str, Callable[..., TextEnvConfig]] = {
+    "common_gen": partial(text_env_config, COMMON_GEN),
+    "imdb": partial(text_env_config, IMDB),
+    "tldr": partial(text_env_config, TLDR),
+    "toy": toy_config,
 }
 
 # The reward of each task: weights by name. The toy world pays itself.
@@ -49,14 +49,14 @@ def make_text_env(
     """Return one environment of a task, wrapped in its reward.
 
     Args:
-        task: a key of `PROBLEMS`.
+        task: a key of `ENV_CONFIGS`.
         reward: "default", None for the bare environment, a reward's name, {name: weight}, a function of a batch of
             texts, or {name: function}.
         reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}. "workers" lets so many
             processes score, in a vector environment; see `VectorTextReward`.
         fitted_rewards: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
         render_mode: None, "ansi" or "human".
-        keywords: the problem's own, see `text_problem` and `toy_problem`.
+        keywords: the problem's own, see `text_env_config` and `toy_config`.
     """
     env = TextEnv(_problem(task, reward, keywords), render_mode=render_mode)
     return _with_reward(env, task, reward, reward_settings, fitted_rewards)
@@ -92,16 +92,16 @@ def make_text_vector_env(
     return _with_reward(envs, task, reward, reward_settings, fitted_rewards)
 
 
-def _problem(task: str, reward: Any, keywords: dict[str, Any]) -> TextProblem:
-    if task not in PROBLEMS:
-        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(PROBLEMS)}")
+def _problem(task: str, reward: Any, keywords: dict[str, Any]) -> TextEnvConfig:
+    if task not in ENV_CONFIGS:
+        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(ENV_CONFIGS)}")
     if task == "toy":  # a reward from outside takes the place of its own
         keywords = {"pays": reward is None or (isinstance(reward, str) and reward == "default")} | keywords
-    known = inspect.signature(PROBLEMS[task]).parameters
+    known = inspect.signature(ENV_CONFIGS[task]).parameters
     if unknown := sorted(set(keywords) - set(known)):
         names = ", ".join(name for name in known if name not in ("task", "pays"))
         raise ValueError(f"the {task} environment has no keyword {unknown[0]!r}; of its own it has {names}")
-    return PROBLEMS[task](**{name: unshare(value) for name, value in keywords.items()})
+    return ENV_CONFIGS[task](**{name: unwrap_no_copy(value) for name, value in keywords.items()})
 
 
 def _with_reward(
@@ -112,8 +112,8 @@ def _with_reward(
     fitted_rewards: str | Path | None,
 ) -> Any:
     """Wrap an environment in one `TextReward` per term."""
-    terms = reward_terms(unshare(reward), DEFAULT_REWARDS[task])
-    settings = dict(unshare(reward_settings) or {})
+    terms = reward_terms(unwrap_no_copy(reward), DEFAULT_REWARDS[task])
+    settings = dict(unwrap_no_copy(reward_settings) or {})
     if unknown := sorted(set(settings) - {name for name, _, _ in terms if name}):
         names = ", ".join(name for name, _, _ in terms if name) or "none by name"
         raise ValueError(f"reward_settings has {unknown[0]!r}, which is no term of the reward; its terms: {names}")
@@ -127,7 +127,7 @@ def _with_reward(
             name=name if score is not name else None,
             settings=own or None,
             workers=workers,
-            fitted=_fitted(unshare(fitted_rewards), name) if isinstance(score, str) else None,
+            fitted=_fitted(unwrap_no_copy(fitted_rewards), name) if isinstance(score, str) else None,
         )
     return env
 

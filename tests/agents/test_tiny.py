@@ -7,7 +7,7 @@ from doubles import foreign_envs
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, TextLayout, tiny
-from tril_gym.agents.algorithms.bc import Imitation
+from tril_gym.agents.algorithms.bc import BehaviourCloning
 from tril_gym.agents.tiny import GUIDE_ROUNDS, GUIDE_TOP_P, gather_references
 
 SMALL = {"width": 32, "heads": 2, "samples": 96, "progress": False}
@@ -63,7 +63,7 @@ class TestWarmUp:
         def no_training(self, texts):
             raise AssertionError("trained again")
 
-        monkeypatch.setattr(Imitation, "step", no_training)
+        monkeypatch.setattr(BehaviourCloning, "step", no_training)
         assert equal(LMPolicy.tiny(envs(), kind=kind, **SMALL), first)
         # Not one thing that the weights depend on may be missing from the key.
         for other in ({"epochs": 3.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}):
@@ -159,6 +159,6 @@ class TestSettings:
 
     def test_fractions_of_an_epoch(self, monkeypatch):
         steps = []
-        monkeypatch.setattr(Imitation, "step", lambda self, texts: steps.append(len(texts)))
+        monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
         LMPolicy.tiny(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
         assert steps == [32, 32]

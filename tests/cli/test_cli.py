@@ -38,8 +38,8 @@ def test_help_of_every_command():
     for name in ALGORITHMS:
         assert name in call("train", "--help")
         text = call("train", name, "--help")
-        for knob in agent_type(name).config_type.__dataclass_fields__:
-            assert f"--{knob.replace('_', '-')}" in text
+        for config_field in agent_type(name).config_type.__dataclass_fields__:
+            assert f"--{config_field.replace('_', '-')}" in text
     assert "--split" in call("evaluate", "--help")
 
 

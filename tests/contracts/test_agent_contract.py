@@ -41,7 +41,7 @@ from tril_gym.agents import (
 from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.functional.sampling import Decoding
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 V, P, T = 16, 4, 8  # of the toy world
 
@@ -68,7 +68,7 @@ KINDS = {
     "bc": Kind(BC, BCConfig, {"learning_rate": 1e-3, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}),
     "ppo": Kind(PPO, PPOConfig, RL),
     "ppo-pp": Kind(PPOPlusPlus, PPOPlusPlusConfig, RL | {"rollin_prob": 0.6}),
-    "aggrevated": Kind(AggreVaTeD, AggreVaTeDConfig, RL | {"rollin_may_finish": True}),
+    "aggrevated": Kind(AggreVaTeD, AggreVaTeDConfig, RL | {"allow_full_rollins": True}),
     "lols": Kind(LOLS, LOLSConfig, RL | {"ppo_pp_prob": 0.5}),
     "d2lols": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}),  # handed over where runs are saved
     "gail": Kind(GAIL, GAILConfig, RL),
@@ -334,7 +334,7 @@ class TestPadding:
         assert not trajectories.is_prompt.all()
 
         def updated(agent: Agent, trajectories: Trajectories) -> tuple[dict[str, float], list[Tensor]]:
-            metrics = agent.learner.update(trajectories, plan, generator=generator(2), clock=Clock())
+            metrics = agent.learner.update(trajectories, plan, generator=generator(2), timer=Timer())
             return metrics, weights(agent.policy.model)
 
         metrics, expected = updated(one, trajectories)

@@ -26,7 +26,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from tril_gym.envs import Example
 from tril_gym.envs.text_vector_env import TextVectorEnv
-from tril_gym.envs.toy import toy_problem
+from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_vector_env
 from tril_gym.wrappers.text_reward import terms
 
@@ -37,7 +37,7 @@ EXAMPLE, TOKEN, EOS, N = 3, 5, 1, 3
 
 
 def toy_envs(mode="Disabled", n=N, **keywords):
-    return TextVectorEnv(toy_problem(**keywords), n, autoreset_mode=mode)
+    return TextVectorEnv(toy_config(**keywords), n, autoreset_mode=mode)
 
 
 # ---- Gymnasium's own checks
@@ -233,11 +233,11 @@ def test_rendering(capsys):
     env.reset()
     assert "rouge_l" not in env.render()
 
-    envs = TextVectorEnv(toy_problem(), 2, render_mode="ansi")
+    envs = TextVectorEnv(toy_config(), 2, render_mode="ansi")
     envs.reset(seed=0)
     envs.step([TOKEN, EOS])
     assert [frame.split("\n> ")[1] for frame in envs.render()] == ["w5…", " [stop]"]
-    envs = TextVectorEnv(toy_problem(), 2, render_mode="human")
+    envs = TextVectorEnv(toy_config(), 2, render_mode="human")
     envs.reset(seed=0)
     envs.step([TOKEN, EOS])
     assert capsys.readouterr().out.endswith(" [stop]\n")
@@ -383,7 +383,7 @@ def test_a_bad_action_changes_nothing(bad):
 
 def test_copy():
     for copy_, is_shared in ((True, False), (False, True)):
-        envs = TextVectorEnv(toy_problem(), 2, copy=copy_)
+        envs = TextVectorEnv(toy_config(), 2, copy=copy_)
         first, _ = envs.reset(seed=0)
         assert np.shares_memory(first, envs.step([TOKEN, TOKEN])[0]) == is_shared
 
@@ -471,7 +471,7 @@ def test_episode_statistics(mode):
     """Gymnasium's wrapper counts every token and no idle or resetting step."""
     if mode == "SameStep" and tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4):
         pytest.skip("this gymnasium's RecordEpisodeStatistics loses the first step after a SAME_STEP reset")
-    problem = toy_problem(dense=True, max_new_tokens=5)
+    problem = toy_config(dense=True, max_new_tokens=5)
     envs = RecordEpisodeStatistics(TextVectorEnv(problem, 2, autoreset_mode=mode))
     lengths, returns = [[], []], [[], []]
     own_length, own_return = [0, 0], [0.0, 0.0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tril_gym.envs.text_vector_env import TextVectorEnv
-from tril_gym.envs.toy import toy_problem
+from tril_gym.envs.toy import toy_config
 from tril_gym.wrappers import TextReward
 
 TOKEN, EOS = 5, 1
@@ -38,7 +38,7 @@ class Dies:
 
 
 def toys(score, rows=3, **keywords):
-    envs = TextVectorEnv(toy_problem(pays=False), rows, autoreset_mode="Disabled")
+    envs = TextVectorEnv(toy_config(pays=False), rows, autoreset_mode="Disabled")
     return TextReward(envs, score, **keywords)
 
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tril_gym.envs import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
-from tril_gym.envs.toy import toy_problem
+from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, terms
 
@@ -42,11 +42,11 @@ class SlowWords(CountWords):
 
 
 def toy(**keywords):
-    return TextEnv(toy_problem(pays=False, **keywords))
+    return TextEnv(toy_config(pays=False, **keywords))
 
 
 def toys(n=3, mode="Disabled", **keywords):
-    return TextVectorEnv(toy_problem(pays=False, **keywords), n, autoreset_mode=mode)
+    return TextVectorEnv(toy_config(pays=False, **keywords), n, autoreset_mode=mode)
 
 
 # ---- TextReward
@@ -109,7 +109,7 @@ def test_terms_add_up():
 
 
 def test_adds_to_what_the_environment_pays():
-    env = TextReward(TextEnv(toy_problem(dense=True)), CountWords())
+    env = TextReward(TextEnv(toy_config(dense=True)), CountWords())
     env.reset(seed=0)
     assert env.step(TOKEN)[1] == 1 / 8
     assert env.step(EOS)[1] == 1.0

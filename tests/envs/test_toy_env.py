@@ -13,7 +13,7 @@ from tril_gym.envs.toy import (
     guide_value,
     optimal_completions,
     optimal_value,
-    toy_problem,
+    toy_config,
     toy_rewards,
 )
 
@@ -88,7 +88,7 @@ def test_values_by_enumeration(rule, dense, q):
 @pytest.mark.parametrize("q", [0.0, 0.7])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
 def test_values_by_playing(rule, dense, q):
-    problem = toy_problem(rule=rule, dense=dense)
+    problem = toy_config(rule=rule, dense=dense)
     rules = ToyRules(rule, dense)
     envs = TextVectorEnv(problem, 4000, autoreset_mode="Disabled")
     total = play(envs, noisy(rules, q, np.random.default_rng(0)), seed=0)
@@ -102,7 +102,7 @@ def test_values_by_playing(rule, dense, q):
 @pytest.mark.parametrize(("rule", "dense"), RULES)
 def test_references_are_optimal(rule, dense, sizes):
     """A reference, tokenised as agents do (text, then EOS, cut to T), earns the optimum."""
-    problem = toy_problem(rule=rule, dense=dense, **sizes)
+    problem = toy_config(rule=rule, dense=dense, **sizes)
     rules = ToyRules(rule, dense, problem.vocab_size, problem.max_new_tokens)
     envs = TextVectorEnv(problem, len(problem.examples), autoreset_mode="Disabled")
     everything = {"example": np.arange(len(problem.examples))}
@@ -126,7 +126,7 @@ def test_count_pays_for_good_words_only():
 
 
 def test_an_eighth_of_the_words_can_be_good():
-    problem, rules = toy_problem(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
+    problem, rules = toy_config(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
     assert len(rules.good_words) == 250
     envs = TextVectorEnv(problem, 4_000, autoreset_mode="Disabled")
     total = play(envs, noisy(rules, 0.0, np.random.default_rng(0)), seed=0)
@@ -138,7 +138,7 @@ def test_dense_and_final_pay_have_one_sum():
     actions = np.random.default_rng(0).integers(16, size=(8, 50))
     totals = []
     for dense in (True, False):
-        envs = TextVectorEnv(toy_problem(dense=dense), 50, autoreset_mode="Disabled")
+        envs = TextVectorEnv(toy_config(dense=dense), 50, autoreset_mode="Disabled")
         assert envs.metadata["text"]["dense_reward"] is dense
         totals.append(play(envs, lambda _, t: actions[t], seed=0))
     assert totals[0] == pytest.approx(totals[1])
@@ -146,7 +146,7 @@ def test_dense_and_final_pay_have_one_sum():
 
 
 def test_prompts_differ_in_length():
-    assert {(row >= 0).sum() for row in all_prompts(toy_problem())} == {2, 3, 4}
+    assert {(row >= 0).sum() for row in all_prompts(toy_config())} == {2, 3, 4}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_prompts_differ_in_length():
 )
 def test_keywords_that_will_not_do(keywords, message):
     with pytest.raises(ValueError, match=message):
-        toy_problem(**keywords)
+        toy_config(**keywords)
 
 
 def test_what_a_noisy_guide_writes():

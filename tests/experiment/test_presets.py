@@ -1,4 +1,4 @@
-"""Presets: every key is an option or a knob, every cell builds on small stand-ins for its models, some learn.
+"""Presets: every key is an option or a config_field, every cell builds on small stand-ins for its models, some learn.
 
 A cell is an algorithm in an environment. The stand-ins are random models of the same kinds, in folders; nothing is
 quantised, which takes a GPU.
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from spacy_pipeline import save_pipeline
 
 from tril_gym.agents.tiny import TinySettings
-from tril_gym.cli import main, train_command
+from tril_gym.cli.commands import main, train_command
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
@@ -52,8 +52,8 @@ def unknown(content: dict[str, Any]) -> list[str]:
 def unknown_knobs(algorithm: str, numbers: dict[str, Any]) -> list[str]:
     if algorithm not in ALGORITHMS:
         return [algorithm]
-    knobs = {field.name for field in fields(agent_type(algorithm).config_type)}
-    return [key for key in numbers if key not in knobs | {"run"}] + [
+    hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
+    return [key for key in numbers if key not in hyperparameters | {"run"}] + [
         key for key in numbers.get("run", {}) if key not in options(algorithm)
     ]
 
@@ -78,7 +78,7 @@ def test_every_key_is_read_by_something(name):
         ({"algorithms": {"ppo++": {}}}, "ppo++"),
         ({"run": {"learning_rate": 1e-5}}, "learning_rate"),
         ({"envs": {"tril/IMDB": {}}}, "tril/IMDB"),
-        ({"envs": {"tril/IMDB-v0": {"knobs": {}}}}, "knobs"),
+        ({"envs": {"tril/IMDB-v0": {"hyperparameters": {}}}}, "hyperparameters"),
         ({"tiny": {"size": 3}}, "size"),
     ],
 )
@@ -88,8 +88,8 @@ def test_misspelt_keys_are_found(content, key):
 
 @pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
 def test_numbers_are_legal_in_every_cell(preset, algorithm, env):
-    config = configure(algorithm, preset=preset, given={"env": env}, knobs={})
-    agent_type(algorithm).config_type(**config.knobs)
+    config = configure(algorithm, preset=preset, given={"env": env}, hyperparameters={})
+    agent_type(algorithm).config_type(**config.hyperparameters)
 
 
 def test_all_cells_of_tril_are_written_out():
@@ -99,11 +99,11 @@ def test_all_cells_of_tril_are_written_out():
             cell = presets.load("tril", env, algorithm)
             assert {"policy", "tokenizer", "guide", "guide_top_p", "dataset", "iterations", "num_envs"} <= set(cell.run)
             assert {"max_prompt_length", "max_new_tokens"} <= set(cell.run["env_args"])
-            assert {"learning_rate", "lr_schedule", "epochs", "minibatch_size"} <= set(cell.knobs)
+            assert {"learning_rate", "lr_schedule", "epochs", "minibatch_size"} <= set(cell.hyperparameters)
             if algorithm != "bc":
-                assert {"gamma", "gae_lambda", "vf_coef", "kl_coef", "target_coef"} <= set(cell.knobs)
+                assert {"gamma", "gae_lambda", "vf_coef", "kl_coef", "target_coef"} <= set(cell.hyperparameters)
             if algorithm in ("ppo-pp", "aggrevated", "lols", "d2lols"):
-                assert "rollin_prob" in cell.knobs
+                assert "rollin_prob" in cell.hyperparameters
 
 
 @pytest.mark.parametrize(
@@ -117,28 +117,28 @@ def test_all_cells_of_tril_are_written_out():
 def test_published_numbers(env, beta, hand_over, lengths):
     """As the paper's repository has them."""
     cells = {algorithm: presets.load("tril", env, algorithm) for algorithm in ALGORITHMS}
-    assert (cells["ppo-pp"].knobs["rollin_prob"], cells["aggrevated"].knobs["rollin_prob"]) == beta
+    assert (cells["ppo-pp"].hyperparameters["rollin_prob"], cells["aggrevated"].hyperparameters["rollin_prob"]) == beta
     for algorithm in ("lols", "d2lols"):
-        assert cells[algorithm].knobs["rollin_prob"] == 0.8
-    assert cells["lols"].knobs["ppo_pp_prob"] == 0.8
-    assert cells["d2lols"].knobs["aggrevated_iterations"] == hand_over
-    assert cells["d2lols"].knobs["critic_goes_on"] is False
+        assert cells[algorithm].hyperparameters["rollin_prob"] == 0.8
+    assert cells["lols"].hyperparameters["ppo_pp_prob"] == 0.8
+    assert cells["d2lols"].hyperparameters["aggrevated_iterations"] == hand_over
+    assert cells["d2lols"].hyperparameters["warm_start_critic"] is False
     env_args = cells["ppo"].run["env_args"]
     assert tuple(env_args.get(f"{name}", 0) for name in ("max_prompt_length", "max_new_tokens", "min_new_tokens")) == (
         lengths
     )
     for algorithm in set(ALGORITHMS) - {"bc"}:
-        knobs = cells[algorithm].knobs
-        assert knobs["episodes_per_iteration"] % cells[algorithm].run["num_envs"] == 0
-        assert knobs["value_clip_range"] == 0.2
-        assert knobs["joint_grad_norm"] is True
+        hyperparameters = cells[algorithm].hyperparameters
+        assert hyperparameters["episodes_per_iteration"] % cells[algorithm].run["num_envs"] == 0
+        assert hyperparameters["value_clip_range"] == 0.2
+        assert hyperparameters["joint_grad_norm"] is True
 
 
 # A user's word against a preset's.
 
 
 def of(algorithm: str = "ppo-pp", env: str = "tril/IMDB-v0", **given: Any) -> RunConfig:
-    return configure(algorithm, preset="tril", given={"env": env} | given, knobs={})
+    return configure(algorithm, preset="tril", given={"env": env} | given, hyperparameters={})
 
 
 def test_an_option_wins_over_the_preset():
@@ -146,7 +146,7 @@ def test_an_option_wins_over_the_preset():
     assert (of().guide_top_p, of().guide_top_k) == (0.92, 50)
     assert of("bc").policy == "lvwerra/gpt2-imdb"
     assert of(num_envs=3).num_envs == 3
-    assert of(iterations=10).knobs["lr_iterations"] == 10
+    assert of(iterations=10).hyperparameters["lr_iterations"] == 10
     shorter = of(env_args={"max_new_tokens": 20, "min_new_tokens": 2}).env_args
     assert (shorter["max_prompt_length"], shorter["max_new_tokens"], shorter["min_new_tokens"]) == (64, 20, 2)
     assert "sentiment" in shorter["reward_settings"]
@@ -233,10 +233,10 @@ def classifier(vocab_size, outputs=2):
 def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **env_args: Any) -> RunConfig:
     """The settings of a cell with all its models replaced, on embedded data, in few rows."""
     cell = presets.load(preset, env, algorithm)
-    knobs: dict[str, Any] = dict(SMALL)
+    hyperparameters: dict[str, Any] = dict(SMALL)
     given: dict[str, Any] = {"env": env, "num_envs": 2, "tiny_samples": 0}
     if env not in TASKS:
-        return configure(algorithm, preset=preset, given=given, knobs=knobs)
+        return configure(algorithm, preset=preset, given=given, hyperparameters=hyperparameters)
     folder = stand_ins[TASKS[env]]
     if env == "tril/IMDB-v0":  # none has to be fitted
         env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
@@ -250,9 +250,9 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
         if agent_type(algorithm).takes_guide:
             given |= {"guide": given["policy"]}
             given |= {name: cell.run[name] for name in ("guide_top_k", "guide_top_p") if name in cell.run}
-    if cell.knobs.get("discriminator", "adapter") not in ("adapter", "tiny"):
-        knobs["discriminator"] = str(folder / "classifier")
-    return configure(algorithm, preset=preset, given=given | {"env_args": env_args}, knobs=knobs)
+    if cell.hyperparameters.get("discriminator", "adapter") not in ("adapter", "tiny"):
+        hyperparameters["discriminator"] = str(folder / "classifier")
+    return configure(algorithm, preset=preset, given=given | {"env_args": env_args}, hyperparameters=hyperparameters)
 
 
 @pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
@@ -292,7 +292,9 @@ def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
     folder = stand_ins["imdb"]
     given = {"env": "tril/IMDB-v0", "policy": "tiny", "guide": "tiny", "guide_top_p": 1.0, "guide_top_k": 7}
     given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
-    config = configure("ppo-pp", preset="embedded", given=given | {"num_envs": 2, "tiny_samples": 0}, knobs={})
+    config = configure(
+        "ppo-pp", preset="embedded", given=given | {"num_envs": 2, "tiny_samples": 0}, hyperparameters={}
+    )
     assert build(config).agent.guide.settings() == {
         "temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
     }  # fmt: skip
@@ -326,7 +328,7 @@ def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
 def test_a_cut_of_the_policy_warns():
     for env in ("tril/IMDB-v0", "tril/TLDR-v0"):
         with pytest.warns(UserWarning, match="old settings"):
-            agent_type("ppo").config_type(**of("ppo", env).knobs)
+            agent_type("ppo").config_type(**of("ppo", env).hyperparameters)
 
 
 @pytest.mark.parametrize("env", TASKS)

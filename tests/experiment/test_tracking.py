@@ -10,7 +10,7 @@ def test_figures_arrive(tmp_path, monkeypatch):
     import wandb
 
     tracker = Tracker("wandb")
-    tracker.begin(tmp_path, {"algorithm": "ppo", "knobs": {}})
+    tracker.begin(tmp_path, {"algorithm": "ppo", "hyperparameters": {}})
     told = []
     monkeypatch.setattr(wandb.run, "log", lambda figures, **more: told.append(figures))
     tracker.log(1, {"reward/mean": 0.5})

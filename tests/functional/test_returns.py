@@ -185,7 +185,7 @@ def test_inputs_are_left_alone():
 
 def test_shapes_that_would_broadcast_are_refused():
     rewards, values, bootstrap, is_token = texts(7, [3, 3, 3], 3)
-    knobs = {"gamma": 1.0, "gae_lambda": 1.0}
+    hyperparameters = {"gamma": 1.0, "gae_lambda": 1.0}
     for wrong in (
         (rewards[:1], values, bootstrap, is_token),
         (rewards, values[:, :1], bootstrap, is_token),
@@ -193,7 +193,7 @@ def test_shapes_that_would_broadcast_are_refused():
         (rewards, values, bootstrap, is_token[:1]),
     ):
         with pytest.raises(AssertionError):
-            gae(*wrong, **knobs)
+            gae(*wrong, **hyperparameters)
 
 
 def test_kl_penalty_by_hand():

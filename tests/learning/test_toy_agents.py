@@ -38,11 +38,11 @@ class Shuffled:
     def __init__(self, learner: Any) -> None:
         self.learner = learner
 
-    def update(self, trajectories, plan, *, generator, clock):
+    def update(self, trajectories, plan, *, generator, timer):
         pay = trajectories.rewards.sum(1)[torch.randperm(len(trajectories), generator=generator)]
         is_last = torch.arange(trajectories.tokens.shape[1]) == trajectories.lengths.unsqueeze(1) - 1
         shuffled = replace(trajectories, rewards=torch.where(is_last, pay.unsqueeze(1), 0.0))
-        return self.learner.update(shuffled, plan, generator=generator, clock=clock)
+        return self.learner.update(shuffled, plan, generator=generator, timer=timer)
 
 
 class TestPPO:

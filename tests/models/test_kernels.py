@@ -9,7 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tril_gym.agents import LMPolicy
 from tril_gym.models import kernels
-from tril_gym.models.kernels import ATTENTION, attend, use_attend
+from tril_gym.models.kernels import ATTENTION, single_query_attention, use_attend
 
 B, H, L, D = 3, 4, 7, 8
 
@@ -39,11 +39,11 @@ def test_single_queries_find_what_torch_finds(mask, scaling, bias, monkeypatch):
     expected, _ = sdpa_attention_forward(*given, scaling=scaling, **more)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # not by torch's kernel
-        found, _ = attend(*given, scaling=scaling, **more)
+        found, _ = single_query_attention(*given, scaling=scaling, **more)
     assert found.shape == expected.shape == (B, 1, H, D)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # The control: another scaling finds other numbers.
-    assert (attend(*given, scaling=0.9, **more)[0] - expected).abs().max() > 1e-3
+    assert (single_query_attention(*given, scaling=0.9, **more)[0] - expected).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_all_else_is_left_to_torch(given, settings, monkeypatch):
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or theirs(*a, **k)
     )
-    attend(module, *given, None, **settings)
+    single_query_attention(module, *given, None, **settings)
     assert calls
 
 
@@ -72,7 +72,7 @@ class TestWhichModels:
     def test_those_that_attend_by_torch(self):
         policy = policy_of("gpt2")
         assert policy.model.config._attn_implementation == ATTENTION
-        assert ALL_ATTENTION_FUNCTIONS[ATTENTION] is attend
+        assert ALL_ATTENTION_FUNCTIONS[ATTENTION] is single_query_attention
 
     def test_a_model_that_was_told_otherwise_stays(self):
         model = language_model("gpt2")
@@ -94,5 +94,5 @@ class TestWhichModels:
     def test_a_text_without_a_place_to_look_gets_numbers(self):
         """Rows that have ended may see nothing; what is said of them is read by nobody, and must not be NaN."""
         nothing = torch.zeros((B, 1, 1, L), dtype=torch.bool)
-        assert bool(attend(nn.Module(), *inputs(), nothing)[0].isfinite().all())
+        assert bool(single_query_attention(nn.Module(), *inputs(), nothing)[0].isfinite().all())
         assert torch.finfo(torch.float32).min == kernels.MASKED

@@ -8,7 +8,7 @@ from doubles import language_model, ragged_texts
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tril_gym.models import kv_cache
-from tril_gym.models.kv_cache import GrowingLayer, PromptLayer, growing_cache, growing_pair, keep
+from tril_gym.models.kv_cache import PreallocatedLayer, PromptLayer, keep, preallocated_cache, preallocated_pair
 
 
 def states(generator, texts, columns, width):
@@ -18,7 +18,7 @@ def states(generator, texts, columns, width):
 @pytest.mark.parametrize("step", [1, 3, 64])
 def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
     monkeypatch.setattr(kv_cache, "STEP", step)
-    generator, mine, theirs = torch.Generator().manual_seed(0), GrowingLayer(), DynamicLayer()
+    generator, mine, theirs = torch.Generator().manual_seed(0), PreallocatedLayer(), DynamicLayer()
     texts = 6
     for columns, kept in (*((5, None), (1, [0, 2, 5, 1]), (1, [3, 1, 2]), (1, None), (2, [2]), (1, None), (1, None)),):
         keys, values = states(generator, texts, columns, 4), states(generator, texts, columns, 3)  # of unequal width
@@ -35,7 +35,7 @@ def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
 
 
 def test_memory_is_set_aside_once_in_a_while():
-    layer, generator, places = GrowingLayer(), torch.Generator().manual_seed(0), []
+    layer, generator, places = PreallocatedLayer(), torch.Generator().manual_seed(0), []
     for _ in range(3 * kv_cache.STEP):
         layer.update(states(generator, 2, 1, 4), states(generator, 2, 1, 4))
         places.append(layer.keys.data_ptr())
@@ -52,7 +52,7 @@ def test_memory_is_set_aside_once_in_a_while():
 def test_a_decoder_says_the_same_with_either(family):
     model, texts = language_model(family).eval(), ragged_texts()
     ids = texts.tokens[:, :6]
-    caches = [growing_cache(model.config), DynamicCache(config=model.config)]
+    caches = [preallocated_cache(model.config), DynamicCache(config=model.config)]
     for columns in (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)):
         mine, theirs = (model(input_ids=ids[:, columns], past_key_values=cache).logits for cache in caches)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
@@ -60,17 +60,17 @@ def test_a_decoder_says_the_same_with_either(family):
 
 def test_layers_of_another_kind_stay():
     sliding = language_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1).config
-    kinds = [type(layer) for layer in growing_cache(sliding).layers]
-    assert kinds == [GrowingLayer, DynamicSlidingWindowLayer]
-    pair = growing_pair(language_model("t5").config)
-    assert [type(layer) for layer in pair.self_attention_cache.layers] == [GrowingLayer] * 2
+    kinds = [type(layer) for layer in preallocated_cache(sliding).layers]
+    assert kinds == [PreallocatedLayer, DynamicSlidingWindowLayer]
+    pair = preallocated_pair(language_model("t5").config)
+    assert [type(layer) for layer in pair.self_attention_cache.layers] == [PreallocatedLayer] * 2
     assert [type(layer) for layer in pair.cross_attention_cache.layers] == [PromptLayer] * 2
 
 
 def test_what_was_encoded_is_laid_out_once():
     B, L, H, D = 3, 5, 2, 4  # noqa: N806
     keys, values = (torch.randn((B, L, H, D)).transpose(1, 2) for _ in range(2))  # as a model gives them
-    mine, growing = PromptLayer(), GrowingLayer()
+    mine, growing = PromptLayer(), PreallocatedLayer()
     for layer in (mine, growing):
         layer.update(keys, values)
         torch.testing.assert_close((layer.keys, layer.values), (keys, values), rtol=0, atol=0)
@@ -84,7 +84,7 @@ def test_what_was_encoded_is_laid_out_once():
 
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
 def test_the_last_texts_leave_for_nothing(early):
-    generator, layer = torch.Generator().manual_seed(0), GrowingLayer()
+    generator, layer = torch.Generator().manual_seed(0), PreallocatedLayer()
     expected = states(generator, 4, 5, 3)
     layer.update(expected, -expected)
     if not early:
@@ -100,7 +100,7 @@ def test_the_last_texts_leave_for_nothing(early):
 @pytest.mark.parametrize("rows", [torch.tensor([0, 3]), slice(2)])
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
 def test_columns_in_front_leave(early, rows):
-    generator, layer = torch.Generator().manual_seed(0), GrowingLayer()
+    generator, layer = torch.Generator().manual_seed(0), PreallocatedLayer()
     given = states(generator, 4, 5, 3)
     before = given.clone()
     layer.update(given, -given)
@@ -122,9 +122,9 @@ def test_columns_in_front_leave(early, rows):
 
 
 def test_layers_are_joined():
-    generator, joined, parts = torch.Generator().manual_seed(0), GrowingLayer(), []
+    generator, joined, parts = torch.Generator().manual_seed(0), PreallocatedLayer(), []
     for rows, columns in (([2, 0], 3), ([1], 5)):
-        layer = GrowingLayer()
+        layer = PreallocatedLayer()
         layer.update(states(generator, len(rows), columns, 3), states(generator, len(rows), columns, 4))
         parts.append((torch.tensor(rows), layer))
     joined.join(parts)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfi
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.lm_writer import checkpoints_gradients
-from tril_gym.agents.learners.critic import new_critic
+from tril_gym.agents.learners.critic import make_critic
 from tril_gym.agents.learners.optimizer import checkpoint_gradients
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
@@ -123,7 +123,7 @@ class TestAFreshAdapter:
     def test_it_is_at_least_float32(self, dtype):
         policy = lora_policy(dtype=dtype)
         assert {weight.dtype for weight in policy.parameters()} == {torch.promote_types(dtype, torch.float32)}
-        assert new_critic(policy).head.weight.dtype == torch.promote_types(dtype, torch.float32)
+        assert make_critic(policy).head.weight.dtype == torch.promote_types(dtype, torch.float32)
 
 
 class TestAtTheDoor:
@@ -162,7 +162,7 @@ class TestAtTheDoor:
 
     def test_an_adapter_critic_beside_no_adapter(self):
         with pytest.raises(ValueError, match=r"needs a LoRA policy; use LMPolicy\.with_lora or --lora-rank"):
-            new_critic(policy_of(), "adapter")
+            make_critic(policy_of(), "adapter")
         with pytest.raises(ValueError, match=r"needs a LoRA policy"):
             toy_agent(policy=toy_policy(), critic="adapter")
 
@@ -256,38 +256,38 @@ class TestCopies:
 class TestCritics:
     def test_an_adapter_critic_is_a_critic(self, family):
         policy, texts = trained(lora_policy(family)), ragged_texts()
-        critic = new_critic(policy, "adapter")
+        critic = make_critic(policy, "adapter")
         assert critic(texts).shape == (len(texts), texts.tokens.shape[1] + 1)
         assert not critic(texts).any()
         with torch.no_grad():
             critic.head.weight.normal_(generator=generator(1))
-            adapter, separate = critic(texts), new_critic(policy, "separate")
+            adapter, separate = critic(texts), make_critic(policy, "separate")
             separate.head.load_state_dict(critic.head.state_dict())
             torch.testing.assert_close(separate(texts), adapter, rtol=1e-4, atol=1e-3)
         assert set(critic.state_dict()) == {f"model.{n}" for n in policy.state_dict()} | {"head.weight", "head.bias"}
-        other = new_critic(lora_policy(family))
+        other = make_critic(lora_policy(family))
         other.load_state_dict(critic.state_dict())
         with torch.no_grad():
             assert torch.equal(other(texts), adapter)
 
     def test_by_default_it_is_as_the_policy(self):
-        assert new_critic(lora_policy()).body.lora is not None
-        assert new_critic(policy_of()).body.lora is None
+        assert make_critic(lora_policy()).body.lora is not None
+        assert make_critic(policy_of()).body.lora is None
 
     def test_each_loss_reaches_its_own_adapter(self, family):
         policy, texts = trained(lora_policy(family)), ragged_texts()
-        critic, guide_critic = new_critic(policy), new_critic(policy)
+        critic, guide_critic = make_critic(policy), make_critic(policy)
         critic.head.weight.data.fill_(1.0)
         layout = TextLayout.of(foreign_envs(1))
 
         def reached():
             own = {"policy": policy.parameters(), "critic": critic.parameters(), "guide": guide_critic.parameters()}
-            found = {whose: [w for w in weights if w.grad is not None] for whose, weights in own.items()}
-            for whose, weights in found.items():
-                assert len(weights) in (0, len(own[whose]))
+            found = {critic_owner: [w for w in weights if w.grad is not None] for critic_owner, weights in own.items()}
+            for critic_owner, weights in found.items():
+                assert len(weights) in (0, len(own[critic_owner]))
             for model in (policy.model, critic.model, guide_critic.model):
                 assert all(w.grad is None for name, w in model.named_parameters() if "lora_" not in name)
-            return {whose for whose, weights in found.items() if weights}
+            return {critic_owner for critic_owner, weights in found.items() if weights}
 
         policy.score(texts, layout).logprobs.sum().backward()
         assert reached() == {"policy"}
@@ -382,7 +382,7 @@ class TestTraining:
 
         def gradients(checkpointing):
             policy = trained(lora_policy(family, dtype=torch.float64))
-            critic = new_critic(policy)
+            critic = make_critic(policy)
             critic.head.weight.data.fill_(1.0)
             if checkpointing:
                 for model in (policy.model, critic.model):
@@ -443,11 +443,11 @@ class TestMemory:
         policy = base.with_lora(RANK)
         adapter = sum(weight.nbytes for weight in policy.parameters())
         ref_policy, guide = policy.frozen_copy(), Guide(policy.frozen_copy())
-        critics = [new_critic(ref_policy), new_critic(ref_policy)]
+        critics = [make_critic(ref_policy), make_critic(ref_policy)]
         models = [base.model, policy.model, ref_policy.model, guide.policy.model, *(critic.model for critic in critics)]
         assert bytes_of(*models, *(critic.head for critic in critics)) == alone + 5 * adapter + 2 * (32 + 1) * 4
         # Control: a critic that is not an adapter.
-        assert bytes_of(*models, new_critic(ref_policy, "separate").model) >= 2 * alone
+        assert bytes_of(*models, make_critic(ref_policy, "separate").model) >= 2 * alone
 
     def test_one_base_after_loading(self, tmp_path):
         agent = PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
@@ -725,7 +725,7 @@ class TestQuantised:
         ):
             policy.check_trains()
         with pytest.raises(ValueError, match=r"cannot train quantised weights; use critic=.adapter"):
-            new_critic(policy.with_lora(RANK), "separate")
+            make_critic(policy.with_lora(RANK), "separate")
         policy.with_lora(RANK).check_trains()
 
 

@@ -12,7 +12,7 @@ from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.models import backbone as backbones
-from tril_gym.models.packing import WORTH, cost, keeps_apart, pack, place
+from tril_gym.models.packing import WORTH, cost, pack, place, supports_packing
 from tril_gym.models.texts import Texts
 
 CAUSAL = ("gpt2", "llama", "qwen2")
@@ -86,7 +86,7 @@ def test_states_are_those_of_texts_alone(family):
     model, texts = policy_of(family, dtype=torch.float64).model, ragged_texts(12)
     backbone = backbones.backbone_of(model)
     states = backbone.hidden(model, texts)
-    assert backbone._keeps_apart  # so they did share rows
+    assert backbone._supports_packing  # so they did share rows
     for row, length in enumerate(texts.lengths.tolist()):
         single = alone(texts, row)
         ids = torch.cat([single.prompts, single.tokens], dim=1)
@@ -104,7 +104,7 @@ def test_garbage_in_the_padding_moves_nothing():
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_models_keep_texts_apart(family):
-    assert keeps_apart(policy_of(family).model)
+    assert supports_packing(policy_of(family).model)
 
 
 @torch.no_grad()
@@ -123,12 +123,12 @@ def test_a_model_that_does_not_reads_them_apart(monkeypatch):
         return forward(*ids, **inputs)
 
     monkeypatch.setattr(body, "forward", seeing_all)
-    assert not keeps_apart(policy.model)
+    assert not supports_packing(policy.model)
     another = policy_of("gpt2", dtype=torch.float64)
     another.model = policy.model
     torch.testing.assert_close(another.score(texts, layout).logprobs, expected, rtol=0, atol=1e-10)
     # The control: read as if it did, its scores are others.
-    another.backbone._keeps_apart = True
+    another.backbone._supports_packing = True
     assert (another.score(texts, layout).logprobs - expected).abs().max() > 1e-2
 
 
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_texts_apart(critic, monkeypatch):
         learner = ActorCritic(policy, PPOConfig(critic=critic), TextLayout.of(envs))
         written = collect(envs, Plan(rollout=policy), episodes=12, generator=torch.Generator().manual_seed(0))
         valued, _ = learner.critic("policy")
-        learner.gradients(learner.experience(learner.annotate(written, valued)), valued)
+        learner.gradients(learner.experience(learner.add_reference_and_values(written, valued)), valued)
         assert any(found is not None for found in packed)
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)

@@ -22,7 +22,7 @@ import side_by_side
 import torch
 from benchmark_models import EOS, FIRST_WORD
 from hand_written import HandWrittenPPO, Numbers, write
-from side_by_side import Race, Spread, Target, Turn
+from side_by_side import Comparison, Sample, Spread, Target
 
 from tril_gym.envs.text_vector_env import TextVectorEnv
 
@@ -199,8 +199,8 @@ def test_bytes_of_a_batch_by_hand():
 
 def test_sample_efficiency_by_hand():
     rewards = [0.1] * 5 + [0.6] * 5 + [0.3] * 5
-    verdict = sample_efficiency.judge(rewards)
-    assert verdict == pytest.approx({"first": 0.1, "early": 0.3, "best": 0.6, "last": 0.3, "kept": 0.5})
+    logits_of = sample_efficiency.judge(rewards)
+    assert logits_of == pytest.approx({"first": 0.1, "early": 0.3, "best": 0.6, "last": 0.3, "kept": 0.5})
     assert sample_efficiency.judge([float(i) for i in range(30)])["early"] == 22.0  # of iterations 21 to 25
 
 
@@ -216,10 +216,10 @@ def test_turns_alternate_and_ratios_are_of_a_round():
 
     def turn(name):
         order.append(name)
-        return Turn(next(seconds[name]), 8.0)
+        return Sample(next(seconds[name]), 8.0)
 
     both = {name: lambda name=name: turn(name) for name in seconds}
-    race = Race("", "texts", both, [Target("one", "two", 2.5)], same_turns=True)
+    race = Comparison("", "texts", both, [Target("one", "two", 2.5)], same_turns=True)
     found = side_by_side.run(race, repeat=3)
     assert order == ["one", "two", "one", "two", "two", "one", "one", "two"]  # the warm-up, three rounds
     assert found["contestants"]["one"]["speed"] == {"median": 4.0, "low": 2.0, "high": 8.0}

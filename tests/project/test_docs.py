@@ -25,7 +25,7 @@ import paths
 import pytest
 
 from tril_gym import rewards
-from tril_gym.cli import main, with_reward_settings
+from tril_gym.cli.commands import main, with_reward_settings
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import configure
@@ -138,7 +138,7 @@ def check_run(algorithm: str, values: dict[str, Any]) -> None:
     config_type = agent_type(algorithm).config_type
     numbers = {field.name: given.pop(field.name) for field in fields(config_type) if field.name in given}
     preset = given.pop("preset", None)
-    config_type(**configure(algorithm, preset=preset, given=given, knobs=numbers).knobs)
+    config_type(**configure(algorithm, preset=preset, given=given, hyperparameters=numbers).hyperparameters)
     assert "guide" not in given or agent_type(algorithm).takes_guide, f"{algorithm} takes no guide"
 
 
@@ -226,18 +226,18 @@ def test_every_environment_reward_and_algorithm_is_listed():
 def run_folders(tmp_path_factory):
     """A small run of every algorithm."""
     from rich.console import Console
-    from tril_gym.experiment.report import Screen
 
     from tril_gym.experiment import training as train
+    from tril_gym.experiment.report import RunConsole
 
     parts = {"env": "tril/Toy-v0", "policy": "tiny", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2}
     own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
     own["d2lols"] |= {"aggrevated_iterations": 1}
     folders = {}
     for name in ALGORITHMS:
-        config = configure(name, preset="embedded", given=parts | {"iterations": 2}, knobs=own.get(name, {}))
+        config = configure(name, preset="embedded", given=parts | {"iterations": 2}, hyperparameters=own.get(name, {}))
         folder = tmp_path_factory.mktemp(name) / "run"
-        folders[name] = train.prepare(config, folder, track=None, screen=Screen(Console(quiet=True))).go().folder
+        folders[name] = train.prepare(config, folder, track=None, screen=RunConsole(Console(quiet=True))).go().folder
     return folders
 
 

@@ -4,7 +4,6 @@ Lazy imports and those under `TYPE_CHECKING` count: a package that names another
 """
 
 import ast
-from pathlib import Path
 
 import paths
 import pytest
@@ -81,7 +80,7 @@ def imported_modules(source: str, *, module_level: bool = False) -> set[str]:
 
 
 def package_of(module: str) -> str | None:
-    """Return the entry of `ORDER` that "tril_gym.agents.actors.policy" belongs to; None for the top level's own names."""
+    """Return the entry of `ORDER` that a module belongs to; None for the top level's own names."""
     parts = module.split(".")[1:]
     for depth in range(len(parts), 0, -1):
         if (name := ".".join(parts[:depth])) in ORDER:

@@ -140,7 +140,7 @@ def loss_gradient(agent: Agent, trajectories: Trajectories) -> Tensor:
     """Of the policy's loss on all texts at once."""
     learner: Any = agent.learner
     critic, _ = learner.critic("guide")
-    experience = learner.experience(learner.annotate(trajectories, critic))
+    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
     learner.gradients(experience, critic)
     return torch.cat([parameter.grad.flatten() for parameter in agent.policy.parameters()])
 
@@ -311,7 +311,7 @@ def test_an_eos_that_is_also_the_padding_is_learned_and_paid():
 
     learner: Any = agent.learner
     critic, _ = learner.critic("policy")
-    experience = learner.experience(learner.annotate(trajectories, critic))
+    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
     assert (experience.advantages[torch.arange(3), ends[:3]] > 0.5).all()
 
 

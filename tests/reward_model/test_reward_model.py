@@ -15,11 +15,11 @@ import transformers
 from click.testing import CliRunner
 from rich.console import Console
 from tokenizers.processors import TemplateProcessing
-from tril_gym.experiment.report import Screen
 
 from tril_gym import rewards
 from tril_gym.cli import main
 from tril_gym.data.preferences import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error, read
+from tril_gym.experiment.report import RunConsole
 from tril_gym.reward_model import training as runs
 from tril_gym.reward_model.build import Settings, settings_of
 from tril_gym.reward_model.learner import (
@@ -47,7 +47,7 @@ from tril_gym.utils.interrupt import Interrupted
 DATA = paths.DATA / "preferences"
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "max_length": 32}
 GOOD, BAD = ("kind", "clear", "true"), ("rude", "vague", "false")
-SILENT = Screen(Console(quiet=True))
+SILENT = RunConsole(Console(quiet=True))
 
 
 def polite_pairs(number, *, seed=0, swapped=False):
@@ -68,8 +68,8 @@ def write_pairs(path, pairs):
     return str(path)
 
 
-def learner_of(pairs, **knobs):
-    config = config_for("tiny", **QUICK | knobs)
+def learner_of(pairs, **hyperparameters):
+    config = config_for("tiny", **QUICK | hyperparameters)
     model, tokenizer = tiny_network(pairs, template=TEMPLATE, max_length=config.max_length, seed=config.seed)
     rows = encode(tokenizer, pairs, template=TEMPLATE, max_length=config.max_length)
     return Learner(model, rows, config, pad_id=tokenizer.pad_token_id), tokenizer
@@ -265,7 +265,7 @@ class TestTemplate:
 
 class TestConfig:
     @pytest.mark.parametrize(
-        ("knobs", "message"),
+        ("hyperparameters", "message"),
         [
             ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
             ({"learning_rate": math.inf}, "must be finite"),
@@ -280,9 +280,9 @@ class TestConfig:
             ({"max_length": 3}, "max_length must be at least 8"),
         ],
     )
-    def test_bad_values(self, knobs, message):
+    def test_bad_values(self, hyperparameters, message):
         with pytest.raises(ValueError, match=message):
-            RewardModelConfig(**knobs)
+            RewardModelConfig(**hyperparameters)
 
     def test_what_is_usual_depends_on_the_model(self):
         assert config_for("gpt2") == RewardModelConfig()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spacy_pipeline import save_pipeline
 
 from tril_gym import rewards
-from tril_gym.rewards.base import count_texts
+from tril_gym.rewards.base import check_batch
 
 WORDS = ["a", "dog", "the", "cat", "chases", "ball", ".", "on", "mat", "\N{DOG FACE}", "  ", "", "\udce2", "</s>"]
 TRAIN = [
@@ -108,7 +108,7 @@ def test_odd_texts_have_a_score(scores, name):
 
 def test_these_tests_can_fail():
     def batch_mean(prompts, completions, references, extras):
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         return np.full(len(prompts), np.mean([len(text) for text in completions]))
 
     with pytest.raises(AssertionError):

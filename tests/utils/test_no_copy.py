@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tril_gym.utils.no_copy import SMALL, Shared, share, unshare
+from tril_gym.utils.no_copy import SMALL, NoCopy, share, unwrap_no_copy
 
 
 @pytest.mark.parametrize("x", [None, True, 3, 0.5, "rouge_l", ["a", 1], ("a", None), {"cider_d": 0.1, "to": ["b"]}])
@@ -19,11 +19,11 @@ def test_a_path_becomes_a_string():
 
 
 @pytest.mark.parametrize(
-    "x", [object(), len, {1, 2}, [object()], {"reward": len}, list(range(SMALL)), [[0] * SMALL], Shared]
+    "x", [object(), len, {1, 2}, [object()], {"reward": len}, list(range(SMALL)), [[0] * SMALL], NoCopy]
 )
 def test_all_else_survives_a_deep_copy_uncopied(x):
     copied = copy.deepcopy({"dataset": share(x)})["dataset"]
-    assert unshare(copied) is x
+    assert unwrap_no_copy(copied) is x
     assert copied == share(x)
 
 
@@ -44,13 +44,13 @@ def test_equality_is_identity_of_what_is_held():
 def test_sharing_twice_is_sharing_once():
     shared = share(len)
     assert share(shared) is shared
-    assert unshare(shared) is len
-    assert unshare("plain") == "plain"
+    assert unwrap_no_copy(shared) is len
+    assert unwrap_no_copy("plain") == "plain"
 
 
 def test_a_shared_object_can_be_sent_to_another_process():
-    assert unshare(pickle.loads(pickle.dumps(share(list(range(1000)))))) == list(range(1000))
+    assert unwrap_no_copy(pickle.loads(pickle.dumps(share(list(range(1000)))))) == list(range(1000))
 
 
 def test_the_representation_stays_short():
-    assert repr(share(list(range(100_000)))) == "Shared(<list>)"
+    assert repr(share(list(range(100_000)))) == "NoCopy(<list>)"

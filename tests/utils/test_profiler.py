@@ -6,7 +6,7 @@ from doubles import policy_of
 
 from tril_gym.agents import PPO, PPOConfig
 from tril_gym.experiment.report import profile_table
-from tril_gym.utils.profiler import HIGH_WATER, Clock, ProcessMemory
+from tril_gym.utils.profiler import HIGH_WATER, ProcessMemory, Timer
 
 
 class Given:
@@ -25,23 +25,23 @@ class Given:
 def test_a_peak_belongs_to_all_parts_that_run():
     # looks: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
     gauge = Given(5, 7, 9, 3, 8, 2)
-    clock = Clock(gauge)
-    with clock.time("a"), clock.time("b"):
+    timer = Timer(gauge)
+    with timer.time("a"), timer.time("b"):
         pass
-    with clock.time("c"):
+    with timer.time("c"):
         pass
-    assert dict(clock.peaks) == {"a": 9, "b": 9, "c": 2}  # 5 and 8 were before anything ran
+    assert dict(timer.peaks) == {"a": 9, "b": 9, "c": 2}  # 5 and 8 were before anything ran
     assert gauge.resets == 6
-    assert set(clock.seconds) == {"a", "b", "c"}
-    assert clock.elapsed >= sum(clock.seconds[name] for name in "ac")
+    assert set(timer.seconds) == {"a", "b", "c"}
+    assert timer.elapsed >= sum(timer.seconds[name] for name in "ac")
 
 
 def test_without_a_gauge_there_are_no_peaks():
-    clock = Clock()
-    with clock.time("a"):
+    timer = Timer()
+    with timer.time("a"):
         pass
-    assert not clock.peaks
-    assert clock.seconds["a"] >= 0
+    assert not timer.peaks
+    assert timer.seconds["a"] >= 0
 
 
 @pytest.mark.skipif(not HIGH_WATER.exists(), reason="only Linux begins a new peak")

@@ -21,7 +21,7 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, pick
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import minibatches
-from tril_gym.agents.learners.behaviour_cloning import Imitation
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
@@ -82,7 +82,7 @@ def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, pr
     layout = TextLayout.of(envs)
     if layout.tokenizer is None:
         raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
-    policy = LMPolicy(_newborn(kind, layout, settings), layout.tokenizer)
+    policy = LMPolicy(_build_model(kind, layout, settings), layout.tokenizer)
     if settings.samples:
         texts = gather_references(envs, layout, settings.samples, settings.seed)
         for number in range(1, rounds + 1):
@@ -127,7 +127,7 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
     return Texts.of(torch.cat(prompts), completions)
 
 
-def _newborn(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
+def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
     """An untrained model; its weights depend on the seed alone."""
     from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
@@ -166,7 +166,7 @@ def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int
     from rich.progress import track
 
     size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + number)
-    imitation = Imitation(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
+    imitation = BehaviourCloning(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]

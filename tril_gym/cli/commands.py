@@ -28,7 +28,7 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 @contextmanager
-def at_the_door() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Turn what is wrong with the user's settings into a message and exit code 2."""
     from gymnasium.error import Error
 
@@ -235,10 +235,12 @@ def train_command(algorithm: str) -> click.Command:
     def run(output_dir: Path | None, resume: bool, profile: bool, track: str | None, **options: Any) -> None:
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         given = {name: value for name, value in options.items() if value is not None and value != {}}
-        knobs = {name: given.pop(name) for name in [field.name for field in fields(config_type)] if name in given}
-        train(algorithm, given, knobs, output_dir, resume=resume, profile=profile, track=track)
+        hyperparameters = {
+            name: given.pop(name) for name in [field.name for field in fields(config_type)] if name in given
+        }
+        train(algorithm, given, hyperparameters, output_dir, resume=resume, profile=profile, track=track)
 
-    options = (*RUN_OPTIONS, *FOLDER_OPTIONS, *knob_options(config_type))
+    options = (*RUN_OPTIONS, *FOLDER_OPTIONS, *config_options(config_type))
     for decorate in reversed(options):
         run = decorate(run)
     return click.command(algorithm, help=ALGORITHMS[algorithm].help)(run)
@@ -251,7 +253,7 @@ def reward_model_command() -> click.Command:
     def run(output_dir: Path | None, resume: bool, **options: Any) -> None:
         train_reward_model({name: value for name, value in options.items() if value is not None}, output_dir, resume)
 
-    for decorate in reversed((*REWARD_MODEL_OPTIONS, *knob_options(RewardModelConfig))):
+    for decorate in reversed((*REWARD_MODEL_OPTIONS, *config_options(RewardModelConfig))):
         run = decorate(run)
     return click.command(REWARD_MODEL, help=REWARD_MODEL_HELP)(run)
 
@@ -259,12 +261,12 @@ def reward_model_command() -> click.Command:
 def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: bool) -> None:
     """Start or resume the training of a reward model."""
     quiet_libraries()
-    from tril_gym.experiment.report import Screen
+    from tril_gym.experiment.report import RunConsole
     from tril_gym.reward_model import training as runs
     from tril_gym.reward_model.build import settings_of
 
-    screen = Screen()
-    with at_the_door():
+    screen = RunConsole()
+    with usage_errors():
         if resume:
             if output_dir is None:
                 raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
@@ -284,16 +286,16 @@ def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: b
         raise SystemExit(130) from None
 
 
-def knob_options(config_type: type) -> list[Callable[[Any], Any]]:
+def config_options(config_type: type) -> list[Callable[[Any], Any]]:
     """One option per field of a config dataclass. Unset options are None, so that presets can fill them."""
     hints = typing.get_type_hints(config_type)
     return [
-        knob_option(field.name, hints[field.name], field.default, field.metadata["help"])
+        config_option(field.name, hints[field.name], field.default, field.metadata["help"])
         for field in fields(config_type)
     ]
 
 
-def knob_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any], Any]:
+def config_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any], Any]:
     """The option of one field."""
     flag = "--" + name.replace("_", "-")
     of_union = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
@@ -326,7 +328,7 @@ def train_group() -> None:
 def train(
     algorithm: str,
     given: dict[str, Any],
-    knobs: dict[str, Any],
+    hyperparameters: dict[str, Any],
     output_dir: Path | None,
     *,
     resume: bool,
@@ -337,19 +339,19 @@ def train(
     quiet_libraries()
     from tril_gym.experiment import training as runs
     from tril_gym.experiment.config import configure, refuse_changes
-    from tril_gym.experiment.report import Screen
+    from tril_gym.experiment.report import RunConsole
     from tril_gym.experiment.run_folder import RunFolder
 
-    screen = Screen()
-    with at_the_door():
+    screen = RunConsole()
+    with usage_errors():
         if resume:
             if output_dir is None:
                 raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
-            refuse_changes(RunFolder(output_dir), algorithm, given | knobs)
+            refuse_changes(RunFolder(output_dir), algorithm, given | hyperparameters)
             run = runs.prepare_resumed(output_dir, iterations=given.get("iterations"), track=track, screen=screen)
         else:
             preset = given.pop("preset", None)
-            config = configure(algorithm, preset=preset, given=given, knobs=knobs)
+            config = configure(algorithm, preset=preset, given=given, hyperparameters=hyperparameters)
             run = runs.prepare(config, output_dir or default_folder(config), track=track, screen=screen)
     try:
         run.go(profile=profile)
@@ -428,11 +430,11 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
     from tril_gym.experiment.build import evaluation_parts
     from tril_gym.experiment.evaluation import evaluate
     from tril_gym.experiment.metrics import metrics_by_name, try_out
-    from tril_gym.experiment.report import Screen, evaluation_table
+    from tril_gym.experiment.report import RunConsole, evaluation_table
     from tril_gym.utils.atomic_files import replace_text, write_json
 
-    screen = Screen()
-    with at_the_door():
+    screen = RunConsole()
+    with usage_errors():
         for flag, file in (("--output", output), ("--per-example", per_example)):
             if file is not None and not file.parent.is_dir():
                 raise ValueError(f"{flag} {file}: there is no folder {file.parent}")

@@ -14,7 +14,7 @@ from tril_gym.data.example import Example, Examples
 from tril_gym.data.readers import READERS, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
-from tril_gym.utils.no_copy import Shared, unshare
+from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def load_examples(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if on_bad_row not in ("raise", "skip"):
         raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
-    dataset = unshare(dataset)
+    dataset = unwrap_no_copy(dataset)
     if not isinstance(dataset, str | Path):
         return _from_object(task, dataset, split, on_bad_row)
     name = str(dataset)
@@ -140,23 +140,23 @@ def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -
     if datasets is not None and isinstance(dataset, datasets.DatasetDict):
         if (split or "train") not in dataset:
             raise ValueError(f"the DatasetDict has no split {split or 'train'!r}; it has {', '.join(dataset)}")
-        return _convert_once(task, Shared(dataset[split or "train"]), on_bad_row)
+        return _convert_once(task, NoCopy(dataset[split or "train"]), on_bad_row)
     if split is not None:
         raise ValueError(f"split={split!r} needs a data set with splits, and a {type(dataset).__name__} has none")
     if isinstance(dataset, Examples):
         return dataset
     if datasets is not None and isinstance(dataset, datasets.Dataset):
-        return _convert_once(task, Shared(dataset), on_bad_row)
+        return _convert_once(task, NoCopy(dataset), on_bad_row)
     if not isinstance(dataset, Sequence) or not all(isinstance(example, Example) for example in dataset):
         raise ValueError(
             "dataset must be a name, a folder, a file, a list of tril_gym.envs.Example or a datasets.Dataset,"
             f" got {type(dataset).__name__}"
         )
-    return _wrap_once(tuple(map(Shared, dataset)))
+    return _wrap_once(tuple(map(NoCopy, dataset)))
 
 
 @functools.lru_cache(maxsize=8)
-def _convert_once(task: Task, dataset: Shared, on_bad_row: str) -> Examples:
+def _convert_once(task: Task, dataset: NoCopy, on_bad_row: str) -> Examples:
     """Convert a `datasets.Dataset`; it never changes, so once."""
     rows: Any = dataset.value
     lines = enumerate(rows, start=1)
@@ -164,9 +164,9 @@ def _convert_once(task: Task, dataset: Shared, on_bad_row: str) -> Examples:
 
 
 @functools.lru_cache(maxsize=8)
-def _wrap_once(examples: tuple[Shared, ...]) -> Examples:
+def _wrap_once(examples: tuple[NoCopy, ...]) -> Examples:
     """Return the same `Examples`, with their tokens, for a list of the same example objects."""
-    return Examples((unshare(example) for example in examples), source="the list of examples")
+    return Examples((unwrap_no_copy(example) for example in examples), source="the list of examples")
 
 
 @functools.lru_cache(maxsize=8)

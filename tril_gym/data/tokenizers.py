@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.data.example import Examples
-from tril_gym.utils.no_copy import Shared
+from tril_gym.utils.no_copy import NoCopy
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ def load_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Examp
         raise ValueError('tokenizer must be "embedded", a name, a folder or a tokenizer, got None')
     loaded = tokenizer
     if isinstance(tokenizer, str | Path):
-        made_here = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(Shared(train_examples()))}
+        made_here = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(NoCopy(train_examples()))}
         loaded = made_here.get(str(tokenizer), lambda: _named(str(tokenizer)))()
     if getattr(loaded, "eos_token_id", None) is None:
         raise ValueError(f"the tokenizer {describe(loaded)} has no EOS token, so no text could end; set its eos_token")
@@ -59,7 +59,7 @@ def _embedded(task: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _fitted(examples: Shared) -> Any:
+def _fitted(examples: NoCopy) -> Any:
     known: Examples = examples.value  # type: ignore[assignment]
     texts = (text for example in known for text in (example.prompt, *(f" {it}" for it in example.references)))
     return _fast(tokenizer_object=train_tokenizer(texts, FITTED_SIZE))

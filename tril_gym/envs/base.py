@@ -9,17 +9,17 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.problem import TextEnvConfig
 from tril_gym.utils.no_copy import share
 
 
-class OnProblem:
-    """An environment on a `TextProblem`: shows what others may want of it, and keeps its specification light.
+class TextEnvMixin:
+    """An environment on a `TextEnvConfig`: shows what others may want of it, and keeps its specification light.
 
-    Gymnasium deep-copies specifications. The keywords of this one are plain data, or `Shared` where they are objects.
+    Gymnasium deep-copies specifications. The keywords of this one are plain data, or `NoCopy` where they are objects.
     """
 
-    problem: TextProblem
+    problem: TextEnvConfig
     _spec: EnvSpec | None = None
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import replace
 from tril_gym.data.example import Example
 from tril_gym.data.task import Hub, Row, Task, text_of, texts_of
 
-CUE = ". sentence:"
+PROMPT_SUFFIX = ". sentence:"
 
 
 def read(row: Row) -> Example:
@@ -18,8 +18,10 @@ def read(row: Row) -> Example:
     concepts = texts_of(row, "concepts")
     if not concepts:
         raise ValueError("concepts must name one concept or more, got an empty list")
-    prompt = f"concepts: {' '.join(concepts)}{CUE}"
-    return Example(prompt, references=tuple(texts_of(row, "references")), extras={"concepts": concepts}, suffix=CUE)
+    prompt = f"concepts: {' '.join(concepts)}{PROMPT_SUFFIX}"
+    return Example(
+        prompt, references=tuple(texts_of(row, "references")), extras={"concepts": concepts}, suffix=PROMPT_SUFFIX
+    )
 
 
 def gather(examples: Iterable[Example]) -> Iterable[Example]:

@@ -1,6 +1,6 @@
 """What stays the same while texts are written: the examples, the prompts as tokens, the sizes, and what an info says.
 
-One `TextProblem` serves any number of environments.
+One `TextEnvConfig` serves any number of environments.
 
 P prompt tokens, T new tokens, V words in the vocabulary, m the least number of new tokens that is advised.
 """
@@ -29,7 +29,7 @@ Pay = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int
 JOINER = " "
 
 
-class TextProblem:
+class TextEnvConfig:
     """Examples to write about, and the rules of writing.
 
     Attributes:
@@ -77,7 +77,7 @@ class TextProblem:
             vocab_size=self.vocab_size,
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TextProblem:
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextEnvConfig:
         return self  # nothing in it changes: a copied environment writes about the same examples
 
     def train_examples(self) -> Sequence[Example]:
@@ -140,7 +140,7 @@ class TextProblem:
         return text
 
 
-def text_problem(
+def text_env_config(
     task: Task,
     *,
     dataset: Any = "embedded",
@@ -152,7 +152,7 @@ def text_problem(
     min_new_tokens: int = 0,
     prompt_truncation_side: str | None = None,
     vocab_size: int | None = None,
-) -> TextProblem:
+) -> TextEnvConfig:
     """Return a task's problem on some data.
 
     Args:
@@ -170,7 +170,7 @@ def text_problem(
         vocab_size: V, by default the tokenizer's length.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
-    return TextProblem(
+    return TextEnvConfig(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
         load_tokenizer(tokenizer, task.name, train_examples),
         max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.problem import TextEnvConfig
 
 Ids = npt.NDArray[np.int64]
-DRAW = -1  # as an example: draw one as usual
+SAMPLE_EXAMPLE = -1  # as an example: draw one as usual
 
 
-def single_restart(options: Mapping[str, Any] | None, problem: TextProblem) -> tuple[int, list[int]]:
-    """Read `{"example": int, "completion": ids}`; (DRAW, []) without them."""
+def single_restart(options: Mapping[str, Any] | None, problem: TextEnvConfig) -> tuple[int, list[int]]:
+    """Read `{"example": int, "completion": ids}`; (SAMPLE_EXAMPLE, []) without them."""
     example, completion = requested(options)
     if example is None:
-        return DRAW, []
+        return SAMPLE_EXAMPLE, []
     index = integers("example", example)
     if index.ndim != 0:
         raise ValueError(f"options['example'] must be one index, got shape {index.shape}")
@@ -32,12 +32,12 @@ def single_restart(options: Mapping[str, Any] | None, problem: TextProblem) -> t
 
 
 def row_restarts(
-    options: Mapping[str, Any] | None, rows: Ids, num_envs: int, problem: TextProblem
+    options: Mapping[str, Any] | None, rows: Ids, num_envs: int, problem: TextEnvConfig
 ) -> list[tuple[int, list[int]]]:
     """Read `{"example": (n,), "completion": (n, T) padded with -1}` for some rows; what the others hold is not read."""
     examples, completions = requested(options)
     if examples is None:
-        return [(DRAW, [])] * len(rows)
+        return [(SAMPLE_EXAMPLE, [])] * len(rows)
     indices = integers("example", examples)
     if indices.shape != (num_envs,):
         raise ValueError(f"options['example'] must have one index per environment, ({num_envs},), got {indices.shape}")
@@ -71,7 +71,7 @@ def integers(name: str, x: Any) -> Ids:
     return array.astype(np.int64)
 
 
-def checked(index: int, tokens: Ids, problem: TextProblem, *, where: str) -> tuple[int, list[int]]:
+def checked(index: int, tokens: Ids, problem: TextEnvConfig, *, where: str) -> tuple[int, list[int]]:
     """Return an example and a completion that a text can stand in, the padding cut off."""
     if not -1 <= index < len(problem.examples):
         raise ValueError(
@@ -82,7 +82,7 @@ def checked(index: int, tokens: Ids, problem: TextProblem, *, where: str) -> tup
     name = f"options['completion']{where}"
     if (tokens[length:] != -1).any():
         raise ValueError(f"{name} may hold -1 only after its last token, got {tokens.tolist()}")
-    if completion and index == DRAW:
+    if completion and index == SAMPLE_EXAMPLE:
         raise ValueError(f"{name} has tokens, but options['example'] is -1 there; name the example")
     if unknown := [token for token in completion if not 0 <= token < problem.vocab_size]:
         raise ValueError(f"{name} has token {unknown[0]}, ids are in [0, {problem.vocab_size})")

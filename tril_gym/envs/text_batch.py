@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.problem import TextEnvConfig
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -21,7 +21,7 @@ INT64 = np.dtype(np.int64)
 class TextBatch:
     """n texts side by side; who draws examples and when a text is begun anew is the environment's business."""
 
-    def __init__(self, problem: TextProblem, num_texts: int) -> None:
+    def __init__(self, problem: TextEnvConfig, num_texts: int) -> None:
         self.problem = problem
         self.observations = np.full((num_texts, problem.max_prompt_length + problem.max_new_tokens), -1, np.int64)
         self.examples = np.full(num_texts, -1, np.int64)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
-from tril_gym.envs.base import OnProblem
-from tril_gym.envs.problem import TextProblem
-from tril_gym.envs.restart import DRAW, single_restart
+from tril_gym.envs.base import TextEnvMixin
+from tril_gym.envs.problem import TextEnvConfig
+from tril_gym.envs.restart import SAMPLE_EXAMPLE, single_restart
 from tril_gym.envs.text_batch import TextBatch
 
 Observation = npt.NDArray[np.int64]
@@ -21,7 +21,7 @@ METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10
 ROW = np.zeros(1, np.int64)  # the only row of the batch
 
 
-class TextEnv(OnProblem, gym.Env[Any, Any]):
+class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
     """Write a completion of a prompt, one token a step.
 
     ## Description
@@ -49,7 +49,7 @@ class TextEnv(OnProblem, gym.Env[Any, Any]):
 
     metadata = METADATA
 
-    def __init__(self, problem: TextProblem, *, render_mode: str | None = None) -> None:
+    def __init__(self, problem: TextEnvConfig, *, render_mode: str | None = None) -> None:
         self.problem = problem
         self.render_mode = checked_render_mode(render_mode)
         self.metadata = dict(type(self).metadata) | {"text": problem.metadata(restart="single")}
@@ -63,7 +63,7 @@ class TextEnv(OnProblem, gym.Env[Any, Any]):
         """Begin a text: of an example drawn uniformly, or in the state that the options name."""
         example, completion = single_restart(options, self.problem)
         super().reset(seed=seed)
-        if example == DRAW:
+        if example == SAMPLE_EXAMPLE:
             example = int(self.np_random.integers(len(self.problem.examples)))
         self._text.start(ROW, [(example, completion)])
         if self.render_mode == "human":

@@ -17,9 +17,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tril_gym.envs.base import OnProblem
-from tril_gym.envs.problem import TextProblem, at_least
-from tril_gym.envs.restart import DRAW, row_restarts
+from tril_gym.envs.base import TextEnvMixin
+from tril_gym.envs.problem import TextEnvConfig, at_least
+from tril_gym.envs.restart import SAMPLE_EXAMPLE, row_restarts
 from tril_gym.envs.text_batch import TextBatch, checked_actions
 from tril_gym.envs.text_env import METADATA, checked_render_mode
 from tril_gym.utils.batched_infos import batched
@@ -31,7 +31,7 @@ NO_ROWS = np.empty(0, np.int64)
 Step = tuple[Ids, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
 
 
-class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
+class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
     """n texts, written one token a step each. Equal to `SyncVectorEnv` over `TextEnv`s, step for step.
 
     What a row sees, does and earns stands in `TextEnv`.
@@ -50,7 +50,7 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
 
     def __init__(
         self,
-        problem: TextProblem,
+        problem: TextEnvConfig,
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -135,7 +135,7 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
                 row: {"final_obs": self._texts.observations[row].copy(), "final_info": info}
                 for row, info in ends.items()
             }
-        self._begin(ready, [(DRAW, [])] * len(ready))
+        self._begin(ready, [(SAMPLE_EXAMPLE, [])] * len(ready))
         begins = {row: self._texts.reset_info(row) for row in ready.tolist()}
         return batched({row: ends.get(row, {}) | begins.get(row, {}) for row in sorted(ends | begins)}, self.num_envs)
 
@@ -145,7 +145,7 @@ class TextVectorEnv(OnProblem, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
             return
         num_examples = len(self.problem.examples)
         drawn = [
-            (int(self._generator(row)[0].integers(num_examples)) if example == DRAW else example, completion)
+            (int(self._generator(row)[0].integers(num_examples)) if example == SAMPLE_EXAMPLE else example, completion)
             for row, (example, completion) in zip(rows.tolist(), states, strict=True)
         ]
         self._texts.start(rows, drawn)

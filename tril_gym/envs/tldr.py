@@ -5,15 +5,15 @@ from __future__ import annotations
 from tril_gym.data.example import Example
 from tril_gym.data.task import Hub, Row, Task, text_of
 
-CUE = "\n\nTL;DR:"
+PROMPT_SUFFIX = "\n\nTL;DR:"
 
 
 def read(row: Row) -> Example:
     """Lay out a post as the data set's authors do; its writer's own summary is the reference."""
     subreddit = text_of(row, "subreddit").strip().removeprefix("r/")
     title, post, summary = (text_of(row, column).strip() for column in ("title", "post", "summary"))
-    prompt = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}{CUE}"
-    return Example(prompt, references=(summary,), suffix=CUE)
+    prompt = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}{PROMPT_SUFFIX}"
+    return Example(prompt, references=(summary,), suffix=PROMPT_SUFFIX)
 
 
 TLDR = Task(

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextProblem, at_least
+from tril_gym.envs.problem import TextEnvConfig, at_least
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -145,7 +145,7 @@ def optimal_value(rules: ToyRules) -> float:
     return 1.0
 
 
-def toy_problem(
+def toy_config(
     *,
     rule: Rule = "count",
     dense: bool = False,
@@ -156,10 +156,10 @@ def toy_problem(
     num_examples: int = NUM_EXAMPLES,
     good_every: int = 3,
     pays: bool = True,
-) -> TextProblem:
+) -> TextEnvConfig:
     """Return the toy world; with `pays=False` it pays nothing and leaves that to wrappers."""
     rules = ToyRules(rule, dense, vocab_size, max_new_tokens, good_every)
-    return TextProblem(
+    return TextEnvConfig(
         _examples(
             rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)
         ),

@@ -68,7 +68,7 @@ def build(config: RunConfig) -> Parts:
     """
     set_threads(config)
     kind = agent_type(config.algorithm)
-    numbers = kind.config_type(**config.knobs)
+    numbers = kind.config_type(**config.hyperparameters)
     for name in GUIDE_OPTIONS:
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
         if value is not None and not kind.takes_guide:

@@ -42,7 +42,7 @@ class RunConfig:
     device: str = "cpu"
     threads: int | None = None  # of the CPU; None: one for tiny models, else torch's own choice
     tiny_samples: int | None = None  # references that tiny models warm up on; None: the preset's
-    knobs: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
+    hyperparameters: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
 
     def __post_init__(self) -> None:
         for name in ("iterations", "num_envs", "eval_examples", "save_every"):
@@ -69,26 +69,28 @@ class RunConfig:
         return asdict(self)
 
 
-def configure(algorithm: str, *, preset: str | None, given: dict[str, Any], knobs: dict[str, Any]) -> RunConfig:
+def configure(
+    algorithm: str, *, preset: str | None, given: dict[str, Any], hyperparameters: dict[str, Any]
+) -> RunConfig:
     """Settings of a run: what is given wins over the preset, the preset over the defaults.
 
     Args:
         algorithm: a name of `ALGORITHMS`.
         preset: a preset's name; None chooses by the policy.
         given: fields of `RunConfig` that the user named.
-        knobs: fields of the algorithm's config that the user named.
+        hyperparameters: fields of the algorithm's config that the user named.
     """
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env, algorithm)
     settings = _given_over(chosen.run, given, takes_guide=agent_type(algorithm).takes_guide)
-    numbers = chosen.knobs | knobs
+    numbers = chosen.hyperparameters | hyperparameters
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": settings.get("iterations", RunConfig.iterations)} | numbers
     return RunConfig(
         algorithm=algorithm,
         preset=chosen.name,
-        knobs=numbers,
-        **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "knobs")},
+        hyperparameters=numbers,
+        **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "hyperparameters")},
     )
 
 
@@ -139,7 +141,7 @@ def refuse_changes(folder: RunFolder, algorithm: str, named: dict[str, Any]) -> 
     config = saved_config(folder)
     if config.algorithm != algorithm:
         raise ValueError(f"{folder.path} is a run of {config.algorithm}, not of {algorithm}")
-    settled = asdict(agent_type(algorithm).config_type(**config.knobs)) | config.as_json()
+    settled = asdict(agent_type(algorithm).config_type(**config.hyperparameters)) | config.as_json()
     for name, value in named.items():
         if name != "iterations" and settled[name] != value:
             flag = "--" + name.replace("_", "-")
@@ -157,10 +159,10 @@ def with_iterations(config: RunConfig, iterations: int | None) -> RunConfig:
     """
     if iterations is None:
         return config
-    falls = config.knobs.get("lr_schedule", "constant") != "constant"
-    if falls and iterations > config.knobs["lr_iterations"]:
+    falls = config.hyperparameters.get("lr_schedule", "constant") != "constant"
+    if falls and iterations > config.hyperparameters["lr_iterations"]:
         raise ValueError(
-            f"--iterations {iterations} is more than the {config.knobs['lr_iterations']} after which this run's"
-            " learning rate is 0 (lr_schedule); start a new run, for example with the policy of this one"
+            f"--iterations {iterations} is more than the {config.hyperparameters['lr_iterations']} after which the"
+            " learning rate of this run is 0 (lr_schedule); start a new run, for example with the policy of this one"
         )
     return replace(config, iterations=iterations)

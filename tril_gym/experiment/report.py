@@ -33,7 +33,7 @@ LINE = (
 SMOOTHING = 5  # iterations of the curve's moving mean
 
 
-class Screen:
+class RunConsole:
     """Writes to a console. Bars show on a terminal only; lines show everywhere."""
 
     def __init__(self, console: Console | None = None) -> None:

@@ -24,7 +24,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def refuse_if_taken(self) -> None:
+    def require_empty(self) -> None:
         """A new run needs a folder of its own.
 
         Raises:
@@ -71,7 +71,7 @@ class RunFolder:
         lines = path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def forget_after(self, iteration: int) -> None:
+    def truncate_after(self, iteration: int) -> None:
         """Drop the metrics and samples of iterations that no checkpoint has: they will be run again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             kept = [row for row in self.rows(name) if row["iteration"] <= iteration]

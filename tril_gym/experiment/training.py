@@ -12,7 +12,7 @@ from tril_gym.agents.algorithms.training_loop import Report
 from tril_gym.experiment.build import Parts, build, restore
 from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
 from tril_gym.experiment.evaluation import Evaluation, evaluate, sample_texts
-from tril_gym.experiment.report import Screen, draw_curve
+from tril_gym.experiment.report import RunConsole, draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.tracking import Tracker
 from tril_gym.utils.interrupt import Interrupted, stop_signal
@@ -30,10 +30,10 @@ class Result:
     after: dict[str, Any]
 
 
-def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: Screen) -> Run:
+def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: RunConsole) -> Run:
     """A new run in a new folder. Nothing is written before everything is known to be right."""
     folder = RunFolder(output_dir)
-    folder.refuse_if_taken()
+    folder.require_empty()
     parts = build(config)
     tracker = Tracker(track)
     folder.create()
@@ -46,14 +46,14 @@ def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, scr
         raise
 
 
-def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: str | None, screen: Screen) -> Run:
+def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: str | None, screen: RunConsole) -> Run:
     """The run in a folder, as its last checkpoint left it."""
     folder = RunFolder(output_dir)
     config = with_iterations(saved_config(folder), iterations)
     parts = restore(config, folder.last_checkpoint(), folder.path / "reward")
     tracker = Tracker(track)
     folder.write_json("config.json", config.as_json())
-    folder.forget_after(parts.agent.iteration)
+    folder.truncate_after(parts.agent.iteration)
     return Run(folder, parts, tracker, screen)
 
 
@@ -69,7 +69,7 @@ def save_rewards(parts: Parts, folder: Path) -> None:
 class Run:
     """A run in its folder, from wherever its agent stands."""
 
-    def __init__(self, folder: RunFolder, parts: Parts, tracker: Tracker, screen: Screen) -> None:
+    def __init__(self, folder: RunFolder, parts: Parts, tracker: Tracker, screen: RunConsole) -> None:
         self.folder, self.parts, self.tracker, self.screen = folder, parts, tracker, screen
         self.config, self.agent = parts.config, parts.agent
         self.eval_envs = parts.eval_envs(folder.path / "reward")

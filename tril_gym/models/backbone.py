@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tril_gym.models.decoders import AlignedDecoder, CachedDecoder, CausalDecoder, Decoder, EncodedPrompts, position_ids
 from tril_gym.models.lm_head import Head
-from tril_gym.models.packing import keeps_apart, pack
+from tril_gym.models.packing import pack, supports_packing
 from tril_gym.models.texts import Texts
 
 
@@ -33,7 +33,7 @@ class Backbone(Protocol):
     def hidden(self, model: Any, texts: Texts) -> Tensor:
         """(B, T + 1, D): the last hidden state just before each token, and after the last column."""
 
-    def shares_rows(self, model: Any) -> bool:
+    def can_pack(self, model: Any) -> bool:
         """Whether `hidden` may read several texts in one row, so that texts of any lengths need little padding."""
 
     def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
@@ -78,7 +78,7 @@ class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
     def __init__(self) -> None:
-        self._keeps_apart: bool | None = None  # whether texts may share rows, once that is known
+        self._supports_packing: bool | None = None  # whether texts may share rows, once that is known
 
     def logits(self, model: Any, texts: Texts) -> Tensor:
         """(B, T, V). The head is applied to the completion's columns only."""
@@ -89,7 +89,7 @@ class DecoderOnly:
 
     def hidden(self, model: Any, texts: Texts) -> Tensor:
         """(B, T + 1, D). Texts share rows where that saves work and the model keeps them apart."""
-        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.shares_rows(model) else None
+        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.can_pack(model) else None
         if packed is not None:
             # As embeddings: GPT-2 takes some ids for padding, and warns of it, where it is given no mask.
             embedded = model.get_input_embeddings()(packed.ids)
@@ -98,11 +98,11 @@ class DecoderOnly:
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def shares_rows(self, model: Any) -> bool:
+    def can_pack(self, model: Any) -> bool:
         """Where the model keeps texts apart; found once."""
-        if self._keeps_apart is None:
-            self._keeps_apart = keeps_apart(model)
-        return self._keeps_apart
+        if self._supports_packing is None:
+            self._supports_packing = supports_packing(model)
+        return self._supports_packing
 
     def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
         """Prompt and tokens in one forward pass."""
@@ -158,7 +158,7 @@ class EncoderDecoder:
         )
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def shares_rows(self, model: Any) -> bool:
+    def can_pack(self, model: Any) -> bool:
         """Never: encoders are not told positions."""
         return False
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from tril_gym.models.kernels import takes_masks_as_they_are
-from tril_gym.models.kv_cache import Rows, growing_cache, growing_pair, joined, keep, keeps_every_column
+from tril_gym.models.kv_cache import Rows, joined, keep, keeps_every_column, preallocated_cache, preallocated_pair
 from tril_gym.models.lm_head import Head
 
 # Columns of a text that are read in the time that another pass takes to begin, about, by the kind of device.
-COST_OF_A_PASS = {"cpu": 128}
+PASS_OVERHEAD = {"cpu": 128}
 ON_OTHERS = 8_192
 
 
@@ -145,12 +145,12 @@ class CausalDecoder(Decoder):
     """
 
     def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.head, self.columns, self.cache = model, head, Columns(mask), growing_cache(model.config)
+        self.model, self.head, self.columns, self.cache = model, head, Columns(mask), preallocated_cache(model.config)
         self._embed, self.keeps_all = model.get_input_embeddings(), keeps_every_column(self.cache)
         positions = position_ids(mask)
         self.next_positions = positions[:, -1:] + 1  # (B, 1)
         lengths = mask.sum(1).tolist()
-        cost = COST_OF_A_PASS.get(ids.device.type, ON_OTHERS)
+        cost = PASS_OVERHEAD.get(ids.device.type, ON_OTHERS)
         groups = like_lengths(lengths, cost) if self.keeps_all else []
         if len(groups) < 2:
             self._reading = self._read(ids, self.columns.shown(), positions, self.cache)
@@ -158,7 +158,7 @@ class CausalDecoder(Decoder):
         parts = []
         for group in groups:
             rows, width = torch.tensor(group, device=ids.device), max(lengths[row] for row in group)
-            cache, here = growing_cache(model.config), (rows, slice(mask.shape[1] - width, None))
+            cache, here = preallocated_cache(model.config), (rows, slice(mask.shape[1] - width, None))
             reading = self._read(ids[here], Columns(mask[here]).shown(), positions[here], cache)
             parts.append((rows, reading, cache))
         self.cache = joined(model.config, [(rows, cache) for rows, _, cache in parts])
@@ -239,7 +239,7 @@ class CachedDecoder(Decoder):
     """All rows write in the same column, so that keys and values can be kept."""
 
     def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
-        self.prompts, self.columns, self.cache = prompts, Columns(mask), growing_pair(prompts.model.config)
+        self.prompts, self.columns, self.cache = prompts, Columns(mask), preallocated_pair(prompts.model.config)
         self.keeps_all = keeps_every_column(self.cache.self_attention_cache)
         self._read(ids, self.columns.shown())
 

@@ -12,7 +12,7 @@ ATTENTION = "tril_gym_sdpa"  # what `transformers` knows `attend` by
 MASKED = torch.finfo(torch.float32).min  # instead of −inf, which would give a row without any key NaN
 
 
-def quicken(model: Any) -> Any:
+def use_fast_kernels(model: Any) -> Any:
     """Let a model compute its activations in one kernel, and single queries on a CPU with products of matrices.
 
     In place; returns the model.
@@ -41,7 +41,7 @@ def use_attend(model: Any) -> Any:
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-    AttentionInterface.register(ATTENTION, attend)
+    AttentionInterface.register(ATTENTION, single_query_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     # A family may have an attention of its own under torch's name, which must stay.
     known = getattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS", None)
@@ -55,7 +55,7 @@ def takes_masks_as_they_are(model: Any) -> bool:
     return bool(model.config._attn_implementation == ATTENTION)
 
 
-def attend(
+def single_query_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,

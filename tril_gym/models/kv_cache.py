@@ -18,7 +18,7 @@ Rows = Tensor | slice  # indices of texts, or the first so many: `slice(n)`, for
 STEP = 64  # columns set aside beyond those that are needed
 
 
-class GrowingLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values, (B, H, L, D) each.
 
     What comes first is held as it is; from then on they are a part of memory for more: its first B texts, and L columns
@@ -101,7 +101,7 @@ class GrowingLayer(DynamicLayer):
                 held[:, :, gap:].index_copy_(0, rows, states)
 
 
-class PromptLayer(GrowingLayer):
+class PromptLayer(PreallocatedLayer):
     """One layer's keys and values of what was encoded, which come once and are read for every token.
 
     They are laid out head by head, as `attend` reads them; else every pass would lay them out anew.
@@ -123,28 +123,28 @@ def _moves(rows: Tensor) -> Tensor:
     return (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
 
 
-def growing_cache(config: Any, layer_type: type[GrowingLayer] = GrowingLayer) -> DynamicCache:
+def preallocated_cache(config: Any, layer_type: type[PreallocatedLayer] = PreallocatedLayer) -> DynamicCache:
     """The cache that a decoder of this kind makes for itself, with layers of ours where one keeps every column."""
     cache = DynamicCache(config=config)
     cache.layers = [layer_type() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def growing_pair(config: Any) -> EncoderDecoderCache:
+def preallocated_pair(config: Any) -> EncoderDecoderCache:
     """The same for an encoder-decoder: what the decoder wrote, and what it attends to in the prompt."""
-    return EncoderDecoderCache(growing_cache(config), growing_cache(config, PromptLayer))
+    return EncoderDecoderCache(preallocated_cache(config), preallocated_cache(config, PromptLayer))
 
 
 def keeps_every_column(cache: DynamicCache) -> bool:
     """Whether all its layers are of the growing kind; else columns cannot be moved in it."""
-    return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
+    return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
 def keep(cache: Any, rows: Rows, lead: int) -> None:
     """Keep these texts only, without the first `lead` columns: none, where the cache does not keep every column."""
     moves = None if isinstance(rows, slice) else _moves(rows)
     for layer in cache.layers:
-        if isinstance(layer, GrowingLayer):
+        if isinstance(layer, PreallocatedLayer):
             layer.keep(rows, moves, lead)
         else:
             layer.batch_select_indices(torch.arange(rows.stop) if isinstance(rows, slice) else rows)
@@ -152,7 +152,7 @@ def keep(cache: Any, rows: Rows, lead: int) -> None:
 
 def joined(config: Any, parts: Sequence[tuple[Tensor, Any]]) -> Any:
     """One cache of the texts of several that keep every column, each with the rows that its texts become."""
-    cache: Any = growing_cache(config)
+    cache: Any = preallocated_cache(config)
     for number, layer in enumerate(cache.layers):
         layer.join([(rows, part.layers[number]) for rows, part in parts])
     return cache

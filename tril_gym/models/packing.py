@@ -23,7 +23,7 @@ WORTH = 0.9  # of the work of reading texts apart: above this, they are read apa
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Placement:
     """Where each of B texts stands."""
 
     rows: tuple[int, ...]
@@ -44,7 +44,7 @@ class PackedTexts:
         return hidden.flatten(0, 1)[self.states]
 
 
-def place(lengths: Sequence[int], width: int) -> Places:
+def place(lengths: Sequence[int], width: int) -> Placement:
     """First fit, the longest texts first: rows of `width` columns, none of which a text overlaps.
 
     Johnson 1973: it needs at most 11/9 of the fewest rows, and one more.
@@ -58,7 +58,7 @@ def place(lengths: Sequence[int], width: int) -> Places:
             room.append(width)
         rows[text], columns[text] = row, width - room[row]
         room[row] -= lengths[text]
-    return Places(tuple(rows), tuple(columns), (len(room), width))
+    return Placement(tuple(rows), tuple(columns), (len(room), width))
 
 
 def cost(shape: tuple[int, int], hidden_size: int) -> int:
@@ -102,7 +102,7 @@ def pack(texts: Texts, hidden_size: int) -> PackedTexts | None:
 
 
 @torch.no_grad()
-def keeps_apart(model: Any) -> bool:
+def supports_packing(model: Any) -> bool:
     """Whether a model reads a text in a shared row as if it stood there alone.
 
     Found by reading: the states of a text must not move by a bit when the text before it is another one.

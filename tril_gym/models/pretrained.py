@@ -21,7 +21,7 @@ ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "ba
 
 
 @dataclass(frozen=True)
-class Origin:
+class BaseModelRef:
     """Where a model's weights can be loaded from again, and how one sees that they are the same."""
 
     name: str
@@ -29,7 +29,7 @@ class Origin:
     fingerprint: str
 
     @classmethod
-    def of(cls, model: Any, name: str | Path, settings: Mapping[str, Any]) -> Origin | None:
+    def of(cls, model: Any, name: str | Path, settings: Mapping[str, Any]) -> BaseModelRef | None:
         """The origin of a model that has just been loaded; None if its settings cannot be written down."""
         plain = {key: _as_text(value) for key, value in settings.items()}
         try:
@@ -120,7 +120,7 @@ def is_adapter(name: str | Path) -> bool:
     return (Path(name) / ADAPTER_CONFIG).is_file()
 
 
-def save_adapter(lora: Lora, origin: Origin | None, folder: Path) -> None:
+def save_adapter(lora: Lora, origin: BaseModelRef | None, folder: Path) -> None:
     """Write an adapter so that it loads exactly as it is: its base by name, or where it has none, whole."""
     base = lora.base()
     named = origin if origin is not None and origin.is_of(base) else None
@@ -132,7 +132,7 @@ def save_adapter(lora: Lora, origin: Origin | None, folder: Path) -> None:
             base.save_pretrained(folder / BASE_FOLDER)
 
 
-def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, Origin | None]:
+def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseModelRef | None]:
     """An adapter on its base, and where the base is from.
 
     Args:
@@ -146,7 +146,7 @@ def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, Origin |
         return Lora.load(load_model(folder / BASE_FOLDER, **{"dtype": "auto"} | settings), folder), None
     known = None
     if (folder / BASE_FILE).is_file():
-        known = Origin(**json.loads((folder / BASE_FILE).read_text()))
+        known = BaseModelRef(**json.loads((folder / BASE_FILE).read_text()))
     name = known.name if known else json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
     if not name:
         raise ValueError(f"{folder} holds an adapter that does not name its base; write it into {ADAPTER_CONFIG} there")
@@ -158,7 +158,7 @@ def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, Origin |
         raise ValueError(f"the base {name} of the adapter in {folder} cannot be loaded; {way_out} ({error})") from error
     if known is not None and settings == known.settings and not known.is_of(model):
         raise ValueError(f"{name} is no longer the model that the adapter in {folder} was trained on; {way_out}")
-    origin = known or Origin.of(model, name, settings)
+    origin = known or BaseModelRef.of(model, name, settings)
     return Lora.load(model, folder), origin
 
 
@@ -180,7 +180,7 @@ def _bit_sum(tensor: torch.Tensor) -> int:
     return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum(dtype=torch.int64))
 
 
-def realigned(model: Any) -> Any:
+def align_storage(model: Any) -> Any:
     """Let every weight on the CPU begin where torch itself would place it, in place.
 
     Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that

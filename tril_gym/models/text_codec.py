@@ -13,7 +13,7 @@ ANCHORS = ("☃", ".", "a")
 UNREADABLE = "\ufffd"  # what tokenizers decode bytes to that are no character, or not yet
 
 
-class Spelling:
+class TextCodec:
     """A tokenizer's ids as text and back, without special tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -77,7 +77,7 @@ class Spelling:
         return list(self.tokenizer(text, **settings)["input_ids"])
 
 
-def spelling_of(layout: TextLayout) -> Spelling:
+def text_codec(layout: TextLayout) -> TextCodec:
     """How an environment's texts are spelled.
 
     Raises:
@@ -88,4 +88,4 @@ def spelling_of(layout: TextLayout) -> Spelling:
             "a guide that reads text needs the environment's tokenizer, but the environment shows no tokenizer"
             " attribute; give it one, or use a guide that writes its tokens"
         )
-    return Spelling(layout.tokenizer)
+    return TextCodec(layout.tokenizer)

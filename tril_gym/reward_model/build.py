@@ -18,7 +18,7 @@ from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, pos
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run is; `knobs` are the fields of `RewardModelConfig` that the user named."""
+    """What a run is; `hyperparameters` are the fields of `RewardModelConfig` that the user named."""
 
     dataset: str
     on_bad_row: str = "raise"
@@ -29,7 +29,7 @@ class Settings:
     lora_targets: str | None = None
     device: str = "cpu"
     threads: int | None = None
-    knobs: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_template(self.template)
@@ -48,20 +48,20 @@ class Settings:
 
     @property
     def config(self) -> RewardModelConfig:
-        """All knobs."""
-        return config_for(self.model, **self.knobs)
+        """All hyperparameters."""
+        return config_for(self.model, **self.hyperparameters)
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Settings and knobs that the user named, sorted apart."""
+    """Settings and hyperparameters that the user named, sorted apart."""
     own = {field.name for field in fields(Settings)}
-    knobs = {name: value for name, value in given.items() if name not in own}
-    return Settings(knobs=knobs, **{name: value for name, value in given.items() if name in own})
+    hyperparameters = {name: value for name, value in given.items() if name not in own}
+    return Settings(hyperparameters=hyperparameters, **{name: value for name, value in given.items() if name in own})
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run works on; its settings name every knob."""
+    """What a run works on; its settings name every config_field."""
 
     settings: Settings
     pairs: PairData
@@ -86,7 +86,7 @@ def build(settings: Settings) -> Parts:
         for part in (pairs.train, pairs.held_out)
     )
     learner = Learner(model.to(settings.device), rows, config, pad_id=tokenizer.pad_token_id)
-    return Parts(replace(settings, knobs=asdict(config)), pairs, tokenizer, learner, held_out)
+    return Parts(replace(settings, hyperparameters=asdict(config)), pairs, tokenizer, learner, held_out)
 
 
 def _network(settings: Settings, pairs: PairData) -> tuple[Any, Any, int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tril_gym.reward_model.network import TINY, Rows, drawing_from, pad_pairs, rewards_of
-from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, knob
+from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, config_field
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 
@@ -30,17 +30,21 @@ BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 class RewardModelConfig:
     """Every number that training a reward model reads."""
 
-    epochs: int | None = knob(None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps")
-    batch_size: int = knob(32, "pairs per optimizer step; tiny: 16")
-    learning_rate: float = knob(1e-5, "AdamW step size; tiny: 0.0005")
-    lr_schedule: Literal["linear", "cosine", "constant"] = knob("linear", "how the learning rate falls to 0, if so")
-    warmup: float = knob(0.05, "share of the steps in which the learning rate rises")
-    weight_decay: float = knob(0.01, "AdamW's, of matrices")
-    max_grad_norm: float = knob(1.0, "gradient norm is clipped to this")
-    max_length: int | None = knob(None, "tokens read, counted from the end; default: what the model can, at most 512")
-    drop_tokens: float = knob(0.0, "chance that a token is hidden in training; tiny: 0.3")
-    center_coef: float = knob(0.0, "weight of the squared sum of a pair's rewards, which holds rewards near 0")
-    seed: int = knob(0, "all randomness comes from it")
+    epochs: int | None = config_field(None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps")
+    batch_size: int = config_field(32, "pairs per optimizer step; tiny: 16")
+    learning_rate: float = config_field(1e-5, "AdamW step size; tiny: 0.0005")
+    lr_schedule: Literal["linear", "cosine", "constant"] = config_field(
+        "linear", "how the learning rate falls to 0, if so"
+    )
+    warmup: float = config_field(0.05, "share of the steps in which the learning rate rises")
+    weight_decay: float = config_field(0.01, "AdamW's, of matrices")
+    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this")
+    max_length: int | None = config_field(
+        None, "tokens read, counted from the end; default: what the model can, at most 512"
+    )
+    drop_tokens: float = config_field(0.0, "chance that a token is hidden in training; tiny: 0.3")
+    center_coef: float = config_field(0.0, "weight of the squared sum of a pair's rewards, which holds rewards near 0")
+    seed: int = config_field(0, "all randomness comes from it")
 
     def __post_init__(self) -> None:
         check_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm")
@@ -56,13 +60,13 @@ class RewardModelConfig:
 
 
 # What a tiny model takes instead of the defaults.
-TINY_KNOBS = {"batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
+TINY_HYPERPARAMETERS = {"batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
 TINY_STEPS = 250
 
 
-def config_for(model: str, **knobs: Any) -> RewardModelConfig:
-    """Return the knobs that are given, and for the others what is usual for this model."""
-    return RewardModelConfig(**((TINY_KNOBS if model == TINY else {}) | knobs))
+def config_for(model: str, **hyperparameters: Any) -> RewardModelConfig:
+    """Return the hyperparameters that are given, and for the others what is usual for this model."""
+    return RewardModelConfig(**((TINY_HYPERPARAMETERS if model == TINY else {}) | hyperparameters))
 
 
 def usual_epochs(model: str, num_pairs: int, batch_size: int) -> int:
@@ -117,7 +121,7 @@ class Learner:
     Args:
         model: a sequence classifier with one output, which is trained in place.
         rows: the texts of the pairs as ids.
-        config: the knobs, `epochs` among them.
+        config: the hyperparameters, `epochs` among them.
         pad_id: of the tokenizer.
     """
 

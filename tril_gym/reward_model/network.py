@@ -19,7 +19,7 @@ import torch
 
 from tril_gym.data.preferences import Margins, Pair
 from tril_gym.models.lora import ALL_LINEAR, quietly
-from tril_gym.models.pretrained import realigned
+from tril_gym.models.pretrained import align_storage
 from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.neural.preference import REPORT
 from tril_gym.rewards.neural.pretrained import pad, quiet_loading
@@ -96,7 +96,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    return realigned(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
+    return align_storage(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
 
 
 def with_lora(

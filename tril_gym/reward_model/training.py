@@ -21,7 +21,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tril_gym.data.preferences import Margins, PairData, agreement, is_right
-from tril_gym.experiment.report import Screen
+from tril_gym.experiment.report import RunConsole
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.reward_model.build import Parts, Settings, build, computing_on
 from tril_gym.reward_model.network import margins, save_network
@@ -31,10 +31,10 @@ from tril_gym.utils.interrupt import Interrupted, stop_signal
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 
 
-def prepare(settings: Settings, output_dir: str | Path, *, screen: Screen) -> Run:
+def prepare(settings: Settings, output_dir: str | Path, *, screen: RunConsole) -> Run:
     """A new run in a new folder. Nothing is written before everything is known to be right."""
     folder = RunFolder(output_dir)
-    folder.refuse_if_taken()
+    folder.require_empty()
     with computing_on(settings):
         parts = build(settings)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,12 @@ def prepare(settings: Settings, output_dir: str | Path, *, screen: Screen) -> Ru
     return Run(folder, parts, screen)
 
 
-def prepare_resumed(output_dir: str | Path, given: Mapping[str, Any], *, screen: Screen) -> Run:
+def prepare_resumed(output_dir: str | Path, given: Mapping[str, Any], *, screen: RunConsole) -> Run:
     """The run in a folder, as its checkpoint left it.
 
     Args:
         output_dir: the folder.
-        given: settings and knobs that the user named; none may differ from the run's.
+        given: settings and hyperparameters that the user named; none may differ from the run's.
         screen: what is shown on.
 
     Raises:
@@ -72,7 +72,7 @@ def prepare_resumed(output_dir: str | Path, given: Mapping[str, Any], *, screen:
 class Run:
     """A run in its folder, from wherever its learner stands."""
 
-    def __init__(self, folder: RunFolder, parts: Parts, screen: Screen) -> None:
+    def __init__(self, folder: RunFolder, parts: Parts, screen: RunConsole) -> None:
         self.folder, self.parts, self.screen = folder, parts, screen
         self.settings, self.learner, self.held_out = parts.settings, parts.learner, parts.pairs.held_out
 

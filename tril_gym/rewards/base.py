@@ -66,7 +66,7 @@ class FunctionScore:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Call the function and check that it gave one number per text."""
-        num_texts = count_texts(prompts, completions, references, extras)
+        num_texts = check_batch(prompts, completions, references, extras)
         scores = np.array(self.function(prompts, completions, references, extras), dtype=np.float64)
         if scores.shape != (num_texts,):
             raise ValueError(
@@ -75,7 +75,7 @@ class FunctionScore:
         return scores
 
 
-def count_texts(prompts: Texts, completions: Texts, references: References, extras: Extras) -> int:
+def check_batch(prompts: Texts, completions: Texts, references: References, extras: Extras) -> int:
     """Return B, after checking that all four inputs have B entries and that references are lists of texts."""
     lengths = {
         "prompts": len(prompts),

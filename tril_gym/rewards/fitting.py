@@ -62,7 +62,7 @@ def fit_once(kind: str, train: Train, fit: Callable[[tuple[ExampleLike, ...], st
     return _fitted.get((kind, fingerprint), lambda: fit(examples, fingerprint))
 
 
-def remember(key: Hashable, make: Callable[[], T]) -> T:
+def cached(key: Hashable, make: Callable[[], T]) -> T:
     """Return `make()`, calling it once per process for each key while it is among the last few asked for."""
     return _fitted.get(key, make)
 

@@ -6,13 +6,13 @@ from dataclasses import field
 from typing import Any
 
 
-def knob(default: Any, help: str) -> Any:
+def config_field(default: Any, help: str) -> Any:
     """A config field with the one line of help that `tril-gym train ALGO --help` prints."""
     return field(default=default, metadata={"help": help})
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse knobs that are not above 0; None is left alone."""
+    """Refuse hyperparameters that are not above 0; None is left alone."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not value > 0:
@@ -20,7 +20,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_share(config: Any, *names: str) -> None:
-    """Refuse knobs that are not in [0, 1]; None is left alone."""
+    """Refuse hyperparameters that are not in [0, 1]; None is left alone."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0.0 <= value <= 1.0:
@@ -28,7 +28,7 @@ def check_share(config: Any, *names: str) -> None:
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Refuse knobs under 0."""
+    """Refuse hyperparameters under 0."""
     for name in names:
         value = getattr(config, name)
         if not value >= 0:

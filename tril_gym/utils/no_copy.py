@@ -1,7 +1,7 @@
 """Objects that survive deep copies: a specification is copied, the data set that it names is not.
 
 Gymnasium deep-copies an environment's keyword arguments several times on the way from `make` to `spec`. Small plain
-data may be copied (and can be written as JSON); data sets, tokenizers and scores are held by a `Shared` instead, whose
+data may be copied (and can be written as JSON); data sets, tokenizers and scores are held by a `NoCopy` instead, whose
 deep copy is itself.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 SMALL = 64
 
 
-class Shared:
+class NoCopy:
     """Holds one object; a deep copy of the holder is the holder.
 
     Equal to another holder when both hold the very same object.
@@ -25,22 +25,22 @@ class Shared:
     def __init__(self, value: object) -> None:
         self.value = value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoCopy:
         return self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shared) and self.value is other.value
+        return isinstance(other, NoCopy) and self.value is other.value
 
     def __hash__(self) -> int:
         return hash(id(self.value))
 
     def __repr__(self) -> str:
-        return f"Shared(<{type(self.value).__name__}>)"
+        return f"NoCopy(<{type(self.value).__name__}>)"
 
 
 def share(x: object) -> Any:
-    """Return small plain data as it is (a path as a string), and everything else in a `Shared`."""
-    if isinstance(x, Shared):
+    """Return small plain data as it is (a path as a string), and everything else in a `NoCopy`."""
+    if isinstance(x, NoCopy):
         return x
     room = SMALL
 
@@ -65,9 +65,9 @@ def share(x: object) -> Any:
     try:
         return plain(x)
     except TypeError:
-        return Shared(x)
+        return NoCopy(x)
 
 
-def unshare(x: Any) -> Any:
+def unwrap_no_copy(x: Any) -> Any:
     """Return what `share` was given (a path comes back as a string)."""
-    return x.value if isinstance(x, Shared) else x
+    return x.value if isinstance(x, NoCopy) else x

@@ -17,7 +17,7 @@ MIB = 2**20
 HIGH_WATER = Path("/proc/self/clear_refs")  # Linux: writing 5 there begins a new peak of the process's memory
 
 
-class Gauge(Protocol):
+class MemoryMeter(Protocol):
     """Tells the most memory that was in use since it was last reset."""
 
     def reset(self) -> None:
@@ -27,10 +27,10 @@ class Gauge(Protocol):
         """The peak, in MiB."""
 
 
-class Clock:
+class Timer:
     """Adds up seconds by name, and keeps the peak of memory by name where it has a gauge."""
 
-    def __init__(self, gauge: Gauge | None = None) -> None:
+    def __init__(self, gauge: MemoryMeter | None = None) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.peaks: defaultdict[str, float] = defaultdict(float)  # MiB
         self._gauge, self._running = gauge, list[str]()
@@ -95,6 +95,6 @@ class ProcessMemory:
         return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
-def gauge_of(device: torch.device) -> Gauge:
+def memory_meter(device: torch.device) -> MemoryMeter:
     """The gauge for models on a device."""
     return CudaMemory(device) if device.type == "cuda" else ProcessMemory()

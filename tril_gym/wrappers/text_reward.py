@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
 from tril_gym.utils.batched_infos import row_of, rows_with
-from tril_gym.utils.no_copy import share, unshare
+from tril_gym.utils.no_copy import share, unwrap_no_copy
 from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
@@ -158,7 +158,12 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         )
         gym.Wrapper.__init__(self, env)
         self.term = load_term(
-            env, unshare(score), weight=weight, name=name, settings=unshare(settings), fitted=unshare(fitted)
+            env,
+            unwrap_no_copy(score),
+            weight=weight,
+            name=name,
+            settings=unwrap_no_copy(settings),
+            fitted=unwrap_no_copy(fitted),
         )
         self._shown = ""  # the score of a text that has just ended, for render()
 
@@ -217,7 +222,12 @@ class VectorTextReward(TextVectorWrapper):
     ) -> None:
         super().__init__(env)
         self.term = load_term(
-            env, unshare(score), weight=weight, name=name, settings=unshare(settings), fitted=unshare(fitted)
+            env,
+            unwrap_no_copy(score),
+            weight=weight,
+            name=name,
+            settings=unwrap_no_copy(settings),
+            fitted=unwrap_no_copy(fitted),
         )
         if defer and self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(

@@ -28,29 +28,29 @@ from transformers import (
     logging,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer
-from worker import Desk
+from worker import Bench
 
 
 class Turns(TrainerCallback):
     """Stops the trainer before each iteration until it is asked for one."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk, self.tokens, self.begin = desk, 0, 0.0
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.tokens, self.begin = bench, 0, 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Ready."""
-        self.desk.tell()
+        self.bench.tell()
         self.wait()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """An iteration has ended."""
         seconds = time.perf_counter() - self.begin
-        self.desk.tell(seconds=seconds, tokens=self.tokens, **self.desk.memory())
+        self.bench.tell(seconds=seconds, tokens=self.tokens, **self.bench.memory())
         self.wait()
 
     def wait(self) -> None:
         """Until the next turn; without one, the process ends."""
-        if not self.desk.waits():
+        if not self.bench.waits():
             raise SystemExit
         self.tokens, self.begin = 0, time.perf_counter()
 
@@ -70,7 +70,7 @@ def counted(model: Any, turns: Turns, eos: int | None) -> None:
 
 
 def main() -> None:
-    desk = Desk()
+    bench = Bench()
     logging.set_verbosity_error()
     folder = Path(sys.argv[1])
     case = json.loads((folder / "case.json").read_text())
@@ -87,7 +87,7 @@ def main() -> None:
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
     )
-    turns = Turns(desk)
+    turns = Turns(bench)
     counted(model, turns, tokenizer.eos_token_id if case["stops"] else None)
     settings = PPOConfig(
         output_dir=str(folder / "trl"),

@@ -31,10 +31,10 @@ from tril_gym.agents import (
 )
 from tril_gym.agents.actors import text_guide as module
 from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.collection.collector import Draws, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness, switch_points
 from tril_gym.cli import main
 from tril_gym.envs import Example
-from tril_gym.models.text_codec import Spelling
+from tril_gym.models.text_codec import TextCodec
 
 SENTENCES = [
     "the dog runs in the park.", "dogs bark at cats, and cats run.", "a running man sits.", "The park is for dogs!",
@@ -431,7 +431,7 @@ class TestCharactersStayWhole:
 
     def test_merges_that_begin_in_one_character_and_end_in_another(self):
         tokenizer = byte_tokenizer()
-        spelling = Spelling(tokenizer)
+        spelling = TextCodec(tokenizer)
         byte = {character: encoded(tokenizer, character) for character in " é"}
         ids = [*byte[" "], *byte["é"], *byte[" "]]
         assert len(byte["é"]) == 2
@@ -440,7 +440,7 @@ class TestCharactersStayWhole:
     def test_a_rollin_that_finished_its_text_stays(self):
         tokenizer = byte_tokenizer(merges=0)
         ids = [*encoded(tokenizer, "n😀"), 1]
-        plan = self.plan(Guide.from_callable(Says(["!"])), ids, rollin_may_finish=True)
+        plan = self.plan(Guide.from_callable(Says(["!"])), ids, allow_full_rollins=True)
         trajectories = write(text_envs(tokenizer), plan, episodes=32)
         assert set(trajectories.switch.tolist()) == {1, 5, 6}
         assert set(completions(trajectories)) == {"n!", "n😀!", "n😀"}
@@ -450,7 +450,7 @@ class TestCharactersStayWhole:
         tokenizer = byte_tokenizer(merges=0)
         ids = [*encoded(tokenizer, ACCENTS), 1]
         token = write(text_envs(tokenizer), self.plan(Dictates([ids]), ids), episodes=8)
-        draws = Draws.of(8, 30, generator(1)).switch.numpy()
+        draws = EpisodeRandomness.of(8, 30, generator(1)).switch.numpy()
         assert token.switch.tolist() == switch_points(np.full(8, len(ids)), draws).tolist()
 
 
@@ -460,7 +460,7 @@ class TestSpelling:
     @pytest.mark.parametrize("name", TOKENIZERS)
     def test_both_parts_together_say_the_whole_text(self, name):
         tokenizer = TOKENIZERS[name]()
-        spelling = Spelling(tokenizer)
+        spelling = TextCodec(tokenizer)
         for sentence in SENTENCES:
             for place in range(1, len(sentence)):
                 begun = spelling.ids(f" {sentence[:place]}")
@@ -473,12 +473,12 @@ class TestSpelling:
         tokenizer = metaspace_tokenizer()
         begun = encoded(tokenizer, " the do")
         assert tokenizer.decode(begun + encoded(tokenizer, "g runs")) == "the do g runs"
-        assert tokenizer.decode(begun + Spelling(tokenizer).ids("g runs", after=begun)) == "the dog runs"
+        assert tokenizer.decode(begun + TextCodec(tokenizer).ids("g runs", after=begun)) == "the dog runs"
 
     @pytest.mark.parametrize("name", ["unigram", "merges"])
     def test_what_the_vocabulary_cannot_say_keeps_its_seam(self, name):
         tokenizer = TOKENIZERS[name]()
-        spelling = Spelling(tokenizer)
+        spelling = TextCodec(tokenizer)
         begun = encoded(tokenizer, " the do")
         unknown = tokenizer.unk_token_id
         assert spelling.ids("ß runs", after=begun)[0] == unknown
@@ -487,7 +487,7 @@ class TestSpelling:
     def test_ids_that_only_the_model_has_say_nothing(self):
         tokenizer = byte_tokenizer()
         dog = encoded(tokenizer, " dog")
-        assert Spelling(tokenizer).text([len(tokenizer) + 5, *dog, 0]) == " dog"
+        assert TextCodec(tokenizer).text([len(tokenizer) + 5, *dog, 0]) == " dog"
 
     @pytest.mark.parametrize("name", TOKENIZERS)
     def test_begun_texts_go_on_in_the_environment(self, name):
@@ -517,7 +517,7 @@ def greedy(guide: LMPolicy, prompt: str, begun: str = "") -> str:
         skip = len(prompt_ids)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     [ids] = guide.model.generate(**inputs, **settings, max_new_tokens=60 - len(begun_ids))
-    spelling = Spelling(guide.tokenizer)
+    spelling = TextCodec(guide.tokenizer)
     return spelling.text(ids[skip:].tolist()).removeprefix(spelling.text(begun_ids))
 
 
@@ -568,13 +568,13 @@ class TestAModelWithAnotherTokenizer:
         write(text_envs(byte_tokenizer()), Plan(rollout=guide))
         assert torch.equal(torch.get_rng_state(), before)
 
-    @pytest.mark.parametrize("whose", ["the environment's", "its own"])
-    def test_it_keeps_a_least_length(self, whose):
+    @pytest.mark.parametrize("owner", ["the environment's", "its own"])
+    def test_it_keeps_a_least_length(self, owner):
         model = model_of(metaspace_tokenizer(), seed=3)
         shortest = []
         for least in (0, 9):
-            guide = Guide(model, temperature=3.0, min_new_tokens=least if whose == "its own" else None)
-            settings = {"min_new_tokens": least} if whose == "the environment's" else {}
+            guide = Guide(model, temperature=3.0, min_new_tokens=least if owner == "its own" else None)
+            settings = {"min_new_tokens": least} if owner == "the environment's" else {}
             texts = completions(write(text_envs(byte_tokenizer(), 32, **settings), Plan(rollout=guide), episodes=64))
             shortest.append(min(len(encoded(model.tokenizer, text)) for text in texts))
         # (A text may be written in fewer pieces than it came in, so nine may have become eight.)

@@ -28,9 +28,9 @@ from tril_gym.agents import (
     Trajectories,
 )
 from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.collection.collector import Draws, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness, switch_points
 from tril_gym.agents.learners.critic import Critic
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 NO_EOS = (99,)
 
@@ -158,7 +158,7 @@ def chi_squared(switches: np.ndarray, cells: int) -> float:
 
 def test_the_switch_is_uniform():
     # 9 tokens: 8 places to cut, 7 degrees of freedom; chance exceeds 24.3 once in a thousand times.
-    draws = Draws.of(20_000, 1, generator(2)).switch.numpy()
+    draws = EpisodeRandomness.of(20_000, 1, generator(2)).switch.numpy()
     lengths = np.full(20_000, 9)
     assert chi_squared(switch_points(lengths, draws), cells=8) < 24.3
     assert chi_squared(switch_points(lengths, draws**1.1), cells=8) > 24.3  # control: draws that lean to 0
@@ -173,8 +173,8 @@ def test_where_a_switch_may_be():
 
 
 def test_coins_and_switches_are_drawn_apart():
-    draws = Draws.of(4000, 3, generator(2))
-    columns = torch.cat([draws.coin[:, None], draws.switch[:, None], draws.rollin, draws.rollout], dim=1)
+    draws = EpisodeRandomness.of(4000, 3, generator(2))
+    columns = torch.cat([draws.rollin_uniform[:, None], draws.switch[:, None], draws.rollin, draws.rollout], dim=1)
     off_diagonal = columns.T.corrcoef() - torch.eye(8)
     assert float(off_diagonal.abs().max()) < 0.07  # four standard deviations of 1/√4000
     assert len(set(draws.seeds.tolist())) == 4000
@@ -335,7 +335,7 @@ def toy_envs(mode: str, *, dense: bool) -> VectorEnv:
 class TestRollinsThatMayFinish:
     def test_the_switch_is_uniform_up_to_the_end(self):
         # 8 places and the end: 8 degrees of freedom; chance exceeds 26.1 once in a thousand times.
-        draws, lengths = Draws.of(20_000, 1, generator(2)).switch.numpy(), np.full(20_000, 9)
+        draws, lengths = EpisodeRandomness.of(20_000, 1, generator(2)).switch.numpy(), np.full(20_000, 9)
         assert chi_squared(switch_points(lengths, draws, may_finish=True), cells=9) < 26.1
         assert chi_squared(switch_points(lengths, draws**1.1, may_finish=True), cells=9) > 26.1  # control
         assert switch_points(np.array([0, 1, 2]), np.full(3, 0.999), may_finish=True).tolist() == [0, 1, 2]
@@ -351,7 +351,7 @@ class TestRollinsThatMayFinish:
         }[world]()
         # Texts of the policy: EOS alone, EOS third, EOS eighth and last, no EOS; the guide never ends one.
         policy, guide = OneToken(GOOD, lengths=(1, 3, 8, 99), logprob=-0.5), OneToken(G)
-        agent = kind(envs, guide=guide, rollin_prob=1.0, rollin_may_finish=True)
+        agent = kind(envs, guide=guide, rollin_prob=1.0, allow_full_rollins=True)
         trajectories = collect(envs, kind.plan(agent, policy), episodes=64, generator=generator(3))
 
         whole = ~trajectories.is_rollout.any(1)
@@ -392,9 +392,9 @@ def pay(trajectories: Trajectories, world: str) -> Tensor:
 
 
 class TestHandOverOfD2LOLS:
-    @pytest.mark.parametrize("goes_on", [True, False])
-    def test_which_weights_the_policys_critic_starts_from(self, goes_on):
-        numbers = {"critic_learning_rate": 1e-2, "epochs": 2, "critic_goes_on": goes_on}
+    @pytest.mark.parametrize("warm_start", [True, False])
+    def test_which_weights_the_policys_critic_starts_from(self, warm_start):
+        numbers = {"critic_learning_rate": 1e-2, "epochs": 2, "warm_start_critic": warm_start}
         agent: Any = KINDS["d2lols, before"](foreign_envs(8, env=ForeignDense), **numbers)
         agent.learn(3)
         guides, _ = agent.learner.critic("guide")
@@ -403,13 +403,13 @@ class TestHandOverOfD2LOLS:
 
         plan = agent.plan(3)
         assert plan.critic == "policy"
-        mine, _ = agent.learner.critic(plan.critic, goes_on=plan.critic_goes_on)
-        assert equal(mine.state_dict(), learned if goes_on else newborn)
+        mine, _ = agent.learner.critic(plan.critic, warm_start=plan.warm_start_critic)
+        assert equal(mine.state_dict(), learned if warm_start else newborn)
 
         before = {name: weight.clone() for name, weight in learned.items()}
         agent.learn(1)
         assert equal(guides.state_dict(), before)  # its work is done
-        assert not equal(mine.state_dict(), before if goes_on else newborn)
+        assert not equal(mine.state_dict(), before if warm_start else newborn)
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -431,7 +431,7 @@ class TestLogprobsOfTheGuidesTokens:
             """Weights and figures after an update on texts with garbage in some places."""
             agent, _ = self.setting(name)
             texts = replace(trajectories, old_logprobs=torch.where(where, garbage, trajectories.old_logprobs))
-            figures = agent.learner.update(texts, agent.plan(1), generator=generator(7), clock=Clock())
+            figures = agent.learner.update(texts, agent.plan(1), generator=generator(7), timer=Timer())
             return torch.cat([weight.detach().flatten() for weight in agent.policy.parameters()]), figures
 
         honest, figures = learned(torch.zeros_like(guides), 0.0)
@@ -448,13 +448,13 @@ class TestLogprobsOfTheGuidesTokens:
         honest = self.gradients(agent, trajectories)
         assert max(float(gradient.abs().max()) for gradient in honest) > 1e-3
         guides = trajectories.is_token & ~trajectories.wrote
-        for whose in (guides, trajectories.wrote):
+        for critic_owner in (guides, trajectories.wrote):
             with monkeypatch.context() as patch:
                 for policy in (agent.policy, agent.learner.ref_policy):
-                    patch.setattr(policy, "score", mad_about(policy.score, whose, garbage))
+                    patch.setattr(policy, "score", mad_about(policy.score, critic_owner, garbage))
                 found = self.gradients(agent, trajectories)
             same = all(torch.equal(one, other) for one, other in zip(found, honest, strict=True))
-            assert same == (whose is guides)
+            assert same == (critic_owner is guides)
 
     @staticmethod
     def setting(name: str) -> tuple[Any, Trajectories]:
@@ -472,7 +472,7 @@ class TestLogprobsOfTheGuidesTokens:
     def gradients(agent: Any, trajectories: Trajectories) -> list[Tensor]:
         """Of policy and critic, on all texts at once."""
         critic, _ = agent.learner.critic(agent.plan(1).critic)
-        experience = agent.learner.experience(agent.learner.annotate(trajectories, critic))
+        experience = agent.learner.experience(agent.learner.add_reference_and_values(trajectories, critic))
         agent.learner.gradients(experience, critic)
         parameters = [*agent.policy.parameters(), *critic.parameters()]
         return [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]

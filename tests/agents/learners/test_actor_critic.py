@@ -25,10 +25,10 @@ from tril_gym.agents import PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, Tex
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.agents.learners.behaviour_cloning import Imitation
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.experience import Experience
 from tril_gym.models.texts import Texts
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "epochs": 2}
 
@@ -58,7 +58,7 @@ def weights(learner: ActorCritic) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def update(learner: ActorCritic, trajectories: Trajectories, plan: Plan) -> dict[str, float]:
-    return learner.update(trajectories, plan, generator=generator(2), clock=Clock())
+    return learner.update(trajectories, plan, generator=generator(2), timer=Timer())
 
 
 def moved(learner: ActorCritic) -> ActorCritic:
@@ -74,7 +74,7 @@ class TestPenalisedRewards:
         """γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward."""
         policy = policy_of("gpt2", dtype=torch.float64)
         learner = moved(learner_of(policy, gamma=1.0, gae_lambda=0.0, **numbers))
-        trajectories = learner.annotate(texts_of(half_guided(policy)), learner.critic("policy")[0])
+        trajectories = learner.add_reference_and_values(texts_of(half_guided(policy)), learner.critic("policy")[0])
         return trajectories, learner.experience(trajectories).advantages
 
     def test_k1(self):
@@ -143,7 +143,7 @@ class TestWhatTeaches:
 
     def experience(self, plan: Plan, policy: LMPolicy, **numbers: Any):
         learner = moved(learner_of(policy, **numbers))
-        trajectories = learner.annotate(texts_of(plan), learner.critic(plan.critic)[0])
+        trajectories = learner.add_reference_and_values(texts_of(plan), learner.critic(plan.critic)[0])
         return trajectories, learner.experience(trajectories)
 
     def test_of_ppo_pp(self):
@@ -219,7 +219,7 @@ class TestSteps:
     def test_epochs_end_early_where_the_policy_runs_away(self):
         def run(old_logprobs_off: float = 0.0, **numbers: Any) -> tuple[int, dict[str, float]]:
             policy = policy_of("gpt2")
-            numbers |= {"normalize_advantages": True, "similar_lengths": False}
+            numbers |= {"normalize_advantages": True, "group_by_length": False}
             learner, plan = learner_of(policy, **numbers), Plan(rollout=policy)
             trajectories = texts_of(plan)
             off = replace(trajectories, old_logprobs=trajectories.old_logprobs - old_logprobs_off)
@@ -368,7 +368,7 @@ class TestTarget:
 
     def test_its_gradient_is_that_of_the_token_mean_times_its_weight(self):
         learner, trajectories = self.setting(0.3)
-        annotated = learner.annotate(trajectories, learner.critic("policy")[0])
+        annotated = learner.add_reference_and_values(trajectories, learner.critic("policy")[0])
         plain, targets = learner.experience(annotated), self.references(learner, trajectories)
         without, both = (self.gradient(learner, replace(plain, targets=texts)) for texts in (None, targets))
         lengths = targets.lengths.tolist()
@@ -401,8 +401,8 @@ class TestTarget:
         draws = generator(2)
         targets = reference_texts(trajectories, ReferenceTokens(learner.layout), draws)
         wrote = replace(trajectories, tokens=targets.tokens, is_token=targets.is_token)
-        imitation = Imitation(other.policy, BCConfig(**NUMBERS | {"epochs": 1, "max_grad_norm": 1e9}))
-        figures = imitation.update(wrote, Plan(rollout=other.policy), generator=draws, clock=Clock())
+        imitation = BehaviourCloning(other.policy, BCConfig(**NUMBERS | {"epochs": 1, "max_grad_norm": 1e9}))
+        figures = imitation.update(wrote, Plan(rollout=other.policy), generator=draws, timer=Timer())
         assert figures["policy/loss"] == pytest.approx(metrics["target/loss"], rel=1e-9)
         for ours, theirs in zip(after[0], weights(other)[0], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)

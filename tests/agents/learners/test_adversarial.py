@@ -18,15 +18,15 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import GAIL, GAILConfig, LMPolicy, Plan, TextLayout, Trajectories
 from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
 from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.learners.adversarial import Adversary, paid
+from tril_gym.agents.learners.adversarial import AdversarialLearner, paid
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextProblem
+from tril_gym.envs.problem import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 V, T = 16, 8
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 16, "epochs": 1, "kl_coef": 0.0, "episodes_per_iteration": 16}
@@ -72,9 +72,9 @@ class Setting:
         self.envs = toy_envs(rule)
         config = GAILConfig(**NUMBERS | numbers)
         self.policy = policy_of().with_decoding(config.decoding())
-        self.learner = Adversary(self.policy, config, TextLayout.of(self.envs))
+        self.learner = AdversarialLearner(self.policy, config, TextLayout.of(self.envs))
         if judge is not None:
-            self.learner.judge_by(judge)
+            self.learner.set_discriminator(judge)
         self.plan = Plan(rollout=self.policy)
         self.texts = collect(self.envs, self.plan, episodes=16, generator=generator(3))
         assert len(set(self.texts.lengths.tolist())) > 2
@@ -89,7 +89,7 @@ class Setting:
 
     def update(self, texts: Trajectories | None = None, seed: int = 2) -> dict[str, float]:
         texts = self.texts if texts is None else texts
-        return self.learner.update(texts, self.plan, generator=generator(seed), clock=Clock())
+        return self.learner.update(texts, self.plan, generator=generator(seed), timer=Timer())
 
     def experts(self, seed: int = 2) -> Texts:
         return reference_texts(self.texts, ReferenceTokens(self.learner.actor_critic.layout), generator(seed))
@@ -127,8 +127,8 @@ class TestTheReward:
         (given,) = s.given
         expected = torch.zeros_like(s.texts.rewards)
         for row, length in enumerate(s.texts.lengths.tolist()):
-            verdict = judge.logits(alone(s.texts.texts, row)).detach()
-            expected[row, length - 1] = discriminator_rewards(verdict, form=form)[0]
+            logits_of = judge.logits(alone(s.texts.texts, row)).detach()
+            expected[row, length - 1] = discriminator_rewards(logits_of, form=form)[0]
         torch.testing.assert_close(given.rewards, expected, rtol=1e-12, atol=0)
         assert metrics["discriminator/reward"] == pytest.approx(float(expected.sum()) / 16)
         # The control: verdicts differ, so that a column of all rows is something else than a row's last token.
@@ -163,7 +163,7 @@ class TestTheReward:
         # The control: the actor-critic below does learn from what it is told.
         third = Setting()
         third.learner.actor_critic.update(
-            replace(third.texts, rewards=third.texts.rewards + 1.0), third.plan, generator=generator(2), clock=Clock()
+            replace(third.texts, rewards=third.texts.rewards + 1.0), third.plan, generator=generator(2), timer=Timer()
         )
         assert not equal(third.policy.state_dict().values(), one.policy.state_dict().values())
 
@@ -307,7 +307,7 @@ class TestPositiveOnly:
 
     def test_labels_come_from_the_environment(self):
         examples = [Example(f"w{2 + i}", ("w3 w4",), label=i % 2) for i in range(8)]
-        problem = TextProblem(
+        problem = TextEnvConfig(
             Examples(examples, source="here"), toy_tokenizer(V), max_prompt_length=4, max_new_tokens=T
         )
         envs = TextVectorEnv(problem, 16, autoreset_mode="Disabled")
@@ -404,11 +404,11 @@ class TestClassifiers:
         s = Setting(discriminator=str(saved_classifier(tmp_path, positions=4)))
         (row,) = (s.texts.lengths == T).nonzero()[0].tolist()
         text = alone(s.texts.texts, row)
-        verdict = s.learner.judge.logits(text)
+        logits_of = s.learner.judge.logits(text)
         begins, ends = text.tokens.clone(), text.tokens.clone()
         begins[0, 0], ends[0, -2] = 2 + (begins[0, 0] + 1) % 14, 2 + (ends[0, -2] + 1) % 14
-        assert torch.equal(s.learner.judge.logits(replace(text, tokens=begins)), verdict)
-        assert not torch.equal(s.learner.judge.logits(replace(text, tokens=ends)), verdict)
+        assert torch.equal(s.learner.judge.logits(replace(text, tokens=begins)), logits_of)
+        assert not torch.equal(s.learner.judge.logits(replace(text, tokens=ends)), logits_of)
 
     def test_a_head_for_other_labels_is_made_anew_from_no_global_generator(self, tmp_path):
         folder, layout = saved_classifier(tmp_path, labels=3), TextLayout.of(toy_envs())
@@ -451,7 +451,7 @@ class TestAnAdapter:
         policy = policy_of().with_lora(2)
         texts, experts = s.texts.texts, s.experts()
         judge = AdapterDiscriminator(policy)
-        s.learner.judge_by(judge)
+        s.learner.set_discriminator(judge)
         before = policy.score(texts, s.learner.actor_critic.layout).logprobs
         assert torch.equal(judge.logits(texts), torch.zeros(16))  # it knows nothing yet
         s.learner._learn(experts, texts, generator(0))

@@ -57,7 +57,7 @@ def test_the_minibatches_of_an_epoch_add_up_to_the_mean_over_all_tokens():
     trajectories = collect(envs, Plan(rollout=policy), episodes=16, generator=generator(1))
     assert len(set(trajectories.lengths.tolist())) > 3
     critic, _ = learner.critic("policy")
-    experience = learner.experience(learner.annotate(trajectories, critic))
+    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
     learner.gradients(experience, critic)
     whole = flat_gradient(learner)
 

@@ -31,9 +31,9 @@ from tril_gym.agents.actors.lm_writer import checkpoints_gradients
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.agents.learners.behaviour_cloning import Imitation
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig, Schedule
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 V = 16
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 4, "epochs": 1, "episodes_per_iteration": 8}
@@ -53,8 +53,8 @@ def actor_critic(policy: LMPolicy, **numbers: Any) -> ActorCritic:
     return ActorCritic(policy, PPOConfig(**NUMBERS | numbers), TextLayout.of(envs()))
 
 
-def imitation(policy: LMPolicy, **numbers: Any) -> Imitation:
-    return Imitation(policy, BCConfig(**NUMBERS | numbers))
+def imitation(policy: LMPolicy, **numbers: Any) -> BehaviourCloning:
+    return BehaviourCloning(policy, BCConfig(**NUMBERS | numbers))
 
 
 LEARNERS = {"actor-critic": actor_critic, "imitation": imitation}
@@ -72,7 +72,7 @@ def half_guided(policy: LMPolicy) -> Plan:
 
 
 def update(learner: Any, trajectories: Trajectories, plan: Plan) -> dict[str, float]:
-    return learner.update(trajectories, plan, generator=generator(2), clock=Clock())
+    return learner.update(trajectories, plan, generator=generator(2), timer=Timer())
 
 
 def weights(learner: Any) -> list[Tensor]:
@@ -148,7 +148,7 @@ class TestShares:
         agent.learn(4, after=after)
         assert [policy for _, policy, _ in found] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
         assert [critic for _, _, critic in found] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
-        assert {whose for whose, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})
+        assert {critic_owner for critic_owner, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})
 
     @pytest.mark.parametrize("learner_of", LEARNERS.values(), ids=LEARNERS)
     def test_what_it_takes_off_is_not_learned(self, learner_of):
@@ -227,7 +227,7 @@ class TestGradientAccumulation:
     def test_of_the_actor_critic(self, family):
         def learner_of(parts: int) -> tuple[ActorCritic, Plan]:
             numbers = {"target_coef": 0.3, "ent_coef": 0.1, "vf_coef": 2.0, "value_clip_range": 0.2}
-            numbers |= {"similar_lengths": False}  # else parts would be nearly alike
+            numbers |= {"group_by_length": False}  # else parts would be nearly alike
             policy = policy_of(family, dtype=torch.float64)
             return actor_critic(policy, gradient_accumulation=parts, **numbers), half_guided(policy)
 
@@ -247,7 +247,7 @@ class TestGradientAccumulation:
 
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
     def test_of_imitation(self, family):
-        def learner_of(parts: int) -> tuple[Imitation, Plan]:
+        def learner_of(parts: int) -> tuple[BehaviourCloning, Plan]:
             policy = policy_of(family, dtype=torch.float64)
             return imitation(policy, gradient_accumulation=parts), Plan(rollout=References())
 
@@ -287,7 +287,7 @@ class TestMixedPrecision:
         policy = policy_of(family)
         learner, plan = actor_critic(policy, mixed_precision="bf16", target_coef=0.1), Plan(rollout=policy)
         trajectories = texts_of(plan)
-        rescored = learner.annotate(trajectories, learner.critic("policy")[0]).old_logprobs
+        rescored = learner.add_reference_and_values(trajectories, learner.critic("policy")[0]).old_logprobs
         # bfloat16 has 8 bits: numbers of some nats are off by some hundredths.
         off = float((rescored - trajectories.old_logprobs)[trajectories.wrote].abs().max())
         assert 1e-3 < off < 0.3

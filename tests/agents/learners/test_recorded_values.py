@@ -12,7 +12,7 @@ from torch import nn
 from tril_gym.agents import PPO, Guide, Plan, PPOConfig, TextLayout, Trajectories
 from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.agents.learners.critic import Valuing
+from tril_gym.agents.learners.critic import ValueRecordingActor
 
 
 def envs_of(limit: int | None = None, rows: int = 8) -> SyncVectorEnv:
@@ -49,7 +49,10 @@ def test_values_are_those_of_a_whole_pass(family, limit):
     assert torch.equal(kept.tokens, plain.tokens)
     assert torch.equal(kept.old_logprobs, plain.old_logprobs)
     critic, _ = learner.critic("policy")
-    annotated, expected = learner.annotate(kept, critic), learner.annotate(plain, critic)
+    annotated, expected = (
+        learner.add_reference_and_values(kept, critic),
+        learner.add_reference_and_values(plain, critic),
+    )
     mask = expected.is_rollout
     assert mask.any()
     assert expected.values[:, :-1][mask].std() > 0.1
@@ -69,7 +72,7 @@ def test_only_texts_that_were_cut_off_are_read_again(limit, monkeypatch):
     read = []
     whole = type(critic).__call__
     monkeypatch.setattr(type(critic), "__call__", lambda self, texts: read.append(len(texts)) or whole(self, texts))
-    learner.annotate(kept, critic)
+    learner.add_reference_and_values(kept, critic)
     assert sum(read) == int(kept.is_cut_off.sum())
 
 
@@ -104,7 +107,7 @@ def test_where_the_head_is_not_known_apart_they_are_not_kept():
 
 
 def test_learning_keeps_them(monkeypatch):
-    """The whole loop writes with a `Valuing` actor, and learns what it learns without."""
+    """The whole loop writes with a `ValueRecordingActor` actor, and learns what it learns without."""
 
     def weights(keeps: bool) -> torch.Tensor:
         if not keeps:
@@ -114,7 +117,7 @@ def test_learning_keeps_them(monkeypatch):
         return agent.policy.model.lm_head.weight.detach().clone()
 
     started = []
-    monkeypatch.setattr(Valuing, "start", spied(Valuing.start, started))
+    monkeypatch.setattr(ValueRecordingActor, "start", spied(ValueRecordingActor.start, started))
     kept = weights(True)
     assert len(started) == 3
     assert torch.allclose(kept, weights(False), atol=1e-9)

@@ -87,7 +87,7 @@ def setting(family: str, plan_of: Callable[[LMPolicy, Guide], Plan], config: PPO
     critic, _ = learner.critic(plan.critic)
     move(critic.head.parameters(), 1.0)
     old_policy, old_critic = copy.deepcopy(policy.model), copy.deepcopy(critic)
-    experience = learner.experience(learner.annotate(trajectories, critic))
+    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
     assert learner.references is not None
     targets = reference_texts(trajectories, learner.references, generator(3))
     move(policy.parameters(), 0.03)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
-from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, TextWriter, Translator
+from tril_gym.agents.actors.text_guide import CallableGuide, CrossTokenizerBridge, TextFunction, TextWriter
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Writer
 from tril_gym.agents.collection.trajectories import Infos
@@ -51,8 +51,8 @@ class Guide:
     def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> Writer:
         """Take up texts where they stand; see `Actor`."""
         if self.reads_text(layout):
-            go_on = partial(Translator(self.policy, layout).go_on, self)
-            return TextWriter(go_on, prompts, completions, infos, layout)
+            continue_texts = partial(CrossTokenizerBridge(self.policy, layout).continue_texts, self)
+            return TextWriter(continue_texts, prompts, completions, infos, layout)
         texts = Texts.of(prompts, completions).to(self.policy.device)
         shortest = layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
         return LMWriter(self.policy, texts, layout, shortest)
@@ -70,7 +70,7 @@ class Guide:
         """Refuse an environment that this guide cannot write in."""
         try:
             if self.reads_text(layout):
-                Translator(self.policy, layout)
+                CrossTokenizerBridge(self.policy, layout)
             else:
                 self.policy.check(layout)
         except ValueError as error:

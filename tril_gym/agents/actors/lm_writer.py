@@ -86,7 +86,7 @@ class LMWriter:
         """Let the model read what it has not read yet: (B, V) logits of the next token."""
         if self._decoder is None:
             assert self._texts is not None
-            self._decoder = self._taken_up(self._texts)
+            self._decoder = self._prefill(self._texts)
             self._texts = None
             self._decoder_rows = len(self.lengths)
             self._rows = torch.arange(self._decoder_rows, device=self.lengths.device)
@@ -98,7 +98,7 @@ class LMWriter:
             self.values = self._value(self._writing(reading.state))
         return self._writing(reading.logits)
 
-    def _taken_up(self, texts: Texts) -> Decoder:
+    def _prefill(self, texts: Texts) -> Decoder:
         """A decoder that has read all that stands."""
         policy = self.policy
         decoder = policy.backbone.decoder(policy.model, texts, policy.head)

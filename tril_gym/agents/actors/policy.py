@@ -24,17 +24,17 @@ from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import EXCLUDED, Decoding
 from tril_gym.models.backbone import backbone_of
 from tril_gym.models.compiled import CompiledStep
-from tril_gym.models.kernels import compile_bodies, quicken
+from tril_gym.models.kernels import compile_bodies, use_fast_kernels
 from tril_gym.models.lm_head import Entropies, Head, Warp, find_head, score_states
 from tril_gym.models.lora import Lora, is_peft_model
 from tril_gym.models.pretrained import (
-    Origin,
+    BaseModelRef,
+    align_storage,
     is_adapter,
     is_quantised,
     load_adapter,
     load_model,
     load_tokenizer,
-    realigned,
     save_adapter,
 )
 from tril_gym.models.texts import Texts
@@ -58,7 +58,8 @@ class LMPolicy:
 
     Args:
         model: a `PreTrainedModel` with a language-modelling head, or a `PeftModel` with LoRA around one. Its dropout is
-            switched off for good, so that sampling and scoring see one distribution; see `kernels.quicken`, too.
+            switched off for good, so that sampling and scoring use one distribution; see also
+            `kernels.use_fast_kernels`.
         tokenizer: the tokenizer of the environment that the policy writes in, None where it shows none.
     """
 
@@ -66,17 +67,17 @@ class LMPolicy:
     lora: Lora | None  # its adapter: all that trains; None: the whole model does
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._set(Lora(realigned(model)) if is_peft_model(model) else realigned(model))
+        self._set(Lora(align_storage(model)) if is_peft_model(model) else align_storage(model))
         self.tokenizer = tokenizer
         self.backbone = backbone_of(self.model)
         self.decoding = Decoding()
-        self.origin: Origin | None = None  # where its base can be loaded from again
+        self.origin: BaseModelRef | None = None  # where its base can be loaded from again
 
     def _set(self, model: Any) -> None:
         self.lora = model if isinstance(model, Lora) else None
         self._head: Head | Literal["unknown"] | None = "unknown"  # until it is first needed
         self.compiled: CompiledStep | None = None  # writes, where it was compiled
-        self.model = quicken(disable_dropout(model if self.lora is None else self.lora.network))
+        self.model = use_fast_kernels(disable_dropout(model if self.lora is None else self.lora.network))
 
     def _with(self, model: Any) -> LMPolicy:
         """The same around another model, or around one with an adapter."""
@@ -116,7 +117,7 @@ class LMPolicy:
         else:
             model = load_model(name, **settings)
             policy = cls(model, load_tokenizer(name) if with_tokenizer else None)
-            origin = Origin.of(model, name, settings)
+            origin = BaseModelRef.of(model, name, settings)
         policy.origin = origin
         return policy
 
@@ -265,9 +266,9 @@ class LMPolicy:
         return LMWriter(self, texts, layout, layout.min_new_tokens, value)
 
     @property
-    def shares_rows(self) -> bool:
+    def can_pack(self) -> bool:
         """Whether texts are read in shared rows, so that those of any lengths may be learned from together."""
-        return self.head is not None and self.backbone.shares_rows(self.model)
+        return self.head is not None and self.backbone.can_pack(self.model)
 
     def compile(self) -> None:
         """Let torch compile what is computed when texts are read again, and of a decoder-only model what writes them.
@@ -366,13 +367,13 @@ class LMPolicy:
         save_adapter(self.lora, self.origin, folder)
         self._save_tokenizer(folder)
 
-    def save_beside(self, folder: Path) -> None:
-        """Write what a policy differs in from its base: nothing, or its adapter. For `load_beside`."""
+    def save_delta(self, folder: Path) -> None:
+        """Write what a policy differs in from its base: nothing, or its adapter. For `load_delta`."""
         if self.lora is not None:
             self.lora.save(folder, base=None)
 
-    def load_beside(self, folder: Path) -> LMPolicy:
-        """A frozen policy on the base of this LoRA policy, with the adapter that `save_beside` wrote, if any."""
+    def load_delta(self, folder: Path) -> LMPolicy:
+        """A frozen policy on the base of this LoRA policy, with the adapter that `save_delta` wrote, if any."""
         assert self.lora is not None, "without LoRA no other policy shares the model"
         base = self.lora.base()
         return self._with(Lora.load(base, folder).freeze() if is_adapter(folder) else base)
@@ -386,7 +387,7 @@ def _as_it_is(logits: Tensor) -> Tensor:
     return logits
 
 
-def _with_tokenizer(folder: Path, origin: Origin | None) -> Path | str:
+def _with_tokenizer(folder: Path, origin: BaseModelRef | None) -> Path | str:
     """Where an adapter's tokenizer is: beside it, or with its base."""
     return folder if origin is None or (folder / "tokenizer_config.json").is_file() else origin.name
 

@@ -24,29 +24,31 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Actor
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.backbone import positions_of
-from tril_gym.models.text_codec import Spelling, spelling_of
+from tril_gym.models.text_codec import TextCodec, text_codec
 
 log = logging.getLogger(__name__)
 
 # (prompts, what stands of the completions) -> how each of them goes on to its end
 TextFunction = Callable[[list[str], list[str]], Sequence[str]]
 # the same, with (B,) uniforms in [0, 1), the only randomness that it may use
-GoOn = Callable[[list[str], list[str], Tensor], Sequence[str]]
+ContinueTexts = Callable[[list[str], list[str], Tensor], Sequence[str]]
 
 
 class TextWriter:
     """Has a guide say how B texts go on, and hands that out token by token; see `Writer`.
 
     Args:
-        go_on: asked once, at the first token.
+        continue_texts: asked once, at the first token.
         prompts: (B, P), -1 in empty cells.
         completions: (B, T), -1 in empty cells.
         infos: one dictionary a text; its `prompt`, where there is one, is what the guide reads.
         layout: the environment's sizes.
     """
 
-    def __init__(self, go_on: GoOn, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> None:
-        self.go_on, self.layout, self.spelling = go_on, layout, spelling_of(layout)
+    def __init__(
+        self, continue_texts: ContinueTexts, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout
+    ) -> None:
+        self.continue_texts, self.layout, self.spelling = continue_texts, layout, text_codec(layout)
         rows = zip(prompts.tolist(), infos, strict=True)
         self.prompts = [info.get("prompt") or self.spelling.decode(_real(ids)) for ids, info in rows]
         self.begun = [_real(ids) for ids in completions.tolist()]
@@ -73,7 +75,7 @@ class TextWriter:
 
     def _write(self, draws: Tensor) -> list[list[int]]:
         completions = [self.spelling.text(ids) for ids in self.begun]
-        texts = self.go_on(self.prompts, completions, draws)
+        texts = self.continue_texts(self.prompts, completions, draws)
         return [self._spelled(*row) for row in zip(texts, completions, self.begun, strict=True)]
 
     def _spelled(self, text: str, completion: str, begun: list[int]) -> list[int]:
@@ -110,7 +112,7 @@ class CallableGuide:
 
     def check(self, layout: TextLayout) -> None:
         """Refuse an environment that this guide cannot write in."""
-        spelling_of(layout)
+        text_codec(layout)
 
     def reads_text(self, layout: TextLayout) -> bool:
         """See `ReadsText`."""
@@ -147,7 +149,7 @@ class CallableGuide:
                 raise TypeError(f"the guide {self.name} must return strings, got {text!r:.200} as text {number}")
 
 
-class Translator:
+class CrossTokenizerBridge:
     """What a language model with a tokenizer of its own reads and writes of an environment's texts.
 
     It has room for 2 T of its own tokens, or as many as it has positions for.
@@ -161,7 +163,7 @@ class Translator:
     """
 
     def __init__(self, policy: LMPolicy, layout: TextLayout) -> None:
-        self.tokenizer, self.spelling = policy.tokenizer, Spelling(policy.tokenizer)
+        self.tokenizer, self.spelling = policy.tokenizer, TextCodec(policy.tokenizer)
         new_tokens = _room(policy, layout)
         self.layout = replace(
             layout,
@@ -174,7 +176,7 @@ class Translator:
         shared = 0 if policy.model.config.is_encoder_decoder else new_tokens
         self.prompt_room = None if positions is None else positions - shared
 
-    def go_on(self, guide: Actor, prompts: list[str], completions: list[str], draws: Tensor) -> list[str]:
+    def continue_texts(self, guide: Actor, prompts: list[str], completions: list[str], draws: Tensor) -> list[str]:
         """How a guide that writes this model's tokens goes on with B texts."""
         begun = np.full((len(prompts), self.layout.max_new_tokens), -1, dtype=np.int64)
         for row, text in enumerate(completions):

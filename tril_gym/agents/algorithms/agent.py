@@ -29,7 +29,7 @@ from tril_gym.agents.learners.optimizer import Metrics
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.utils.atomic_files import write_folder
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 
 class Learner(Protocol):
@@ -43,7 +43,7 @@ class Learner(Protocol):
     def needs_references(self) -> bool:
         """Whether it learns from the references of the examples."""
 
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from an iteration's texts; returns figures by name."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Agent(ABC):
 
     def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
         if guide.shares_base(self.policy):
-            guide.save_beside(folder)
+            guide.save_delta(folder)
         else:
             guide.save(folder) if guide.lora is None else guide.save_adapter(folder)
 
@@ -279,5 +279,5 @@ def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor
     if kind == "model":
         return Guide(_saved_model(folder / "guide").to(policy.device), **settings)
     if kind == "model on the policy's base":
-        return Guide(policy.load_beside(folder / "guide"), **settings)
+        return Guide(policy.load_delta(folder / "guide"), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

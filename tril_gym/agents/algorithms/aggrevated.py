@@ -7,7 +7,7 @@ writes on from there. The critic learns V^g, what the guide earns from a state, 
 mixed text credits the policy's tokens with what they did to that: with λ = 0 the advantage is A^g(s, a).
 
 Differs from the papers: the update is PPO's clipped one, as in the second paper's code.
-Known property: the policy never learns EOS nor a text's last token, unless `rollin_may_finish`.
+Known property: the policy never learns EOS nor a text's last token, unless `allow_full_rollins`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from typing import Literal
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, knob
+from tril_gym.utils.config_fields import check_share, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class AggreVaTeDConfig(ActorCriticConfig):
     """The shared numbers, and which of its tokens the policy learns from."""
 
-    rollin_prob: float = knob(0.8, "chance β that the policy starts a text; the others are the guide's alone")
-    rollin_may_finish: bool = knob(False, "let some rollins be whole texts, so that the policy learns to end one")
-    learn_on: Literal["rollin", "switch"] = knob("rollin", "learn from all tokens of a rollin, or from its last")
+    rollin_prob: float = config_field(0.8, "chance β that the policy starts a text; the others are the guide's alone")
+    allow_full_rollins: bool = config_field(
+        False, "let some rollins be whole texts, so that the policy learns to end one"
+    )
+    learn_on: Literal["rollin", "switch"] = config_field(
+        "rollin", "learn from all tokens of a rollin, or from its last"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +51,7 @@ class AggreVaTeD(GuidedAgent):
         return Plan(
             rollin=self.policy,
             rollin_prob=config.rollin_prob,
-            rollin_may_finish=config.rollin_may_finish,
+            allow_full_rollins=config.allow_full_rollins,
             rollout=self.guide,
             learn_on=config.learn_on,
             critic="guide",

@@ -8,16 +8,16 @@ from functools import cached_property
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.behaviour_cloning import Imitation
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig
-from tril_gym.utils.config_fields import knob
+from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(OptimizerConfig):
     """BC reads the optimizer's numbers and no others; its texts do not age, so one pass over them is usual."""
 
-    epochs: int = knob(1, "passes over the texts of an iteration")
+    epochs: int = config_field(1, "passes over the texts of an iteration")
 
 
 class BC(Agent):
@@ -25,7 +25,7 @@ class BC(Agent):
 
     name = "bc"
     config_type = BCConfig
-    learner_type = Imitation
+    learner_type = BehaviourCloning
 
     @cached_property
     def references(self) -> References:

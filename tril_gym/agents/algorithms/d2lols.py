@@ -1,8 +1,8 @@
 """D2LOLS: AggreVaTeD while the policy is weaker than its guide, then PPO++, which can do better than the guide.
 
 Chang et al. 2023, "Learning to Generate Better Than Your LLM": https://arxiv.org/abs/2306.11816
-The policy's critic V starts from what the guide's critic V^g has learned by the hand-over, unless `critic_goes_on` is
-off: the policy has come close to the guide by then.
+At the hand-over the policy's critic V starts from the weights of the guide's critic V^g, unless `warm_start_critic` is
+off: by then the policy is close to the guide.
 
 Known properties: those of the two halves.
 """
@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_not_negative, check_share, knob
+from tril_gym.utils.config_fields import check_not_negative, check_share, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class D2LOLSConfig(ActorCriticConfig):
     """The shared numbers, the hand-over, and the rollins of both halves."""
 
-    aggrevated_iterations: int = knob(20, "iterations of AggreVaTeD before those of PPO++")
-    rollin_prob: float = knob(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
-    aggrevated_rollin_prob: float | None = knob(
+    aggrevated_iterations: int = config_field(20, "iterations of AggreVaTeD before those of PPO++")
+    rollin_prob: float = config_field(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
+    aggrevated_rollin_prob: float | None = config_field(
         None, "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob"
     )
-    rollin_may_finish: bool = knob(False, "let some rollins of the policy be whole texts, so that it learns to end one")
-    critic_goes_on: bool = knob(True, "let the policy's critic start from what the guide's has learned")
+    allow_full_rollins: bool = config_field(
+        False, "let some rollins of the policy be whole texts, so that it learns to end one"
+    )
+    warm_start_critic: bool = config_field(True, "let the policy's critic start from what the guide's has learned")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,13 +52,13 @@ class D2LOLS(GuidedAgent):
                 rollin=self.guide,
                 rollin_prob=config.rollin_prob,
                 rollout=self.policy,
-                critic_goes_on=config.critic_goes_on,
+                warm_start_critic=config.warm_start_critic,
             )
         prob = config.rollin_prob if config.aggrevated_rollin_prob is None else config.aggrevated_rollin_prob
         return Plan(
             rollin=self.policy,
             rollin_prob=prob,
-            rollin_may_finish=config.rollin_may_finish,
+            allow_full_rollins=config.allow_full_rollins,
             rollout=self.guide,
             learn_on="rollin",
             critic="guide",

@@ -1,6 +1,6 @@
 """GAIL: the policy learns to write what a discriminator cannot tell from the references. Nobody pays it for a task.
 
-Ho and Ermon 2016, "Generative Adversarial Imitation Learning": https://arxiv.org/abs/1606.03476
+Ho and Ermon 2016, "Generative Adversarial BehaviourCloning Learning": https://arxiv.org/abs/1606.03476
 Each iteration: the policy writes whole texts, the discriminator learns to tell them from references of the same
 prompts, and its verdict on each text, paid at the last token, is the reward of a PPO update.
 
@@ -17,12 +17,12 @@ from gymnasium.vector import VectorEnv
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.adversarial import Adversary, AdversaryConfig
+from tril_gym.agents.learners.adversarial import AdversarialConfig, AdversarialLearner
 from tril_gym.agents.learners.discriminator import Discriminator
 
 
 @dataclass(frozen=True, kw_only=True)
-class GAILConfig(AdversaryConfig):
+class GAILConfig(AdversarialConfig):
     """GAIL reads the discriminator's numbers and the shared ones, and no others."""
 
 
@@ -39,8 +39,8 @@ class GAIL(Agent):
 
     name = "gail"
     config_type = GAILConfig
-    learner_type = Adversary
-    learner: Adversary
+    learner_type = AdversarialLearner
+    learner: AdversarialLearner
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class GAIL(Agent):
     ) -> None:
         super().__init__(policy, envs, config, seed=seed)
         if judge is not None:
-            self.learner.judge_by(judge)
+            self.learner.set_discriminator(judge)
 
     def plan(self, iteration: int) -> Plan:
         """The policy writes everything."""

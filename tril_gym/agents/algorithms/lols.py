@@ -18,19 +18,21 @@ import numpy as np
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, knob
+from tril_gym.utils.config_fields import check_share, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class LOLSConfig(ActorCriticConfig):
     """The shared numbers, the coin, and the rollins of both halves."""
 
-    ppo_pp_prob: float = knob(0.8, "chance that an iteration is PPO++'s; the others are AggreVaTeD's")
-    rollin_prob: float = knob(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
-    aggrevated_rollin_prob: float | None = knob(
+    ppo_pp_prob: float = config_field(0.8, "chance that an iteration is PPO++'s; the others are AggreVaTeD's")
+    rollin_prob: float = config_field(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
+    aggrevated_rollin_prob: float | None = config_field(
         None, "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob"
     )
-    rollin_may_finish: bool = knob(False, "let some rollins of the policy be whole texts, so that it learns to end one")
+    allow_full_rollins: bool = config_field(
+        False, "let some rollins of the policy be whole texts, so that it learns to end one"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +55,7 @@ class LOLS(GuidedAgent):
         return Plan(
             rollin=self.policy,
             rollin_prob=prob,
-            rollin_may_finish=config.rollin_may_finish,
+            allow_full_rollins=config.allow_full_rollins,
             rollout=self.guide,
             learn_on="rollin",
             critic="guide",

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, knob
+from tril_gym.utils.config_fields import check_share, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOPlusPlusConfig(ActorCriticConfig):
     """The shared numbers, and how often the guide starts a text."""
 
-    rollin_prob: float = knob(0.8, "chance β that the guide starts a text")
+    rollin_prob: float = config_field(0.8, "chance β that the guide starts a text")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tril_gym.agents.collection.collector import collect
-from tril_gym.agents.collection.plan import NotesOnTheWay
+from tril_gym.agents.collection.plan import RecordsDuringCollection
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.utils.profiler import Clock, gauge_of
+from tril_gym.utils.profiler import Timer, memory_meter
 
 if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
@@ -37,15 +37,15 @@ def learn(agent: Agent, *, iterations: int, after: Callback | None = None, profi
     for the optimizer steps that the broken iteration had already made.
     """
     for _ in range(iterations):
-        clock = Clock(gauge_of(agent.policy.device) if profile else None)
+        timer = Timer(memory_meter(agent.policy.device) if profile else None)
         plan = agent.plan(agent.iteration)
-        writing = agent.learner.writing(plan) if isinstance(agent.learner, NotesOnTheWay) else plan
-        with clock.time("collect"):
-            trajectories = collect(agent.envs, writing, episodes=agent.episodes, generator=agent.generator, clock=clock)
-        metrics = agent.learner.update(trajectories, plan, generator=agent.generator, clock=clock)
+        writing = agent.learner.writing(plan) if isinstance(agent.learner, RecordsDuringCollection) else plan
+        with timer.time("collect"):
+            trajectories = collect(agent.envs, writing, episodes=agent.episodes, generator=agent.generator, timer=timer)
+        metrics = agent.learner.update(trajectories, plan, generator=agent.generator, timer=timer)
         agent.iteration += 1
         if after is not None:
-            figures = {"iteration": agent.iteration} | describe(trajectories) | metrics | times(clock, trajectories)
+            figures = {"iteration": agent.iteration} | describe(trajectories) | metrics | times(timer, trajectories)
             after(Report(agent.iteration, trajectories, figures))
 
 
@@ -69,12 +69,12 @@ def describe(trajectories: Trajectories) -> dict[str, float]:
     return figures
 
 
-def times(clock: Clock, trajectories: Trajectories) -> dict[str, float]:
+def times(timer: Timer, trajectories: Trajectories) -> dict[str, float]:
     """Seconds an iteration's parts took, and the tokens written in each second of the whole."""
-    seconds, total = dict(clock.seconds), clock.elapsed
+    seconds, total = dict(timer.seconds), timer.elapsed
     # The environment is stepped inside collection; each second is counted once.
     seconds["collect"] -= seconds.get("score", 0.0)
     seconds["other"] = max(0.0, total - sum(seconds.values()))
     figures = {f"time/{name}": value for name, value in seconds.items()}
-    figures |= {f"memory/{name}": peak for name, peak in clock.peaks.items()}
+    figures |= {f"memory/{name}": peak for name, peak in timer.peaks.items()}
     return figures | {"tokens_per_second": float(trajectories.lengths.sum()) / total}

@@ -22,35 +22,37 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from tril_gym.agents.collection.generation import Board, Pen, write_rollins
+from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan, ReadsText
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
-from tril_gym.models.text_codec import spelling_of
+from tril_gym.models.text_codec import text_codec
 from tril_gym.utils.batched_infos import row_of
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class EpisodeRandomness:
     """All the randomness of E episodes: each keeps its own, whatever it is batched with."""
 
     seeds: Tensor  # (E,) int64, of the environment's rows
-    coin: Tensor  # (E,) float64: a rollin where it is under rollin_prob
+    rollin_uniform: Tensor  # (E,) float64: a rollin where it is under rollin_prob
     switch: Tensor  # (E,) float64: where the rollin is cut
     rollin: Tensor  # (E, T) float64: one uniform a token
     rollout: Tensor  # (E, T) float64
 
     @staticmethod
-    def of(episodes: int, max_new_tokens: int, generator: torch.Generator) -> Draws:
+    def of(episodes: int, max_new_tokens: int, generator: torch.Generator) -> EpisodeRandomness:
         """Draw for E episodes of at most T tokens."""
         seeds = torch.randint(2**31, (episodes,), generator=generator)
         table = torch.rand((episodes, 2 + 2 * max_new_tokens), generator=generator, dtype=torch.float64)
-        coin, switch = table[:, 0], table[:, 1]
-        return Draws(seeds, coin, switch, table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :])
+        rollin_uniform, switch = table[:, 0], table[:, 1]
+        return EpisodeRandomness(
+            seeds, rollin_uniform, switch, table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :]
+        )
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Draws:
-        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def __getitem__(self, rows: slice | np.ndarray) -> EpisodeRandomness:
+        return EpisodeRandomness(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def __len__(self) -> int:
         return self.seeds.shape[0]
@@ -63,7 +65,7 @@ def collect(
     episodes: int,
     generator: torch.Generator,
     examples: Sequence[int] | None = None,
-    clock: Clock | None = None,
+    timer: Timer | None = None,
 ) -> Trajectories:
     """Write `episodes` texts.
 
@@ -74,7 +76,7 @@ def collect(
         generator: all the randomness of the collection, the environment's seeds included (CPU).
         examples: which example each text is written for; by default the environment draws. Needs an environment that
             restarts row by row.
-        clock: counts the seconds spent in the environment as "score".
+        timer: counts the seconds spent in the environment as "score".
 
     Raises:
         ValueError: no episodes, or an environment that breaks its own metadata.
@@ -87,12 +89,12 @@ def collect(
             f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
-    draws, clock = Draws.of(episodes, layout.max_new_tokens, generator), clock or Clock()
+    draws, timer = EpisodeRandomness.of(episodes, layout.max_new_tokens, generator), timer or Timer()
     waves = []
     for first in range(0, episodes, envs.num_envs):
         rows = slice(first, first + envs.num_envs)
         chosen = None if examples is None else np.asarray(examples[rows], dtype=np.int64)
-        waves.append(_Wave(envs, plan, layout, draws[rows], chosen, clock).write())
+        waves.append(_EpisodeBatch(envs, plan, layout, draws[rows], chosen, timer).write())
     return Trajectories.cat(waves)
 
 
@@ -108,7 +110,7 @@ def switch_points(lengths: np.ndarray, draws: np.ndarray, *, may_finish: bool = 
     return np.where(places < 1, 0, 1 + np.floor(draws * places).astype(np.int64))
 
 
-class _Wave:
+class _EpisodeBatch:
     """One text for each of the first B rows of the environment."""
 
     def __init__(
@@ -116,27 +118,27 @@ class _Wave:
         envs: VectorEnv,
         plan: Plan,
         layout: TextLayout,
-        draws: Draws,
+        draws: EpisodeRandomness,
         examples: np.ndarray | None,
-        clock: Clock,
+        timer: Timer,
     ) -> None:
-        self.envs, self.plan, self.layout, self.draws, self.clock = envs, plan, layout, draws, clock
+        self.envs, self.plan, self.layout, self.draws, self.timer = envs, plan, layout, draws, timer
         self.examples = examples
         self.texts = len(draws)
         # Filler for rows that have nothing to write: EOS where a row then stands idle, else a token that is no EOS,
         # so that nobody scores a new short text at every other step.
         words = (token for token in range(layout.vocab_size) if token not in layout.eos_token_ids)
-        self.filler = layout.eos_token_ids[0] if layout.idles else next(words)
+        self.filler = layout.eos_token_ids[0] if layout.keeps_ended_rows else next(words)
 
     def write(self) -> Trajectories:
         """Reset, roll in, roll out."""
         prompts, infos = self._reset()
         board, switch = self._roll_in(prompts, infos)
-        stepped = self._stand_at(switch, board, infos)
+        stepped = self._restart_at_switch(switch, board, infos)
         rewards = np.zeros(board.tokens.shape)
         terminated, truncated = np.zeros(self.texts, dtype=bool), np.zeros(self.texts, dtype=bool)
         alive = np.ones(self.texts, dtype=bool)
-        pen = Pen(self.plan.rollout, prompts, board, infos, self.draws.rollout)
+        pen = BatchGenerator(self.plan.rollout, prompts, board, infos, self.draws.rollout)
         while alive.any():
             # A row that still steps its rollin has tokens in store; only one that has none asks for the next.
             if (alive & (stepped == board.written)).any():
@@ -145,8 +147,8 @@ class _Wave:
             rows = np.flatnonzero(alive)
             paid, ended, cut, step_infos = self._step(rows, board.tokens[rows, stepped[rows]])
             stepped[rows] += 1
-            self._book(rewards, paid, alive, stepped)
-            told = self._told(rows[ended | cut], step_infos)
+            self._credit_rewards(rewards, paid, alive, stepped)
+            told = self._rows_with_final_info(rows[ended | cut], step_infos)
             for row in told:
                 infos[row] |= row_of(step_infos, row)
             terminated[rows], truncated[rows] = ended, cut
@@ -159,26 +161,26 @@ class _Wave:
         """Prompts (B, P) and infos of a fresh batch."""
         seeds = [int(seed) for seed in self.draws.seeds]
         spare = self.envs.num_envs - self.texts
-        # An environment whose rows can stand idle may pay late, once the last row has ended: `_book` knows whose it is.
-        options: dict[str, Any] = {"defer": True} if self.layout.idles else {}
+        # An environment that keeps ended rows may defer rewards until the last row has ended; see `_credit_rewards`.
+        options: dict[str, Any] = {"defer": True} if self.layout.keeps_ended_rows else {}
         if self.examples is not None:
             options["example"] = np.pad(self.examples, (0, spare), mode="edge")
-        with self.clock.time("score"):
+        with self.timer.time("score"):
             # (Gymnasium's vector environments take a list of seeds, though their common type does not say so.)
             observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)  # type: ignore[arg-type]
         prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
         return torch.from_numpy(prompts), [row_of(infos, row) for row in range(self.texts)]
 
-    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[Board, np.ndarray]:
+    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[CompletionBuffer, np.ndarray]:
         """A board with the rollins on it, up to each row's switch (B,)."""
-        board, switch = Board.empty(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
-        rows = np.flatnonzero(self.draws.coin.numpy() < self.plan.rollin_prob)
+        board, switch = CompletionBuffer.empty(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
+        rows = np.flatnonzero(self.draws.rollin_uniform.numpy() < self.plan.rollin_prob)
         if self.plan.rollin is not None and rows.size:
             chosen = [infos[row] for row in rows]
             draws = self.draws[rows]
 
             def cut(lengths: np.ndarray) -> np.ndarray:
-                return switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.rollin_may_finish)
+                return switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.allow_full_rollins)
 
             texts = prompts[rows], chosen, self.layout, draws.rollin
             tokens, logprobs, places = write_rollins(self.plan.rollin, *texts, cut)
@@ -194,10 +196,10 @@ class _Wave:
         actor = self.plan.rollout
         if not (isinstance(actor, ReadsText) and actor.reads_text(self.layout)):
             return switch
-        start = spelling_of(self.layout).character_start
+        start = text_codec(self.layout).character_start
         return np.array([start(row[row >= 0].tolist(), int(end)) for row, end in zip(tokens, switch, strict=True)])
 
-    def _stand_at(self, switch: np.ndarray, board: Board, infos: Infos) -> np.ndarray:
+    def _restart_at_switch(self, switch: np.ndarray, board: CompletionBuffer, infos: Infos) -> np.ndarray:
         """Put the environment at the switch where it can be put there; (B,) tokens that it has got by now."""
         # An environment cannot stand at the end of a text: the last token of a whole one is stepped.
         stand = switch - board.has_ended(np.arange(self.texts))
@@ -211,38 +213,38 @@ class _Wave:
         completions[moved] = np.where(np.arange(board.tokens.shape[1]) < stand[moved, None], board.tokens[moved], -1)
         examples[moved] = [infos[row]["example"] for row in moved]
         options = {"reset_mask": mask, "example": examples, "completion": completions}
-        with self.clock.time("score"):
-            self.envs.reset(options=options | ({"defer": True} if self.layout.idles else {}))
+        with self.timer.time("score"):
+            self.envs.reset(options=options | ({"defer": True} if self.layout.keeps_ended_rows else {}))
         return stand
 
     def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step the whole environment: rewards of all B texts, and how each of `rows` ended."""
         actions = np.full(self.envs.num_envs, self.filler, dtype=np.int64)
         actions[rows] = tokens
-        with self.clock.time("score"):
+        with self.timer.time("score"):
             _, rewards, terminated, truncated, infos = self.envs.step(actions)
-            self._revive(terminated | truncated)
+            self._reset_ended_rows(terminated | truncated)
         if self.layout.autoreset_mode == AutoresetMode.SAME_STEP:
             infos = infos.get("final_info", {})  # the top level already speaks of the next text
         return rewards[: self.texts], terminated[rows], truncated[rows], infos
 
-    def _told(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
+    def _rows_with_final_info(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
         """Rows of which a step's infos say something: those that ended, and those whose late scores came in."""
-        if not (self.layout.idles and "_scores" in infos):
+        if not (self.layout.keeps_ended_rows and "_scores" in infos):
             return ended
         return np.union1d(ended, np.flatnonzero(infos["_scores"][: self.texts]))
 
-    def _revive(self, ended: np.ndarray) -> None:
+    def _reset_ended_rows(self, ended: np.ndarray) -> None:
         """Without autoreset a row that ended must be reset before the next step, unless it can stand idle."""
-        if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.idles and ended.any():
+        if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.keeps_ended_rows and ended.any():
             self.envs.reset(options={"reset_mask": ended.copy()})
 
-    def _book(self, rewards: np.ndarray, paid: np.ndarray, alive: np.ndarray, stepped: np.ndarray) -> None:
+    def _credit_rewards(self, rewards: np.ndarray, paid: np.ndarray, alive: np.ndarray, stepped: np.ndarray) -> None:
         """Add what was paid to each row's last token: idle rows may be paid late, others' new texts are not ours."""
-        payees = np.flatnonzero(alive | (paid != 0)) if self.layout.idles else np.flatnonzero(alive)
+        payees = np.flatnonzero(alive | (paid != 0)) if self.layout.keeps_ended_rows else np.flatnonzero(alive)
         rewards[payees, stepped[payees] - 1] += paid[payees]
 
-    def _check_still_writing(self, waiting: np.ndarray, pen: Pen) -> None:
+    def _check_still_writing(self, waiting: np.ndarray, pen: BatchGenerator) -> None:
         waiting = waiting.copy()
         waiting[pen.rows] = False
         over = np.flatnonzero(waiting)
@@ -255,7 +257,7 @@ class _Wave:
     def _trajectories(
         self,
         prompts: Tensor,
-        board: Board,
+        board: CompletionBuffer,
         switch: np.ndarray,
         lengths: np.ndarray,
         rewards: np.ndarray,

@@ -18,7 +18,7 @@ from tril_gym.agents.collection.trajectories import Infos
 Cut = Callable[[np.ndarray], np.ndarray]
 
 
-class Board:
+class CompletionBuffer:
     """The tokens of B texts as they are written, and which of them have come to their end."""
 
     def __init__(self, tokens: np.ndarray, layout: TextLayout) -> None:
@@ -30,9 +30,9 @@ class Board:
         self._is_eos[list(layout.eos_token_ids)] = True
 
     @staticmethod
-    def empty(texts: int, layout: TextLayout) -> Board:
+    def empty(texts: int, layout: TextLayout) -> CompletionBuffer:
         """A board that nobody has written on."""
-        return Board(np.full((texts, layout.max_new_tokens), -1, dtype=np.int64), layout)
+        return CompletionBuffer(np.full((texts, layout.max_new_tokens), -1, dtype=np.int64), layout)
 
     def has_ended(self, rows: np.ndarray) -> np.ndarray:
         """Whether these rows stand at EOS or at the length limit: bool, one each."""
@@ -40,7 +40,7 @@ class Board:
         return self._is_eos[last] | (self.written[rows] == self.layout.max_new_tokens)
 
 
-class Pen:
+class BatchGenerator:
     """An actor's writer on a board: knows which rows it still writes, and hands it their draws.
 
     Args:
@@ -51,7 +51,7 @@ class Pen:
         draws: (B, T) uniforms.
     """
 
-    def __init__(self, actor: Actor, prompts: Tensor, board: Board, infos: Infos, draws: Tensor) -> None:
+    def __init__(self, actor: Actor, prompts: Tensor, board: CompletionBuffer, infos: Infos, draws: Tensor) -> None:
         self.board, self.draws = board, draws.numpy()
         every = np.arange(len(infos))
         self.rows = every[~board.has_ended(every)]
@@ -117,8 +117,8 @@ def write_completions(
     Returns:
         tokens (B, T) int64 with -1 after the end, and their log-probabilities (B, T), 0 where the actor has none.
     """
-    board = Board.empty(len(infos), layout) if begun is None else Board(begun.copy(), layout)
-    pen = Pen(actor, prompts, board, infos, draws)
+    board = CompletionBuffer.empty(len(infos), layout) if begun is None else CompletionBuffer(begun.copy(), layout)
+    pen = BatchGenerator(actor, prompts, board, infos, draws)
     while pen.rows.size:
         pen.write()
     pen.close()
@@ -135,8 +135,8 @@ def write_rollins(
     Returns:
         tokens and log-probabilities as from `write_completions`, at least up to the cut; and the cuts (B,).
     """
-    board = Board.empty(len(infos), layout)
-    pen = Pen(actor, prompts, board, infos, draws)
+    board = CompletionBuffer.empty(len(infos), layout)
+    pen = BatchGenerator(actor, prompts, board, infos, draws)
     until = np.full(len(infos), layout.max_new_tokens)
     if pen.ends_at_limit:
         until = cut(until)

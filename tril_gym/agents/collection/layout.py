@@ -30,7 +30,7 @@ class TextLayout:
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
 
     @property
-    def idles(self) -> bool:
+    def keeps_ended_rows(self) -> bool:
         """Rows that ended stand still until they are reset, so that a batch can be written to its end."""
         return self.restart == "rows" and self.autoreset_mode == AutoresetMode.DISABLED
 

@@ -71,8 +71,8 @@ class Plan:
     rollin_prob: float = 0.0  # chance that a text has a rollin (β)
     learn_on: Literal["rollout", "rollin", "switch"] = "rollout"
     critic: Literal["policy", "guide"] = "policy"
-    rollin_may_finish: bool = False  # a rollin may be a whole text, so that the policy can learn to end one
-    critic_goes_on: bool = False  # a critic that is new starts from what the other one has learned
+    allow_full_rollins: bool = False  # a rollin may be a whole text, so that the policy can learn to end one
+    warm_start_critic: bool = False  # a critic that is new starts from what the other one has learned
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.rollin_prob <= 1.0:
@@ -82,7 +82,7 @@ class Plan:
 
 
 @runtime_checkable
-class NotesOnTheWay(Protocol):
+class RecordsDuringCollection(Protocol):
     """A learner that lets an actor note, while it writes, what the update would otherwise have to read again."""
 
     def writing(self, plan: Plan) -> Plan:

@@ -23,7 +23,7 @@ from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
-from tril_gym.agents.learners.critic import Critic, Valuing, check_critic, new_critic, value_after
+from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_critic, make_critic, value_after
 from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.agents.learners.optimizer import (
     Metrics,
@@ -42,46 +42,58 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.lm_head import Entropies
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, knob
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, config_field
+from tril_gym.utils.profiler import Timer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticConfig(OptimizerConfig):
     """Every number that the shared update reads. Names and defaults live here and nowhere else."""
 
-    critic_learning_rate: float | None = knob(None, "AdamW step size of the critic; default: the policy's")
-    critic: Literal["separate", "adapter", "shared"] | None = knob(
+    critic_learning_rate: float | None = config_field(None, "AdamW step size of the critic; default: the policy's")
+    critic: Literal["separate", "adapter", "shared"] | None = config_field(
         None,
         "a network of its own, an adapter on the policy's, or its own layers; default: separate, or with LoRA adapter",
     )
-    gamma: float = knob(1.0, "discount per token")
-    gae_lambda: float = knob(0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end")
-    clip_range: float = knob(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]")
-    value_clip_range: float | None = knob(None, "how far a value may move per iteration, in reward; default: any")
-    vf_coef: float = knob(0.5, "weight of the value loss")
-    ent_coef: float = knob(0.0, "weight of the entropy bonus, reward per nat")
-    target_coef: float = knob(0.0, "weight of the likelihood of a reference beside the reward")
-    similar_lengths: bool | None = knob(
+    gamma: float = config_field(1.0, "discount per token")
+    gae_lambda: float = config_field(
+        0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end"
+    )
+    clip_range: float = config_field(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]")
+    value_clip_range: float | None = config_field(
+        None, "how far a value may move per iteration, in reward; default: any"
+    )
+    vf_coef: float = config_field(0.5, "weight of the value loss")
+    ent_coef: float = config_field(0.0, "weight of the entropy bonus, reward per nat")
+    target_coef: float = config_field(0.0, "weight of the likelihood of a reference beside the reward")
+    group_by_length: bool | None = config_field(
         None, "minibatches of texts of like length; default: only where texts of any length would need padding"
     )
-    compile: bool = knob(
+    compile: bool = config_field(
         False, "let torch compile the networks: each size of a batch takes it seconds to minutes, once"
     )
-    normalize_advantages: bool = knob(False, "whiten advantages over the learned tokens")
-    kl_coef: float = knob(0.001, "reward lost per nat of KL to the reference policy")
-    kl_estimator: Literal["k1", "k2", "k3"] = knob("k1", "estimator of the KL inside the reward")
-    kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = knob("fixed", "how kl_coef follows kl_target")
-    kl_target: float | None = knob(None, "KL to hold, nats per text; for the controllers that are not fixed")
-    kl_horizon: float = knob(10_000.0, "episodes over which the adaptive controller reacts")
-    kl_gain: float = knob(1e-4, "K_p of the proportional and the PID controller, reward per nat")
-    kl_integral_gain: float = knob(1e-4, "K_i of the PID controller, reward per nat")
-    kl_derivative_gain: float = knob(0.0, "K_d of the PID controller, reward per nat")
-    target_kl: float | None = knob(None, "end the epochs early at 1.5 times so many nats per token; default: never")
-    joint_grad_norm: bool = knob(False, "clip one norm over policy and critic, not one each")
-    temperature: float = knob(1.0, "of the policy's distribution, in sampling and scoring alike")
-    top_k: int | None = knob(None, "cut the policy's distribution to its k best tokens; only to reproduce old settings")
-    top_p: float | None = knob(None, "cut the policy's distribution to its nucleus; only to reproduce old settings")
+    normalize_advantages: bool = config_field(False, "whiten advantages over the learned tokens")
+    kl_coef: float = config_field(0.001, "reward lost per nat of KL to the reference policy")
+    kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "estimator of the KL inside the reward")
+    kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = config_field(
+        "fixed", "how kl_coef follows kl_target"
+    )
+    kl_target: float | None = config_field(None, "KL to hold, nats per text; for the controllers that are not fixed")
+    kl_horizon: float = config_field(10_000.0, "episodes over which the adaptive controller reacts")
+    kl_gain: float = config_field(1e-4, "K_p of the proportional and the PID controller, reward per nat")
+    kl_integral_gain: float = config_field(1e-4, "K_i of the PID controller, reward per nat")
+    kl_derivative_gain: float = config_field(0.0, "K_d of the PID controller, reward per nat")
+    target_kl: float | None = config_field(
+        None, "end the epochs early at 1.5 times so many nats per token; default: never"
+    )
+    joint_grad_norm: bool = config_field(False, "clip one norm over policy and critic, not one each")
+    temperature: float = config_field(1.0, "of the policy's distribution, in sampling and scoring alike")
+    top_k: int | None = config_field(
+        None, "cut the policy's distribution to its k best tokens; only to reproduce old settings"
+    )
+    top_p: float | None = config_field(
+        None, "cut the policy's distribution to its nucleus; only to reproduce old settings"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,22 +150,22 @@ class ActorCritic:
         """Whether the losses have one that reads references."""
         return self.config.target_coef > 0
 
-    def critic(self, whose: str, *, goes_on: bool = False) -> tuple[Critic, torch.optim.Optimizer]:
+    def critic(self, critic_owner: str, *, warm_start: bool = False) -> tuple[Critic, torch.optim.Optimizer]:
         """The critic of the policy or of the guide, and its optimizer.
 
-        Made at its first use, from the reference policy's weights; or, where it `goes_on`, from those of the other's.
+        Created at first use from the reference policy's weights or, with `warm_start`, from the other critic's.
         """
-        if whose not in self._critics:
-            critic = new_critic(self.policy if self.config.critic == "shared" else self.ref_policy, self.config.critic)
+        if critic_owner not in self._critics:
+            critic = make_critic(self.policy if self.config.critic == "shared" else self.ref_policy, self.config.critic)
             if self.config.gradient_checkpointing and not critic.is_shared:
                 checkpoint_gradients(critic.model)
             if self.config.compile and not critic.is_shared:
                 compile_bodies(critic.model)
-            if goes_on and self._critics:
+            if warm_start and self._critics:
                 ((other, _),) = self._critics.values()
                 critic.load_state_dict(other.state_dict())
-            self._critics[whose] = critic, adamw(critic.parameters(), self._critic_rate)
-        return self._critics[whose]
+            self._critics[critic_owner] = critic, adamw(critic.parameters(), self._critic_rate)
+        return self._critics[critic_owner]
 
     @property
     def _critic_rate(self) -> float:
@@ -162,30 +174,32 @@ class ActorCritic:
     def writing(self, plan: Plan) -> Plan:
         """A plan under which the values of a shared critic are kept from writing, where they would be the same."""
         is_policy = plan.rollout is self.policy and plan.critic == "policy" and plan.learn_on == "rollout"
-        if self.config.critic != "shared" or not is_policy or self._rounds or self.policy.head is None:
+        if self.config.critic != "shared" or not is_policy or self.is_low_precision or self.policy.head is None:
             return plan
-        return replace(plan, rollout=Valuing(self.policy, self.critic("policy", goes_on=plan.critic_goes_on)[0]))
+        return replace(
+            plan, rollout=ValueRecordingActor(self.policy, self.critic("policy", warm_start=plan.warm_start_critic)[0])
+        )
 
     @property
-    def _rounds(self) -> bool:
+    def is_low_precision(self) -> bool:
         """Whether rounding differs between a cached pass and a whole one by more than a ratio may err."""
         half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
         return half or self.config.mixed_precision != "no"
 
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from an iteration's texts.
 
         Args:
             trajectories: finished texts.
             plan: how they were written; says whose critic learns.
             generator: draws references and shuffles the minibatches.
-            clock: counts seconds as "reference", "values" and "learn".
+            timer: counts seconds as "reference", "values" and "learn".
         """
-        critic, critic_optimizer = self.critic(plan.critic, goes_on=plan.critic_goes_on)
+        critic, critic_optimizer = self.critic(plan.critic, warm_start=plan.warm_start_critic)
         name = "critic" if plan.critic == "policy" else "guide_critic"
         self.schedule.apply(self.optimizer, self.config.learning_rate)
         self.schedule.apply(critic_optimizer, self._critic_rate)
-        trajectories = self.annotate(trajectories, critic, clock)
+        trajectories = self.add_reference_and_values(trajectories, critic, timer)
         kl, experience = self._kl(trajectories), self.experience(trajectories)
         if self.references is not None:
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
@@ -196,16 +210,18 @@ class ActorCritic:
                 explained_variance(experience.old_values, experience.returns, experience.learn_critic)
             ),
         }
-        with clock.time("learn"):
+        with timer.time("learn"):
             steps = self._epochs(experience, critic, critic_optimizer, generator)
         self.kl.update(kl, len(trajectories))
         self.schedule.advance()
         return metrics | {figure.replace("critic/", f"{name}/"): value for figure, value in steps.items()}
 
     @torch.no_grad()
-    def annotate(self, trajectories: Trajectories, critic: Critic, clock: Clock | None = None) -> Trajectories:
+    def add_reference_and_values(
+        self, trajectories: Trajectories, critic: Critic, timer: Timer | None = None
+    ) -> Trajectories:
         """Add the reference's log-probabilities, and the critic's values where writing has not kept them."""
-        clock, every = clock or Clock(), torch.arange(len(trajectories))
+        timer, every = timer or Timer(), torch.arange(len(trajectories))
         # Without gradients no activations are kept: more texts fit, and share rows with less padding.
         size = 4 * self.config.minibatch_size
 
@@ -216,10 +232,10 @@ class ActorCritic:
         def scored_by(policy: LMPolicy) -> Tensor:
             return by_parts(lambda texts: policy.score(texts, self.layout).logprobs)
 
-        old_logprobs = scored_by(self.policy).double() if self._rounds else trajectories.old_logprobs
-        with clock.time("reference"):
+        old_logprobs = scored_by(self.policy).double() if self.is_low_precision else trajectories.old_logprobs
+        with timer.time("reference"):
             ref_logprobs = scored_by(self.ref_policy)
-        with clock.time("values"):
+        with timer.time("values"):
             values = by_parts(critic) if trajectories.values is None else trajectories.values
             cut_off = trajectories.is_cut_off.nonzero().squeeze(1)
             if trajectories.values is not None and len(cut_off):  # nobody has read their last tokens
@@ -229,8 +245,8 @@ class ActorCritic:
     def experience(self, trajectories: Trajectories) -> Experience:
         """Penalised rewards, advantages and returns of annotated trajectories."""
         ref_logprobs, values = trajectories.ref_logprobs, trajectories.values
-        assert ref_logprobs is not None, "annotate first"
-        assert values is not None, "annotate first"
+        assert ref_logprobs is not None, "add_reference_and_values first"
+        assert values is not None, "add_reference_and_values first"
         terms = kl_terms(trajectories.old_logprobs, ref_logprobs.double(), estimator=self.config.kl_estimator)
         rewards = kl_penalised_rewards(trajectories.rewards, terms, trajectories.wrote, kl_coef=self.kl.coef)
         after = value_after(values, trajectories.lengths)
@@ -257,7 +273,7 @@ class ActorCritic:
         )
 
     def _kl(self, trajectories: Trajectories) -> float:
-        assert trajectories.ref_logprobs is not None, "annotate first"
+        assert trajectories.ref_logprobs is not None, "add_reference_and_values first"
         old, ref = trajectories.old_logprobs, trajectories.ref_logprobs.double()
         return float(nats_per_text(old, ref, trajectories.wrote))
 
@@ -270,9 +286,9 @@ class ActorCritic:
     ) -> Metrics:
         means: defaultdict[str, list[float]] = defaultdict(list)
         size, epochs = self.config.minibatch_size, self.config.epochs
-        similar = self.config.similar_lengths
+        similar = self.config.group_by_length
         if similar is None:
-            similar = not self.policy.shares_rows
+            similar = not self.policy.can_pack
         lengths = experience.texts.lengths if similar else None
         rows_of_steps = minibatches(len(experience), epochs=epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(rows_of_steps):
@@ -288,12 +304,12 @@ class ActorCritic:
                 figures["policy/ratio_error"] = error
             target_kl = self.config.target_kl
             moved = figures["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn)  # of these tokens alone
-            ran_away = target_kl is not None and moved > 1.5 * target_kl
-            if not ran_away:
+            kl_exceeded = target_kl is not None and moved > 1.5 * target_kl
+            if not kl_exceeded:
                 figures |= self._step(batch.counts, critic, critic_optimizer)
             for name, value in figures.items():  # those that end the epochs, too: they say why
                 means[name].append(value)
-            if ran_away:
+            if kl_exceeded:
                 break
         return {name: sum(values) / len(values) for name, values in means.items()}
 
@@ -395,8 +411,8 @@ class ActorCritic:
             "ref_policy": self.ref_policy.state_dict(),
             "kl": self.kl.state_dict(),
             "critics": {
-                whose: {"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}
-                for whose, (critic, optimizer) in self._critics.items()
+                critic_owner: {"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}
+                for critic_owner, (critic, optimizer) in self._critics.items()
             },
         }
 
@@ -406,7 +422,7 @@ class ActorCritic:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.kl.load_state_dict(state["kl"])
-        for whose, saved in state["critics"].items():
-            critic, optimizer = self.critic(whose)
+        for critic_owner, saved in state["critics"].items():
+            critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])
             optimizer.load_state_dict(saved["optimizer"])

@@ -23,20 +23,24 @@ from tril_gym.agents.learners.optimizer import Metrics, adamw, clip_gradients
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import check_positive, check_share, knob
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.config_fields import check_positive, check_share, config_field
+from tril_gym.utils.profiler import Timer
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversaryConfig(ActorCriticConfig):
+class AdversarialConfig(ActorCriticConfig):
     """The shared numbers, and the discriminator's."""
 
-    discriminator: str = knob("tiny", "tiny, adapter (on a LoRA policy), or a sequence classifier's name or folder")
-    discriminator_learning_rate: float = knob(1e-3, "AdamW step size of the discriminator; it has no schedule")
-    discriminator_epochs: int = knob(1, "the discriminator's passes over the texts of an iteration")
-    label_smoothing: float = knob(0.0, "how far the discriminator's labels are from 0 and 1, times two")
-    reward_form: Literal["logit", "gail", "probability"] = knob("logit", "what its logit pays: itself, −log(1−D) or D")
-    positive_only: bool = knob(False, "only examples labelled positive are experts, as IMDB's good reviews")
+    discriminator: str = config_field(
+        "tiny", "tiny, adapter (on a LoRA policy), or a sequence classifier's name or folder"
+    )
+    discriminator_learning_rate: float = config_field(1e-3, "AdamW step size of the discriminator; it has no schedule")
+    discriminator_epochs: int = config_field(1, "the discriminator's passes over the texts of an iteration")
+    label_smoothing: float = config_field(0.0, "how far the discriminator's labels are from 0 and 1, times two")
+    reward_form: Literal["logit", "gail", "probability"] = config_field(
+        "logit", "what its logit pays: itself, −log(1−D) or D"
+    )
+    positive_only: bool = config_field(False, "only examples labelled positive are experts, as IMDB's good reviews")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,18 +48,18 @@ class AdversaryConfig(ActorCriticConfig):
         check_share(self, "label_smoothing")
 
 
-class Adversary:
+class AdversarialLearner:
     """A discriminator before the actor-critic update of a policy."""
 
     needs_references = True
 
-    def __init__(self, policy: LMPolicy, config: AdversaryConfig, layout: TextLayout) -> None:
+    def __init__(self, policy: LMPolicy, config: AdversarialConfig, layout: TextLayout) -> None:
         self.config = config
         self.actor_critic = ActorCritic(policy, config, layout)
         self.tokenize = ReferenceTokens(layout)
-        self.judge_by(discriminator_of(config.discriminator, policy, layout))
+        self.set_discriminator(discriminator_of(config.discriminator, policy, layout))
 
-    def judge_by(self, judge: Discriminator) -> None:
+    def set_discriminator(self, judge: Discriminator) -> None:
         """Take a discriminator; what another one has learned is forgotten."""
         self.judge = judge
         self.optimizer = adamw(judge.parameters(), self.config.discriminator_learning_rate)
@@ -69,16 +73,16 @@ class Adversary:
         """As the actor-critic's."""
         return self.actor_critic.writing(plan)
 
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Let the discriminator learn, then the policy from its verdicts."""
-        with clock.time("discriminator"):
+        with timer.time("discriminator"):
             rows = self._with_expert(trajectories)
             experts = reference_texts(trajectories[rows], self.tokenize, generator)
             metrics = self._learn(experts, trajectories.texts[rows], generator)
             verdicts = self.verdicts(trajectories.texts)
         pay = discriminator_rewards(verdicts, form=self.config.reward_form)
         metrics["discriminator/reward"] = float(pay.mean())
-        return metrics | self.actor_critic.update(paid(trajectories, pay), plan, generator=generator, clock=clock)
+        return metrics | self.actor_critic.update(paid(trajectories, pay), plan, generator=generator, timer=timer)
 
     def _with_expert(self, trajectories: Trajectories) -> Tensor:
         """Rows whose reference is an expert's. Both classes are of the same prompts, or these would tell them apart."""

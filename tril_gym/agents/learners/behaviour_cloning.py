@@ -1,4 +1,4 @@
-"""Imitation: a policy becomes more likely to write given texts.
+"""BehaviourCloning: a policy becomes more likely to write given texts.
 
 Token-mean negative log-likelihood of what stands after a prompt; prompt and padding are not learned, EOS is. Under the
 model's own softmax: no temperature, no minimum length.
@@ -26,10 +26,10 @@ from tril_gym.agents.learners.optimizer import (
 )
 from tril_gym.functional.losses import nll_loss
 from tril_gym.models.texts import Texts
-from tril_gym.utils.profiler import Clock
+from tril_gym.utils.profiler import Timer
 
 
-class Imitation:
+class BehaviourCloning:
     """Makes a policy write like the texts of an iteration, whoever wrote them."""
 
     ref_policy = None
@@ -42,11 +42,11 @@ class Imitation:
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
 
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, clock: Clock) -> Metrics:
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn an iteration's texts."""
         texts, config = trajectories.texts, self.config
         self.schedule.apply(self.optimizer, config.learning_rate)
-        with clock.time("learn"):
+        with timer.time("learn"):
             parts = minibatches(len(texts), epochs=config.epochs, size=config.minibatch_size, generator=generator)
             steps = [self.step(texts[rows]) for rows in parts]
         self.schedule.advance()

@@ -75,7 +75,7 @@ class Critic:
         return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
 
 
-class Valuing:
+class ValueRecordingActor:
     """An actor that writes as a policy does, and keeps what a critic on the same network says of its texts meanwhile.
 
     Args:
@@ -91,7 +91,7 @@ class Valuing:
         return self.policy.start(prompts, completions, infos, layout, value=self.critic.of_hidden)
 
 
-def new_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
+def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
     """A critic that starts from a policy's weights.
 
     Args:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tril_gym.agents.actors.policy import LMPolicy, disable_dropout
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.learners.critic import Critic, new_critic, value_after
+from tril_gym.agents.learners.critic import Critic, make_critic, value_after
 from tril_gym.functional.sampling import at_least_float32
 from tril_gym.models.backbone import packed_left
-from tril_gym.models.pretrained import realigned
+from tril_gym.models.pretrained import align_storage
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
@@ -88,7 +88,7 @@ class ClassifierDiscriminator:
 
         try:
             with without_progress_bars(), seeded(seed):
-                model = realigned(
+                model = align_storage(
                     AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, ignore_mismatched_sizes=True)
                 )
                 tokenizer = AutoTokenizer.from_pretrained(name)
@@ -140,7 +140,7 @@ class AdapterDiscriminator:
     """An adapter on the policy's base model and a linear head on the last hidden state of a text."""
 
     def __init__(self, policy: LMPolicy) -> None:
-        self.reader: Critic = new_critic(policy, "adapter")
+        self.reader: Critic = make_critic(policy, "adapter")
 
     def logits(self, texts: Texts) -> Tensor:
         """(B,)."""

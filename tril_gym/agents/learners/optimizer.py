@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tril_gym.functional.sampling import Decoding
-from tril_gym.utils.config_fields import check_not_negative, check_positive, knob
+from tril_gym.utils.config_fields import check_not_negative, check_positive, config_field
 
 Metrics = dict[str, float]
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -21,17 +21,25 @@ Autocast = Callable[[], AbstractContextManager[None]]
 class OptimizerConfig:
     """The numbers that every learner reads."""
 
-    episodes_per_iteration: int | None = knob(None, "texts collected between updates; default: one per environment row")
-    learning_rate: float = knob(1e-5, "AdamW step size of the policy")
-    lr_schedule: Literal["constant", "linear", "cosine"] = knob("constant", "how the learning rates fall to 0, if so")
-    lr_iterations: int | None = knob(None, "iterations in which they fall; default: all of the run's")
-    lr_warmup: int = knob(0, "first iterations, in which the learning rates rise from near 0")
-    epochs: int = knob(4, "passes over the texts of an iteration")
-    minibatch_size: int = knob(32, "texts per optimizer step")
-    gradient_accumulation: int = knob(1, "parts a minibatch is computed in, to save memory; changes nothing else")
-    gradient_checkpointing: bool = knob(False, "compute activations twice, to save memory; changes nothing else")
-    mixed_precision: Literal["no", "bf16"] = knob("no", "compute losses in bfloat16 under autocast")
-    max_grad_norm: float = knob(1.0, "gradient norm is clipped to this")
+    episodes_per_iteration: int | None = config_field(
+        None, "texts collected between updates; default: one per environment row"
+    )
+    learning_rate: float = config_field(1e-5, "AdamW step size of the policy")
+    lr_schedule: Literal["constant", "linear", "cosine"] = config_field(
+        "constant", "how the learning rates fall to 0, if so"
+    )
+    lr_iterations: int | None = config_field(None, "iterations in which they fall; default: all of the run's")
+    lr_warmup: int = config_field(0, "first iterations, in which the learning rates rise from near 0")
+    epochs: int = config_field(4, "passes over the texts of an iteration")
+    minibatch_size: int = config_field(32, "texts per optimizer step")
+    gradient_accumulation: int = config_field(
+        1, "parts a minibatch is computed in, to save memory; changes nothing else"
+    )
+    gradient_checkpointing: bool = config_field(
+        False, "compute activations twice, to save memory; changes nothing else"
+    )
+    mixed_precision: Literal["no", "bf16"] = config_field("no", "compute losses in bfloat16 under autocast")
+    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this")
 
     def __post_init__(self) -> None:
         check_positive(self, "episodes_per_iteration", "learning_rate", "lr_iterations", "epochs", "minibatch_size")

@@ -3,7 +3,7 @@
 help:        one line
 run:         options of `tril-gym train`, by their long names with underscores
 tiny:        size and warm-up of tiny policies and guides
-algorithms:  knobs by algorithm; beside them, under `run`, options of `tril-gym train` for this algorithm
+algorithms:  hyperparameters by algorithm; beside them, under `run`, options of `tril-gym train` for this algorithm
 envs:        the last three again by environment id, winning over the general ones
 """
 
@@ -22,7 +22,7 @@ class Preset:
     help: str
     run: dict[str, Any] = field(default_factory=dict)
     tiny: dict[str, Any] = field(default_factory=dict)
-    knobs: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -42,9 +42,9 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
         raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(names())}")
     content = read(name)
     content = _over(content, content.get("envs", {}).get(env, {}))
-    knobs = dict(content.get("algorithms", {}).get(algorithm, {}))
-    run = _over(content.get("run", {}), knobs.pop("run", {}))
-    return Preset(name, content["help"], run, content.get("tiny", {}), knobs)
+    hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))
+    run = _over(content.get("run", {}), hyperparameters.pop("run", {}))
+    return Preset(name, content["help"], run, content.get("tiny", {}), hyperparameters)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -85,10 +85,10 @@ def load_adapted(kind: Any, source: str, place: Place, **settings: Any) -> Any:
         ValueError: base and adapter together lack weights, or do not fit.
     """
     base, missing = from_pretrained(kind, base_of(Path(source)), dtype=place.dtype, **settings)
-    return put_on(base.to(place.device), Path(source), missing)
+    return attach_adapter(base.to(place.device), Path(source), missing)
 
 
-def put_on(model: Any, folder: Path, missing: Sequence[str] = ()) -> Any:
+def attach_adapter(model: Any, folder: Path, missing: Sequence[str] = ()) -> Any:
     """Put an adapter on a model, in place; return both as one.
 
     Args:

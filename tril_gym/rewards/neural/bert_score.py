@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts, well_formed
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
     Place,
@@ -27,9 +27,9 @@ from tril_gym.rewards.neural.pretrained import (
     load_config,
     load_once,
     load_tokenizer,
-    named_model,
     pad,
     positions_of,
+    resolve_model,
 )
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ class BertScore:
         if part not in PARTS:
             raise ValueError(f'part must be one of {", ".join(PARTS)}, got {part!r}; the usual one is "f1"')
         check_running(batch_size=batch_size, dtype=dtype)
-        self.model = named_model(self.name, model, what="encoder")
+        self.model = resolve_model(self.name, model, what="encoder")
         self.layer = _layer(model, layer)
         self.part, self.max_length = part, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the BERTScore of each completion, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         texts = {text for c, targets in zip(completions, references, strict=True) if targets for text in (c, *targets)}
         embedded = self.encoder.embed(sorted(texts), max_length=self.max_length, batch_size=self.batch_size)
         part = PARTS.index(self.part)

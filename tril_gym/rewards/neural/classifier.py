@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.fitting import Train, fit_once
-from tril_gym.rewards.neural.pretrained import check_folder, check_running, named_model
+from tril_gym.rewards.neural.pretrained import check_folder, check_running, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
 
 FOLDER = "sentiment"
@@ -65,7 +65,7 @@ class Sentiment:
                 "train=[labelled examples] to fit a small one, or fitted=FOLDER where an earlier one was saved"
             )
         if model is not None:
-            model = named_model(self.name, model, what=KIND)
+            model = resolve_model(self.name, model, what=KIND)
         elif fitted is not None:
             check_folder(fitted / FOLDER, what="classifier")
         check_running(batch_size=batch_size, dtype=dtype)
@@ -76,7 +76,7 @@ class Sentiment:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the probability of the label for each text, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         texts = read_texts(prompts, completions, with_prompt=self.with_prompt)
         column, max_length = self.classifier.column(self.label), self.classifier.length(self.max_length)
         probabilities = self.classifier.probabilities(texts, max_length=max_length, batch_size=self.batch_size)
@@ -151,13 +151,13 @@ class Classification:
         if output not in ("probability", "logit"):
             raise ValueError(f'output must be "probability" or "logit", got {output!r}; the usual one is "probability"')
         check_running(batch_size=batch_size, dtype=dtype)
-        self.model = named_model(self.name, model, what=KIND)
+        self.model = resolve_model(self.name, model, what=KIND)
         self.label, self.output, self.with_prompt, self.max_length = label, output, with_prompt, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the probability or logit of the label for each text, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         texts = read_texts(prompts, completions, with_prompt=self.with_prompt)
         column, max_length = self._column(), self.classifier.length(self.max_length)
         read = self.classifier.probabilities if self.output == "probability" else self.classifier.logits

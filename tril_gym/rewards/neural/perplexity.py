@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.neural.language_model import LanguageModel, load_language_model
-from tril_gym.rewards.neural.pretrained import check_running, named_model
+from tril_gym.rewards.neural.pretrained import check_running, resolve_model
 
 KIND = "causal or encoder-decoder language model"
 BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB a text
@@ -65,13 +65,13 @@ class OutputPerplexity:
             dtype: "float32", "bfloat16" or "float16".
         """
         check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
-        self.model = named_model(self.name, model, what=KIND, adapter=True)
+        self.model = resolve_model(self.name, model, what=KIND, adapter=True)
         self.with_prompt, self.log, self.joiner = with_prompt, log, joiner
         self.max_length, self.batch_size, self.device, self.dtype = max_length, batch_size, device, dtype
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the perplexity of each completion, or its logarithm, (B,)."""
-        num_texts = count_texts(prompts, completions, references, extras)
+        num_texts = check_batch(prompts, completions, references, extras)
         nats, tokens = self.language_model.cost(
             prompts if self.with_prompt else [""] * num_texts,
             completions,
@@ -122,7 +122,7 @@ class Perplexity:
             dtype: "float32", "bfloat16" or "float16".
         """
         check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
-        self.model = named_model(self.name, model, what=KIND, adapter=True)
+        self.model = resolve_model(self.name, model, what=KIND, adapter=True)
         self.with_prompt, self.joiner, self.max_length = with_prompt, joiner, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
@@ -132,7 +132,7 @@ class Perplexity:
 
     def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the cost of each text's references in nats, and their tokens, (B, 2)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         owners = [row for row, targets in enumerate(references) for _ in targets]  # (N,)
         costs = self.language_model.cost(
             [prompts[row] if self.with_prompt else "" for row in owners],

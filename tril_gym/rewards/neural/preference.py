@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.neural.adapters import (
+    attach_adapter,
     classifier_on,
     downloaded,
     is_adapter,
     load_adapted,
-    put_on,
     tokenizer_source,
 )
 from tril_gym.rewards.neural.pretrained import (
@@ -34,7 +34,7 @@ from tril_gym.rewards.neural.pretrained import (
     from_pretrained,
     load_once,
     load_tokenizer,
-    named_model,
+    resolve_model,
 )
 from tril_gym.rewards.neural.regressor import refuse_missing
 from tril_gym.rewards.neural.sequence_classifier import Classifier
@@ -88,7 +88,7 @@ class Preference:
                 shared and must neither change nor move; device and dtype are then its own.
         """
         check_running(batch_size=batch_size, dtype=dtype)
-        self.model = named_model(self.name, model, what="reward model", adapter=True)
+        self.model = resolve_model(self.name, model, what="reward model", adapter=True)
         if base is not None and not is_adapter(self.model):
             raise ValueError(f"base is for an adapter, and {self.model!r} is a whole model; leave base out")
         said = _report(Path(self.model))
@@ -102,7 +102,7 @@ class Preference:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the reward of each completion, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         if self.minus_reference:
             refuse_missing(f"{self.name} with minus_reference", references)
         scores = self._scores(list(zip(prompts, completions, strict=True)))
@@ -134,7 +134,7 @@ class Preference:
         if self._base is None:
             return load_once(_load, self.model, tokenizer, device=self.device, dtype=self.dtype)
         model, missing = classifier_on(self._base)
-        return Classifier(put_on(model, Path(self.model), missing), load_tokenizer(tokenizer))
+        return Classifier(attach_adapter(model, Path(self.model), missing), load_tokenizer(tokenizer))
 
 
 def _load(source: str, place: Place, tokenizer: str) -> Classifier:

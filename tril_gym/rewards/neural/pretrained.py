@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tril_gym.rewards.fitting import remember
+from tril_gym.rewards.fitting import cached
 from tril_gym.utils.quiet import without_progress_bars
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_running(*, batch_size: int, dtype: str, usual: int = 64) -> None:
         raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}; the usual one is "float32"')
 
 
-def named_model(reward: str, model: str | Path | None, *, what: str, adapter: bool = False) -> str:
+def resolve_model(reward: str, model: str | Path | None, *, what: str, adapter: bool = False) -> str:
     """Return a model's name, or its folder as a path that stays right.
 
     Args:
@@ -89,7 +89,7 @@ def load_once(load: Callable[..., T], source: str, *more: Hashable, device: str 
     """
     place = Place(_device(device), dtype)
     key = (load.__module__, load.__qualname__, source, _stamp(Path(source)), place, more)
-    return remember(key, lambda: load(source, place, *more))
+    return cached(key, lambda: load(source, place, *more))
 
 
 def _device(device: str | None) -> str:

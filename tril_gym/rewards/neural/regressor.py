@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
-from tril_gym.rewards.neural.pretrained import check_running, named_model
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.neural.pretrained import check_running, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
 
 BLEURT = "Elron/bleurt-base-512"  # the published checkpoint, converted to transformers
@@ -68,13 +68,13 @@ class Regressor:
                 f" {TRUNCATIONS[0]}"
             )
         check_running(batch_size=batch_size, dtype=dtype)
-        self.model = named_model(self.name, model, what="sequence classifier")
+        self.model = resolve_model(self.name, model, what="sequence classifier")
         self.over, self.truncation, self.max_length = over, truncation, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
-        num_texts = count_texts(prompts, completions, references, extras)
+        num_texts = check_batch(prompts, completions, references, extras)
         refuse_missing(self.name, references)
         pairs = [(t, c) for c, targets in zip(completions, references, strict=True) for t in targets]
         outputs = self._outputs([target for target, _ in pairs], [completion for _, completion in pairs])  # (N,)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.fitting import ExampleLike, Train, fit_once
 
 MAX_N = 4  # the longest n-gram
@@ -162,7 +162,7 @@ class CiderD:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the CIDEr-D of each completion, (B,) in [0, 10]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         return np.array(list(map(self.frequencies.score, completions, references)), dtype=np.float64)
 
     def save(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts, well_formed
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ class ConceptCoverage:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         lexicon = _lexicon()
         pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
         return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
@@ -50,7 +50,7 @@ class ConceptOrder:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the share of concepts in order for each completion, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         lexicon = _lexicon()
         pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
         return np.array([lexicon.order(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
@@ -67,7 +67,7 @@ class ConceptStems:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the share of stems that each completion has, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
         return np.array([self._score(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
 

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from itertools import chain
 
-from tril_gym.rewards.base import Extras, References, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Texts, check_batch
 from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, words_of
 
 
@@ -30,7 +30,7 @@ class DistinctN:
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the share of different n-grams."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         ngrams = all_ngrams(completions, self.n)
         return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
@@ -48,7 +48,7 @@ class Entropy:
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the entropy."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         counts = Counter(all_ngrams(completions, self.n))
         total = sum(counts.values())
         return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0
@@ -70,7 +70,7 @@ class Msttr:
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the mean ratio of the segments."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         words = list(chain.from_iterable(map(words_of, completions)))
         size = min(self.segment, len(words))
         starts = range(0, len(words) - size + 1, size) if size else range(0)
@@ -97,7 +97,7 @@ class SelfBleu:
         """Return the mean BLEU."""
         from tril_gym.rewards.text.sacrebleu import bleu
 
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         count = min(self.sample, len(completions))
         texts = [completions[i * len(completions) // count] for i in range(count)]
         if len(texts) < 2:
@@ -114,7 +114,7 @@ class VocabularySize:
 
     def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
         """Return the number of different words."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         return float(len(set(chain.from_iterable(map(words_of, completions)))))
 
 

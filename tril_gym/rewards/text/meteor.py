@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts, well_formed
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
 from tril_gym.rewards.text.java_process import caption_file, check_memory, find_java, line_process, numbers, one_line
 
 ALPHA, BETA, GAMMA = 0.9, 3.0, 0.5  # nltk's names of the three numbers in the formula
@@ -55,7 +55,7 @@ class Meteor:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the METEOR of each completion, (B,) in [0, 1]."""
-        scores = np.zeros(count_texts(prompts, completions, references, extras))
+        scores = np.zeros(check_batch(prompts, completions, references, extras))
         questions = {
             row: question(completion, targets)
             for row, (completion, targets) in enumerate(zip(completions, references, strict=True))
@@ -86,7 +86,7 @@ class MeteorExactStem:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the METEOR of each completion, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
         return np.array([_best(completion, targets) for completion, targets in pairs], dtype=np.float64)
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.text.java_process import caption_file, check_memory, find_java, line_process, numbers, one_line
 
 SERVER = Path(__file__).with_name("SpiceServer.java")
@@ -79,7 +79,7 @@ class OfficialSpice:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the SPICE of each completion, (B,) in [0, 1]."""
-        scores = np.zeros(count_texts(prompts, completions, references, extras))
+        scores = np.zeros(check_batch(prompts, completions, references, extras))
         questions = {}
         for row, (completion, targets) in enumerate(zip(completions, references, strict=True)):
             written, *meant = map(self._cut, (completion, *targets))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -38,7 +38,7 @@ class Rouge:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the F1 of each completion, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
         return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.text.words import check_whole
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Sentence:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
         return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
 
@@ -66,7 +66,7 @@ class Corpus:
 
     def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return 1 and the counts of each text, (B, K); 0 for a text without references."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         nothing = [0.0] * len(self._counts("a", ["a"]))  # K is the metric's, whatever the texts
         pairs = zip(completions, references, strict=True)
         rows = [self._counts(text, targets) if targets else nothing for text, targets in pairs]

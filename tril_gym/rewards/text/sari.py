@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.text.words import Ngram, ngrams_of, words_of
 
 MAX_N = 4
@@ -50,7 +50,7 @@ class Sari:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the SARI of each completion, (B,) in [0, 100]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         sources = prompts if self.source == "prompt" else [self._source(extra) for extra in extras]
         rows = zip(sources, completions, references, strict=True)
         return np.array([SCALE * sari(*row) for row in rows], dtype=np.float64)

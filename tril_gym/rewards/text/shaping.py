@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.text.words import check_whole, ngrams_of
 
 
@@ -24,7 +24,7 @@ class OfText:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         return np.array([self.function(completion) for completion in completions], dtype=np.float64)
 
 
@@ -73,7 +73,7 @@ class EndBonus:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return 1 or 0 for each text, (B,)."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         for extra in extras:
             if "finish_reason" not in extra:
                 raise ValueError(

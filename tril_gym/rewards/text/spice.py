@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, count_texts, well_formed
-from tril_gym.rewards.fitting import Train, remember
+from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
+from tril_gym.rewards.fitting import Train, cached
 from tril_gym.rewards.text.cider import CiderD
 from tril_gym.rewards.text.scene_graph import Proposition, propositions
 
@@ -56,7 +56,7 @@ class Spice:
 
     def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
         """Return the SPICE of each completion, (B,) in [0, 1]."""
-        count_texts(prompts, completions, references, extras)
+        check_batch(prompts, completions, references, extras)
         known = self._read([*completions, *(target for targets in references for target in targets)])
         graphs = [
             (known[completion], frozenset[Proposition]().union(*(known[target] for target in targets)))
@@ -125,7 +125,7 @@ def parse(texts: list[str], pipeline: str) -> list[Graph]:
     """Return the scene graph of each text, parsed in one call."""
     if not texts:
         return []
-    nlp: Language = remember(("spacy", pipeline), lambda: _load(pipeline))
+    nlp: Language = cached(("spacy", pipeline), lambda: _load(pipeline))
     with nlp.memory_zone():  # the words of these texts are forgotten after it
         return [propositions(doc) for doc in nlp.pipe(map(well_formed, texts))]
 

@@ -35,6 +35,7 @@ from tril_gym.agents import (
     PPOConfig,
     PPOPlusPlus,
     PPOPlusPlusConfig,
+    tiny_policy,
 )
 from tril_gym.agents.actors.token_guide import TokenGuide
 from tril_gym.agents.collection import collector as collect
@@ -61,7 +62,7 @@ def noisy_guide(rules: ToyRules, q: float) -> TokenGuide:
 
 
 def newborn(envs: VectorEnv, seed: int) -> LMPolicy:
-    return LMPolicy.tiny(envs, samples=0, width=32, heads=2, seed=seed)
+    return tiny_policy(envs, samples=0, width=32, heads=2, seed=seed)
 
 
 def value(policy: LMPolicy, envs: VectorEnv, episodes: int = 256) -> float:

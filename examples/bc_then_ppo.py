@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 import tril_gym  # noqa: F401  (registers the environments)
-from tril_gym.agents import BC, PPO, BCConfig, LMPolicy, PPOConfig
+from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
 
 ANIMALS = {"dog": "barks", "cat": "sleeps", "bird": "sings", "horse": "runs", "fish": "swims", "cow": "eats"}
 PLACES = ("park", "house", "garden", "field", "river", "street", "forest", "kitchen", "yard", "boat", "road", "farm")
@@ -49,7 +49,7 @@ def main(folder: str | None = None, bc_iterations: int = 16, ppo_iterations: int
 
         settings = {"dataset": str(data), "reward": "concept_coverage", "max_new_tokens": 12}
         envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
-        policy = LMPolicy.tiny(envs, samples=0)  # untrained: behaviour cloning is its school
+        policy = tiny_policy(envs, samples=0)  # untrained: behaviour cloning is its school
 
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
         cloning.learn(

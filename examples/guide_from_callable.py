@@ -9,7 +9,7 @@ policy writes alone.
 import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
-from tril_gym.agents import Guide, LMPolicy, PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents import Guide, PPOPlusPlus, PPOPlusPlusConfig, tiny_policy
 from tril_gym.experiment.evaluation import evaluate
 
 
@@ -33,7 +33,7 @@ def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples:
     settings = {"reward": eight_words, "autoreset_mode": "Disabled"}
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, **settings)
     held_out = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, split="validation", **settings)
-    policy = LMPolicy.tiny(envs, samples=samples)  # warmed up on references, and kept in the cache folder
+    policy = tiny_policy(envs, samples=samples)  # warmed up on references, and kept in the cache folder
     guide = Guide.from_callable(name_the_concepts, retries=2)
 
     config = PPOPlusPlusConfig(

@@ -7,7 +7,7 @@ in the reward of prompts that it did not learn on.
 import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
-from tril_gym.agents import PPO, LMPolicy, PPOConfig
+from tril_gym.agents import PPO, PPOConfig, tiny_policy
 from tril_gym.experiment.evaluation import evaluate
 
 
@@ -21,7 +21,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, **settings)
     held_out = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, split="validation", **settings)
 
-    policy = LMPolicy.tiny(envs, samples=samples)  # warmed up on references, and kept in the cache folder
+    policy = tiny_policy(envs, samples=samples)  # warmed up on references, and kept in the cache folder
     config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.01)
     agent = PPO(policy, envs, config, seed=0)
 

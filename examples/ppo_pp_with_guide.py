@@ -8,13 +8,13 @@ supervised model of your own is `Guide(LMPolicy.from_pretrained(folder), top_p=0
 import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
-from tril_gym.agents import Guide, LMPolicy, PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents import PPOPlusPlus, PPOPlusPlusConfig, tiny_guide, tiny_policy
 
 
 def main(iterations: int = 5, num_envs: int = 64, samples: int = 3000) -> float:
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, autoreset_mode="Disabled")
-    policy = LMPolicy.tiny(envs, samples=samples)
-    guide = Guide.default(envs, samples=samples)
+    policy = tiny_policy(envs, samples=samples)
+    guide = tiny_guide(envs, samples=samples)
 
     config = PPOPlusPlusConfig(rollin_prob=0.8, learning_rate=3e-4, critic_learning_rate=1e-3, kl_coef=0.01)
     agent = PPOPlusPlus(policy, guide, envs, config, seed=0)

@@ -13,7 +13,7 @@ import gymnasium as gym
 from tril_gym.utils.console import Console
 
 import tril_gym  # noqa: F401  (registers the environments)
-from tril_gym.agents import BC, PPO, BCConfig, LMPolicy, PPOConfig
+from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.reward_model.build import Settings
 from tril_gym.reward_model.training import prepare
@@ -38,7 +38,7 @@ def main(
 
         # 1. Supervised: imitate the references.
         envs = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, autoreset_mode="Disabled")
-        policy = LMPolicy.tiny(envs, samples=0)  # untrained
+        policy = tiny_policy(envs, samples=0)  # untrained
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
         cloning.learn(
             bc_iterations, after=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")

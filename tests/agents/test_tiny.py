@@ -6,7 +6,7 @@ import torch
 from doubles import foreign_envs
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import Guide, LMPolicy, TextLayout, tiny
+from tril_gym.agents import LMPolicy, TextLayout, tiny, tiny_guide, tiny_policy
 from tril_gym.agents.algorithms.bc import BehaviourCloning
 from tril_gym.agents.tiny import GUIDE_ROUNDS, GUIDE_TOP_P, gather_references
 
@@ -44,7 +44,7 @@ def loss_on(policy: LMPolicy, seed: int = 50) -> float:
 class TestWarmUp:
     def test_it_lowers_the_loss(self, kind):
         born, warm, long = (
-            loss_on(LMPolicy.tiny(envs(), kind=kind, **SMALL | {"samples": n, "epochs": epochs}))
+            loss_on(tiny_policy(envs(), kind=kind, **SMALL | {"samples": n, "epochs": epochs}))
             for n, epochs in ((0, 1), (256, 1), (256, 5))
         )
         assert born > 2.0  # ln 16 = 2.8 nats, where all words are alike
@@ -52,34 +52,34 @@ class TestWarmUp:
         assert long < warm - 0.2
 
     def test_it_fits_the_environment(self, kind):
-        policy, layout = LMPolicy.tiny(envs(), kind=kind, **SMALL | {"samples": 0}), TextLayout.of(envs())
+        policy, layout = tiny_policy(envs(), kind=kind, **SMALL | {"samples": 0}), TextLayout.of(envs())
         policy.check(layout)
         assert policy.tokenizer is envs().unwrapped.tokenizer
         assert policy.model.config.is_encoder_decoder == (kind == "seq2seq")
 
     def test_the_second_time_it_comes_from_the_cache(self, kind, monkeypatch):
-        first = LMPolicy.tiny(envs(), kind=kind, **SMALL)
+        first = tiny_policy(envs(), kind=kind, **SMALL)
 
         def no_training(self, texts):
             raise AssertionError("trained again")
 
         monkeypatch.setattr(BehaviourCloning, "step", no_training)
-        assert equal(LMPolicy.tiny(envs(), kind=kind, **SMALL), first)
+        assert equal(tiny_policy(envs(), kind=kind, **SMALL), first)
         # Not one thing that the weights depend on may be missing from the key.
         for other in ({"epochs": 3.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}):
             with pytest.raises(AssertionError, match="trained again"):
-                LMPolicy.tiny(envs(), kind=kind, **SMALL | other)
+                tiny_policy(envs(), kind=kind, **SMALL | other)
         with pytest.raises(AssertionError, match="trained again"):
-            LMPolicy.tiny(envs(rule="stop"), kind=kind, **SMALL)
+            tiny_policy(envs(rule="stop"), kind=kind, **SMALL)
         with pytest.raises(AssertionError, match="trained again"):
-            LMPolicy.tiny(envs(), kind={"causal": "seq2seq", "seq2seq": "causal"}[kind], **SMALL)
+            tiny_policy(envs(), kind={"causal": "seq2seq", "seq2seq": "causal"}[kind], **SMALL)
 
     def test_a_torn_file_is_made_again(self, kind, cache_folder):
-        first = weights(LMPolicy.tiny(envs(), kind=kind, **SMALL))  # copies: a loaded model's own lie in the file
+        first = weights(tiny_policy(envs(), kind=kind, **SMALL))  # copies: a loaded model's own lie in the file
         (file,) = cache_folder.rglob("*.safetensors")
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        again = weights(LMPolicy.tiny(envs(), kind=kind, **SMALL))
+        again = weights(tiny_policy(envs(), kind=kind, **SMALL))
         assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
         assert file.read_bytes() == whole
 
@@ -108,13 +108,13 @@ def test_the_default_guide_goes_on_where_the_policy_stopped(monkeypatch):
         warm_up(policy, texts, settings, number, title)
 
     monkeypatch.setattr(tiny, "_warm_up", counted)
-    policy = LMPolicy.tiny(envs(), **SMALL)
+    policy = tiny_policy(envs(), **SMALL)
     assert rounds == [1]
-    guide = Guide.default(envs(), **SMALL)
+    guide = tiny_guide(envs(), **SMALL)
     assert rounds == [*range(1, GUIDE_ROUNDS + 1)]  # the first was in the cache
     assert loss_on(guide.policy) < loss_on(policy) - 0.01
     assert guide.settings() == {"temperature": 1.0, "top_k": None, "top_p": GUIDE_TOP_P, "min_new_tokens": None}
-    assert equal(LMPolicy.tiny(envs(), **SMALL), policy)  # which the guide's training has not changed
+    assert equal(tiny_policy(envs(), **SMALL), policy)  # which the guide's training has not changed
 
 
 class TestSettings:
@@ -131,34 +131,34 @@ class TestSettings:
     @pytest.mark.parametrize(("settings", "message"), BAD)
     def test_bad_numbers(self, settings, message):
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-            LMPolicy.tiny(envs(), **settings)
+            tiny_policy(envs(), **settings)
 
     def test_an_unknown_setting(self):
         with pytest.raises(TypeError, match="widht"):
-            LMPolicy.tiny(envs(), widht=3)
+            tiny_policy(envs(), widht=3)
 
     def test_an_unknown_kind(self):
         with pytest.raises(ValueError, match=r'"causal".* or "seq2seq".*, got \'rnn\''):
-            LMPolicy.tiny(envs(), kind="rnn")
+            tiny_policy(envs(), kind="rnn")
 
     def test_no_tokenizer(self):
         with pytest.raises(ValueError, match="built for the environment's tokenizer, but it shows none"):
-            LMPolicy.tiny(foreign_envs(2))
+            tiny_policy(foreign_envs(2))
 
     def test_no_references(self):
         bare = foreign_envs(2)
         bare.envs[0].tokenizer = envs().unwrapped.tokenizer
         with pytest.raises(ValueError, match="no reference to warm up on; use samples=0"):
-            LMPolicy.tiny(bare, **SMALL)
+            tiny_policy(bare, **SMALL)
 
     def test_the_newborn_depends_on_its_seed_alone(self):
         settings = {"samples": 0, "width": 32, "heads": 2}
-        one, two, other = (LMPolicy.tiny(envs(), **settings, seed=seed) for seed in (1, 1, 2))
+        one, two, other = (tiny_policy(envs(), **settings, seed=seed) for seed in (1, 1, 2))
         assert equal(one, two)
         assert not equal(one, other)
 
     def test_fractions_of_an_epoch(self, monkeypatch):
         steps = []
         monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
-        LMPolicy.tiny(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
+        tiny_policy(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
         assert steps == [32, 32]

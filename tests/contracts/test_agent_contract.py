@@ -37,6 +37,7 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     TextLayout,
     Trajectories,
+    tiny_policy,
 )
 from tril_gym.agents.collection import collector as collect
 from tril_gym.agents.collection.generation import write_completions
@@ -188,8 +189,8 @@ class TestRandomness:
             type(agent).load(tmp_path, envs=toy_envs()).learn(1)
             agent.predict(toy_envs().reset()[0])
             collect(toy_envs(), agent.plan(0), episodes=5, generator=generator())
-            LMPolicy.tiny(toy_envs(), samples=32, width=16, heads=2)
-            LMPolicy.tiny(toy_envs(), kind="seq2seq", samples=0)
+            tiny_policy(toy_envs(), samples=32, width=16, heads=2)
+            tiny_policy(toy_envs(), kind="seq2seq", samples=0)
 
         import rich.progress  # noqa: F401  draws a number when it is imported first
 

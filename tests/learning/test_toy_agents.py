@@ -10,7 +10,18 @@ from doubles import generator
 from gymnasium.vector import VectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents import (
+    BC,
+    PPO,
+    BCConfig,
+    Guide,
+    LMPolicy,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    tiny_policy,
+)
 from tril_gym.agents.collection import collector as collect
 from tril_gym.envs.toy import ToyRules, optimal_value
 
@@ -23,7 +34,7 @@ def toy_envs(**settings: Any) -> VectorEnv:
 
 
 def newborn(envs: VectorEnv, kind: str = "causal") -> LMPolicy:
-    return LMPolicy.tiny(envs, kind=kind, samples=0, width=32, heads=2)
+    return tiny_policy(envs, kind=kind, samples=0, width=32, heads=2)
 
 
 def value(policy: LMPolicy, envs: VectorEnv) -> float:

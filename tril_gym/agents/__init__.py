@@ -14,6 +14,7 @@ from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Actor, Plan, Writer
 from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.tiny import tiny_guide, tiny_policy
 
 __all__ = [
     "BC",
@@ -39,4 +40,6 @@ __all__ = [
     "Trajectories",
     "Writer",
     "collect",
+    "tiny_guide",
+    "tiny_policy",
 ]

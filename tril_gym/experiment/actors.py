@@ -40,11 +40,11 @@ def language_policy(config: RunConfig) -> LMPolicy | None:
     return policy
 
 
-def tiny_policy(config: RunConfig, envs: VectorEnv) -> LMPolicy:
+def policy_for_envs(config: RunConfig, envs: VectorEnv) -> LMPolicy:
     """A tiny policy, made for an environment."""
-    from tril_gym.agents.actors.policy import LMPolicy
+    from tril_gym.agents.tiny import tiny_policy
 
-    return LMPolicy.tiny(envs, kind=TINY[config.policy], **_tiny_settings(config)).to(config.device)
+    return tiny_policy(envs, kind=TINY[config.policy], **_tiny_settings(config)).to(config.device)
 
 
 def with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:

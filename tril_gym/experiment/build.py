@@ -15,8 +15,8 @@ from tril_gym.experiment.actors import (
     guide_of,
     guide_without_model,
     language_policy,
+    policy_for_envs,
     saved_policy,
-    tiny_policy,
     with_lora,
 )
 from tril_gym.experiment.algorithms import agent_type
@@ -77,7 +77,7 @@ def build(config: RunConfig) -> Parts:
     language = language_policy(config)
     envs = make_envs(config, data, language)
     try_out(make_envs(replace(config, num_envs=1), held_data, language))
-    policy = with_lora(config, tiny_policy(config, envs) if language is None else language)
+    policy = with_lora(config, policy_for_envs(config, envs) if language is None else language)
     guide = {"guide": guide_of(config, envs, policy)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tril_gym.agents.collection.layout import TextLayout
-
 # What a text is put behind, so that its first piece is spelled as in the middle of a text. The first one is in few
 # vocabularies, and what a vocabulary does not know merges with nothing.
 ANCHORS = ("☃", ".", "a")
@@ -75,17 +73,3 @@ class TextCodec:
         """No special tokens, neither around the text nor where it spells their names; no cut, and no word about it."""
         settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
         return list(self.tokenizer(text, **settings)["input_ids"])
-
-
-def text_codec(layout: TextLayout) -> TextCodec:
-    """How an environment's texts are spelled.
-
-    Raises:
-        ValueError: the environment shows no tokenizer.
-    """
-    if layout.tokenizer is None:
-        raise ValueError(
-            "a guide that reads text needs the environment's tokenizer, but the environment shows no tokenizer"
-            " attribute; give it one, or use a guide that writes its tokens"
-        )
-    return TextCodec(layout.tokenizer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from tril_gym.agents.actors.lm_writer import LMWriter
@@ -85,13 +84,6 @@ class Guide:
             "top_p": decoding.top_p,
             "min_new_tokens": self.min_new_tokens,
         }
-
-    @staticmethod
-    def default(envs: VectorEnv, *, kind: str = "causal", **settings: Any) -> Guide:
-        """The tiny policy of this environment, trained longer, nucleus 0.92; see `tiny.tiny_guide`."""
-        from tril_gym.agents.tiny import tiny_guide
-
-        return tiny_guide(envs, kind=kind, **settings)
 
     @staticmethod
     def references() -> References:

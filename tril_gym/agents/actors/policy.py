@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.lm_writer import LMWriter
@@ -120,13 +119,6 @@ class LMPolicy:
             origin = BaseModelRef.of(model, name, settings)
         policy.origin = origin
         return policy
-
-    @classmethod
-    def tiny(cls, envs: VectorEnv, *, kind: str = "causal", **settings: Any) -> LMPolicy:
-        """A small transformer for this environment, warmed up on its references; see `tiny.tiny_policy`."""
-        from tril_gym.agents.tiny import tiny_policy
-
-        return tiny_policy(envs, kind=kind, **settings)
 
     @property
     def device(self) -> torch.device:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.generation import write_completions
-from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Actor
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.backbone import positions_of
-from tril_gym.models.text_codec import TextCodec, text_codec
+from tril_gym.models.text_codec import TextCodec
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TextWriter:
     def __init__(
         self, continue_texts: ContinueTexts, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout
     ) -> None:
-        self.continue_texts, self.layout, self.spelling = continue_texts, layout, text_codec(layout)
+        self.continue_texts, self.layout, self.spelling = continue_texts, layout, codec_of(layout)
         rows = zip(prompts.tolist(), infos, strict=True)
         self.prompts = [info.get("prompt") or self.spelling.decode(_real(ids)) for ids, info in rows]
         self.begun = [_real(ids) for ids in completions.tolist()]
@@ -112,7 +112,7 @@ class CallableGuide:
 
     def check(self, layout: TextLayout) -> None:
         """Refuse an environment that this guide cannot write in."""
-        text_codec(layout)
+        codec_of(layout)
 
     def reads_text(self, layout: TextLayout) -> bool:
         """See `ReadsText`."""

@@ -23,10 +23,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
-from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan, ReadsText
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
-from tril_gym.models.text_codec import text_codec
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.profiler import Timer
 
@@ -196,7 +195,7 @@ class _EpisodeBatch:
         actor = self.plan.rollout
         if not (isinstance(actor, ReadsText) and actor.reads_text(self.layout)):
             return switch
-        start = text_codec(self.layout).character_start
+        start = codec_of(self.layout).character_start
         return np.array([start(row[row >= 0].tolist(), int(end)) for row, end in zip(tokens, switch, strict=True)])
 
     def _restart_at_switch(self, switch: np.ndarray, board: CompletionBuffer, infos: Infos) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from tril_gym.models.text_codec import TextCodec
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextLayout:
@@ -75,3 +77,17 @@ def _tokenizer(envs: VectorEnv) -> Any:
     base = envs.unwrapped
     singles = getattr(base, "envs", None)  # SyncVectorEnv keeps its single environments here
     return getattr(singles[0].unwrapped if singles else base, "tokenizer", None)
+
+
+def codec_of(layout: TextLayout) -> TextCodec:
+    """Return the codec of the environment's tokenizer.
+
+    Raises:
+        ValueError: the environment shows no tokenizer.
+    """
+    if layout.tokenizer is None:
+        raise ValueError(
+            "a guide that reads text needs the environment's tokenizer, but the environment shows no tokenizer"
+            " attribute; give it one, or use a guide that writes its tokens"
+        )
+    return TextCodec(layout.tokenizer)

@@ -26,7 +26,7 @@ from hand_written import write
 from side_by_side import Comparison, Sample, timed
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.utils.profiler import Timer
 
 TEXTS, LENGTHS = (16, 64, 256), (24, 48, 96, 192)

@@ -21,7 +21,7 @@ from hand_written import HandWrittenPPO, Numbers
 from torch import Tensor, nn
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.utils.profiler import Timer
 
 VOCABULARIES = (2_000, 50_257)

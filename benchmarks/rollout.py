@@ -39,7 +39,7 @@ from side_by_side import Comparison, Sample, Target, timed
 from torch import Tensor
 
 from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.models.kernels import use_fast_kernels
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer

@@ -38,7 +38,7 @@ from tril_gym.agents import (
     tiny_policy,
 )
 from tril_gym.agents.actors.token_guide import TokenGuide
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.envs.toy import ToyRules, guide_tokens
 
 ROWS = 64

@@ -39,7 +39,7 @@ from tril_gym.agents import (
     Trajectories,
     tiny_policy,
 )
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.functional.sampling import Decoding
 from tril_gym.utils.profiler import Timer

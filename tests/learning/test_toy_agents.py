@@ -22,7 +22,7 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     tiny_policy,
 )
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.envs.toy import ToyRules, optimal_value
 
 ITERATIONS = 12

@@ -22,7 +22,7 @@ from tril_gym.agents import (
     TextLayout,
 )
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
 from tril_gym.agents.learners.optimizer import adamw

@@ -5,7 +5,7 @@ import torch
 from doubles import MANY_EOS, foreign_envs, policy_of
 
 from tril_gym.agents import PPO, Guide, Plan, PPOConfig, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.models.compiled import CompiledDecoder
 

@@ -13,7 +13,7 @@ from doubles import MANY_EOS, V, alone, foreign_envs, generator, language_model,
 from torch import nn
 
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.learners.critic import Critic, value_after
 from tril_gym.functional.kl import nats_per_text

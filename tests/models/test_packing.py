@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tril_gym.agents import Plan, PPOConfig, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.models import backbone as backbones

@@ -45,7 +45,7 @@ from tril_gym.agents import (
     Trajectories,
 )
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.envs import Example
 from tril_gym.envs.toy import toy_tokenizer

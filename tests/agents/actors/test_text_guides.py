@@ -30,8 +30,7 @@ from tril_gym.agents import (
     Trajectories,
 )
 from tril_gym.agents.actors import text_guide as module
-from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.collection.collector import EpisodeRandomness, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness, collect, switch_points
 from tril_gym.cli import main
 from tril_gym.envs import Example
 from tril_gym.models.text_codec import TextCodec

@@ -9,7 +9,7 @@ from gymnasium.vector import SyncVectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, Plan, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.wrappers.text_reward import TextReward
 
 

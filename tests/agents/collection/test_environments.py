@@ -24,7 +24,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.envs.toy import ToyRules, toy_rewards
 

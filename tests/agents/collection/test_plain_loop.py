@@ -7,8 +7,7 @@ import torch
 from doubles import MANY_EOS, foreign_envs, generator, policy_of
 
 from tril_gym.agents import LMPolicy, Plan, TextLayout
-from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.collection.collector import EpisodeRandomness
+from tril_gym.agents.collection.collector import EpisodeRandomness, collect
 from tril_gym.models.backbone import _decoder_start
 
 EPISODES, ROWS = 30, 8  # three waves and a part of one

@@ -8,7 +8,7 @@ from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
 from tril_gym.agents import Plan, PPOConfig, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.models.texts import Texts
 

@@ -27,8 +27,7 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     Trajectories,
 )
-from tril_gym.agents.collection import collector as collect
-from tril_gym.agents.collection.collector import EpisodeRandomness, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness, collect, switch_points
 from tril_gym.agents.learners.critic import Critic
 from tril_gym.utils.profiler import Timer
 

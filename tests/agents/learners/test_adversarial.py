@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import GAIL, GAILConfig, LMPolicy, Plan, TextLayout, Trajectories
 from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.adversarial import AdversarialLearner, paid
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
 from tril_gym.data.example import Example, Examples

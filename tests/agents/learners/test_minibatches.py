@@ -7,7 +7,7 @@ from doubles import MANY_EOS, foreign_envs, generator, policy_of
 from torch import Tensor
 
 from tril_gym.agents import LMPolicy, Plan, PPOConfig, TextLayout
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.actor_critic import ActorCritic
 

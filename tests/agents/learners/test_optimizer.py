@@ -29,7 +29,7 @@ from tril_gym.agents import (
 )
 from tril_gym.agents.actors.lm_writer import checkpoints_gradients
 from tril_gym.agents.actors.references import References
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig, Schedule

@@ -10,7 +10,7 @@ from gymnasium.wrappers import TimeLimit
 from torch import nn
 
 from tril_gym.agents import PPO, Guide, Plan, PPOConfig, TextLayout, Trajectories
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.critic import ValueRecordingActor
 

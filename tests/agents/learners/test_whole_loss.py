@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, Plan, PPOConfig, TextLayout, Trajectories
 from tril_gym.agents.actors.references import reference_texts
-from tril_gym.agents.collection import collector as collect
+from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Experience

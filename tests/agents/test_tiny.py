@@ -119,11 +119,11 @@ def test_the_default_guide_goes_on_where_the_policy_stopped(monkeypatch):
 
 class TestSettings:
     BAD = (
-        ({"width": 0}, "width must be above 0, got 0; the usual value is 128"),
-        ({"heads": 0}, "heads must be above 0, got 0"),
-        ({"layers": 0}, "layers must be above 0, got 0"),
+        ({"width": 0}, "width must be at least 1, got 0; the usual value is 128"),
+        ({"heads": 0}, "heads must be at least 1, got 0"),
+        ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"width": 30, "heads": 4}, "width must be a multiple of heads, got 30 and 4 heads"),
-        ({"samples": -1}, "samples must not be negative, got -1"),
+        ({"samples": -1}, "samples must be at least 0, got -1"),
         ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
     )

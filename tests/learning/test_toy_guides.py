@@ -25,7 +25,7 @@ from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
-from tril_gym.agents.learners.optimizer import adamw
+from tril_gym.agents.learners.optimizer import OptimizerConfig, adamw
 from tril_gym.envs.toy import ToyRules, guide_value
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
@@ -108,7 +108,7 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
         return reference_texts(written, ReferenceTokens(layout), generator), written.texts
 
     judge, (experts, written) = ClassifierDiscriminator.tiny(layout, seed=7), both()
-    optimizer = adamw(judge.parameters(), 1e-3)
+    optimizer = adamw(judge.parameters(), OptimizerConfig(), learning_rate=1e-3)
     for rows in minibatches(512, epochs=8, size=32, generator=generator):
         optimizer.zero_grad()
         discriminator_loss(judge.logits(experts[rows]), judge.logits(written[rows])).backward()

@@ -26,7 +26,7 @@ from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
-from tril_gym.utils.config_fields import check_not_negative, check_positive
+from tril_gym.utils.config_fields import check_bounds, config_field
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import one_thread
@@ -39,18 +39,17 @@ GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
 class TinySettings:
     """Size and warm-up of a tiny policy."""
 
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    samples: int = 8_000  # prompt-reference pairs to learn from; 0 leaves the model as it was born
-    epochs: float = 2.0  # passes over them
-    learning_rate: float = 1e-3
-    minibatch_size: int = 32
-    seed: int = 0
+    width: int = config_field(128, "hidden size", minimum=1)
+    layers: int = config_field(2, "transformer layers", minimum=1)
+    heads: int = config_field(4, "attention heads per layer", minimum=1)
+    samples: int = config_field(8_000, "prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
+    epochs: float = config_field(2.0, "passes over the pairs", above=0)
+    learning_rate: float = config_field(1e-3, "AdamW step size", above=0)
+    minibatch_size: int = config_field(32, "texts per optimizer step", minimum=1)
+    seed: int = config_field(0, "seed of the weights, the pairs and their order")
 
     def __post_init__(self) -> None:
-        check_positive(self, "width", "layers", "heads", "epochs", "learning_rate", "minibatch_size")
-        check_not_negative(self, "samples")
+        check_bounds(self)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads} heads")
 

@@ -11,7 +11,7 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +22,7 @@ import click
 from tril_gym import __version__
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.utils.config_fields import describe_bounds
 from tril_gym.utils.user_code import is_function
 
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -290,22 +291,31 @@ def config_options(config_type: type) -> list[Callable[[Any], Any]]:
     """One option per field of a config dataclass. Unset options are None, so that presets can fill them."""
     hints = typing.get_type_hints(config_type)
     return [
-        config_option(field.name, hints[field.name], field.default, field.metadata["help"])
-        for field in fields(config_type)
+        config_option(field.name, hints[field.name], field.default, field.metadata) for field in fields(config_type)
     ]
 
 
-def config_option(name: str, hint: Any, default: Any, help: str) -> Callable[[Any], Any]:
-    """The option of one field."""
+def config_option(name: str, hint: Any, default: Any, metadata: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Return the option of one field, with its bounds in the help; the config refuses what is outside them."""
     flag = "--" + name.replace("_", "-")
-    of_union = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
-    kind = of_union[0] if types.NoneType in typing.get_args(hint) else hint
-    text = help if default is None else f"{help}  [default: {str(default).lower() if kind is bool else default}]"
+    optional = types.NoneType in typing.get_args(hint)
+    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
+    notes = [describe_bounds(metadata), "" if default is None else f"default: {_as_typed(default)}"]
+    text = metadata["help"] + (f"  [{'; '.join(filter(None, notes))}]" if any(notes) else "")
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
     if typing.get_origin(kind) is typing.Literal:
         return click.option(flag, name, type=click.Choice(typing.get_args(kind)), help=text)
+    if typing.get_origin(kind) is tuple:  # several values after one flag: --adam-betas 0.9 0.999
+        return click.option(flag, name, type=typing.get_args(kind), default=None, help=text)
     return click.option(flag, name, type=kind, help=text)
+
+
+def _as_typed(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tril_gym.reward_model.network import TINY, Rows, drawing_from, pad_pairs, rewards_of
-from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, config_field
+from tril_gym.utils.config_fields import check_bounds, config_field
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 
@@ -30,33 +30,28 @@ BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 class RewardModelConfig:
     """Every number that training a reward model reads."""
 
-    epochs: int | None = config_field(None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps")
-    batch_size: int = config_field(32, "pairs per optimizer step; tiny: 16")
-    learning_rate: float = config_field(1e-5, "AdamW step size; tiny: 0.0005")
+    epochs: int | None = config_field(
+        None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps", minimum=1
+    )
+    batch_size: int = config_field(32, "pairs per optimizer step; tiny: 16", minimum=1)
+    learning_rate: float = config_field(1e-5, "AdamW step size; tiny: 0.0005", above=0)
     lr_schedule: Literal["linear", "cosine", "constant"] = config_field(
         "linear", "how the learning rate falls to 0, if so"
     )
-    warmup: float = config_field(0.05, "share of the steps in which the learning rate rises")
-    weight_decay: float = config_field(0.01, "AdamW's, of matrices")
-    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this")
+    warmup: float = config_field(0.05, "share of the steps in which the learning rate rises", minimum=0, maximum=1)
+    weight_decay: float = config_field(0.01, "AdamW's, of matrices", minimum=0)
+    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this", above=0)
     max_length: int | None = config_field(
-        None, "tokens read, counted from the end; default: what the model can, at most 512"
+        None, "tokens read, counted from the end; default: what the model can, at most 512", minimum=8
     )
-    drop_tokens: float = config_field(0.0, "chance that a token is hidden in training; tiny: 0.3")
-    center_coef: float = config_field(0.0, "weight of the squared sum of a pair's rewards, which holds rewards near 0")
-    seed: int = config_field(0, "all randomness comes from it")
+    drop_tokens: float = config_field(0.0, "chance that a token is hidden in training; tiny: 0.3", minimum=0, below=1)
+    center_coef: float = config_field(
+        0.0, "weight of the squared sum of a pair's rewards, which holds rewards near 0", minimum=0
+    )
+    seed: int = config_field(0, "all randomness comes from it", minimum=0)
 
     def __post_init__(self) -> None:
-        check_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm")
-        check_not_negative(self, "weight_decay", "center_coef", "seed")
-        check_share(self, "warmup", "drop_tokens")
-        if self.max_length is not None and self.max_length < 8:
-            raise ValueError(f"max_length must be at least 8 tokens, got {self.max_length}; the usual value is 512")
-        if self.drop_tokens == 1:
-            raise ValueError("drop_tokens must be below 1, got 1.0: a text without tokens teaches nothing")
-        finite = (self.learning_rate, self.weight_decay, self.max_grad_norm, self.center_coef)
-        if not all(map(math.isfinite, finite)):
-            raise ValueError(f"learning_rate, weight_decay, max_grad_norm and center_coef must be finite, got {finite}")
+        check_bounds(self)
 
 
 # What a tiny model takes instead of the defaults.

@@ -19,6 +19,7 @@ from tril_gym.agents import (
     PPO,
     BCConfig,
     D2LOLSConfig,
+    GAILConfig,
     Guide,
     LMPolicy,
     LOLSConfig,
@@ -31,8 +32,9 @@ from tril_gym.agents.actors.lm_writer import checkpoints_gradients
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.agents.learners.adversarial import AdversarialLearner
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
-from tril_gym.agents.learners.optimizer import OptimizerConfig, Schedule
+from tril_gym.agents.learners.optimizer import OptimizerConfig, Schedule, adamw
 from tril_gym.utils.profiler import Timer
 
 V = 16
@@ -194,11 +196,18 @@ class TestWhatIsRefused:
             ({"lr_schedule": "cosine", "lr_warmup": 2}, r"lr_schedule is cosine, so lr_iterations must say"),
             ({"lr_iterations": 5, "lr_warmup": 5}, r"lr_warmup must be less than the 5 lr_iterations, got 5"),
             ({"lr_schedule": "linear", "lr_iterations": 5, "lr_warmup": 9}, r"less than the 5 lr_iterations, got 9"),
-            ({"lr_warmup": -1}, r"lr_warmup must not be negative, got -1"),
-            ({"lr_schedule": "linear", "lr_iterations": 0}, r"lr_iterations must be above 0, got 0"),
+            ({"lr_warmup": -1}, r"lr_warmup must be at least 0, got -1"),
+            ({"lr_schedule": "linear", "lr_iterations": 0}, r"lr_iterations must be at least 1, got 0"),
             ({"learning_rate": 0.0}, r"learning_rate must be above 0, got 0\.0; the usual value is 1e-05"),
-            ({"learning_rate": math.nan}, r"learning_rate must be above 0, got nan"),
-            ({"gradient_accumulation": 0}, r"gradient_accumulation must be above 0, got 0"),
+            ({"learning_rate": math.nan}, r"learning_rate must be finite and above 0, got nan"),
+            ({"gradient_accumulation": 0}, r"gradient_accumulation must be at least 1, got 0"),
+            ({"weight_decay": -0.1}, r"weight_decay must be at least 0, got -0\.1; the usual value is 0\.0"),
+            ({"weight_decay": math.inf}, r"weight_decay must be finite and at least 0, got inf"),
+            (
+                {"adam_betas": (0.9, 1.0)},
+                r"adam_betas must be in \[0, 1\), got \(0\.9, 1\.0\); the usual value is \(0\.9",
+            ),
+            ({"adam_betas": (0.9,)}, r"adam_betas must be two numbers, got \(0\.9,\)"),
             ({"max_grad_norm": 0.0}, r"max_grad_norm must be above 0, got 0\.0"),
         ],
     )
@@ -348,3 +357,27 @@ class TestGradientCheckpointing:
         (plain, once), (checkpointed, twice) = outcomes
         assert distance(plain, checkpointed) < 1e-7  # T5 computes partly in float32
         assert twice == 2 * once > 0
+
+
+class TestAdamW:
+    def test_defaults_are_no_decay_and_torch_betas(self):
+        (group,) = actor_critic(policy_of()).optimizer.param_groups
+        assert (group["weight_decay"], group["betas"], group["lr"]) == (0.0, (0.9, 0.999), 1e-3)
+
+    def test_every_optimizer_takes_decay_and_betas(self):
+        numbers = {"weight_decay": 0.1, "adam_betas": [0.5, 0.6], "critic_learning_rate": 1e-2}
+        learner = AdversarialLearner(policy_of(), GAILConfig(**NUMBERS | numbers), TextLayout.of(envs()))
+        critic = learner.actor_critic.critic("policy")[1]
+        optimizers = (learner.actor_critic.optimizer, critic, learner.optimizer, imitation(policy_of()).optimizer)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        assert [group["lr"] for group in groups] == [1e-3, 1e-2, 1e-3, 1e-3]
+        assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.1, 0.0]
+        assert [group["betas"] for group in groups] == [(0.5, 0.6)] * 3 + [(0.9, 0.999)]
+
+    def test_decay_shrinks_weights_that_have_no_gradient(self):
+        weight = nn.Parameter(torch.ones(1))
+        weight.grad = torch.zeros(1)
+        # w ← w − lr · decay · w
+        optimizer = adamw([weight], OptimizerConfig(learning_rate=0.5, weight_decay=0.1))
+        optimizer.step()
+        assert weight.item() == pytest.approx(0.95)

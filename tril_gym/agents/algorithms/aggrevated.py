@@ -18,24 +18,26 @@ from typing import Literal
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, config_field
+from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class AggreVaTeDConfig(ActorCriticConfig):
     """The shared numbers, and which of its tokens the policy learns from."""
 
-    rollin_prob: float = config_field(0.8, "chance β that the policy starts a text; the others are the guide's alone")
+    rollin_prob: float = config_field(
+        0.8,
+        "chance β that the policy starts a text; the others are the guide's alone",
+        minimum=0,
+        maximum=1,
+        group="guide",
+    )
     allow_full_rollins: bool = config_field(
-        False, "let some rollins be whole texts, so that the policy learns to end one"
+        False, "let some rollins be whole texts, so that the policy learns to end one", group="guide"
     )
     learn_on: Literal["rollin", "switch"] = config_field(
-        "rollin", "learn from all tokens of a rollin, or from its last"
+        "rollin", "learn from all tokens of a rollin, or from its last", group="guide"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self, "rollin_prob")
 
 
 class AggreVaTeD(GuidedAgent):

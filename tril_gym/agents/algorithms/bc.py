@@ -17,7 +17,7 @@ from tril_gym.utils.config_fields import config_field
 class BCConfig(OptimizerConfig):
     """BC reads the optimizer's numbers and no others; its texts do not age, so one pass over them is usual."""
 
-    epochs: int = config_field(1, "passes over the texts of an iteration")
+    epochs: int = config_field(1, "passes over the texts of an iteration", minimum=1)
 
 
 class BC(Agent):

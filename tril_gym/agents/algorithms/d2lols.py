@@ -14,27 +14,32 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_not_negative, check_share, config_field
+from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class D2LOLSConfig(ActorCriticConfig):
     """The shared numbers, the hand-over, and the rollins of both halves."""
 
-    aggrevated_iterations: int = config_field(20, "iterations of AggreVaTeD before those of PPO++")
-    rollin_prob: float = config_field(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
+    aggrevated_iterations: int = config_field(
+        20, "iterations of AggreVaTeD before those of PPO++", minimum=0, group="guide"
+    )
+    rollin_prob: float = config_field(
+        0.8, "chance β of a rollin, in PPO++'s iterations by the guide", minimum=0, maximum=1, group="guide"
+    )
     aggrevated_rollin_prob: float | None = config_field(
-        None, "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob"
+        None,
+        "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob",
+        minimum=0,
+        maximum=1,
+        group="guide",
     )
     allow_full_rollins: bool = config_field(
-        False, "let some rollins of the policy be whole texts, so that it learns to end one"
+        False, "let some rollins of the policy be whole texts, so that it learns to end one", group="guide"
     )
-    warm_start_critic: bool = config_field(True, "let the policy's critic start from what the guide's has learned")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_negative(self, "aggrevated_iterations")
-        check_share(self, "rollin_prob", "aggrevated_rollin_prob")
+    warm_start_critic: bool = config_field(
+        True, "let the policy's critic start from what the guide's has learned", group="guide"
+    )
 
 
 class D2LOLS(GuidedAgent):

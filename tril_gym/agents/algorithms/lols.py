@@ -18,25 +18,29 @@ import numpy as np
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, config_field
+from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class LOLSConfig(ActorCriticConfig):
     """The shared numbers, the coin, and the rollins of both halves."""
 
-    ppo_pp_prob: float = config_field(0.8, "chance that an iteration is PPO++'s; the others are AggreVaTeD's")
-    rollin_prob: float = config_field(0.8, "chance β of a rollin, in PPO++'s iterations by the guide")
+    ppo_pp_prob: float = config_field(
+        0.8, "chance that an iteration is PPO++'s; the others are AggreVaTeD's", minimum=0, maximum=1, group="guide"
+    )
+    rollin_prob: float = config_field(
+        0.8, "chance β of a rollin, in PPO++'s iterations by the guide", minimum=0, maximum=1, group="guide"
+    )
     aggrevated_rollin_prob: float | None = config_field(
-        None, "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob"
+        None,
+        "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob",
+        minimum=0,
+        maximum=1,
+        group="guide",
     )
     allow_full_rollins: bool = config_field(
-        False, "let some rollins of the policy be whole texts, so that it learns to end one"
+        False, "let some rollins of the policy be whole texts, so that it learns to end one", group="guide"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self, "ppo_pp_prob", "rollin_prob", "aggrevated_rollin_prob")
 
 
 class LOLS(GuidedAgent):

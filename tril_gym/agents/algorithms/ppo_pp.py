@@ -15,18 +15,17 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCriticConfig
-from tril_gym.utils.config_fields import check_share, config_field
+from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOPlusPlusConfig(ActorCriticConfig):
     """The shared numbers, and how often the guide starts a text."""
 
-    rollin_prob: float = config_field(0.8, "chance β that the guide starts a text")
+    rollin_prob: float = config_field(0.8, "chance β that the guide starts a text", minimum=0, maximum=1, group="guide")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self, "rollin_prob")
         if self.rollin_prob == 1.0:
             warnings.warn("with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual", stacklevel=3)
 

@@ -42,7 +42,7 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.lm_head import Entropies
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import check_not_negative, check_positive, check_share, config_field
+from tril_gym.utils.config_fields import config_field
 from tril_gym.utils.profiler import Timer
 
 
@@ -50,22 +50,24 @@ from tril_gym.utils.profiler import Timer
 class ActorCriticConfig(OptimizerConfig):
     """Every number that the shared update reads. Names and defaults live here and nowhere else."""
 
-    critic_learning_rate: float | None = config_field(None, "AdamW step size of the critic; default: the policy's")
+    critic_learning_rate: float | None = config_field(
+        None, "AdamW step size of the critic; default: the policy's", above=0
+    )
     critic: Literal["separate", "adapter", "shared"] | None = config_field(
         None,
         "a network of its own, an adapter on the policy's, or its own layers; default: separate, or with LoRA adapter",
     )
-    gamma: float = config_field(1.0, "discount per token")
+    gamma: float = config_field(1.0, "discount per token", minimum=0, maximum=1)
     gae_lambda: float = config_field(
-        0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end"
+        0.95, "λ of the advantages: 0 trusts the critic after one token, 1 only at the end", minimum=0, maximum=1
     )
-    clip_range: float = config_field(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]")
+    clip_range: float = config_field(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
     value_clip_range: float | None = config_field(
-        None, "how far a value may move per iteration, in reward; default: any"
+        None, "how far a value may move per iteration, in reward; default: any", above=0
     )
-    vf_coef: float = config_field(0.5, "weight of the value loss")
-    ent_coef: float = config_field(0.0, "weight of the entropy bonus, reward per nat")
-    target_coef: float = config_field(0.0, "weight of the likelihood of a reference beside the reward")
+    vf_coef: float = config_field(0.5, "weight of the value loss", minimum=0)
+    ent_coef: float = config_field(0.0, "weight of the entropy bonus, reward per nat", minimum=0)
+    target_coef: float = config_field(0.0, "weight of the likelihood of a reference beside the reward", minimum=0)
     group_by_length: bool | None = config_field(
         None, "minibatches of texts of like length; default: only where texts of any length would need padding"
     )
@@ -73,36 +75,46 @@ class ActorCriticConfig(OptimizerConfig):
         False, "let torch compile the networks: each size of a batch takes it seconds to minutes, once"
     )
     normalize_advantages: bool = config_field(False, "whiten advantages over the learned tokens")
-    kl_coef: float = config_field(0.001, "reward lost per nat of KL to the reference policy")
-    kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "estimator of the KL inside the reward")
+    kl_coef: float = config_field(0.001, "reward lost per nat of KL to the reference policy", minimum=0, group="KL")
+    kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "estimator of the KL inside the reward", group="KL")
     kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = config_field(
-        "fixed", "how kl_coef follows kl_target"
+        "fixed", "how kl_coef follows kl_target", group="KL"
     )
-    kl_target: float | None = config_field(None, "KL to hold, nats per text; for the controllers that are not fixed")
-    kl_horizon: float = config_field(10_000.0, "episodes over which the adaptive controller reacts")
-    kl_gain: float = config_field(1e-4, "K_p of the proportional and the PID controller, reward per nat")
-    kl_integral_gain: float = config_field(1e-4, "K_i of the PID controller, reward per nat")
-    kl_derivative_gain: float = config_field(0.0, "K_d of the PID controller, reward per nat")
+    kl_target: float | None = config_field(
+        None, "KL to hold, nats per text; for the controllers that are not fixed", above=0, group="KL"
+    )
+    kl_horizon: float = config_field(
+        10_000.0, "episodes over which the adaptive controller reacts", above=0, group="KL"
+    )
+    kl_gain: float = config_field(
+        1e-4, "K_p of the proportional and the PID controller, reward per nat", minimum=0, group="KL"
+    )
+    kl_integral_gain: float = config_field(1e-4, "K_i of the PID controller, reward per nat", minimum=0, group="KL")
+    kl_derivative_gain: float = config_field(0.0, "K_d of the PID controller, reward per nat", minimum=0, group="KL")
     target_kl: float | None = config_field(
-        None, "end the epochs early at 1.5 times so many nats per token; default: never"
+        None, "end the epochs early at 1.5 times so many nats per token; default: never", above=0
     )
     joint_grad_norm: bool = config_field(False, "clip one norm over policy and critic, not one each")
-    temperature: float = config_field(1.0, "of the policy's distribution, in sampling and scoring alike")
+    temperature: float = config_field(
+        1.0, "of the policy's distribution, in sampling and scoring alike", above=0, group="policy"
+    )
     top_k: int | None = config_field(
-        None, "cut the policy's distribution to its k best tokens; only to reproduce old settings"
+        None,
+        "cut the policy's distribution to its k best tokens; only to reproduce old settings",
+        minimum=1,
+        group="policy",
     )
     top_p: float | None = config_field(
-        None, "cut the policy's distribution to its nucleus; only to reproduce old settings"
+        None,
+        "cut the policy's distribution to its nucleus; only to reproduce old settings",
+        above=0,
+        maximum=1,
+        group="policy",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "critic_learning_rate", "value_clip_range", "target_kl", "temperature")
-        check_not_negative(self, "vf_coef", "ent_coef", "target_coef", "kl_coef")
-        check_share(self, "gamma", "gae_lambda")
-        if not 0 < self.clip_range < 1:
-            raise ValueError(f"clip_range must be in (0, 1), got {self.clip_range}; the usual value is 0.2")
-        if self.decoding().truncates:  # which also refuses what cannot be sampled
+        if self.decoding().truncates:
             warnings.warn(
                 f"top_k={self.top_k} and top_p={self.top_p} cut the policy's own distribution, whose KL to a reference"
                 " with another cut is infinite; leave both out, unless you reproduce old settings",
@@ -135,7 +147,7 @@ class ActorCritic:
         check_critic(policy, config.critic)
         self.policy, self.config, self.layout = policy, config, layout
         self.ref_policy = policy.frozen_copy()
-        self.optimizer = adamw(policy.parameters(), config.learning_rate)
+        self.optimizer = adamw(policy.parameters(), config)
         self.schedule, self.kl = Schedule(config), config.controller()
         self.autocast = autocast_of(config, policy.device)
         self.references = ReferenceTokens(layout) if config.target_coef > 0 else None
@@ -164,7 +176,10 @@ class ActorCritic:
             if warm_start and self._critics:
                 ((other, _),) = self._critics.values()
                 critic.load_state_dict(other.state_dict())
-            self._critics[critic_owner] = critic, adamw(critic.parameters(), self._critic_rate)
+            self._critics[critic_owner] = (
+                critic,
+                adamw(critic.parameters(), self.config, learning_rate=self._critic_rate),
+            )
         return self._critics[critic_owner]
 
     @property

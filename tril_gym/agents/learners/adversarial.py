@@ -23,7 +23,7 @@ from tril_gym.agents.learners.optimizer import Metrics, adamw, clip_gradients
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import check_positive, check_share, config_field
+from tril_gym.utils.config_fields import config_field
 from tril_gym.utils.profiler import Timer
 
 
@@ -32,20 +32,23 @@ class AdversarialConfig(ActorCriticConfig):
     """The shared numbers, and the discriminator's."""
 
     discriminator: str = config_field(
-        "tiny", "tiny, adapter (on a LoRA policy), or a sequence classifier's name or folder"
+        "tiny", "tiny, adapter (on a LoRA policy), or a sequence classifier's name or folder", group="reward"
     )
-    discriminator_learning_rate: float = config_field(1e-3, "AdamW step size of the discriminator; it has no schedule")
-    discriminator_epochs: int = config_field(1, "the discriminator's passes over the texts of an iteration")
-    label_smoothing: float = config_field(0.0, "how far the discriminator's labels are from 0 and 1, times two")
+    discriminator_learning_rate: float = config_field(
+        1e-3, "AdamW step size of the discriminator; it has no schedule", above=0, group="reward"
+    )
+    discriminator_epochs: int = config_field(
+        1, "the discriminator's passes over the texts of an iteration", minimum=1, group="reward"
+    )
+    label_smoothing: float = config_field(
+        0.0, "how far the discriminator's labels are from 0 and 1, times two", minimum=0, maximum=1, group="reward"
+    )
     reward_form: Literal["logit", "gail", "probability"] = config_field(
-        "logit", "what its logit pays: itself, −log(1−D) or D"
+        "logit", "what its logit pays: itself, −log(1−D) or D", group="reward"
     )
-    positive_only: bool = config_field(False, "only examples labelled positive are experts, as IMDB's good reviews")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "discriminator_learning_rate", "discriminator_epochs")
-        check_share(self, "label_smoothing")
+    positive_only: bool = config_field(
+        False, "only examples labelled positive are experts, as IMDB's good reviews", group="reward"
+    )
 
 
 class AdversarialLearner:
@@ -62,7 +65,7 @@ class AdversarialLearner:
     def set_discriminator(self, judge: Discriminator) -> None:
         """Take a discriminator; what another one has learned is forgotten."""
         self.judge = judge
-        self.optimizer = adamw(judge.parameters(), self.config.discriminator_learning_rate)
+        self.optimizer = adamw(judge.parameters(), self.config, learning_rate=self.config.discriminator_learning_rate)
 
     @property
     def ref_policy(self) -> LMPolicy:

@@ -37,7 +37,7 @@ class BehaviourCloning:
 
     def __init__(self, policy: LMPolicy, config: OptimizerConfig, layout: TextLayout | None = None) -> None:
         self.policy, self.config = policy, config
-        self.optimizer, self.schedule = adamw(policy.parameters(), config.learning_rate), Schedule(config)
+        self.optimizer, self.schedule = adamw(policy.parameters(), config), Schedule(config)
         self.autocast = autocast_of(config, policy.device)
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)

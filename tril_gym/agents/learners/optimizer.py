@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tril_gym.functional.sampling import Decoding
-from tril_gym.utils.config_fields import check_not_negative, check_positive, config_field
+from tril_gym.utils.config_fields import check_bounds, config_field
 
 Metrics = dict[str, float]
 Autocast = Callable[[], AbstractContextManager[None]]
@@ -22,29 +22,36 @@ class OptimizerConfig:
     """The numbers that every learner reads."""
 
     episodes_per_iteration: int | None = config_field(
-        None, "texts collected between updates; default: one per environment row"
+        None, "texts collected between updates; default: one per environment row", minimum=1
     )
-    learning_rate: float = config_field(1e-5, "AdamW step size of the policy")
+    learning_rate: float = config_field(1e-5, "AdamW step size of the policy", above=0)
+    weight_decay: float = config_field(0.0, "AdamW weight decay of all networks", minimum=0)
+    adam_betas: tuple[float, float] = config_field(
+        (0.9, 0.999), "AdamW decay rates of the gradient's and its square's running means", minimum=0, below=1
+    )
     lr_schedule: Literal["constant", "linear", "cosine"] = config_field(
         "constant", "how the learning rates fall to 0, if so"
     )
-    lr_iterations: int | None = config_field(None, "iterations in which they fall; default: all of the run's")
-    lr_warmup: int = config_field(0, "first iterations, in which the learning rates rise from near 0")
-    epochs: int = config_field(4, "passes over the texts of an iteration")
-    minibatch_size: int = config_field(32, "texts per optimizer step")
+    lr_iterations: int | None = config_field(
+        None, "iterations in which they fall; default: all of the run's", minimum=1
+    )
+    lr_warmup: int = config_field(0, "first iterations, in which the learning rates rise from near 0", minimum=0)
+    epochs: int = config_field(4, "passes over the texts of an iteration", minimum=1)
+    minibatch_size: int = config_field(32, "texts per optimizer step", minimum=1)
     gradient_accumulation: int = config_field(
-        1, "parts a minibatch is computed in, to save memory; changes nothing else"
+        1, "parts a minibatch is computed in, to save memory; changes nothing else", minimum=1
     )
     gradient_checkpointing: bool = config_field(
         False, "compute activations twice, to save memory; changes nothing else"
     )
     mixed_precision: Literal["no", "bf16"] = config_field("no", "compute losses in bfloat16 under autocast")
-    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this")
+    max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this", above=0)
 
     def __post_init__(self) -> None:
-        check_positive(self, "episodes_per_iteration", "learning_rate", "lr_iterations", "epochs", "minibatch_size")
-        check_positive(self, "gradient_accumulation", "max_grad_norm")
-        check_not_negative(self, "lr_warmup")
+        object.__setattr__(self, "adam_betas", tuple(self.adam_betas))  # JSON and YAML have lists only
+        check_bounds(self)
+        if len(self.adam_betas) != 2:
+            raise ValueError(f"adam_betas must be two numbers, got {self.adam_betas}; the usual value is (0.9, 0.999)")
         if self.lr_schedule != "constant" and self.lr_iterations is None:
             raise ValueError(
                 f"lr_schedule is {self.lr_schedule}, so lr_iterations must say after how many iterations the learning"
@@ -107,9 +114,17 @@ class Schedule:
             self.advance()
 
 
-def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    """Without weight decay: a policy is held near its reference by the KL, not by small weights."""
-    return torch.optim.AdamW(list(parameters), lr=learning_rate, weight_decay=0.0, fused=True)
+def adamw(
+    parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, learning_rate: float | None = None
+) -> torch.optim.AdamW:
+    """Return an optimizer of these parameters, by default with the policy's learning rate."""
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.learning_rate if learning_rate is None else learning_rate,
+        betas=config.adam_betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:

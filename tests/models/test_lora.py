@@ -21,7 +21,8 @@ from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.lora import Lora, quietly
+from tril_gym.models.lora import Lora
+from tril_gym.utils.quiet import without_peft_warnings
 
 RANK = 4
 NUMBERS = {"learning_rate": 1e-2, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}
@@ -58,7 +59,7 @@ def logprobs(policy, texts=None):
 
 
 def peft_model(model, config, **settings):
-    with quietly():
+    with without_peft_warnings():
         return peft.get_peft_model(model, config, **settings)
 
 

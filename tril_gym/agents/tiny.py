@@ -29,7 +29,7 @@ from tril_gym.utils.cache import cached_folder
 from tril_gym.utils.config_fields import check_bounds, config_field
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
-from tril_gym.utils.threads import one_thread
+from tril_gym.utils.threads import cpu_threads
 
 GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
 GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
@@ -96,7 +96,7 @@ def _warmed_up(
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
-        with one_thread():
+        with cpu_threads(1):
             _warm_up(policy, texts, settings, number, f"warm-up {number} of tiny {kind} model" if progress else None)
         with without_progress_bars():
             policy.model.save_pretrained(folder)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tril_gym.utils.quiet import without_peft_warnings
 from tril_gym.utils.seeding import seeded
 
 ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output's
@@ -97,7 +96,7 @@ class Lora:
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in network.modules()),
         )
         try:
-            with seeded(seed), quietly():
+            with seeded(seed), without_peft_warnings():
                 return cls(get_peft_model(sharing_copy(network), config))
         except ValueError as error:
             raise ValueError(f"no LoRA for {target_modules or 'the usual layers'}: {error}") from error
@@ -160,7 +159,7 @@ class Lora:
 
     def copy(self) -> Lora:
         """A network of its own on the same base, with an adapter of its own and the same weights, which trains."""
-        with quietly():
+        with without_peft_warnings():
             twin = Lora(sharing_copy(self.peft_model, but_for=self.weights().values()))
             twin.peft_model.base_model.enable_adapter_layers()  # which lets the adapter train, too
         return twin
@@ -185,12 +184,12 @@ class Lora:
         for layer in twin._layers():
             for weight in layer.get_base_layer().parameters():
                 weight.data = weight.data.clone()
-        with quietly():
+        with without_peft_warnings():
             return twin.peft_model.merge_and_unload()
 
     def base(self) -> Any:
         """A plain network without the adapter, of the base's own tensors."""
-        with quietly():
+        with without_peft_warnings():
             return self.copy().peft_model.unload()
 
     def save(self, folder: Path, *, base: str | None) -> None:
@@ -210,7 +209,7 @@ class Lora:
         """Put the adapter that was saved in a folder on a network, in place; it trains."""
         from peft import PeftModel
 
-        with seeded(0), quietly():
+        with seeded(0), without_peft_warnings():
             return cls(PeftModel.from_pretrained(network.requires_grad_(False), folder, is_trainable=True))
 
 
@@ -258,13 +257,3 @@ def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = ()) ->
             if type(value).__module__.startswith("bitsandbytes."):  # the scales of quantised weights
                 shared[id(value)] = value
     return copy.deepcopy(model, shared)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without what peft warns of needlessly: old names that it uses itself, what it mends, what is refused here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        for needless in ("fan_in_fan_out is set to", "Model has `tie_word_embeddings"):
-            warnings.filterwarnings("ignore", needless, UserWarning)
-        yield

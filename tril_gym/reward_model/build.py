@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from tril_gym.reward_model.learner import Learner, RewardModelConfig, config_for
 from tril_gym.reward_model.network import TINY, Rows, encode, load_network, tiny_network, with_lora
 from tril_gym.rewards.neural.preference import TEMPLATE, check_template
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
+from tril_gym.utils.threads import cpu_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +105,6 @@ def _network(settings: Settings, pairs: PairData) -> tuple[Any, Any, int]:
     return model, tokenizer, length
 
 
-@contextmanager
-def computing_on(settings: Settings) -> Iterator[None]:
+def computing_on(settings: Settings) -> AbstractContextManager[None]:
     """Compute on the threads that are asked for: one for tiny models, else torch's choice."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or (1 if settings.model == TINY else before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return cpu_threads(settings.threads or (1 if settings.model == TINY else None))

@@ -6,8 +6,6 @@ N pairs, L tokens of the longest text.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,13 +16,14 @@ import numpy as np
 import torch
 
 from tril_gym.data.preferences import Margins, Pair
-from tril_gym.models.lora import ALL_LINEAR, quietly
+from tril_gym.models.lora import ALL_LINEAR
 from tril_gym.models.pretrained import align_storage
 from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.neural.preference import REPORT
 from tril_gym.rewards.neural.pretrained import pad, quiet_loading
 from tril_gym.rewards.neural.tiny_classifier import Recipe, build_model, train_tokenizer
-from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.atomic_files import scratch_folder
+from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 
 TINY = "tiny"
 JUDGED = 64  # texts of a forward pass without gradients
@@ -138,7 +137,7 @@ def with_lora(
         modules_to_save=sorted(path for path in {*whole, *new} if not {*path.split(".")[:-1]} & {*HEADS}),
     )
     try:
-        with drawing_from(seed), quietly():
+        with drawing_from(seed), without_peft_warnings():
             return get_peft_model(model, config)
     except (ValueError, TypeError) as error:  # peft has both for layers that it cannot adapt
         names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in whole}))
@@ -176,13 +175,10 @@ def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 def save_network(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
     """Write a model, or an adapter, with its tokenizer and report into a folder; each file appears in one step."""
-    draft = folder / f".draft-{os.getpid()}"
-    try:
-        with without_progress_bars(), quietly():
+    with scratch_folder(folder / REPORT) as draft:
+        with without_progress_bars(), without_peft_warnings():
             model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         for path in sorted(draft.iterdir(), key=lambda path: path.name == REPORT):  # which comes last
             path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

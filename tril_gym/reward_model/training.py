@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from tril_gym.experiment.report import RunConsole
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.reward_model.build import Parts, Settings, build, computing_on
 from tril_gym.reward_model.network import margins, save_network
-from tril_gym.utils.atomic_files import replace_text
+from tril_gym.utils.atomic_files import replace_file, replace_text
 from tril_gym.utils.interrupt import Interrupted, stop_signal
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
@@ -162,9 +161,8 @@ class Run:
 
     def save_checkpoint(self) -> None:
         """Write what the run goes on from, in one step."""
-        draft = self.folder.path / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(self.learner.state_dict() | {"pairs": fingerprint(self.parts.pairs)}, draft)
-        draft.replace(self.folder.path / CHECKPOINT)
+        state = self.learner.state_dict() | {"pairs": fingerprint(self.parts.pairs)}
+        replace_file(self.folder.path / CHECKPOINT, lambda draft: torch.save(state, draft))
 
     def load_checkpoint(self) -> None:
         """Go on from the checkpoint, or from the start where the run was stopped before its first one.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+
+from tril_gym.utils.atomic_files import scratch_folder
 
 MANIFEST = "checksums.json"
 
@@ -37,19 +38,17 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     assert folder.parent == shelf, f"{key!r} is no folder name"
     if is_whole(folder):
         return folder
-    try:
-        shelf.mkdir(parents=True, exist_ok=True)
-        workshop = Path(tempfile.mkdtemp(prefix=".building-", dir=shelf))
-    except OSError as error:
-        raise OSError(f"cannot write to the cache {shelf}; set TRIL_GYM_CACHE to another folder") from error
-    try:
-        made = workshop / "made"
+    with ExitStack() as stack:
+        try:
+            shelf.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(scratch_folder(folder))
+        except OSError as error:
+            raise OSError(f"cannot write to the cache {shelf}; set TRIL_GYM_CACHE to another folder") from error
+        made = scratch / "made"
         made.mkdir()
         build(made)
         (made / MANIFEST).write_text(json.dumps(checksums(made), indent=0))
-        _put(made, folder, workshop / "replaced")
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        _put(made, folder, scratch / "replaced")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Interrupt long work at a whole point."""
+"""Stop long work on Ctrl-C after the step in progress, so that its result is complete."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error)
-    """The user asked the run to stop, and it has stopped at a whole iteration."""
+class Interrupted(Exception):  # noqa: N818  (not an error)
+    """The run stopped after a complete iteration because the user asked for it."""
 
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C ask for a stop at the end of the iteration; the second stops at once."""
+    """Yield a function that returns True after the first Ctrl-C. The second Ctrl-C raises KeyboardInterrupt."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -25,7 +25,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
 
     try:
         previous = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: whoever started it handles signals
+    except ValueError:  # not the main thread: the caller handles signals
         yield lambda: False
         return
     try:

@@ -1,14 +1,15 @@
-"""Keeping other libraries' words away from the user's."""
+"""Silence messages and progress bars of other libraries."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Keep transformers from showing a bar for loading or saving a model within the block."""
+    """Hide the progress bars of transformers inside the block."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -18,3 +19,37 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def only_errors_of_transformers() -> Iterator[None]:
+    """Hide progress bars, warnings and load reports of transformers inside the block."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with without_progress_bars():
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """Hide warnings of peft that need no action: its own deprecated names, what it corrects, what we refuse anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for message in ("fan_in_fan_out is set to", "Model has `tie_word_embeddings"):
+            warnings.filterwarnings("ignore", message, UserWarning)
+        yield
+
+
+def silence_libraries() -> None:
+    """Hide progress bars and warnings of transformers and datasets for the rest of the process."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""How many threads small models compute on."""
+"""The number of CPU threads that torch computes on."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread within the block.
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute on `count` CPU threads inside the block; None keeps torch's setting.
 
-    The matrices of tiny models are too small to share out: more threads gain a little on an idle machine, and on a
-    busy one cost ten times the time. And sums in one order give the same weights everywhere.
+    Use one thread for tiny models: their matrices are too small to split, so more threads gain little on an idle
+    machine and cost ten times the time on a busy one. One thread also fixes the order of sums, so results repeat.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

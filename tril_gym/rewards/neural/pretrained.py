@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tril_gym.rewards.fitting import cached
-from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.quiet import only_errors_of_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -176,15 +176,9 @@ def _telling(kind: Any, source: str) -> Iterator[None]:
 def quiet_loading() -> Iterator[None]:
     """Put the global generator back, which draws weights that a checkpoint lacks, and keep reports of them away."""
     import torch
-    from transformers.utils import logging
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with torch.random.fork_rng(devices=[]), without_progress_bars():
-            yield
-    finally:
-        logging.set_verbosity(level)
+    with torch.random.fork_rng(devices=[]), only_errors_of_transformers():
+        yield
 
 
 def positions_of(model: Any, tokenizer: Any) -> int | None:

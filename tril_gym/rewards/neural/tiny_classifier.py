@@ -23,7 +23,7 @@ from tril_gym.rewards.fitting import ExampleLike
 from tril_gym.rewards.neural.pretrained import pad
 from tril_gym.utils.cache import cached_folder
 from tril_gym.utils.quiet import without_progress_bars
-from tril_gym.utils.threads import one_thread
+from tril_gym.utils.threads import cpu_threads
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
@@ -99,7 +99,7 @@ def _fit(examples: Sequence[ExampleLike], recipe: Recipe, folder: Path) -> None:
     tokenizer = train_tokenizer([text for text, _ in kept], recipe)
     train_rows, test_rows = encode(tokenizer, kept), encode(tokenizer, test)
     # Dropout and initial weights draw from torch's global generator, which is put back afterwards.
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with torch.random.fork_rng(devices=[]), cpu_threads(1):
         torch.default_generator.manual_seed(recipe.seed)
         model = build_model(tokenizer, recipe)
         train_model(model, train_rows, recipe, rng)

@@ -1,0 +1,53 @@
+"""Atomic writers: a failure changes nothing, leftovers are removed, files of the user are kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tril_gym.utils import atomic_files
+
+
+def write_version(text: str):
+    def fill(folder: Path) -> None:
+        (folder / "mark.json").write_text(text)
+
+    return fill
+
+
+def fail(path: Path) -> None:
+    (path / "half" if path.is_dir() else path).write_text("half")
+    raise RuntimeError("disk full")
+
+
+def test_a_folder_replaces_an_older_one_of_its_kind(tmp_path):
+    folder = tmp_path / "new" / "saved"
+    for text in ("1", "2"):
+        atomic_files.write_folder(folder, write_version(text), mark="mark.json")
+    assert (folder / "mark.json").read_text() == "2"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    folder = tmp_path / "saved"
+    atomic_files.write_folder(folder, write_version("1"), mark="mark.json")
+    with pytest.raises(RuntimeError, match="disk full"):
+        atomic_files.write_folder(folder, fail, mark="mark.json")
+    assert [path.name for path in folder.iterdir()] == ["mark.json"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_of_the_user_is_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="contains other files"):
+        atomic_files.write_folder(tmp_path, write_version("1"), mark="mark.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failed_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "figures.json"
+    atomic_files.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="disk full"):
+        atomic_files.replace_file(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -51,7 +51,8 @@ from tril_gym.envs import Example
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.functional.kl import AdaptiveKL
 from tril_gym.models.texts import Texts
-from tril_gym.rewards.neural import tiny_classifier
+from tril_gym.rewards.neural import sentiment
+from tril_gym.rewards.neural.training import FitConfig
 from tril_gym.wrappers import TextReward
 
 V, T = 16, 8  # of the toy world
@@ -253,7 +254,7 @@ def stand_ins(tmp_path_factory):
 @pytest.mark.parametrize("name", [name for name in rewards.names() if name not in ELSEWHERE])
 def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, stand_ins, monkeypatch):
     """It joined prompt and completion in place, so that a later one saw the prompt twice."""
-    monkeypatch.setattr(tiny_classifier.fit, "__defaults__", (tiny_classifier.Recipe(steps=1),))  # no matter how well
+    monkeypatch.setattr(sentiment, "FIT_CONFIG", FitConfig(steps=1))  # accuracy does not matter here
     train = [
         Example("a film", ("the dog runs",), label=1, extras={"concepts": ["dog", "run"]}),
         Example("a book", ("a cat sits",), label=0, extras={"concepts": ["cat"]}),

@@ -41,7 +41,7 @@ from tril_gym.reward_model.network import (
     with_lora,
 )
 from tril_gym.rewards.neural.preference import TEMPLATE
-from tril_gym.rewards.neural.tiny_classifier import Recipe, train_tokenizer
+from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
 from tril_gym.utils.interrupt import Interrupted
 
 DATA = paths.DATA / "preferences"
@@ -247,19 +247,19 @@ class TestPairs:
 class TestTemplate:
     def test_it_lays_out_the_text(self):
         pairs = [Pair("Q", "yes", "no")]
-        tokenizer = train_tokenizer(["Q: yes", "Q: no"] * 10, Recipe())
+        tokenizer = train_tokenizer(["Q: yes", "Q: no"] * 10, FitConfig())
         [(chosen, rejected)] = encode(tokenizer, pairs, template="{prompt}: {completion}", max_length=16)
         assert [chosen, rejected] == tokenizer(["Q: yes", "Q: no"])["input_ids"]
 
     def test_long_texts_lose_their_beginning(self):
-        tokenizer = train_tokenizer(["a b c d e f g h"] * 10, Recipe())
+        tokenizer = train_tokenizer(["a b c d e f g h"] * 10, FitConfig())
         [(ids, _)] = encode(tokenizer, [Pair("a b c d e f", " g h", " h g")], template=TEMPLATE, max_length=8)
         assert len(ids) == 8
         assert ids[0] == tokenizer.cls_token_id
         assert ids[1:] == tokenizer(" b c d e f g h")["input_ids"][1:]
 
     def test_half_a_character(self):
-        tokenizer = train_tokenizer(["a b"] * 10, Recipe())
+        tokenizer = train_tokenizer(["a b"] * 10, FitConfig())
         encode(tokenizer, [Pair("\udce2", " a\udce2", " b")], template=TEMPLATE, max_length=16)
 
 
@@ -387,7 +387,7 @@ class TestLearner:
 def saved_model(folder, config, kind=transformers.AutoModelForCausalLM, **special):
     """A random model with a tokenizer, in a folder."""
     texts = [text for pair in polite_pairs(40) for text in (pair.prompt, pair.chosen, pair.rejected)]
-    tokenizer = train_tokenizer(texts, Recipe(positions=64))
+    tokenizer = train_tokenizer(texts, FitConfig(positions=64))
     if special:
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
     with drawing_from(0):

@@ -9,8 +9,8 @@ import pytest
 from reward_examples import Example
 
 from tril_gym import rewards
-from tril_gym.rewards.neural import tiny_classifier
-from tril_gym.rewards.neural.tiny_classifier import Recipe
+from tril_gym.rewards.neural import sentiment
+from tril_gym.rewards.neural.training import FitConfig
 
 DATA = paths.DATA
 
@@ -43,8 +43,7 @@ def test_people_agree_with_each_other_more_than_with_strangers():
 
 
 def test_the_small_classifier_tells_good_reviews_from_bad(monkeypatch):
-    fit, quick = tiny_classifier.fit, Recipe(width=32, learning_rate=2e-3, steps=400, piece=96)
-    monkeypatch.setattr(tiny_classifier, "fit", lambda examples, fingerprint: fit(examples, fingerprint, quick))
+    monkeypatch.setattr(sentiment, "FIT_CONFIG", FitConfig(width=32, learning_rate=2e-3, steps=400, piece=96))
     train = [Example(row["text"], (), row["label"]) for row in rows("imdb/train", 2000)]
     score = rewards.load("sentiment", train=train)
     test = rows("imdb/test", 300)

@@ -78,7 +78,7 @@ def test_rewards_that_fit_nothing_ignore_train_and_fitted(tmp_path, captions):
 
 
 def test_a_reward_is_one_row_and_one_factory(monkeypatch):
-    row = catalogue.Row("overlap:rouge_l", "the same again", "references")
+    row = catalogue.Row("text.rouge:rouge_l", "the same again", "references")
     monkeypatch.setitem(catalogue.ROWS, "twin", row)
     assert "twin" in rewards.names()
     assert rewards.describe("twin") == "the same again. Needs references."

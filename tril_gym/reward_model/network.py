@@ -21,7 +21,7 @@ from tril_gym.models.pretrained import align_storage
 from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.neural.preference import REPORT
 from tril_gym.rewards.neural.pretrained import pad, quiet_loading
-from tril_gym.rewards.neural.tiny_classifier import Recipe, build_model, train_tokenizer
+from tril_gym.rewards.neural.training import FitConfig, build_model, train_tokenizer
 from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 
@@ -29,7 +29,7 @@ TINY = "tiny"
 JUDGED = 64  # texts of a forward pass without gradients
 HEADS = ("score", "classifier")  # what peft takes for heads
 # Few words: a thousand pairs teach little about rare ones.
-TINY_RECIPE = Recipe(vocab_size=2000)
+TINY_CONFIG = FitConfig(vocab_size=2000)
 
 Ids = list[int]
 Rows = list[tuple[Ids, Ids]]  # each pair's texts: with the chosen and with the rejected completion
@@ -63,10 +63,10 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: 
 
 def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed: int) -> tuple[Any, Any]:
     """Return a one-layer BERT and its tokenizer, which is fitted to the pairs."""
-    recipe = replace(TINY_RECIPE, positions=max_length)
-    tokenizer = train_tokenizer(texts_of(pairs, template), recipe)
+    config = replace(TINY_CONFIG, positions=max_length)
+    tokenizer = train_tokenizer(texts_of(pairs, template), config)
     with drawing_from(seed):
-        return build_model(tokenizer, recipe, labels=("REWARD",)), tokenizer
+        return build_model(tokenizer, config, labels=("REWARD",)), tokenizer
 
 
 def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:

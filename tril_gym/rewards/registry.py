@@ -222,7 +222,7 @@ ROWS = {
         kind="corpus",
     ),
     "sentiment": Row(
-        "neural.classifier:Sentiment",
+        "neural.sentiment:Sentiment",
         "probability that a classifier gives to a positive text, 0 to 1",
         "a classifier's name or folder (model=), or labelled train examples to fit a small one",
     ),

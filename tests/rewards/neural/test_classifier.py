@@ -1,305 +1,11 @@
-import json
-import logging
-import random
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from reward_examples import Example
 
 from tril_gym import rewards
-from tril_gym.rewards.neural import tiny_classifier
-from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
-from tril_gym.rewards.neural.tiny_classifier import Recipe
-
-QUICK = Recipe(vocab_size=400, width=32, steps=60, piece=32, shortest_piece=3, warmup=5)
-
-
-@pytest.fixture(autouse=True)
-def quick_recipe(monkeypatch):
-    """Tiny data need few steps."""
-    fit = tiny_classifier.fit
-    monkeypatch.setattr(tiny_classifier, "fit", lambda examples, fingerprint: fit(examples, fingerprint, QUICK))
-
-
-@pytest.fixture
-def sentiment(reviews):
-    return rewards.load("sentiment", train=reviews)
-
-
-@pytest.fixture
-def folder(sentiment):
-    """An ordinary classifier folder."""
-    return sentiment.fitted_folder
-
-
-def score(sentiment, completions, prompts=None):
-    number = len(completions)
-    return sentiment(prompts or ["this film is"] * number, completions, [[]] * number, [{}] * number)
-
-
-def test_it_learns_which_words_are_good(sentiment):
-    good, bad = score(sentiment, ["great , superb", "awful , boring"])
-    assert good > 0.8
-    assert bad < 0.2
-    assert sentiment.held_out_accuracy == 1.0
-
-
-def test_shuffled_labels_teach_nothing(reviews):
-    """The measured accuracy is honest: it can be low."""
-    labels = [0, 1] * 30
-    random.Random(1).shuffle(labels)
-    shuffled = [Example(e.prompt, e.references, y) for e, y in zip(reviews, labels, strict=True)]
-    assert rewards.load("sentiment", train=shuffled).held_out_accuracy < 0.9
-
-
-def test_neighbours_and_order_change_nothing(sentiment):
-    completions = ["great", "awful " * 30, "", "the plot is moving and lovely", "\N{DOG FACE} superb", "great"]
-    together = score(sentiment, completions)
-    alone = np.array([score(sentiment, [completion])[0] for completion in completions])
-    assert together.dtype == np.float64
-    assert together == pytest.approx(alone, abs=1e-5)
-    assert score(sentiment, completions[::-1]) == pytest.approx(alone[::-1], abs=1e-5)
-    assert together.max() - together.min() > 0.1  # results in another order would be seen
-
-
-def test_small_batches_give_the_same(reviews, sentiment):
-    completions = ["great", "awful " * 30, "", "the plot is moving and lovely", "superb"]
-    in_twos = rewards.load("sentiment", train=reviews, batch_size=2)
-    assert score(in_twos, completions) == pytest.approx(score(sentiment, completions), abs=1e-5)
-
-
-@pytest.mark.parametrize("text", ["", " \n", "\N{DOG FACE}", "x" * 10_000, "great " * 1700, "\x00", "half \udce2"])
-def test_odd_texts(sentiment, text):
-    values = score(sentiment, ["great", text, text])
-    assert np.isfinite(values).all()
-    assert values[1] == pytest.approx(values[2], abs=1e-5)
-    assert values[0] == pytest.approx(score(sentiment, ["great"])[0], abs=1e-5)
-
-
-def test_the_completion_is_never_cut_away(reviews):
-    sentiment = rewards.load("sentiment", train=reviews, max_length=12)
-    bad, good = "awful boring " * 2000, "great lovely " * 2000
-    filled = "great superb lovely " * 5  # more than 12 tokens: no room for a prompt
-    after_bad, after_good = score(sentiment, [filled, filled], [bad, good])
-    assert after_bad == pytest.approx(after_good, abs=1e-5)
-    assert after_bad > 0.8
-    after_bad, after_good = score(sentiment, ["the", "the"], [bad, good])
-    assert after_bad < after_good - 0.1  # where there is room, the prompt's end is read
-
-
-def test_the_prompt_counts_unless_told_otherwise(reviews, sentiment):
-    alone = rewards.load("sentiment", train=reviews, with_prompt=False)
-    prompts = ["great lovely superb", "awful dreadful stupid"]
-    with_prompt = score(sentiment, ["film", "film"], prompts)
-    assert with_prompt[0] > with_prompt[1] + 0.1
-    without = score(alone, ["film", "film"], prompts)
-    assert without[0] == pytest.approx(without[1], abs=1e-5)
-
-
-def test_blanks_around_the_completion_do_not_count(sentiment):
-    plain, blank = score(sentiment, ["great", "  great\n"])
-    assert plain == pytest.approx(blank, abs=1e-5)
-
-
-def test_inputs_are_left_as_they_are(sentiment):
-    batch = (["p"], ["c "], [["r"]], [{"label": 1}])
-    sentiment(*batch)
-    assert batch == (["p"], ["c "], [["r"]], [{"label": 1}])
-
-
-def test_unequal_lengths_are_refused(sentiment):
-    with pytest.raises(ValueError, match="one entry of each kind per text"):
-        sentiment(["p", "p"], ["c"], [[]], [{}])
-    assert score(sentiment, []).shape == (0,)
-
-
-def test_loading_is_lazy_and_the_fit_is_shared(reviews):
-    asked = []
-
-    def train():
-        asked.append(1)
-        return list(reviews)
-
-    first, second = (rewards.load("sentiment", train=train) for _ in range(2))
-    assert asked == []
-    assert first.classifier is second.classifier
-    other = [*reviews[:-1], Example("another one", ("great",), 1)]
-    assert rewards.load("sentiment", train=other).classifier is not first.classifier
-
-
-def test_a_fit_is_found_in_the_cache(reviews, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path))
-    labelled = tuple(reviews)
-    with caplog.at_level(logging.INFO, logger=tiny_classifier.__name__):
-        folder = tiny_classifier.fit(labelled, "content")
-    assert "accuracy 1.000 on 6 held-out texts" in caplog.text
-    made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert tiny_classifier.fit(labelled, "content") == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == made
-    (folder / "model.safetensors").write_bytes(b"torn")
-    assert tiny_classifier.fit(labelled, "content") == folder
-    assert (folder / "model.safetensors").stat().st_size > 1000
-    assert tiny_classifier.fit(labelled, "other content") != folder
-
-
-def weights(folder):
-    return load_classifier(folder, "cpu").model.state_dict()
-
-
-def test_the_same_data_give_the_same_weights_whatever_the_global_seeds(reviews, tmp_path, monkeypatch):
-    folders = []
-    for seed in (1, 2):
-        monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / str(seed)))
-        torch.manual_seed(seed)
-        random.seed(seed)
-        folders.append(tiny_classifier.fit(tuple(reviews), "content"))
-    first, second = map(weights, folders)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / "3"))
-    other = weights(tiny_classifier.fit(tuple(reviews[::-1]), "other content"))
-    assert not all(torch.equal(first[name], other[name]) for name in first)
-
-
-def test_no_global_generator_is_touched(reviews, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path))
-
-    def states():
-        return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
-
-    before = states()
-    folder = tiny_classifier.fit(tuple(reviews), "content")
-    score(rewards.load("sentiment", model=folder), ["great"])
-    assert states() == before
-    torch.rand(1)
-    assert states() != before
-
-
-def test_saved_and_loaded_it_is_the_same(sentiment, tmp_path):
-    sentiment.save(tmp_path)
-    loaded = rewards.load("sentiment", fitted=tmp_path)
-    completions = ["great", "awful", "the plot"]
-    assert score(loaded, completions).tolist() == score(sentiment, completions).tolist()
-    assert loaded.held_out_accuracy == sentiment.held_out_accuracy
-    loaded.save(tmp_path / "again")
-    assert score(rewards.load("sentiment", fitted=tmp_path / "again"), completions).tolist() == (
-        score(sentiment, completions).tolist()
-    )
-
-
-def test_a_named_model_is_not_copied(folder, tmp_path):
-    named = rewards.load("sentiment", model=str(folder))
-    named.save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert named.held_out_accuracy is None
-
-
-def test_labels_by_index_and_name(folder):
-    def of(label):
-        return score(rewards.load("sentiment", model=folder, label=label), ["great"])[0]
-
-    assert of(None) == of(1) == of("POSITIVE") == of("positive")
-    assert of(0) == of("negative") == pytest.approx(1 - of(1))
-    for unknown in ("joy", 2, -1):
-        with pytest.raises(ValueError, match=rf"no label {unknown!r}; its labels are .*NEGATIVE.*POSITIVE"):
-            of(unknown)
-
-
-def renamed(folder, target, **config):
-    """Copy a classifier with another configuration."""
-    target.mkdir()
-    for path in folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    old = json.loads((folder / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(old | config))
-    return target
-
-
-def test_the_positive_label_is_found_by_its_name(folder, tmp_path):
-    swapped = renamed(folder, tmp_path / "swapped", id2label={"0": "pos", "1": "neg"}, label2id={"pos": 0, "neg": 1})
-    default = score(rewards.load("sentiment", model=swapped), ["great"])[0]
-    assert default == pytest.approx(score(rewards.load("sentiment", model=folder, label=0), ["great"])[0])
-    assert default < 0.5
-
-
-def test_max_length_is_checked(folder):
-    for bad in (1, 513):
-        with pytest.raises(ValueError, match=rf"max_length must be in \[2, 512\] for this model, got {bad}"):
-            score(rewards.load("sentiment", model=folder, max_length=bad), ["great"])
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        rewards.load("sentiment", model=folder, batch_size=0)
-
-
-def test_a_folder_that_is_no_classifier_is_refused_at_the_door(tmp_path):
-    for model in (tmp_path, str(tmp_path), "./nothing/here", "/nothing/here", Path("nothing"), "a/b/c"):
-        with pytest.raises(ValueError, match=r"no .*classifier in"):
-            rewards.load("sentiment", model=model)
-    with pytest.raises(ValueError, match=r"no .*classifier in"):
-        rewards.load("sentiment", fitted=tmp_path)
-    rewards.load("sentiment", model="owner/name")  # the hub is asked when the first text is scored
-
-
-def test_a_model_without_a_trained_head_is_refused(tmp_path):
-    """Its head would be drawn at random, and so would the reward."""
-    from transformers import BertConfig, BertModel
-
-    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=400, **tiny)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no trained sequence classifier: it lacks .*classifier"):
-        score(rewards.load("sentiment", model=tmp_path), ["great"])
-
-
-def test_nothing_to_classify_with_is_refused():
-    with pytest.raises(ValueError, match=r"pass model=.*train=\[labelled examples\].*fitted="):
-        rewards.load("sentiment")
-
-
-@pytest.mark.parametrize(
-    ("labels", "got"), [([None] * 40, "none"), ([1] * 40, "{1: 40}"), ([0, 1] * 5, "5"), ([0, 1, 2] * 20, "2: 20")]
-)
-def test_too_little_to_fit_on_is_refused(labels, got):
-    train = [Example("a film", ("great",), label) for label in labels]
-    with pytest.raises(ValueError, match="at least 20 train examples with label 0") as error:
-        score(rewards.load("sentiment", train=train), ["great"])
-    assert got in str(error.value)
-
-
-def test_a_decoder_without_padding_serves_too(folder):
-    from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    tokenizer.backend_tokenizer.post_processor = None  # as GPT-2's: no special tokens, and no token of padding
-    tokenizer.pad_token, tokenizer.eos_token = None, "[CLS]"
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.5
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        classifier = Classifier(GPT2ForSequenceClassification(config), tokenizer)
-    texts = ["great", "", "awful and boring and dreadful", "the plot " * 100]
-    together = classifier.probabilities(texts, max_length=classifier.length(None), batch_size=4)
-    alone = [classifier.probabilities([text], max_length=64, batch_size=1)[0] for text in texts]
-    assert together == pytest.approx(np.stack(alone), abs=1e-5)
-    assert len({round(float(row[1]), 4) for row in together}) == 4
-
-
-def test_one_output_is_a_probability_of_its_own(folder):
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    with torch.random.fork_rng(devices=[]):
-        model = BertForSequenceClassification(BertConfig(vocab_size=400, num_labels=1, **tiny))
-    model.classifier.weight.data.zero_()
-    model.classifier.bias.data.fill_(np.log(3.0))  # sigmoid(log 3) = 3/4; a softmax over one output would be 1
-    classifier = Classifier(model, PreTrainedTokenizerFast.from_pretrained(folder))
-    assert classifier.column(None) == 0
-    assert classifier.probabilities(["great"], max_length=8, batch_size=1)[0] == pytest.approx([0.75])
-
-
-# Any classifier, by its folder
-
+from tril_gym.rewards.neural.pretrained import batches_by_length
+from tril_gym.rewards.neural.sequence_classifier import Classifier
 
 FAMILIES = {
     "bert": ("both", tiny_models.BERT_TOKENS, {}),
@@ -317,6 +23,13 @@ def of_three(request, tmp_path_factory):
     layout, tokens, settings = FAMILIES[request.param]
     folder, settings = tmp_path_factory.mktemp(request.param), {"id2label": LABELS} | settings
     return tiny_models.classifier(folder, request.param, num_labels=3, layout=layout, tokens=tokens, **settings)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A classifier of sentiment."""
+    labels = {0: "NEGATIVE", 1: "POSITIVE"}
+    return tiny_models.classifier(tmp_path_factory.mktemp("sentiment"), num_labels=2, id2label=labels)
 
 
 def raw(folder, text):
@@ -359,7 +72,7 @@ def test_a_label_must_be_named_unless_one_is_positive(of_three, folder):
     with pytest.raises(ValueError, match=r"no label 'sad'; its labels are"):
         tiny_models.score(rewards.load("classifier", model=of_three, label="sad"), ["a"])
     positive, named = rewards.load("classifier", model=folder), rewards.load("sentiment", model=folder)
-    assert tiny_models.score(positive, ["great"]).tolist() == score(named, ["great"], ["p"]).tolist()
+    assert tiny_models.score(positive, ["great"]).tolist() == tiny_models.score(named, ["great"]).tolist()
 
 
 def test_bad_settings_of_any_classifier_are_refused(folder, tmp_path):
@@ -405,8 +118,36 @@ def test_roberta_counts_its_positions_from_behind_its_padding(tmp_path):
 
 
 def test_batches_are_of_like_length_and_of_one_group():
-    from tril_gym.rewards.neural.pretrained import batches
+    assert list(batches_by_length([5, 1, 4, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
+    assert list(batches_by_length([5, 1, 4, 1, 9], 2, [0, 0, 1, 1, 0])) == [[1, 0], [4], [3, 2]]
+    assert list(batches_by_length([], 2)) == []
 
-    assert list(batches([5, 1, 4, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
-    assert list(batches([5, 1, 4, 1, 9], 2, [0, 0, 1, 1, 0])) == [[1, 0], [4], [3, 2]]
-    assert list(batches([], 2)) == []
+
+def test_a_decoder_without_padding_serves_too():
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    tokenizer = tiny_models.tokenizer("none")  # as GPT-2's: no special tokens around a text, and no token of padding
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.5
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = Classifier(GPT2ForSequenceClassification(config), tokenizer)
+    texts = ["great", "", "awful and boring and dreadful", "the plot " * 100]
+    together = classifier.probabilities(texts, max_length=classifier.length(None), batch_size=4)
+    alone = [classifier.probabilities([text], max_length=64, batch_size=1)[0] for text in texts]
+    assert together == pytest.approx(np.stack(alone), abs=1e-5)
+    assert len({round(float(row[1]), 4) for row in together}) == 4
+
+
+def test_one_output_is_a_probability_of_its_own():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng(devices=[]):
+        model = BertForSequenceClassification(BertConfig(vocab_size=400, num_labels=1, **tiny))
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data.fill_(np.log(3.0))  # sigmoid(log 3) = 3/4; a softmax over one output would be 1
+    classifier = Classifier(model, tiny_models.tokenizer("both", **tiny_models.BERT_TOKENS))
+    assert classifier.column(None) == 0
+    assert classifier.probabilities(["great"], max_length=8, batch_size=1)[0] == pytest.approx([0.75])

@@ -109,7 +109,7 @@ def test_everybody_has_the_same_program():
 
 FORK = """
 import os, sys
-from tril_gym.rewards.java import line_process
+from tril_gym.rewards.text.java_process import line_process
 command = sys.argv[1:]
 print(*line_process(command).ask(["a"]), line_process(command).pid, flush=True)
 if os.fork() == 0:

@@ -20,8 +20,8 @@ from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
     Place,
-    batches,
-    check_running,
+    batches_by_length,
+    check_run_settings,
     from_pretrained,
     length_to_read,
     load_config,
@@ -91,8 +91,8 @@ class BertScore:
         """
         if part not in PARTS:
             raise ValueError(f'part must be one of {", ".join(PARTS)}, got {part!r}; the usual one is "f1"')
-        check_running(batch_size=batch_size, dtype=dtype)
-        self.model = resolve_model(self.name, model, what="encoder")
+        check_run_settings(batch_size=batch_size, dtype=dtype)
+        self.model = resolve_model(self.name, model, kind="encoder")
         self.layer = _layer(model, layer)
         self.part, self.max_length = part, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
@@ -153,7 +153,7 @@ class Encoder:
         """Return each of B texts as the model sees it."""
         found: dict[str, Embedded] = {}
         rows = [self._encode(text, self._length(max_length)) for text in texts]
-        for chosen in batches([len(ids) for ids in rows], batch_size):
+        for chosen in batches_by_length([len(ids) for ids in rows], batch_size):
             hidden = self._forward([rows[row] for row in chosen])  # (B, L, D)
             for row, of_text in zip(chosen, hidden, strict=True):
                 found[texts[row]] = self._embedded(texts[row], rows[row], of_text)

@@ -16,7 +16,7 @@ from tril_gym.rewards.neural.adapters import base_of, is_adapter, load_adapted, 
 from tril_gym.rewards.neural.pretrained import (
     Ids,
     Place,
-    batches,
+    batches_by_length,
     from_pretrained,
     length_to_read,
     load_config,
@@ -77,7 +77,7 @@ class LanguageModel:
             for row in self._windows(text, *pair, joiner=joiner, max_length=max_length)
         ]
         found = np.zeros((len(texts), 2))
-        for chosen in batches([len(row.source) + len(row.ids) for row in rows], batch_size):
+        for chosen in batches_by_length([len(row.source) + len(row.ids) for row in rows], batch_size):
             batch = [rows[index] for index in chosen]
             for row, nats in zip(batch, self._nats(batch), strict=True):
                 found[row.text] += nats, len(row.ids) - row.first

@@ -19,9 +19,9 @@ import numpy as np
 
 from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
 from tril_gym.rewards.neural.language_model import LanguageModel, load_language_model
-from tril_gym.rewards.neural.pretrained import check_running, resolve_model
+from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 
-KIND = "causal or encoder-decoder language model"
+MODEL_KIND = "causal or encoder-decoder language model"
 BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB a text
 
 
@@ -64,8 +64,8 @@ class OutputPerplexity:
             device: where to run; None takes the GPU where there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
-        self.model = resolve_model(self.name, model, what=KIND, adapter=True)
+        check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        self.model = resolve_model(self.name, model, kind=MODEL_KIND, allow_adapter=True)
         self.with_prompt, self.log, self.joiner = with_prompt, log, joiner
         self.max_length, self.batch_size, self.device, self.dtype = max_length, batch_size, device, dtype
 
@@ -121,8 +121,8 @@ class Perplexity:
             device: where to run; None takes the GPU where there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        check_running(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
-        self.model = resolve_model(self.name, model, what=KIND, adapter=True)
+        check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        self.model = resolve_model(self.name, model, kind=MODEL_KIND, allow_adapter=True)
         self.with_prompt, self.joiner, self.max_length = with_prompt, joiner, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 

@@ -30,7 +30,7 @@ from tril_gym.rewards.neural.adapters import (
 )
 from tril_gym.rewards.neural.pretrained import (
     Place,
-    check_running,
+    check_run_settings,
     from_pretrained,
     load_once,
     load_tokenizer,
@@ -87,8 +87,8 @@ class Preference:
             base: the adapter's base where it is in memory already, a plain model of `transformers` whose tensors are
                 shared and must neither change nor move; device and dtype are then its own.
         """
-        check_running(batch_size=batch_size, dtype=dtype)
-        self.model = resolve_model(self.name, model, what="reward model", adapter=True)
+        check_run_settings(batch_size=batch_size, dtype=dtype)
+        self.model = resolve_model(self.name, model, kind="reward model", allow_adapter=True)
         if base is not None and not is_adapter(self.model):
             raise ValueError(f"base is for an adapter, and {self.model!r} is a whole model; leave base out")
         said = _report(Path(self.model))

@@ -33,41 +33,40 @@ class Place(NamedTuple):
     dtype: str
 
 
-def check_running(*, batch_size: int, dtype: str, usual: int = 64) -> None:
-    """Raise ValueError where a model cannot be run like this."""
+def check_run_settings(*, batch_size: int, dtype: str, usual: int = 64) -> None:
+    """Raise ValueError for a batch size or dtype that a model cannot run with."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}; the usual value is {usual}")
     if dtype not in DTYPES:
         raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}; the usual one is "float32"')
 
 
-def resolve_model(reward: str, model: str | Path | None, *, what: str, adapter: bool = False) -> str:
-    """Return a model's name, or its folder as a path that stays right.
+def resolve_model(reward: str, model: str | Path | None, *, kind: str, allow_adapter: bool = False) -> str:
+    """Return the hub name of a model, or the absolute path of its folder.
 
     Args:
-        reward: whose model it is.
+        reward: the reward that reads the model, for messages.
         model: name or folder.
-        what: what kind of model it must be, in words.
-        adapter: whether it may be an adapter of peft.
+        kind: the kind of model that is needed, for messages.
+        allow_adapter: whether an adapter of peft is accepted.
 
     Raises:
-        ValueError: none is named, or a folder cannot hold one.
+        ValueError: no model is named, or the folder holds none.
     """
     if model is None:
-        raise ValueError(f"{reward} has no model; pass model=NAME or FOLDER of a {what}")
+        raise ValueError(f"{reward} has no model; pass model=NAME or FOLDER of a {kind}")
     if not _is_path(model):
         return str(model)
     folder = Path(model).expanduser().absolute()
-    check_folder(folder, what=what, adapter=adapter)
+    check_folder(folder, kind=kind, allow_adapter=allow_adapter)
     return str(folder)
 
 
-def check_folder(folder: Path, *, what: str, adapter: bool = False) -> None:
-    """Raise ValueError where a folder cannot hold a model."""
-    if not any((folder / name).is_file() for name in (CONFIG, ADAPTER_CONFIG)[: 1 + adapter]):
-        raise ValueError(
-            f"no {what} in {str(folder)!r}: it has no {CONFIG}{f' or {ADAPTER_CONFIG}' if adapter else ''}"
-        )
+def check_folder(folder: Path, *, kind: str, allow_adapter: bool = False) -> None:
+    """Raise ValueError for a folder without a model."""
+    names = (CONFIG, ADAPTER_CONFIG) if allow_adapter else (CONFIG,)
+    if not any((folder / name).is_file() for name in names):
+        raise ValueError(f"no {kind} in {str(folder)!r}: it has no {' or '.join(names)}")
 
 
 def _is_path(model: str | Path) -> bool:
@@ -209,16 +208,13 @@ def length_to_read(max_length: int | None, *, most: int | None, usual: int, leas
     return max_length
 
 
-def batches(lengths: Sequence[int], size: int, groups: Sequence[int] | None = None) -> Iterator[list[int]]:
-    """Part B rows into batches of like length, which need little padding.
+def batches_by_length(lengths: Sequence[float], size: int, groups: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Yield the row indices of batches of similar length, which need little padding.
 
     Args:
-        lengths: ids of each row.
-        size: rows of a batch at most.
+        lengths: number of ids of each row.
+        size: maximum number of rows in a batch.
         groups: rows of different groups are never in one batch.
-
-    Yields:
-        The indices of the rows of a batch.
     """
     groups = groups if groups is not None else [0] * len(lengths)
     order = sorted(range(len(lengths)), key=lambda row: (groups[row], lengths[row]))

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
-from tril_gym.rewards.neural.pretrained import check_running, resolve_model
+from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
 
 BLEURT = "Elron/bleurt-base-512"  # the published checkpoint, converted to transformers
@@ -67,8 +67,8 @@ class Regressor:
                 f"truncation must be one of {', '.join(TRUNCATIONS)}, got {truncation!r}; the usual one is"
                 f" {TRUNCATIONS[0]}"
             )
-        check_running(batch_size=batch_size, dtype=dtype)
-        self.model = resolve_model(self.name, model, what="sequence classifier")
+        check_run_settings(batch_size=batch_size, dtype=dtype)
+        self.model = resolve_model(self.name, model, kind="sequence classifier")
         self.over, self.truncation, self.max_length = over, truncation, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 

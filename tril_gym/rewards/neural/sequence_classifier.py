@@ -16,7 +16,7 @@ from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
     Ids,
     Place,
-    batches,
+    batches_by_length,
     from_pretrained,
     length_to_read,
     load_once,
@@ -104,7 +104,7 @@ class Classifier:
         rows = [ids or [self._filler] for ids in encoded["input_ids"]]
         self._refuse_strangers(rows)
         segments = encoded.get("token_type_ids")
-        for chosen in batches([len(ids) for ids in rows], batch_size, self._groups(rows)):
+        for chosen in batches_by_length([len(ids) for ids in rows], batch_size, self._groups(rows)):
             # Rows without padding have all one length, and any id pads them.
             inputs = pad([rows[row] for row in chosen], self.pad_id or 0)
             if segments is not None:

@@ -1,0 +1,46 @@
+"""Of several references each is drawn equally often, as a rollin and as a target."""
+
+from collections import Counter
+
+import gymnasium as gym
+import pytest
+import torch
+from doubles import generator, policy_of
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Guide, Plan, TextLayout, collect
+from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.data.example import Example
+
+REFERENCES = ["a dog runs.", "a cat sits.", "a man sings."]
+EPISODES = 90
+
+
+@pytest.fixture(scope="module")
+def envs():
+    examples = [Example("dog run", REFERENCES, {"concepts": ["dog", "run"]})] * 2
+    return gym.make_vec("tril/CommonGen-v0", num_envs=30, dataset=examples, reward=None, autoreset_mode="Disabled")
+
+
+def texts(trajectories_or_texts, tokenizer) -> Counter:
+    rows = zip(trajectories_or_texts.tokens, trajectories_or_texts.is_token, strict=True)
+    return Counter(tokenizer.decode(tokens[real].tolist(), skip_special_tokens=True).strip() for tokens, real in rows)
+
+
+def test_references_that_write_draw_each_equally_often(envs):
+    trajectories = collect(envs, Plan(rollout=Guide.references()), episodes=EPISODES, generator=generator(1))
+    found = texts(trajectories, TextLayout.of(envs).tokenizer)
+    assert set(found) == set(REFERENCES)
+    assert all(15 <= count <= 45 for count in found.values())  # 30 expected, standard deviation 4.5
+
+
+def test_targets_draw_each_reference_equally_often(envs):
+    layout = TextLayout.of(envs)
+    policy = policy_of(vocab_size=layout.vocab_size, positions=layout.max_prompt_length + layout.max_new_tokens)
+    trajectories = collect(envs, Plan(rollout=policy), episodes=EPISODES, generator=generator(1))
+    targets = reference_texts(trajectories, ReferenceTokens(layout), generator(2))
+    found = texts(targets, layout.tokenizer)
+    assert set(found) == set(REFERENCES)
+    assert all(15 <= count <= 45 for count in found.values())
+    again = reference_texts(trajectories, ReferenceTokens(layout), generator(2))
+    assert torch.equal(again.tokens, targets.tokens)

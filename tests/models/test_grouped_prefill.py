@@ -1,0 +1,70 @@
+"""Prompts of many lengths are read in groups: each text must get the logits of its own prompt."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from doubles import foreign_envs, generator, language_model
+
+from tril_gym.agents import LMPolicy, Plan, collect
+from tril_gym.models.decoders import like_lengths
+
+PROMPT, NEW, TEXTS = 60, 4, 48
+
+
+@pytest.fixture(scope="module")
+def model():
+    return language_model("gpt2", positions=PROMPT + NEW)
+
+
+@pytest.fixture(scope="module")
+def trajectories(model):
+    envs = foreign_envs(TEXTS, max_prompt_length=PROMPT, max_new_tokens=NEW, eos_token_ids=[1])
+    return collect(envs, Plan(rollout=LMPolicy(model, None)), episodes=TEXTS, generator=generator(4))
+
+
+@torch.no_grad()
+def logprobs_alone(model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """Return log-probabilities by one plain pass of the model on one text, without padding."""
+    logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
+
+
+def differences(model, trajectories, shift: int = 0) -> torch.Tensor:
+    """Return |log p at sampling - log p alone| of every token; `shift` pairs tokens with other texts' prompts."""
+    found = []
+    for row in range(TEXTS):
+        prompt_row = (row + shift) % TEXTS
+        prompt = trajectories.prompts[prompt_row][trajectories.is_prompt[prompt_row]].tolist()
+        tokens = trajectories.tokens[row][trajectories.is_token[row]].tolist()
+        written = trajectories.old_logprobs[row, : len(tokens)]
+        found.append((written - logprobs_alone(model, prompt, tokens)).abs())
+    return torch.cat(found)
+
+
+def test_prompts_are_read_in_several_groups(trajectories):
+    lengths = trajectories.is_prompt.sum(1).tolist()
+    assert min(lengths) < 10
+    assert max(lengths) > 50
+    assert lengths != sorted(lengths)  # groups of like lengths are not the order of the batch
+    assert len(like_lengths(lengths, 64)) > 1
+
+
+def test_each_text_is_written_from_its_own_prompt(model, trajectories):
+    assert differences(model, trajectories).max() < 1e-4
+
+
+def test_another_prompt_would_be_noticed(model, trajectories):
+    assert differences(model, trajectories, shift=1).mean() > 0.5
+
+
+def test_groups_hold_every_text_once():
+    lengths = np.random.default_rng(0).integers(1, 61, TEXTS).tolist()
+    for cost in (0, 10, 100, 10_000):
+        groups = like_lengths(lengths, cost)
+        assert sorted(row for group in groups for row in group) == list(range(TEXTS))
+        for short, long in pairwise(groups):
+            assert max(lengths[row] for row in short) <= min(lengths[row] for row in long)
+    assert len(like_lengths(lengths, 10_000)) == 1
+    assert len(like_lengths(lengths, 0)) == 8

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.envs import Example
+from tril_gym.data import Example
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

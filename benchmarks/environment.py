@@ -150,7 +150,7 @@ def environments(rows: int, prompt_length: int, new_tokens: int) -> dict[str, An
     for ours, bound, sync, copy in ((OURS, BOUND, SYNC, True), (OURS_VIEW, BOUND_VIEW, SYNC_VIEW, False)):
         found[ours] = text_envs(prompts, tokenizer, rows, copy=copy, **sizes)
         found[bound] = Bound(rows, prompt_length, new_tokens, copy=copy)
-        problem = found[ours].unwrapped.problem
+        problem = found[ours].unwrapped.config
         found[sync] = SyncVectorEnv(
             [lambda problem=problem: TextEnv(problem)] * rows, copy=copy, autoreset_mode=AutoresetMode.DISABLED
         )
@@ -211,7 +211,7 @@ def memory(rows: Sequence[int], prompt_length: int, new_tokens: int) -> dict[str
         prompts_of_words(EXAMPLES, prompt_length),
         {"prompt_length": prompt_length, "new_tokens": new_tokens},
     )
-    problem = text_envs(prompts, tokenizer_of_words(), 1, **sizes).unwrapped.problem
+    problem = text_envs(prompts, tokenizer_of_words(), 1, **sizes).unwrapped.config
     problem.prompts.rows(np.arange(EXAMPLES))  # all prompts are tokens already
     kinds: dict[str, Callable[[int], Any]] = {
         "ours": lambda n: TextVectorEnv(problem, n, copy=False),

@@ -182,9 +182,9 @@ def write_cases(folder: Path, settings: Any) -> dict[str, Path]:
         model = taught(envs, 1 if settings.smoke else settings.teach)
         base = envs.unwrapped
         chosen = [example.prompt for example in base.examples[:1_000]]
-        chosen = [text for text in chosen if len(base.tokenizer(text)["input_ids"]) <= base.problem.max_prompt_length]
+        chosen = [text for text in chosen if len(base.tokenizer(text)["input_ids"]) <= base.config.max_prompt_length]
         titles[f"one iteration, {texts} texts of CommonGen, up to {new_tokens} tokens"] = folder / "common_gen"
-        sizes["prompt_length"] = base.problem.max_prompt_length
+        sizes["prompt_length"] = base.config.max_prompt_length
         save_case(folder / "common_gen", model, base.tokenizer, chosen, numbers, stops=True, **sizes)
     return titles
 

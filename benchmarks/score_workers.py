@@ -22,7 +22,7 @@ from side_by_side import Comparison, Sample, Target
 
 from tril_gym.agents import LMPolicy, Plan
 from tril_gym.agents.collection.collector import collect
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.utils.profiler import Timer
 
 REFERENCES = 4

@@ -1,21 +1,21 @@
 """Text generation as Gymnasium environments, and agents that learn in them, alone or with a guide.
 
-Importing this registers the environments, and loads nothing heavy.
+Importing the package registers the environments of `tril_gym.registration` with Gymnasium and loads nothing heavy.
+Its one name is `__version__`; everything else is in the packages `tril_gym.agents`, `.data`, `.envs`, `.experiment`,
+`.rewards` and `.wrappers`, whose `__all__` lists what is public.
 """
 
 import gymnasium as gym
 
-__version__ = "0.1.0"
+from tril_gym.registration import ENVIRONMENTS
 
-for _id, _task in {
-    "tril/IMDB-v0": "imdb",
-    "tril/CommonGen-v0": "common_gen",
-    "tril/TLDR-v0": "tldr",
-    "tril/Toy-v0": "toy",
-}.items():
+__version__ = "0.1.0"
+__all__ = ["__version__"]
+
+for _id in ENVIRONMENTS:
     gym.register(
         _id,
         entry_point="tril_gym.registration:make_text_env",
         vector_entry_point="tril_gym.registration:make_text_vector_env",
-        kwargs={"task": _task},
+        kwargs={"env_id": _id},
     )

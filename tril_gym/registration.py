@@ -1,44 +1,53 @@
-"""What `gym.make` and `gym.make_vec` build: a task's environment, wrapped in the terms of its reward."""
+"""The table of environments, and what `gym.make` and `gym.make_vec` build from a row of it.
+
+An environment is added with a file in `tril_gym.envs` and a row of `ENVIRONMENTS`. Importing this module is cheap:
+environments, wrappers and rewards are imported when the first environment is made.
+"""
 
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
-from gymnasium.vector import AutoresetMode, VectorEnv
-
-from tril_gym.envs.common_gen import COMMON_GEN
-from tril_gym.envs.imdb import IMDB
-from tril_gym.envs.problem import TextEnvConfig, text_env_config
-from tril_gym.envs.text_env import TextEnv
-from tril_gym.envs.text_vector_env import TextVectorEnv
-from tril_gym.envs.tldr import TLDR
-from tril_gym.envs.toy import toy_config
 from tril_gym.utils.no_copy import unwrap_no_copy
-from tril_gym.wrappers.text_reward import TextReward
 
-ENV_CONFIGS: dict[str, Callable[..., TextEnvConfig]] = {
-    "common_gen": partial(text_env_config, COMMON_GEN),
-    "imdb": partial(text_env_config, IMDB),
-    "tldr": partial(text_env_config, TLDR),
-    "toy": toy_config,
-}
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from gymnasium.vector import AutoresetMode, VectorEnv
 
-# The reward of each task: weights by name. The toy world pays itself.
-DEFAULT_REWARDS: dict[str, dict[str, float]] = {
-    "common_gen": {"cider_d": 0.1, "concept_coverage": 1.0},
-    "imdb": {"sentiment": 1.0},
-    "tldr": {"rouge_l": 1.0},
-    "toy": {},
+    from tril_gym.envs.config import TextEnvConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A row of the table.
+
+    Attributes:
+        config: "module of tril_gym.envs:function"; the function returns a `TextEnvConfig` for the environment's
+            keywords.
+        default_reward: weights of rewards by name; empty where the environment computes its own reward.
+    """
+
+    config: str
+    default_reward: Mapping[str, float]
+
+
+ENVIRONMENTS: dict[str, Registration] = {
+    "tril/IMDB-v0": Registration(config="imdb:imdb_config", default_reward={"sentiment": 1.0}),
+    "tril/CommonGen-v0": Registration(
+        config="common_gen:common_gen_config", default_reward={"cider_d": 0.1, "concept_coverage": 1.0}
+    ),
+    "tril/TLDR-v0": Registration(config="tldr:tldr_config", default_reward={"rouge_l": 1.0}),
+    "tril/Toy-v0": Registration(config="toy:toy_config", default_reward={}),
 }
 
 
 def make_text_env(
-    task: str,
+    env_id: str,
     *,
     reward: Any = "default",
     reward_settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -46,80 +55,96 @@ def make_text_env(
     render_mode: str | None = None,
     **keywords: Any,
 ) -> gym.Env:
-    """Return one environment of a task, wrapped in its reward.
+    """Return one environment, wrapped in its reward.
 
     Args:
-        task: a key of `ENV_CONFIGS`.
-        reward: "default", None for the bare environment, a reward's name, {name: weight}, a function of a batch of
-            texts, or {name: function}.
-        reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}. "workers" lets so many
-            processes score, in a vector environment; see `VectorTextReward`.
+        env_id: a key of `ENVIRONMENTS`.
+        reward: "default", None for no wrapper, a reward's name, {name: weight}, a function of a batch of texts, or
+            {name: function}.
+        reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}. "workers" sets the number
+            of processes that score in a vector environment; see `VectorTextReward`.
         fitted_rewards: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
         render_mode: None, "ansi" or "human".
-        keywords: the problem's own, see `text_env_config` and `toy_config`.
+        keywords: those of the environment's configuration; see `text_env_config` and `toy_config`.
     """
-    env = TextEnv(_problem(task, reward, keywords), render_mode=render_mode)
-    return _with_reward(env, task, reward, reward_settings, fitted_rewards)
+    from tril_gym.envs.text_env import TextEnv
+
+    env = TextEnv(_make_config(env_id, reward, keywords), render_mode=render_mode)
+    return _with_reward(env, env_id, reward, reward_settings, fitted_rewards)
 
 
 def make_text_vector_env(
-    task: str,
+    env_id: str,
     num_envs: int = 1,
     *,
     reward: Any = "default",
     reward_settings: Mapping[str, Mapping[str, Any]] | None = None,
     fitted_rewards: str | Path | None = None,
-    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    autoreset_mode: str | AutoresetMode = "NextStep",
     copy: bool = True,
     render_mode: str | None = None,
     **keywords: Any,
 ) -> VectorEnv:
-    """Return a batch of `num_envs` texts of a task, wrapped in its reward.
+    """Return a vector environment of `num_envs` texts, wrapped in its reward.
 
     Args:
-        task: see `make_text_env`, as all keywords that are not described here.
-        num_envs: how many texts are written side by side.
-        reward: what is paid.
-        reward_settings: keywords of rewards by name.
-        fitted_rewards: a folder with what rewards were fitted to.
+        env_id: a key of `ENVIRONMENTS`.
+        num_envs: number of texts that are written side by side.
+        reward: see `make_text_env`.
+        reward_settings: see `make_text_env`.
+        fitted_rewards: see `make_text_env`.
         autoreset_mode: "NextStep", "SameStep" or "Disabled".
         copy: return copies of the observations; False returns the array that the next step changes.
         render_mode: None, "ansi" or "human".
-        keywords: the problem's own.
+        keywords: those of the environment's configuration; see `text_env_config` and `toy_config`.
     """
-    problem = _problem(task, reward, keywords)
-    envs = TextVectorEnv(problem, num_envs, autoreset_mode=autoreset_mode, copy=copy, render_mode=render_mode)
-    return _with_reward(envs, task, reward, reward_settings, fitted_rewards)
+    from tril_gym.envs.text_vector_env import TextVectorEnv
+
+    config = _make_config(env_id, reward, keywords)
+    envs = TextVectorEnv(config, num_envs, autoreset_mode=autoreset_mode, copy=copy, render_mode=render_mode)
+    return _with_reward(envs, env_id, reward, reward_settings, fitted_rewards)
 
 
-def _problem(task: str, reward: Any, keywords: dict[str, Any]) -> TextEnvConfig:
-    if task not in ENV_CONFIGS:
-        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(ENV_CONFIGS)}")
-    if task == "toy":  # a reward from outside takes the place of its own
-        keywords = {"pays": reward is None or (isinstance(reward, str) and reward == "default")} | keywords
-    known = inspect.signature(ENV_CONFIGS[task]).parameters
+def accepts_dataset(env_id: str) -> bool:
+    """Return whether an environment of `ENVIRONMENTS` has the keyword `dataset`; False for other ids."""
+    return env_id in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(env_id)).parameters
+
+
+def _config_function(env_id: str) -> Callable[..., TextEnvConfig]:
+    if env_id not in ENVIRONMENTS:
+        raise ValueError(f"unknown environment {env_id!r}; the environments are {', '.join(ENVIRONMENTS)}")
+    function: Callable[..., TextEnvConfig] = pkgutil.resolve_name(f"tril_gym.envs.{ENVIRONMENTS[env_id].config}")
+    return function
+
+
+def _make_config(env_id: str, reward: Any, keywords: dict[str, Any]) -> TextEnvConfig:
+    function = _config_function(env_id)
+    known = inspect.signature(function).parameters
     if unknown := sorted(set(keywords) - set(known)):
-        names = ", ".join(name for name in known if name not in ("task", "pays"))
-        raise ValueError(f"the {task} environment has no keyword {unknown[0]!r}; of its own it has {names}")
-    return ENV_CONFIGS[task](**{name: unwrap_no_copy(value) for name, value in keywords.items()})
+        raise ValueError(f"{env_id} has no keyword {unknown[0]!r}; its own keywords are {', '.join(known)}")
+    config = function(**{name: unwrap_no_copy(value) for name, value in keywords.items()})
+    keeps_own = reward is None or (isinstance(reward, str) and reward == "default")
+    return config if keeps_own else config.without_reward()
 
 
 def _with_reward(
     env: Any,
-    task: str,
+    env_id: str,
     reward: Any,
     reward_settings: Mapping[str, Mapping[str, Any]] | None,
     fitted_rewards: str | Path | None,
 ) -> Any:
     """Wrap an environment in one `TextReward` per term."""
-    terms = reward_terms(unwrap_no_copy(reward), DEFAULT_REWARDS[task])
+    from tril_gym.wrappers.text_reward import TextReward
+
+    terms = reward_terms(unwrap_no_copy(reward), ENVIRONMENTS[env_id].default_reward)
     settings = dict(unwrap_no_copy(reward_settings) or {})
     if unknown := sorted(set(settings) - {name for name, _, _ in terms if name}):
         names = ", ".join(name for name, _, _ in terms if name) or "none by name"
         raise ValueError(f"reward_settings has {unknown[0]!r}, which is no term of the reward; its terms: {names}")
     for name, score, weight in terms:
         own = dict(settings.get(name, {})) if name else {}
-        workers = own.pop("workers", None)  # the wrapper's, whatever the reward
+        workers = own.pop("workers", None)  # a setting of the wrapper, whatever the reward
         env = TextReward(
             env,
             score,
@@ -127,7 +152,7 @@ def _with_reward(
             name=name if score is not name else None,
             settings=own or None,
             workers=workers,
-            fitted=_fitted(unwrap_no_copy(fitted_rewards), name) if isinstance(score, str) else None,
+            fitted=_fitted_folder(unwrap_no_copy(fitted_rewards), name) if isinstance(score, str) else None,
         )
     return env
 
@@ -140,7 +165,7 @@ def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | 
         return reward_terms(default, {}) if reward == "default" else [(reward, reward, 1.0)]
     if isinstance(reward, Mapping):
         return [
-            (name, value, 1.0) if callable(value) else (name, name, weight_of(name, value))
+            (name, value, 1.0) if callable(value) else (name, name, _check_weight(name, value))
             for name, value in reward.items()
         ]
     if callable(reward):
@@ -150,18 +175,18 @@ def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | 
     )
 
 
-def weight_of(name: str, value: Any) -> float:
-    """Return a weight that is a number."""
+def _check_weight(name: str, value: Any) -> float:
+    """Return a weight as a float, or raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"the weight of reward {name!r} must be a number, got {value!r}")
     return float(value)
 
 
-def _fitted(folder: str | Path | None, name: str | None) -> str | None:
-    """Return the folder of one term where there is one: rewards that fit nothing have none."""
+def _fitted_folder(folder: str | Path | None, name: str | None) -> str | None:
+    """Return the sub-folder of one term; None for a reward that has none because it fits nothing."""
     if folder is None:
         return None
     if not Path(folder).is_dir():
         raise ValueError(f"fitted_rewards={str(folder)!r} is no folder")
-    own = Path(folder) / str(name).rpartition(":")[2]  # of module:class, too
+    own = Path(folder) / str(name).rpartition(":")[2]  # the attribute of module:class
     return str(own) if own.is_dir() else None

@@ -13,7 +13,8 @@ from tril_gym.envs.text_env import TextEnv
 from tril_gym.registration import make_text_env, make_text_vector_env
 
 IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0"]
-TASKS = {"toy": {}, "common_gen": {"reward": "rouge_l"}, "imdb": {"reward": "rouge_l"}, "tldr": {"reward": "rouge_l"}}
+# Keywords under which an environment needs no model: Toy keeps its own reward.
+CHEAP = {env_id: {} if env_id == "tril/Toy-v0" else {"reward": "rouge_l"} for env_id in IDS}
 
 # Beside the repository on some machines: the three data sets as folders commongen/, imdb/ and tldr/.
 REAL_DATA = paths.DATA
@@ -42,14 +43,14 @@ def same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, f"{where}: {a!r} and {b!r}"
 
 
-def native_and_sync(task: str, num_envs: int, mode: str, wrapper: Any = None, **keywords: Any) -> tuple[Any, Any]:
+def native_and_sync(env_id: str, num_envs: int, mode: str, wrapper: Any = None, **keywords: Any) -> tuple[Any, Any]:
     """Return the vector environment, and Gymnasium's over single ones with the same keywords."""
 
     def single() -> Any:
-        env = make_text_env(task, **keywords)
+        env = make_text_env(env_id, **keywords)
         return env if wrapper is None else wrapper(env)
 
-    native = make_text_vector_env(task, num_envs, autoreset_mode=mode, **keywords)
+    native = make_text_vector_env(env_id, num_envs, autoreset_mode=mode, **keywords)
     sync = SyncVectorEnv([single] * num_envs, autoreset_mode=mode)
     return native if wrapper is None else wrapper(native), sync
 
@@ -89,8 +90,8 @@ def rng_states(envs: Any) -> list[Any]:
     return [generator.bit_generator.state["state"]["state"] for generator in envs.unwrapped.np_random]
 
 
-def bare(task: str, **keywords: Any) -> TextEnv:
+def bare(env_id: str, **keywords: Any) -> TextEnv:
     """Return a single environment without a reward."""
-    env = make_text_env(task, reward=None, **keywords)
+    env = make_text_env(env_id, reward=None, **keywords)
     assert isinstance(env, TextEnv)
     return env

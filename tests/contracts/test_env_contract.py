@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from contract_checks import (
+    CHEAP,
     IDS,
     REAL_DATA,
-    TASKS,
     bare,
     native_and_sync,
     random_actions,
@@ -24,7 +24,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_vector_env
@@ -50,7 +50,7 @@ def test_check_env_unwrapped(env_id):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_check_env_whole(env_id, capsys):
-    env = gym.make(env_id, render_mode="ansi", **({} if env_id == "tril/Toy-v0" else {"reward": "rouge_l"}))
+    env = gym.make(env_id, render_mode="ansi", **CHEAP[env_id])
     with warnings.catch_warnings():
         # the one thing it says of every wrapped environment
         warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
@@ -76,7 +76,7 @@ def test_spaces_and_metadata(env_id):
 
 
 def test_metadata_belongs_to_the_instance():
-    env, other = bare("toy"), bare("toy", max_new_tokens=5)
+    env, other = bare("tril/Toy-v0"), bare("tril/Toy-v0", max_new_tokens=5)
     env.metadata["text"]["max_new_tokens"] = 99
     assert other.metadata["text"]["max_new_tokens"] == 5
     assert "text" not in type(env).metadata
@@ -103,7 +103,7 @@ def test_same_seed_same_episode(env_id):
 
 
 def test_observation_columns_and_infos():
-    env = bare("toy")
+    env = bare("tril/Toy-v0")
     observation, info = env.reset(seed=0)
     prompt = [int(word[1:]) for word in info["prompt"].split()]
     padding = [-1] * (4 - len(prompt))
@@ -123,13 +123,13 @@ def test_observation_columns_and_infos():
 
 
 def test_length_terminates_and_truncation_is_for_others():
-    env = bare("toy", max_new_tokens=3)
+    env = bare("tril/Toy-v0", max_new_tokens=3)
     env.reset(seed=0)
     steps = [env.step(TOKEN) for _ in range(3)]
     assert [step[2] for step in steps] == [False, False, True]
     assert [step[3] for step in steps] == [False] * 3
     assert steps[-1][4]["finish_reason"] == "length"
-    env = gym.wrappers.TimeLimit(bare("toy", max_new_tokens=3), 2)
+    env = gym.wrappers.TimeLimit(bare("tril/Toy-v0", max_new_tokens=3), 2)
     env.reset(seed=0)
     env.step(TOKEN)
     _, _, terminated, truncated, info = env.step(TOKEN)
@@ -138,14 +138,14 @@ def test_length_terminates_and_truncation_is_for_others():
 
 
 def test_eos_at_the_last_place_is_a_stop():
-    env = bare("toy", max_new_tokens=2)
+    env = bare("tril/Toy-v0", max_new_tokens=2)
     env.reset(seed=0)
     env.step(TOKEN)
     assert env.step(EOS)[4]["finish_reason"] == "stop"
 
 
 def test_minimum_is_advice():
-    env = bare("toy", min_new_tokens=2)
+    env = bare("tril/Toy-v0", min_new_tokens=2)
     env.reset(seed=0)
     advised = [env.action_masks()]
     env.step(TOKEN)
@@ -160,19 +160,19 @@ def test_minimum_is_advice():
 
 
 def test_ids_beyond_the_tokenizer_are_legal_and_say_nothing():
-    tokenizer = bare("toy").tokenizer
-    env = bare("imdb", dataset=EXAMPLES, tokenizer=tokenizer, vocab_size=20)
+    tokenizer = bare("tril/Toy-v0").tokenizer
+    env = bare("tril/IMDB-v0", dataset=EXAMPLES, tokenizer=tokenizer, vocab_size=20)
     env.reset(seed=0)
     env.step(19)
     info = env.step(EOS)[4]
     assert (info["completion"], info["tokens"]) == ("", [19, EOS])
     with pytest.raises(ValueError, match="16 tokens, got 10"):
-        bare("imdb", dataset=EXAMPLES, tokenizer=tokenizer, vocab_size=10)
+        bare("tril/IMDB-v0", dataset=EXAMPLES, tokenizer=tokenizer, vocab_size=10)
 
 
 @pytest.mark.parametrize("action", [-1, 16, 2.5, None, [1, 2], 2**70])
 def test_what_is_no_action(action):
-    env = bare("toy")
+    env = bare("tril/Toy-v0")
     before, _ = env.reset(seed=0)
     with pytest.raises(ValueError, match="action"):
         env.step(action)
@@ -180,7 +180,7 @@ def test_what_is_no_action(action):
 
 
 def test_step_needs_a_reset():
-    env = bare("toy", max_new_tokens=2)
+    env = bare("tril/Toy-v0", max_new_tokens=2)
     with pytest.raises(ResetNeeded, match="reset"):
         env.step(TOKEN)
     env.reset(seed=0)
@@ -195,7 +195,7 @@ def test_step_needs_a_reset():
 
 def test_infos_are_the_callers_to_change():
     examples = [Example("w2", references=["w3"], extras={"concepts": ["w2"], "array": np.zeros(2)})]
-    env = bare("imdb", dataset=examples, tokenizer=bare("toy").tokenizer)
+    env = bare("tril/IMDB-v0", dataset=examples, tokenizer=bare("tril/Toy-v0").tokenizer)
     _, info = env.reset(seed=0)
     info["references"].append("x")
     info["extras"]["concepts"].append("x")
@@ -207,7 +207,7 @@ def test_infos_are_the_callers_to_change():
 
 
 def test_rendering(capsys):
-    env = bare("toy", render_mode="ansi")
+    env = bare("tril/Toy-v0", render_mode="ansi")
     with pytest.raises(ResetNeeded):
         env.render()
     _, info = env.reset(seed=0)
@@ -218,7 +218,7 @@ def test_rendering(capsys):
     assert env.render() == f"{info['prompt']}\n> w5 [stop]"
     assert capsys.readouterr().out == ""
 
-    env = bare("toy", render_mode="human")
+    env = bare("tril/Toy-v0", render_mode="human")
     env.reset(seed=0)
     env.step(TOKEN)
     env.step(7)
@@ -243,11 +243,11 @@ def test_rendering(capsys):
     assert capsys.readouterr().out.endswith(" [stop]\n")
     assert envs.render() == (None, None)
     with pytest.raises(ValueError, match="rgb_array"):
-        bare("toy", render_mode="rgb_array")
+        bare("tril/Toy-v0", render_mode="rgb_array")
 
 
 def test_render_without_a_mode_warns():
-    env, envs = bare("toy"), toy_envs()
+    env, envs = bare("tril/Toy-v0"), toy_envs()
     env.reset(seed=0)
     envs.reset(seed=0)
     for each in (env, envs):
@@ -259,9 +259,9 @@ def test_render_without_a_mode_warns():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("task", TASKS)
-def test_vector_equals_sync(task, mode):
-    native, sync = native_and_sync(task, 3, mode, **TASKS[task])
+@pytest.mark.parametrize("env_id", IDS)
+def test_vector_equals_sync(env_id, mode):
+    native, sync = native_and_sync(env_id, 3, mode, **CHEAP[env_id])
     ended = same_steps(native, sync, steps=60, seed=0, eos_prob=0.2)
     assert ended > 20
 
@@ -271,7 +271,7 @@ def test_vector_equals_sync(task, mode):
     ("seed", "rule", "dense"), [(0, "count", True), (7, "stop", False), ([5, None, 5, 9], "sparse", False)]
 )
 def test_vector_equals_sync_for_a_thousand_steps(mode, seed, rule, dense):
-    native, sync = native_and_sync("toy", 4, mode, rule=rule, dense=dense, min_new_tokens=3)
+    native, sync = native_and_sync("tril/Toy-v0", 4, mode, rule=rule, dense=dense, min_new_tokens=3)
     native.reset(seed=1), sync.reset(seed=1)  # so that a None in the list leaves a known generator
     ended = same_steps(native, sync, steps=1000, seed=seed, eos_prob=0.1)
     assert ended > 500
@@ -279,20 +279,25 @@ def test_vector_equals_sync_for_a_thousand_steps(mode, seed, rule, dense):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("task", "folder"), [("imdb", "imdb"), ("common_gen", "commongen"), ("tldr", "tldr")])
-def test_vector_equals_sync_on_real_data(task, folder, mode):
+@pytest.mark.parametrize(
+    ("env_id", "folder"),
+    [("tril/IMDB-v0", "imdb"), ("tril/CommonGen-v0", "commongen"), ("tril/TLDR-v0", "tldr")],
+)
+def test_vector_equals_sync_on_real_data(env_id, folder, mode):
     if not (REAL_DATA / folder).is_dir():
         pytest.skip(f"no real data in {REAL_DATA / folder}")
-    native, sync = native_and_sync(task, 3, mode, reward="rouge_l", dataset=str(REAL_DATA / folder), split="validation")
+    native, sync = native_and_sync(
+        env_id, 3, mode, reward="rouge_l", dataset=str(REAL_DATA / folder), split="validation"
+    )
     assert same_steps(native, sync, steps=100, seed=2, eos_prob=0.2) > 30
 
 
 def test_vector_equals_sync_with_other_infos():
     """Labels and extras that only some examples have, and arrays."""
     examples = [*EXAMPLES, Example("w9", extras={"array": np.arange(2), "number": 2.5, "nested": {"a": 1}})]
-    keywords = {"dataset": examples, "tokenizer": bare("toy").tokenizer, "reward": None}
+    keywords = {"dataset": examples, "tokenizer": bare("tril/Toy-v0").tokenizer, "reward": None}
     for mode in MODES:
-        native, sync = native_and_sync("imdb", 4, mode, **keywords)
+        native, sync = native_and_sync("tril/IMDB-v0", 4, mode, **keywords)
         same_steps(native, sync, steps=100, seed=0, eos_prob=0.4)
 
 
@@ -319,7 +324,7 @@ def test_the_comparison_can_fail():
         return result
 
     for break_it in (late_flag, wrong_mask, reward_of_neighbour, float_observation, lost_key):
-        native, sync = native_and_sync("toy", 3, "NextStep", dense=True)
+        native, sync = native_and_sync("tril/Toy-v0", 3, "NextStep", dense=True)
         whole = native.step
         native.step = lambda actions, whole=whole, break_it=break_it: break_it(whole(actions))
         with pytest.raises(AssertionError):
@@ -328,7 +333,7 @@ def test_the_comparison_can_fail():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_generators_equal_syncs(mode):
-    native, sync = native_and_sync("toy", 3, mode)
+    native, sync = native_and_sync("tril/Toy-v0", 3, mode)
     native.reset(seed=5), sync.reset(seed=5)
     assert native.np_random_seed == sync.np_random_seed == (5, 6, 7)
     assert rng_states(native) == rng_states(sync)
@@ -389,7 +394,7 @@ def test_copy():
 
 
 def test_attributes_by_row():
-    envs, sync = native_and_sync("toy", 2, "NextStep", min_new_tokens=1)
+    envs, sync = native_and_sync("tril/Toy-v0", 2, "NextStep", min_new_tokens=1)
     envs.reset(seed=0), sync.reset(seed=0)
     same(envs.call("action_masks"), sync.call("action_masks"))
     assert envs.get_attr("np_random_seed") == sync.get_attr("np_random_seed") == (0, 1)
@@ -517,7 +522,7 @@ def test_episode_statistics_of_a_batch_written_to_its_end():
 
 
 def test_single_restart():
-    env = bare("toy")
+    env = bare("tril/Toy-v0")
     env.reset(seed=0)
     state = env.np_random.bit_generator.state
     observation, info = env.reset(options={"example": EXAMPLE, "completion": np.array([7, 8])})
@@ -534,7 +539,7 @@ def test_single_restart():
 
 def test_restart_stands_where_steps_lead():
     """A restart and the same tokens as steps are the same state: observation, masks, and all that follows."""
-    stepped, restarted = bare("toy", min_new_tokens=4), bare("toy", min_new_tokens=4)
+    stepped, restarted = bare("tril/Toy-v0", min_new_tokens=4), bare("tril/Toy-v0", min_new_tokens=4)
     _, info = stepped.reset(seed=0)
     for token in (7, 8, 9):
         observation, *_ = stepped.step(token)
@@ -545,7 +550,7 @@ def test_restart_stands_where_steps_lead():
 
 
 def test_draw_in_a_restart():
-    env, other = bare("toy"), bare("toy")
+    env, other = bare("tril/Toy-v0"), bare("tril/Toy-v0")
     same(env.reset(seed=0, options={"example": -1}), other.reset(seed=0))
     envs, others = toy_envs(), toy_envs()
     drawn, _ = envs.reset(seed=0, options={"example": np.array([-1, EXAMPLE, -1])})
@@ -599,7 +604,7 @@ BAD_RESTARTS = [
 
 @pytest.mark.parametrize(("options", "message"), BAD_RESTARTS)
 def test_restarts_that_will_not_do(options, message):
-    env = bare("toy")
+    env = bare("tril/Toy-v0")
     before, _ = env.reset(seed=0)
     state = env.np_random.bit_generator.state
     with pytest.raises(ValueError, match=message):
@@ -639,7 +644,7 @@ def test_vector_restarts_of_another_shape(options, message):
     with pytest.raises(ValueError, match=message):
         envs.reset(seed=0, options=options)
     with pytest.raises(ValueError, match="one index"):
-        bare("toy").reset(options={"example": [1, 2]})
+        bare("tril/Toy-v0").reset(options={"example": [1, 2]})
 
 
 # ---- keywords and specifications
@@ -675,10 +680,10 @@ def test_keywords_that_will_not_do(keywords, message):
 
 
 def test_a_tokenizer_without_eos_is_refused():
-    tokenizer = copy.deepcopy(bare("toy").tokenizer)
+    tokenizer = copy.deepcopy(bare("tril/Toy-v0").tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no EOS"):
-        bare("imdb", dataset=EXAMPLES, tokenizer=tokenizer)
+        bare("tril/IMDB-v0", dataset=EXAMPLES, tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -697,7 +702,7 @@ def test_plain_specs_go_through_json(env_id):
 
 
 def test_specs_with_objects_are_copied_without_copying_them():
-    tokenizer = bare("toy").tokenizer
+    tokenizer = bare("tril/Toy-v0").tokenizer
 
     def my_reward(prompts, completions, references, extras):
         return np.ones(len(prompts))
@@ -718,18 +723,18 @@ def test_specs_with_objects_are_copied_without_copying_them():
 
 
 def test_environments_of_a_process_share_their_data():
-    one, two = bare("common_gen"), make_text_vector_env("common_gen", 2, reward=None)
+    one, two = bare("tril/CommonGen-v0"), make_text_vector_env("tril/CommonGen-v0", 2, reward=None)
     assert one.examples is two.examples
-    assert one.problem.prompts is two.problem.prompts
+    assert one.config.prompts is two.config.prompts
     assert one.tokenizer is two.tokenizer
-    other = bare("common_gen", max_prompt_length=19)
+    other = bare("tril/CommonGen-v0", max_prompt_length=19)
     assert other.examples is one.examples
-    assert other.problem.prompts is not one.problem.prompts
+    assert other.config.prompts is not one.config.prompts
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_copied_environment_goes_its_own_way(task):
-    env = gym.make({"toy": IDS[0], "common_gen": IDS[1], "imdb": IDS[2], "tldr": IDS[3]}[task], **TASKS[task])
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_copied_environment_is_independent(env_id):
+    env = gym.make(env_id, **CHEAP[env_id])
     env.reset(seed=0)
     env.step(TOKEN)
     branch = copy.deepcopy(env)

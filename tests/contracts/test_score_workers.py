@@ -38,7 +38,7 @@ class Dies:
 
 
 def toys(score, rows=3, **keywords):
-    envs = TextVectorEnv(toy_config(pays=False), rows, autoreset_mode="Disabled")
+    envs = TextVectorEnv(toy_config().without_reward(), rows, autoreset_mode="Disabled")
     return TextReward(envs, score, **keywords)
 
 

@@ -12,7 +12,7 @@ from contract_checks import bare, native_and_sync, random_actions, same, same_st
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
@@ -42,11 +42,11 @@ class SlowWords(CountWords):
 
 
 def toy(**keywords):
-    return TextEnv(toy_config(pays=False, **keywords))
+    return TextEnv(toy_config(**keywords).without_reward())
 
 
 def toys(n=3, mode="Disabled", **keywords):
-    return TextVectorEnv(toy_config(pays=False, **keywords), n, autoreset_mode=mode)
+    return TextVectorEnv(toy_config(**keywords).without_reward(), n, autoreset_mode=mode)
 
 
 # ---- TextReward
@@ -73,9 +73,9 @@ def test_reads_the_whole_info():
         return np.zeros(len(prompts))
 
     examples = [Example("w2", references=["w3", "w4"], label=1, extras={"concepts": ["w2"]})]
-    tokenizer = bare("toy").tokenizer
+    tokenizer = bare("tril/Toy-v0").tokenizer
     make = {"dataset": examples, "tokenizer": tokenizer, "reward": spy, "max_new_tokens": 2}
-    env, envs = make_text_env("imdb", **make), make_text_vector_env("imdb", 2, **make)
+    env, envs = make_text_env("tril/IMDB-v0", **make), make_text_vector_env("tril/IMDB-v0", 2, **make)
     env.reset(seed=0), envs.reset(seed=0)
     env.step(TOKEN), env.step(EOS), envs.step([TOKEN, EOS]), envs.step([TOKEN, 0])
 
@@ -117,7 +117,7 @@ def test_adds_to_what_the_environment_pays():
 
 def test_a_reward_from_outside_takes_the_place_of_the_toy_worlds():
     for reward, expected in (("default", [1 / 8, 0.0]), (None, [1 / 8, 0.0]), (CountWords(), [0.0, 1.0])):
-        env = make_text_env("toy", dense=True, reward=reward)
+        env = make_text_env("tril/Toy-v0", dense=True, reward=reward)
         env.reset(seed=0)
         assert [env.step(TOKEN)[1], env.step(EOS)[1]] == expected
         assert env.metadata["text"]["dense_reward"] is (reward in (None, "default"))
@@ -132,7 +132,7 @@ def test_two_terms_of_one_name_are_refused():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_vector_reward_equals_single(mode):
-    native, sync = native_and_sync("common_gen", 3, mode, reward={"rouge_l": 0.5, "concept_coverage": 1.0})
+    native, sync = native_and_sync("tril/CommonGen-v0", 3, mode, reward={"rouge_l": 0.5, "concept_coverage": 1.0})
     assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.2) > 10
     assert (
         [term.name for term in terms(native)] == [term.name for term in terms(sync)] == ["rouge_l", "concept_coverage"]
@@ -271,22 +271,24 @@ def test_a_named_reward_fits_on_the_train_split():
     """Whatever split is played, document frequencies are those of the train split; and only once a text is scored."""
     rewards = {}
     for split in ("train", "validation"):
-        env = make_text_env("common_gen", split=split, reward="cider_d", max_new_tokens=2)
+        env = make_text_env("tril/CommonGen-v0", split=split, reward="cider_d", max_new_tokens=2)
         rewards[split] = terms(env)[0].score
     text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
     assert rewards["train"](*text) == rewards["validation"](*text)
-    train = bare("common_gen").examples
-    own = make_text_env("common_gen", dataset=list(train[:5]), reward="cider_d")
+    train = bare("tril/CommonGen-v0").examples
+    own = make_text_env("tril/CommonGen-v0", dataset=list(train[:5]), reward="cider_d")
     assert terms(own)[0].score(*text) != rewards["train"](*text)
 
 
 def test_fitted_rewards_come_from_their_folder(tmp_path):
-    env = make_text_env("common_gen", reward={"cider_d": 1.0, "rouge_l": 1.0})
+    env = make_text_env("tril/CommonGen-v0", reward={"cider_d": 1.0, "rouge_l": 1.0})
     text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
     before = terms(env)[0].score(*text)
     terms(env)[0].score.save(tmp_path / "cider_d")
     other = [Example("concepts: a. sentence:", references=["a b c"])]
-    again = make_text_env("common_gen", dataset=other, reward={"cider_d": 1.0, "rouge_l": 1.0}, fitted_rewards=tmp_path)
+    again = make_text_env(
+        "tril/CommonGen-v0", dataset=other, reward={"cider_d": 1.0, "rouge_l": 1.0}, fitted_rewards=tmp_path
+    )
     assert terms(again)[0].score(*text) == before
     again = gym.make("tril/CommonGen-v0", reward="cider_d", fitted_rewards=tmp_path)
     assert json.loads(again.spec.to_json())["kwargs"]["fitted_rewards"] == str(tmp_path)
@@ -389,7 +391,7 @@ def test_observation_wrappers_pass_check_env(wrapper):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
         warnings.filterwarnings("ignore", message=".*Not able to test alternative render modes.*")
-        check_env(wrapper(bare("common_gen")))
+        check_env(wrapper(bare("tril/CommonGen-v0")))
     env = wrapper(gym.make("tril/Toy-v0"))
     assert type(gym.make(env.spec)) is wrapper
 
@@ -397,12 +399,12 @@ def test_observation_wrappers_pass_check_env(wrapper):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
 def test_observation_wrappers_single_equals_vector(wrapper, mode):
-    native, sync = native_and_sync("common_gen", 2, mode, wrapper, reward=None, min_new_tokens=3)
+    native, sync = native_and_sync("tril/CommonGen-v0", 2, mode, wrapper, reward=None, min_new_tokens=3)
     assert native.single_observation_space == sync.single_observation_space
     assert native.observation_space == sync.observation_space
     assert native.reset(seed=0)[0] in native.observation_space
     assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.3) > 10
-    around = wrapper(SyncVectorEnv([lambda: bare("common_gen", min_new_tokens=3)] * 2, autoreset_mode=mode))
+    around = wrapper(SyncVectorEnv([lambda: bare("tril/CommonGen-v0", min_new_tokens=3)] * 2, autoreset_mode=mode))
     assert same_steps(native, around, steps=40, seed=0, eos_prob=0.3) > 10
 
 

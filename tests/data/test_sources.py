@@ -9,9 +9,8 @@ import os
 import datasets
 import pytest
 
-from tril_gym.data import sources
+from tril_gym.data import Example, sources
 from tril_gym.data.sources import hold_out, load_examples, load_train_examples
-from tril_gym.envs import Example
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.tldr import TLDR

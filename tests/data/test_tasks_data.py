@@ -2,7 +2,7 @@
 
 import pytest
 
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.tldr import TLDR

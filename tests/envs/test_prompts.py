@@ -8,7 +8,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tril_gym.envs import Example, Examples
+from tril_gym.data import Example, Examples
 from tril_gym.envs.prompts import PromptTable, prompt_table, special_tokens
 
 WORDS = {word: i for i, word in enumerate(["<pad>", "<eos>", "<bos>", *"abcdefgh", "end:", "<unk>"])}

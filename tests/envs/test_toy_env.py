@@ -21,8 +21,8 @@ RULES = [("count", False), ("count", True), ("sparse", False), ("prefix", False)
 PROMPTS = np.array([[-1, -1, 3, 2], [2, 4, 3, 3], [-1, 4, 4, 2]])
 
 
-def all_prompts(problem):
-    return problem.prompts.rows(np.arange(len(problem.examples)))
+def all_prompts(config):
+    return config.prompts.rows(np.arange(len(config.examples)))
 
 
 def earned(rules, prompts, tokens):
@@ -42,7 +42,7 @@ def play(envs, choose, seed):
     """Write a batch to its end; return what each text earned."""
     observations, _ = envs.reset(seed=seed)
     total = np.zeros(envs.num_envs)
-    for t in range(envs.problem.max_new_tokens):
+    for t in range(envs.config.max_new_tokens):
         observations, rewards, *_ = envs.step(choose(observations, t))
         total += rewards
     return total
@@ -88,32 +88,32 @@ def test_values_by_enumeration(rule, dense, q):
 @pytest.mark.parametrize("q", [0.0, 0.7])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
 def test_values_by_playing(rule, dense, q):
-    problem = toy_config(rule=rule, dense=dense)
+    config = toy_config(rule=rule, dense=dense)
     rules = ToyRules(rule, dense)
-    envs = TextVectorEnv(problem, 4000, autoreset_mode="Disabled")
+    envs = TextVectorEnv(config, 4000, autoreset_mode="Disabled")
     total = play(envs, noisy(rules, q, np.random.default_rng(0)), seed=0)
-    expected = guide_value(rules, all_prompts(problem), q).mean()
+    expected = guide_value(rules, all_prompts(config), q).mean()
     error = 4 * max(total.std(), np.sqrt(expected)) / np.sqrt(len(total))  # (a rare win may not have come)
     assert total.mean() == pytest.approx(expected, abs=error)
-    assert total.mean() != pytest.approx(guide_value(rules, all_prompts(problem), 0.9).mean(), abs=error)
+    assert total.mean() != pytest.approx(guide_value(rules, all_prompts(config), 0.9).mean(), abs=error)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"vocab_size": 4, "max_new_tokens": 2}, {"max_prompt_length": 9}])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
 def test_references_are_optimal(rule, dense, sizes):
     """A reference, tokenised as agents do (text, then EOS, cut to T), earns the optimum."""
-    problem = toy_config(rule=rule, dense=dense, **sizes)
-    rules = ToyRules(rule, dense, problem.vocab_size, problem.max_new_tokens)
-    envs = TextVectorEnv(problem, len(problem.examples), autoreset_mode="Disabled")
-    everything = {"example": np.arange(len(problem.examples))}
+    config = toy_config(rule=rule, dense=dense, **sizes)
+    rules = ToyRules(rule, dense, config.vocab_size, config.max_new_tokens)
+    envs = TextVectorEnv(config, len(config.examples), autoreset_mode="Disabled")
+    everything = {"example": np.arange(len(config.examples))}
     _, infos = envs.reset(options=everything)
-    ids = [problem.tokenizer(" " + references[0])["input_ids"] + [EOS] for references in infos["references"]]
-    tokens = np.array([(row + [0] * problem.max_new_tokens)[: problem.max_new_tokens] for row in ids])
+    ids = [config.tokenizer(" " + references[0])["input_ids"] + [EOS] for references in infos["references"]]
+    tokens = np.array([(row + [0] * config.max_new_tokens)[: config.max_new_tokens] for row in ids])
     total = np.zeros(envs.num_envs)
-    for t in range(problem.max_new_tokens):
+    for t in range(config.max_new_tokens):
         total += envs.step(tokens[:, t])[1]
     assert total == pytest.approx(optimal_value(rules))
-    assert guide_value(rules, all_prompts(problem), 1.0) == pytest.approx(1.0)
+    assert guide_value(rules, all_prompts(config), 1.0) == pytest.approx(1.0)
 
 
 def test_count_pays_for_good_words_only():
@@ -126,9 +126,9 @@ def test_count_pays_for_good_words_only():
 
 
 def test_an_eighth_of_the_words_can_be_good():
-    problem, rules = toy_config(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
+    config, rules = toy_config(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
     assert len(rules.good_words) == 250
-    envs = TextVectorEnv(problem, 4_000, autoreset_mode="Disabled")
+    envs = TextVectorEnv(config, 4_000, autoreset_mode="Disabled")
     total = play(envs, noisy(rules, 0.0, np.random.default_rng(0)), seed=0)
     # 32,000 words, each good with a chance of an eighth
     assert total.mean() == pytest.approx(0.125, abs=4 * np.sqrt(0.125 * 0.875 / 32_000))

@@ -166,7 +166,7 @@ def test_code_of_the_user_works_where_a_name_does(own):
     [
         ("no_such_module:f", {}, "no such module"),
         ("{own}:missing", {}, "no function of the name missing"),
-        ("{own}:number", {}, "something that is no function"),
+        ("{own}:number", {}, "is not a function"),
         ("{own}:brevity", {"word": "x"}, "is a function and has no settings, got word"),
         ("{own}:Uses", {"words": "x"}, "no setting 'words'; its settings are word"),
     ],

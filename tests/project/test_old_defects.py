@@ -47,7 +47,7 @@ from tril_gym.agents import (
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.functional.kl import AdaptiveKL
 from tril_gym.models.texts import Texts

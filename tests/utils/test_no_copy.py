@@ -4,27 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from tril_gym.utils.no_copy import SMALL, NoCopy, share, unwrap_no_copy
+from tril_gym.utils.no_copy import SMALL, NoCopy, unwrap_no_copy, wrap_no_copy
 
 
 @pytest.mark.parametrize("x", [None, True, 3, 0.5, "rouge_l", ["a", 1], ("a", None), {"cider_d": 0.1, "to": ["b"]}])
 def test_small_plain_data_passes_as_it_is(x):
-    assert share(x) == x
-    assert type(share(x)) is type(x)
+    assert wrap_no_copy(x) == x
+    assert type(wrap_no_copy(x)) is type(x)
 
 
 def test_a_path_becomes_a_string():
-    assert share(Path("data") / "imdb") == str(Path("data") / "imdb")
-    assert share({"dataset": Path("imdb")}) == {"dataset": "imdb"}
+    assert wrap_no_copy(Path("data") / "imdb") == str(Path("data") / "imdb")
+    assert wrap_no_copy({"dataset": Path("imdb")}) == {"dataset": "imdb"}
 
 
 @pytest.mark.parametrize(
     "x", [object(), len, {1, 2}, [object()], {"reward": len}, list(range(SMALL)), [[0] * SMALL], NoCopy]
 )
 def test_all_else_survives_a_deep_copy_uncopied(x):
-    copied = copy.deepcopy({"dataset": share(x)})["dataset"]
+    copied = copy.deepcopy({"dataset": wrap_no_copy(x)})["dataset"]
     assert unwrap_no_copy(copied) is x
-    assert copied == share(x)
+    assert copied == wrap_no_copy(x)
 
 
 def test_a_deep_copy_without_sharing_does_copy():
@@ -35,22 +35,22 @@ def test_a_deep_copy_without_sharing_does_copy():
 def test_equality_is_identity_of_what_is_held():
     one, same_content = [object()], [object()]
     same_content[0] = one[0]
-    assert share(one) == share(one)
-    assert hash(share(one)) == hash(share(one))
-    assert share(one) != share(same_content)
-    assert share(one) != one
+    assert wrap_no_copy(one) == wrap_no_copy(one)
+    assert hash(wrap_no_copy(one)) == hash(wrap_no_copy(one))
+    assert wrap_no_copy(one) != wrap_no_copy(same_content)
+    assert wrap_no_copy(one) != one
 
 
 def test_sharing_twice_is_sharing_once():
-    shared = share(len)
-    assert share(shared) is shared
+    shared = wrap_no_copy(len)
+    assert wrap_no_copy(shared) is shared
     assert unwrap_no_copy(shared) is len
     assert unwrap_no_copy("plain") == "plain"
 
 
 def test_a_shared_object_can_be_sent_to_another_process():
-    assert unwrap_no_copy(pickle.loads(pickle.dumps(share(list(range(1000)))))) == list(range(1000))
+    assert unwrap_no_copy(pickle.loads(pickle.dumps(wrap_no_copy(list(range(1000)))))) == list(range(1000))
 
 
 def test_the_representation_stays_short():
-    assert repr(share(list(range(100_000)))) == "NoCopy(<list>)"
+    assert repr(wrap_no_copy(list(range(100_000)))) == "NoCopy(<list>)"

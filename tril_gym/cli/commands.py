@@ -23,7 +23,7 @@ from tril_gym import __version__
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.utils.config_fields import describe_bounds
-from tril_gym.utils.user_code import is_function
+from tril_gym.utils.user_code import is_function_name
 
 AT_LEAST_ONE = click.IntRange(min=1)
 
@@ -64,7 +64,7 @@ def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[
 
     found = {}
     for term in terms:
-        if is_function(term):  # module:function without a weight
+        if is_function_name(term):  # module:function without a weight
             module = term.partition(":")[0]
             if module in rewards.names():
                 raise click.BadParameter(
@@ -483,15 +483,11 @@ def list_group(context: click.Context) -> None:
 @list_group.command("envs")
 def list_envs() -> None:
     """Environment ids and the rewards that they pay."""
-    import gymnasium as gym
+    from tril_gym.registration import ENVIRONMENTS
 
-    from tril_gym.registration import DEFAULT_REWARDS
-
-    for name, spec in gym.registry.items():
-        if name.startswith("tril/"):
-            terms = DEFAULT_REWARDS[spec.kwargs["task"]]
-            pays = " + ".join(f"{weight:g} {term}" for term, weight in terms.items()) or "pays itself"
-            _row(name, pays)
+    for name, row in ENVIRONMENTS.items():
+        terms = row.default_reward
+        _row(name, " + ".join(f"{weight:g} {term}" for term, weight in terms.items()) or "its own reward")
 
 
 @list_group.command("algorithms")

@@ -1,1 +1,5 @@
-"""From rows to examples: readers, sources, tokenizers, embedded data sets."""
+"""Data sets as examples: readers of files, sources, tokenizers, embedded data sets."""
+
+from tril_gym.data.example import Example, Examples
+
+__all__ = ["Example", "Examples"]

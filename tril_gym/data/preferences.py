@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tril_gym.data.example import Example, Examples
 from tril_gym.data.readers import READERS
 from tril_gym.data.sources import HELD_OUT, hold_out, load_examples
-from tril_gym.data.task import Hub, Row, Task, text_of
+from tril_gym.data.task import DataRow, Hub, Task, text_of
 
 MIN_TRAIN = 8  # pairs
 Margins = NDArray[np.float64]
@@ -42,7 +42,7 @@ class PairData:
     source: str
 
 
-def read(row: Row) -> Example:
+def read(row: DataRow) -> Example:
     """Take a pair for an example whose reference is the chosen completion.
 
     Completions that stand right against their prompt ("TL;DR:" and "My dog …") get the space that policies write there.

@@ -149,7 +149,7 @@ def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -
         return _convert_once(task, NoCopy(dataset), on_bad_row)
     if not isinstance(dataset, Sequence) or not all(isinstance(example, Example) for example in dataset):
         raise ValueError(
-            "dataset must be a name, a folder, a file, a list of tril_gym.envs.Example or a datasets.Dataset,"
+            "dataset must be a name, a folder, a file, a list of tril_gym.data.Example or a datasets.Dataset,"
             f" got {type(dataset).__name__}"
         )
     return _wrap_once(tuple(map(NoCopy, dataset)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tril_gym.data.example import Example
 
-Row = Mapping[str, Any]
+DataRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Task:
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[Row], Example]
+    read: Callable[[DataRow], Example]
     gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple  # common_gen: joins rows of one concept set
     list_columns: tuple[str, ...] = ()  # columns that hold lists: JSON lists in the cells of a CSV file
     max_prompt_length: int  # P
@@ -35,7 +35,7 @@ class Task:
     hub: Hub
 
 
-def text_of(row: Row, column: str) -> str:
+def text_of(row: DataRow, column: str) -> str:
     """Return a cell that must be a text with something in it."""
     value = row[column]
     if not isinstance(value, str) or not value.strip():
@@ -43,7 +43,7 @@ def text_of(row: Row, column: str) -> str:
     return value
 
 
-def texts_of(row: Row, column: str) -> list[str]:
+def texts_of(row: DataRow, column: str) -> list[str]:
     """Return a cell that must be a list of texts, or a text that is one in JSON."""
     value = row[column]
     if isinstance(value, str):

@@ -9,8 +9,8 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextEnvConfig
-from tril_gym.utils.no_copy import share
+from tril_gym.envs.config import TextEnvConfig
+from tril_gym.utils.no_copy import wrap_no_copy
 
 
 class TextEnvMixin:
@@ -19,22 +19,22 @@ class TextEnvMixin:
     Gymnasium deep-copies specifications. The keywords of this one are plain data, or `NoCopy` where they are objects.
     """
 
-    problem: TextEnvConfig
+    config: TextEnvConfig
     _spec: EnvSpec | None = None
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer that made the prompts."""
-        return self.problem.tokenizer
+        return self.config.tokenizer
 
     @property
     def examples(self) -> Examples:
         """The examples that `reset` draws from."""
-        return self.problem.examples
+        return self.config.examples
 
     def train_examples(self) -> Sequence[Example]:
         """Return the examples that a reward may fit on."""
-        return self.problem.train_examples()
+        return self.config.train_examples()
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -50,4 +50,4 @@ class TextEnvMixin:
 
 def keyword(value: Any) -> Any:
     """Return a keyword in the form in which a specification keeps it."""
-    return value.value if isinstance(value, Enum) else share(value)
+    return value.value if isinstance(value, Enum) else wrap_no_copy(value)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import replace
 
 from tril_gym.data.example import Example
-from tril_gym.data.task import Hub, Row, Task, text_of, texts_of
+from tril_gym.data.task import DataRow, Hub, Task, text_of, texts_of
+from tril_gym.envs.config import text_env_config
 
 PROMPT_SUFFIX = ". sentence:"
 
 
-def read(row: Row) -> Example:
+def read(row: DataRow) -> Example:
     """Read the concepts of a row and its reference sentences; a test set may have none."""
     if isinstance(row["concepts"], str):
         text_of(row, "concepts")
@@ -47,3 +49,5 @@ COMMON_GEN = Task(
     prompt_truncation_side="right",
     hub=Hub(repository="allenai/common_gen", columns={"references": "target"}),
 )
+
+common_gen_config = functools.partial(text_env_config, COMMON_GEN)

@@ -5,15 +5,17 @@ The reference is the second half of the same review, never the whole: a policy m
 
 from __future__ import annotations
 
+import functools
 import re
 
 from tril_gym.data.example import Example
-from tril_gym.data.task import Hub, Row, Task, text_of
+from tril_gym.data.task import DataRow, Hub, Task, text_of
+from tril_gym.envs.config import text_env_config
 
 LABELS = {0: 0, 1: 1, "0": 0, "1": 1}  # CSV has texts only
 
 
-def read(row: Row) -> Example:
+def read(row: DataRow) -> Example:
     """Cut a review in two at the middle of its words, keeping every character but the white space at the cut."""
     text = text_of(row, "text").strip()
     words = [word.span() for word in re.finditer(r"\S+", text)]
@@ -35,3 +37,5 @@ IMDB = Task(
     prompt_truncation_side="left",  # the completion goes on from the prompt's end
     hub=Hub(repository="stanfordnlp/imdb"),
 )
+
+imdb_config = functools.partial(text_env_config, IMDB)

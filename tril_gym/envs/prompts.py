@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tril_gym.data.example import Example, Examples
-
-Tokens = npt.NDArray[np.int64]
+from tril_gym.envs.arrays import Ids
 
 
 class PromptTable:
@@ -34,7 +32,7 @@ class PromptTable:
         self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int64)
         self._known = np.zeros(len(examples), dtype=bool)
 
-    def rows(self, indices: npt.NDArray[np.int64]) -> Tokens:
+    def rows(self, indices: Ids) -> Ids:
         """Return the prompts of some examples, (n,) -> (n, P), as a new array."""
         for index in np.unique(indices[~self._known[indices]]).tolist():
             tokens = self._tokenise(index)

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tril_gym.envs.problem import TextEnvConfig
+from tril_gym.envs.arrays import Ids
+from tril_gym.envs.config import TextEnvConfig
 
-Ids = npt.NDArray[np.int64]
 SAMPLE_EXAMPLE = -1  # as an example: draw one as usual
 
 
-def single_restart(options: Mapping[str, Any] | None, problem: TextEnvConfig) -> tuple[int, list[int]]:
+def single_restart(options: Mapping[str, Any] | None, config: TextEnvConfig) -> tuple[int, list[int]]:
     """Read `{"example": int, "completion": ids}`; (SAMPLE_EXAMPLE, []) without them."""
     example, completion = requested(options)
     if example is None:
@@ -28,11 +27,11 @@ def single_restart(options: Mapping[str, Any] | None, problem: TextEnvConfig) ->
     tokens = np.empty(0, np.int64) if completion is None else integers("completion", completion)
     if tokens.ndim != 1:
         raise ValueError(f"options['completion'] must be a list of token ids, got shape {tokens.shape}")
-    return checked(int(index), tokens, problem, where="")
+    return checked(int(index), tokens, config, where="")
 
 
 def row_restarts(
-    options: Mapping[str, Any] | None, rows: Ids, num_envs: int, problem: TextEnvConfig
+    options: Mapping[str, Any] | None, rows: Ids, num_envs: int, config: TextEnvConfig
 ) -> list[tuple[int, list[int]]]:
     """Read `{"example": (n,), "completion": (n, T) padded with -1}` for some rows; what the others hold is not read."""
     examples, completions = requested(options)
@@ -44,10 +43,10 @@ def row_restarts(
     tokens = np.empty((num_envs, 0), np.int64) if completions is None else integers("completion", completions)
     if tokens.ndim != 2 or len(tokens) != num_envs:
         raise ValueError(
-            f"options['completion'] must have shape ({num_envs}, {problem.max_new_tokens}), padded with -1,"
+            f"options['completion'] must have shape ({num_envs}, {config.max_new_tokens}), padded with -1,"
             f" got {tokens.shape}"
         )
-    return [checked(int(indices[row]), tokens[row], problem, where=f" of row {row}") for row in rows.tolist()]
+    return [checked(int(indices[row]), tokens[row], config, where=f" of row {row}") for row in rows.tolist()]
 
 
 def requested(options: Mapping[str, Any] | None) -> tuple[Any, Any]:
@@ -71,11 +70,11 @@ def integers(name: str, x: Any) -> Ids:
     return array.astype(np.int64)
 
 
-def checked(index: int, tokens: Ids, problem: TextEnvConfig, *, where: str) -> tuple[int, list[int]]:
+def checked(index: int, tokens: Ids, config: TextEnvConfig, *, where: str) -> tuple[int, list[int]]:
     """Return an example and a completion that a text can stand in, the padding cut off."""
-    if not -1 <= index < len(problem.examples):
+    if not -1 <= index < len(config.examples):
         raise ValueError(
-            f"options['example']{where} must be in 0 … {len(problem.examples) - 1}, or -1 to draw one, got {index}"
+            f"options['example']{where} must be in 0 … {len(config.examples) - 1}, or -1 to draw one, got {index}"
         )
     length = int((tokens != -1).sum())
     completion: list[int] = tokens[:length].tolist()
@@ -84,13 +83,13 @@ def checked(index: int, tokens: Ids, problem: TextEnvConfig, *, where: str) -> t
         raise ValueError(f"{name} may hold -1 only after its last token, got {tokens.tolist()}")
     if completion and index == SAMPLE_EXAMPLE:
         raise ValueError(f"{name} has tokens, but options['example'] is -1 there; name the example")
-    if unknown := [token for token in completion if not 0 <= token < problem.vocab_size]:
-        raise ValueError(f"{name} has token {unknown[0]}, ids are in [0, {problem.vocab_size})")
-    if len(completion) >= problem.max_new_tokens:
+    if unknown := [token for token in completion if not 0 <= token < config.vocab_size]:
+        raise ValueError(f"{name} has token {unknown[0]}, ids are in [0, {config.vocab_size})")
+    if len(completion) >= config.max_new_tokens:
         raise ValueError(
-            f"{name} must have at most {problem.max_new_tokens - 1} tokens, so that one is left to write,"
+            f"{name} must have at most {config.max_new_tokens - 1} tokens, so that one is left to write,"
             f" got {len(completion)}"
         )
-    if problem.is_eos[completion].any():
+    if config.is_eos[completion].any():
         raise ValueError(f"{name} has an EOS, after which there is nothing to write: {completion}")
     return index, completion

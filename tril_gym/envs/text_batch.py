@@ -9,21 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tril_gym.envs.problem import TextEnvConfig
+from tril_gym.envs.arrays import Floats, Ids, Mask
+from tril_gym.envs.config import TextEnvConfig
 
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 INT64 = np.dtype(np.int64)
 
 
 class TextBatch:
     """n texts side by side; who draws examples and when a text is begun anew is the environment's business."""
 
-    def __init__(self, problem: TextEnvConfig, num_texts: int) -> None:
-        self.problem = problem
-        self.observations = np.full((num_texts, problem.max_prompt_length + problem.max_new_tokens), -1, np.int64)
+    def __init__(self, config: TextEnvConfig, num_texts: int) -> None:
+        self.config = config
+        self.observations = np.full((num_texts, config.max_prompt_length + config.max_new_tokens), -1, np.int64)
         self.examples = np.full(num_texts, -1, np.int64)
         self.is_writing = np.zeros(num_texts, bool)
         self._all_rows = np.arange(num_texts)
@@ -43,50 +41,50 @@ class TextBatch:
 
     def start(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
         """Put k texts in the states (example, completion)."""
-        P = self.problem.max_prompt_length  # noqa: N806
+        P = self.config.max_prompt_length  # noqa: N806
         self._fall_apart()
         examples = np.array([example for example, _ in states], np.int64)
-        self.observations[rows, :P] = self.problem.prompts.rows(examples)
+        self.observations[rows, :P] = self.config.prompts.rows(examples)
         self.observations[rows, P:] = -1
         for row, (_, completion) in zip(rows.tolist(), states, strict=True):
             self.observations[row, P : P + len(completion)] = completion
         self._lengths[rows] = [len(completion) for _, completion in states]
         self.examples[rows] = examples
         self.is_writing[rows] = True
-        if self.is_writing.all() and (self._lengths == self._lengths[0]).all() and self.problem.pay is None:
+        if self.is_writing.all() and (self._lengths == self._lengths[0]).all() and self.config.reward_fn is None:
             self.common_length = int(self._lengths[0])
 
-    def write(self, rows: Ids | None, tokens: Ids) -> tuple[npt.NDArray[np.float64], Mask]:
+    def write(self, rows: Ids | None, tokens: Ids) -> tuple[Floats, Mask]:
         """Append one token to k texts; return what each token earns and whether it ended its text, both (k,).
 
         `rows=None` writes to all n, the usual case.
         """
-        problem = self.problem
-        check_range(tokens, problem.vocab_size)
+        config = self.config
+        check_range(tokens, config.vocab_size)
         if rows is None and self.common_length is not None:
             return self._write_column(tokens, self.common_length)
         self._fall_apart()
         indices = self._all_rows if rows is None else rows
         lengths = self._lengths[indices]
-        self.observations[indices, lengths + problem.max_prompt_length] = tokens
+        self.observations[indices, lengths + config.max_prompt_length] = tokens
         lengths += 1
         self._lengths[indices] = lengths
-        has_ended = problem.is_eos[tokens]
-        has_ended |= lengths == problem.max_new_tokens
+        has_ended = config.is_eos[tokens]
+        has_ended |= lengths == config.max_new_tokens
         if np.count_nonzero(has_ended):
             self.is_writing[indices] = np.logical_not(has_ended)
-        if problem.pay is None:
+        if config.reward_fn is None:
             return np.zeros(len(indices)), has_ended
-        prompts, completions = np.split(self.observations[indices], [problem.max_prompt_length], axis=1)
-        return problem.pay(prompts, completions, lengths, has_ended), has_ended
+        prompts, completions = np.split(self.observations[indices], [config.max_prompt_length], axis=1)
+        return config.reward_fn(prompts, completions, lengths, has_ended), has_ended
 
-    def _write_column(self, tokens: Ids, length: int) -> tuple[npt.NDArray[np.float64], Mask]:
+    def _write_column(self, tokens: Ids, length: int) -> tuple[Floats, Mask]:
         """Append one token to all texts, which are equally long: a column takes a fifth of the time of its cells."""
-        problem = self.problem
-        self.observations[:, problem.max_prompt_length + length] = tokens
+        config = self.config
+        self.observations[:, config.max_prompt_length + length] = tokens
         self.common_length = length + 1
-        has_ended = problem.is_eos[tokens]  # three times as fast as a comparison
-        if self.common_length == problem.max_new_tokens:
+        has_ended = config.is_eos[tokens]  # three times as fast as a comparison
+        if self.common_length == config.max_new_tokens:
             has_ended[:] = True
         if np.count_nonzero(has_ended):
             np.logical_not(has_ended, out=self.is_writing)
@@ -95,25 +93,25 @@ class TextBatch:
 
     def tokens(self, row: int) -> list[int]:
         """Return what a row has written."""
-        first = self.problem.max_prompt_length
+        first = self.config.max_prompt_length
         length = self._lengths[row] if self.common_length is None else self.common_length
         ids: list[int] = self.observations[row, first : first + length].tolist()
         return ids
 
     def reset_info(self, row: int) -> dict[str, Any]:
         """Return the info of a row that has just begun."""
-        return self.problem.reset_info(int(self.examples[row]))
+        return self.config.reset_info(int(self.examples[row]))
 
     def end_info(self, row: int) -> dict[str, Any]:
         """Return the info of a row that has just ended."""
-        return self.problem.end_info(int(self.examples[row]), self.tokens(row))
+        return self.config.end_info(int(self.examples[row]), self.tokens(row))
 
     def frame(self, row: int) -> str:
         """Return a row as a person reads it: prompt, completion, and how it ended."""
-        prompt = self.problem.examples[int(self.examples[row])].prompt
+        prompt = self.config.examples[int(self.examples[row])].prompt
         tokens = self.tokens(row)
-        end = "…" if self.is_writing[row] else f" [{self.problem.finish_reason(tokens)}]"
-        return f"{prompt}\n> {self.problem.decode(tokens)}{end}"
+        end = "…" if self.is_writing[row] else f" [{self.config.finish_reason(tokens)}]"
+        return f"{prompt}\n> {self.config.decode(tokens)}{end}"
 
 
 def checked_actions(actions: Any, shape: tuple[int, ...]) -> Ids:

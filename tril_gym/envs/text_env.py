@@ -7,15 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
+from tril_gym.envs.arrays import Ids, Mask
 from tril_gym.envs.base import TextEnvMixin
-from tril_gym.envs.problem import TextEnvConfig
+from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, single_restart
 from tril_gym.envs.text_batch import TextBatch
 
-Observation = npt.NDArray[np.int64]
 RENDER_MODES = ("ansi", "human")
 METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # tokens a second
 ROW = np.zeros(1, np.int64)  # the only row of the batch
@@ -35,7 +34,7 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
     `Discrete(V)`, a token id. EOS is an action like any other. `action_masks()` says which are advised.
 
     ## Reward
-    What `problem.pay` says, else 0: wrappers such as `TextReward` score the finished text.
+    What `config.reward_fn` says, else 0: wrappers such as `TextReward` score the finished text.
 
     ## Episode end
     `terminated` at EOS (`info["finish_reason"] == "stop"`) or at the T-th token (`"length"`). Never `truncated`.
@@ -49,28 +48,26 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     metadata = METADATA
 
-    def __init__(self, problem: TextEnvConfig, *, render_mode: str | None = None) -> None:
-        self.problem = problem
+    def __init__(self, config: TextEnvConfig, *, render_mode: str | None = None) -> None:
+        self.config = config
         self.render_mode = checked_render_mode(render_mode)
-        self.metadata = dict(type(self).metadata) | {"text": problem.metadata(restart="single")}
-        self.observation_space = problem.observation_space()
-        self.action_space = problem.action_space()
-        self._text = TextBatch(problem, num_texts=1)
+        self.metadata = dict(type(self).metadata) | {"text": config.metadata(restart="single")}
+        self.observation_space = config.observation_space()
+        self.action_space = config.action_space()
+        self._text = TextBatch(config, num_texts=1)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Ids, dict[str, Any]]:
         """Begin a text: of an example drawn uniformly, or in the state that the options name."""
-        example, completion = single_restart(options, self.problem)
+        example, completion = single_restart(options, self.config)
         super().reset(seed=seed)
         if example == SAMPLE_EXAMPLE:
-            example = int(self.np_random.integers(len(self.problem.examples)))
+            example = int(self.np_random.integers(len(self.config.examples)))
         self._text.start(ROW, [(example, completion)])
         if self.render_mode == "human":
             print(self._text.frame(0).removesuffix("…"), end="", flush=True)
         return self._text.observations[0].copy(), self._text.reset_info(0)
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Ids, float, bool, bool, dict[str, Any]]:
         """Append one token."""
         if not self._text.is_writing[0]:
             raise ResetNeeded("this text has ended, or was never begun: call reset() before step()")
@@ -81,9 +78,9 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
         info = self._text.end_info(0) if terminated else {}
         return self._text.observations[0].copy(), float(rewards[0]), terminated, False, info
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
+    def action_masks(self) -> Mask:
         """Return (V,) True on the advised actions: EOS not before `min_new_tokens`."""
-        return self.problem.action_masks(self._text.lengths)[0]
+        return self.config.action_masks(self._text.lengths)[0]
 
     def render(self) -> str | None:  # type: ignore[override]
         """Return the text so far ("ansi"); in "human" mode it is printed as it is written."""
@@ -94,7 +91,7 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
             raise ResetNeeded("there is no text yet: call reset() before render()")
         return self._text.frame(0) if self.render_mode == "ansi" else None
 
-    def _token(self, action: Any) -> npt.NDArray[np.int64]:
+    def _token(self, action: Any) -> Ids:
         """Return an action as a (1,) array of one legal token."""
         try:
             return np.array([operator.index(action)], np.int64)
@@ -103,9 +100,9 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     def _print_last_token(self) -> None:
         tokens = self._text.tokens(0)
-        before = self.problem.decode(tokens[:-1])  # a character may be made of several tokens, so decode the whole
-        end = "" if self._text.is_writing[0] else f" [{self.problem.finish_reason(tokens)}]\n"
-        print(self.problem.decode(tokens)[len(before) :], end=end, flush=True)
+        before = self.config.decode(tokens[:-1])  # a character may be made of several tokens, so decode the whole
+        end = "" if self._text.is_writing[0] else f" [{self.config.finish_reason(tokens)}]\n"
+        print(self.config.decode(tokens)[len(before) :], end=end, flush=True)
 
 
 def checked_render_mode(render_mode: str | None) -> str | None:

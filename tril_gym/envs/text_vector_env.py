@@ -17,18 +17,17 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.base import TextEnvMixin
-from tril_gym.envs.problem import TextEnvConfig, at_least
+from tril_gym.envs.config import TextEnvConfig, at_least
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, row_restarts
 from tril_gym.envs.text_batch import TextBatch, checked_actions
 from tril_gym.envs.text_env import METADATA, checked_render_mode
 from tril_gym.utils.batched_infos import batched
 
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Seeds = int | Sequence[int | None] | None
 NO_ROWS = np.empty(0, np.int64)
-Step = tuple[Ids, npt.NDArray[np.float64], Mask, Mask, dict[str, Any]]
+Step = tuple[Ids, Floats, Mask, Mask, dict[str, Any]]
 
 
 class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
@@ -50,24 +49,24 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
 
     def __init__(
         self,
-        problem: TextEnvConfig,
+        config: TextEnvConfig,
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        self.problem, self.num_envs = problem, at_least("num_envs", num_envs, 1)
+        self.config, self.num_envs = config, at_least("num_envs", num_envs, 1)
         self.copy, self.render_mode = copy, checked_render_mode(render_mode)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.metadata = dict(type(self).metadata) | {
             "autoreset_mode": self.autoreset_mode,
-            "text": problem.metadata(restart="rows"),
+            "text": config.metadata(restart="rows"),
         }
-        self.single_observation_space, self.single_action_space = problem.observation_space(), problem.action_space()
+        self.single_observation_space, self.single_action_space = config.observation_space(), config.action_space()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._texts = TextBatch(problem, self.num_envs)
+        self._texts = TextBatch(config, self.num_envs)
         self._rows = np.arange(self.num_envs)
         # A row's generator and its seed; the seed alone as long as nothing was drawn, as to make one takes longer.
         self._generators: list[tuple[np.random.Generator, int] | int | None] = [None] * self.num_envs
@@ -88,7 +87,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         rows = self._rows_to_reset(options)
         seeds = self._seeds(seed)
         # Everything that can be wrong is read before anything changes.
-        states = row_restarts(options, rows, self.num_envs, self.problem)
+        states = row_restarts(options, rows, self.num_envs, self.config)
         new = {row: checked_seed(seed) for row in rows.tolist() if (seed := seeds[row]) is not None}
         for row, seed_of_row in new.items():
             self._generators[row] = seed_of_row
@@ -111,7 +110,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         infos = {} if texts.common_length is not None else self._events(terminated, ready)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
-    def _step_some(self, actions: Ids) -> tuple[npt.NDArray[np.float64], Mask, Ids]:
+    def _step_some(self, actions: Ids) -> tuple[Floats, Mask, Ids]:
         """Step where some rows have ended before: rewards, terminated, and the rows that are ready to begin anew."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         writing = np.flatnonzero(self._texts.is_writing)
@@ -143,7 +142,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         """Put rows in states, drawing an example from the row's generator where none is named."""
         if len(rows) == 0:
             return
-        num_examples = len(self.problem.examples)
+        num_examples = len(self.config.examples)
         drawn = [
             (int(self._generator(row)[0].integers(num_examples)) if example == SAMPLE_EXAMPLE else example, completion)
             for row, (example, completion) in zip(rows.tolist(), states, strict=True)
@@ -152,7 +151,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
 
     def action_masks(self) -> Mask:
         """Return (n, V) True on the advised actions: EOS not before `min_new_tokens`."""
-        return self.problem.action_masks(self._texts.lengths)
+        return self.config.action_masks(self._texts.lengths)
 
     def render(self) -> tuple[Any, ...] | None:
         """Return each row's text so far ("ansi"); in "human" mode texts are printed as they end."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 from tril_gym.data.example import Example
-from tril_gym.data.task import Hub, Row, Task, text_of
+from tril_gym.data.task import DataRow, Hub, Task, text_of
+from tril_gym.envs.config import text_env_config
 
 PROMPT_SUFFIX = "\n\nTL;DR:"
 
 
-def read(row: Row) -> Example:
+def read(row: DataRow) -> Example:
     """Lay out a post as the data set's authors do; its writer's own summary is the reference."""
     subreddit = text_of(row, "subreddit").strip().removeprefix("r/")
     title, post, summary = (text_of(row, column).strip() for column in ("title", "post", "summary"))
@@ -25,3 +28,5 @@ TLDR = Task(
     prompt_truncation_side="right",
     hub=Hub(repository="vwxyzjn/summarize_from_feedback_tldr_3_filtered"),
 )
+
+tldr_config = functools.partial(text_env_config, TLDR)

@@ -21,14 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextEnvConfig, at_least
+from tril_gym.envs.arrays import Floats, Ids, Mask
+from tril_gym.envs.config import TextEnvConfig, at_least
 
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Rule = Literal["count", "sparse", "prefix", "stop"]
 
 PAD, EOS, FIRST_WORD = 0, 1, 2
@@ -155,9 +152,8 @@ def toy_config(
     min_new_tokens: int = 0,
     num_examples: int = NUM_EXAMPLES,
     good_every: int = 3,
-    pays: bool = True,
 ) -> TextEnvConfig:
-    """Return the toy world; with `pays=False` it pays nothing and leaves that to wrappers."""
+    """Return the configuration of the toy world."""
     rules = ToyRules(rule, dense, vocab_size, max_new_tokens, good_every)
     return TextEnvConfig(
         _examples(
@@ -167,8 +163,8 @@ def toy_config(
         max_prompt_length=max_prompt_length,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
-        pay=functools.partial(toy_rewards, rules) if pays else None,
-        dense_reward=dense and pays,
+        reward_fn=functools.partial(toy_rewards, rules),
+        dense_reward=dense,
     )
 
 

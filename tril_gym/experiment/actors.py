@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.experiment import presets
 from tril_gym.experiment.config import TINY, RunConfig
-from tril_gym.utils.user_code import function_of, is_function
+from tril_gym.utils.user_code import is_function_name, resolve_function
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
@@ -72,7 +72,7 @@ def guide_of(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
             " the name or folder of a language model, such as the supervised one, or module:function"
         )
-    if name is not None and (name == "references" or is_function(name)):
+    if name is not None and (name == "references" or is_function_name(name)):
         if config.guide_top_k is not None or config.guide_top_p is not None:
             raise ValueError(f"--guide-top-k and --guide-top-p are for a language model, not for --guide {name}")
         return guide_without_model(name)
@@ -85,7 +85,9 @@ def guide_without_model(name: str) -> Actor:
     from tril_gym.agents.actors.guide import Guide
 
     return (
-        Guide.references() if name == "references" else Guide.from_callable(function_of(name, what=f"--guide {name}"))
+        Guide.references()
+        if name == "references"
+        else Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,5 +40,5 @@ def agent_type(name: str) -> type[Agent]:
     """
     if name not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; the algorithms are {', '.join(ALGORITHMS)}")
-    module, attribute = ALGORITHMS[name].agent.split(":")
-    return getattr(importlib.import_module(f"tril_gym.agents.algorithms.{module}"), attribute)  # type: ignore[no-any-return]
+    agent: type[Agent] = pkgutil.resolve_name(f"tril_gym.agents.algorithms.{ALGORITHMS[name].agent}")
+    return agent

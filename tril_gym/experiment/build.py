@@ -29,7 +29,7 @@ from tril_gym.experiment.environments import (
     try_out,
 )
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.utils.user_code import is_function
+from tril_gym.utils.user_code import is_function_name
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
@@ -91,7 +91,7 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
     data, held_data, held_out = learning_data(config)
     envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
     # Code is in no checkpoint.
-    code = {"guide": guide_without_model(config.guide)} if config.guide and is_function(config.guide) else {}
+    code = {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
     agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **code)
     return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
 

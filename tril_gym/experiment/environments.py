@@ -11,8 +11,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.experiment.config import RunConfig
+from tril_gym.registration import accepts_dataset
 from tril_gym.utils.batched_infos import row_of
-from tril_gym.utils.user_code import import_module
+from tril_gym.utils.user_code import import_user_module
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
@@ -54,14 +55,13 @@ def _spec(env: str) -> EnvSpec:
     """The spec of an id, or of module:id after importing the module, which registers it."""
     module, _, name = env.rpartition(":")
     if module:
-        import_module(module)
+        import_user_module(module)
     return gym.spec(name)
 
 
 def has_data(env: str) -> bool:
     """Whether an environment reads data sets: ours do, but for the toy world, which makes its own."""
-    spec = gym.registry.get(env.split(":")[-1])
-    return spec is not None and spec.kwargs.get("task", "toy") != "toy"
+    return accepts_dataset(env.split(":")[-1])
 
 
 def learning_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:

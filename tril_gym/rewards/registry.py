@@ -7,8 +7,8 @@ earlier `save` wrote what was fitted.
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from tril_gym.rewards.base import CorpusScore, FunctionScore, Score
 from tril_gym.rewards.fitting import Train
-from tril_gym.utils.user_code import function_of, is_function
+from tril_gym.utils.user_code import is_function_name, resolve_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +274,8 @@ def load(
         fitted: the folder that `save` of the same reward wrote; it then needs no `train`.
         settings: the reward's own.
     """
-    if is_function(name):
-        factory = function_of(name, what=f"reward {name}")
+    if is_function_name(name):
+        factory = resolve_function(name, option=f"reward {name}")
         if not isinstance(factory, type):
             return _of_function(name, factory, settings)
     else:
@@ -320,5 +320,5 @@ def _row(name: str) -> Row:
 
 
 def _factory(row: Row) -> Callable[..., Score | CorpusScore]:
-    module, attribute = row.factory.split(":")
-    return getattr(importlib.import_module(f"tril_gym.rewards.{module}"), attribute)  # type: ignore[no-any-return]
+    factory: Callable[..., Score | CorpusScore] = pkgutil.resolve_name(f"tril_gym.rewards.{row.factory}")
+    return factory

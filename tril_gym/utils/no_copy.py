@@ -38,7 +38,7 @@ class NoCopy:
         return f"NoCopy(<{type(self.value).__name__}>)"
 
 
-def share(x: object) -> Any:
+def wrap_no_copy(x: object) -> Any:
     """Return small plain data as it is (a path as a string), and everything else in a `NoCopy`."""
     if isinstance(x, NoCopy):
         return x
@@ -69,5 +69,5 @@ def share(x: object) -> Any:
 
 
 def unwrap_no_copy(x: Any) -> Any:
-    """Return what `share` was given (a path comes back as a string)."""
+    """Return what `wrap_no_copy` was given (a path comes back as a string)."""
     return x.value if isinstance(x, NoCopy) else x

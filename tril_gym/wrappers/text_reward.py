@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
 from tril_gym.utils.batched_infos import row_of, rows_with
-from tril_gym.utils.no_copy import share, unwrap_no_copy
+from tril_gym.utils.no_copy import unwrap_no_copy, wrap_no_copy
 from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
 from tril_gym.wrappers.vector import TextVectorWrapper, attribute
 
@@ -148,11 +148,11 @@ class TextReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             )
         RecordConstructorArgs.__init__(
             self,
-            score=share(score),
+            score=wrap_no_copy(score),
             weight=weight,
             name=name,
-            settings=share(settings),
-            fitted=share(fitted),
+            settings=wrap_no_copy(settings),
+            fitted=wrap_no_copy(fitted),
             defer=defer,
             workers=workers,
         )

@@ -32,7 +32,7 @@ from tril_gym.agents import (
 from tril_gym.agents.actors import text_guide as module
 from tril_gym.agents.collection.collector import EpisodeRandomness, collect, switch_points
 from tril_gym.cli import main
-from tril_gym.envs import Example
+from tril_gym.data import Example
 from tril_gym.models.text_codec import TextCodec
 
 SENTENCES = [
@@ -746,7 +746,7 @@ class TestCommandLine:
         [
             ("no_such_module:f", ["no_such_module:f", "no such module"]),
             ("my_guides:nothing", ["no function of the name nothing", "my_guides.py"]),
-            ("my_guides:constant", ["something that is no function", "constant"]),
+            ("my_guides:constant", ["constant in", "is not a function"]),
             ("my_guides.deeper:f", ["my_guides.deeper:f", "not a package"]),
             ("no/such:f", ["no language model could be loaded as 'no/such:f'"]),
         ],
@@ -766,7 +766,7 @@ class TestCommandLine:
         (here / "my_envs.py").write_text(
             "import gymnasium as gym\nfrom tril_gym.registration import make_text_env\n"
             "gym.register('mine/Toy-v0', entry_point='my_envs:make')\n"
-            "def make(**keywords):\n    return make_text_env('toy', **keywords)\n"
+            "def make(**keywords):\n    return make_text_env('tril/Toy-v0', **keywords)\n"
         )
         try:
             self.call("train", "ppo", "--env", "my_envs:mine/Toy-v0", *self.SMALL, "--output-dir", "run")

@@ -21,7 +21,7 @@ from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.adversarial import AdversarialLearner, paid
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
 from tril_gym.data.example import Example, Examples
-from tril_gym.envs.problem import TextEnvConfig
+from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.functional.returns import discriminator_rewards

@@ -7,23 +7,23 @@ P prompt tokens, T new tokens, V words in the vocabulary, m the least number of 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.data.sources import load_examples, load_train_examples
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import describe, load_tokenizer
+from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.prompts import prompt_table
 
-Mask = npt.NDArray[np.bool_]
-# (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) what the last token of each text earns
-Pay = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], Mask], npt.NDArray[np.float64]]
+# (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
+RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
 
 # What stands between a prompt and a completion where a reference is tokenised.
 JOINER = " "
@@ -35,7 +35,7 @@ class TextEnvConfig:
     Attributes:
         prompts: the examples' prompts as tokens.
         is_eos: (V,) True on the actions that end a text.
-        pay: what the environment itself pays, or None where it leaves that to wrappers.
+        reward_fn: what the environment itself pays, or None where it leaves that to wrappers.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class TextEnvConfig:
         prompt_truncation_side: str = "right",
         vocab_size: int | None = None,
         train_examples: Callable[[], Sequence[Example]] | None = None,
-        pay: Pay | None = None,
+        reward_fn: RewardFunction | None = None,
         dense_reward: bool = False,
     ) -> None:
         if not examples:
             raise ValueError(f"an environment needs one example or more, found none in {examples.source}")
         self.examples, self.tokenizer = examples, tokenizer
         self._load_train_examples = train_examples
-        self.pay, self.dense_reward = pay, dense_reward
+        self.reward_fn, self.dense_reward = reward_fn, dense_reward
         self.max_prompt_length = at_least("max_prompt_length", max_prompt_length, 1)
         self.max_new_tokens = at_least("max_new_tokens", max_new_tokens, 1)
         self.min_new_tokens = at_least("min_new_tokens", min_new_tokens, 0)
@@ -79,6 +79,12 @@ class TextEnvConfig:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextEnvConfig:
         return self  # nothing in it changes: a copied environment writes about the same examples
+
+    def without_reward(self) -> TextEnvConfig:
+        """Return a configuration whose environment itself gives reward 0 and leaves rewards to wrappers."""
+        config = copy.copy(self)
+        config.reward_fn, config.dense_reward = None, False
+        return config
 
     def train_examples(self) -> Sequence[Example]:
         """Return the examples that a reward may fit on: the train split's, loaded when asked for."""
@@ -106,7 +112,7 @@ class TextEnvConfig:
         """Return the space of one action, a token id."""
         return Discrete(self.vocab_size)
 
-    def action_masks(self, lengths: npt.NDArray[np.int64]) -> Mask:
+    def action_masks(self, lengths: Ids) -> Mask:
         """Return the advised actions, (n,) -> (n, V): EOS not while a completion is shorter than m."""
         masks = np.ones((len(lengths), self.vocab_size), dtype=bool)
         masks[:, self.eos_token_ids] = (lengths >= self.min_new_tokens)[:, None]

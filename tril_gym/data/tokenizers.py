@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.data.example import Examples
+from tril_gym.utils import tokenization
 from tril_gym.utils.no_copy import NoCopy
 
 if TYPE_CHECKING:
@@ -71,13 +72,4 @@ def _fast(**source: Any) -> Any:
     return PreTrainedTokenizerFast(**source, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
 
 
-@functools.lru_cache(maxsize=8)
-def _named(name: str) -> Any:
-    from transformers import AutoTokenizer  # imports torch, so only here
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"tokenizer={name!r} is no tokenizer's name on the hub and no folder with one: {error}"
-        ) from error
+_named = functools.lru_cache(maxsize=8)(tokenization.load_tokenizer)

@@ -28,7 +28,7 @@ def language_policy(config: RunConfig) -> LMPolicy | None:
     if config.policy in TINY:
         return None
     from tril_gym.agents.actors.policy import LMPolicy
-    from tril_gym.models.pretrained import load_tokenizer
+    from tril_gym.utils.tokenization import load_tokenizer
 
     settings: dict[str, Any] = {"with_tokenizer": config.tokenizer is None}
     if config.load_in_4bit or config.load_in_8bit:  # quantised where it is used

@@ -93,23 +93,6 @@ def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The tokenizer of a model.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{str(name)!r} has no tokenizer that could be loaded; save one there, or load the model with"
-            f" with_tokenizer=False ({str(error).partition(chr(10))[0]})"
-        ) from error
-
-
 def is_quantised(model: Any) -> bool:
     """Whether a model's weights are integers with scales, which cannot be trained themselves."""
     return getattr(model, "quantization_method", None) is not None

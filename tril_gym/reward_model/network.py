@@ -24,6 +24,7 @@ from tril_gym.rewards.neural.pretrained import pad, quiet_loading
 from tril_gym.rewards.neural.training import FitConfig, build_model, train_tokenizer
 from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
+from tril_gym.utils.tokenization import load_tokenizer
 
 TINY = "tiny"
 JUDGED = 64  # texts of a forward pass without gradients
@@ -77,7 +78,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
     Raises:
         ValueError: nothing that can be a sequence classifier has this name.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
     try:
@@ -85,7 +86,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", padding_side="right")
+            tokenizer = load_tokenizer(name, truncation_side="left", padding_side="right")
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no reward model could be made of {name!r}; give tiny, or the folder or hub name of a model of"

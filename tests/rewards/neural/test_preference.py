@@ -156,7 +156,7 @@ def test_untrained_and_other_models_are_refused(tmp_path, folder):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
     # For BERT, transformers makes one in which every word is unknown.
     tiny_models.made("AutoModelForSequenceClassification", family, num_labels=1).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no tokenizer; save|nothing could be loaded from .* as AutoTokenizer"):
+    with pytest.raises(ValueError, match=r"has no tokenizer; save|no tokenizer could be loaded from"):
         score(rewards.load("preference", model=tmp_path), ["a"])
 
 

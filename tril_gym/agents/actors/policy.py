@@ -33,11 +33,11 @@ from tril_gym.models.pretrained import (
     is_quantised,
     load_adapter,
     load_model,
-    load_tokenizer,
     save_adapter,
 )
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.tokenization import load_tokenizer
 
 # Nats. What is said of a token that top-k or top-p exclude, in place of −inf: a KL to a reference that excludes what
 # the policy wrote would be infinite, and nothing could be learned from it.

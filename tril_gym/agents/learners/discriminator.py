@@ -22,6 +22,7 @@ from tril_gym.models.pretrained import align_storage
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
+from tril_gym.utils.tokenization import load_tokenizer
 
 USUAL_LENGTH = 512  # tokens that the usual classifiers read; some have a few positions more, which are not for tokens
 
@@ -84,14 +85,14 @@ class ClassifierDiscriminator:
         Raises:
             ValueError: nothing that `transformers` can load has this name, or it cannot pad.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         try:
             with without_progress_bars(), seeded(seed):
                 model = align_storage(
                     AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, ignore_mismatched_sizes=True)
                 )
-                tokenizer = AutoTokenizer.from_pretrained(name)
+                tokenizer = load_tokenizer(name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no sequence classifier could be loaded as {name!r}; give the folder or hub name of one, tiny, or"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.rewards.neural.pretrained import (
     ADAPTER_CONFIG,
     CONFIG,
-    TOKENIZER_FILES,
     Place,
     from_pretrained,
     quiet_loading,
 )
+from tril_gym.utils.tokenization import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import torch

@@ -26,11 +26,11 @@ from tril_gym.rewards.neural.pretrained import (
     length_to_read,
     load_config,
     load_once,
-    load_tokenizer,
     pad,
     positions_of,
     resolve_model,
 )
+from tril_gym.utils.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

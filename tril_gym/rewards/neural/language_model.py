@@ -21,10 +21,10 @@ from tril_gym.rewards.neural.pretrained import (
     length_to_read,
     load_config,
     load_once,
-    load_tokenizer,
     pad,
     positions_of,
 )
+from tril_gym.utils.tokenization import load_tokenizer
 
 USUAL_LENGTH = 1024  # tokens
 

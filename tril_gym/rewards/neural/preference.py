@@ -33,11 +33,11 @@ from tril_gym.rewards.neural.pretrained import (
     check_run_settings,
     from_pretrained,
     load_once,
-    load_tokenizer,
     resolve_model,
 )
 from tril_gym.rewards.neural.regressor import refuse_missing
 from tril_gym.rewards.neural.sequence_classifier import Classifier
+from tril_gym.utils.tokenization import load_tokenizer
 
 TEMPLATE = "{prompt}{completion}"
 REPORT = "reward_model.json"  # what training a reward model writes beside the weights

@@ -23,7 +23,6 @@ Ids = list[int]
 DTYPES = ("float32", "bfloat16", "float16")
 USUAL_LENGTH = 512  # tokens: what the usual encoders read
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class Place(NamedTuple):
@@ -128,23 +127,6 @@ def from_pretrained(kind: Any, source: str, **settings: Any) -> tuple[Any, list[
         model, found = kind.from_pretrained(source, output_loading_info=True, **settings)
     lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     return model.eval().requires_grad_(False), sorted(lacking)
-
-
-def load_tokenizer(source: str) -> Any:
-    """Return the tokenizer of that name or in that folder.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    with _telling(AutoTokenizer, source):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    # From a folder without its files transformers makes one of no words, and says nothing.
-    files = {*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
-    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
-        raise ValueError(f"{source!r} has no tokenizer; save the model's beside it, as tokenizer.save_pretrained does")
-    return tokenizer
 
 
 def load_config(source: str) -> Any:

@@ -20,10 +20,10 @@ from tril_gym.rewards.neural.pretrained import (
     from_pretrained,
     length_to_read,
     load_once,
-    load_tokenizer,
     pad,
     positions_of,
 )
+from tril_gym.utils.tokenization import load_tokenizer
 
 Side = Literal["left", "right"]
 

@@ -57,9 +57,9 @@ class Counting:
     def __init__(self, actor: Any) -> None:
         self.actor, self.tokens = actor, 0
 
-    def start(self, *texts: Any) -> Any:
+    def start(self, *batch: Any) -> Any:
         """The actor's own writer, with a counter on its `next`."""
-        writer = self.actor.start(*texts)
+        writer = self.actor.start(*batch)
         write_next = writer.next
 
         def counted(draws: Tensor) -> Any:
@@ -218,9 +218,8 @@ def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Co
     def turn(texts: int) -> Sample:
         prompts = torch.full((texts, prompt_length), FIRST_WORD)
         with torch.inference_mode():
-            decoder = policy.backbone.decoder(
-                policy.model, Texts.of(prompts, torch.full((texts, number), -1)), policy.head
-            )
+            begun = Texts.from_ids(prompts.tolist(), [[]] * texts, max_new_tokens=number)
+            decoder = policy.backbone.decoder(policy.model, begun, policy.head)
             begin = time.perf_counter()
             for _ in range(number):
                 decoder.append(prompts[:, 0])

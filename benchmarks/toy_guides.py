@@ -40,6 +40,7 @@ from tril_gym.agents import (
 from tril_gym.agents.actors.token_guide import TokenGuide
 from tril_gym.agents.collection.collector import collect
 from tril_gym.envs.toy import ToyRules, guide_tokens
+from tril_gym.models.texts import Texts
 
 ROWS = 64
 SPARSE = {"rule": "prefix", "vocab_size": 16, "max_prompt_length": 3, "max_new_tokens": 4, "min_new_tokens": 4}
@@ -55,7 +56,9 @@ def toy(**settings: Any) -> VectorEnv:
 def noisy_guide(rules: ToyRules, q: float) -> TokenGuide:
     """Writes the right token with probability q, else any."""
 
-    def next_tokens(prompts: torch.Tensor, completions: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    def next_tokens(texts: Texts, draws: torch.Tensor) -> torch.Tensor:
+        prompts = torch.where(texts.is_prompt, texts.prompts, -1)
+        completions = torch.where(texts.is_token, texts.tokens, -1)
         return torch.from_numpy(guide_tokens(rules, prompts.numpy(), completions.numpy(), draws.numpy(), q=q))
 
     return TokenGuide(next_tokens)

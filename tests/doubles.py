@@ -15,7 +15,7 @@ import transformers
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
-from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories
+from tril_gym.agents import Actor, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
@@ -92,7 +92,7 @@ def toy_plan(rollin_prob: float = 0.6) -> Plan:
     return Plan(rollout=policy, rollin=guide, rollin_prob=rollin_prob)
 
 
-class OneToken:
+class OneToken(Actor):
     """An actor that always writes one token, until it ends the text.
 
     Args:
@@ -108,14 +108,13 @@ class OneToken:
         self.token, self.lengths, self.logprob, self.eos = token, lengths, logprob, eos
         self.begun: list[list[int]] = []  # tokens that stood in the texts of each batch that it took up
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Any, layout: TextLayout) -> OneTokenWriter:
-        written = (completions >= 0).sum(1)
-        self.begun.append(written.tolist())
-        lengths = torch.tensor([self.lengths[row % len(self.lengths)] for row in range(len(prompts))])
-        return OneTokenWriter(self, written, lengths)
+    def start(self, texts: Texts, infos: Any, layout: TextLayout) -> OneTokenWriter:
+        self.begun.append(texts.lengths.tolist())
+        lengths = torch.tensor([self.lengths[row % len(self.lengths)] for row in range(len(texts))])
+        return OneTokenWriter(self, texts.lengths, lengths)
 
 
-class OneTokenWriter:
+class OneTokenWriter(Writer):
     def __init__(self, actor: OneToken, written: Tensor, lengths: Tensor) -> None:
         self.actor, self.written, self.lengths = actor, written, lengths
 
@@ -129,9 +128,6 @@ class OneTokenWriter:
 
     def keep(self, rows: Tensor) -> None:
         self.written, self.lengths = self.written[rows], self.lengths[rows]
-
-    def close(self) -> None:
-        pass
 
 
 class Foreign(gym.Env):
@@ -193,13 +189,13 @@ def generator(seed: int = 0) -> torch.Generator:
 def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_size: int = V, seed: int = 0) -> Texts:
     """Prompts of 1 … P tokens and completions of 1 … T, the longest and the shortest among them."""
     rng = np.random.default_rng(seed)
-    prompts, completions = np.full((num_texts, width), -1), np.full((num_texts, length), -1)
+    prompts, completions = [], []
     for row in range(num_texts):
         n = (1, width)[row] if row < 2 else rng.integers(1, width + 1)
         m = (length, 1)[row] if row < 2 else rng.integers(1, length + 1)
-        prompts[row, width - n :] = rng.integers(2, vocab_size, n)
-        completions[row, :m] = rng.integers(2, vocab_size, m)
-    return Texts.of(torch.from_numpy(prompts), torch.from_numpy(completions))
+        prompts.append(rng.integers(2, vocab_size, n).tolist())
+        completions.append(rng.integers(2, vocab_size, m).tolist())
+    return Texts.from_ids(prompts, completions, max_new_tokens=length)
 
 
 def alone(texts: Texts, row: int) -> Texts:

@@ -81,7 +81,8 @@ def test_a_useless_guide_is_survived():
 
 def test_the_guides_critic_comes_to_know_what_the_guide_earns():
     envs, rules = toy(vocab_size=8, max_new_tokens=5, num_examples=2), ToyRules("count", False, 8, 5)
-    prompts = np.stack([envs.reset(seed=seed)[0][0, :4] for seed in range(8)])
+    observations = np.stack([envs.reset(seed=seed)[0][0] for seed in range(8)])
+    prompts = observations[:, :4]
     config = AggreVaTeDConfig(  # the policy stays
         **SHARED | {"learning_rate": 1e-9, "critic_learning_rate": 3e-3, "minibatch_size": 64, "rollin_prob": 0.5},
         lr_schedule="linear",
@@ -93,7 +94,7 @@ def test_the_guides_critic_comes_to_know_what_the_guide_earns():
         agent = AggreVaTeD(newborn(envs, 0), noisy_guide(rules, q), envs, config).learn(40)
         critic, _ = agent.learner.critic("guide")
         with torch.no_grad():
-            texts = Texts.of(torch.from_numpy(prompts), torch.full((len(prompts), 5), -1))
+            texts = Texts.from_observations(torch.from_numpy(observations), 4)
             found[q] = critic(texts)[:, 0].double().numpy().mean()
         assert found[q] == pytest.approx(guide_value(rules, prompts, q).mean(), abs=0.1)
     assert found[0.9] > found[0.2] + 0.3  # control: another guide, another value

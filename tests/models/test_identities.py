@@ -69,14 +69,13 @@ def test_sampling_and_scoring_agree(family, dtype, name):
 def test_sampling_and_scoring_agree_outside_an_environment(family):
     policy = policy_of(family, dtype=torch.float64)
     texts, layout = ragged_texts(9), TextLayout.of(foreign_envs(1))
-    prompts = torch.where(texts.is_prompt, texts.prompts, -1)
     draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
-    tokens, logprobs = write_completions(policy, prompts, [{}] * 9, layout, draws)
-    written = Texts.of(prompts, torch.from_numpy(tokens))
+    written = write_completions(policy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
     with torch.no_grad():
-        scored = policy.score(written, layout).logprobs
-    np.testing.assert_allclose(logprobs[tokens >= 0], scored[written.is_token], atol=1e-9)
-    assert (logprobs[tokens < 0] == 0).all()
+        scored = policy.score(written.texts(), layout).logprobs
+    is_token = written.is_token
+    np.testing.assert_allclose(written.logprobs[is_token], scored[torch.from_numpy(is_token)], atol=1e-9)
+    assert (written.logprobs[~is_token] == 0).all()
 
 
 def test_there_is_no_drift_before_the_first_update(family, dtype):
@@ -269,11 +268,10 @@ def test_greedy_writing_is_generate(family, min_new_tokens):
     policy = policy_of(family, dtype=torch.float64)
     texts = ragged_texts(9, seed=2)
     layout = TextLayout.of(foreign_envs(1, min_new_tokens=min_new_tokens, eos_token_ids=MANY_EOS))
-    prompts = torch.where(texts.is_prompt, texts.prompts, -1)
     draws = torch.rand((9, 8), generator=generator(), dtype=torch.float64)  # greedy, so they do not matter
     greedy = policy.with_decoding(Decoding(greedy=True))
-    tokens, logprobs = write_completions(greedy, prompts, [{}] * 9, layout, draws)
-    assert (logprobs == 0).all()
+    found = write_completions(greedy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
+    assert (found.logprobs == 0).all()
     start = len(backbones._decoder_start(policy.model)) if policy.model.config.is_encoder_decoder else 0
     policy.model.eval()
     for row in range(9):
@@ -282,14 +280,14 @@ def test_greedy_writing_is_generate(family, min_new_tokens):
         settings = {"max_new_tokens": 8 + forced, "min_new_tokens": min_new_tokens + forced, "eos_token_id": MANY_EOS}
         written = policy.model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **settings)
         new = written[0, start:] if start else written[0, prompt.shape[1] :]
-        assert tokens[row][tokens[row] >= 0].tolist() == new.tolist()
-    assert len({tuple(row) for row in tokens.tolist()}) > 3  # the prompts matter
+        assert found.texts().completion_ids(row) == new.tolist()
+    assert len({tuple(row) for row in found.tokens.tolist()}) > 3  # the prompts matter
 
 
 def test_what_was_written_may_take_part_in_a_gradient(family):
     policy, layout = policy_of(family), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
-    prompts = torch.full((2, 3), 5)
-    writer = policy.start(prompts, torch.full((2, 8), -1), [{}] * 2, layout)
+    texts = Texts.from_ids([[5] * 3] * 2, [[], []], max_new_tokens=8)
+    writer = policy.start(texts, [{}] * 2, layout)
     tokens, logprobs = writer.next(torch.full((2,), 0.5, dtype=torch.float64))
     embedded = torch.nn.Embedding(layout.vocab_size, 4)(tokens)
     (embedded.sum(1) * logprobs).sum().backward()
@@ -300,12 +298,11 @@ def test_what_was_written_may_take_part_in_a_gradient(family):
 def test_a_text_taken_up_in_the_middle_goes_on_as_if_written_from_its_start(family):
     policy, layout = policy_of(family, dtype=torch.float64), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
     texts = ragged_texts(9, seed=2)
-    prompts = torch.where(texts.is_prompt, texts.prompts, -1)
     draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
-    tokens, logprobs = write_completions(policy, prompts, [{}] * 9, layout, draws)
-    lengths = torch.tensor([min(row % 5, int(n) - 1) for row, n in enumerate((tokens >= 0).sum(1))])
-    known = torch.where(torch.arange(8) < lengths.unsqueeze(1), torch.from_numpy(tokens), -1)
-    writer = policy.start(prompts, known, [{}] * 9, layout)
+    written = write_completions(policy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
+    lengths = torch.tensor([min(row % 5, int(n) - 1) for row, n in enumerate(written.written)])
+    begun = texts.with_completions([written.texts().completion_ids(row)[: lengths[row]] for row in range(9)])
+    writer = policy.start(begun, [{}] * 9, layout)
     following, said = writer.next(draws[torch.arange(9), lengths])
-    assert following.tolist() == tokens[np.arange(9), lengths].tolist()
-    np.testing.assert_allclose(said, logprobs[np.arange(9), lengths], atol=1e-9)
+    assert following.tolist() == written.tokens[np.arange(9), lengths].tolist()
+    np.testing.assert_allclose(said, written.logprobs[np.arange(9), lengths], atol=1e-9)

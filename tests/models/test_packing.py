@@ -159,7 +159,8 @@ def test_no_id_is_taken_for_padding(monkeypatch):
     texts = ragged_texts(12)
     policy.score(texts, layout)
     ids = torch.zeros(2, 3, dtype=torch.int64)
-    write_completions(policy, ids, [{}, {}], layout, torch.rand(2, layout.max_new_tokens, generator=generator(0)))
+    begun = Texts.from_ids(ids.tolist(), [[], []], max_new_tokens=layout.max_new_tokens)
+    write_completions(policy, begun, [{}, {}], layout, torch.rand(2, layout.max_new_tokens, generator=generator(0)))
     assert not warnings
     policy.model(input_ids=ids)  # the control
     assert warnings

@@ -417,7 +417,7 @@ def test_token_ids_are_never_floats(kind):
     stored = [trajectories.prompts, trajectories.tokens, trajectories.switch, trajectories.examples]
     assert {ids.dtype for ids in [*stored, targets.prompts, targets.tokens]} == {torch.int64}
 
-    writer = agent.policy.start(torch.full((2, 4), 3), torch.full((2, T), -1), [{}, {}], agent.layout)
+    writer = agent.policy.start(Texts.from_ids([[3] * 4] * 2, [[], []], max_new_tokens=T), [{}, {}], agent.layout)
     assert writer.next(torch.zeros(2, dtype=torch.float64))[0].dtype == torch.int64
     observations, _ = envs.reset(seed=0)
     assert {observations.dtype, envs.single_observation_space.dtype, agent.predict(observations)[0].dtype} == {

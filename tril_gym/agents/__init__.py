@@ -10,9 +10,10 @@ from tril_gym.agents.algorithms.gail import GAIL, GAILConfig
 from tril_gym.agents.algorithms.lols import LOLS, LOLSConfig
 from tril_gym.agents.algorithms.ppo import PPO, PPOConfig
 from tril_gym.agents.algorithms.ppo_pp import PPOPlusPlus, PPOPlusPlusConfig
+from tril_gym.agents.collection.actor import Actor, Writer
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.collection.plan import Actor, Plan, Writer
+from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.tiny import tiny_guide, tiny_policy
 

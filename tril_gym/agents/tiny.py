@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
@@ -113,17 +114,17 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
     Sample i is drawn under seed + i, whatever the number of rows.
     """
     tokenize, draws = ReferenceTokens(layout), torch.rand(samples, generator=torch.Generator().manual_seed(seed))
-    prompts, completions = [], torch.full((samples, layout.max_new_tokens), -1)
+    prompts: list[Tensor] = []
+    completions: list[list[int]] = []
     for first in range(0, samples, envs.num_envs):
         observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
         rows = range(min(envs.num_envs, samples - first))
         for row, info in ((row, row_of(infos, row)) for row in rows):
             if not info.get("references"):
                 raise ValueError(f"example {info.get('example', '?')} has no reference to warm up on; use samples=0")
-            ids = tokenize(pick(info["references"], float(draws[first + row])))
-            completions[first + row, : len(ids)] = torch.tensor(ids)
-        prompts.append(torch.from_numpy(observations[: len(rows), : layout.max_prompt_length].copy()))
-    return Texts.of(torch.cat(prompts), completions)
+            completions.append(tokenize(pick(info["references"], float(draws[first + row]))))
+        prompts.append(torch.from_numpy(observations[: len(rows)].copy()))
+    return Texts.from_observations(torch.cat(prompts), layout.max_prompt_length).with_completions(completions)
 
 
 def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:

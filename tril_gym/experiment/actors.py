@@ -13,7 +13,7 @@ from tril_gym.utils.user_code import is_function_name, resolve_function
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
-    from tril_gym.agents.collection.plan import Actor
+    from tril_gym.agents.collection.actor import Actor
 
 
 def saved_policy(checkpoint: Path) -> LMPolicy:

@@ -99,7 +99,7 @@ def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
 class _Nobody:
     """Stands in for the guide of a run that is evaluated: the policy writes alone."""
 
-    def start(self, prompts: Any, completions: Any, infos: Any, layout: Any) -> Any:
+    def start(self, texts: Any, infos: Any, layout: Any) -> Any:
         raise RuntimeError("an evaluation has no guide")
 
 

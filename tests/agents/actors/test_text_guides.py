@@ -34,6 +34,7 @@ from tril_gym.agents.collection.collector import EpisodeRandomness, collect, swi
 from tril_gym.cli import main
 from tril_gym.data import Example
 from tril_gym.models.text_codec import TextCodec
+from tril_gym.models.texts import Texts
 
 SENTENCES = [
     "the dog runs in the park.", "dogs bark at cats, and cats run.", "a running man sits.", "The park is for dogs!",
@@ -125,8 +126,8 @@ class Dictates:
     def __init__(self, texts: Sequence[list[int]]) -> None:
         self.texts = texts
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Any, layout: TextLayout) -> "DictatesWriter":
-        begun = (completions >= 0).sum(1).tolist()
+    def start(self, texts: Texts, infos: Any, layout: TextLayout) -> "DictatesWriter":
+        begun = texts.lengths.tolist()
         return DictatesWriter([self.texts[row % len(self.texts)][n:] for row, n in enumerate(begun)])
 
 
@@ -243,22 +244,20 @@ class TestWhatAFunctionIsAskedAndWhatBecomesOfItsAnswer:
         tokenizer, says = metaspace_tokenizer(), Says()
         layout = TextLayout.of(text_envs(tokenizer))
         ids = encoded(tokenizer, "the dog")
-        prompts = torch.tensor([[-1, -1, *ids, 1], [-1, -1, *ids, 1]])
-        nothing = torch.full((2, layout.max_new_tokens), -1)
+        texts = Texts.from_ids([[*ids, 1], [*ids, 1]], [[], []], max_new_tokens=layout.max_new_tokens)
         guide = Guide.from_callable(says)
-        guide.start(prompts, nothing, [{}, {"prompt": "told"}], layout).next(torch.zeros(2))
+        guide.start(texts, [{}, {"prompt": "told"}], layout).next(torch.zeros(2))
         assert says.asked == [(["the dog", "told"], ["", ""])]
 
     def test_rows_that_leave(self):
         """Before the first token they are not asked for, after it they change nobody else's."""
         tokenizer = byte_tokenizer(merges=0)
         layout = TextLayout.of(text_envs(tokenizer))
-        begun = torch.full((4, layout.max_new_tokens), -1)
-        for row in range(4):
-            begun[row, : row + 1] = encoded(tokenizer, "x")[0]
+        begun = [encoded(tokenizer, "x" * (row + 1)) for row in range(4)]
+        texts = Texts.from_ids([[0]] * 4, begun, max_new_tokens=layout.max_new_tokens)
         infos = [{"prompt": f"p{row}"} for row in range(4)]
         says = Says(["abcd", "efgh", "ijkl", "mnop"])
-        writer = Guide.from_callable(says).start(torch.zeros(4, 1, dtype=torch.int64), begun, infos, layout)
+        writer = Guide.from_callable(says).start(texts, infos, layout)
         writer.keep(torch.tensor([0, 2, 3]))
         columns = [writer.next(torch.zeros(3))[0]]
         writer.keep(torch.tensor([0, 2]))
@@ -334,7 +333,7 @@ class TestAFunctionThatFails:
     @pytest.mark.parametrize(
         ("found", "error", "words"),
         [
-            (["dog"] * 7, ValueError, "one string a text, 8 in all, got 7"),
+            (["dog"] * 7, ValueError, "one string per text, 8 in all, got 7"),
             ("dogs dog", TypeError, "a list of 8 strings, got 'dogs dog'"),
             (None, TypeError, "a list of 8 strings, got None"),
             ({str(row): "dog" for row in range(8)}, TypeError, "a list of 8 strings, got {'0'"),
@@ -449,7 +448,7 @@ class TestCharactersStayWhole:
         tokenizer = byte_tokenizer(merges=0)
         ids = [*encoded(tokenizer, ACCENTS), 1]
         token = write(text_envs(tokenizer), self.plan(Dictates([ids]), ids), episodes=8)
-        draws = EpisodeRandomness.of(8, 30, generator(1)).switch.numpy()
+        draws = EpisodeRandomness.draw(8, 30, generator(1)).switch.numpy()
         assert token.switch.tolist() == switch_points(np.full(8, len(ids)), draws).tolist()
 
 

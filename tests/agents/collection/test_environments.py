@@ -158,18 +158,19 @@ def test_foreign_rows_and_modes_change_nothing():
 def test_rows_that_leave_change_no_text(family):
     policy = policy_of(family, dtype=torch.float64)
     texts, layout = ragged_texts(9), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
-    prompts = torch.where(texts.is_prompt, texts.prompts, -1)
+    texts = texts.with_completions([[]] * 9)
     draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
-    tokens, logprobs = write_completions(policy, prompts, [{}] * 9, layout, draws)
-    assert len(set((tokens >= 0).sum(1))) > 2
+    written = write_completions(policy, texts, [{}] * 9, layout, draws)
+    assert len(set(written.written)) > 2
     for row in range(9):
         one = slice(row, row + 1)
-        alone, said = write_completions(policy, prompts[one], [{}], layout, draws[one])
-        np.testing.assert_array_equal(alone, tokens[one])
-        np.testing.assert_allclose(said, logprobs[one], atol=1e-9)
+        alone = write_completions(policy, texts[one], [{}], layout, draws[one])
+        np.testing.assert_array_equal(alone.tokens, written.tokens[one])
+        np.testing.assert_array_equal(alone.written, written.written[one])
+        np.testing.assert_allclose(alone.logprobs, written.logprobs[one], atol=1e-9)
     # Control: it is the draws that decide.
-    other, _ = write_completions(policy, prompts, [{}] * 9, layout, draws.flip(0))
-    assert not np.array_equal(other, tokens)
+    other = write_completions(policy, texts, [{}] * 9, layout, draws.flip(0))
+    assert not np.array_equal(other.tokens, written.tokens)
 
 
 class TestEOS:

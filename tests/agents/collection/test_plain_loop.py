@@ -43,7 +43,7 @@ def test_the_same_draws_give_the_same_texts(family, min_new_tokens):
     envs = foreign_envs(ROWS, eos_token_ids=MANY_EOS, min_new_tokens=min_new_tokens)
     layout = TextLayout.of(envs)
     texts = collect(envs, Plan(rollout=policy), episodes=EPISODES, generator=generator(4))
-    draws = EpisodeRandomness.of(EPISODES, layout.max_new_tokens, generator(4))
+    draws = EpisodeRandomness.draw(EPISODES, layout.max_new_tokens, generator(4))
     for row in range(EPISODES):
         prompt = texts.prompts[row][texts.is_prompt[row]].tolist()
         written = texts.tokens[row][texts.is_token[row]].tolist()

@@ -157,7 +157,7 @@ def chi_squared(switches: np.ndarray, cells: int) -> float:
 
 def test_the_switch_is_uniform():
     # 9 tokens: 8 places to cut, 7 degrees of freedom; chance exceeds 24.3 once in a thousand times.
-    draws = EpisodeRandomness.of(20_000, 1, generator(2)).switch.numpy()
+    draws = EpisodeRandomness.draw(20_000, 1, generator(2)).switch.numpy()
     lengths = np.full(20_000, 9)
     assert chi_squared(switch_points(lengths, draws), cells=8) < 24.3
     assert chi_squared(switch_points(lengths, draws**1.1), cells=8) > 24.3  # control: draws that lean to 0
@@ -172,7 +172,7 @@ def test_where_a_switch_may_be():
 
 
 def test_coins_and_switches_are_drawn_apart():
-    draws = EpisodeRandomness.of(4000, 3, generator(2))
+    draws = EpisodeRandomness.draw(4000, 3, generator(2))
     columns = torch.cat([draws.rollin_uniform[:, None], draws.switch[:, None], draws.rollin, draws.rollout], dim=1)
     off_diagonal = columns.T.corrcoef() - torch.eye(8)
     assert float(off_diagonal.abs().max()) < 0.07  # four standard deviations of 1/√4000
@@ -334,10 +334,10 @@ def toy_envs(mode: str, *, dense: bool) -> VectorEnv:
 class TestRollinsThatMayFinish:
     def test_the_switch_is_uniform_up_to_the_end(self):
         # 8 places and the end: 8 degrees of freedom; chance exceeds 26.1 once in a thousand times.
-        draws, lengths = EpisodeRandomness.of(20_000, 1, generator(2)).switch.numpy(), np.full(20_000, 9)
-        assert chi_squared(switch_points(lengths, draws, may_finish=True), cells=9) < 26.1
-        assert chi_squared(switch_points(lengths, draws**1.1, may_finish=True), cells=9) > 26.1  # control
-        assert switch_points(np.array([0, 1, 2]), np.full(3, 0.999), may_finish=True).tolist() == [0, 1, 2]
+        draws, lengths = EpisodeRandomness.draw(20_000, 1, generator(2)).switch.numpy(), np.full(20_000, 9)
+        assert chi_squared(switch_points(lengths, draws, allow_full=True), cells=9) < 26.1
+        assert chi_squared(switch_points(lengths, draws**1.1, allow_full=True), cells=9) > 26.1  # control
+        assert switch_points(np.array([0, 1, 2]), np.full(3, 0.999), allow_full=True).tolist() == [0, 1, 2]
 
     @pytest.mark.parametrize("name", POLICY_BEGINS)
     @pytest.mark.parametrize("world", ["foreign", "dense toy", "toy"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tril_gym.agents.collection.actor import Writer
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.functional.sampling import sample
 from tril_gym.models.compiled import CompiledDecoder
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SHARE_TO_DROP = 1 / 8
 
 
-class LMWriter:
+class LMWriter(Writer):
     """Writes on B texts with one language model; see `Writer`.
 
     Args:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.lm_writer import LMWriter
+from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import EXCLUDED, Decoding
@@ -52,7 +53,7 @@ class TokenScores:
     entropy: Tensor | None  # (B, T) nats, of the distribution each token was drawn from
 
 
-class LMPolicy:
+class LMPolicy(Actor):
     """A causal or encoder-decoder language model of `transformers`, with its tokenizer.
 
     Args:
@@ -245,17 +246,10 @@ class LMPolicy:
         self.backbone.check_room(self.model, layout.max_prompt_length, layout.max_new_tokens)
 
     def start(
-        self,
-        prompts: Tensor,
-        completions: Tensor,
-        infos: Infos,
-        layout: TextLayout,
-        *,
-        value: Callable[[Tensor], Tensor] | None = None,
+        self, texts: Texts, infos: Infos, layout: TextLayout, *, value: Callable[[Tensor], Tensor] | None = None
     ) -> LMWriter:
-        """Take up texts where they stand; see `Actor`, and `LMWriter` for `value`."""
-        texts = Texts.of(prompts, completions).to(self.device)
-        return LMWriter(self, texts, layout, layout.min_new_tokens, value)
+        """Continue texts where they stop; see `Actor`, and `LMWriter` for `value`."""
+        return LMWriter(self, texts.to(self.device), layout, layout.min_new_tokens, value)
 
     @property
     def can_pack(self) -> bool:

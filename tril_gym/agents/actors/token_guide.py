@@ -1,52 +1,55 @@
-"""A guide that is a function of token ids: a rule, a table of n-grams, the optimum of a toy world.
+"""A guide that is a function of token ids: a rule, a table of n-grams, the optimum of a toy environment.
 
-B texts, P prompt tokens, T new tokens.
+B texts, T new tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
+from tril_gym.agents.collection.actor import Actor, Writer
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
+from tril_gym.models.texts import Texts
 
-NextTokens = Callable[[Tensor, Tensor, Tensor], Tensor]
+NextTokens = Callable[[Texts, Tensor], Tensor]
 
 
-class TokenGuide:
-    """Asks a function for each next token.
+class TokenGuide(Actor):
+    """Calls a function for each next token.
 
     Args:
-        next_tokens: of prompts (B, P), completions so far (B, T), both int64 with -1 in empty cells, and uniforms (B,),
-            all its randomness, gives the next tokens (B,) int64.
+        next_tokens: maps B texts and (B,) uniforms, its only randomness, to the next tokens (B,) int64.
     """
 
     def __init__(self, next_tokens: NextTokens) -> None:
         self.next_tokens = next_tokens
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> TokenWriter:
-        """Take up texts where they stand; see `Actor`."""
-        return TokenWriter(self.next_tokens, prompts, completions.clone())
+    def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> TokenWriter:
+        """Continue texts where they stop; see `Actor`."""
+        return TokenWriter(self.next_tokens, texts)
 
 
-class TokenWriter:
-    """Writes on B texts; see `Writer`."""
+class TokenWriter(Writer):
+    """Writes B texts; see `Writer`."""
 
-    def __init__(self, next_tokens: NextTokens, prompts: Tensor, completions: Tensor) -> None:
-        self.next_tokens, self.prompts, self.completions = next_tokens, prompts, completions
+    def __init__(self, next_tokens: NextTokens, texts: Texts) -> None:
+        self.next_tokens, self.texts = next_tokens, texts
 
     def next(self, draws: Tensor) -> tuple[Tensor, None]:
-        """One token on every text."""
-        tokens = self.next_tokens(self.prompts, self.completions, draws)
-        column = (self.completions >= 0).sum(1, keepdim=True)
-        self.completions.scatter_(1, column, tokens.unsqueeze(1))
+        """Write one token on every text."""
+        texts = self.texts
+        tokens, column = self.next_tokens(texts, draws), texts.lengths.unsqueeze(1)
+        self.texts = replace(
+            texts,
+            tokens=texts.tokens.scatter(1, column, tokens.unsqueeze(1)),
+            is_token=texts.is_token.scatter(1, column, True),
+        )
         return tokens, None
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.prompts, self.completions = self.prompts[rows], self.completions[rows]
-
-    def close(self) -> None:
-        """Nothing is held."""
+        """Keep these rows only."""
+        self.texts = self.texts[rows]

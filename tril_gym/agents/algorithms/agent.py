@@ -19,15 +19,16 @@ from gymnasium.vector import VectorEnv
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
-from tril_gym.agents.actors.text_guide import CallableGuide
 from tril_gym.agents.algorithms.training_loop import Callback, learn
+from tril_gym.agents.collection.actor import Actor, as_actor
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.collection.plan import Actor, Plan
+from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.optimizer import Metrics
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
+from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
 from tril_gym.utils.profiler import Timer
 
@@ -89,12 +90,13 @@ class Agent(ABC):
     def _checked_guide(self, guide: Actor | None) -> Actor | None:
         if (guide is None) == self.takes_guide:
             raise TypeError(f"{self.name} {'needs a' if self.takes_guide else 'works without a'} guide, got {guide!r}")
-        guide = _independent(guide, self.policy)
-        if isinstance(guide, Guide | CallableGuide):
-            guide.check(self.layout)
-        if self.guide_finishes and isinstance(guide, References):
+        if guide is None:
+            return None
+        guide = _independent(as_actor(guide), self.policy)
+        guide.check(self.layout)
+        if self.guide_finishes and not guide.can_continue:
             raise ValueError(
-                f"{self.name} lets its guide finish texts, and references can only begin them; use a language model or"
+                f"{self.name} lets its guide finish texts, and {guide!r} can only begin them; use a language model or"
                 " a callable as guide, or an algorithm whose guide begins the texts (ppo-pp)"
             )
         return guide
@@ -102,7 +104,8 @@ class Agent(ABC):
     @property
     def needs_references(self) -> bool:
         """Whether it cannot learn from examples without references."""
-        return isinstance(self.guide, References) or self.learner.needs_references
+        of_guide = self.guide is not None and self.guide.needs_references
+        return of_guide or self.learner.needs_references
 
     @property
     def episodes(self) -> int:
@@ -136,14 +139,14 @@ class Agent(ABC):
         """
         policy = self.policy.with_decoding(Decoding(greedy=True)) if deterministic else self.policy
         batch = torch.from_numpy(np.atleast_2d(observations).astype(np.int64))
-        width = self.layout.max_prompt_length
+        texts = Texts.from_observations(batch, self.layout.max_prompt_length)
         if deterministic:
             draws = torch.zeros(len(batch), dtype=torch.float64)
         elif generator is None:
             raise ValueError("predict(deterministic=False) needs a generator=torch.Generator() to draw from")
         else:
             draws = torch.rand(len(batch), generator=generator, dtype=torch.float64)
-        writer = policy.start(batch[:, :width], batch[:, width:], [{} for _ in batch], self.layout)
+        writer = policy.start(texts, [{} for _ in batch], self.layout)
         actions = writer.next(draws)[0].cpu().numpy()
         return actions.reshape(np.shape(observations)[:-1]), None
 
@@ -245,13 +248,8 @@ def _saved_model(folder: Path) -> LMPolicy:
     return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
 
 
-def _independent(guide: Actor | None, policy: LMPolicy) -> Actor | None:
+def _independent(guide: Actor, policy: LMPolicy) -> Actor:
     """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
-    if guide is not None and not isinstance(guide, Actor):
-        raise TypeError(
-            f"a guide is an actor with a start method, got {guide!r}; use Guide(policy), Guide.references(), for a"
-            " function of texts Guide.from_callable(f), or write one as docs/your_own_agent.md shows"
-        )
     if isinstance(guide, LMPolicy):
         decoding = guide.decoding
         guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)

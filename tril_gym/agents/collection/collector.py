@@ -2,13 +2,13 @@
 
 One mechanism for every algorithm, every autoreset mode, and every environment with `metadata["text"]`:
 
-1. Everything random is drawn first, per episode and token, so that batching changes no text.
-2. Each wave resets the environment with its episodes' own seeds: one text a row.
-3. Rows whose coin says so get a rollin, cut at the switch. The environment is put there by a restart where it offers
-   one per row, else the rollin's tokens are stepped as actions while the other rows already write on.
-4. The rollout actor writes on until every row has ended. Rows that ended write filler nobody reads.
+1. All randomness is drawn first, per episode and token, so that batching changes no text.
+2. Each batch resets the environment with its episodes' own seeds: one text per row.
+3. Rows whose uniform is below `rollin_prob` get a rollin, cut at the switch. The environment is restarted there where
+   it can restart single rows, else the rollin's tokens are stepped as actions while other rows are written already.
+4. The rollout actor writes until every row has ended. Rows that ended receive a filler action that nobody reads.
 
-n rows of the environment, B texts of a wave, P prompt tokens, T new tokens.
+B texts of a batch, E episodes, P prompt tokens, T new tokens.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from torch import Tensor
 
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout, codec_of
-from tril_gym.agents.collection.plan import Plan, ReadsText
+from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
+from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.profiler import Timer
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRandomness:
-    """All the randomness of E episodes: each keeps its own, whatever it is batched with."""
+    """All randomness of E episodes. Each has its own, whatever batch it is in."""
 
     seeds: Tensor  # (E,) int64, of the environment's rows
-    rollin_uniform: Tensor  # (E,) float64: a rollin where it is under rollin_prob
+    rollin_uniform: Tensor  # (E,) float64: a rollin where it is below rollin_prob
     switch: Tensor  # (E,) float64: where the rollin is cut
-    rollin: Tensor  # (E, T) float64: one uniform a token
+    rollin: Tensor  # (E, T) float64: one uniform per token
     rollout: Tensor  # (E, T) float64
 
     @staticmethod
-    def of(episodes: int, max_new_tokens: int, generator: torch.Generator) -> EpisodeRandomness:
+    def draw(episodes: int, max_new_tokens: int, generator: torch.Generator) -> EpisodeRandomness:
         """Draw for E episodes of at most T tokens."""
         seeds = torch.randint(2**31, (episodes,), generator=generator)
         table = torch.rand((episodes, 2 + 2 * max_new_tokens), generator=generator, dtype=torch.float64)
@@ -71,14 +72,14 @@ def collect(
     Args:
         envs: a vector environment with `metadata["text"]`.
         plan: who writes what.
-        episodes: texts to write; the first so many that are started count, so short texts have no advantage.
-        generator: all the randomness of the collection, the environment's seeds included (CPU).
-        examples: which example each text is written for; by default the environment draws. Needs an environment that
-            restarts row by row.
+        episodes: number of texts. The first ones *started* count, so short texts have no advantage.
+        generator: source of all randomness of the collection, the environment's seeds included (CPU).
+        examples: index of the example of each text; by default the environment draws them. Needs an environment that
+            can restart single rows.
         timer: counts the seconds spent in the environment as "score".
 
     Raises:
-        ValueError: no episodes, or an environment that breaks its own metadata.
+        ValueError: no episodes, or an environment that violates its own metadata.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
@@ -88,25 +89,25 @@ def collect(
             f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
-    draws, timer = EpisodeRandomness.of(episodes, layout.max_new_tokens, generator), timer or Timer()
-    waves = []
+    randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
+    timer, parts = timer or Timer(), []
     for first in range(0, episodes, envs.num_envs):
         rows = slice(first, first + envs.num_envs)
         chosen = None if examples is None else np.asarray(examples[rows], dtype=np.int64)
-        waves.append(_EpisodeBatch(envs, plan, layout, draws[rows], chosen, timer).write())
-    return Trajectories.cat(waves)
+        parts.append(_EpisodeBatch(envs, plan, layout, randomness[rows], chosen, timer).write())
+    return Trajectories.cat(parts)
 
 
-def switch_points(lengths: np.ndarray, draws: np.ndarray, *, may_finish: bool = False) -> np.ndarray:
-    """Where rollins are cut: uniform on 1 … length − 1, and 0 where a text is too short to be cut.
+def switch_points(lengths: np.ndarray, uniforms: np.ndarray, *, allow_full: bool = False) -> np.ndarray:
+    """Return where rollins are cut: uniform on 1 … length − 1, and 0 where a text is too short to be cut.
 
     Args:
         lengths: (B,) tokens of each rollin, EOS counted.
-        draws: (B,) uniforms in [0, 1).
-        may_finish: uniform on 1 … length: some rollins are whole texts, which nobody rolls out.
+        uniforms: (B,) in [0, 1).
+        allow_full: uniform on 1 … length: some rollins are whole texts, which nobody continues.
     """
-    places = lengths if may_finish else lengths - 1
-    return np.where(places < 1, 0, 1 + np.floor(draws * places).astype(np.int64))
+    last = lengths if allow_full else lengths - 1
+    return np.where(last < 1, 0, 1 + np.floor(uniforms * last).astype(np.int64))
 
 
 class _EpisodeBatch:
@@ -117,146 +118,144 @@ class _EpisodeBatch:
         envs: VectorEnv,
         plan: Plan,
         layout: TextLayout,
-        draws: EpisodeRandomness,
+        randomness: EpisodeRandomness,
         examples: np.ndarray | None,
         timer: Timer,
     ) -> None:
-        self.envs, self.plan, self.layout, self.draws, self.timer = envs, plan, layout, draws, timer
+        self.envs, self.plan, self.layout, self.randomness, self.timer = envs, plan, layout, randomness, timer
         self.examples = examples
-        self.texts = len(draws)
-        # Filler for rows that have nothing to write: EOS where a row then stands idle, else a token that is no EOS,
-        # so that nobody scores a new short text at every other step.
-        words = (token for token in range(layout.vocab_size) if token not in layout.eos_token_ids)
-        self.filler = layout.eos_token_ids[0] if layout.keeps_ended_rows else next(words)
+        self.texts = len(randomness)
+        # Action for rows that have ended: EOS where they are idle, else a token that is not EOS, so that no further
+        # short text is scored at every other step.
+        others = (token for token in range(layout.vocab_size) if token not in layout.eos_token_ids)
+        self.filler = layout.eos_token_ids[0] if layout.keeps_ended_rows else next(others)
 
     def write(self) -> Trajectories:
-        """Reset, roll in, roll out."""
-        prompts, infos = self._reset()
-        board, switch = self._roll_in(prompts, infos)
-        stepped = self._restart_at_switch(switch, board, infos)
-        rewards = np.zeros(board.tokens.shape)
+        """Reset, write the rollins, write the rollouts."""
+        texts, infos = self._reset()
+        buffer, switch = self._write_rollins(texts, infos)
+        stepped = self._restart_at_switch(switch, buffer, infos)  # (B,) tokens that the environment has received
+        rewards = np.zeros(buffer.tokens.shape)
         terminated, truncated = np.zeros(self.texts, dtype=bool), np.zeros(self.texts, dtype=bool)
-        alive = np.ones(self.texts, dtype=bool)
-        pen = BatchGenerator(self.plan.rollout, prompts, board, infos, self.draws.rollout)
-        while alive.any():
-            # A row that still steps its rollin has tokens in store; only one that has none asks for the next.
-            if (alive & (stepped == board.written)).any():
-                self._check_still_writing(alive & (stepped == board.written), pen)
-                pen.write()
-            rows = np.flatnonzero(alive)
-            paid, ended, cut, step_infos = self._step(rows, board.tokens[rows, stepped[rows]])
+        active = np.ones(self.texts, dtype=bool)
+        generator = BatchGenerator(self.plan.rollout, buffer, infos, self.randomness.rollout)
+        while active.any():
+            # A row whose rollin is still being stepped has its next tokens already.
+            needs_token = active & (stepped == buffer.written)
+            if needs_token.any():
+                self._check_not_ended(needs_token, generator)
+                generator.write()
+            rows = np.flatnonzero(active)
+            paid, ended, cut_off, step_infos = self._step(rows, buffer.tokens[rows, stepped[rows]])
             stepped[rows] += 1
-            self._credit_rewards(rewards, paid, alive, stepped)
-            told = self._rows_with_final_info(rows[ended | cut], step_infos)
-            for row in told:
+            self._credit_rewards(rewards, paid, active, stepped)
+            for row in self._rows_with_final_info(rows[ended | cut_off], step_infos):
                 infos[row] |= row_of(step_infos, row)
-            terminated[rows], truncated[rows] = ended, cut
-            alive[rows] = ~(ended | cut)
-            pen.keep(alive[pen.rows])
-        pen.close()
-        return self._trajectories(prompts, board, switch, stepped, rewards, terminated, truncated, infos)
+            terminated[rows], truncated[rows] = ended, cut_off
+            active[rows] = ~(ended | cut_off)
+            generator.keep(active[generator.rows])
+        generator.close()
+        return self._trajectories(buffer, switch, stepped, rewards, terminated, truncated, infos)
 
-    def _reset(self) -> tuple[Tensor, Infos]:
-        """Prompts (B, P) and infos of a fresh batch."""
-        seeds = [int(seed) for seed in self.draws.seeds]
+    def _reset(self) -> tuple[Texts, Infos]:
+        """Return the prompts and infos of new episodes."""
+        seeds = [int(seed) for seed in self.randomness.seeds]
         spare = self.envs.num_envs - self.texts
         # An environment that keeps ended rows may defer rewards until the last row has ended; see `_credit_rewards`.
         options: dict[str, Any] = {"defer": True} if self.layout.keeps_ended_rows else {}
         if self.examples is not None:
             options["example"] = np.pad(self.examples, (0, spare), mode="edge")
         with self.timer.time("score"):
-            # (Gymnasium's vector environments take a list of seeds, though their common type does not say so.)
+            # (Gymnasium's vector environments accept a list of seeds, though their base type does not say so.)
             observations, infos = self.envs.reset(seed=seeds + seeds[:1] * spare, options=options or None)  # type: ignore[arg-type]
-        prompts = np.array(observations[: self.texts, : self.layout.max_prompt_length], dtype=np.int64)
-        return torch.from_numpy(prompts), [row_of(infos, row) for row in range(self.texts)]
+        width = self.layout.max_prompt_length
+        ids = np.array(observations[: self.texts, : width + self.layout.max_new_tokens], dtype=np.int64)
+        texts = Texts.from_observations(torch.from_numpy(ids), width)
+        return texts, [row_of(infos, row) for row in range(self.texts)]
 
-    def _roll_in(self, prompts: Tensor, infos: Infos) -> tuple[CompletionBuffer, np.ndarray]:
-        """A board with the rollins on it, up to each row's switch (B,)."""
-        board, switch = CompletionBuffer.empty(self.texts, self.layout), np.zeros(self.texts, dtype=np.int64)
-        rows = np.flatnonzero(self.draws.rollin_uniform.numpy() < self.plan.rollin_prob)
+    def _write_rollins(self, texts: Texts, infos: Infos) -> tuple[CompletionBuffer, np.ndarray]:
+        """Return a buffer with each rollin up to its switch, and the switches (B,)."""
+        buffer, switch = CompletionBuffer(texts, self.layout), np.zeros(self.texts, dtype=np.int64)
+        rows = np.flatnonzero(self.randomness.rollin_uniform.numpy() < self.plan.rollin_prob)
         if self.plan.rollin is not None and rows.size:
+            randomness = self.randomness[rows]
+
+            def choose_switch(lengths: np.ndarray) -> np.ndarray:
+                uniforms = randomness.switch.numpy()
+                return switch_points(lengths, uniforms, allow_full=self.plan.allow_full_rollins)
+
             chosen = [infos[row] for row in rows]
-            draws = self.draws[rows]
+            rollins, switches = write_rollins(
+                self.plan.rollin, buffer.texts(rows), chosen, self.layout, randomness.rollin, choose_switch
+            )
+            switch[rows] = self._at_character_starts(rollins, switches)
+            buffer.copy_beginnings(rows, rollins, switch[rows])
+        return buffer, switch
 
-            def cut(lengths: np.ndarray) -> np.ndarray:
-                return switch_points(lengths, draws.switch.numpy(), may_finish=self.plan.allow_full_rollins)
-
-            texts = prompts[rows], chosen, self.layout, draws.rollin
-            tokens, logprobs, places = write_rollins(self.plan.rollin, *texts, cut)
-            switch[rows] = self._whole_characters(tokens, places)
-            before = np.arange(tokens.shape[1]) < switch[rows, None]
-            board.tokens[rows] = np.where(before, tokens, -1)
-            board.logprobs[rows] = np.where(before, logprobs, 0.0)
-            board.written[rows] = switch[rows]
-        return board, switch
-
-    def _whole_characters(self, tokens: np.ndarray, switch: np.ndarray) -> np.ndarray:
-        """Move switches (B,) in the midst of a character to its first token, where the rollout actor reads text."""
-        actor = self.plan.rollout
-        if not (isinstance(actor, ReadsText) and actor.reads_text(self.layout)):
+    def _at_character_starts(self, rollins: CompletionBuffer, switch: np.ndarray) -> np.ndarray:
+        """Move switches (B,) inside a character to its first token, where the rollout actor reads text."""
+        if not self.plan.rollout.reads_text(self.layout):
             return switch
-        start = codec_of(self.layout).character_start
-        return np.array([start(row[row >= 0].tolist(), int(end)) for row, end in zip(tokens, switch, strict=True)])
+        codec, texts = codec_of(self.layout), rollins.texts()
+        return np.array([codec.character_start(texts.completion_ids(row), int(end)) for row, end in enumerate(switch)])
 
-    def _restart_at_switch(self, switch: np.ndarray, board: CompletionBuffer, infos: Infos) -> np.ndarray:
-        """Put the environment at the switch where it can be put there; (B,) tokens that it has got by now."""
-        # An environment cannot stand at the end of a text: the last token of a whole one is stepped.
-        stand = switch - board.has_ended(np.arange(self.texts))
-        moved = np.flatnonzero(stand)
+    def _restart_at_switch(self, switch: np.ndarray, buffer: CompletionBuffer, infos: Infos) -> np.ndarray:
+        """Restart the environment at the switch if it can; return how many tokens it then has, (B,)."""
+        # An environment cannot restart at the end of a text: the last token of a full rollin is stepped.
+        begun = switch - buffer.has_ended(np.arange(self.texts))
+        moved = np.flatnonzero(begun)
         if not moved.size or self.layout.restart != "rows" or self.layout.dense_reward:
-            return np.zeros(self.texts, dtype=np.int64)  # the rollin's tokens must be stepped
-        rows = self.envs.num_envs
+            return np.zeros(self.texts, dtype=np.int64)  # the rollin's tokens are stepped
+        rows, columns = self.envs.num_envs, np.arange(buffer.tokens.shape[1])
         mask, examples = np.zeros(rows, dtype=bool), np.full(rows, -1, dtype=np.int64)
-        completions = np.full((rows, board.tokens.shape[1]), -1, dtype=np.int64)
+        completions = np.full((rows, len(columns)), -1, dtype=np.int64)
         mask[moved] = True
-        completions[moved] = np.where(np.arange(board.tokens.shape[1]) < stand[moved, None], board.tokens[moved], -1)
+        completions[moved] = np.where(columns < begun[moved, None], buffer.tokens[moved], -1)
         examples[moved] = [infos[row]["example"] for row in moved]
         options = {"reset_mask": mask, "example": examples, "completion": completions}
         with self.timer.time("score"):
             self.envs.reset(options=options | ({"defer": True} if self.layout.keeps_ended_rows else {}))
-        return stand
+        return begun
 
     def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step the whole environment: rewards of all B texts, and how each of `rows` ended."""
+        """Step the whole environment; return the rewards of all B texts, the two flags of `rows`, and the infos."""
         actions = np.full(self.envs.num_envs, self.filler, dtype=np.int64)
         actions[rows] = tokens
         with self.timer.time("score"):
             _, rewards, terminated, truncated, infos = self.envs.step(actions)
             self._reset_ended_rows(terminated | truncated)
         if self.layout.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos = infos.get("final_info", {})  # the top level already speaks of the next text
+            infos = infos.get("final_info", {})  # the top level describes the next text already
         return rewards[: self.texts], terminated[rows], truncated[rows], infos
 
     def _rows_with_final_info(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
-        """Rows of which a step's infos say something: those that ended, and those whose late scores came in."""
+        """Return the rows whose info must be merged: ended in this step, or received a deferred score."""
         if not (self.layout.keeps_ended_rows and "_scores" in infos):
             return ended
         return np.union1d(ended, np.flatnonzero(infos["_scores"][: self.texts]))
 
     def _reset_ended_rows(self, ended: np.ndarray) -> None:
-        """Without autoreset a row that ended must be reset before the next step, unless it can stand idle."""
+        """Reset rows that ended where nothing else does: without autoreset, unless the environment keeps them idle."""
         if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.keeps_ended_rows and ended.any():
             self.envs.reset(options={"reset_mask": ended.copy()})
 
-    def _credit_rewards(self, rewards: np.ndarray, paid: np.ndarray, alive: np.ndarray, stepped: np.ndarray) -> None:
+    def _credit_rewards(self, rewards: np.ndarray, paid: np.ndarray, active: np.ndarray, stepped: np.ndarray) -> None:
         """Add what was paid to each row's last token: idle rows may be paid late, others' new texts are not ours."""
-        payees = np.flatnonzero(alive | (paid != 0)) if self.layout.keeps_ended_rows else np.flatnonzero(alive)
+        payees = np.flatnonzero(active | (paid != 0)) if self.layout.keeps_ended_rows else np.flatnonzero(active)
         rewards[payees, stepped[payees] - 1] += paid[payees]
 
-    def _check_still_writing(self, waiting: np.ndarray, pen: BatchGenerator) -> None:
-        waiting = waiting.copy()
-        waiting[pen.rows] = False
-        over = np.flatnonzero(waiting)
-        if over.size:
+    def _check_not_ended(self, needs_token: np.ndarray, generator: BatchGenerator) -> None:
+        has_no_writer = needs_token.copy()
+        has_no_writer[generator.rows] = False
+        if has_no_writer.any():
             raise ValueError(
-                f"row {over[0]} goes on after EOS or its token {self.layout.max_new_tokens}, where the metadata of the"
-                " environment says that a text ends; check eos_token_ids and max_new_tokens"
+                f"row {np.flatnonzero(has_no_writer)[0]} goes on after EOS or its token {self.layout.max_new_tokens},"
+                " where the metadata of the environment says that a text ends; check eos_token_ids and max_new_tokens"
             )
 
     def _trajectories(
         self,
-        prompts: Tensor,
-        board: CompletionBuffer,
+        buffer: CompletionBuffer,
         switch: np.ndarray,
         lengths: np.ndarray,
         rewards: np.ndarray,
@@ -264,17 +263,18 @@ class _EpisodeBatch:
         truncated: np.ndarray,
         infos: Infos,
     ) -> Trajectories:
-        columns = np.arange(board.tokens.shape[1])
+        columns = np.arange(buffer.tokens.shape[1])
         is_token = columns < lengths[:, None]  # an outside limit may have cut a rollin that was already written
         is_rollin = is_token & (columns < switch[:, None])
         wrote = is_token & ~is_rollin if self.plan.learn_on == "rollout" else is_rollin
+        values = buffer.values
         return Trajectories(
-            prompts=prompts.clamp(min=0),
-            is_prompt=prompts >= 0,
-            tokens=torch.from_numpy(np.where(is_token, board.tokens, 0)),
+            prompts=buffer.prompts,
+            is_prompt=buffer.is_prompt,
+            tokens=torch.from_numpy(np.where(is_token, buffer.tokens, 0)),
             is_token=torch.from_numpy(is_token),
             is_rollin=torch.from_numpy(is_rollin),
-            old_logprobs=torch.from_numpy(np.where(wrote, board.logprobs, 0.0)),
+            old_logprobs=torch.from_numpy(np.where(wrote, buffer.logprobs, 0.0)),
             rewards=torch.from_numpy(rewards),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
@@ -282,5 +282,5 @@ class _EpisodeBatch:
             examples=torch.tensor([int(info.get("example", -1)) for info in infos]),
             infos=infos,
             learn_on=self.plan.learn_on,
-            values=None if board.values is None else torch.from_numpy(np.pad(board.values, ((0, 0), (0, 1)))),
+            values=None if values is None else torch.from_numpy(np.pad(values, ((0, 0), (0, 1)))),
         )

@@ -1,6 +1,6 @@
-"""Writing whole texts with an actor, outside an environment.
+"""Generation with an actor: the buffer that grows, and the loops that write whole texts outside an environment.
 
-B texts, P prompt tokens, T new tokens.
+B texts, T new tokens.
 """
 
 from __future__ import annotations
@@ -11,138 +11,159 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tril_gym.agents.collection.actor import Actor, as_writer
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.collection.plan import Actor
 from tril_gym.agents.collection.trajectories import Infos
+from tril_gym.models.texts import Texts
 
-Cut = Callable[[np.ndarray], np.ndarray]
+ChooseSwitch = Callable[[np.ndarray], np.ndarray]
 
 
 class CompletionBuffer:
-    """The tokens of B texts as they are written, and which of them have come to their end."""
+    """B texts whose completions grow while they are written.
 
-    def __init__(self, tokens: np.ndarray, layout: TextLayout) -> None:
-        self.tokens, self.layout = tokens, layout  # (B, T) int64, -1 where nothing is written
-        self.logprobs = np.zeros(tokens.shape)
+    Args:
+        begun: the texts as they are at the beginning, on the CPU.
+        layout: the environment's sizes and EOS ids.
+    """
+
+    def __init__(self, begun: Texts, layout: TextLayout) -> None:
+        self.prompts, self.is_prompt, self.layout = begun.prompts, begun.is_prompt, layout
+        self.tokens = begun.tokens.numpy().copy()  # (B, T) int64, 0 where nothing is written
+        self.written = begun.lengths.numpy()  # (B,) tokens of each text
+        self.logprobs = np.zeros(self.tokens.shape)  # (B, T) nats
         self.values: np.ndarray | None = None  # (B, T) before each token, where the writer knows them
-        self.written = (tokens >= 0).sum(1)
-        self._is_eos = np.zeros(layout.vocab_size + 1, dtype=bool)  # by id; the last is that of -1, an empty cell
+        self._is_eos = np.zeros(layout.vocab_size, dtype=bool)
         self._is_eos[list(layout.eos_token_ids)] = True
 
-    @staticmethod
-    def empty(texts: int, layout: TextLayout) -> CompletionBuffer:
-        """A board that nobody has written on."""
-        return CompletionBuffer(np.full((texts, layout.max_new_tokens), -1, dtype=np.int64), layout)
+    def __len__(self) -> int:
+        return len(self.written)
+
+    @property
+    def is_token(self) -> np.ndarray:
+        """(B, T) bool: a token that is written."""
+        return np.arange(self.tokens.shape[1]) < self.written[:, None]
+
+    def texts(self, rows: np.ndarray | None = None) -> Texts:
+        """Return the texts of some rows, by default of all, as they are written so far."""
+        rows = np.arange(len(self)) if rows is None else rows
+        tokens, is_token = torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.is_token[rows])
+        return Texts(self.prompts[rows], self.is_prompt[rows], tokens, is_token)
 
     def has_ended(self, rows: np.ndarray) -> np.ndarray:
-        """Whether these rows stand at EOS or at the length limit: bool, one each."""
-        last = self.tokens[rows, np.maximum(self.written[rows], 1) - 1]
-        return self._is_eos[last] | (self.written[rows] == self.layout.max_new_tokens)
+        """Return whether these rows end with EOS or are full: bool, one each."""
+        written = self.written[rows]
+        last = self.tokens[rows, np.maximum(written, 1) - 1]
+        return ((written > 0) & self._is_eos[last]) | (written == self.layout.max_new_tokens)
+
+    def append(self, rows: np.ndarray, tokens: Tensor, logprobs: Tensor | None, values: Tensor | None) -> None:
+        """Add one token to each of these rows, with what its writer knows of it."""
+        columns = self.written[rows]
+        self.tokens[rows, columns] = tokens.cpu().numpy()
+        if logprobs is not None:
+            self.logprobs[rows, columns] = logprobs.double().cpu().numpy()
+        if values is not None:
+            self.values = np.zeros(self.tokens.shape) if self.values is None else self.values
+            self.values[rows, columns] = values.double().cpu().numpy()
+        self.written[rows] += 1
+
+    def copy_beginnings(self, rows: np.ndarray, source: CompletionBuffer, lengths: np.ndarray) -> None:
+        """Let these rows begin with the first `lengths` tokens of the texts of another buffer, one row each."""
+        is_copied = np.arange(self.tokens.shape[1]) < lengths[:, None]
+        self.tokens[rows] = np.where(is_copied, source.tokens, 0)
+        self.logprobs[rows] = np.where(is_copied, source.logprobs, 0.0)
+        self.written[rows] = lengths
 
 
 class BatchGenerator:
-    """An actor's writer on a board: knows which rows it still writes, and hands it their draws.
+    """One actor's writer on a buffer: knows which rows are still written, and gives each its own uniforms.
 
     Args:
-        actor: who writes, on every row that has not ended.
-        prompts: (B, P), -1 in empty cells.
-        board: what stands of the B texts.
-        infos: one dictionary a text.
-        draws: (B, T) uniforms.
+        actor: writes every row that has not ended.
+        buffer: holds the B texts.
+        infos: one dictionary per text.
+        uniforms: (B, T) float64 in [0, 1), one per token.
     """
 
-    def __init__(self, actor: Actor, prompts: Tensor, board: CompletionBuffer, infos: Infos, draws: Tensor) -> None:
-        self.board, self.draws = board, draws.numpy()
-        every = np.arange(len(infos))
-        self.rows = every[~board.has_ended(every)]
-        texts = torch.from_numpy(board.tokens[self.rows])
+    def __init__(self, actor: Actor, buffer: CompletionBuffer, infos: Infos, uniforms: Tensor) -> None:
+        self.buffer, self.uniforms = buffer, uniforms.numpy()
+        every = np.arange(len(buffer))
+        self.rows = every[~buffer.has_ended(every)]
         chosen = [infos[row] for row in self.rows]
-        self.writer = actor.start(prompts[self.rows], texts, chosen, board.layout) if chosen else None
-        # Whether no text of this writer ends before the limit, by its promise.
-        self.ends_at_limit = getattr(self.writer, "min_new_tokens", 0) >= board.layout.max_new_tokens
+        self.writer = as_writer(actor.start(buffer.texts(self.rows), chosen, buffer.layout)) if chosen else None
+        # Whether no text ends before the limit.
+        self.ends_at_limit = self.writer is not None and self.writer.min_new_tokens >= buffer.layout.max_new_tokens
         if self.ends_at_limit:
-            self.put_longest_first(board.layout.max_new_tokens - board.written)
+            self.put_longest_first(buffer.layout.max_new_tokens - buffer.written)
 
     def write(self) -> None:
-        """One token on every row that has not come to its end."""
+        """Write one token on every row that has not ended."""
         assert self.writer is not None, "every text has ended"
-        board, rows = self.board, self.rows
-        columns = board.written[rows]
-        written, logprobs = self.writer.next(torch.from_numpy(self.draws[rows, columns]))
-        board.tokens[rows, columns] = written.cpu().numpy()
-        if logprobs is not None:
-            board.logprobs[rows, columns] = logprobs.double().cpu().numpy()
-        values = getattr(self.writer, "values", None)
-        if values is not None:
-            board.values = np.zeros(board.tokens.shape) if board.values is None else board.values
-            board.values[rows, columns] = values.double().cpu().numpy()
-        board.written[rows] += 1
-        self.keep(~board.has_ended(rows))
+        buffer, rows = self.buffer, self.rows
+        tokens, logprobs = self.writer.next(torch.from_numpy(self.uniforms[rows, buffer.written[rows]]))
+        buffer.append(rows, tokens, logprobs, self.writer.values)
+        self.keep(~buffer.has_ended(rows))
 
     def keep(self, stays: np.ndarray) -> None:
-        """Go on with those of its rows only where (rows,) is True."""
+        """Drop the rows where (rows,) is False."""
         if not stays.all():
-            self._go_on(np.flatnonzero(stays))
+            self._select(np.flatnonzero(stays))
 
     def put_longest_first(self, remaining: np.ndarray) -> None:
-        """Put the rows with the most tokens to write, of (B,), first: a model lets its last rows go for nothing."""
+        """Sort the rows by tokens left to write, of (B,), most first: a model drops its last rows at no cost."""
         order = np.argsort(-remaining[self.rows], kind="stable")
         if (order[1:] < order[:-1]).any():
-            self._go_on(order)
+            self._select(order)
 
-    def _go_on(self, places: np.ndarray) -> None:
-        if len(places) and self.writer is not None:
-            self.writer.keep(torch.from_numpy(places))
-        self.rows = self.rows[places]
+    def _select(self, indices: np.ndarray) -> None:
+        if len(indices) and self.writer is not None:
+            self.writer.keep(torch.from_numpy(indices))
+        self.rows = self.rows[indices]
 
     def close(self) -> None:
-        """Let the writer go."""
+        """Release the writer."""
         if self.writer is not None:
             self.writer.close()
 
 
 def write_completions(
-    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor, begun: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let an actor write whole texts.
+    actor: Actor, texts: Texts, infos: Infos, layout: TextLayout, uniforms: Tensor
+) -> CompletionBuffer:
+    """Let an actor write texts to their end.
 
     Args:
-        actor: who writes.
-        prompts: (B, P), -1 in empty cells.
-        infos: one dictionary a text.
+        actor: writes.
+        texts: B texts as they are at the beginning.
+        infos: one dictionary per text.
         layout: the environment's sizes.
-        draws: (B, T) uniforms.
-        begun: (B, T) what stands of the texts already, -1 in empty cells; by default nothing.
-
-    Returns:
-        tokens (B, T) int64 with -1 after the end, and their log-probabilities (B, T), 0 where the actor has none.
+        uniforms: (B, T) float64 in [0, 1).
     """
-    board = CompletionBuffer.empty(len(infos), layout) if begun is None else CompletionBuffer(begun.copy(), layout)
-    pen = BatchGenerator(actor, prompts, board, infos, draws)
-    while pen.rows.size:
-        pen.write()
-    pen.close()
-    return board.tokens, board.logprobs
+    buffer = CompletionBuffer(texts, layout)
+    generator = BatchGenerator(actor, buffer, infos, uniforms)
+    while generator.rows.size:
+        generator.write()
+    generator.close()
+    return buffer
 
 
 def write_rollins(
-    actor: Actor, prompts: Tensor, infos: Infos, layout: TextLayout, draws: Tensor, cut: Cut
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let an actor write texts as `write_completions` does, which will be cut: (B,) lengths -> (B,) places.
+    actor: Actor, texts: Texts, infos: Infos, layout: TextLayout, uniforms: Tensor, choose_switch: ChooseSwitch
+) -> tuple[CompletionBuffer, np.ndarray]:
+    """Let an actor write texts which will be cut: `choose_switch` maps their lengths (B,) to the switches (B,).
 
-    Where their lengths are known ahead nothing is written beyond the cut.
+    Where their lengths are known beforehand, nothing is written after the switch.
 
     Returns:
-        tokens and log-probabilities as from `write_completions`, at least up to the cut; and the cuts (B,).
+        a buffer with the texts, at least up to the switch; and the switches.
     """
-    board = CompletionBuffer.empty(len(infos), layout)
-    pen = BatchGenerator(actor, prompts, board, infos, draws)
-    until = np.full(len(infos), layout.max_new_tokens)
-    if pen.ends_at_limit:
-        until = cut(until)
-        pen.put_longest_first(until)
-    while pen.rows.size:
-        pen.write()
-        pen.keep(board.written[pen.rows] < until[pen.rows])
-    pen.close()
-    return board.tokens, board.logprobs, until if pen.ends_at_limit else cut(board.written)
+    buffer = CompletionBuffer(texts, layout)
+    generator = BatchGenerator(actor, buffer, infos, uniforms)
+    until = np.full(len(texts), layout.max_new_tokens)
+    if generator.ends_at_limit:
+        until = choose_switch(until)
+        generator.put_longest_first(until)
+    while generator.rows.size:
+        generator.write()
+        generator.keep(buffer.written[generator.rows] < until[generator.rows])
+    generator.close()
+    return buffer, until if generator.ends_at_limit else choose_switch(buffer.written)

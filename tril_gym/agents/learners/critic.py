@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import at_least_float32
@@ -75,7 +76,7 @@ class Critic:
         return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
 
 
-class ValueRecordingActor:
+class ValueRecordingActor(Actor):
     """An actor that writes as a policy does, and keeps what a critic on the same network says of its texts meanwhile.
 
     Args:
@@ -86,9 +87,9 @@ class ValueRecordingActor:
     def __init__(self, policy: LMPolicy, critic: Critic) -> None:
         self.policy, self.critic = policy, critic
 
-    def start(self, prompts: Tensor, completions: Tensor, infos: Infos, layout: TextLayout) -> LMWriter:
-        """Take up texts where they stand; see `Actor`."""
-        return self.policy.start(prompts, completions, infos, layout, value=self.critic.of_hidden)
+    def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> LMWriter:
+        """Continue texts where they stop; see `Actor`."""
+        return self.policy.start(texts, infos, layout, value=self.critic.of_hidden)
 
 
 def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:

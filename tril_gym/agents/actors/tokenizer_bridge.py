@@ -1,0 +1,103 @@
+"""A language model whose tokenizer is another than the environment's: it meets the policy as text.
+
+B texts, P prompt tokens, T new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.generation import write_completions
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.models.backbone import positions_of
+from tril_gym.models.text_codec import TextCodec
+from tril_gym.models.texts import Texts
+
+
+class CrossTokenizerBridge:
+    """Translates an environment's texts into the tokens of a language model, and back.
+
+    The model may write 2 T of its own tokens, or as many as it has positions for.
+
+    Args:
+        policy: the language model, with its tokenizer.
+        layout: the environment's sizes.
+
+    Raises:
+        ValueError: the model has no EOS, or too few positions.
+    """
+
+    def __init__(self, policy: LMPolicy, layout: TextLayout) -> None:
+        self.tokenizer, self.codec = policy.tokenizer, TextCodec(policy.tokenizer)
+        new_tokens = _max_new_tokens(policy, layout)
+        self.layout = replace(
+            layout,
+            vocab_size=policy.vocab_size,
+            eos_token_ids=_eos_token_ids(policy),
+            max_new_tokens=new_tokens,
+            tokenizer=policy.tokenizer,
+        )
+        positions = positions_of(policy.model.config)
+        shared = 0 if policy.model.config.is_encoder_decoder else new_tokens
+        self.max_prompt_length = None if positions is None else positions - shared
+
+    def continue_texts(self, guide: Actor, prompts: list[str], completions: list[str], draws: Tensor) -> list[str]:
+        """Let a guide that writes this model's tokens continue B texts; return the rest of each."""
+        begun_ids = [self.codec.ids(text)[: self.layout.max_new_tokens] for text in completions]
+        begun = Texts.from_ids(self._prompt_ids(prompts), begun_ids, max_new_tokens=self.layout.max_new_tokens)
+        uniforms = _uniforms(draws, self.layout.max_new_tokens)
+        written = write_completions(guide, begun, [{} for _ in prompts], self.layout, uniforms).texts()
+        return [self._text(written, row).removeprefix(self._text(begun, row)) for row in range(len(prompts))]
+
+    def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise with the special tokens of the model's prompts; the tokenizer cuts those that are too long."""
+        limit = self.max_prompt_length
+        ids: list[list[int]] = self.tokenizer(texts, truncation=limit is not None, max_length=limit, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def _text(self, texts: Texts, row: int) -> str:
+        ids = [token for token in texts.completion_ids(row) if token not in self.layout.eos_token_ids]
+        return self.codec.text(ids)
+
+
+def _max_new_tokens(policy: LMPolicy, layout: TextLayout) -> int:
+    """Return 2 T, or as many tokens as the model has positions for after a prompt of P, but at least T."""
+
+    def check(new_tokens: int) -> None:
+        policy.backbone.check_room(policy.model, layout.max_prompt_length, new_tokens)
+
+    check(layout.max_new_tokens)
+    for new_tokens in range(2 * layout.max_new_tokens, layout.max_new_tokens, -1):
+        try:
+            check(new_tokens)
+        except ValueError:
+            continue
+        return new_tokens
+    return layout.max_new_tokens
+
+
+def _eos_token_ids(policy: LMPolicy) -> tuple[int, ...]:
+    """Return the EOS ids of the model's generation config, else the tokenizer's."""
+    named = policy.model.generation_config.eos_token_id
+    named = policy.tokenizer.eos_token_id if named is None else named
+    ids = tuple(named) if isinstance(named, list | tuple) else (named,)
+    if not ids or any(token is None or not 0 <= token < policy.vocab_size for token in ids):
+        raise ValueError(
+            f"its model names no EOS among its {policy.vocab_size} tokens, got {named}, so its texts could not end; set"
+            " model.generation_config.eos_token_id"
+        )
+    return ids
+
+
+def _uniforms(draws: Tensor, count: int) -> Tensor:
+    """(B,) uniforms -> (B, count): a text's own numbers follow from its uniform alone, whatever batch it is in."""
+    seeds = (draws.double() * 2**53).long().tolist()
+    rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    return torch.stack(rows)

@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 
 import gymnasium as gym
-from tril_gym.utils.console import Console
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
 from tril_gym.experiment.evaluation import evaluate
-from tril_gym.reward_model.build import Settings
-from tril_gym.reward_model.training import prepare
+from tril_gym.experiment.report import RunConsole
+from tril_gym.reward_model.config import RewardModelConfig
+from tril_gym.reward_model.training import prepare_reward_model
 
 
 def write_pairs(path: Path, examples) -> None:
@@ -47,8 +47,8 @@ def main(
         # 2. The reward model. What stands in its folder is an ordinary sequence classifier of transformers.
         # The tiny one reads summaries alone: their posts would tell it nothing.
         write_pairs(home / "pairs.jsonl", envs.unwrapped.examples[:posts])
-        settings = Settings(dataset=str(home / "pairs.jsonl"), template="{completion}")
-        prepare(settings, home / "reward_model", screen=Console()).go()
+        config = RewardModelConfig(dataset=str(home / "pairs.jsonl"), template="{completion}")
+        prepare_reward_model(config, home / "reward_model", console=RunConsole()).run()
 
         # 3. Reinforcement: the reward model pays, the KL penalty holds the policy near what it had learned.
         paid = {

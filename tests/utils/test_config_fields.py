@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tril_gym.agents.tiny import TinySettings
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.reward_model.learner import RewardModelConfig
+from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.utils.config_fields import check_bounds, config_field, describe_bounds
 
 CONFIGS = {name: agent_type(name).config_type for name in ALGORITHMS} | {

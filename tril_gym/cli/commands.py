@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -185,19 +185,10 @@ FOLDER_OPTIONS = (
 REWARD_MODEL = "reward-model"  # trained, too, but no agent
 REWARD_MODEL_HELP = "A reward model: learn from pairs of completions which one people prefer."
 REWARD_MODEL_OPTIONS = (
-    click.option("--dataset", metavar="PAIRS", help="File, folder, or hub:owner/name: prompt, chosen, rejected."),
-    click.option("--on-bad-row", type=click.Choice(["raise", "skip"]), help="Of malformed rows.  [default: raise]"),
-    click.option("--model", help="tiny, or the name or folder of a model of transformers.  [default: tiny]"),
-    click.option("--template", help="How a text is laid out.  [default: {prompt}{completion}]"),
-    click.option("--lora-rank", type=click.IntRange(min=0), help="Of LoRA adapters; 0: the whole model.  [default: 0]"),
-    click.option("--lora-alpha", type=float, help="Adapters are scaled by alpha / rank.  [default: twice the rank]"),
-    click.option("--lora-targets", help="Layers: all-linear, or such as q_proj,v_proj.  [default: the usual ones]"),
-    click.option("--device", help="Where the model is: cpu, cuda, …  [default: cpu]"),
-    click.option("--threads", type=AT_LEAST_ONE, help="CPU threads.  [default: 1 for tiny, else torch's choice]"),
     click.option(
         "--output-dir", type=click.Path(path_type=Path), help="Folder of the model. [default: runs/reward-model-seed]"
     ),
-    click.option("--resume", is_flag=True, help="Go on with the run in --output-dir."),
+    click.option("--resume", is_flag=True, help="Resume the run in --output-dir."),
 )
 
 
@@ -249,7 +240,7 @@ def train_command(algorithm: str) -> click.Command:
 
 def reward_model_command() -> click.Command:
     """`tril-gym train reward-model`."""
-    from tril_gym.reward_model.learner import RewardModelConfig
+    from tril_gym.reward_model.config import RewardModelConfig
 
     def run(output_dir: Path | None, resume: bool, **options: Any) -> None:
         train_reward_model({name: value for name, value in options.items() if value is not None}, output_dir, resume)
@@ -263,27 +254,28 @@ def train_reward_model(given: dict[str, Any], output_dir: Path | None, resume: b
     """Start or resume the training of a reward model."""
     quiet_libraries()
     from tril_gym.experiment.report import RunConsole
-    from tril_gym.reward_model import training as runs
-    from tril_gym.reward_model.build import settings_of
+    from tril_gym.reward_model.config import RewardModelConfig
+    from tril_gym.reward_model.training import prepare_reward_model, resume_reward_model
+    from tril_gym.utils.interrupt import Interrupted
 
-    screen = RunConsole()
+    console = RunConsole()
     with usage_errors():
         if resume:
             if output_dir is None:
-                raise ValueError("--resume needs --output-dir, the folder of the run to go on with")
-            run = runs.prepare_resumed(output_dir, given, screen=screen)
+                raise ValueError("--resume needs --output-dir, the folder of the run to resume")
+            run = resume_reward_model(output_dir, given, console=console)
         else:
             if "dataset" not in given:
                 raise ValueError("--dataset is missing: a file or folder of pairs with prompt, chosen and rejected")
-            settings = settings_of(given)
-            folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{settings.config.seed}")
-            run = runs.prepare(settings, folder, screen=screen)
+            config = RewardModelConfig(**given)
+            folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{config.seed}")
+            run = prepare_reward_model(config, folder, console=console)
     try:
-        run.go()
+        run.run()
     except FloatingPointError as error:
         raise click.UsageError(str(error)) from error
-    except runs.Interrupted as stop:
-        screen.say(str(stop))
+    except Interrupted as stop:
+        console.say(str(stop))
         raise SystemExit(130) from None
 
 
@@ -300,7 +292,7 @@ def config_option(name: str, hint: Any, default: Any, metadata: Mapping[str, Any
     flag = "--" + name.replace("_", "-")
     optional = types.NoneType in typing.get_args(hint)
     kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
-    notes = [describe_bounds(metadata), "" if default is None else f"default: {_as_typed(default)}"]
+    notes = [describe_bounds(metadata), "" if default in (None, MISSING) else f"default: {_as_typed(default)}"]
     text = metadata["help"] + (f"  [{'; '.join(filter(None, notes))}]" if any(notes) else "")
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)

@@ -20,25 +20,24 @@ from tril_gym.models.lora import ALL_LINEAR
 from tril_gym.models.pretrained import align_storage
 from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.neural.preference import REPORT
-from tril_gym.rewards.neural.pretrained import pad, quiet_loading
+from tril_gym.rewards.neural.pretrained import Ids, pad, quiet_loading
+from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.rewards.neural.training import FitConfig, build_model, train_tokenizer
 from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 from tril_gym.utils.tokenization import load_tokenizer
 
-TINY = "tiny"
-JUDGED = 64  # texts of a forward pass without gradients
-HEADS = ("score", "classifier")  # what peft takes for heads
+EVALUATION_BATCH = 64  # texts
+HEADS = ("score", "classifier")  # names of heads that peft knows
 # Few words: a thousand pairs teach little about rare ones.
 TINY_CONFIG = FitConfig(vocab_size=2000)
 
-Ids = list[int]
-Rows = list[tuple[Ids, Ids]]  # each pair's texts: with the chosen and with the rejected completion
+PairIds = tuple[Ids, Ids]  # the text with the chosen completion, and that with the rejected one
 
 
 @contextmanager
 def drawing_from(*seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """What is drawn within it, dropout too, depends on the seed alone; global generators go on as if nothing was."""
+    """Fork torch's global generators and seed them inside the block."""
     number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -55,7 +54,7 @@ def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
     return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
 
 
-def encode(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Rows:
+def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> list[PairIds]:
     """Return the ids of both texts of each pair; long texts lose their beginning."""
     rows = tokenizer(texts_of(pairs, template), truncation=True, max_length=max_length)["input_ids"]
     rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer finds nothing in an empty text
@@ -147,31 +146,25 @@ def with_lora(
         ) from error
 
 
-@torch.inference_mode()
-def margins(model: Any, rows: Rows, *, pad_id: int) -> Margins:
-    """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
-    was_training = model.training
-    model.eval()
-    order = sorted(range(len(rows)), key=lambda index: max(map(len, rows[index])))
-    found = np.empty(len(rows))
-    for start in range(0, len(rows), JUDGED // 2):
-        chosen = order[start : start + JUDGED // 2]
-        first, second = rewards_of(model, pad_pairs([rows[index] for index in chosen], pad_id))
-        found[chosen] = (first.double() - second.double()).cpu().numpy()
-    model.train(was_training)
-    return found
-
-
-def pad_pairs(rows: Rows, pad_id: int) -> dict[str, torch.Tensor]:
+def pad_pairs(pairs: Sequence[PairIds], pad_id: int) -> dict[str, torch.Tensor]:
     """Return ids and mask of the texts of B pairs, (2B, L) each: the chosen ones first."""
-    return pad([first for first, _ in rows] + [second for _, second in rows], pad_id)
+    return pad([chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs], pad_id)
 
 
-def rewards_of(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_rewards(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rewards of the chosen and of the rejected completions of B pairs: (2B, L) to (B,) each."""
-    logits = model(**{name: x.to(model.device) for name, x in inputs.items()}).logits.squeeze(-1)  # (2B,)
+    logits = model(**inputs).logits.squeeze(-1)  # (2B,)
     chosen, rejected = logits.float().chunk(2)
     return chosen, rejected
+
+
+def reward_margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Margins:
+    """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
+    was_training = model.training
+    texts = texts_of(pairs, template)
+    found = Classifier(model, tokenizer).logits(texts, max_length=max_length, batch_size=EVALUATION_BATCH)[:, 0]
+    model.train(was_training)
+    return found[: len(pairs)] - found[len(pairs) :]
 
 
 def save_network(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:

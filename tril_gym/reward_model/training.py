@@ -1,225 +1,323 @@
-"""Training a reward model in a folder: its settings, its figures, its checkpoint, and at the end the model itself.
+"""Train a reward model in a run folder: its settings, metrics and checkpoints, and at the end the model itself.
 
     settings.json  metrics.jsonl  evaluation.json  reward_model.json  config.json  model.safetensors  tokenizer.json  …
 
 The folder is that of an ordinary sequence classifier of `transformers`, or with LoRA of an adapter. While a run is not
-finished, `checkpoint.pt` has what it goes on from.
+finished, `checkpoints/` has what it is resumed from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tril_gym.data.preferences import Margins, PairData, agreement, is_right
+from tril_gym.data.preferences import Margins, PairData, agreement, is_right, load_pairs
 from tril_gym.experiment.report import RunConsole
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.reward_model.build import Parts, Settings, build, computing_on
-from tril_gym.reward_model.network import margins, save_network
-from tril_gym.utils.atomic_files import replace_file, replace_text
+from tril_gym.reward_model.config import TINY, RewardModelConfig, resolve
+from tril_gym.reward_model.network import (
+    encode_pairs,
+    load_network,
+    reward_margins,
+    save_network,
+    tiny_network,
+    with_lora,
+)
+from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
+from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
+from tril_gym.utils.global_state import preserve_global_state
 from tril_gym.utils.interrupt import Interrupted, stop_signal
+from tril_gym.utils.quiet import only_errors_of_transformers
+from tril_gym.utils.threads import cpu_threads
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
-
-
-def prepare(settings: Settings, output_dir: str | Path, *, screen: RunConsole) -> Run:
-    """A new run in a new folder. Nothing is written before everything is known to be right."""
-    folder = RunFolder(output_dir)
-    folder.require_empty()
-    with computing_on(settings):
-        parts = build(settings)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_json("settings.json", asdict(parts.settings))
-    return Run(folder, parts, screen)
+CONFIG, METRICS, EVALUATION, PAIRS_HASH = "settings.json", "metrics.jsonl", "evaluation.json", "pairs.sha256"
+TRAINER_STATE = "trainer_state.json"
 
 
-def prepare_resumed(output_dir: str | Path, given: Mapping[str, Any], *, screen: RunConsole) -> Run:
-    """The run in a folder, as its checkpoint left it.
-
-    Args:
-        output_dir: the folder.
-        given: settings and hyperparameters that the user named; none may differ from the run's.
-        screen: what is shown on.
+def prepare_reward_model(config: RewardModelConfig, output_dir: str | Path, *, console: RunConsole) -> RewardModelRun:
+    """Return a new run in a new folder. Nothing is written before all settings are known to be valid.
 
     Raises:
-        ValueError: there is no such run, a setting or the pairs are others.
+        ValueError: a setting or the data is not valid, or the folder is not empty.
     """
     folder = RunFolder(output_dir)
-    settings = Settings(**folder.read_json("settings.json"))
-    settled = asdict(settings) | asdict(settings.config)
-    for name, value in given.items():
-        if settled[name] != value:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"a resumed run keeps its settings: {flag} is {settled[name]} in {folder.path}, got {value}"
-            )
-    with computing_on(settings):
-        run = Run(folder, build(settings), screen)
-    if not run.is_finished:
-        run.load_checkpoint()
+    folder.require_empty()
+    run = _build(config, folder, console)
+    folder.create()
+    folder.write_json(CONFIG, asdict(run.config))
     return run
 
 
-class Run:
-    """A run in its folder, from wherever its learner stands."""
+def resume_reward_model(output_dir: str | Path, given: Mapping[str, Any], *, console: RunConsole) -> RewardModelRun:
+    """Return the run of a folder, at its last checkpoint.
 
-    def __init__(self, folder: RunFolder, parts: Parts, screen: RunConsole) -> None:
-        self.folder, self.parts, self.screen = folder, parts, screen
-        self.settings, self.learner, self.held_out = parts.settings, parts.learner, parts.pairs.held_out
+    Args:
+        output_dir: the folder.
+        given: settings that the user named; none may differ from the run's.
+        console: where progress is shown.
+
+    Raises:
+        ValueError: there is no such run, or a setting or the pairs have changed.
+    """
+    folder = RunFolder(output_dir)
+    config = RewardModelConfig(**folder.read_json(CONFIG))
+    for name, value in given.items():
+        if getattr(config, name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"a resumed run keeps its settings: {flag} is {getattr(config, name)} in {folder.path}, got {value}"
+            )
+    run = _build(config, folder, console)
+    if not run.is_finished:
+        run.check_pairs()
+        kept = [row for row in folder.rows(METRICS) if row["step"] <= run.step]
+        write_json_lines(folder.path / METRICS, kept)
+    return run
+
+
+def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole) -> RewardModelRun:
+    """Read the pairs and make the network."""
+    pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row)
+    with _threads(config):
+        model, tokenizer, max_length = _network(config, pairs)
+    config = resolve(config, num_pairs=len(pairs.train), max_length=max_length)
+    return RewardModelRun(config, folder, console, pairs, model, tokenizer)
+
+
+def _network(config: RewardModelConfig, pairs: PairData) -> tuple[Any, Any, int]:
+    """Return the model, its tokenizer, and the number of tokens that it reads."""
+    if config.model == TINY:
+        length = config.max_length or USUAL_LENGTH
+        network = tiny_network(pairs.train, template=config.template, max_length=length, seed=config.seed)
+        return *network, length
+    model, tokenizer, new = load_network(config.model, seed=config.seed)
+    most, least = positions_of(model, tokenizer), tokenizer.num_special_tokens_to_add() + 1
+    length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
+    if config.lora_rank:
+        alpha, targets = config.lora_alpha, config.lora_targets
+        model = with_lora(model, new, rank=config.lora_rank, alpha=alpha, targets=targets, seed=config.seed)
+    return model, tokenizer, length
+
+
+def _threads(config: RewardModelConfig) -> AbstractContextManager[None]:
+    """Compute on the number of threads that the settings ask for."""
+    return cpu_threads(config.threads or (1 if config.model == TINY else None))
+
+
+@dataclass(frozen=True)
+class RewardModelRun:
+    """A run in its folder: what it trains, and on what."""
+
+    config: RewardModelConfig  # resolved
+    folder: RunFolder
+    console: RunConsole
+    pairs: PairData
+    model: Any
+    tokenizer: Any
 
     @property
     def is_finished(self) -> bool:
-        """Whether its last figures are written."""
-        return (self.folder.path / "evaluation.json").is_file()
+        """Whether its last metrics are written."""
+        return (self.folder.path / EVALUATION).is_file()
 
-    def go(self) -> dict[str, Any]:
-        """Learn, judge, write; returns what evaluation.json says."""
+    @property
+    def checkpoint(self) -> Path | None:
+        """The last checkpoint; None where there is none."""
+        return next(reversed(self.folder.checkpoints()), None)
+
+    @property
+    def step(self) -> int:
+        """The step of the last checkpoint; 0 where there is none."""
+        if self.checkpoint is None:
+            return 0
+        return int(json.loads((self.checkpoint / TRAINER_STATE).read_text())["global_step"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        assert self.config.batch_size is not None
+        return math.ceil(len(self.pairs.train) / self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        assert self.config.epochs is not None
+        return self.config.epochs * self.steps_per_epoch
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate, save; return the content of evaluation.json.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed; the folder has a checkpoint and the model so far.
+            FloatingPointError: a step's loss or gradient norm was not finite.
+        """
         if self.is_finished:
-            self.screen.say(f"the run in {self.folder.path} is finished")
-            found: dict[str, Any] = self.folder.read_json("evaluation.json")
+            self.console.say(f"the run in {self.folder.path} is finished")
+            found: dict[str, Any] = self.folder.read_json(EVALUATION)
         else:
-            with computing_on(self.settings):
-                self._opening()
-                self._learn()
+            with _threads(self.config):
+                self._show_start()
+                with preserve_global_state(), only_errors_of_transformers():
+                    step = self._train()
+                if step < self.total_steps:
+                    self._interrupt(step)
                 found = self._finish()
-        self._closing(found)
+        self._show_end(found)
         return found
 
-    def _learn(self) -> None:
-        learner = self.learner
-        columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-        hidden = not self.screen.console.is_terminal
-        with (
-            Progress(*columns, console=self.screen.console, transient=True, disable=hidden) as bar,
-            stop_signal() as asked,
-        ):
-            task = bar.add_task("learning", total=learner.total, completed=learner.step)
-            for is_whole_epoch in learner.steps():
-                bar.update(task, completed=learner.step)
-                if is_whole_epoch:
-                    self._report()
-                if asked() and learner.step < learner.total:
-                    self._interrupt()
-                if is_whole_epoch and learner.step < learner.total:
-                    self.save_checkpoint()
+    def margins(self) -> Margins:
+        """Return the reward of each held-out pair's chosen completion less that of the rejected one."""
+        return reward_margins(self.model, self.tokenizer, self.pairs.held_out, **self._layout)
 
-    def _interrupt(self) -> None:
-        self.save_checkpoint()
+    @property
+    def _layout(self) -> dict[str, Any]:
+        return {"template": self.config.template, "max_length": self.config.max_length}
+
+    def check_pairs(self) -> None:
+        """Raise ValueError where the pairs are no longer those of the last checkpoint."""
+        if self.checkpoint is not None and (self.checkpoint / PAIRS_HASH).read_text() != pairs_hash(self.pairs):
+            raise ValueError(
+                f"{self.config.dataset} is no longer what the run in {self.folder.path} began with; start a new run"
+            )
+
+    def _train(self) -> int:
+        """Train from the last checkpoint on, and return the last step."""
+        # Here, as it takes a second that a mistake in the settings need not wait for.
+        from tril_gym.reward_model.trainer import PreferenceTrainer, RunCallback, training_arguments
+
+        config = self.config
+        assert config.drop_tokens is not None
+        train = encode_pairs(self.tokenizer, self.pairs.train, **self._layout)
+        checkpoint = self.checkpoint
+        with (
+            scratch_folder(self.folder.path / "checkpoint") as scratch,
+            self._progress() as on_step,
+            stop_signal() as stop_requested,
+        ):
+            callback = RunCallback(
+                self.steps_per_epoch,
+                on_step=on_step,
+                on_epoch=self._report_epoch,
+                on_save=self._keep_checkpoint,
+                stop_requested=stop_requested,
+            )
+            trainer = PreferenceTrainer(
+                self.model,
+                training_arguments(config, scratch, steps=self.total_steps),
+                train,
+                pad_id=self.tokenizer.pad_token_id,
+                drop_tokens=config.drop_tokens,
+                center_coef=config.center_coef,
+                callback=callback,
+            )
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            return int(trainer.state.global_step)
+
+    @contextmanager
+    def _progress(self) -> Iterator[Callable[[int], None]]:
+        columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        disable = not self.console.console.is_terminal
+        with Progress(*columns, console=self.console.console, transient=True, disable=disable) as bar:
+            task = bar.add_task("learning", total=self.total_steps, completed=self.step)
+            yield lambda step: bar.update(task, completed=step)
+
+    def _keep_checkpoint(self, draft: Path, step: int) -> None:
+        def move(place: Path) -> None:
+            draft.rename(place)
+
+        (draft / PAIRS_HASH).write_text(pairs_hash(self.pairs))
+        self.folder.save_checkpoint(step, move)
+
+    def _report_epoch(self, step: int, train_metrics: Mapping[str, float]) -> None:
+        margins = self.margins()
+        metrics = {"epoch": step // self.steps_per_epoch, "step": step, **train_metrics}
+        metrics |= {"held_out/loss": margin_loss(margins), "held_out/accuracy": float(is_right(margins).mean())}
+        self.folder.append(METRICS, metrics)
+        self.console.say(
+            f"epoch {metrics['epoch']} of {self.config.epochs}  loss {metrics['train/loss']:.3f}  accuracy"
+            f" {metrics['train/accuracy']:.3f}  held out: loss {metrics['held_out/loss']:.3f}  accuracy"
+            f" {metrics['held_out/accuracy']:.3f}"
+        )
+
+    def _interrupt(self, step: int) -> None:
         self._save({"finished": False})
         raise Interrupted(
-            f"stopped after step {self.learner.step} of {self.learner.total}; the folder has the model so far; go on"
-            f" with --output-dir {self.folder.path} --resume"
+            f"stopped after step {step} of {self.total_steps}; the folder has the model so far; resume with"
+            f" --output-dir {self.folder.path} --resume"
         )
-
-    def _report(self) -> None:
-        held_out = self.judge()
-        figures = {"epoch": self.learner.epoch, "step": self.learner.step} | self.learner.figures()
-        figures |= {"held_out/loss": loss_of(held_out), "held_out/accuracy": float(is_right(held_out).mean())}
-        self.folder.append(METRICS, figures)
-        self.screen.say(
-            f"epoch {figures['epoch']} of {self.learner.config.epochs}  loss {figures['train/loss']:.3f}  accuracy"
-            f" {figures['train/accuracy']:.3f}  held out: loss {figures['held_out/loss']:.3f}  accuracy"
-            f" {figures['held_out/accuracy']:.3f}"
-        )
-
-    def judge(self) -> Margins:
-        """Reward of each held-out pair's chosen completion less that of the rejected one."""
-        return margins(self.learner.model, self.parts.held_out, pad_id=self.learner.pad_id)
 
     def _finish(self) -> dict[str, Any]:
-        held_out = self.judge()
-        right = agreement(held_out, self.held_out)
+        margins = self.margins()
+        right = agreement(margins, self.pairs.held_out)
         found = {
-            "held_out": self.parts.pairs.source,
-            "train_pairs": len(self.parts.pairs.train),
-            "loss": loss_of(held_out),
+            "held_out": self.pairs.source,
+            "train_pairs": len(self.pairs.train),
+            "loss": margin_loss(margins),
             "right": right,
         }
         self._save({"finished": True, "held_out_accuracy": right["reward_model"]["mean"]})
-        self.folder.write_json("evaluation.json", found)
-        (self.folder.path / CHECKPOINT).unlink(missing_ok=True)
+        self.folder.write_json(EVALUATION, found)
+        shutil.rmtree(self.folder.path / "checkpoints")
         return found
 
     def _save(self, report: dict[str, Any]) -> None:
-        about = {
-            "template": self.settings.template,
-            "max_length": self.learner.config.max_length,
-            "model": self.settings.model,
-            "seed": self.learner.config.seed,
-            "train_pairs": len(self.parts.pairs.train),
-            "held_out_pairs": len(self.held_out),
+        about = self._layout | {
+            "model": self.config.model,
+            "seed": self.config.seed,
+            "train_pairs": len(self.pairs.train),
+            "held_out_pairs": len(self.pairs.held_out),
         }
-        save_network(self.learner.model, self.parts.tokenizer, self.folder.path, about | report)
+        save_network(self.model, self.tokenizer, self.folder.path, about | report)
 
-    def save_checkpoint(self) -> None:
-        """Write what the run goes on from, in one step."""
-        state = self.learner.state_dict() | {"pairs": fingerprint(self.parts.pairs)}
-        replace_file(self.folder.path / CHECKPOINT, lambda draft: torch.save(state, draft))
-
-    def load_checkpoint(self) -> None:
-        """Go on from the checkpoint, or from the start where the run was stopped before its first one.
-
-        Raises:
-            ValueError: the pairs are no longer the same.
-        """
-        path = self.folder.path / CHECKPOINT
-        if path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state.pop("pairs") != fingerprint(self.parts.pairs):
-                raise ValueError(f"{self.settings.dataset} is no longer what the run in {self.folder.path} began with")
-            self.learner.load_state_dict(state)
-        kept = [row for row in self.folder.rows(METRICS) if row["step"] <= self.learner.step]
-        replace_text(self.folder.path / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def _opening(self) -> None:
-        settings, pairs = self.settings, self.parts.pairs
+    def _show_start(self) -> None:
+        config, pairs = self.config, self.pairs
         shared = {pair.prompt for pair in pairs.train} & {pair.prompt for pair in pairs.held_out}
-        self.screen.say(
-            f"reward model {settings.model} on {len(pairs.train)} pairs of {settings.dataset}, seed"
-            f" {self.learner.config.seed}, {self.learner.total} steps of {settings.config.batch_size} pairs; held out:"
-            f" {pairs.source}" + (f"; {len(shared)} of their prompts are learned from as well" if shared else "")
+        self.console.say(
+            f"reward model {config.model} on {len(pairs.train)} pairs of {config.dataset}, seed {config.seed},"
+            f" {self.total_steps} steps of {config.batch_size} pairs; held out: {pairs.source}"
+            + (f"; {len(shared)} of their prompts are also trained on" if shared else "")
         )
 
-    def _closing(self, found: dict[str, Any]) -> None:
+    def _show_end(self, found: Mapping[str, Any]) -> None:
         right = found["right"]
-        self.screen.say("held-out pairs, share right ± standard error")
+        shorter = f"reward model, on the {right['chosen_is_shorter']['pairs']} whose chosen completion is shorter"
+        self.console.say("held-out pairs, share right ± standard error")
         for name, words in (
             ("reward_model", f"reward model, on {right['reward_model']['pairs']} pairs"),
             ("longer_is_better", "longer completion preferred"),
             ("difference", "difference"),
-            (
-                "chosen_is_shorter",
-                f"reward model, on the {right['chosen_is_shorter']['pairs']} whose chosen is shorter",
-            ),
+            ("chosen_is_shorter", shorter),
         ):
-            self.screen.say(f"  {in_words(right[name]):15s}  {words}")
-        self.screen.say(
+            self.console.say(f"  {format_share(right[name]):15s}  {words}")
+        self.console.say(
             f"reward model: {self.folder.path} (use it with --reward preference --reward-arg"
             f" preference.model={self.folder.path})"
         )
 
 
-def in_words(figure: Mapping[str, Any]) -> str:
-    """A share with its standard error."""
+def format_share(figure: Mapping[str, Any]) -> str:
+    """Return a share with its standard error as text."""
     if figure["mean"] is None:
         return "none"
     return f"{figure['mean']:.3f}" + ("" if figure["standard_error"] is None else f" ± {figure['standard_error']:.3f}")
 
 
-def loss_of(margins: Margins) -> float:
-    """The mean of −log σ of N margins, in nats."""
+def margin_loss(margins: Margins) -> float:
+    """Return the mean of −log σ of N margins, in nats."""
     return float(np.logaddexp(0.0, -margins).mean())
 
 
-def fingerprint(pairs: PairData) -> str:
-    """A hash of all pairs, in order."""
+def pairs_hash(pairs: PairData) -> str:
+    """Return a hash of all pairs, in order."""
     content = [[(pair.prompt, pair.chosen, pair.rejected) for pair in part] for part in (pairs.train, pairs.held_out)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,222 @@
+"""The loss, the batches and the checks of a reward model's trainer."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from preference_pairs import polite_pairs
+from reward_models import QUICK, same_weights
+from transformers import TrainerCallback
+
+from tril_gym.data.preferences import is_right
+from tril_gym.reward_model import trainer as trainer_module
+from tril_gym.reward_model.config import RewardModelConfig, resolve
+from tril_gym.reward_model.network import drawing_from, encode_pairs, pad_pairs, reward_margins, tiny_network
+from tril_gym.reward_model.trainer import (
+    LengthGroupedBatches,
+    PreferenceTrainer,
+    epoch_metrics,
+    hide_tokens,
+    preference_loss,
+    training_arguments,
+)
+from tril_gym.rewards.neural.preference import TEMPLATE
+from tril_gym.utils.global_state import preserve_global_state
+
+LAYOUT = {"template": TEMPLATE, "max_length": 32}
+
+
+class Trained:
+    """A tiny network, trained on pairs."""
+
+    def __init__(self, pairs, folder, **settings):
+        config = RewardModelConfig(dataset="in memory", **QUICK | settings)
+        config = resolve(config, num_pairs=len(pairs), max_length=32)
+        self.model, self.tokenizer = tiny_network(pairs, **LAYOUT, seed=config.seed)
+        self.steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
+        with preserve_global_state():
+            self.trainer = PreferenceTrainer(
+                self.model,
+                training_arguments(config, folder, steps=self.steps),
+                encode_pairs(self.tokenizer, pairs, **LAYOUT),
+                pad_id=self.tokenizer.pad_token_id,
+                drop_tokens=config.drop_tokens,
+                center_coef=config.center_coef,
+                callback=TrainerCallback(),
+            )
+            self.trainer.train()
+
+    def accuracy(self, pairs):
+        return is_right(reward_margins(self.model, self.tokenizer, pairs, **LAYOUT)).mean()
+
+
+class TestLoss:
+    def test_by_hand(self):
+        # Margins 1 and −2:
+        #   −log σ(1)  = log(1 + e^−1) = 0.3132617
+        #   −log σ(−2) = log(1 + e^2)  = 2.1269280
+        # mean 1.2200948; sums 1 and 2, so with c = 0.1 another 0.1 · (1 + 4) / 2 = 0.25
+        chosen, rejected = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+        assert preference_loss(chosen, rejected).item() == pytest.approx(1.2200948)
+        assert preference_loss(chosen, rejected, center_coef=0.1).item() == pytest.approx(1.4700948)
+
+    def test_gradient_by_hand(self):
+        # d/dr(chosen) of −log σ(m) is −σ(−m): at m = 0, −1/2, halved by the mean over two pairs.
+        chosen, rejected = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+        preference_loss(chosen, rejected).backward()
+        assert chosen.grad.tolist() == [-0.25, -0.25]
+        assert rejected.grad.tolist() == [0.25, 0.25]
+
+    def test_equals_binary_cross_entropy_of_the_margin(self):
+        chosen, rejected = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+        oracle = torch.nn.functional.binary_cross_entropy_with_logits(chosen - rejected, torch.ones(50))
+        assert preference_loss(chosen, rejected).item() == pytest.approx(oracle.item(), rel=1e-6)
+        assert preference_loss(rejected, chosen).item() != pytest.approx(oracle.item(), rel=1e-2)
+
+    def test_only_centring_changes_when_rewards_shift(self):
+        chosen, rejected = torch.tensor([1.0, 0.5]), torch.tensor([0.0, 2.0])
+        shifted = chosen + 3, rejected + 3
+        assert preference_loss(*shifted).item() == pytest.approx(preference_loss(chosen, rejected).item())
+        assert preference_loss(*shifted, center_coef=0.1) > preference_loss(chosen, rejected, center_coef=0.1) + 1
+
+    def test_large_margins_stay_finite(self):
+        assert preference_loss(torch.tensor([-1e4]), torch.tensor([1e4])).item() == 2e4
+        assert preference_loss(torch.tensor([1e4]), torch.tensor([-1e4])).item() == 0.0
+
+    def test_refuses_shapes_that_would_broadcast(self):
+        with pytest.raises(AssertionError):
+            preference_loss(torch.zeros(2, 1), torch.zeros(2))
+
+
+class TestBatches:
+    def test_every_pair_once_with_pairs_of_like_length(self):
+        lengths = np.random.default_rng(0).integers(1, 200, size=100).tolist()
+        batches = LengthGroupedBatches(lengths, 8, seed=1)
+        found = list(batches)
+        assert len(batches) == len(found) == 13
+        assert sorted(index for batch in found for index in batch) == list(range(100))
+        assert [len(batch) for batch in found].count(8) == 12
+        spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in found]
+        assert np.median(spread) <= 32
+        assert found == list(LengthGroupedBatches(lengths, 8, seed=1))
+        assert found != list(LengthGroupedBatches(lengths, 8, seed=2))
+
+    def test_epochs_have_orders_of_their_own(self):
+        batches = LengthGroupedBatches([5] * 40, 8, seed=0)
+        first = list(batches)
+        batches.set_epoch(1)
+        assert list(batches) != first
+        batches.set_epoch(0)
+        assert list(batches) == first
+
+    def test_trainer_draws_a_new_order_each_epoch(self, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            trainer_module, "pad_pairs", lambda pairs, pad_id: seen.append(pairs) or pad_pairs(pairs, pad_id)
+        )
+        Trained(polite_pairs(40), tmp_path)
+        assert len(seen) == 10
+        assert seen[:5] != seen[5:]
+        assert sorted(pair for batch in seen[:5] for pair in batch) == sorted(
+            pair for batch in seen[5:] for pair in batch
+        )
+
+
+class TestHideTokens:
+    def test_first_and_last_token_stay(self):
+        inputs = pad_pairs([([1, 2, 3, 4, 5], [1, 2, 3])] * 200, pad_id=0)
+        with drawing_from(0):
+            mask = hide_tokens(inputs, 0.5)["attention_mask"]
+        assert mask[:200, [0, 4]].all()
+        assert mask[200:, [0, 2]].all()
+        assert not mask[200:, 3:].any()
+        assert 0.4 < mask[:200, 1:4].double().mean() < 0.6
+        assert inputs["attention_mask"][:200].all()
+
+    def test_tokens_are_hidden_in_training_alone(self, tmp_path, monkeypatch):
+        shares = []
+
+        def recorded(inputs, share):
+            shares.append(share)
+            return hide_tokens(inputs, share)
+
+        monkeypatch.setattr(trainer_module, "hide_tokens", recorded)
+        trained = Trained(polite_pairs(40), tmp_path, drop_tokens=0.25)
+        trained.accuracy(polite_pairs(10))
+        assert shares == [0.25] * trained.steps
+
+
+class TestPreferenceTrainer:
+    def test_learns_which_words_are_preferred(self, tmp_path):
+        trained, held_out = Trained(polite_pairs(200), tmp_path), polite_pairs(60, seed=1)
+        assert trained.accuracy(held_out) > 0.95
+        history, steps = trained.trainer.state.log_history, trained.steps
+        last = epoch_metrics(history, first=steps // 2 + 1, last=steps)
+        assert last["train/loss"] < math.log(2)
+        assert last["train/accuracy"] > 0.9
+
+    def test_random_preferences_teach_nothing(self, tmp_path):
+        trained = Trained(polite_pairs(200, swapped=True), tmp_path)
+        assert 0.25 < trained.accuracy(polite_pairs(60, seed=1, swapped=True)) < 0.75  # 1/2 ± 0.065
+
+    def test_the_seed_alone_decides_the_weights(self, tmp_path):
+        pairs = polite_pairs(40)
+        torch.manual_seed(1)
+        first = Trained(pairs, tmp_path)
+        torch.manual_seed(2)
+        assert same_weights(first.model, Trained(pairs, tmp_path).model)
+        assert not same_weights(first.model, Trained(pairs, tmp_path, seed=1).model)
+
+    def test_epoch_metrics_weigh_batches_by_their_pairs(self):
+        # Batches of 3 and 1 pairs: (3 · 1 + 1 · 2) / 4 and (2 + 1) / 4; the first step and Trainer's summary stay out.
+        history = [
+            {"step": 1, "loss": 9.0, "correct": 0, "pairs": 3},
+            {"step": 2, "loss": 1.0, "correct": 2, "pairs": 3},
+            {"step": 3, "loss": 2.0, "correct": 1, "pairs": 1},
+            {"step": 3, "train_loss": 5.0, "correct": 1, "pairs": 1},
+        ]
+        assert epoch_metrics(history, first=2, last=3) == {"train/loss": 1.25, "train/accuracy": 0.75}
+
+    def test_margins_do_not_depend_on_the_batch(self, tmp_path):
+        trained, pairs = Trained(polite_pairs(100), tmp_path), polite_pairs(70)
+        trained.model.train()
+        together = reward_margins(trained.model, trained.tokenizer, pairs, **LAYOUT)
+        alone = [reward_margins(trained.model, trained.tokenizer, [pair], **LAYOUT)[0] for pair in pairs[:5]]
+        assert together[:5] == pytest.approx(alone, abs=1e-5)
+        assert trained.model.training
+
+    def test_a_learning_rate_that_diverges_is_named(self, tmp_path):
+        with pytest.raises(FloatingPointError, match=r"start again with a --learning-rate below 1e\+30"):
+            Trained(polite_pairs(40), tmp_path, learning_rate=1e30)
+
+    @pytest.mark.parametrize(
+        ("broken", "words"),
+        [
+            (lambda loss: loss * math.nan, "loss nan"),
+            (lambda loss: loss + math.inf, "loss inf"),
+            (lambda loss: loss + (loss - loss.detach()).abs().sqrt(), r"loss 0\.\d+ and the gradient norm nan"),
+            (lambda loss: loss + (loss - loss.detach()) * 1e30, r"loss 0\.\d+ and the gradient norm inf"),
+        ],
+    )
+    def test_no_step_is_taken_on_values_that_are_not_finite(self, broken, words, tmp_path, monkeypatch):
+        pairs, calls, before = polite_pairs(40), [], {}
+
+        class Kept(PreferenceTrainer):
+            def training_step(self, model, *args):
+                before.update((name, weight.clone()) for name, weight in model.state_dict().items())
+                before["model"] = model
+                return super().training_step(model, *args)
+
+        def loss_at(*args, **settings):
+            calls.append(None)
+            loss = preference_loss(*args, **settings)
+            return broken(loss) if len(calls) == 3 else loss
+
+        monkeypatch.setattr(trainer_module, "preference_loss", loss_at)
+        monkeypatch.setitem(globals(), "PreferenceTrainer", Kept)
+        with pytest.raises(FloatingPointError, match=f"step 3 of 10 has the {words}"):
+            Trained(pairs, tmp_path)
+        after = before.pop("model").state_dict()
+        assert all(torch.equal(after[name], weight) for name, weight in before.items())
+        assert len(calls) == 3

@@ -19,6 +19,7 @@ CONFIGS = {name: agent_type(name).config_type for name in ALGORITHMS} | {
     "reward-model": RewardModelConfig,
     "tiny": TinySettings,
 }
+REQUIRED = {"reward-model": {"dataset": "pairs.jsonl"}}  # fields without a default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def test_no_config_takes_a_number_that_is_not_finite(kind, value):
     for name in names:
         given = (0.9, value) if name == "adam_betas" else value
         with pytest.raises(ValueError, match=rf"^{name} must be finite"):
-            CONFIGS[kind](**{name: given})
+            CONFIGS[kind](**REQUIRED.get(kind, {}), **{name: given})
 
 
 class TestCommandLine:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import WEIGHTS_NAME
 
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import PairIds, drawing_from, pad_pairs, pair_rewards
@@ -154,6 +155,17 @@ class PreferenceTrainer(Trainer):
                 f" gradient norm {norm.item()}; start again with a --learning-rate below {self.args.learning_rate}"
             )
         return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the trained weights of a checkpoint by their names in memory, by which Trainer loads them.
+
+        `save_pretrained` renames the weights of some models (Mixtral), and Trainer would leave those out in silence.
+        """
+        assert self.model is not None
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        torch.save(weights, folder / WEIGHTS_NAME)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep the figures of each step in the history, which a checkpoint saves."""

@@ -15,8 +15,7 @@ import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.experiment.report import RunConsole
-from tril_gym.reward_model.config import RewardModelConfig
-from tril_gym.reward_model.training import prepare_reward_model
+from tril_gym.reward_model import RewardModelConfig, prepare_reward_model
 
 
 def write_pairs(path: Path, examples) -> None:

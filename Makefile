@@ -1,4 +1,4 @@
-# One virtual environment for everything, with the tested versions of constraints.txt.
+# All targets use one virtual environment with the tested versions of constraints.txt.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
@@ -11,7 +11,7 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-# The main job: from nothing to a policy that writes better, offline.
+# Install, then train a tiny model with PPO++ on embedded data, offline.
 demo: install
 	$(BIN)/tril-gym train ppo-pp
 
@@ -24,14 +24,14 @@ check: install
 test: install
 	$(BIN)/pytest
 
-# Learning on embedded data over several seeds: minutes each.
+# Check that PPO++ learns on the embedded data, with three seeds: one to two minutes each.
 slow: install
 	$(BIN)/python benchmarks/demo_learns.py
 
 docs: install
 	$(BIN)/pytest tests/project/test_docs.py
 
-# Speed and memory, side by side with others: half an hour. `make bench DATA=folder` adds real texts, `TRL=python` TRL.
+# Speed and memory compared with other libraries: half an hour. `make bench DATA=folder` adds real texts, `TRL=python` TRL.
 bench: install
 	$(BIN)/python benchmarks/environment.py
 	$(BIN)/python benchmarks/rollout.py $(if $(DATA),--data $(DATA))

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: small models with random weights from a fixed seed, a tokenizer of words, texts.
+"""Models, tokenizer and texts of the benchmarks: small models with random weights from a fixed seed.
 
 Token 0 is padding, token 1 is EOS, the others are the words w2, w3, …, one token each.
 """
@@ -36,7 +36,7 @@ def gpt2(
     heads: int = HEADS,
     seed: int = 0,
 ) -> Any:
-    """A GPT-2, by default a small one."""
+    """Build a GPT-2, by default a small one."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=positions,
@@ -53,7 +53,7 @@ def gpt2(
 
 
 def t5(*, vocab_size: int = VOCABULARY, layers: int = LAYERS, seed: int = 0) -> Any:
-    """A small T5, as deep on both sides."""
+    """Build a small T5 with `layers` layers in the encoder and in the decoder."""
     config = T5Config(
         vocab_size=vocab_size,
         d_model=WIDTH,
@@ -70,16 +70,16 @@ def t5(*, vocab_size: int = VOCABULARY, layers: int = LAYERS, seed: int = 0) -> 
         torch.manual_seed(seed)
         model = T5ForConditionalGeneration(config).eval()
     with torch.no_grad():
-        model.lm_head.weight.mul_(WIDTH**-0.5)  # as if it were the embedding, or every distribution would be one token
+        model.lm_head.weight.mul_(WIDTH**-0.5)  # the scale of a tied head; without it every distribution is one token
     return model
 
 
 @torch.no_grad()
 def biased(model: Any, biases: Mapping[int, float]) -> Any:
-    """The model, changed in place so that some tokens' logits have something added.
+    """Add a constant to the logits of some tokens, in place; return the model.
 
-    GPT-2 keeps its architecture: its last normalisation gives 1 in one column, and of that column only these tokens
-    have a weight. T5 gets a last layer with a bias.
+    GPT-2 keeps its architecture: its last normalisation outputs 1 in one column, for which only these tokens have a
+    weight. T5 gets a language modelling head with a bias.
     """
     ids, values = torch.tensor(list(biases)), torch.tensor(list(biases.values()))
     if model.config.is_encoder_decoder:
@@ -99,11 +99,11 @@ def biased(model: Any, biases: Mapping[int, float]) -> Any:
 
 @torch.no_grad()
 def stopping(model: Any, mean: float, longest: int) -> Any:
-    """The model, changed in place so that its completions of at most `longest` tokens have `mean` tokens on average.
+    """Bias a model in place so that completions of at most `longest` tokens have `mean` tokens on average; return it.
 
-    EOS gets about the same probability at every token, and padding none.
+    EOS has about the same probability at every token, and padding none.
     """
-    probability, never = chance_to_stop(mean, longest), -30.0
+    probability, never = stop_probability(mean, longest), -30.0
     biased(model, {PAD: never, EOS: 0.0})
     prompts = torch.randint(FIRST_WORD, model.config.vocab_size, (32, 16), generator=torch.Generator().manual_seed(0))
     more = {"decoder_input_ids": prompts} if model.config.is_encoder_decoder else {}
@@ -114,8 +114,8 @@ def stopping(model: Any, mean: float, longest: int) -> Any:
     return biased(model, {PAD: never, EOS: bias})
 
 
-def chance_to_stop(mean: float, longest: int) -> float:
-    """The p of a geometric length, cut at `longest`, that has this mean: (1 − (1 − p)ᴸ) / p, found by halving."""
+def stop_probability(mean: float, longest: int) -> float:
+    """Solve (1 − (1 − p)ᴸ) / p = mean by bisection: the mean of a geometric length, cut at L = `longest`."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -124,7 +124,7 @@ def chance_to_stop(mean: float, longest: int) -> float:
 
 
 def tokenizer_of_words(vocab_size: int = VOCABULARY) -> Any:
-    """One token a word."""
+    """Build a tokenizer with one token per word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<pad>": PAD, "<eos>": EOS} | {f"w{token}": token for token in range(FIRST_WORD, vocab_size)}
@@ -136,7 +136,7 @@ def tokenizer_of_words(vocab_size: int = VOCABULARY) -> Any:
 
 
 def prompts_of_words(number: int, length: int, *, vocab_size: int = VOCABULARY, seed: int = 0) -> list[str]:
-    """Texts of so many words each."""
+    """Draw `number` texts of `length` words each."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(FIRST_WORD, vocab_size, (number, length), generator=generator)
     return [" ".join(f"w{token}" for token in row) for row in ids.tolist()]
@@ -151,7 +151,7 @@ def text_envs(
     new_tokens: int,
     **settings: Any,
 ) -> VectorEnv:
-    """Our environment on these prompts or examples, without a reward unless there is one in the settings."""
+    """Make our environment on these prompts or examples, without a reward unless the settings have one."""
     return gym.make_vec(
         "tril/CommonGen-v0",
         num_envs=num_envs,
@@ -164,5 +164,5 @@ def text_envs(
 
 
 def word_ids(texts: list[str]) -> Tensor:
-    """(B, P) of prompts that have equally many words."""
+    """Return the ids, (B, P), of texts with equal numbers of words."""
     return torch.tensor([[int(word[1:]) for word in text.split()] for text in texts])

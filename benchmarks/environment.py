@@ -1,15 +1,15 @@
-"""How fast the environment alone is: tokens per second of processor time, building, memory.
+"""Measure the environment alone: tokens per second of processor time, construction, memory.
 
     python benchmarks/environment.py [--repeat N] [--output FILE.json]
 
 Stepping: random tokens, never EOS, so that no text ends; reset and the last step, which decodes texts, are not timed.
 
 - ours: `gym.make_vec`, copy=True and copy=False.
-- bound: what no such environment can do without. One array; write a column, count the tokens of each row, look for EOS;
-  return copies of its arrays, or the arrays.
+- bound: the least work of such an environment. One array; write a column, count the tokens of each row, compare with
+  EOS; return copies of its arrays, or the arrays.
 - SyncVectorEnv: Gymnasium's, over our single environment without any wrapper.
-- TorchRL: `LLMEnv`, which appends tokens to a tensor that grows; it has no limit of length and tells nothing of a text.
-  Left out where torchrl is not installed.
+- TorchRL: `LLMEnv`, which appends tokens to a growing tensor; it has no length limit and returns no info about texts.
+  Left out if torchrl is not installed.
 
 Whole texts: the same with reset, and with the last step, whose infos have the decoded text.
 """
@@ -35,7 +35,7 @@ from tril_gym.envs.text_vector_env import TextVectorEnv
 
 SIZES = ((64, 48), (500, 50))  # prompt tokens, new tokens
 BATCHES = (64, 256)
-EXAMPLES = 1_000  # that the environments draw from while they are stepped
+EXAMPLES = 1_000  # number of examples from which the stepped environments draw
 MIB = 2**20
 
 OURS, OURS_VIEW = "ours, copy=True", "ours, copy=False"
@@ -54,7 +54,7 @@ Step = Callable[[np.ndarray], Any]
 
 
 class Bound:
-    """The least work: texts of equal length that nobody checks, draws, ends or tells of."""
+    """The least work of an environment: texts of equal length, without checks, drawn examples, ends or infos."""
 
     def __init__(self, rows: int, prompt_length: int, new_tokens: int, *, copy: bool) -> None:
         self.observations = np.full((rows, prompt_length + new_tokens), -1, np.int64)
@@ -63,7 +63,7 @@ class Bound:
         self.prompt_length, self.copy, self.column, self.ended = prompt_length, copy, prompt_length, 0
 
     def reset(self) -> None:
-        """Begin all texts, on the prompts that stand there."""
+        """Empty all completions; keep the prompts."""
         self.observations[:, self.prompt_length :] = -1
         self.lengths[:], self.column = 0, self.prompt_length
 
@@ -79,8 +79,8 @@ class Bound:
         return self.observations.copy(), self.rewards.copy(), has_ended, self.truncated.copy(), {}
 
 
-class Grower:
-    """TorchRL's environment, stepped with numpy's tokens as tensors."""
+class TorchRLEnv:
+    """TorchRL's environment, stepped with numpy arrays."""
 
     def __init__(self, rows: int, prompt_length: int) -> None:
         from tensordict import TensorDict
@@ -93,7 +93,7 @@ class Grower:
         self.prompts = TensorDict(tokens=ids, attention_mask=torch.ones_like(ids), batch_size=(rows,))
 
     def reset(self) -> None:
-        """Begin all texts."""
+        """Begin new texts in all rows."""
         self.state = self.env.reset(self.prompts.clone())
 
     def step(self, actions: np.ndarray) -> Any:
@@ -103,10 +103,10 @@ class Grower:
         return self.state
 
 
-def steps(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
-    """A turn: all tokens but the last of so many batches of texts, reset outside the clock."""
+def step_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
+    """Return a variant that steps all tokens but the last of some batches of texts; resets are not timed."""
 
-    def turn() -> Sample:
+    def measure() -> Sample:
         seconds = 0.0
         for _ in range(episodes):
             env.reset()
@@ -116,13 +116,13 @@ def steps(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
             seconds += time.process_time() - begin
         return Sample(seconds, episodes * actions[:-1].size)
 
-    return turn
+    return measure
 
 
-def whole_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
-    """A turn: so many batches of texts from reset to the last token's info."""
+def write_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sample]:
+    """Return a variant that writes some batches of texts, from reset to the infos of the last token."""
 
-    def turn() -> Sample:
+    def measure() -> Sample:
         begin = time.process_time()
         for _ in range(episodes):
             env.reset()
@@ -130,46 +130,46 @@ def whole_texts(env: Any, actions: np.ndarray, episodes: int) -> Callable[[], Sa
                 env.step(row)
         return Sample(time.process_time() - begin, episodes * actions.size)
 
-    return turn
+    return measure
 
 
-def enough(turn_of: Callable[[int], Callable[[], Sample]], seconds: float) -> Callable[[], Sample]:
-    """A turn that takes about so many seconds of the processor."""
-    number, taken = 1, turn_of(1)().seconds
+def of_duration(variant: Callable[[int], Callable[[], Sample]], seconds: float) -> Callable[[], Sample]:
+    """Choose the number of batches such that a measurement takes about `seconds` of processor time."""
+    number, taken = 1, variant(1)().seconds
     while taken < seconds / 4:
         number *= 2
-        taken = turn_of(number)().seconds
-    return turn_of(max(1, round(number * seconds / max(taken, 1e-9))))
+        taken = variant(number)().seconds
+    return variant(max(1, round(number * seconds / max(taken, 1e-9))))
 
 
 def environments(rows: int, prompt_length: int, new_tokens: int) -> dict[str, Any]:
-    """Everything that can be stepped, by name."""
+    """Make the environments to compare, by name."""
     prompts, tokenizer = prompts_of_words(EXAMPLES, prompt_length), tokenizer_of_words()
     sizes = {"prompt_length": prompt_length, "new_tokens": new_tokens}
-    found: dict[str, Any] = {}
+    envs: dict[str, Any] = {}
     for ours, bound, sync, copy in ((OURS, BOUND, SYNC, True), (OURS_VIEW, BOUND_VIEW, SYNC_VIEW, False)):
-        found[ours] = text_envs(prompts, tokenizer, rows, copy=copy, **sizes)
-        found[bound] = Bound(rows, prompt_length, new_tokens, copy=copy)
-        problem = found[ours].unwrapped.config
-        found[sync] = SyncVectorEnv(
-            [lambda problem=problem: TextEnv(problem)] * rows, copy=copy, autoreset_mode=AutoresetMode.DISABLED
+        envs[ours] = text_envs(prompts, tokenizer, rows, copy=copy, **sizes)
+        envs[bound] = Bound(rows, prompt_length, new_tokens, copy=copy)
+        config = envs[ours].unwrapped.config
+        envs[sync] = SyncVectorEnv(
+            [lambda config=config: TextEnv(config)] * rows, copy=copy, autoreset_mode=AutoresetMode.DISABLED
         )
     try:
-        found[TORCHRL] = Grower(rows, prompt_length)
+        envs[TORCHRL] = TorchRLEnv(rows, prompt_length)
     except ImportError:
         Console().print(f"{TORCHRL} is left out: torchrl is not installed")
-    return found
+    return envs
 
 
-def races(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> list[Comparison]:
-    """Stepping, and whole texts."""
+def speed(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> list[Comparison]:
+    """Compare the environments in stepping, and in writing whole texts."""
     envs = environments(rows, prompt_length, new_tokens)
     rng = np.random.default_rng(0)
     actions = rng.integers(FIRST_WORD, VOCABULARY, (new_tokens, rows))
     size = f"{rows} texts of {prompt_length} + {new_tokens} tokens"
-    stepped = {name: enough(lambda n, env=env: steps(env, actions, n), seconds) for name, env in envs.items()}
+    stepped = {name: of_duration(lambda n, env=env: step_texts(env, actions, n), seconds) for name, env in envs.items()}
     written = {
-        name: enough(lambda n, name=name: whole_texts(envs[name], actions, n), seconds)
+        name: of_duration(lambda n, name=name: write_texts(envs[name], actions, n), seconds)
         for name in (OURS_VIEW, SYNC_VIEW)
     }
     return [
@@ -178,15 +178,15 @@ def races(rows: int, prompt_length: int, new_tokens: int, seconds: float) -> lis
     ]
 
 
-def building(number: int) -> Comparison:
-    """From a list of examples to the first observations: ours, and one call of the tokenizer on all prompts.
+def construction(number: int) -> Comparison:
+    """Compare construction and reset on a list of examples with one call of the tokenizer on all prompts.
 
-    Prompts are new in every turn, as tokens are kept per process.
+    Prompts are new in every sample, as the tokens of known ones are cached in the process.
     """
-    tokenizer, turn = tokenizer_of_words(), iter(range(10**6))
+    tokenizer, sample = tokenizer_of_words(), iter(range(10**6))
 
     def prompts() -> list[str]:
-        return [f"w{2 + next(turn) % 97} {prompt}" for prompt in prompts_of_words(number, 15)]
+        return [f"w{2 + next(sample) % 97} {prompt}" for prompt in prompts_of_words(number, 15)]
 
     def ours() -> Sample:
         texts = prompts()
@@ -201,33 +201,31 @@ def building(number: int) -> Comparison:
         tokenizer(texts)
         return Sample(time.perf_counter() - begin, number)
 
-    contestants = {"ours, built and reset": ours, "the tokenizer alone, one call": tokenise}
-    return Comparison(f"building on {number:,} examples, wall time", "examples", contestants)
+    variants = {"ours, constructed and reset": ours, "the tokenizer alone, one call": tokenise}
+    return Comparison(f"construction on {number:,} examples, wall time", "examples", variants)
 
 
 def memory(rows: Sequence[int], prompt_length: int, new_tokens: int) -> dict[str, dict[str, float]]:
-    """MiB that environments of so many rows hold after a reset and a step, their examples apart, and bytes a row."""
-    prompts, sizes = (
-        prompts_of_words(EXAMPLES, prompt_length),
-        {"prompt_length": prompt_length, "new_tokens": new_tokens},
-    )
-    problem = text_envs(prompts, tokenizer_of_words(), 1, **sizes).unwrapped.config
-    problem.prompts.rows(np.arange(EXAMPLES))  # all prompts are tokens already
+    """Measure the memory that environments hold after a reset and a step, without their examples."""
+    prompts, tokenizer = prompts_of_words(EXAMPLES, prompt_length), tokenizer_of_words()
+    envs = text_envs(prompts, tokenizer, 1, prompt_length=prompt_length, new_tokens=new_tokens)
+    config = envs.unwrapped.config
+    config.prompts.rows(np.arange(EXAMPLES))  # so that all prompts are tokenised already
     kinds: dict[str, Callable[[int], Any]] = {
-        "ours": lambda n: TextVectorEnv(problem, n, copy=False),
-        "SyncVectorEnv": lambda n: SyncVectorEnv([lambda: TextEnv(problem)] * n, copy=False),
+        "ours": lambda n: TextVectorEnv(config, n, copy=False),
+        "SyncVectorEnv": lambda n: SyncVectorEnv([lambda: TextEnv(config)] * n, copy=False),
     }
-    found = {}
+    held = {}
     for name, build in kinds.items():
         for n in rows:
-            held = held_by(lambda build=build, n=n: build(n), n)
+            size = traced_bytes(lambda build=build, n=n: build(n), n)
             bare = n * (prompt_length + new_tokens) * 8
-            found[f"{name}, {n} rows"] = {"MiB": held / MIB, "bytes a row": held / n, "times its array": held / bare}
-    return found
+            held[f"{name}, {n} rows"] = {"MiB": size / MIB, "bytes a row": size / n, "times its array": size / bare}
+    return held
 
 
-def held_by(build: Callable[[], Any], rows: int) -> int:
-    """Bytes that Python and numpy hold for what is built, once it was reset and stepped."""
+def traced_bytes(build: Callable[[], Any], rows: int) -> int:
+    """Measure the bytes that Python and numpy hold for an environment after a reset and a step."""
     build()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
@@ -241,23 +239,23 @@ def held_by(build: Callable[[], Any], rows: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
-    options.add_argument("--seconds", type=float, default=0.2, help="processor time of a turn")
-    settings = side_by_side.parsed(options, arguments)
+    options.add_argument("--seconds", type=float, default=0.2, help="processor time of a measurement")
+    settings = side_by_side.parse(options, arguments)
     sizes, batches, seconds, examples = SIZES, BATCHES, settings.seconds, 100_000
     memory_rows = (64, 1024)
     if settings.smoke:
         sizes, batches, seconds, examples, memory_rows = ((6, 4),), (2,), 0.001, 100, (2, 4)
-    found = []
+    results = []
     for prompt_length, new_tokens in sizes:
         for rows in batches:
-            for race in races(rows, prompt_length, new_tokens, seconds):
-                found.append(side_by_side.run(race, repeat=settings.repeat))
-                side_by_side.show(found[-1])
-    found.append(side_by_side.run(building(examples), repeat=min(settings.repeat, 3)))
-    side_by_side.show(found[-1])
+            for comparison in speed(rows, prompt_length, new_tokens, seconds):
+                results.append(side_by_side.run(comparison, repeat=settings.repeat))
+                side_by_side.show(results[-1])
+    results.append(side_by_side.run(construction(examples), repeat=min(settings.repeat, 3)))
+    side_by_side.show(results[-1])
     held = memory(memory_rows, *sizes[0])
-    side_by_side.show_table("memory that an environment holds, its examples apart", held)
-    return side_by_side.finish(settings, found, memory=held)
+    side_by_side.show_table("memory of an environment without its examples", held)
+    return side_by_side.finish(settings, results, memory=held)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What one would write by hand, with plain PyTorch and `transformers`: sampling with a cache, an iteration of PPO.
+"""Baselines in plain PyTorch and `transformers`: sampling with a cache, and an iteration of PPO.
 
-B texts, P prompt columns, T new tokens, V vocabulary. Prompts stand on the right of their columns, tokens on the left.
+B texts, P prompt columns, T new tokens, V vocabulary. Prompts are padded on the left, tokens on the right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAD = 0
 def write(
     model: Any, prompts: Tensor, mask: Tensor, new_tokens: int, *, eos: int, stops: bool, logprobs: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample completions, every row until the last one has ended.
+    """Sample completions; no row leaves the batch before the last one has ended.
 
     Args:
         model: causal, or an encoder-decoder.
@@ -29,35 +29,35 @@ def write(
         new_tokens: T.
         eos: the token that ends a text.
         stops: False excludes EOS, so that every text has T tokens.
-        logprobs: also say how likely each token was.
+        logprobs: also return the log-probability of each token.
 
     Returns:
-        (B, T' ≤ T) tokens, PAD after the end; and their log-probabilities, where they are wanted.
+        (B, T' ≤ T) tokens, PAD after the end; and their log-probabilities, None unless `logprobs`.
     """
-    reader = _Seq2Seq(model, prompts, mask) if model.config.is_encoder_decoder else _Causal(model, prompts, mask)
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
+    decoder = _Seq2Seq(model, prompts, mask) if model.config.is_encoder_decoder else _Causal(model, prompts, mask)
+    active = torch.ones(len(prompts), dtype=torch.bool, device=prompts.device)
     tokens: list[Tensor] = []
-    said: list[Tensor] = []
+    token_logprobs: list[Tensor] = []
     for _ in range(new_tokens):
-        logits = reader.read(tokens[-1] if tokens else None)
+        logits = decoder.read(tokens[-1] if tokens else None)
         if not stops:
             logits[:, eos] = float("-inf")
         probabilities = logits.softmax(-1)
         token = torch.multinomial(probabilities, 1).squeeze(1)
         if stops:
-            token = torch.where(alive, token, PAD)
-            alive = alive & (token != eos)
+            token = torch.where(active, token, PAD)
+            active = active & (token != eos)
         if logprobs:
-            said.append(probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log())
+            token_logprobs.append(probabilities.gather(1, token.unsqueeze(1)).squeeze(1).log())
         tokens.append(token)
-        if not alive.any():
+        if not active.any():
             break
-    return torch.stack(tokens, 1), torch.stack(said, 1) if logprobs else None
+    return torch.stack(tokens, 1), torch.stack(token_logprobs, 1) if logprobs else None
 
 
 def generate(model: Any, prompts: Tensor, mask: Tensor, new_tokens: int, *, eos: int, stops: bool) -> Tensor:
-    """The same with `transformers`' own `generate`: (B, …) with what it puts before the completions."""
-    written: Tensor = model.generate(
+    """Sample with `transformers`' `generate`: (B, …), the completions after the prompt or the start token."""
+    output: Tensor = model.generate(
         input_ids=prompts,
         attention_mask=mask.long(),
         do_sample=True,
@@ -67,11 +67,11 @@ def generate(model: Any, prompts: Tensor, mask: Tensor, new_tokens: int, *, eos:
         eos_token_id=eos,
         pad_token_id=PAD,
     )
-    return written
+    return output
 
 
 class _Causal:
-    """Logits of the next token, (B, V)."""
+    """Causal model with a cache; `read` returns the logits of the next token, (B, V)."""
 
     def __init__(self, model: Any, prompts: Tensor, mask: Tensor) -> None:
         self.model, self.ids, self.mask, self.cache = model, prompts, mask.long(), None
@@ -95,11 +95,11 @@ class _Causal:
 
 
 class _Seq2Seq:
-    """The same of an encoder-decoder."""
+    """Encoder-decoder with a cache; `read` returns the logits of the next token, (B, V)."""
 
     def __init__(self, model: Any, prompts: Tensor, mask: Tensor) -> None:
         self.model, self.mask, self.cache = model, mask.long(), None
-        # The encoder wants its padding on the right.
+        # The encoder needs its padding on the right.
         order = (~mask).long().argsort(dim=1, stable=True)
         self.mask = self.mask.gather(1, order)
         self.encoded = model.get_encoder()(input_ids=prompts.gather(1, order), attention_mask=self.mask)
@@ -118,13 +118,13 @@ class _Seq2Seq:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """The numbers of an iteration."""
+class Hyperparameters:
+    """Hyperparameters of an iteration."""
 
     new_tokens: int = 48
     epochs: int = 4
     minibatch_size: int = 16
-    learning_rate: float = 1e-8  # so small that texts stay as long as they are, however many iterations follow
+    learning_rate: float = 1e-8  # so small that the lengths of texts do not change over the iterations
     clip_range: float = 0.2
     vf_coef: float = 0.5
     kl_coef: float = 0.001
@@ -133,30 +133,30 @@ class Numbers:
 
 
 class HandWrittenPPO:
-    """PPO for GPT-2, with a critic of its own or one more last layer on the policy's body.
+    """PPO for GPT-2, with a separate critic or with a value head on the policy's body.
 
     Args:
-        model: is trained in place.
+        model: trained in place.
         reward: (B, T) tokens, (B, T) mask -> (B,).
-        numbers: see there.
+        hyperparameters: of each iteration.
         eos: the token that ends a text.
         stops: whether texts end at EOS.
-        shared: the critic's body is the policy's.
-        generates: texts are written with `transformers`' `generate`, and read once more for their log-probabilities.
+        shared: whether the critic shares the policy's body.
+        generates: whether `transformers`' `generate` writes the texts, which are then read for their log-probabilities.
     """
 
     def __init__(
         self,
         model: Any,
         reward: Callable[[Tensor, Tensor], Tensor],
-        numbers: Numbers,
+        hyperparameters: Hyperparameters,
         *,
         eos: int,
         stops: bool,
         shared: bool,
         generates: bool = False,
     ) -> None:
-        self.model, self.reward, self.numbers = model.train(), reward, numbers
+        self.model, self.reward, self.hyperparameters = model.train(), reward, hyperparameters
         self.eos, self.stops, self.shared, self.generates = eos, stops, shared, generates
         self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
         self.body = model.transformer if shared else copy.deepcopy(model.transformer)
@@ -165,46 +165,52 @@ class HandWrittenPPO:
         nn.init.zeros_(self.value.bias)
         self.critic = list(self.value.parameters()) + ([] if shared else list(self.body.parameters()))
         parameters = [*model.parameters(), *self.critic]
-        self.optimizer = torch.optim.AdamW(parameters, lr=numbers.learning_rate, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(parameters, lr=hyperparameters.learning_rate, weight_decay=0.0, fused=True)
 
     def iterate(self, prompts: Tensor, mask: Tensor) -> int:
-        """Write B texts, learn from them; returns how many tokens were written."""
+        """Write B texts and learn from them; return the number of tokens written."""
         texts = self.write(prompts, mask)
         self.learn(*texts)
         return int(texts[3].sum())
 
     def write(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Ids and mask of prompt and completion, (B, P + T) both; tokens, their mask and log-probabilities, (B, T)."""
+        """Return ids and mask of whole texts, (B, P + T), and tokens, their mask and log-probabilities, (B, T)."""
         if self.generates:
             written = generate(
-                self.model.eval(), prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops
+                self.model.eval(), prompts, mask, self.hyperparameters.new_tokens, eos=self.eos, stops=self.stops
             )
             self.model.train()
             tokens, old = written[:, prompts.shape[1] :], None
         else:
             tokens, old = write(
-                self.model, prompts, mask, self.numbers.new_tokens, eos=self.eos, stops=self.stops, logprobs=True
+                self.model,
+                prompts,
+                mask,
+                self.hyperparameters.new_tokens,
+                eos=self.eos,
+                stops=self.stops,
+                logprobs=True,
             )
         is_eos = ((tokens == self.eos) & self.stops).long()
         is_token = is_eos.cumsum(1) - is_eos == 0
         ids, full = torch.cat([prompts, tokens], 1), torch.cat([mask, is_token], 1).long()
-        return ids, full, tokens, is_token, self._read(self.model, ids, full, tokens) if old is None else old
+        return ids, full, tokens, is_token, self._logprobs(self.model, ids, full, tokens) if old is None else old
 
     @torch.no_grad()
-    def _read(self, model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """(B, T) log-probabilities."""
+    def _logprobs(self, model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+        """Return the log-probabilities of the tokens, (B, T)."""
         logits = model(**self._sequence(ids, mask), logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
         return logprobs_of(logits, tokens)
 
     def learn(self, *batch: Tensor) -> None:
-        """Some epochs on what `write` has returned."""
+        """Train for some epochs on what `write` returned."""
         ids, full, tokens, is_token, old = batch
-        reference = self._read(self.ref_model, ids, full, tokens)
+        ref_logprobs = self._logprobs(self.ref_model, ids, full, tokens)
         with torch.no_grad():
             values = self._values(self.body(**self._sequence(ids, full)).last_hidden_state, tokens)
-        advantages, returns = self._advantages(old, reference, values, is_token, self.reward(tokens, is_token))
-        for _ in range(self.numbers.epochs):
-            for rows in torch.randperm(len(tokens)).split(self.numbers.minibatch_size):
+        advantages, returns = self._advantages(old, ref_logprobs, values, is_token, self.reward(tokens, is_token))
+        for _ in range(self.hyperparameters.epochs):
+            for rows in torch.randperm(len(tokens)).split(self.hyperparameters.minibatch_size):
                 self._step(*(part[rows] for part in batch), advantages[rows], returns[rows])
 
     def _sequence(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
@@ -215,17 +221,17 @@ class HandWrittenPPO:
         return self.value(hidden[:, -tokens.shape[1] - 1 : -1]).squeeze(-1)
 
     def _advantages(
-        self, old: Tensor, reference: Tensor, values: Tensor, is_token: Tensor, scores: Tensor
+        self, old: Tensor, ref_logprobs: Tensor, values: Tensor, is_token: Tensor, scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, T) both."""
-        rewards = -self.numbers.kl_coef * (old - reference) * is_token
+        """Return advantages and returns, both (B, T)."""
+        rewards = -self.hyperparameters.kl_coef * (old - ref_logprobs) * is_token
         rewards[torch.arange(len(rewards)), is_token.sum(1) - 1] += scores
         values = values * is_token
-        advantages, after = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+        advantages, advantage = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
         for t in reversed(range(rewards.shape[1])):
-            following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(after)
-            after = rewards[:, t] + following - values[:, t] + self.numbers.gae_lambda * after
-            advantages[:, t] = after
+            next_value = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(advantage)
+            advantage = rewards[:, t] + next_value - values[:, t] + self.hyperparameters.gae_lambda * advantage
+            advantages[:, t] = advantage
         return advantages, advantages + values
 
     def _step(
@@ -242,22 +248,22 @@ class HandWrittenPPO:
         hidden = self.model.transformer(**sequence).last_hidden_state
         logits = self.model.lm_head(hidden[:, -tokens.shape[1] - 1 : -1])
         ratio = (logprobs_of(logits, tokens) - old).exp()
-        clipped = ratio.clamp(1 - self.numbers.clip_range, 1 + self.numbers.clip_range)
+        clipped = ratio.clamp(1 - self.hyperparameters.clip_range, 1 + self.hyperparameters.clip_range)
         surrogate = -mean(torch.minimum(ratio * advantages, clipped * advantages), is_token)
         body = hidden if self.shared else self.body(**sequence).last_hidden_state
         value = 0.5 * mean((self._values(body, tokens) - returns) ** 2, is_token)
         self.optimizer.zero_grad(set_to_none=True)
-        (surrogate + self.numbers.vf_coef * value).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.numbers.max_grad_norm)
-        nn.utils.clip_grad_norm_(self.critic, self.numbers.max_grad_norm)
+        (surrogate + self.hyperparameters.vf_coef * value).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.hyperparameters.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.critic, self.hyperparameters.max_grad_norm)
         self.optimizer.step()
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(B, T, V), (B, T) -> (B, T)."""
+    """Return the log-probabilities of tokens: (B, T, V), (B, T) -> (B, T)."""
     return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Over the cells where the mask is True."""
+    """Average over the cells where the mask is True."""
     return (values * mask).sum() / mask.sum()

@@ -1,24 +1,26 @@
-"""What a policy, its reference and its critic weigh: the whole model trained, and LoRA on one base.
+"""Measure the memory of policy, reference policy and critic: the whole model trained, and LoRA on one base model.
 
-    python benchmarks/lora_memory.py [--size small|gpt2] [--rank R] [--json FILE]
+    python benchmarks/lora_memory.py [--size small|gpt2] [--rank R] [--output FILE.json]
 
-Each way runs in a process of its own: bytes of distinct tensors (weights; then gradients and AdamW's two moments after
-one update), and the process's peak memory. The model is GPT-2's shape with random weights; 8 texts of 24 + 16 tokens.
+Each variant runs in its own process: bytes of distinct tensors (weights; then gradients and AdamW's two moments after
+one update), and the peak memory of the process. The model has GPT-2's shape and random weights; 8 texts of 24 + 16
+tokens.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
+from pathlib import Path
+
+from worker import MIB, peak
 
 SIZES = {"small": (6, 384, 6), "gpt2": (12, 768, 12)}  # layers, width, heads
-WAYS = ("full", "lora, separate critic", "lora")
-MIB = 2**20
+VARIANTS = ("full", "lora, separate critic", "lora")
 
 
-def measure(way: str, size: str, rank: int) -> dict[str, float]:
-    """One PPO update; megabytes by name."""
+def measure(variant: str, size: str, rank: int) -> dict[str, float]:
+    """Run one PPO update; return MiB by name."""
     import gymnasium as gym
     import torch
     import transformers
@@ -33,7 +35,7 @@ def measure(way: str, size: str, rank: int) -> dict[str, float]:
     config = transformers.GPT2Config(n_layer=layers, n_embd=width, n_head=heads, n_positions=64)
     policy = LMPolicy(transformers.GPT2LMHeadModel(config), None)
     base = sum(weight.nbytes for weight in policy.model.parameters())
-    if way != "full":
+    if variant != "full":
         policy = policy.with_lora(rank)
     envs = gym.make_vec(
         "tril/Toy-v0",
@@ -43,7 +45,7 @@ def measure(way: str, size: str, rank: int) -> dict[str, float]:
         max_prompt_length=24,
         max_new_tokens=16,
     )
-    critic = "separate" if way == "lora, separate critic" else None
+    critic = "separate" if variant == "lora, separate critic" else None
     agent = PPO(policy, envs, PPOConfig(epochs=1, minibatch_size=8, critic=critic)).learn(1)
     learner = agent.learner
     critic, critic_optimizer = learner.critic("policy")
@@ -61,42 +63,46 @@ def measure(way: str, size: str, rank: int) -> dict[str, float]:
         "weights": distinct(weights) / MIB,
         "trained": sum(weight.nbytes for weight in weights if weight.requires_grad) / MIB,
         "gradients and moments": distinct(gradients + moments) / MIB,
-        "peak": (peak() - imported) / MIB,
+        "peak": peak() - imported,
     }
 
 
 def distinct(tensors: list) -> int:
-    """Bytes of memory that these tensors stand in, counted once."""
+    """Return the bytes of the storages of these tensors, each counted once."""
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", choices=SIZES, default="gpt2")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--json", help="also write the figures there")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.way:
-        print(json.dumps(measure(options.way, options.size, options.rank)))
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--size", choices=SIZES, default="gpt2", help="size of the model")
+    options.add_argument("--rank", type=int, default=8, help="LoRA rank")
+    options.add_argument("--output", type=Path, help="JSON file to which the results are written")
+    options.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    settings = options.parse_args()
+    if settings.variant:
+        print(json.dumps(measure(settings.variant, settings.size, settings.rank)))
         return
-    found = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, "--way", way, "--size", options.size, "--rank", str(options.rank)]
-        found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    names = list(found[WAYS[0]])
+    results = {}
+    for variant in VARIANTS:
+        command = [
+            sys.executable,
+            __file__,
+            "--variant",
+            variant,
+            "--size",
+            settings.size,
+            "--rank",
+            str(settings.rank),
+        ]
+        results[variant] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    names = list(results[VARIANTS[0]])
     print("| MiB | " + " | ".join(names) + " |\n| --- |" + " ---: |" * len(names))
-    for way, figures in found.items():
-        print(f"| {way} | " + " | ".join(f"{figures[name]:.1f}" for name in names) + " |")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"size": options.size, "rank": options.rank, "ways": found}, file, indent=2)
-    if found["lora"]["weights"] > 1.05 * found["lora"]["one model"]:
+    for variant, sizes in results.items():
+        print(f"| {variant} | " + " | ".join(f"{sizes[name]:.1f}" for name in names) + " |")
+    if settings.output:
+        content = {"size": settings.size, "rank": settings.rank, "variants": results}
+        settings.output.write_text(json.dumps(content, indent=2) + "\n")
+    if results["lora"]["weights"] > 1.05 * results["lora"]["one model"]:
         raise SystemExit("LoRA holds more than one base model in memory")
 
 

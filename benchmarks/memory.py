@@ -1,11 +1,11 @@
-"""The memory that learning needs beside weights, gradients and optimizer states: a small and a large vocabulary.
+"""Measure the memory of learning besides weights, gradients and optimizer states, for a small and a large vocabulary.
 
     python benchmarks/memory.py [--output FILE.json]
 
-One PPO update on a minibatch of 16 texts of 64 + 48 tokens: torch's profiler tells of every tensor that is made and let
-go, so the figures are exact and the same in every run. Shown are the most bytes that stood at once, and by how much
-they exceed the weights, the gradients and AdamW's moments, which stand in any case: activations, and what is computed
-on the way. By hand, all logits of a minibatch stand at once; see hand_written.py.
+One PPO update on a minibatch of 16 texts of 64 + 48 tokens. torch's profiler records every allocation, so the numbers
+are exact and reproducible. Shown are the peak and its excess over weights, gradients and AdamW's moments, which are
+needed in any case: activations and intermediate results. In plain PyTorch (hand_written.py) all logits of a minibatch
+are in memory at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Any
 import side_by_side
 import torch
 from benchmark_models import EOS, LAYERS, gpt2, prompts_of_words, text_envs, tokenizer_of_words, word_ids
-from hand_written import HandWrittenPPO, Numbers
+from hand_written import HandWrittenPPO, Hyperparameters
 from torch import Tensor, nn
 
-from tril_gym.agents import PPO, LMPolicy, PPOConfig
-from tril_gym.agents.collection.collector import collect
+from tril_gym.agents import PPO, LMPolicy, PPOConfig, collect
 from tril_gym.utils.profiler import Timer
 
 VOCABULARIES = (2_000, 50_257)
@@ -31,7 +30,7 @@ Work = tuple[Callable[[], object], Callable[[], list[nn.Parameter]], Callable[[]
 
 
 def ours(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch: int) -> Work:
-    """Our update on collected texts, and what it trains with."""
+    """Return our update on collected texts, its parameters and its optimizers."""
     envs = text_envs(
         prompts_of_words(minibatch, prompt_length),
         tokenizer_of_words(),
@@ -42,10 +41,10 @@ def ours(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch
         vocab_size=model.config.vocab_size,
     )
     agent = PPO(LMPolicy(model, None), envs, PPOConfig(epochs=1, minibatch_size=minibatch, critic=critic))
-    texts = collect(envs, agent.plan(0), episodes=minibatch, generator=agent.generator)
+    trajectories = collect(envs, agent.plan(0), episodes=minibatch, generator=agent.generator)
 
     def update() -> None:
-        agent.learner.update(texts, agent.plan(0), generator=agent.generator, timer=Timer())
+        agent.learner.update(trajectories, agent.plan(0), generator=agent.generator, timer=Timer())
 
     def parameters() -> list[nn.Parameter]:
         return [*agent.policy.parameters(), *agent.learner.critic("policy")[0].parameters()]
@@ -53,42 +52,44 @@ def ours(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch
     return update, parameters, lambda: [agent.learner.optimizer, agent.learner.critic("policy")[1]]
 
 
-def by_hand(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch: int) -> Work:
-    """The update by hand, on texts that it writes once."""
-    numbers = Numbers(new_tokens=new_tokens, epochs=1, minibatch_size=minibatch)
+def plain_pytorch(model: Any, critic: str, prompt_length: int, new_tokens: int, minibatch: int) -> Work:
+    """Return the update in plain PyTorch, its parameters and its optimizers."""
+    hyperparameters = Hyperparameters(new_tokens=new_tokens, epochs=1, minibatch_size=minibatch)
     trainer = HandWrittenPPO(
-        model, lambda tokens, mask: mask.sum(1) / 1.0, numbers, eos=EOS, stops=False, shared=critic == "shared"
+        model, lambda tokens, mask: mask.sum(1) / 1.0, hyperparameters, eos=EOS, stops=False, shared=critic == "shared"
     )
     prompts = word_ids(prompts_of_words(minibatch, prompt_length))
     texts = trainer.write(prompts, torch.ones_like(prompts, dtype=torch.bool))
-    known = {id(weight): weight for weight in [*model.parameters(), *trainer.critic]}
-    return lambda: trainer.learn(*texts), lambda: list(known.values()), lambda: [trainer.optimizer]
+    parameters = {id(weight): weight for weight in [*model.parameters(), *trainer.critic]}
+    return lambda: trainer.learn(*texts), lambda: list(parameters.values()), lambda: [trainer.optimizer]
 
 
-WAYS = {"ours": ours, "by hand": by_hand}
+VARIANTS = {"ours": ours, "plain PyTorch": plain_pytorch}
 
 
-def most_at_once(work: Callable[[], object]) -> int:
-    """The most bytes that stood at once, above those before."""
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the peak of the bytes allocated while `work` runs, above those before."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     results = profiler.profiler.kineto_results  # type: ignore[union-attr]
     events = [event for event in results.events() if event.name() == "[memory]"]
-    standing = most = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        standing += event.nbytes()
-        most = max(most, standing)
-    return most
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
 
 
 def size_of(tensors: Iterable[Tensor]) -> float:
-    """MiB."""
+    """Return the size of tensors in MiB."""
     return sum(tensor.nbytes for tensor in tensors) / MIB
 
 
-def measure(way: str, critic: str, vocab_size: int, sizes: Sequence[int], layers: int) -> dict[str, float]:
-    """MiB by name, of an update after the first, which makes the optimizer's moments."""
-    work, parameters, optimizers = WAYS[way](copy.deepcopy(gpt2(vocab_size=vocab_size, layers=layers)), critic, *sizes)
+def measure(variant: str, critic: str, vocab_size: int, sizes: Sequence[int], layers: int) -> dict[str, float]:
+    """Measure the second update, in MiB by name; the first one creates the optimizer's moments."""
+    work, parameters, optimizers = VARIANTS[variant](
+        copy.deepcopy(gpt2(vocab_size=vocab_size, layers=layers)), critic, *sizes
+    )
     work()
     weights = parameters()
     states = [
@@ -101,31 +102,30 @@ def measure(way: str, critic: str, vocab_size: int, sizes: Sequence[int], layers
     gradients = size_of(weight.grad for weight in weights if weight.grad is not None)
     for weight in weights:
         weight.grad = None
-    most = most_at_once(work) / MIB
-    standing = size_of(weights) + size_of(states)
+    peak = peak_bytes(work) / MIB
     return {
         "weights": size_of(weights),
         "gradients": gradients,
         "moments": size_of(states),
-        "most at once": standing + most,
-        "besides these": most - gradients,
+        "peak": size_of(weights) + size_of(states) + peak,
+        "excess": peak - gradients,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
-    settings = side_by_side.parsed(options, arguments)
+    settings = side_by_side.parse(options, arguments)
     vocabularies, sizes, layers = VOCABULARIES, (64, 48, 16), LAYERS
     if settings.smoke:
         vocabularies, sizes, layers = (2_000, 4_000), (4, 3, 4), 1
-    found = {
-        f"{way}, {critic}, {vocab_size:,} tokens": measure(way, critic, vocab_size, sizes, layers)
+    memory = {
+        f"{variant}, {critic}, {vocab_size:,} tokens": measure(variant, critic, vocab_size, sizes, layers)
         for critic in CRITICS
-        for way in WAYS
+        for variant in VARIANTS
         for vocab_size in vocabularies
     }
-    side_by_side.show_table(f"MiB, learning from {sizes[2]} texts of {sizes[0]} + {sizes[1]} tokens", found)
-    return side_by_side.finish(settings, [], memory=found)
+    side_by_side.show_table(f"MiB, learning from {sizes[2]} texts of {sizes[0]} + {sizes[1]} tokens", memory)
+    return side_by_side.finish(settings, memory=memory)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
-"""How fast texts are collected: reset and step against `transformers`' own `generate` and a loop by hand.
+"""Measure the collection of texts: `collect` against `transformers`' `generate` and a loop in plain PyTorch.
 
     python benchmarks/rollout.py [--data FOLDER] [--repeat N] [--output FILE.json]
 
-Wall time, and tokens that stand in the texts: what is sampled after a text's end counts for nobody.
+Wall time and tokens of the texts; tokens sampled after the end of a text do not count.
 
-- collect: ours, through `reset` and `step`; with log-probabilities, which the others do not give. Beside it stand the
-  shares of its time that are the environment's and the model's passes, how many passes there were, and the tokens that
-  its actors sampled. The passes alone are what no collection with these models could do without.
-- collect, compiled: the same with `policy.compile()`, with `--compile`; it writes once before it is measured.
-- generate: `model.generate(do_sample=True)`, as `transformers` gives the model.
-- loop: a forward pass a token with the cache, softmax, `torch.multinomial`.
+- collect: ours, through `reset` and `step`; with log-probabilities, which the others do not compute. Shown besides are
+  the environment's and the forward passes' shares of its time, the number of passes, and the number of tokens that its
+  actors sampled. The passes are a lower bound for any collection with these models.
+- collect, compiled: the same with `policy.compile()`, with `--compile`; compilation is not timed.
+- generate: `model.generate(do_sample=True)`, with the model as `transformers` loads it.
+- loop: one forward pass per token with the cache, softmax, `torch.multinomial`.
 - loop, our kernels: the same with the activations and the attention of our policies.
 
-Equal lengths, then texts that stop at random after 16 of 48 tokens on average, then PPO++ against PPO: a guide (the
-same model) begins 0.8 of the texts, and the reference policy scores what was written. Last, what a pass over one column
-costs beside few texts and many: `--only-passes` shows this alone. `--data` names a folder with
-`commongen/train.jsonl.gz`: a GPT-2 of this size, taught by our BC first, writes on its prompts.
+Texts of equal length, then texts that stop at random after 16 of 48 tokens on average; then PPO++ against PPO: a guide
+(the same model) starts 80 % of the texts, and the reference policy scores them. At the end, the time of a forward pass
+over one column with few and with many texts; `--only-passes` measures that alone. `--data` names a folder with
+`commongen/train.jsonl.gz`: a GPT-2 of this size, trained by our BC first, writes on its prompts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from hand_written import generate, write
 from side_by_side import Comparison, Sample, Target, timed
 from torch import Tensor
 
-from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout
-from tril_gym.agents.collection.collector import collect
+from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect
 from tril_gym.models.kernels import use_fast_kernels
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
@@ -48,17 +47,17 @@ OURS, GENERATE, LOOP, FUSED = "collect", "generate", "loop", "loop, our kernels"
 COMPILED = "collect, compiled"
 TARGETS = (Target(OURS, GENERATE), Target(OURS, LOOP), Target(OURS, FUSED), Target(COMPILED, OURS))
 PPO, PPO_PP = "PPO", "PPO++"
-MINIBATCH = 16  # texts that the reference reads at a time
+MINIBATCH = 16  # texts in one forward pass of the reference policy
 
 
-class Counting:
-    """An actor as it is, whose sampled tokens are counted."""
+class CountedActor:
+    """An actor whose sampled tokens are counted."""
 
     def __init__(self, actor: Any) -> None:
         self.actor, self.tokens = actor, 0
 
     def start(self, *batch: Any) -> Any:
-        """The actor's own writer, with a counter on its `next`."""
+        """Start the actor's writer, with a counter on its `next`."""
         writer = self.actor.start(*batch)
         write_next = writer.next
 
@@ -71,7 +70,7 @@ class Counting:
 
 
 class Passes:
-    """Counts the forward passes of some models' bodies, and the seconds that they take."""
+    """Count the forward passes of the bodies of some models, and their seconds."""
 
     def __init__(self, *models: Any) -> None:
         self.number, self.seconds = 0, 0.0
@@ -84,7 +83,7 @@ class Passes:
 
     def __exit__(self, *_: object) -> None:
         for body in self._bodies:
-            del body.forward  # the class' own comes back
+            del body.forward  # the method of the class is visible again
 
     def _counted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -97,7 +96,7 @@ class Passes:
 
 
 def bodies_of(model: Any) -> list[Any]:
-    """What reads in a model: its base, or its encoder and its decoder."""
+    """Return the modules whose forward passes are counted: the base model, or encoder and decoder."""
     return [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
 
 
@@ -108,8 +107,8 @@ class Case:
         model: of `transformers`.
         envs: the environment.
         stops: whether texts may end before T tokens.
-        device: where the models are to be.
-        compiles: whether a compiled policy takes part.
+        device: torch device of the models.
+        compiles: whether a compiled policy is measured as well.
     """
 
     def __init__(
@@ -127,95 +126,95 @@ class Case:
         self.generator = torch.Generator().manual_seed(0)
         observations = torch.from_numpy(envs.reset(seed=0, options={"example": torch.tensor(self.examples).numpy()})[0])
         prompts = observations[:, : self.layout.max_prompt_length]
-        width = int((prompts >= 0).sum(1).max())  # no column that is empty in all rows
+        width = int((prompts >= 0).sum(1).max())  # without columns that are padding in all rows
         prompts = prompts[:, -width:].to(device)
         self.mask = prompts >= 0
         self.prompts = torch.where(self.mask, prompts, PAD)
 
     def collect(self, policy: LMPolicy | None = None) -> Sample:
-        """One turn of ours."""
+        """Measure `collect`."""
         policy = policy or self.policy
-        timer, actor, passes = Timer(), Counting(policy), Passes(policy.model)
+        timer, actor, passes = Timer(), CountedActor(policy), Passes(policy.model)
         plan = Plan(rollout=actor)
-        watched = passes if policy.compiled is None else nullcontext()  # which would be compiled, too
-        with watched, timer.time("all"):
+        counted = passes if policy.compiled is None else nullcontext()  # the counter would be compiled as well
+        with counted, timer.time("all"):
             texts = collect(
                 self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, timer=timer
             )
-        figures = shares(timer, passes) | {"sampled": float(actor.tokens)}
-        return Sample(timer.seconds["all"], float(texts.lengths.sum()), figures)
+        extra = shares(timer, passes) | {"sampled": float(actor.tokens)}
+        return Sample(timer.seconds["all"], float(texts.lengths.sum()), extra)
 
     def generate(self) -> float:
-        """One turn of `transformers`."""
+        """Write with `transformers`; return the number of tokens."""
         T = self.layout.max_new_tokens  # noqa: N806
-        written = generate(self.model, self.prompts, self.mask, T, eos=self.eos, stops=self.stops)
+        output = generate(self.model, self.prompts, self.mask, T, eos=self.eos, stops=self.stops)
         first = 1 if self.model.config.is_encoder_decoder else self.prompts.shape[1]
-        return tokens_of(written[:, first:], self.eos)
+        return count_tokens(output[:, first:], self.eos)
 
     def loop(self, model: Any) -> float:
-        """One turn by hand."""
+        """Write with the loop in plain PyTorch; return the number of tokens."""
         tokens, _ = write(model, self.prompts, self.mask, self.layout.max_new_tokens, eos=self.eos, stops=self.stops)
-        return tokens_of(tokens, self.eos)
+        return count_tokens(tokens, self.eos)
 
-    def race(self, title: str) -> Comparison:
-        """All contestants on this case."""
-        contestants: dict[str, Callable[[], Sample]] = {
+    def comparison(self, title: str) -> Comparison:
+        """Compare all ways of writing in this case."""
+        variants: dict[str, Callable[[], Sample]] = {
             OURS: self.collect,
             GENERATE: timed(self.generate),
             LOOP: timed(lambda: self.loop(self.model)),
             FUSED: timed(lambda: self.loop(self.fused)),
         }
         if self.compiled is not None:
-            contestants[COMPILED] = lambda: self.collect(self.compiled)
-        return Comparison(title, "tokens", contestants, TARGETS, same_turns=True)
+            variants[COMPILED] = lambda: self.collect(self.compiled)
+        return Comparison(title, "tokens", variants, TARGETS, fixed_work=True)
 
 
 def shares(timer: Timer, passes: Passes) -> dict[str, float]:
-    """Of a turn's time: what the environment took, and what the models' passes, where they were counted."""
+    """Return the shares of the time that the environment took, and the forward passes if they were counted."""
     seconds = timer.seconds["all"]
-    found = {"environment's share": timer.seconds["score"] / seconds}
+    extra = {"environment's share": timer.seconds["score"] / seconds}
     if passes.number:
-        found |= {"passes' share": passes.seconds / seconds, "passes": float(passes.number)}
-    return found
+        extra |= {"passes' share": passes.seconds / seconds, "passes": float(passes.number)}
+    return extra
 
 
-def tokens_of(tokens: Tensor, eos: int) -> float:
-    """Tokens up to each row's EOS, which counts, or its end."""
+def count_tokens(tokens: Tensor, eos: int) -> float:
+    """Count the tokens of each row up to and including its first EOS."""
     is_eos = (tokens == eos).long()
     return float((is_eos.cumsum(1) - is_eos == 0).sum())
 
 
 def guided(case: Case, title: str) -> Comparison:
-    """PPO++ beside PPO: collection and the reference's log-probabilities."""
-    guide, reference = Guide(case.policy.frozen_copy()), case.policy.frozen_copy()
+    """Compare PPO++ with PPO: collection, and the log-probabilities of the reference policy."""
+    guide, ref_policy = Guide(case.policy.frozen_copy()), case.policy.frozen_copy()
 
-    def turn(rollin_prob: float) -> Sample:
-        timer, policy, helper = Timer(), Counting(case.policy), Counting(guide)
-        plan = Plan(rollout=policy, rollin=helper if rollin_prob else None, rollin_prob=rollin_prob)
-        passes = Passes(case.policy.model, guide.policy.model, reference.model)
+    def measure(rollin_prob: float) -> Sample:
+        timer, policy, counted_guide = Timer(), CountedActor(case.policy), CountedActor(guide)
+        plan = Plan(rollout=policy, rollin=counted_guide if rollin_prob else None, rollin_prob=rollin_prob)
+        passes = Passes(case.policy.model, guide.policy.model, ref_policy.model)
         with passes, timer.time("all"):
             texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, timer=timer)
             with torch.no_grad():
                 for rows in torch.arange(case.rows).split(MINIBATCH):
-                    reference.score(texts.texts[rows], case.layout)
-        figures = shares(timer, passes) | {"in the texts": float(texts.lengths.sum())}
-        return Sample(timer.seconds["all"], policy.tokens + helper.tokens, figures)
+                    ref_policy.score(texts.texts[rows], case.layout)
+        extra = shares(timer, passes) | {"in the texts": float(texts.lengths.sum())}
+        return Sample(timer.seconds["all"], policy.tokens + counted_guide.tokens, extra)
 
-    contestants = {PPO: lambda: turn(0.0), PPO_PP: lambda: turn(0.8)}
+    variants = {PPO: lambda: measure(0.0), PPO_PP: lambda: measure(0.8)}
     return Comparison(
         f"{title}: collection and reference, tokens sampled by policy and guide",
         "tokens",
-        contestants,
+        variants,
         [Target(PPO_PP, PPO)],
-        same_turns=True,
+        fixed_work=True,
     )
 
 
 def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Comparison:
-    """So many passes over one column after another, with few texts and with many: no texts are sampled."""
+    """Measure forward passes over one column each, with few texts and with many; nothing is sampled."""
     policy = LMPolicy(gpt2(layers=layers, width=width), None)
 
-    def turn(texts: int) -> Sample:
+    def measure(texts: int) -> Sample:
         prompts = torch.full((texts, prompt_length), FIRST_WORD)
         with torch.inference_mode():
             begun = Texts.from_ids(prompts.tolist(), [[]] * texts, max_new_tokens=number)
@@ -228,13 +227,13 @@ def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Co
     return Comparison(
         f"{number} passes over one column of texts, GPT-2 of {layers} layers, width {width}",
         "tokens",
-        {f"{texts} texts": partial(turn, texts) for texts in (1, 8, 32, 64)},
-        same_turns=True,
+        {f"{texts} texts": partial(measure, texts) for texts in (1, 8, 32, 64)},
+        fixed_work=True,
     )
 
 
-def taught(envs: VectorEnv, iterations: int) -> Any:
-    """A GPT-2 that our BC has taught to write this environment's references."""
+def cloned(envs: VectorEnv, iterations: int) -> Any:
+    """Train a GPT-2 by behaviour cloning on the references of an environment."""
     layout = TextLayout.of(envs)
     model = gpt2(vocab_size=layout.vocab_size, positions=layout.max_prompt_length + layout.max_new_tokens)
     agent = BC(LMPolicy(model, layout.tokenizer), envs, BCConfig(learning_rate=1e-3, minibatch_size=32))
@@ -243,7 +242,7 @@ def taught(envs: VectorEnv, iterations: int) -> Any:
 
 
 def common_gen(folder: Path, rows: int, new_tokens: int) -> VectorEnv:
-    """The environment on the CommonGen data of a folder, with a tokenizer of its own."""
+    """Make the environment on the CommonGen data of a folder, with a tokenizer fitted to them."""
     return gym.make_vec(
         "tril/CommonGen-v0",
         num_envs=rows,
@@ -256,7 +255,7 @@ def common_gen(folder: Path, rows: int, new_tokens: int) -> VectorEnv:
 
 
 def cases(settings: argparse.Namespace) -> Iterator[tuple[str, Case]]:
-    """What is measured, with its title."""
+    """Yield the cases with their titles."""
     rows, prompt_length, new_tokens, layers = (4, 6, 4, 1) if settings.smoke else (64, 64, 48, 4)
     prompts, tokenizer = prompts_of_words(1_000, prompt_length), tokenizer_of_words()
     size = f"{rows} texts of {prompt_length} + {new_tokens} tokens"
@@ -271,41 +270,43 @@ def cases(settings: argparse.Namespace) -> Iterator[tuple[str, Case]]:
         yield title, Case(model, ragged, stops=True, compiles=compiles)
     if settings.data:
         envs = common_gen(settings.data, rows, new_tokens)
-        model = taught(envs, 1 if settings.smoke else settings.teach)
+        model = cloned(envs, 1 if settings.smoke else settings.bc_iterations)
         yield f"GPT-2 on CommonGen, {rows} texts of up to {new_tokens} tokens", Case(model, envs, stops=True)
 
 
 def larger(rows: int, prompt_length: int, new_tokens: int) -> tuple[Case, str]:
-    """A GPT-2 twice as wide and half as deep again, in which a pass takes less of its time to begin."""
+    """Build a case with a GPT-2 of 6 layers and width 256, in which the overhead of a pass is a smaller share."""
     prompts, sizes = prompts_of_words(1_000, prompt_length), {"prompt_length": prompt_length, "new_tokens": new_tokens}
     envs = text_envs(prompts, tokenizer_of_words(), rows, min_new_tokens=new_tokens, **sizes)
     title = f"GPT-2 of 6 layers, width 256, {rows} texts of {prompt_length} + {new_tokens} tokens"
     return Case(gpt2(layers=6, width=256), envs, stops=False), title
 
 
+def comparisons(settings: argparse.Namespace) -> Iterator[Comparison]:
+    """Yield all comparisons; models are built when their turn comes."""
+    if not settings.only_passes:
+        for title, case in cases(settings):
+            yield case.comparison(title)
+            if title.startswith("GPT-2"):
+                yield guided(case, title)
+        if not settings.smoke:
+            yield guided(*larger(64, 64, 48))
+    for layers, width in [(1, 128)] if settings.smoke else [(4, 128), (6, 256)]:
+        yield passes_alone(layers, width, 4 if settings.smoke else 47, 64)
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
     options.add_argument("--data", type=Path, help="folder with commongen/train.jsonl.gz")
-    options.add_argument("--teach", type=int, default=250, help="iterations of BC on it, of 64 texts")
-    options.add_argument("--compile", action="store_true", help="let a compiled GPT-2 take part: a minute longer")
-    options.add_argument("--only-passes", action="store_true", help="measure what a pass costs, and nothing else")
-    settings = side_by_side.parsed(options, arguments)
-    found = []
-    for title, case in () if settings.only_passes else cases(settings):
-        races = [case.race(title)]
-        if title.startswith("GPT-2"):
-            races.append(guided(case, title))
-        for race in races:
-            found.append(side_by_side.run(race, repeat=settings.repeat))
-            side_by_side.show(found[-1])
-    sizes = [(1, 128)] if settings.smoke else [(4, 128), (6, 256)]
-    last = [passes_alone(layers, width, 4 if settings.smoke else 47, 64) for layers, width in sizes]
-    if not (settings.smoke or settings.only_passes):
-        last.insert(0, guided(*larger(64, 64, 48)))
-    for race in last:
-        found.append(side_by_side.run(race, repeat=settings.repeat))
-        side_by_side.show(found[-1])
-    return side_by_side.finish(settings, found)
+    options.add_argument("--bc-iterations", type=int, default=250, help="iterations of BC on these data, 64 texts each")
+    options.add_argument("--compile", action="store_true", help="measure a compiled GPT-2 as well: a minute longer")
+    options.add_argument("--only-passes", action="store_true", help="measure the time of forward passes alone")
+    settings = side_by_side.parse(options, arguments)
+    results = []
+    for comparison in comparisons(settings):
+        results.append(side_by_side.run(comparison, repeat=settings.repeat))
+        side_by_side.show(results[-1])
+    return side_by_side.finish(settings, results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Contestants measured side by side: one run, in turns, after a warm-up; medians, ranges and ratios of the same round.
+"""Measure variants of the same work side by side, and compare their speeds.
 
-A machine slows down and speeds up while a benchmark runs. So contestants take turns, every second round in reverse
-order, and a ratio is the median of the ratios within a round.
+The speed of a machine drifts while a benchmark runs. Therefore the variants are measured alternately, in rounds after a
+warm-up, every second round in reverse order, and a ratio of speeds is the median of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 LIBRARIES = ("torch", "transformers", "gymnasium", "numpy")
-PAUSE = 0.02  # seconds between turns, in which the threads of the last one go to sleep
+PAUSE = 0.02  # seconds between samples, in which the threads of the last one go to sleep
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one turn of a contestant took, and how much it made in it."""
+    """One measurement of a variant: its duration, and the amount of work done."""
 
     seconds: float
     amount: float
-    more: dict[str, float] = field(default_factory=dict)  # further figures by name
+    extra: dict[str, float] = field(default_factory=dict)  # further metrics by name
 
 
 @dataclass(frozen=True)
@@ -45,183 +45,197 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """Of these values."""
+        """Compute the spread of these values."""
         return Spread(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{figure(self.median)} ({figure(self.low)} … {figure(self.high)})"
+        return f"{format_number(self.median)} ({format_number(self.low)} … {format_number(self.high)})"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the ratio of two contestants should be.
-
-    The ratio is that of their speeds, the first's over the second's.
-    """
+    """The ratio of the speeds of two variants, the first's over the second's, and its lower bound."""
 
     first: str
     second: str
-    at_least: float | None = None  # None: only shown
+    at_least: float | None = None  # None: the ratio is only shown
 
     def met(self, ratio: float) -> bool | None:
-        """Whether a ratio is as it should be; None where nothing is asked."""
+        """Return whether the ratio reaches the bound; None without a bound."""
         return None if self.at_least is None else ratio >= self.at_least
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contestants on the same work.
+    """Variants of the same work.
 
     Args:
-        title: what the work is.
-        unit: of the amounts that they make.
-        contestants: by name; each call is a turn, and returns how it went.
-        targets: ratios that are shown.
-        same_turns: every turn is the same work, though its amount may be drawn, as texts of random length are; then
-            the ratios of whole turns are shown, too.
+        title: description of the work.
+        unit: unit of the amount of work.
+        variants: one function per variant; each call is one measurement.
+        targets: ratios to show.
+        fixed_work: every sample does the same work, even if its amount is random, as that of texts of random length;
+            then the ratios of seconds are shown as well.
     """
 
     title: str
     unit: str
-    contestants: Mapping[str, Callable[[], Sample]]
+    variants: Mapping[str, Callable[[], Sample]]
     targets: Sequence[Target] = ()
-    same_turns: bool = False
+    fixed_work: bool = False
 
 
 def timed(work: Callable[[], float], timer: Callable[[], float] = time.perf_counter) -> Callable[[], Sample]:
-    """A contestant of work that returns its amount."""
+    """Turn a function that returns the amount of its work into a variant."""
 
-    def turn() -> Sample:
+    def measure() -> Sample:
         begin = timer()
         amount = work()
         return Sample(timer() - begin, amount)
 
-    return turn
+    return measure
 
 
-def run(race: Comparison, *, repeat: int, warm_up: int = 1) -> dict[str, Any]:
-    """Let the contestants take turns; returns plain data."""
+def run(comparison: Comparison, *, repeat: int, warm_up: int = 1) -> dict[str, Any]:
+    """Measure every variant `repeat` times; return `summary`."""
     for _ in range(warm_up):
-        for turn in race.contestants.values():
-            turn()
-    turns: dict[str, list[Sample]] = {name: [] for name in race.contestants}
+        for measure in comparison.variants.values():
+            measure()
+    samples: dict[str, list[Sample]] = {name: [] for name in comparison.variants}
     for number in range(repeat):
-        for name in list(turns)[:: 1 if number % 2 == 0 else -1]:
+        for name in list(samples)[:: 1 if number % 2 == 0 else -1]:
             time.sleep(PAUSE)
-            turns[name].append(race.contestants[name]())
-    return summary(race, turns)
+            samples[name].append(comparison.variants[name]())
+    return summary(comparison, samples)
 
 
-def summary(race: Comparison, turns: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-    """Speeds, seconds, further figures and ratios, as plain data."""
-    speeds = {name: [turn.amount / turn.seconds for turn in found] for name, found in turns.items()}
-    contestants = {
+def summary(comparison: Comparison, samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """Return speeds, seconds, further metrics and ratios as plain data."""
+    speeds = {name: [sample.amount / sample.seconds for sample in own] for name, own in samples.items()}
+    variants = {
         name: {
             "speed": asdict(Spread.of(speeds[name])),
-            "seconds": asdict(Spread.of([turn.seconds for turn in found])),
-            "amount": statistics.median(turn.amount for turn in found),
-            "turns": [asdict(turn) for turn in found],
+            "seconds": asdict(Spread.of([sample.seconds for sample in own])),
+            "amount": statistics.median(sample.amount for sample in own),
+            "samples": [asdict(sample) for sample in own],
         }
-        | {key: asdict(Spread.of([turn.more[key] for turn in found])) for key in found[0].more}
-        for name, found in turns.items()
+        | {key: asdict(Spread.of([sample.extra[key] for sample in own])) for key in own[0].extra}
+        for name, own in samples.items()
     }
     ratios = []
-    for target in race.targets:
+    for target in comparison.targets:
         if target.first in speeds and target.second in speeds:
             pairs = zip(speeds[target.first], speeds[target.second], strict=True)
             ratio = Spread.of([one / other for one, other in pairs])
             ratios.append(asdict(target) | asdict(ratio) | {"met": target.met(ratio.median)})
-            if race.same_turns:
-                both = zip(turns[target.first], turns[target.second], strict=True)
-                ratios[-1]["turns"] = asdict(Spread.of([other.seconds / one.seconds for one, other in both]))
-    return {"title": race.title, "unit": race.unit, "contestants": contestants, "ratios": ratios}
+            if comparison.fixed_work:
+                both = zip(samples[target.first], samples[target.second], strict=True)
+                ratios[-1]["of_seconds"] = asdict(Spread.of([other.seconds / one.seconds for one, other in both]))
+    return {"title": comparison.title, "unit": comparison.unit, "variants": variants, "ratios": ratios}
 
 
-def show(found: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print a race as tables."""
+def show(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what `run` returned as a table, and the ratios below it."""
     console = console or Console(width=max(120, Console().width))
-    more = [key for key in next(iter(found["contestants"].values())) if key not in KNOWN]
-    table = Table(title=found["title"], title_justify="left")
-    for column in ("", f"{found['unit']}/s (range)", "seconds (range)", found["unit"], *more):
+    extra = [key for key in next(iter(result["variants"].values())) if key not in STANDARD]
+    table = Table(title=result["title"], title_justify="left")
+    for column in ("", f"{result['unit']}/s (range)", "seconds (range)", result["unit"], *extra):
         table.add_column(column, justify="left" if column == "" else "right")
-    for name, figures in found["contestants"].items():
-        spreads = [str(Spread(**figures[key])) for key in ("speed", "seconds")]
-        rest = [figure(figures[key]["median"]) if key in figures else "" for key in more]
-        table.add_row(name, *spreads, figure(figures["amount"]), *rest)
+    for name, metrics in result["variants"].items():
+        spreads = [str(Spread(**metrics[key])) for key in ("speed", "seconds")]
+        rest = [format_number(metrics[key]["median"]) if key in metrics else "" for key in extra]
+        table.add_row(name, *spreads, format_number(metrics["amount"]), *rest)
     console.print(table)
-    for ratio in found["ratios"]:
-        spread = Spread(*(ratio[key] for key in ("median", "low", "high")))
-        aim = (
-            ""
-            if ratio["at_least"] is None
-            else f"; target {figure(ratio['at_least'])} or more: {VERDICT[ratio['met']]}"
-        )
-        turns = f"; of whole turns {Spread(**ratio['turns'])}" if "turns" in ratio else ""
-        console.print(f"{ratio['first']} / {ratio['second']}: {spread}{turns}{aim}", highlight=False)
+    for ratio in result["ratios"]:
+        line = f"{ratio['first']} / {ratio['second']}: {Spread(*(ratio[key] for key in ('median', 'low', 'high')))}"
+        if "of_seconds" in ratio:
+            line += f"; of seconds {Spread(**ratio['of_seconds'])}"
+        if ratio["at_least"] is not None:
+            line += f"; target {format_number(ratio['at_least'])} or more: {is_met(ratio['met'])}"
+        console.print(line, highlight=False)
     console.print()
 
 
 def show_table(title: str, rows: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
-    """Print figures by row and column."""
+    """Print numbers by row and column."""
     table = Table(title=title, title_justify="left")
     columns = list(next(iter(rows.values())))
     for column in ("", *columns):
         table.add_column(column, justify="left" if column == "" else "right")
-    for name, figures in rows.items():
-        table.add_row(name, *(figure(figures[column]) for column in columns))
+    for name, metrics in rows.items():
+        table.add_row(name, *(format_number(metrics[column]) for column in columns))
     (console or Console(width=120)).print(table)
 
 
-KNOWN = ("speed", "seconds", "amount", "turns")
-VERDICT = {True: "met", False: "MISSED"}
+STANDARD = ("speed", "seconds", "amount", "samples")
 
 
-def figure(value: float) -> str:
-    """A number with three digits that count."""
+def is_met(met: bool) -> str:
+    """Say whether a target is met."""
+    return "met" if met else "MISSED"
+
+
+def format_number(value: float | bool) -> str:
+    """Format a number with three significant digits, a truth value as yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if value == 0 or 0.001 <= abs(value) < 100:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2e}"
 
 
-def plain(value: float | bool) -> str:
-    """A number as `figure` writes it, or yes or no."""
-    return ("yes" if value else "no") if isinstance(value, bool) else figure(value)
-
-
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine and the versions of the libraries."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": processor(),
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],  # of the last minute, others' work included
+        "load": os.getloadavg()[0],  # of the last minute, other processes included
     }
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+def parser(
+    description: str | None,
+    *,
+    count: str = "--repeat",
+    help: str = "number of measurements of each variant",
+    threads: int = 2,
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks share.
+
+    Args:
+        description: docstring of the benchmark; its first line is shown.
+        count: option for the number of repetitions, which `settings.repeat` holds.
+        help: help text of that option.
+        threads: default of `--threads`.
+    """
     options = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    options.add_argument("--repeat", type=int, default=5, help="turns of each contestant")
-    options.add_argument("--threads", type=int, default=2, help="of torch")
-    options.add_argument("--output", type=Path, help="also write the figures there, as JSON")
-    options.add_argument("--smoke", action="store_true", help="tiny sizes, one turn: to see that it runs")
+    options.add_argument(count, type=positive, default=5, dest="repeat", help=help)
+    options.add_argument("--threads", type=positive, default=threads, help="number of torch threads of a process")
+    options.add_argument("--output", type=Path, help="JSON file to which the results are written")
+    options.add_argument("--smoke", action="store_true", help="smallest sizes, to test that the benchmark runs")
     return options
 
 
-def parsed(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the options, set torch's threads, print the machine."""
+def positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def parse(options: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the options, set torch's threads, and print the machine."""
     settings = options.parse_args(arguments)
-    if settings.repeat < 1:
-        options.error(f"--repeat must be at least 1, got {settings.repeat}; 5 is usual")
     if settings.smoke:
         settings.repeat = settings.threads = 1
     torch.set_num_threads(settings.threads)
@@ -230,11 +244,10 @@ def parsed(options: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
     return settings
 
 
-def finish(settings: argparse.Namespace, races: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """Write the JSON; returns what is in it."""
+def finish(settings: argparse.Namespace, comparisons: Sequence[Mapping[str, Any]] = (), **more: Any) -> dict[str, Any]:
+    """Write all results as JSON if there is an `--output`; return them."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
-    on = plain.pop("machine")
-    found = {"machine": on, "settings": plain, "races": list(races)} | more
+    results = {"machine": plain.pop("machine"), "settings": plain, "comparisons": list(comparisons)} | more
     if settings.output:
-        settings.output.write_text(json.dumps(found, indent=2) + "\n")
-    return found
+        settings.output.write_text(json.dumps(results, indent=2) + "\n")
+    return results

@@ -1,22 +1,21 @@
-"""What a guide is worth on the toy world, good or useless: texts that agents need, several seeds.
+"""Measure the effect of a good and of a useless guide on the toy environment, over several seeds.
 
     python benchmarks/toy_guides.py [--seeds N] [--output FILE.json]
 
-Good guide: a sparse rule, "prefix", of three words among sixteen; it needs neither EOS nor the last token, and EOS is
-excluded by min_new_tokens. The guide writes the right token with probability 0.95. Counted are the texts until the
-policy's own are paid 0.5 on average.
+Good guide: the sparse rule "prefix", three words among sixteen; it needs neither EOS nor the last token, and EOS is
+excluded by min_new_tokens. The guide writes the right token with probability 0.95. Measured is the number of texts
+until the policy's own texts have a mean reward of 0.5.
 
-Useless guide: it writes any token; rule "count". PPO learns for 12 iterations; D2LOLS, which hands over after 3, for
-24; LOLS for 12.
+Useless guide: it writes random tokens; rule "count". PPO learns for 12 iterations; D2LOLS, which switches to PPO++
+after 3, for 24; LOLS for 12.
 """
 
-import argparse
-import json
 import statistics
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import side_by_side
 import torch
 from gymnasium.vector import VectorEnv
 
@@ -35,18 +34,18 @@ from tril_gym.agents import (
     PPOConfig,
     PPOPlusPlus,
     PPOPlusPlusConfig,
+    collect,
     tiny_policy,
 )
 from tril_gym.agents.actors.token_guide import TokenGuide
-from tril_gym.agents.collection.collector import collect
 from tril_gym.envs.toy import ToyRules, guide_tokens
 from tril_gym.models.texts import Texts
 
 ROWS = 64
 SPARSE = {"rule": "prefix", "vocab_size": 16, "max_prompt_length": 3, "max_new_tokens": 4, "min_new_tokens": 4}
-SPARSE_NUMBERS = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "minibatch_size": 32, "ent_coef": 0.01}
-COUNT_NUMBERS = {"learning_rate": 1e-2, "minibatch_size": 64}
-SHARED = {"normalize_advantages": True, "kl_coef": 0.0}
+SPARSE_CONFIG = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "minibatch_size": 32, "ent_coef": 0.01}
+COUNT_CONFIG = {"learning_rate": 1e-2, "minibatch_size": 64}
+COMMON = {"normalize_advantages": True, "kl_coef": 0.0}
 
 
 def toy(**settings: Any) -> VectorEnv:
@@ -54,7 +53,7 @@ def toy(**settings: Any) -> VectorEnv:
 
 
 def noisy_guide(rules: ToyRules, q: float) -> TokenGuide:
-    """Writes the right token with probability q, else any."""
+    """Return a guide that writes the right token with probability q, else a random one."""
 
     def next_tokens(texts: Texts, draws: torch.Tensor) -> torch.Tensor:
         prompts = torch.where(texts.is_prompt, texts.prompts, -1)
@@ -64,71 +63,71 @@ def noisy_guide(rules: ToyRules, q: float) -> TokenGuide:
     return TokenGuide(next_tokens)
 
 
-def newborn(envs: VectorEnv, seed: int) -> LMPolicy:
+def new_policy(envs: VectorEnv, seed: int) -> LMPolicy:
     return tiny_policy(envs, samples=0, width=32, heads=2, seed=seed)
 
 
-def value(policy: LMPolicy, envs: VectorEnv, episodes: int = 256) -> float:
-    """What the policy's own texts are paid on average."""
+def mean_reward(policy: LMPolicy, envs: VectorEnv, episodes: int = 256) -> float:
+    """Return the mean reward of texts that the policy writes alone."""
     generator = torch.Generator().manual_seed(99)
     return float(collect(envs, Plan(rollout=policy), episodes=episodes, generator=generator).rewards.sum(1).mean())
 
 
 def sparse_agent(name: str, seed: int) -> Agent:
-    """An agent before the sparse rule, with a good guide where it takes one."""
+    """Build an agent for the sparse rule, with a good guide if it takes one."""
     envs = toy(**SPARSE, num_examples=1)
-    policy, guide = newborn(envs, seed), noisy_guide(ToyRules("prefix", vocab_size=16, max_new_tokens=4), 0.95)
-    numbers = SHARED | SPARSE_NUMBERS
+    policy, guide = new_policy(envs, seed), noisy_guide(ToyRules("prefix", vocab_size=16, max_new_tokens=4), 0.95)
+    settings = COMMON | SPARSE_CONFIG
     if name == "ppo":
-        return PPO(policy, envs, PPOConfig(**numbers), seed=seed)
+        return PPO(policy, envs, PPOConfig(**settings), seed=seed)
     if name == "ppo-pp":
-        return PPOPlusPlus(policy, guide, envs, PPOPlusPlusConfig(**numbers, rollin_prob=0.5), seed=seed)
-    return AggreVaTeD(policy, guide, envs, AggreVaTeDConfig(**numbers), seed=seed)
+        return PPOPlusPlus(policy, guide, envs, PPOPlusPlusConfig(**settings, rollin_prob=0.5), seed=seed)
+    return AggreVaTeD(policy, guide, envs, AggreVaTeDConfig(**settings), seed=seed)
 
 
 def texts_to_reach(agent: Agent, target: float, most: int) -> int | None:
-    """Texts until the policy's own are paid `target`, counted every 128; None if that takes more than `most`."""
+    """Return the texts until the mean reward is `target`, checked every 128 texts; None after `most` texts."""
     while agent.iteration * ROWS < most:
         agent.learn(2)
-        if value(agent.policy, agent.envs) >= target:
+        if mean_reward(agent.policy, agent.envs) >= target:
             return agent.iteration * ROWS
     return None
 
 
-def with_a_useless_guide(seed: int) -> dict[str, float]:
-    """Rewards: of the newborn policy, and of each algorithm's."""
+def with_useless_guide(seed: int, iterations: int = 12) -> dict[str, float]:
+    """Return the mean rewards of the untrained policy and of each algorithm's policy; D2LOLS trains twice as long."""
     envs, guide = toy(), noisy_guide(ToyRules(), 0.0)
-    numbers = SHARED | COUNT_NUMBERS
-    ppo = PPO(newborn(envs, seed), envs, PPOConfig(**numbers), seed=seed)
-    late = D2LOLSConfig(**numbers, aggrevated_iterations=3, rollin_prob=0.5)
-    d2lols = D2LOLS(newborn(envs, seed), guide, envs, late, seed=seed)
-    lols = LOLS(newborn(envs, seed), guide, envs, LOLSConfig(**numbers, ppo_pp_prob=0.5), seed=seed)
-    found = {"start": value(ppo.policy, envs)}
-    for agent, iterations in ((ppo, 12), (d2lols, 24), (lols, 12)):
-        found[agent.name] = value(agent.learn(iterations).policy, envs)
-    return found
+    settings = COMMON | COUNT_CONFIG
+    ppo = PPO(new_policy(envs, seed), envs, PPOConfig(**settings), seed=seed)
+    late = D2LOLSConfig(**settings, aggrevated_iterations=3, rollin_prob=0.5)
+    d2lols = D2LOLS(new_policy(envs, seed), guide, envs, late, seed=seed)
+    lols = LOLS(new_policy(envs, seed), guide, envs, LOLSConfig(**settings, ppo_pp_prob=0.5), seed=seed)
+    rewards = {"start": mean_reward(ppo.policy, envs)}
+    for agent, number in ((ppo, iterations), (d2lols, 2 * iterations), (lols, iterations)):
+        rewards[agent.name] = mean_reward(agent.learn(number).policy, envs)
+    return rewards
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What a guide is worth on the toy world.")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--most", type=int, default=12_000, help="texts after which an agent is given up")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = side_by_side.parser(__doc__, count="--seeds", help="number of seeds", threads=1)
+    options.add_argument("--most", type=int, default=12_000, help="number of texts after which an agent is given up")
+    settings = side_by_side.parse(options, arguments)
+    if settings.smoke:
+        settings.most = 128
+    iterations = 1 if settings.smoke else 12
+    seeds = range(settings.repeat)
     good: dict[str, list[int | None]] = {
-        name: [texts_to_reach(sparse_agent(name, seed), 0.5, arguments.most) for seed in range(arguments.seeds)]
+        name: [texts_to_reach(sparse_agent(name, seed), 0.5, settings.most) for seed in seeds]
         for name in ("ppo-pp", "aggrevated", "ppo")
     }
     for name, counts in good.items():
-        median = statistics.median(arguments.most if count is None else count for count in counts)
+        median = statistics.median(settings.most if count is None else count for count in counts)
         print(f"good guide     {name:11s} median {median:g} texts of {counts}", flush=True)
-    useless = [with_a_useless_guide(seed) for seed in range(arguments.seeds)]
+    useless = [with_useless_guide(seed, iterations) for seed in seeds]
     for name in useless[0]:
-        rewards = [round(found[name], 3) for found in useless]
+        rewards = [round(own[name], 3) for own in useless]
         print(f"useless guide  {name:11s} median {statistics.median(rewards):g} reward of {rewards}", flush=True)
-    if arguments.output:
-        arguments.output.write_text(json.dumps({"good": good, "useless": useless}, indent=2) + "\n")
+    return side_by_side.finish(settings, good=good, useless=useless)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A contestant in a process of its own, which does one turn for each line that it reads; standard library alone.
+"""Run a variant in its own process, which makes one measurement for each line that it reads; standard library only.
 
-So contestants of other libraries, in virtual environments of their own, take turns with ours, each keeps warm, and each
-has a peak memory of its own.
+So variants in other virtual environments can be measured alternately with ours, each stays warm between measurements,
+and each has its own peak memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MIB = 2**20
 
 
 def peak() -> float:
-    """The most memory that this process has had, in MiB.
+    """Return the peak memory of this process, in MiB.
 
-    Linux's getrusage would also count what the parent had when it started this process.
+    On Linux, getrusage also counts the memory of the parent at the time it started this process.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -32,38 +32,41 @@ def peak() -> float:
 
 
 class Bench:
-    """The contestant's side: waits for a line, answers with one. What others print goes to the standard error."""
+    """The side of the variant: answers each line on standard input with one line of JSON.
+
+    Standard output is redirected to standard error, for whatever libraries print.
+    """
 
     def __init__(self) -> None:
-        self.answers = os.fdopen(os.dup(1), "w")
+        self.output = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.imported = peak()
 
-    def waits(self) -> bool:
-        """Wait for the next turn; False where there is none."""
+    def wait(self) -> bool:
+        """Wait for the next request; return False if there is none."""
         return bool(sys.stdin.readline())
 
-    def tell(self, **figures: float) -> None:
-        """Answer."""
-        print(json.dumps(figures), file=self.answers, flush=True)
+    def answer(self, **metrics: float) -> None:
+        """Send an answer."""
+        print(json.dumps(metrics), file=self.output, flush=True)
 
-    def serve(self, turn: Callable[[], dict[str, float]]) -> None:
-        """A turn for each line: what it returns is told, and the peak memory, whole and above what imports took."""
-        self.tell()
-        while self.waits():
-            self.tell(**turn(), **self.memory())
+    def serve(self, measure: Callable[[], dict[str, float]]) -> None:
+        """Answer each request with a measurement and the peak memory, total and above the imports."""
+        self.answer()
+        while self.wait():
+            self.answer(**measure(), **self.memory())
 
     def memory(self) -> dict[str, float]:
-        """Peak so far, MiB."""
+        """Return the peak memory so far in MiB."""
         return {"peak MiB": peak(), "above imports": peak() - self.imported}
 
 
 class Worker:
-    """The driver's side.
+    """The side of the benchmark: starts the process of a variant and requests measurements.
 
     Args:
-        command: starts the contestant.
-        log: a file for what it prints besides.
+        command: command line of the process.
+        log: file for its standard error.
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
@@ -74,10 +77,10 @@ class Worker:
             )
 
     def read(self) -> dict[str, Any]:
-        """Its next answer.
+        """Read the next answer.
 
         Raises:
-            RuntimeError: it came to an end.
+            RuntimeError: the process has ended.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -86,15 +89,15 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def ask(self) -> dict[str, Any]:
-        """A turn."""
+    def request(self) -> dict[str, Any]:
+        """Request a measurement."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self.read()
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()

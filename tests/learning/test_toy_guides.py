@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorEnv
-from toy_guides import COUNT_NUMBERS, SHARED, newborn, noisy_guide, sparse_agent, texts_to_reach, toy, value
+from toy_guides import (
+    COMMON,
+    COUNT_CONFIG,
+    mean_reward,
+    new_policy,
+    noisy_guide,
+    sparse_agent,
+    texts_to_reach,
+    toy,
+)
 
 from tril_gym.agents import (
     D2LOLS,
@@ -30,7 +39,7 @@ from tril_gym.envs.toy import ToyRules, guide_value
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
 
-NUMBERS = SHARED | COUNT_NUMBERS
+NUMBERS = COMMON | COUNT_CONFIG
 torch.set_num_threads(1)  # rounding decides which way an adversary goes: the same way in every order of the tests
 GUIDED = {
     "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
@@ -42,21 +51,21 @@ GUIDED = {
 @pytest.mark.parametrize("name", GUIDED)
 def test_it_beats_its_start_with_a_good_guide(name):
     envs, (agent, config, numbers) = toy(), GUIDED[name]
-    policy = newborn(envs, 0)
-    before = value(policy, envs)
+    policy = new_policy(envs, 0)
+    before = mean_reward(policy, envs)
     agent(policy, noisy_guide(ToyRules(), 0.9), envs, config(**NUMBERS, **numbers)).learn(15)
     assert before < 0.4
-    assert value(policy, envs) > before + 0.4
+    assert mean_reward(policy, envs) > before + 0.4
 
 
 def test_aggrevated_learns_nothing_from_a_guide_that_never_finishes_well():
     # Control: where EOS is all that is paid, a guide that writes anything is of no use, and the policy learns no EOS.
     envs = toy(rule="stop")
-    policy = newborn(envs, 0)
-    before = value(policy, envs)
+    policy = new_policy(envs, 0)
+    before = mean_reward(policy, envs)
     guide = noisy_guide(ToyRules("stop"), 0.0)
     AggreVaTeD(policy, guide, envs, AggreVaTeDConfig(**NUMBERS)).learn(15)
-    assert value(policy, envs) < before + 0.2
+    assert mean_reward(policy, envs) < before + 0.2
 
 
 @pytest.mark.parametrize("name", ["ppo-pp", "aggrevated"])
@@ -70,13 +79,13 @@ def test_alone_it_is_not_found_in_as_many_texts():
 
 def test_a_useless_guide_is_survived():
     envs, guide = toy(), noisy_guide(ToyRules(), 0.0)
-    ppo = PPO(newborn(envs, 0), envs, PPOConfig(**NUMBERS)).learn(12)
+    ppo = PPO(new_policy(envs, 0), envs, PPOConfig(**NUMBERS)).learn(12)
     config = D2LOLSConfig(**NUMBERS, aggrevated_iterations=3, rollin_prob=0.5)
-    d2lols = D2LOLS(newborn(envs, 0), guide, envs, config).learn(24)
-    assert value(d2lols.policy, envs) >= 0.95 * value(ppo.policy, envs)
-    lols = LOLS(newborn(envs, 0), guide, envs, LOLSConfig(**NUMBERS, ppo_pp_prob=0.5))
-    before = value(lols.policy, envs)
-    assert value(lols.learn(12).policy, envs) >= before
+    d2lols = D2LOLS(new_policy(envs, 0), guide, envs, config).learn(24)
+    assert mean_reward(d2lols.policy, envs) >= 0.95 * mean_reward(ppo.policy, envs)
+    lols = LOLS(new_policy(envs, 0), guide, envs, LOLSConfig(**NUMBERS, ppo_pp_prob=0.5))
+    before = mean_reward(lols.policy, envs)
+    assert mean_reward(lols.learn(12).policy, envs) >= before
 
 
 def test_the_guides_critic_comes_to_know_what_the_guide_earns():
@@ -84,14 +93,14 @@ def test_the_guides_critic_comes_to_know_what_the_guide_earns():
     observations = np.stack([envs.reset(seed=seed)[0][0] for seed in range(8)])
     prompts = observations[:, :4]
     config = AggreVaTeDConfig(  # the policy stays
-        **SHARED | {"learning_rate": 1e-9, "critic_learning_rate": 3e-3, "minibatch_size": 64, "rollin_prob": 0.5},
+        **COMMON | {"learning_rate": 1e-9, "critic_learning_rate": 3e-3, "minibatch_size": 64, "rollin_prob": 0.5},
         lr_schedule="linear",
         lr_iterations=40,
         gae_lambda=1.0,
     )
     found = {}
     for q in (0.2, 0.9):
-        agent = AggreVaTeD(newborn(envs, 0), noisy_guide(rules, q), envs, config).learn(40)
+        agent = AggreVaTeD(new_policy(envs, 0), noisy_guide(rules, q), envs, config).learn(40)
         critic, _ = agent.learner.critic("guide")
         with torch.no_grad():
             texts = Texts.from_observations(torch.from_numpy(observations), 4)
@@ -128,7 +137,7 @@ class TestGAIL:
         numbers = NUMBERS | {"learning_rate": 2e-3, "ent_coef": 0.1, "minibatch_size": 32}
         found = []
         for seed in range(3):
-            policy = newborn(envs, seed)
+            policy = new_policy(envs, seed)
             assert fresh_accuracy(policy, envs) > 0.95  # control: it can tell
             config = GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)
             GAIL(policy, envs, config, seed=seed).learn(40)
@@ -139,20 +148,20 @@ class TestGAIL:
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         found = []
         for seed in range(3):
-            policy = newborn(envs, seed)
-            assert value(policy, envs) < 0.5
+            policy = new_policy(envs, seed)
+            assert mean_reward(policy, envs) < 0.5
             config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})
             GAIL(policy, envs, config, seed=seed).learn(20)
-            found.append(value(policy, envs))
+            found.append(mean_reward(policy, envs))
         assert np.median(found) > 0.9
 
     def test_it_does_not_where_the_discriminator_judges_at_random(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
-        policy = newborn(envs, 0)
-        before = value(policy, envs)
+        policy = new_policy(envs, 0)
+        before = mean_reward(policy, envs)
         judge = Blind(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
         GAIL(policy, envs, GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}), judge=judge).learn(20)
-        assert value(policy, envs) < before + 0.3
+        assert mean_reward(policy, envs) < before + 0.3
 
 
 class Blind:

@@ -1,6 +1,6 @@
-"""The speed benchmarks run, on tiny sizes, and say what they should; what they measure is not asserted here.
+"""The benchmarks run on the smallest sizes and write complete results; measured speeds are not asserted.
 
-The bricks are: how turns are timed and compared, models that stop after a given number of tokens, the loop by hand.
+Their parts are tested: timing and comparison, models that stop after a given number of tokens, the plain PyTorch loop.
 """
 
 import gzip
@@ -20,16 +20,17 @@ import sample_efficiency
 import score_workers
 import side_by_side
 import torch
+import toy_guides
 from benchmark_models import EOS, FIRST_WORD
-from hand_written import HandWrittenPPO, Numbers, write
+from hand_written import HandWrittenPPO, Hyperparameters, write
 from side_by_side import Comparison, Sample, Spread, Target
 
 from tril_gym.envs.text_vector_env import TextVectorEnv
 
 
 @pytest.fixture(autouse=True)
-def _nothing_global_stays():
-    """Benchmarks set torch's threads, and what is written by hand draws from the global generator."""
+def _restore_global_state():
+    """Restore torch's threads, which benchmarks set, and its global generator, from which plain PyTorch draws."""
     before = torch.get_num_threads()
     with torch.random.fork_rng():
         yield
@@ -38,7 +39,7 @@ def _nothing_global_stays():
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with a very small CommonGen."""
+    """Write a folder with a very small CommonGen."""
     rows = [
         {"concepts": ["dog", word], "references": [f"the dog sees a {word}", f"a {word} and a dog"]}
         for word in ("cat", "ball", "tree", "park", "boat", "lake")
@@ -50,36 +51,36 @@ def data(tmp_path):
 
 
 def smoke(module, tmp_path, *more):
-    """What a benchmark writes, and that it is what it returns."""
-    output = tmp_path / "figures.json"
-    found = module.main(["--smoke", "--output", str(output), *more])
+    """Run a benchmark with `--smoke`; check and return what it writes."""
+    output = tmp_path / "results.json"
+    results = module.main(["--smoke", "--output", str(output), *more])
     written = json.loads(output.read_text())
-    assert written == json.loads(json.dumps(found))
+    assert written == json.loads(json.dumps(results))
     assert {"cores", "torch", "transformers", "threads", "load"} <= written["machine"].keys()
     assert written["settings"]["smoke"] is True
-    for race in written["races"]:
-        for contestant in race["contestants"].values():
-            assert len(contestant["turns"]) == 1
-            assert contestant["speed"]["median"] > 0
-            assert contestant["amount"] > 0
-        for ratio in race["ratios"]:
+    for comparison in written["comparisons"]:
+        for variant in comparison["variants"].values():
+            assert len(variant["samples"]) == 1
+            assert variant["speed"]["median"] > 0
+            assert variant["amount"] > 0
+        for ratio in comparison["ratios"]:
             assert ratio["low"] <= ratio["median"] <= ratio["high"]
-            assert ratio["first"] in race["contestants"]
+            assert ratio["first"] in comparison["variants"]
             assert ratio["met"] is None or isinstance(ratio["met"], bool)
     return written
 
 
-def contestants(written):
-    return [list(race["contestants"]) for race in written["races"]]
+def variants(written):
+    return [list(comparison["variants"]) for comparison in written["comparisons"]]
 
 
 def test_environment(tmp_path, capsys):
     written = smoke(environment, tmp_path)
-    stepped, whole, built = contestants(written)
+    stepped, whole, built = variants(written)
     kinds = ["ours", "bound", "SyncVectorEnv"]
     assert [name.partition(",")[0] for name in stepped[:6]] == 2 * kinds
     assert [len(whole), len(built)] == [2, 2]
-    assert [ratio["at_least"] for ratio in written["races"][0]["ratios"]][:4] == [2 / 3, 2 / 3, 20, 12]
+    assert [ratio["at_least"] for ratio in written["comparisons"][0]["ratios"]][:4] == [2 / 3, 2 / 3, 20, 12]
     assert list(written["memory"]) == ["ours, 2 rows", "ours, 4 rows", "SyncVectorEnv, 2 rows", "SyncVectorEnv, 4 rows"]
     assert all(held["bytes a row"] > 0 for held in written["memory"].values())
     assert "target" in capsys.readouterr().out
@@ -89,13 +90,13 @@ def test_rollout(tmp_path, data, capsys):
     written = smoke(rollout, tmp_path, "--data", str(data))
     texts, guided = ["collect", "generate", "loop", "loop, our kernels"], ["PPO", "PPO++"]
     passes = [f"{number} texts" for number in (1, 8, 32, 64)]
-    assert contestants(written) == [texts, guided, texts, guided, texts, texts, texts, guided, passes]
-    equal, with_guide, of_t5 = (written["races"][number]["contestants"] for number in (0, 1, 4))
+    assert variants(written) == [texts, guided, texts, guided, texts, texts, texts, guided, passes]
+    equal, with_guide, of_t5 = (written["comparisons"][number]["variants"] for number in (0, 1, 4))
     assert equal["collect"]["passes"]["median"] == 4, "the prompts, then each token but the last"
     assert of_t5["collect"]["passes"]["median"] == 1 + 4, "the encoder and the start token, then the same"
     assert with_guide["PPO"]["passes"]["median"] == 4 + 1, "and the reference"
     assert 0 < equal["collect"]["passes' share"]["median"] < 1
-    assert {contestant["amount"] for contestant in equal.values()} == {4 * 4}  # texts by tokens
+    assert {variant["amount"] for variant in equal.values()} == {4 * 4}  # texts by tokens
     assert 0 < equal["collect"]["environment's share"]["median"] < 1
     assert equal["collect"]["sampled"]["median"] == 4 * 4
     capsys.readouterr()
@@ -103,12 +104,12 @@ def test_rollout(tmp_path, data, capsys):
 
 def test_passes_alone(tmp_path, capsys):
     written = smoke(rollout, tmp_path, "--only-passes")
-    assert contestants(written) == [[f"{number} texts" for number in (1, 8, 32, 64)]]
-    assert written["races"][0]["contestants"]["64 texts"]["amount"] == 64 * 4
+    assert variants(written) == [[f"{number} texts" for number in (1, 8, 32, 64)]]
+    assert written["comparisons"][0]["variants"]["64 texts"]["amount"] == 64 * 4
     capsys.readouterr()
 
 
-def test_counting_passes_leaves_a_model_as_it_was():
+def test_counting_passes_restores_the_model():
     model = benchmark_models.t5(layers=1)
     with rollout.Passes(model) as passes:
         model.get_encoder()(input_ids=torch.ones((1, 2), dtype=torch.long))
@@ -119,29 +120,29 @@ def test_counting_passes_leaves_a_model_as_it_was():
 
 def test_score_workers(tmp_path, capsys):
     written = smoke(score_workers, tmp_path)
-    assert contestants(written) == [["without a reward", "in this process", "1 worker", "2 workers"]]
-    assert len({contestant["amount"] for contestant in written["races"][0]["contestants"].values()}) == 1
+    assert variants(written) == [["without a reward", "in the main process", "1 worker", "2 workers"]]
+    assert len({variant["amount"] for variant in written["comparisons"][0]["variants"].values()}) == 1
     capsys.readouterr()
 
 
-def test_iteration_in_processes_of_their_own(tmp_path, capsys):
+def test_iteration(tmp_path, capsys):
     written = smoke(iteration, tmp_path)
-    assert contestants(written) == [["ours, separate", "by hand, separate"]]
-    for contestant in written["races"][0]["contestants"].values():
-        assert contestant["amount"] == 4 * 4
-        assert contestant["peak MiB"]["median"] > contestant["above imports"]["median"] > 0
+    assert variants(written) == [["ours, separate", "plain PyTorch, separate"]]
+    for variant in written["comparisons"][0]["variants"].values():
+        assert variant["amount"] == 4 * 4
+        assert variant["peak MiB"]["median"] > variant["above imports"]["median"] > 0
     capsys.readouterr()
 
 
-def test_a_contestant_that_fails_is_told_of(tmp_path):
+def test_a_failed_process_is_reported(tmp_path):
     with pytest.raises(RuntimeError, match=r"ended:[\s\S]*case\.json"):
-        iteration.race_on(tmp_path, "nothing there", ["ours, separate"], None, 1)
+        iteration.compare(tmp_path, "nothing there", ["ours, separate"], None, 1)
 
 
-def test_cases_of_the_data_are_what_all_contestants_read(tmp_path, data, capsys):
-    options = {"smoke": True, "data": data, "teach": 1}
-    found = iteration.write_cases(tmp_path, type("Settings", (), options))
-    folder = list(found.values())[-1]
+def test_cases_are_written_for_all_variants(tmp_path, data, capsys):
+    options = {"smoke": True, "data": data, "bc_iterations": 1}
+    cases = iteration.write_cases(tmp_path, type("Settings", (), options))
+    folder = list(cases.values())[-1]
     case = json.loads((folder / "case.json").read_text())
     assert len(case["prompts"]) == 6
     assert case["stops"] is True
@@ -152,39 +153,38 @@ def test_cases_of_the_data_are_what_all_contestants_read(tmp_path, data, capsys)
 
 def test_growth(tmp_path, capsys):
     written = smoke(growth, tmp_path)
-    assert [len(names) for names in contestants(written)] == [2] * 5
+    assert [len(names) for names in variants(written)] == [2] * 5
     assert list(written["growth"]) == [
         *("collection, by texts", "learning, by texts"),
-        *("collection, by length", "learning, by length", "loop by hand, by length"),
+        *("collection, by length", "learning, by length", "plain PyTorch, by length"),
     ]
     capsys.readouterr()
 
 
 def test_memory(tmp_path, capsys):
-    found = smoke(memory, tmp_path)["memory"]
-    assert len(found) == 2 * 2 * 2
-    for way, figures in found.items():
-        standing = figures["weights"] + figures["gradients"] + figures["moments"]
-        assert figures["most at once"] == pytest.approx(standing + figures["besides these"]), way
-        assert figures["gradients"] == figures["weights"]
+    sizes = smoke(memory, tmp_path)["memory"]
+    assert len(sizes) == 2 * 2 * 2
+    for variant, parts in sizes.items():
+        required = parts["weights"] + parts["gradients"] + parts["moments"]
+        assert parts["peak"] == pytest.approx(required + parts["excess"]), variant
+        assert parts["gradients"] == parts["weights"]
     # AdamW keeps two moments of each weight, and a step count
-    assert found["ours, separate, 2,000 tokens"]["moments"] == pytest.approx(
-        2 * found["ours, separate, 2,000 tokens"]["weights"], rel=1e-3
-    )
+    ours = sizes["ours, separate, 2,000 tokens"]
+    assert ours["moments"] == pytest.approx(2 * ours["weights"], rel=1e-3)
     capsys.readouterr()
 
 
 def test_gpu(tmp_path, capsys):
-    """On a CPU here; that the loop by hand learns with `generate`, too, is a test of its own."""
+    """Runs on a CPU; `test_plain_pytorch_learns` covers learning with `generate`."""
     written = smoke(gpu, tmp_path, "--device", "cpu")
-    assert contestants(written) == [
+    assert variants(written) == [
         ["collect", "generate", "loop", "loop, our kernels"],
-        ["PPO", "by hand, with generate"],
+        ["PPO", "plain PyTorch, with generate"],
     ]
-    assert [ratio["at_least"] for race in written["races"] for ratio in race["ratios"]] == [5, 2]
-    (floor,) = written["floors"].values()
-    assert floor["ours"] == pytest.approx(
-        written["races"][0]["contestants"]["collect"]["speed"]["median"] / floor["tokens/s at that"]
+    assert [ratio["at_least"] for comparison in written["comparisons"] for ratio in comparison["ratios"]] == [5, 2]
+    (bound,) = written["bounds"].values()
+    assert bound["ours / bound"] == pytest.approx(
+        written["comparisons"][0]["variants"]["collect"]["speed"]["median"] / bound["bound, tokens/s"]
     )
     capsys.readouterr()
 
@@ -193,57 +193,69 @@ def test_bytes_of_a_batch_by_hand():
     settings = SimpleNamespace(smoke=True, texts=9, device="cpu", dtype="bfloat16")
     shape = gpu.Shape(settings, 6, 4)  # 4 texts, 1 layer of width 32
     weights = torch.nn.Linear(10, 10)  # 110 numbers, read for each of 4 tokens
-    # before the tokens stand 6, 7, 8 and 9 columns of 32 numbers in keys and in values, of 4 texts
+    # before the tokens are 6, 7, 8 and 9 columns of 32 numbers in keys and in values, of 4 texts
     assert shape.bytes_of_a_batch(weights) == 2 * (4 * 110 + 4 * 2 * 32 * (6 + 7 + 8 + 9))
 
 
 def test_sample_efficiency_by_hand():
     rewards = [0.1] * 5 + [0.6] * 5 + [0.3] * 5
-    logits_of = sample_efficiency.judge(rewards)
-    assert logits_of == pytest.approx({"first": 0.1, "early": 0.3, "best": 0.6, "last": 0.3, "kept": 0.5})
-    assert sample_efficiency.judge([float(i) for i in range(30)])["early"] == 22.0  # of iterations 21 to 25
+    means = sample_efficiency.summary(rewards)
+    assert means == pytest.approx({"first": 0.1, "early": 0.3, "best": 0.6, "last": 0.3, "kept": 0.5})
+    assert sample_efficiency.summary([float(i) for i in range(30)])["early"] == 22.0  # of iterations 21 to 25
 
 
-def test_sample_efficiency_runs_ppo():
-    rewards = sample_efficiency.rewards_of(0, 6, 8, vocab_size=40, texts=8, layers=1)
+def test_toy_guides(tmp_path, capsys):
+    written = smoke(toy_guides, tmp_path)
+    assert list(written["good"]) == ["ppo-pp", "aggrevated", "ppo"]
+    (rewards,) = written["useless"]
+    assert list(rewards) == ["start", "ppo", "d2lols", "lols"]
+    assert all(0 <= reward <= 1 for reward in rewards.values())
+    capsys.readouterr()
+
+
+def test_sample_efficiency(tmp_path, capsys):
+    written = smoke(sample_efficiency, tmp_path)
+    (rewards,) = written["rewards"]
     assert len(rewards) == 6
     assert all(0 <= reward <= 1 for reward in rewards)
+    assert "target" in capsys.readouterr().out
 
 
-def test_turns_alternate_and_ratios_are_of_a_round():
-    # Seconds by turn, after a warm-up: the first contestant slows down, and the other one with it.
+def test_variants_alternate_and_ratios_are_within_a_round():
+    # Seconds by sample, after a warm-up: both variants slow down together.
     order, seconds = [], {"one": iter([9.0, 1.0, 2.0, 4.0]), "two": iter([9.0, 2.0, 4.0, 8.0])}
 
-    def turn(name):
+    def measure(name):
         order.append(name)
         return Sample(next(seconds[name]), 8.0)
 
-    both = {name: lambda name=name: turn(name) for name in seconds}
-    race = Comparison("", "texts", both, [Target("one", "two", 2.5)], same_turns=True)
-    found = side_by_side.run(race, repeat=3)
+    both = {name: lambda name=name: measure(name) for name in seconds}
+    comparison = Comparison("", "texts", both, [Target("one", "two", 2.5)], fixed_work=True)
+    result = side_by_side.run(comparison, repeat=3)
     assert order == ["one", "two", "one", "two", "two", "one", "one", "two"]  # the warm-up, three rounds
-    assert found["contestants"]["one"]["speed"] == {"median": 4.0, "low": 2.0, "high": 8.0}
-    (ratio,) = found["ratios"]
+    assert result["variants"]["one"]["speed"] == {"median": 4.0, "low": 2.0, "high": 8.0}
+    (ratio,) = result["ratios"]
     assert (ratio["median"], ratio["low"], ratio["high"], ratio["met"]) == (2.0, 2.0, 2.0, False)
-    assert ratio["turns"] == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert ratio["of_seconds"] == {"median": 2.0, "low": 2.0, "high": 2.0}
     assert Target("one", "two", 2.0).met(2.0) is True
     assert Target("one", "two").met(2.0) is None
 
 
-def test_figures_have_three_digits():
-    assert [side_by_side.figure(value) for value in (0, 0.123456, 12.3456, 1234.5, 1e-5)] == [
+def test_numbers_have_three_digits():
+    assert [side_by_side.format_number(value) for value in (0, 0.123456, 12.3456, 1234.5, 1e-5)] == [
         *("0", "0.123", "12.3", "1,234", "1.00e-05")
     ]
     assert str(Spread.of([3.0, 1.0, 2.0])) == "2 (1 … 3)"
 
 
-def test_repeat_must_be_a_number_of_turns(capsys):
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_repeat_must_be_positive(count, capsys):
     with pytest.raises(SystemExit):
-        side_by_side.parsed(side_by_side.parser("x"), ["--repeat", "0"])
-    assert "--repeat must be at least 1, got 0" in capsys.readouterr().err
+        side_by_side.parse(side_by_side.parser("x"), [f"--repeat={count}"])
+    assert f"--repeat: must be an integer of at least 1, got '{count}'" in capsys.readouterr().err
 
 
-def test_the_bound_writes_what_the_environment_writes():
+def test_bound_writes_the_same_observations():
     sizes = {"prompt_length": 3, "new_tokens": 4}
     envs = benchmark_models.text_envs(
         benchmark_models.prompts_of_words(5, 3), benchmark_models.tokenizer_of_words(), 2, **sizes
@@ -260,59 +272,61 @@ def test_the_bound_writes_what_the_environment_writes():
 
 
 @pytest.mark.parametrize("build", [benchmark_models.gpt2, benchmark_models.t5])
-def test_models_stop_after_so_many_tokens_on_average(build):
+def test_models_stop_after_the_mean_length(build):
     # 400 lengths, geometric with p = 0.18 and cut at 12: standard deviation at most 4, so a standard error of 0.2.
     torch.manual_seed(0)
     model = benchmark_models.stopping(build(layers=1), 5.0, 12)
     prompts = torch.randint(FIRST_WORD, 2_000, (400, 4))
     tokens, _ = write(model, prompts, torch.ones_like(prompts, dtype=torch.bool), 12, eos=EOS, stops=True)
-    assert rollout.tokens_of(tokens, EOS) / 400 == pytest.approx(5.0, abs=0.8)
+    assert rollout.count_tokens(tokens, EOS) / 400 == pytest.approx(5.0, abs=0.8)
     unbiased = build(layers=1)
     tokens, _ = write(unbiased, prompts, torch.ones_like(prompts, dtype=torch.bool), 12, eos=EOS, stops=True)
-    assert rollout.tokens_of(tokens, EOS) / 400 > 11
+    assert rollout.count_tokens(tokens, EOS) / 400 > 11
 
 
-def test_the_chance_to_stop_gives_the_mean():
-    assert benchmark_models.chance_to_stop(1.0, 9) == pytest.approx(1.0)
+def test_stop_probability_gives_the_mean():
+    assert benchmark_models.stop_probability(1.0, 9) == pytest.approx(1.0)
     # L = 2: 1 + (1 − p) = 1.5
-    assert benchmark_models.chance_to_stop(1.5, 2) == pytest.approx(0.5)
+    assert benchmark_models.stop_probability(1.5, 2) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("build", [benchmark_models.gpt2, benchmark_models.t5])
-def test_the_loop_by_hand_reads_what_a_whole_pass_reads(build):
-    """With the cache and padding on the left, its log-probabilities are those of one pass without either."""
+def test_plain_loop_agrees_with_one_forward_pass(build):
+    """Log-probabilities with a cache and left padding are those of one pass without either."""
     model = build(layers=2)
     prompts = torch.randint(FIRST_WORD, 2_000, (2, 5), generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[False, False, True, True, True], [True] * 5])
-    tokens, said = write(model, prompts, mask, 4, eos=EOS, stops=False, logprobs=True)
+    tokens, logprobs = write(model, prompts, mask, 4, eos=EOS, stops=False, logprobs=True)
     assert not (tokens == EOS).any()
     for row in range(2):
         alone = prompts[row][mask[row]].unsqueeze(0)
         with torch.no_grad():
             if model.config.is_encoder_decoder:
-                begun = torch.cat([torch.zeros(1, 1, dtype=torch.long), tokens[row : row + 1, :-1]], 1)
-                logits = model(input_ids=alone, decoder_input_ids=begun).logits
+                decoder_ids = torch.cat([torch.zeros(1, 1, dtype=torch.long), tokens[row : row + 1, :-1]], 1)
+                logits = model(input_ids=alone, decoder_input_ids=decoder_ids).logits
             else:
                 logits = model(torch.cat([alone, tokens[row : row + 1, :-1]], 1)).logits[:, -4:]
         logits[..., EOS] = -math.inf
         expected = logits.log_softmax(-1).gather(-1, tokens[row].view(1, 4, 1)).flatten()
-        assert torch.allclose(said[row], expected, atol=1e-4)
+        assert torch.allclose(logprobs[row], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("generates", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_iteration_by_hand_learns(shared, generates):
-    """It raises the share of even tokens; with the reward turned round it does not."""
+def test_plain_pytorch_learns(shared, generates):
+    """It raises the share of even tokens; with the negated reward it does not."""
 
     def share_after(sign):
         torch.manual_seed(0)
         model = benchmark_models.gpt2(vocab_size=16, layers=1, positions=8)
-        numbers = Numbers(new_tokens=4, learning_rate=3e-3, epochs=2, minibatch_size=32)
+        hyperparameters = Hyperparameters(new_tokens=4, learning_rate=3e-3, epochs=2, minibatch_size=32)
 
         def reward(tokens, is_token):
             return sign * (tokens % 2 == 0).float().mean(1)
 
-        trainer = HandWrittenPPO(model, reward, numbers, eos=EOS, stops=False, shared=shared, generates=generates)
+        trainer = HandWrittenPPO(
+            model, reward, hyperparameters, eos=EOS, stops=False, shared=shared, generates=generates
+        )
         prompts = torch.full((64, 2), 3)
         mask = torch.ones_like(prompts, dtype=torch.bool)
         for _ in range(8):
@@ -330,12 +344,12 @@ def test_growth_and_exponent_by_hand():
     assert growth.exponent([24, 48], [5.0, 10.0]) == pytest.approx(1.0)
 
 
-def test_the_most_bytes_at_once():
-    # Two tensors of 4,000 bytes stand at once, though three are made; numbers beside them take some bytes.
+def test_peak_bytes_by_hand():
+    # Two tensors of 4,000 bytes are alive at once, though three are made; scalars take some bytes more.
     def work():
         one = torch.ones(1000)
         two = one + 1
         del one
         return two * 2
 
-    assert memory.most_at_once(work) == pytest.approx(8_000, abs=100)
+    assert memory.peak_bytes(work) == pytest.approx(8_000, abs=100)

@@ -1,9 +1,10 @@
-"""TRL's PPO on a case of iteration.py: one iteration for each line that it reads.
+"""TRL's PPO on a case of iteration.py: one iteration for each line on standard input.
 
-Run by iteration.py with the Python of a virtual environment that has TRL; see requirements.txt beside it.
+iteration.py runs it with the Python interpreter of a virtual environment that has TRL; see requirements.txt here.
 
-Equal numbers: AdamW, constant rate, no clipping of what the others do not clip, float32, no checkpoints. TRL wants
-models as reward and as critic: the critic has the policy's size, the reward is a transformer of one layer, width 8.
+Same settings: AdamW, constant learning rate, no clipping that the others do not have, float32, no checkpoints. TRL
+requires models as reward and as critic: the critic has the policy's size, the reward is a transformer of one layer and
+width 8.
 """
 
 from __future__ import annotations
@@ -31,39 +32,39 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 from worker import Bench
 
 
-class Turns(TrainerCallback):
-    """Stops the trainer before each iteration until it is asked for one."""
+class WaitForRequests(TrainerCallback):
+    """Stop the trainer before each iteration until one is requested."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.tokens, self.begin = bench, 0, 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Ready."""
-        self.bench.tell()
+        """Report that the trainer is ready."""
+        self.bench.answer()
         self.wait()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """An iteration has ended."""
+        """Report an iteration."""
         seconds = time.perf_counter() - self.begin
-        self.bench.tell(seconds=seconds, tokens=self.tokens, **self.bench.memory())
+        self.bench.answer(seconds=seconds, tokens=self.tokens, **self.bench.memory())
         self.wait()
 
     def wait(self) -> None:
-        """Until the next turn; without one, the process ends."""
-        if not self.bench.waits():
+        """Wait for the next request; exit if there is none."""
+        if not self.bench.wait():
             raise SystemExit
         self.tokens, self.begin = 0, time.perf_counter()
 
 
-def counted(model: Any, turns: Turns, eos: int | None) -> None:
-    """Let the model count the tokens that it generates, each text's up to its EOS."""
+def count_tokens(model: Any, requests: WaitForRequests, eos: int | None) -> None:
+    """Make the model count the tokens that it generates, each text up to its EOS."""
     generate = model.generate
 
     def and_count(*inputs: Any, **settings: Any) -> Any:
         output = generate(*inputs, **settings)
         width = settings["input_ids"].shape[1] if "input_ids" in settings else inputs[0].shape[1]
         is_eos = (output.sequences[:, width:] == (-1 if eos is None else eos)).long()
-        turns.tokens += int((is_eos.cumsum(1) - is_eos == 0).sum())
+        requests.tokens += int((is_eos.cumsum(1) - is_eos == 0).sum())
         return output
 
     model.generate = and_count
@@ -87,8 +88,8 @@ def main() -> None:
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
     )
-    turns = Turns(bench)
-    counted(model, turns, tokenizer.eos_token_id if case["stops"] else None)
+    requests = WaitForRequests(bench)
+    count_tokens(model, requests, tokenizer.eos_token_id if case["stops"] else None)
     settings = PPOConfig(
         output_dir=str(folder / "trl"),
         total_episodes=10**6,
@@ -126,7 +127,7 @@ def main() -> None:
         value_model=value,
         train_dataset=rows,
         eval_dataset=rows,
-        callbacks=[turns],
+        callbacks=[requests],
     )
     trainer.train()
 

@@ -18,10 +18,10 @@ import numpy as np
 from rich.console import Console
 
 from tril_gym.data.preferences import Pair, agreement, load_pairs
-from tril_gym.experiment.report import RunConsole
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.training import format_share, prepare_reward_model
 from tril_gym.rewards.neural.preference import TEMPLATE
+from tril_gym.utils.console import RunConsole
 
 
 def part_of(pair: Pair, parts: int) -> int:

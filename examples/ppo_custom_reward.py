@@ -8,7 +8,7 @@ import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import PPO, PPOConfig, tiny_policy
-from tril_gym.experiment.evaluation import evaluate
+from tril_gym.experiment import evaluate
 
 
 def eight_words(prompts, completions, references, extras):
@@ -34,7 +34,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     )
     after = evaluate(agent.policy, held_out, seed=0, count=examples)
 
-    rewards = tuple(found.figures["sampled"]["reward/mean"] for found in (before, after))
+    rewards = tuple(found.metrics["sampled"]["reward/mean"] for found in (before, after))
     print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))
     for sample in after.samples:
         print(f"{sample['reward']:6.3f}  {sample['prompt']}{sample['completion']}")

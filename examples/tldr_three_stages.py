@@ -13,8 +13,7 @@ import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
-from tril_gym.experiment.evaluation import evaluate
-from tril_gym.experiment.report import RunConsole
+from tril_gym.experiment import RunConsole, evaluate
 from tril_gym.reward_model import RewardModelConfig, prepare_reward_model
 
 
@@ -67,7 +66,7 @@ def main(
 
     for sample in after.samples:
         print(f"{sample['reward']:6.3f}  {sample['prompt'][-120:]}{sample['completion']}")
-    rewards = tuple(found.figures["sampled"]["reward/mean"] for found in (before, after))
+    rewards = tuple(found.metrics["sampled"]["reward/mean"] for found in (before, after))
     print("held-out reward before and after PPO: {:.3f} {:.3f}".format(*rewards))
     return rewards
 

@@ -1,4 +1,4 @@
-"""`python -m tril_gym` is `tril-gym`."""
+"""Run `python -m tril_gym` as `tril-gym`."""
 
 from tril_gym.cli import main
 

@@ -12,6 +12,7 @@ import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym import rewards
 from tril_gym.cli import main
 from tril_gym.experiment import metrics
+from tril_gym.experiment.run_folder import RunFolder
 
 MODULE = '''
 def brevity(prompts, completions, references, extras):
@@ -89,7 +90,7 @@ def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_inter
     names = [f"{own}:Uses", f"{own}:Words", f"{own}:Different"]
     found = metrics.measure(metrics.metrics_by_name(names, {}, envs), infos("a dog", "a", "a", "the dog runs"), seed=0)
     # 2 of 4 texts have "dog"; 2 + 1 + 1 + 3 words in 4 texts; "a" stands twice
-    assert found.figures == {"uses": 0.5, "words": 7 / 4, "different": 3.0}
+    assert found.values == {"uses": 0.5, "words": 7 / 4, "different": 3.0}
     assert set(found.intervals) == {"uses", "words"}
     assert found.per_text == {"uses": [1.0, 0.0, 0.0, 1.0]}
 
@@ -139,13 +140,13 @@ def test_a_reward_that_is_paid_is_the_same_object_as_the_metric(envs):
 def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
     with pytest.raises(ValueError, match=r"'bleu'.*none of the metrics rouge_l"):
         metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
-    with pytest.raises(ValueError, match="each metric once"):
+    with pytest.raises(ValueError, match="each metric may be named once"):
         metrics.metrics_by_name(["rouge_l", "rouge_l"], {}, envs)
     with pytest.raises(ValueError, match=r"unknown reward 'rouge'"):
         metrics.metrics_by_name(["rouge"], {}, envs)
     with pytest.raises(ValueError, match=r"metric 'wrong' fails: .*nothing here"):
-        metrics.try_out(metrics.metrics_by_name([f"{own}:wrong"], {}, envs), envs)
-    metrics.try_out(metrics.metrics_by_name(["rouge_l"], {}, envs), envs)
+        metrics.check_metrics(metrics.metrics_by_name([f"{own}:wrong"], {}, envs), envs)
+    metrics.check_metrics(metrics.metrics_by_name(["rouge_l"], {}, envs), envs)
 
 
 def test_code_of_the_user_works_where_a_name_does(own):
@@ -206,7 +207,7 @@ def test_evaluate_measures_and_writes_every_text(run_folder, own, tmp_path):
     assert [row["written"] for row in rows] == ["greedy"] * 6 + ["sampled"] * 6
     for how in ("greedy", "sampled"):
         own_rows = [row for row in rows if row["written"] == how]
-        mine, intervals = found["figures"][how], found["intervals"][how]
+        mine, intervals = found["metrics"][how], found["intervals"][how]
         for name in ("rouge_l", "uses", "cider_d"):
             assert mine[f"metric/{name}"] == pytest.approx(
                 np.mean([row["metrics"][name] for row in own_rows]), abs=1e-12
@@ -245,7 +246,7 @@ def test_a_run_pays_code_of_the_user_with_its_settings(own, tmp_path):
     few = ("--iterations", 1, "--num-envs", 4, "--eval-examples", 4, "--tiny-samples", 0)
     done = run("train", "ppo", *few, "--episodes-per-iteration", 4, *terms, "--output-dir", tmp_path / "run")
     assert done.exit_code == 0, done.output
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = RunFolder(tmp_path / "run").read_config()
     assert config["reward"] == {f"{own}:Uses": 0.5, f"{own}:brevity": 1.0}
     assert config["env_args"] == {"reward_settings": {f"{own}:Uses": {"word": "a"}}}
     done = run("evaluate", tmp_path / "run", "--examples", 4)

@@ -4,8 +4,7 @@ A cell is an algorithm in an environment. The stand-ins are random models of the
 quantised, which takes a GPU.
 """
 
-import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -14,12 +13,15 @@ from click.testing import CliRunner
 from spacy_pipeline import save_pipeline
 
 from tril_gym.agents.tiny import TinySettings
-from tril_gym.cli.commands import main, train_command
+from tril_gym.cli import main
+from tril_gym.cli.training import train_command
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.experiment.build import build, restore
-from tril_gym.experiment.config import RunConfig, configure
+from tril_gym.experiment.build import build_run, restore_run
+from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.resolution import configure
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.seeding import seeded
 
 TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
@@ -45,11 +47,11 @@ def unknown(content: dict[str, Any]) -> list[str]:
         found += [key for key in table.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
         found += [key for key in table.get("run", {}) if key not in options("ppo")]
         for algorithm, numbers in table.get("algorithms", {}).items():
-            found += unknown_knobs(algorithm, numbers)
+            found += unknown_hyperparameters(algorithm, numbers)
     return found
 
 
-def unknown_knobs(algorithm: str, numbers: dict[str, Any]) -> list[str]:
+def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str]:
     if algorithm not in ALGORITHMS:
         return [algorithm]
     hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
@@ -88,7 +90,7 @@ def test_misspelt_keys_are_found(content, key):
 
 @pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
 def test_numbers_are_legal_in_every_cell(preset, algorithm, env):
-    config = configure(algorithm, preset=preset, given={"env": env}, hyperparameters={})
+    config = configure(algorithm, preset=preset, env=env)
     agent_type(algorithm).config_type(**config.hyperparameters)
 
 
@@ -138,7 +140,7 @@ def test_published_numbers(env, beta, hand_over, lengths):
 
 
 def of(algorithm: str = "ppo-pp", env: str = "tril/IMDB-v0", **given: Any) -> RunConfig:
-    return configure(algorithm, preset="tril", given={"env": env} | given, hyperparameters={})
+    return configure(algorithm, preset="tril", env=env, **given)
 
 
 def test_an_option_wins_over_the_preset():
@@ -236,7 +238,7 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
     hyperparameters: dict[str, Any] = dict(SMALL)
     given: dict[str, Any] = {"env": env, "num_envs": 2, "tiny_samples": 0}
     if env not in TASKS:
-        return configure(algorithm, preset=preset, given=given, hyperparameters=hyperparameters)
+        return configure(algorithm, preset=preset, **given, **hyperparameters)
     folder = stand_ins[TASKS[env]]
     if env == "tril/IMDB-v0":  # none has to be fitted
         env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
@@ -252,13 +254,13 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
             given |= {name: cell.run[name] for name in ("guide_top_k", "guide_top_p") if name in cell.run}
     if cell.hyperparameters.get("discriminator", "adapter") not in ("adapter", "tiny"):
         hyperparameters["discriminator"] = str(folder / "classifier")
-    return configure(algorithm, preset=preset, given=given | {"env_args": env_args}, hyperparameters=hyperparameters)
+    return configure(algorithm, preset=preset, **given, env_args=env_args, **hyperparameters)
 
 
 @pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
 def test_every_cell_builds(preset, algorithm, env, stand_ins):
     config = small(preset, algorithm, env, stand_ins)
-    parts = build(config)
+    parts = build_run(config)
     assert parts.agent.name == algorithm
     assert parts.agent.episodes == 4
     if preset == "tril" and env == "tril/TLDR-v0":
@@ -271,7 +273,7 @@ def test_every_cell_builds(preset, algorithm, env, stand_ins):
 )
 def test_cells_learn(algorithm, env, stand_ins):
     short = {"max_new_tokens": 8, "min_new_tokens": 2}
-    agent = build(small("tril", algorithm, env, stand_ins, **short)).agent
+    agent = build_run(small("tril", algorithm, env, stand_ins, **short)).agent
     before = {name: weight.clone() for name, weight in agent.policy.state_dict().items()}
     rows: list[dict[str, float]] = []
     agent.learn(1, after=lambda report: rows.append(report.metrics))
@@ -280,10 +282,10 @@ def test_cells_learn(algorithm, env, stand_ins):
 
 
 def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
-    agent = build(small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins)).agent
+    agent = build_run(small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins)).agent
     assert agent.guide.policy.shares_base(agent.policy)
     assert agent.guide.settings()["top_p"] == 0.92
-    agent = build(small("tril", "ppo-pp", "tril/IMDB-v0", stand_ins)).agent
+    agent = build_run(small("tril", "ppo-pp", "tril/IMDB-v0", stand_ins)).agent
     assert not agent.guide.policy.shares_base(agent.policy)
     assert agent.guide.settings()["top_k"] == 50
 
@@ -292,10 +294,8 @@ def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
     folder = stand_ins["imdb"]
     given = {"env": "tril/IMDB-v0", "policy": "tiny", "guide": "tiny", "guide_top_p": 1.0, "guide_top_k": 7}
     given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
-    config = configure(
-        "ppo-pp", preset="embedded", given=given | {"num_envs": 2, "tiny_samples": 0}, hyperparameters={}
-    )
-    assert build(config).agent.guide.settings() == {
+    config = configure("ppo-pp", preset="embedded", num_envs=2, tiny_samples=0, **given)
+    assert build_run(config).agent.guide.settings() == {
         "temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
     }  # fmt: skip
 
@@ -303,9 +303,9 @@ def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
 def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
     """With a guide on the policy's base, and a tokenizer from elsewhere."""
     config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)
-    agent = build(config).agent.learn(1)
+    agent = build_run(config).agent.learn(1)
     agent.save(tmp_path / "saved")
-    again = restore(config, tmp_path / "saved", tmp_path / "no-rewards").agent
+    again = restore_run(config, tmp_path / "saved", tmp_path / "no-rewards").agent
     assert again.guide.policy.shares_base(again.policy)
     assert again.guide.settings() == agent.guide.settings()
     mine, its = agent.learn(1).policy.state_dict(), again.learn(1).policy.state_dict()
@@ -314,9 +314,9 @@ def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
 
 def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
     config = small("tril", "bc", "tril/IMDB-v0", stand_ins, max_new_tokens=4, min_new_tokens=0)
-    agent = build(config).agent
+    agent = build_run(config).agent
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text(json.dumps(config.as_json()))
+    RunFolder(tmp_path).write_config(asdict(config))
     agent.save(tmp_path / "checkpoints" / "iteration-000000")
     what = ["evaluate", str(tmp_path), "--examples", "2", "--num-envs", "2"]
     for more in ([], ["--reward", "rouge_l"]):

@@ -15,7 +15,7 @@ import shlex
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ import paths
 import pytest
 
 from tril_gym import rewards
-from tril_gym.cli.commands import main, with_reward_settings
+from tril_gym.cli import main
+from tril_gym.cli.options import with_reward_settings
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.experiment.config import configure
+from tril_gym.experiment.resolution import configure
 
 ROOT = paths.ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -135,10 +136,7 @@ def check_run(algorithm: str, values: dict[str, Any]) -> None:
         assert folder is not None, "--resume needs --output-dir"
         assert set(given) <= {"iterations"}, "a page shows no setting that a resumed run might refuse"
         return
-    config_type = agent_type(algorithm).config_type
-    numbers = {field.name: given.pop(field.name) for field in fields(config_type) if field.name in given}
-    preset = given.pop("preset", None)
-    config_type(**configure(algorithm, preset=preset, given=given, hyperparameters=numbers).hyperparameters)
+    configure(algorithm, **given)
     assert "guide" not in given or agent_type(algorithm).takes_guide, f"{algorithm} takes no guide"
 
 
@@ -227,17 +225,16 @@ def run_folders(tmp_path_factory):
     """A small run of every algorithm."""
     from rich.console import Console
 
-    from tril_gym.experiment import training as train
-    from tril_gym.experiment.report import RunConsole
+    from tril_gym.experiment import RunConsole, train
 
-    parts = {"env": "tril/Toy-v0", "policy": "tiny", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2}
+    small = {"env": "tril/Toy-v0", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2, "iterations": 2}
     own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
     own["d2lols"] |= {"aggrevated_iterations": 1}
     folders = {}
     for name in ALGORITHMS:
-        config = configure(name, preset="embedded", given=parts | {"iterations": 2}, hyperparameters=own.get(name, {}))
+        config = configure(name, **small, **own.get(name, {}))
         folder = tmp_path_factory.mktemp(name) / "run"
-        folders[name] = train.prepare(config, folder, track=None, screen=RunConsole(Console(quiet=True))).go().folder
+        folders[name] = train(config, folder, console=RunConsole(Console(quiet=True))).folder
     return folders
 
 

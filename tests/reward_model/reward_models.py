@@ -9,11 +9,11 @@ from rich.console import Console
 from tokenizers.processors import TemplateProcessing
 
 from tril_gym import rewards
-from tril_gym.experiment.report import RunConsole
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import drawing_from
 from tril_gym.reward_model.training import prepare_reward_model
 from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
+from tril_gym.utils.console import RunConsole
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "max_length": 32}
 SILENT = RunConsole(Console(quiet=True))

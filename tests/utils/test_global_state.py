@@ -68,9 +68,9 @@ def test_the_block_restores_what_it_changed(error):
 
 @pytest.mark.usefixtures("custom_levels")
 def test_training_a_reward_model_changes_no_global_state(tmp_path):
-    from tril_gym.experiment.report import RunConsole
     from tril_gym.reward_model.config import RewardModelConfig
     from tril_gym.reward_model.training import prepare_reward_model
+    from tril_gym.utils.console import RunConsole
 
     config = RewardModelConfig(dataset=write_pairs(tmp_path / "pairs.jsonl", polite_pairs(40)), epochs=1, max_length=32)
     before = snapshot()

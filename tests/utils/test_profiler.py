@@ -5,7 +5,7 @@ import pytest
 from doubles import policy_of
 
 from tril_gym.agents import PPO, PPOConfig
-from tril_gym.experiment.report import profile_table
+from tril_gym.utils.console import profile_table
 from tril_gym.utils.profiler import HIGH_WATER, ProcessMemory, Timer
 
 

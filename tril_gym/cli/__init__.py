@@ -1,5 +1,25 @@
-"""The `tril-gym` command line."""
+"""The `tril-gym` command line: train an agent or a reward model, evaluate a policy, list what there is."""
 
-from tril_gym.cli.commands import main
+import logging
+
+import click
+
+from tril_gym import __version__
+from tril_gym.cli.evaluation import evaluate_command
+from tril_gym.cli.listing import list_group
+from tril_gym.cli.training import train_group
 
 __all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__)
+def main() -> None:
+    """Train language models with reinforcement and imitation learning in Gymnasium text environments."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("tril_gym").setLevel(logging.INFO)  # messages about fitted rewards
+
+
+main.add_command(train_group)
+main.add_command(evaluate_command)
+main.add_command(list_group)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
-from tril_gym.experiment import presets
 from tril_gym.experiment.config import TINY, RunConfig
+from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 if TYPE_CHECKING:
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from tril_gym.agents.collection.actor import Actor
 
 
-def saved_policy(checkpoint: Path) -> LMPolicy:
-    """The policy of a checkpoint."""
+def checkpoint_policy(checkpoint: Path) -> LMPolicy:
+    """Return the policy of a checkpoint."""
     from tril_gym.agents.actors.policy import LMPolicy
 
     return LMPolicy.from_pretrained(checkpoint / "policy")
 
 
-def language_policy(config: RunConfig) -> LMPolicy | None:
-    """A policy by name or folder; None for tiny ones, which are made for an environment that must be there first."""
+def pretrained_policy(config: RunConfig) -> LMPolicy | None:
+    """Return a policy by name or folder; None for tiny ones, which need an environment first."""
     if config.policy in TINY:
         return None
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.utils.tokenization import load_tokenizer
 
     settings: dict[str, Any] = {"with_tokenizer": config.tokenizer is None}
-    if config.load_in_4bit or config.load_in_8bit:  # quantised where it is used
+    if config.load_in_4bit or config.load_in_8bit:  # quantised on the device that it is used on
         bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
         settings |= bits | {"device_map": {"": config.device}}
     policy = LMPolicy.from_pretrained(config.policy, **settings).to(config.device)
@@ -41,14 +41,14 @@ def language_policy(config: RunConfig) -> LMPolicy | None:
 
 
 def policy_for_envs(config: RunConfig, envs: VectorEnv) -> LMPolicy:
-    """A tiny policy, made for an environment."""
+    """Return a tiny policy for an environment."""
     from tril_gym.agents.tiny import tiny_policy
 
-    return tiny_policy(envs, kind=TINY[config.policy], **_tiny_settings(config)).to(config.device)
+    return tiny_policy(envs, kind=TINY[config.policy], **tiny_settings(config)).to(config.device)
 
 
-def with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
-    """The policy with the adapters that the settings ask for."""
+def add_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
+    """Return the policy with LoRA adapters where the settings have a rank, else the policy."""
     if not config.lora_rank:
         return policy
     names = config.lora_targets
@@ -56,48 +56,43 @@ def with_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
     return policy.with_lora(config.lora_rank, alpha=config.lora_alpha, target_modules=targets, seed=config.seed)
 
 
-def _tiny_settings(config: RunConfig) -> dict[str, Any]:
-    own = {} if config.tiny_samples is None else {"samples": config.tiny_samples}
-    return presets.load(config.preset, config.env).tiny | own
+def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
+    """Return the guide that the settings name.
 
-
-def guide_of(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
-    """The guide that the settings name, else the tiny one."""
+    Raises:
+        ValueError: none is named, or it does not take the settings of its sampling.
+    """
     from tril_gym.agents.actors.guide import Guide
-    from tril_gym.agents.tiny import GUIDE_TOP_P
 
     name = config.guide
-    if name is None and config.policy not in TINY:
+    if name is None:
         raise ValueError(
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
             " the name or folder of a language model, such as the supervised one, or module:function"
         )
-    if name is not None and (name == "references" or is_function_name(name)):
+    if name == "references" or is_function_name(name):
         if config.guide_top_k is not None or config.guide_top_p is not None:
             raise ValueError(f"--guide-top-k and --guide-top-p are for a language model, not for --guide {name}")
         return guide_without_model(name)
-    top_p = GUIDE_TOP_P if config.guide_top_p is None else config.guide_top_p
-    return Guide(_guide_model(config, envs, policy), top_k=config.guide_top_k, top_p=top_p)
+    model = _guide_model(config, name, envs, policy)
+    return Guide(model, top_k=config.guide_top_k, top_p=config.guide_top_p)
 
 
 def guide_without_model(name: str) -> Actor:
-    """A guide that needs no environment: the references, or a function of the user's."""
+    """Return a guide that needs no environment: the references, or a function of the user."""
     from tril_gym.agents.actors.guide import Guide
 
-    return (
-        Guide.references()
-        if name == "references"
-        else Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
-    )
+    if name == "references":
+        return Guide.references()
+    return Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
 
 
-def _guide_model(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> LMPolicy:
+def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy) -> LMPolicy:
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.agents.tiny import tiny_guide
 
-    name = config.guide
-    if name is None or name in TINY:
-        return tiny_guide(envs, kind=TINY[name or config.policy], **_tiny_settings(config)).policy.to(config.device)
-    if name == config.policy:  # it is there already; with LoRA, its weights are not even copied
+    if name in TINY:
+        return tiny_guide(envs, kind=TINY[name], **tiny_settings(config)).policy.to(config.device)
+    if name == config.policy:  # already loaded; with LoRA not even its weights are copied
         return policy.frozen_copy()
     return LMPolicy.from_pretrained(name).to(config.device)

@@ -1,4 +1,4 @@
-"""The algorithms by their names on the command line. Adding one: a file in `agents`, and a row here."""
+"""The algorithms by their names on the command line. To add one, write a file in `agents/algorithms` and a row here."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One algorithm."""
+class AlgorithmSpec:
+    """Where the agent of an algorithm is, and one line of help."""
 
-    agent: str  # "module of agents.algorithms:class", imported when needed, which takes seconds
+    agent: str  # "module of agents.algorithms:class", imported on use because that takes seconds
     help: str
 
 
 ALGORITHMS = {
-    "bc": Row("bc:BC", "Behaviour cloning: learn to write the references."),
-    "ppo": Row("ppo:PPO", "PPO: the policy writes whole texts and learns from its reward."),
-    "ppo-pp": Row("ppo_pp:PPOPlusPlus", "PPO++: a guide starts texts, the policy finishes them."),
-    "aggrevated": Row(
-        "aggrevated:AggreVaTeD",
-        "AggreVaTeD: the policy starts texts, a guide finishes them.",
-    ),
-    "lols": Row("lols:LOLS", "LOLS: each iteration is PPO++'s or AggreVaTeD's, by a coin."),
-    "d2lols": Row("d2lols:D2LOLS", "D2LOLS: AggreVaTeD first, PPO++ after the hand-over."),
-    "gail": Row("gail:GAIL", "GAIL: write what a discriminator takes for references."),
+    "bc": AlgorithmSpec("bc:BC", "Behaviour cloning: learn to write the references."),
+    "ppo": AlgorithmSpec("ppo:PPO", "PPO: the policy writes whole texts and learns from their reward."),
+    "ppo-pp": AlgorithmSpec("ppo_pp:PPOPlusPlus", "PPO++: a guide starts texts, the policy finishes them."),
+    "aggrevated": AlgorithmSpec("aggrevated:AggreVaTeD", "AggreVaTeD: the policy starts texts, a guide finishes them."),
+    "lols": AlgorithmSpec("lols:LOLS", "LOLS: each iteration is one of PPO++ or of AggreVaTeD, chosen at random."),
+    "d2lols": AlgorithmSpec("d2lols:D2LOLS", "D2LOLS: AggreVaTeD first, PPO++ from a given iteration on."),
+    "gail": AlgorithmSpec("gail:GAIL", "GAIL: learn to write what a discriminator cannot tell from the references."),
 }
 
 
 def agent_type(name: str) -> type[Agent]:
-    """The class of an algorithm.
+    """Return the agent class of an algorithm.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no algorithm has this name.
     """
     if name not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; the algorithms are {', '.join(ALGORITHMS)}")

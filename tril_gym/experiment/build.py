@@ -1,6 +1,6 @@
-"""What a run is made of: the environments, policy, guide and agent that its settings stand for.
+"""Build the environments, policy, guide and agent of a run from its settings.
 
-Everything here happens before anything is written: a mistake in the settings is refused at this door.
+This happens before anything is written, so that wrong settings leave no run folder behind.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.vector import VectorEnv
 
 from tril_gym.experiment.actors import (
-    guide_of,
+    add_lora,
+    checkpoint_policy,
+    guide_for,
     guide_without_model,
-    language_policy,
     policy_for_envs,
-    saved_policy,
-    with_lora,
+    pretrained_policy,
 )
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig, fitting, merged, saved_config
+from tril_gym.experiment.config import GUIDE_OPTIONS, RunConfig, env_args_for_reward, merged_env_args, saved_config
 from tril_gym.experiment.environments import (
+    check_first_episode,
+    check_references,
+    default_reward,
     evaluation_data,
-    learning_data,
     make_envs,
-    refuse_missing_references,
-    try_out,
+    training_data,
 )
+from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.user_code import is_function_name
 
 if TYPE_CHECKING:
@@ -37,84 +40,79 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a run works with."""
+class RunComponents:
+    """What a run is made of."""
 
     config: RunConfig
-    envs: VectorEnv  # to learn in
+    envs: VectorEnv  # for training
     agent: Agent
-    held_data: dict[str, Any]  # keywords of the environment of the held-out examples
-    held_out: str  # in words: what they are
+    eval_env_kwargs: dict[str, Any]  # select the held-out examples
+    eval_description: str  # of the held-out examples
 
     def eval_envs(self, fitted: Path) -> VectorEnv:
-        """The environment of the held-out examples, paid by what was fitted to the learning examples."""
-        return make_envs(self.config, self.held_data, self.agent.policy, fitted=fitted)
+        """Return the environment of the held-out examples, with the rewards that were fitted in training."""
+        return make_envs(self.config, self.eval_env_kwargs, self.agent.policy, fitted=fitted)
 
 
-def set_threads(config: RunConfig) -> None:
-    """Tiny models compute on one thread, which also makes their figures the same on every machine of a kind."""
-    import torch
-
-    threads = config.threads or (1 if config.policy in TINY else None)
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def build(config: RunConfig) -> Parts:
-    """Make everything that a new run needs.
+def build_run(config: RunConfig) -> RunComponents:
+    """Build everything that a new run needs.
 
     Raises:
-        ValueError: (or another error of the user's) any setting that cannot be.
+        ValueError: (or another error that is the user's) a setting is wrong.
     """
-    set_threads(config)
+    config = resolve(config)
     kind = agent_type(config.algorithm)
     numbers = kind.config_type(**config.hyperparameters)
     for name in GUIDE_OPTIONS:
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        if value is not None and not kind.takes_guide:
+        if (value := getattr(config, name)) is not None and not kind.takes_guide:
+            flag = "--" + name.replace("_", "-")
             raise ValueError(f"{config.algorithm} works without a guide, got {flag} {value}; leave it out")
-    data, held_data, held_out = learning_data(config)
-    language = language_policy(config)
-    envs = make_envs(config, data, language)
-    try_out(make_envs(replace(config, num_envs=1), held_data, language))
-    policy = with_lora(config, policy_for_envs(config, envs) if language is None else language)
-    guide = {"guide": guide_of(config, envs, policy)} if kind.takes_guide else {}
+    data, eval_env_kwargs, eval_description = training_data(config)
+    pretrained = pretrained_policy(config)
+    envs = make_envs(config, data, pretrained)
+    check_first_episode(make_envs(replace(config, num_envs=1), eval_env_kwargs, pretrained))
+    policy = add_lora(config, policy_for_envs(config, envs) if pretrained is None else pretrained)
+    guide = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:
-        refuse_missing_references(config, envs)
-    return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+        check_references(config, envs)
+    return RunComponents(
+        config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
+    )
 
 
-def restore(config: RunConfig, checkpoint: Path, fitted: Path) -> Parts:
-    """Make everything that a run needs to go on from a checkpoint."""
-    set_threads(config)
-    data, held_data, held_out = learning_data(config)
-    envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
-    # Code is in no checkpoint.
-    code = {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **code)
-    return Parts(config=config, envs=envs, agent=agent, held_data=held_data, held_out=held_out)
+def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunComponents:
+    """Build everything that a run needs to continue from a checkpoint."""
+    data, eval_env_kwargs, eval_description = training_data(config)
+    envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=fitted)
+    # A function cannot be saved in a checkpoint.
+    guide = {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **guide)
+    return RunComponents(
+        config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
+    )
 
 
-class _Nobody:
-    """Stands in for the guide of a run that is evaluated: the policy writes alone."""
+class _NoGuide:
+    """Stand in for the guide of a run that is only evaluated: the policy writes alone."""
 
     def start(self, texts: Any, infos: Any, layout: Any) -> Any:
         raise RuntimeError("an evaluation has no guide")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationParts:
-    """What an evaluation works with."""
+class EvaluationComponents:
+    """What an evaluation is made of."""
 
     policy: LMPolicy
     ref_policy: LMPolicy | None
     envs: VectorEnv
-    what: str  # in words: the examples
+    description: str  # of the examples
     fitted: Path | None  # the folder with what the run's rewards were fitted to
+    threads: int | None  # CPU threads to compute on; None for torch's choice
 
 
-def evaluation_parts(
+def build_evaluation(
     source: str,
     *,
     env: str | None,
@@ -124,37 +122,56 @@ def evaluation_parts(
     reward: dict[str, float] | None,
     num_envs: int,
     device: str,
-) -> EvaluationParts:
-    """Read a run folder, or load a model by name or folder, and make the environment to evaluate it in.
+) -> EvaluationComponents:
+    """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
     Raises:
-        ValueError: neither a run nor a model, or settings that cannot be.
+        ValueError: neither a run nor a model, or a setting is wrong.
     """
     folder = RunFolder(source)
-    is_run = (folder.path / "config.json").is_file() and (folder.path / "checkpoints").is_dir()
+    is_run = folder.is_run()
     if not is_run and env is None:
         raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
     known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source)
+    if env not in (None, known.env) and known.reward == default_reward(known.env):
+        known = replace(known, reward=None)  # the other environment has its own
     given: dict[str, Any] = {"env": env, "dataset": dataset, "reward": reward}
     config = replace(
         known,
         num_envs=num_envs,
-        env_args=merged(fitting(known.env_args, reward), env_args),
+        env_args=merged_env_args(env_args_for_reward(known.env_args, reward), env_args),
         **{name: value for name, value in given.items() if value is not None},
     )
-    set_threads(config)
-    data, what = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
-    fitted = folder.path / "reward" if is_run else None
-    if not is_run:
-        policy = language_policy(replace(config, device=device))
-        if policy is None:
-            raise ValueError(f"{source} is made by training; evaluate the run folder that `tril-gym train` wrote")
-        envs = make_envs(config, data, policy)
-        return EvaluationParts(policy=policy, ref_policy=None, envs=envs, what=what, fitted=None)
+    data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
+    with cpu_threads(config.cpu_threads):
+        if is_run:
+            policy, ref_policy, envs = _load_run(config, folder, data, device)
+        else:
+            policy, ref_policy = _load_model(config, device), None
+            envs = make_envs(config, data, policy)
+    return EvaluationComponents(
+        policy=policy,
+        ref_policy=ref_policy,
+        envs=envs,
+        description=description,
+        fitted=folder.path / "reward" if is_run else None,
+        threads=config.cpu_threads,
+    )
+
+
+def _load_run(
+    config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str
+) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
     checkpoint = folder.last_checkpoint()
-    envs = make_envs(config, data, saved_policy(checkpoint), fitted=fitted)
+    envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=folder.path / "reward")
     kind = agent_type(config.algorithm)
-    nobody = {"guide": _Nobody()} if kind.takes_guide else {}
-    agent = kind.load(checkpoint, envs=envs, device=device, **nobody)
-    ref_policy = agent.learner.ref_policy
-    return EvaluationParts(policy=agent.policy, ref_policy=ref_policy, envs=envs, what=what, fitted=fitted)
+    guide = {"guide": _NoGuide()} if kind.takes_guide else {}
+    agent = kind.load(checkpoint, envs=envs, device=device, **guide)
+    return agent.policy, agent.learner.ref_policy, envs
+
+
+def _load_model(config: RunConfig, device: str) -> LMPolicy:
+    policy = pretrained_policy(replace(config, device=device))
+    if policy is None:
+        raise ValueError(f"{config.policy} is created by training; evaluate the run folder that `tril-gym train` wrote")
+    return policy

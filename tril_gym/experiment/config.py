@@ -1,125 +1,121 @@
-"""The settings of a run: where they come from, what wins over what, and which may change when it is resumed."""
+"""The settings of a run: one dataclass, from which the command line is generated and which `config.yaml` holds."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.utils.config_fields import check_bounds, config_field
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
 GUIDE_OPTIONS = ("guide", "guide_top_k", "guide_top_p")
+DATA_HELP = "embedded, hub, a folder, or a file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides a run; `config.json` holds exactly this."""
+    """All settings of a run. Make one with `configure`, which also reads the preset.
+
+    The command line has an option for each field with a help text. A None stands for what its help says after
+    "default:"; `configure` replaces it where that is known before the run starts.
+    """
 
     algorithm: str
-    env: str = "tril/CommonGen-v0"
-    dataset: str | None = None  # None: the environment's default, which is its embedded data
-    eval_dataset: str | None = None  # None: the validation part of `dataset`
-    env_args: dict[str, Any] = field(default_factory=dict)
-    reward: dict[str, float] | None = None  # weights by name; None: the task's own
-    policy: str = "tiny"
-    tokenizer: str | None = None  # None: the policy's own
-    lora_rank: int | None = None  # None or 0: the whole model trains
-    lora_alpha: float | None = None  # None: twice the rank
-    lora_targets: str | None = None  # names with commas between them, or all-linear; None: what peft knows to be usual
-    load_in_4bit: bool = False
-    load_in_8bit: bool = False
-    guide: str | None = None
-    guide_top_k: int | None = None  # None: all tokens
-    guide_top_p: float | None = None  # None: the usual nucleus
-    preset: str = "embedded"
-    iterations: int = 40
-    num_envs: int = 64
-    eval_examples: int = 200
-    save_every: int = 10
-    seed: int = 0
-    device: str = "cpu"
-    threads: int | None = None  # of the CPU; None: one for tiny models, else torch's own choice
-    tiny_samples: int | None = None  # references that tiny models warm up on; None: the preset's
-    hyperparameters: dict[str, Any] = field(default_factory=dict)  # the algorithm's numbers that are not its defaults
+    preset: str = config_field(
+        "embedded", "Preset with the settings to start from; default: embedded for tiny policies, else pretrained",
+        group="run",
+    )  # fmt: skip
+    iterations: int = config_field(
+        40, "Total number of iterations, each of collecting texts and learning from them", minimum=1, group="run"
+    )
+    num_envs: int = config_field(64, "Texts that are written in parallel", minimum=1, group="run")
+    seed: int = config_field(0, "Random seed of the run", minimum=0, maximum=2**32 - 1, group="run")
+    device: str = config_field("cpu", "Torch device of the models, such as cpu or cuda", group="run")
+    threads: int | None = config_field(
+        None, "Number of CPU threads; default: 1 for tiny models, else torch's choice", minimum=1, group="run"
+    )
+    env: str = config_field("tril/CommonGen-v0", "Environment id", group="data")
+    dataset: str | None = config_field(None, f"Data set: {DATA_HELP}; default: that of the environment", group="data")
+    eval_dataset: str | None = config_field(
+        None, "Data set of held-out examples; default: the validation part of --dataset", group="data"
+    )
+    eval_examples: int = config_field(
+        200, "Maximum number of held-out examples in an evaluation", minimum=1, group="data"
+    )
+    env_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Keyword argument of the environment; may be repeated", "group": "data"}
+    )
+    policy: str = config_field("tiny", "Policy: tiny, tiny-seq2seq, or the name or folder of a model", group="policy")
+    tokenizer: str | None = config_field(
+        None, "Tokenizer of a model that comes without one; default: the model's own", group="policy"
+    )
+    tiny_samples: int | None = config_field(
+        None, "References that tiny models are pretrained on; default: as the preset says", minimum=0, group="policy"
+    )
+    lora_rank: int = config_field(
+        0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, group="policy"
+    )
+    lora_alpha: float | None = config_field(
+        None, "Scale of LoRA adapters, as alpha / rank; default: twice the rank", above=0, group="policy"
+    )
+    lora_targets: str | None = config_field(
+        None,
+        "Layers with LoRA adapters: all-linear, or names such as q_proj,v_proj; default: peft's for the model",
+        group="policy",
+    )
+    load_in_4bit: bool = config_field(False, "Quantise the policy's model to 4 bits; needs LoRA", group="policy")
+    load_in_8bit: bool = config_field(False, "Quantise the policy's model to 8 bits; needs LoRA", group="policy")
+    guide: str | None = config_field(
+        None,
+        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, or module:function of your own;"
+        " default: none, it must be named",
+        group="guide",
+    )
+    guide_top_p: float | None = config_field(
+        None, "Nucleus of a guide that is a model; default: 0.92", above=0, maximum=1, group="guide"
+    )
+    guide_top_k: int | None = config_field(
+        None, "Most probable tokens that a guide that is a model samples from; default: all", minimum=1, group="guide"
+    )
+    reward: dict[str, float] | None = field(
+        default=None,
+        metadata={
+            "help": "Reward term by name, or module:function of your own, instead of the environment's; may be"
+            " repeated; default: that of the environment",
+            "group": "reward",
+        },
+    )
+    save_every: int = config_field(10, "Iterations between checkpoints", minimum=1, group="output")
+    hyperparameters: dict[str, Any] = field(default_factory=dict)  # fields of the algorithm's config
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "num_envs", "eval_examples", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        self._check_policy()
-
-    def _check_policy(self) -> None:
+        check_bounds(self)
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
         flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
         for name, flag in flags.items():
             if getattr(self, name) and not self.lora_rank:
                 raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
         if self.policy in TINY and (self.load_in_4bit or self.load_in_8bit):
-            raise ValueError(f"--policy {self.policy} is made, not loaded; leave --load-in-4bit and --load-in-8bit out")
+            raise ValueError(
+                f"--policy {self.policy} is created, not loaded, so it cannot be quantised; leave --load-in-4bit and"
+                " --load-in-8bit out"
+            )
         if self.policy in TINY and self.tokenizer is not None:
             raise ValueError(
-                f"--policy {self.policy} is made for the environment's tokenizer, got --tokenizer {self.tokenizer};"
-                f" --env-arg tokenizer={self.tokenizer} makes the environment with it"
+                f"--policy {self.policy} is created for the environment's tokenizer, got --tokenizer {self.tokenizer};"
+                f" --env-arg tokenizer={self.tokenizer} gives the environment that one"
             )
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+    @property
+    def cpu_threads(self) -> int | None:
+        """Number of CPU threads to compute on; None for torch's choice."""
+        return self.threads or (1 if self.policy in TINY else None)
 
 
-def configure(
-    algorithm: str, *, preset: str | None, given: dict[str, Any], hyperparameters: dict[str, Any]
-) -> RunConfig:
-    """Settings of a run: what is given wins over the preset, the preset over the defaults.
-
-    Args:
-        algorithm: a name of `ALGORITHMS`.
-        preset: a preset's name; None chooses by the policy.
-        given: fields of `RunConfig` that the user named.
-        hyperparameters: fields of the algorithm's config that the user named.
-    """
-    env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
-    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env, algorithm)
-    settings = _given_over(chosen.run, given, takes_guide=agent_type(algorithm).takes_guide)
-    numbers = chosen.hyperparameters | hyperparameters
-    if numbers.get("lr_schedule", "constant") != "constant":
-        numbers = {"lr_iterations": settings.get("iterations", RunConfig.iterations)} | numbers
-    return RunConfig(
-        algorithm=algorithm,
-        preset=chosen.name,
-        hyperparameters=numbers,
-        **{name: value for name, value in settings.items() if name not in ("algorithm", "preset", "hyperparameters")},
-    )
-
-
-def _given_over(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: bool) -> dict[str, Any]:
-    """What the user named over what the preset says, without what then makes no sense."""
-    useless: set[str] = set()
-    if given.get("policy", preset.get("policy")) != preset.get("policy"):  # whose own the guide was
-        useless |= {"tokenizer", *GUIDE_OPTIONS}
-    if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
-        useless |= {*GUIDE_OPTIONS}
-    if given.get("policy") in TINY:
-        useless |= {"load_in_4bit", "load_in_8bit"}
-    if given.get("lora_rank") == 0:
-        useless |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
-    kept = {name: value for name, value in preset.items() if name not in useless}
-    env_args = merged(fitting(kept.get("env_args", {}), given.get("reward")), given.get("env_args", {}))
-    return kept | given | {"env_args": env_args}
-
-
-def fitting(env_args: dict[str, Any], reward: dict[str, float] | None) -> dict[str, Any]:
-    """Keywords of an environment without the settings of rewards that another reward has replaced."""
-    if reward is None or "reward_settings" not in env_args:
-        return env_args
-    settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
-    return env_args | {"reward_settings": settings}
-
-
-def merged(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of an environment under those that the user gave; the settings of each reward are merged, too."""
+def merged_env_args(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of an environment updated with others, and so the settings of each reward."""
     both = env_args | given
     if "reward_settings" in env_args and "reward_settings" in given:
         old, new = env_args["reward_settings"], given["reward_settings"]
@@ -127,40 +123,59 @@ def merged(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | None) -> dict[str, Any]:
+    """Return keyword arguments of an environment without the settings of rewards that `reward` replaces."""
+    if reward is None or "reward_settings" not in env_args:
+        return env_args
+    settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
+    return env_args | {"reward_settings": settings}
+
+
 def saved_config(folder: RunFolder) -> RunConfig:
-    """The settings of the run in a folder."""
-    return RunConfig(**folder.read_json("config.json"))
-
-
-def refuse_changes(folder: RunFolder, algorithm: str, named: dict[str, Any]) -> None:
-    """A resumed run keeps its settings: of those named, only `iterations` may differ.
+    """Return the settings of the run in a folder.
 
     Raises:
-        ValueError: another one does, or the run is one of another algorithm.
+        ValueError: the folder has no run of an agent, or one of another version.
+    """
+    settings = folder.read_config()
+    if "algorithm" not in settings:
+        raise ValueError(f"{folder.path} is no run of an agent: its config.yaml names no algorithm")
+    try:
+        config = RunConfig(**settings)
+        numbers = agent_type(config.algorithm).config_type(**config.hyperparameters)
+    except TypeError as error:  # a key that is no setting
+        raise ValueError(f"{folder.path / 'config.yaml'} is not as it was written: {error}") from error
+    return replace(config, hyperparameters=asdict(numbers))
+
+
+def check_unchanged(folder: RunFolder, algorithm: str, named: dict[str, Any]) -> None:
+    """Check that the settings named for a resumed run are those that it has, apart from `iterations`.
+
+    Raises:
+        ValueError: one differs, or the run is one of another algorithm.
     """
     config = saved_config(folder)
     if config.algorithm != algorithm:
         raise ValueError(f"{folder.path} is a run of {config.algorithm}, not of {algorithm}")
-    settled = asdict(agent_type(algorithm).config_type(**config.hyperparameters)) | config.as_json()
+    saved = asdict(config) | config.hyperparameters
     for name, value in named.items():
-        if name != "iterations" and settled[name] != value:
+        if name != "iterations" and saved[name] != value:
             flag = "--" + name.replace("_", "-")
             raise ValueError(
-                f"a resumed run keeps its settings: {flag} is {settled[name]} in {folder.path}, got {value}; only"
+                f"a resumed run keeps its settings: {flag} is {saved[name]} in {folder.path}, got {value}; only"
                 " --iterations may change"
             )
 
 
 def with_iterations(config: RunConfig, iterations: int | None) -> RunConfig:
-    """The same run, longer or shorter.
+    """Return the same settings with another number of iterations, unless that is None.
 
     Raises:
-        ValueError: longer than its learning rate lasts.
+        ValueError: the learning-rate schedule is shorter.
     """
     if iterations is None:
         return config
-    falls = config.hyperparameters.get("lr_schedule", "constant") != "constant"
-    if falls and iterations > config.hyperparameters["lr_iterations"]:
+    if config.hyperparameters["lr_schedule"] != "constant" and iterations > config.hyperparameters["lr_iterations"]:
         raise ValueError(
             f"--iterations {iterations} is more than the {config.hyperparameters['lr_iterations']} after which the"
             " learning rate of this run is 0 (lr_schedule); start a new run, for example with the policy of this one"

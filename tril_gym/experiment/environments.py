@@ -1,4 +1,4 @@
-"""The environments of a run: to learn in, held out, to evaluate in."""
+"""The environments of a run: for training, for held-out examples, for an evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.experiment.config import RunConfig
-from tril_gym.registration import accepts_dataset
+from tril_gym.registration import ENVIRONMENTS, accepts_dataset
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.user_code import import_user_module
 
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 def make_envs(
     config: RunConfig, data: dict[str, Any], policy: LMPolicy | None, *, fitted: Path | None = None
 ) -> VectorEnv:
-    """A batch of the run's environment, for a policy's tokenizer.
+    """Return the vector environment of a run.
 
-    Without a policy (None: a tiny one, which is made for the environment) the embedded data have their own, and other
-    data get one that is fitted to them: in pieces of foreign words a tiny model would learn nothing.
+    Args:
+        config: the settings.
+        data: keywords of the environment that select its examples.
+        policy: gives the tokenizer. Without one (a tiny policy, created for the environment later) embedded data use
+            their own tokenizer, and other data get one fitted to them, because a tiny model learns little from the
+            word pieces of a foreign vocabulary.
+        fitted: a folder with what the rewards were fitted to.
+
+    Raises:
+        ValueError: there is no such environment, or it does not accept its keywords.
     """
     keywords: dict[str, Any] = dict(data) | config.env_args
     if has_data(config.env):
@@ -39,20 +47,20 @@ def make_envs(
         keywords["fitted_rewards"] = str(fitted)
     mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED}
     try:
-        if _spec(config.env).vector_entry_point is None:  # one of the user's own, single only
+        if _spec(config.env).vector_entry_point is None:  # a user's environment without a vector version
             return gym.make_vec(config.env, num_envs=config.num_envs, vector_kwargs=mode, **keywords)
-        # Collection reads observations at once and keeps none, so ours need no copies.
+        # Collection keeps no observation beyond a step, so ours need no copies.
         ours: dict[str, Any] = {"copy": False} if config.env.split(":")[-1].startswith("tril/") else {}
         return gym.make_vec(config.env, num_envs=config.num_envs, **ours | mode | keywords)
     except gym.error.Error as error:
         known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
     except TypeError as error:
-        raise ValueError(f"{config.env} cannot be made with {', '.join(keywords)}: {error}") from error
+        raise ValueError(f"{config.env} cannot be created with {', '.join(keywords)}: {error}") from error
 
 
 def _spec(env: str) -> EnvSpec:
-    """The spec of an id, or of module:id after importing the module, which registers it."""
+    """Return the spec of an id, or of module:id after importing the module that registers it."""
     module, _, name = env.rpartition(":")
     if module:
         import_user_module(module)
@@ -60,73 +68,86 @@ def _spec(env: str) -> EnvSpec:
 
 
 def has_data(env: str) -> bool:
-    """Whether an environment reads data sets: ours do, but for the toy world, which makes its own."""
+    """Return whether an environment reads data sets: ours do, except the toy environment."""
     return accepts_dataset(env.split(":")[-1])
 
 
-def learning_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Keywords of the learning and of the held-out environment, and what is held out in words."""
+def default_reward(env: str) -> dict[str, float] | None:
+    """Return the reward terms that an environment of ours has by default; None for others and without terms."""
+    row = ENVIRONMENTS.get(env.split(":")[-1])
+    return (dict(row.default_reward) or None) if row else None
+
+
+def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return keywords of the training and of the held-out environment, and a description of the held-out examples."""
     if not has_data(config.env):
         if config.dataset is not None or config.eval_dataset is not None:
-            raise ValueError(f"{config.env} makes its own examples, got --dataset {config.dataset}; leave it out")
+            name = config.dataset or config.eval_dataset
+            raise ValueError(f"{config.env} creates its own examples, got the data set {name}; leave it out")
         return {}, {}, "the examples of the environment"
-    name = "embedded" if config.dataset is None else config.dataset
-    learning = {"dataset": name} if Path(name).is_file() else {"dataset": name, "split": "train"}
-    other = config.eval_dataset
-    if other is not None:
-        whole = Path(other).is_file()
-        held = {"dataset": other} | ({} if whole else {"split": "validation"})
-        return learning, held, f"all of {other}" if whole else f"the validation split of {other}"
+    name = config.dataset or "embedded"
+    train = {"dataset": name} if Path(name).is_file() else {"dataset": name, "split": "train"}
+    if config.eval_dataset is not None:
+        return train, *_whole_or_split(config.eval_dataset, "validation")
     if not Path(name).is_file():
-        return learning, {"dataset": name, "split": "validation"}, f"the validation split of {name}"
+        return train, *_whole_or_split(name, "validation")
     from tril_gym.data.sources import HELD_OUT, hold_out
 
     examples = gym.make(config.env, dataset=name, reward=None).unwrapped.examples  # type: ignore[attr-defined]
-    train, held_examples = hold_out(examples)
-    if not train or not held_examples:
+    kept, held_out = hold_out(examples)
+    if not kept or not held_out:
         raise ValueError(f"{name} has only {len(examples)} examples, too few to hold {HELD_OUT:.0%} out for evaluation")
-    words = f"{len(held_examples)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
-    return {"dataset": train}, {"dataset": held_examples}, words
+    description = f"{len(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
+    return {"dataset": kept}, {"dataset": held_out}, description
 
 
 def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:
-    """Keywords of the examples to evaluate on, and what they are in words."""
+    """Return keywords of the examples to evaluate on, and their description."""
     if not has_data(config.env):
         return {}, "the examples of the environment"
     name = eval_dataset or config.dataset or "embedded"
+    if Path(name).is_file() and split is not None:
+        raise ValueError(f"{name} is one file and has no splits; leave --split {split} out")
+    if Path(name).is_file() and name == config.dataset and eval_dataset is None:
+        return training_data(config)[1:]
+    return _whole_or_split(name, split or "test")
+
+
+def _whole_or_split(name: str, split: str) -> tuple[dict[str, Any], str]:
+    """Return keywords and description of all of a file, or of a split of another data set."""
     if Path(name).is_file():
-        if split is not None:
-            raise ValueError(f"{name} is one file and has no splits; leave --split {split} out")
-        if name == config.dataset and eval_dataset is None:
-            _, held, words = learning_data(config)
-            return held, words
         return {"dataset": name}, f"all of {name}"
-    return {"dataset": name, "split": split or "test"}, f"the {split or 'test'} split of {name}"
+    return {"dataset": name, "split": split}, f"the {split} split of {name}"
 
 
-def try_out(envs: VectorEnv) -> None:
-    """Write one empty text, so that what is wrong with the data or the reward shows before the run begins."""
+def check_first_episode(envs: VectorEnv) -> None:
+    """Write one empty text, so that errors of the data and the reward appear before the run starts.
+
+    Raises:
+        ValueError: the reward fails.
+    """
     from tril_gym.agents.collection.layout import TextLayout
 
     try:
         envs.reset(seed=0)
         envs.step(np.full(envs.num_envs, TextLayout.of(envs).eos_token_ids[0]))
-    except RuntimeError as error:  # a reward that raises
+    except RuntimeError as error:  # of a reward
         raise ValueError(f"{error} ({error.__cause__})" if error.__cause__ else str(error)) from error
     envs.close()
 
 
-def refuse_missing_references(config: RunConfig, envs: VectorEnv) -> None:
-    """Look at the examples that the environment begins with.
+def check_references(config: RunConfig, envs: VectorEnv) -> None:
+    """Check that the first examples have references.
 
     Raises:
-        ValueError: one has no references.
+        ValueError: one has none.
     """
     _, infos = envs.reset(seed=config.seed)
     for row in range(envs.num_envs):
-        if not row_of(infos, row).get("references"):
+        info = row_of(infos, row)
+        if not info.get("references"):
             raise ValueError(
-                f"{config.algorithm}, as it is set, learns from references, and example"
-                f" {row_of(infos, row).get('example', '?')} of {config.env} has none; use data with references, or an"
-                " algorithm and a guide that need none, such as ppo"
+                f"{config.algorithm} with these settings learns from references, and example"
+                f" {info.get('example', '?')} of {config.env} has none; use data with references, or an algorithm and"
+                " a guide that need none, such as ppo"
             )

@@ -1,7 +1,8 @@
-"""Metrics: means of rewards and figures of whole corpora, with bootstrap intervals.
+"""Metrics of an evaluation: means of scores and scores of whole corpora, with bootstrap intervals.
 
-Intervals are percentiles over resamples of the texts (Efron 1979, https://doi.org/10.1214/aos/1176344552). Figures that
-are no sums over texts, such as the number of different words, have none: a resample repeats texts, and so has fewer.
+Intervals are percentiles over resamples of the texts (Efron 1979, https://doi.org/10.1214/aos/1176344552). Metrics that
+are no function of sums over texts, such as the number of different words, have none: a resample repeats texts, so it
+has fewer different words.
 
 B texts, K sums, R resamples.
 """
@@ -24,7 +25,7 @@ from tril_gym.wrappers.vector import attribute
 
 LEVEL = 0.95
 RESAMPLES = 1000
-CHUNK = 2_000_000  # numbers of resamples held at once
+CHUNK = 2_000_000  # counts of resamples in memory at once
 
 Interval = tuple[float, float]
 Numbers = npt.NDArray[np.float64]
@@ -33,11 +34,11 @@ Metric = rewards.Score | rewards.CorpusScore
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of B texts."""
+    """Metrics of B texts."""
 
-    figures: dict[str, float] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)  # of those figures that have one
-    per_text: dict[str, list[float]] = field(default_factory=dict)  # B scores each; figures of a corpus have none
+    values: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)  # of those metrics that have one
+    per_text: dict[str, list[float]] = field(default_factory=dict)  # B scores each; scores of a corpus have none
 
 
 def metrics_by_name(
@@ -46,11 +47,11 @@ def metrics_by_name(
     """Return metrics by name.
 
     Args:
-        names: rewards and figures of a corpus, see `rewards.names()`, or module:function.
-        settings: keywords of metrics by name.
-        envs: what is evaluated. A reward that it pays is the same object here, unless it is set up in another way;
-            others fit on its train examples.
-        fitted: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
+        names: names of `rewards.names()`, or module:function.
+        settings: keyword arguments of metrics by name.
+        envs: the environment of the evaluation. Its reward terms are reused unless `settings` has others for them; new
+            metrics are fitted on its training examples.
+        fitted: a folder with one sub-folder per reward, with what it was fitted to.
 
     Raises:
         ValueError: an unknown name or setting, or the same name twice.
@@ -58,12 +59,12 @@ def metrics_by_name(
     if unknown := sorted(set(settings) - set(names)):
         raise ValueError(f"settings for {unknown[0]!r}, which is none of the metrics {', '.join(names) or '(none)'}")
     if len(set(names)) < len(names):
-        raise ValueError(f"each metric once, got {', '.join(names)}")
-    paid = {term.name: term.score for term in terms(envs)}
+        raise ValueError(f"each metric may be named once, got {', '.join(names)}")
+    scores = {term.name: term.score for term in terms(envs)}
     found: list[Metric] = []
     for name in names:
-        if name in paid and name not in settings:
-            found.append(paid[name])
+        if name in scores and name not in settings:
+            found.append(scores[name])
             continue
         folder = fitted / name if fitted is not None and (fitted / name).is_dir() else None
         train = attribute(envs, "train_examples")
@@ -71,8 +72,8 @@ def metrics_by_name(
     return found
 
 
-def try_out(metrics: Sequence[Metric], envs: VectorEnv) -> None:
-    """Measure the references of the examples that the environment begins with, before a policy writes for long.
+def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
+    """Measure the references of the first examples, so that errors appear before a policy writes all texts.
 
     Raises:
         ValueError: a metric fails.
@@ -90,29 +91,29 @@ def try_out(metrics: Sequence[Metric], envs: VectorEnv) -> None:
 
 
 def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, seed: int) -> Measured:
-    """Measure B texts, given as the infos of their last steps.
+    """Return the metrics of B texts.
 
     Args:
-        metrics: scores and figures of a corpus.
-        infos: with prompt, completion, references and extras.
-        seed: of the resamples.
+        metrics: scores of texts and of corpora.
+        infos: the info of each text's last step, with prompt, completion, references and extras.
+        seed: random seed of the resamples.
     """
     columns = columns_of(infos)
     found = Measured()
     for metric in metrics:
         if isinstance(metric, rewards.Score):
             scores = np.asarray(metric(*columns), dtype=np.float64)
-            found.figures[metric.name] = float(scores.mean())
+            found.values[metric.name] = float(scores.mean())
             found.per_text[metric.name] = scores.tolist()
             if len(scores) > 1:
                 found.intervals[metric.name] = mean_interval(scores, seed=seed)
         elif isinstance(metric, rewards.PooledScore):
             statistics = metric.statistics(*columns)
-            found.figures[metric.name] = metric.of(statistics.sum(0))
+            found.values[metric.name] = metric.of(statistics.sum(0))
             if len(statistics) > 1:
                 found.intervals[metric.name] = interval(statistics, metric.of, seed=seed)
         else:
-            found.figures[metric.name] = metric.corpus(*columns)
+            found.values[metric.name] = metric.corpus(*columns)
     return found
 
 
@@ -122,23 +123,23 @@ def mean_interval(scores: Numbers, *, seed: int) -> Interval:
 
 
 def interval(statistics: Numbers, of: Callable[[Numbers], float], *, seed: int) -> Interval:
-    """Return the bootstrap interval of a figure of sums.
+    """Return the bootstrap interval of a function of sums.
 
     Args:
         statistics: (B, K), what each text adds to the sums.
-        of: the figure that belongs to sums, (K,).
-        seed: of the resamples; the same seed draws the same texts for every figure.
+        of: maps sums (K,) to the metric.
+        seed: random seed of the resamples; the same seed draws the same texts for every metric.
 
     Returns:
-        The central 95 % of the figure over 1,000 resamples of B texts with replacement.
+        The central 95 % of the metric over 1,000 resamples of B texts with replacement.
     """
     count = len(statistics)
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // count)  # resamples at a time
-    figures: list[float] = []
+    values: list[float] = []
     for start in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - start)
-        times = generator.multinomial(count, np.full(count, 1.0 / count), size=size)  # (R, B): how often each text
-        figures += [of(sums) for sums in times @ statistics]  # (R, K)
-    low, high = np.quantile(figures, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        times = generator.multinomial(count, np.full(count, 1.0 / count), size=size)  # (R, B): draws of each text
+        values += [of(sums) for sums in times @ statistics]  # (R, K)
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -1,8 +1,8 @@
-"""The run folder: what a run is, what it measured, and where it can go on from.
+"""The run folder: the settings of a run, what it measured, and its checkpoints.
 
-    config.json  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/  checkpoints/iteration-000040/
+    config.yaml  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/  checkpoints/iteration-000040/
 
-Nothing is ever half-written: files are replaced by a rename, a checkpoint appears by one.
+Files and checkpoints are written atomically, so an interrupted run leaves none half-written.
 """
 
 from __future__ import annotations
@@ -13,58 +13,106 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tril_gym.utils.atomic_files import replace_text, write_json
+from tril_gym import __version__
+from tril_gym.utils.atomic_files import replace_text, write_json, write_json_lines
 
-KEPT = 2  # checkpoints; the last one and one to fall back on
+CONFIG = "config.yaml"
+FIRST_VERSION = "0.1.0"  # wrote no version
+KEPT = 2  # checkpoints: the last one and one to fall back on
 
 
 class RunFolder:
-    """One run's files."""
+    """The files of one run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def require_empty(self) -> None:
-        """A new run needs a folder of its own.
+        """Check that a new run may use the folder.
 
         Raises:
-            ValueError: there is something in it.
+            ValueError: it is a file, or something is in it.
         """
         if self.path.is_file():
             raise ValueError(f"--output-dir {self.path} is a file; name a folder that is empty or does not exist")
         if self.path.is_dir() and any(self.path.iterdir()):
-            raise ValueError(f"--output-dir {self.path} is not empty; add --resume to go on, or name another folder")
+            raise ValueError(
+                f"--output-dir {self.path} is not empty; add --resume to continue its run, or name another folder"
+            )
 
     def create(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     def remove(self) -> None:
-        """Take a folder back that no run has begun in."""
+        """Delete the folder with all that is in it."""
         shutil.rmtree(self.path)
 
+    def is_run(self) -> bool:
+        """Return whether a run wrote the folder, of this version or another."""
+        return (self.path / CONFIG).is_file() or self._is_first_version()
+
+    def _is_first_version(self) -> bool:
+        is_agent = (self.path / "config.json").is_file() and (self.path / "checkpoints").is_dir()
+        return not (self.path / CONFIG).is_file() and (is_agent or (self.path / "settings.json").is_file())
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Write the settings of the run, with the version of this package."""
+        import yaml
+
+        content = yaml.safe_dump({"version": __version__} | settings, sort_keys=False, allow_unicode=True)
+        replace_text(self.path / CONFIG, content)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the settings of the run.
+
+        Raises:
+            ValueError: the folder has no settings, or another version wrote them. Versions with the same first two
+                numbers continue each other's runs exactly.
+        """
+        import yaml
+
+        if self._is_first_version():
+            self._refuse_version(FIRST_VERSION)
+        try:
+            settings = yaml.safe_load((self.path / CONFIG).read_text())
+            version = str(settings.pop("version"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{self.path} is no run folder: {CONFIG} cannot be read ({reason})") from error
+        if version.split(".")[:2] != __version__.split(".")[:2]:
+            self._refuse_version(version)
+        return settings  # type: ignore[no-any-return]
+
+    def _refuse_version(self, version: str) -> None:
+        way_out = f"use tril-gym {version} for it, or start a new run in another folder"
+        policies = [path / "policy" for path in self.checkpoints() if (path / "policy").is_dir()]
+        if policies:
+            way_out += f", for example with its policy: --policy {policies[-1]}"
+        raise ValueError(f"tril-gym {version} wrote {self.path}, and {__version__} cannot continue its runs; {way_out}")
+
     def write_json(self, name: str, content: Any) -> None:
-        """Write or replace a JSON file."""
+        """Create or replace a JSON file."""
         write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file.
+        """Return the content of a JSON file.
 
         Raises:
             ValueError: it is missing or broken, so this is no run folder.
         """
         try:
             return json.loads((self.path / name).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} is no run folder: {name} cannot be read ({error})") from error
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
-        """Add lines to a JSON Lines file."""
+        """Append lines to a JSON Lines file."""
         with (self.path / name).open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a JSON Lines file; a last line that was cut off in writing does not count."""
+        """Return the rows of a JSON Lines file, without a last line whose writing was interrupted."""
         path = self.path / name
         if not path.is_file():
             return []
@@ -72,28 +120,28 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def truncate_after(self, iteration: int) -> None:
-        """Drop the metrics and samples of iterations that no checkpoint has: they will be run again."""
+        """Remove metrics and samples of iterations after the checkpoint, which will be run again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             kept = [row for row in self.rows(name) if row["iteration"] <= iteration]
-            replace_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+            write_json_lines(self.path / name, kept)
 
     def save_checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
-        """Let `save` write a new checkpoint in one step; older ones go."""
+        """Have `save` write a new checkpoint atomically, then delete all but the last ones."""
         save(self.path / "checkpoints" / f"iteration-{iteration:06d}")
         for old in self.checkpoints()[:-KEPT]:
             shutil.rmtree(old)
 
     def checkpoints(self) -> list[Path]:
-        """All complete checkpoints, the newest last."""
+        """Return all complete checkpoints, the newest last."""
         return sorted((self.path / "checkpoints").glob("iteration-*"))
 
     def last_checkpoint(self) -> Path:
-        """Where to go on from.
+        """Return the newest checkpoint.
 
         Raises:
             ValueError: there is none.
         """
         found = self.checkpoints()
         if not found:
-            raise ValueError(f"{self.path} has no checkpoint to go on from; start the run again in an empty folder")
+            raise ValueError(f"{self.path} has no checkpoint to continue from; start the run again in an empty folder")
         return found[-1]

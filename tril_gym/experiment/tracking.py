@@ -1,4 +1,4 @@
-"""Trackers of other houses (wandb, tensorboard, …) through accelerate, which knows them all."""
+"""Trackers such as wandb and tensorboard, through accelerate."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 
 class Tracker:
-    """Sends an iteration's figures to a tracker; without a name it does nothing.
+    """Send the metrics of each iteration to a tracker; do nothing without a name.
 
     Args:
         name: a tracker of accelerate: "wandb", "tensorboard", "mlflow", …; None for none.
 
     Raises:
-        ValueError: the tracker is not installed, or not known.
+        ValueError: the tracker is unknown or not installed.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self._accelerator: Any = None  # opened by `begin`
+        self._accelerator: Any = None  # created by `begin`
         if name is not None:
             from accelerate.tracking import get_available_trackers
 
@@ -27,11 +27,11 @@ class Tracker:
                 raise ValueError(f"tracker {name!r} is not installed; installed are {', '.join(available) or 'none'}")
 
     def begin(self, folder: Path, config: dict[str, Any]) -> None:
-        """Open the tracker's run.
+        """Open a run of the tracker.
 
         Args:
-            folder: where trackers that write files put them.
-            config: what the run is, shown beside its figures.
+            folder: for the files of trackers that write some.
+            config: the settings to record beside the metrics.
         """
         if self.name is None:
             return
@@ -39,15 +39,15 @@ class Tracker:
 
         self._accelerator = Accelerator(log_with=self.name, project_dir=folder)
         plain = {key: value for key, value in config.items() if isinstance(value, int | float | str | bool)}
-        own = {"wandb": {"dir": str(folder)}} if self.name == "wandb" else {}
-        self._accelerator.init_trackers("tril_gym", config=plain, init_kwargs=own)
+        init_kwargs = {"wandb": {"dir": str(folder)}} if self.name == "wandb" else {}
+        self._accelerator.init_trackers("tril_gym", config=plain, init_kwargs=init_kwargs)
 
-    def log(self, iteration: int, figures: dict[str, float]) -> None:
-        """Send the figures of an iteration."""
+    def log(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Send the metrics of one iteration."""
         if self._accelerator is not None:
-            self._accelerator.log(figures, step=iteration)
+            self._accelerator.log(metrics, step=iteration)
 
     def close(self) -> None:
-        """Finish what is still on its way."""
+        """Send what is still pending and end the tracker's run."""
         if self._accelerator is not None:
             self._accelerator.end_training()

@@ -1,65 +1,133 @@
-"""A run: an agent's loop with evaluation before and after, checkpoints, tracking, and a report at the end."""
+"""A training run: evaluate, train, evaluate again and report; with checkpoints and metrics in a run folder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tril_gym.agents.algorithms.training_loop import Report
-from tril_gym.experiment.build import Parts, build, restore
+from tril_gym.experiment.build import RunComponents, build_run, restore_run
 from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
 from tril_gym.experiment.evaluation import Evaluation, evaluate, sample_texts
-from tril_gym.experiment.report import RunConsole, draw_curve
+from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.tracking import Tracker
+from tril_gym.utils.console import (
+    RunConsole,
+    comparison_table,
+    metrics_line,
+    profile_table,
+    sample_line,
+    samples_table,
+)
 from tril_gym.utils.interrupt import Interrupted, stop_signal
+from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.text_reward import terms
 
-SHOWN_EVERY = 10  # iterations between sample texts
+SAMPLES_EVERY = 10  # iterations between sample texts
+SAMPLES = 3  # texts
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The outcome of a run: its folder, and the evaluations before and after training as in `evaluation.json`."""
 
     folder: Path
     before: dict[str, Any]
     after: dict[str, Any]
 
 
-def prepare(config: RunConfig, output_dir: str | Path, *, track: str | None, screen: RunConsole) -> Run:
-    """A new run in a new folder. Nothing is written before everything is known to be right."""
+def train(
+    config: RunConfig,
+    output_dir: str | Path,
+    *,
+    track: str | None = None,
+    console: RunConsole | None = None,
+    profile: bool = False,
+) -> Result:
+    """Train an agent in a new run folder.
+
+    Args:
+        config: all settings; see `configure`.
+        output_dir: an empty or new folder.
+        track: a tracker of accelerate to also send metrics to, such as "wandb".
+        console: prints the progress; by default on standard output.
+        profile: also measure the peak memory of each part of an iteration.
+
+    Raises:
+        ValueError: a setting is wrong; nothing has been written.
+        Interrupted: the user pressed Ctrl-C; the iteration in progress is complete and saved.
+    """
+    return new_run(config, output_dir, track=track, console=console).run(profile=profile)
+
+
+def resume(
+    output_dir: str | Path,
+    *,
+    iterations: int | None = None,
+    track: str | None = None,
+    console: RunConsole | None = None,
+    profile: bool = False,
+) -> Result:
+    """Continue the run in a folder from its last checkpoint, as if it had never stopped.
+
+    Args:
+        output_dir: the run folder.
+        iterations: the total number of iterations; by default as before.
+        track: as in `train`, as the following ones.
+        console: prints the progress.
+        profile: measure memory.
+
+    Raises:
+        ValueError: there is no run to resume, or `iterations` exceeds its learning-rate schedule.
+        Interrupted: the user pressed Ctrl-C.
+    """
+    return resumed_run(output_dir, iterations=iterations, track=track, console=console).run(profile=profile)
+
+
+def new_run(
+    config: RunConfig, output_dir: str | Path, *, track: str | None = None, console: RunConsole | None = None
+) -> Run:
+    """Return a run that is ready to start in a new folder. Nothing is written before all settings are checked."""
     folder = RunFolder(output_dir)
     folder.require_empty()
-    parts = build(config)
-    tracker = Tracker(track)
-    folder.create()
-    try:
-        folder.write_json("config.json", config.as_json())
-        save_rewards(parts, folder.path / "reward")
-        return Run(folder, parts, tracker, screen)
-    except BaseException:  # Ctrl-C while a reward is fitted, too
-        folder.remove()
-        raise
+    with cpu_threads(config.cpu_threads):
+        components = build_run(config)
+        tracker = Tracker(track)
+        folder.create()
+        try:
+            folder.write_config(asdict(components.config))
+            save_rewards(components, folder.path / "reward")
+            return Run(folder, components, tracker, console or RunConsole())
+        except BaseException:  # including Ctrl-C while a reward is fitted
+            folder.remove()
+            raise
 
 
-def prepare_resumed(output_dir: str | Path, *, iterations: int | None, track: str | None, screen: RunConsole) -> Run:
-    """The run in a folder, as its last checkpoint left it."""
+def resumed_run(
+    output_dir: str | Path,
+    *,
+    iterations: int | None = None,
+    track: str | None = None,
+    console: RunConsole | None = None,
+) -> Run:
+    """Return the run of a folder as its last checkpoint left it."""
     folder = RunFolder(output_dir)
     config = with_iterations(saved_config(folder), iterations)
-    parts = restore(config, folder.last_checkpoint(), folder.path / "reward")
-    tracker = Tracker(track)
-    folder.write_json("config.json", config.as_json())
-    folder.truncate_after(parts.agent.iteration)
-    return Run(folder, parts, tracker, screen)
+    with cpu_threads(config.cpu_threads):
+        components = restore_run(config, folder.last_checkpoint(), folder.path / "reward")
+        tracker = Tracker(track)
+        folder.write_config(asdict(config))
+        folder.truncate_after(components.agent.iteration)
+        return Run(folder, components, tracker, console or RunConsole())
 
 
-def save_rewards(parts: Parts, folder: Path) -> None:
-    """Write what the reward terms were fitted to, so that the same text has the same score wherever it is scored."""
-    for term in terms(parts.envs):
+def save_rewards(components: RunComponents, folder: Path) -> None:
+    """Save what the reward terms were fitted to, so that a text has the same score wherever it is scored."""
+    for term in terms(components.envs):
         save = getattr(term.score, "save", None)  # only scores that fit have one
         if save is not None:
             (folder / term.name).mkdir(parents=True, exist_ok=True)
@@ -67,51 +135,76 @@ def save_rewards(parts: Parts, folder: Path) -> None:
 
 
 class Run:
-    """A run in its folder, from wherever its agent stands."""
+    """A run in its folder, from the current iteration of its agent."""
 
-    def __init__(self, folder: RunFolder, parts: Parts, tracker: Tracker, screen: RunConsole) -> None:
-        self.folder, self.parts, self.tracker, self.screen = folder, parts, tracker, screen
-        self.config, self.agent = parts.config, parts.agent
-        self.eval_envs = parts.eval_envs(folder.path / "reward")
+    def __init__(self, folder: RunFolder, components: RunComponents, tracker: Tracker, console: RunConsole) -> None:
+        self.folder, self.components, self.tracker, self.console = folder, components, tracker, console
+        self.config, self.agent = components.config, components.agent
+        self.eval_envs = components.eval_envs(folder.path / "reward")
 
-    def go(self, *, profile: bool = False) -> Result:
-        """Evaluate, learn, evaluate, report; with `profile` say where time and memory went, too."""
-        self.tracker.begin(self.folder.path, self.config.as_json())
-        self.screen.opening(self.config, self.parts)
-        known = self.folder.path / "evaluation.json"
-        before = self.folder.read_json(known.name)["before"] if known.is_file() else self._evaluate("before").as_json()
-        self._write_evaluation(before, None)
-        if not self.folder.checkpoints():
-            self._save()
-        left = self.config.iterations - self.agent.iteration
-        with self.screen.learning(self.config.iterations, self.agent.iteration), stop_signal() as asked:
-            self.agent.learn(max(0, left), after=lambda report: self._after(report, asked), profile=profile)
-        after = self._evaluate("after").as_json()
-        self._write_evaluation(before, after)
-        self.tracker.close()
-        rows = self.folder.rows("metrics.jsonl")
-        draw_curve(self.folder.path / "curve.png", rows, before, after)
-        if profile:
-            self.screen.profile(rows)
-        self.screen.closing(self.folder.path, before, after)
+    def run(self, *, profile: bool = False) -> Result:
+        """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration."""
+        with cpu_threads(self.config.cpu_threads):
+            self.tracker.begin(self.folder.path, asdict(self.config))
+            self._announce()
+            before = self._evaluation_before()
+            self._train(profile)
+            after = self._evaluate("after").as_json()
+            self._write_evaluation(before, after)
+            self.tracker.close()
+            self._show_results(before, after, profile)
         return Result(self.folder.path, before, after)
 
-    def _after(self, report: Report, asked: Callable[[], bool]) -> None:
-        figures = {name: _plain(value) for name, value in report.metrics.items()}
-        self.folder.append("metrics.jsonl", figures)
-        self.tracker.log(report.iteration, report.metrics)
-        self.screen.figures(report.metrics)
-        if report.iteration == 1 or report.iteration % SHOWN_EVERY == 0:
-            samples = sample_texts(report.trajectories, range(min(3, len(report.trajectories))))
-            self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
-            self.screen.samples(samples)
-        last = report.iteration == self.config.iterations
-        if last or asked() or report.iteration % self.config.save_every == 0:
+    def _announce(self) -> None:
+        config, agent = self.config, self.agent
+        guide = f", guide {config.guide or config.policy}" if agent.takes_guide else ""
+        self.console.say(
+            f"{config.algorithm} on {config.env}: policy {config.policy}{guide}, seed {config.seed},"
+            f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
+        )
+
+    def _evaluation_before(self) -> dict[str, Any]:
+        if (self.folder.path / "evaluation.json").is_file():  # a resumed run
+            before: dict[str, Any] = self.folder.read_json("evaluation.json")["before"]
+        else:
+            before = self._evaluate("before").as_json()
+        self._write_evaluation(before, None)
+        return before
+
+    def _train(self, profile: bool) -> None:
+        if not self.folder.checkpoints():
             self._save()
-        if asked() and not last:
+        total, completed = self.config.iterations, self.agent.iteration
+        with (
+            self.console.progress("training", total=total, completed=completed) as set_completed,
+            stop_signal() as asked,
+        ):
+
+            def after_iteration(report: Report) -> None:
+                self._record(report)
+                set_completed(report.iteration)
+                self._save_or_stop(report.iteration, asked)
+
+            self.agent.learn(max(0, total - completed), after=after_iteration, profile=profile)
+
+    def _record(self, report: Report) -> None:
+        self.folder.append("metrics.jsonl", {name: _finite(value) for name, value in report.metrics.items()})
+        self.tracker.log(report.iteration, report.metrics)
+        self.console.say(metrics_line(report.metrics))
+        if report.iteration == 1 or report.iteration % SAMPLES_EVERY == 0:
+            samples = sample_texts(report.trajectories, range(min(SAMPLES, len(report.trajectories))))
+            self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
+            for sample in samples:
+                self.console.say(sample_line(sample))
+
+    def _save_or_stop(self, iteration: int, asked: Callable[[], bool]) -> None:
+        is_last = iteration == self.config.iterations
+        if is_last or asked() or iteration % self.config.save_every == 0:
+            self._save()
+        if asked() and not is_last:
             self.tracker.close()
             raise Interrupted(
-                f"stopped after iteration {report.iteration} of {self.config.iterations}; go on with"
+                f"stopped after iteration {iteration} of {self.config.iterations}; to continue, use"
                 f" --output-dir {self.folder.path} --resume"
             )
 
@@ -120,7 +213,7 @@ class Run:
 
     def _evaluate(self, when: str) -> Evaluation:
         count = self.config.eval_examples
-        with self.screen.waiting(f"evaluating {when} training, at most {count} held-out examples"):
+        with self.console.waiting(f"evaluating {when} training, at most {count} held-out examples"):
             return evaluate(
                 self.agent.policy,
                 self.eval_envs,
@@ -130,10 +223,19 @@ class Run:
             )
 
     def _write_evaluation(self, before: dict[str, Any], after: dict[str, Any] | None) -> None:
-        content = {"held_out": self.parts.held_out, "seed": self.config.seed, "before": before, "after": after}
-        self.folder.write_json("evaluation.json", content)
+        about = {"held_out": self.components.eval_description, "seed": self.config.seed}
+        self.folder.write_json("evaluation.json", about | {"before": before, "after": after})
+
+    def _show_results(self, before: dict[str, Any], after: dict[str, Any], profile: bool) -> None:
+        rows, folder = self.folder.rows("metrics.jsonl"), self.folder.path
+        draw_curve(folder / "curve.png", rows, before, after)
+        if profile and rows:
+            self.console.show(profile_table(rows))
+        self.console.show(comparison_table(before["metrics"], after["metrics"]))
+        self.console.show(samples_table(before["samples"], after["samples"]))
+        self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder}/checkpoints/*/policy)")
 
 
-def _plain(value: float) -> float | None:
-    """JSON has no NaN."""
+def _finite(value: float) -> float | None:
+    """Return None for NaN and infinity, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,7 +22,6 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tril_gym.data.preferences import Margins, PairData, agreement, is_right, load_pairs
-from tril_gym.experiment.report import RunConsole
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.reward_model.config import TINY, RewardModelConfig, resolve
 from tril_gym.reward_model.network import (
@@ -35,6 +34,7 @@ from tril_gym.reward_model.network import (
 )
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
+from tril_gym.utils.console import RunConsole
 from tril_gym.utils.global_state import preserve_global_state
 from tril_gym.utils.interrupt import Interrupted, stop_signal
 from tril_gym.utils.quiet import only_errors_of_transformers

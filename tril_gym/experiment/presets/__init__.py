@@ -1,10 +1,10 @@
 """Presets: settings of runs as YAML data, one file each.
 
 help:        one line
-run:         options of `tril-gym train`, by their long names with underscores
-tiny:        size and warm-up of tiny policies and guides
-algorithms:  hyperparameters by algorithm; beside them, under `run`, options of `tril-gym train` for this algorithm
-envs:        the last three again by environment id, winning over the general ones
+run:         fields of `RunConfig`
+tiny:        size and pretraining of tiny policies and guides
+algorithms:  hyperparameters by algorithm; beside them, under `run`, fields of `RunConfig` for this algorithm
+envs:        the last three again by environment id; they win over the general ones
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings that a preset has for one environment and algorithm."""
+    """Settings of a preset for one environment and algorithm."""
 
     name: str
     help: str
@@ -26,17 +26,17 @@ class Preset:
 
 
 def names() -> list[str]:
-    """All presets."""
+    """Return the names of all presets."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
     )
 
 
 def load(name: str, env: str | None = None, algorithm: str | None = None) -> Preset:
-    """A preset: what it says of an algorithm over what it says of all, both first of all environments, then of this.
+    """Return a preset for an environment and an algorithm: specific settings win over general ones.
 
     Raises:
-        ValueError: there is no preset of this name.
+        ValueError: no preset has this name.
     """
     if name not in names():
         raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(names())}")
@@ -48,7 +48,7 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
 
 
 def read(name: str) -> dict[str, Any]:
-    """The file of a preset as it is."""
+    """Return the content of a preset's file."""
     import yaml
 
     content: dict[str, Any] = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text())
@@ -56,7 +56,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _over(general: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
-    """Special settings over general ones, table by table."""
+    """Return general settings updated with special ones, table by table."""
     merged = dict(general)
     for key, value in special.items():
         merged[key] = _over(merged.get(key, {}), value) if isinstance(value, dict) else value

@@ -1,0 +1,112 @@
+"""`tril-gym evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tril_gym.cli.options import (
+    parse_names,
+    parse_pairs,
+    parse_rewards,
+    parse_settings,
+    usage_errors,
+    with_reward_settings,
+)
+
+AT_LEAST_ONE = click.IntRange(min=1)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("evaluate")
+@click.argument("source", metavar="RUN|MODEL")
+@click.option("--env", help="Environment id  [default: that of the run; a model needs one]")
+@click.option(
+    "--dataset", metavar="DATA", help="Data set: embedded, hub, a folder, or a file  [default: that of the run]"
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    help="Split of the data set; a file has none  [default: test]",
+)
+@click.option(
+    "--env-arg",
+    "env_args",
+    multiple=True,
+    metavar="K=V",
+    callback=parse_pairs,
+    help="Keyword argument of the environment; may be repeated",
+)
+@click.option(
+    "--reward",
+    multiple=True,
+    metavar="NAME[:WEIGHT]",
+    callback=parse_rewards,
+    help="Reward term by name, or module:function of your own; may be repeated  [default: those of the run]",
+)
+@click.option(
+    "--reward-arg",
+    "reward_args",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    callback=parse_settings,
+    help="Setting of a reward term; may be repeated",
+)
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME,…",
+    callback=parse_names,
+    help="Further rewards or scores of a corpus to measure, or module:function of your own; see tril-gym list rewards",
+)
+@click.option(
+    "--metric-arg",
+    "metric_args",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    callback=parse_settings,
+    help="Setting of a metric; may be repeated",
+)
+@click.option("--examples", type=AT_LEAST_ONE, help="Maximum number of examples  [default: all]")
+@click.option("--num-envs", type=AT_LEAST_ONE, default=64, show_default=True, help="Texts that are written in parallel")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for sampling")
+@click.option("--device", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda")
+@click.option("--output", type=FILE, metavar="FILE.json", help="File to write the metrics to")
+@click.option("--per-example", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to")
+def evaluate_command(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
+    """Write each example of a split once greedily and once by sampling, and print all reward terms and metrics.
+
+    The source is a run folder, or the name or folder of a language model. Intervals are bootstrapped over the examples.
+    """
+    from tril_gym.experiment.build import build_evaluation
+    from tril_gym.experiment.evaluation import evaluate
+    from tril_gym.experiment.metrics import check_metrics, metrics_by_name
+    from tril_gym.utils.atomic_files import write_json, write_json_lines
+    from tril_gym.utils.console import RunConsole, evaluation_table
+    from tril_gym.utils.quiet import silence_libraries
+    from tril_gym.utils.threads import cpu_threads
+
+    silence_libraries()
+    console = RunConsole()
+    with usage_errors():
+        for flag, file in (("--output", output), ("--per-example", per_example)):
+            if file is not None and not file.parent.is_dir():
+                raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
+        examples, seed = options.pop("examples"), options.pop("seed")
+        names, settings = options.pop("metrics"), options.pop("metric_args")
+        options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
+        parts = build_evaluation(source, **options)
+        with cpu_threads(parts.threads):
+            metrics = metrics_by_name(names, settings, parts.envs, fitted=parts.fitted)
+            check_metrics(metrics, parts.envs)
+            with console.waiting(f"evaluating on {parts.description}"):
+                found = evaluate(
+                    parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, count=examples, metrics=metrics
+                )
+    console.show(evaluation_table(f"{source} on {parts.description}", found.metrics, found.intervals))
+    if output is not None:
+        write_json(output, {"source": source, "on": parts.description, "seed": seed} | found.as_json())
+    if per_example is not None:
+        write_json_lines(per_example, found.texts)

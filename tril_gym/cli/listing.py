@@ -1,0 +1,56 @@
+"""`tril-gym list`."""
+
+from __future__ import annotations
+
+import click
+
+from tril_gym.experiment import presets
+from tril_gym.experiment.algorithms import ALGORITHMS
+
+
+@click.group("list", invoke_without_command=True)
+@click.pass_context
+def list_group(context: click.Context) -> None:
+    """List environments, algorithms, rewards or presets; all of them without a name."""
+    if context.invoked_subcommand is None:
+        for command in (list_envs, list_algorithms, list_rewards, list_presets):
+            click.secho(command.name, bold=True)
+            context.invoke(command)
+
+
+@list_group.command("envs")
+def list_envs() -> None:
+    """List environment ids and their default rewards."""
+    from tril_gym.registration import ENVIRONMENTS
+
+    for name, row in ENVIRONMENTS.items():
+        terms = row.default_reward
+        print_row(name, " + ".join(f"{weight:g} {term}" for term, weight in terms.items()) or "its own reward")
+
+
+@list_group.command("algorithms")
+def list_algorithms() -> None:
+    """List the algorithms of `train`."""
+    for name, spec in ALGORITHMS.items():
+        print_row(name, spec.help)
+
+
+@list_group.command("rewards")
+def list_rewards() -> None:
+    """List rewards and metrics, and what they need."""
+    from tril_gym import rewards
+
+    for name in rewards.names():
+        print_row(name, rewards.describe(name))
+
+
+@list_group.command("presets")
+def list_presets() -> None:
+    """List the presets of `train`."""
+    for name in presets.names():
+        print_row(name, presets.load(name).help)
+
+
+def print_row(name: str, text: str) -> None:
+    """Print a name and what it is."""
+    click.echo(f"  {name:20s}  {text}")

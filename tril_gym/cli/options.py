@@ -1,0 +1,208 @@
+"""Options of the command line: generated from the fields of a config dataclass, grouped in `--help`."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tril_gym.utils.config_fields import describe_bounds
+from tril_gym.utils.user_code import is_function_name
+
+GROUPS = ("run", "data", "policy", "model", "guide", "reward", "optimisation", "KL", "output")  # order in --help
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn errors of the user's settings into a message and exit code 2."""
+    from gymnasium.error import Error
+
+    try:
+        yield
+    except (ValueError, OSError, ImportError, Error) as error:
+        raise click.UsageError(str(error)) from error
+
+
+class GroupedOption(click.Option):
+    """An option with the heading that it has in `--help`."""
+
+    def __init__(self, *declarations: Any, group: str, **settings: Any) -> None:
+        super().__init__(*declarations, **settings)
+        assert group in GROUPS, group
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` lists the options by group."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group."""
+        sections: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for parameter in self.get_params(context):
+            group = parameter.group if isinstance(parameter, GroupedOption) else "run"
+            if record := parameter.get_help_record(context):
+                sections[group].append(record)
+        for group in GROUPS:
+            if sections[group]:
+                with formatter.section(f"{group[0].upper()}{group[1:]} options"):
+                    formatter.write_dl(sections[group])
+
+
+def config_options(
+    config_type: type, values: Mapping[str, Any], *, hidden: Collection[str] = ()
+) -> list[GroupedOption]:
+    """Return one option for each field of a config dataclass that has a help text.
+
+    Args:
+        config_type: the dataclass; its metadata are those of `config_field`.
+        values: the values of fields that a command without options uses, to show in `--help`.
+        hidden: groups or fields whose options are accepted but not shown.
+    """
+    hints = typing.get_type_hints(config_type)
+    return [
+        field_option(
+            entry.name,
+            hints[entry.name],
+            entry.metadata,
+            values.get(entry.name, entry.default),
+            hidden=not {entry.name, entry.metadata["group"]}.isdisjoint(hidden),
+        )
+        for entry in fields(config_type)
+        if "help" in entry.metadata
+    ]
+
+
+def field_option(name: str, hint: Any, metadata: Mapping[str, Any], value: Any, *, hidden: bool) -> GroupedOption:
+    """Return the option of one field. It has no default, so that presets can fill what the user does not give."""
+    settings = {"group": metadata["group"], "help": help_text(metadata, value), "hidden": hidden}
+    if name in REPEATED:
+        flags, form, parse = REPEATED[name]
+        return GroupedOption(flags, multiple=True, metavar=form, callback=parse, **settings)
+    flag = "--" + name.replace("_", "-")
+    optional = types.NoneType in typing.get_args(hint)
+    kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif typing.get_origin(kind) is typing.Literal:
+        settings["type"] = click.Choice(typing.get_args(kind))
+    elif typing.get_origin(kind) is tuple:  # several values after one flag: --adam-betas 0.9 0.999
+        settings["type"] = typing.get_args(kind)
+    else:
+        settings["type"] = kind
+    return GroupedOption([flag, name], default=None, **settings)
+
+
+def help_text(metadata: Mapping[str, Any], value: Any) -> str:
+    """Return the help of a field with its bounds and its value; what a None stands for is in the help itself."""
+    text, _, unset = metadata["help"].partition("; default: ")
+    shown = unset if value in (None, MISSING) else as_typed(value)
+    notes = [describe_bounds(metadata), f"default: {shown}" if shown else ""]
+    first = text[0].upper() if text[0].isascii() else text[0]
+    return first + text[1:] + (f"  [{'; '.join(filter(None, notes))}]" if any(notes) else "")
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}:{weight:g}" for name, weight in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a JSON text (a number, true, null, a list, …), or any other text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_pairs(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return `K=V` options as a dictionary."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{pair!r} is not of the form name=value, such as max_new_tokens=30")
+        found[name.replace("-", "_")] = parse_value(value)
+    return found
+
+
+def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[str, ...]) -> dict[str, float] | None:
+    """Return `NAME[:WEIGHT]` options as weights by name; None without any."""
+    from tril_gym import rewards
+
+    found = {}
+    for term in terms:
+        if is_function_name(term):  # module:function without a weight
+            module = term.partition(":")[0]
+            if module in rewards.names():
+                raise click.BadParameter(
+                    f"{term!r} has no weight after the colon; write {module}:0.5, or {module} for 1"
+                )
+            found[term] = 1.0
+            continue
+        name, colon, weight = term.rpartition(":")
+        try:
+            found[name or term] = float(weight) if colon else 1.0
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{weight!r} in {term!r} is no weight; write NAME:WEIGHT, such as rouge_l:0.5"
+            ) from error
+    return found or None
+
+
+def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return `NAME.KEY=VALUE` options as settings by name."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, value = pair.partition("=")
+        name, _, key = path.rpartition(".")
+        if not (name and key and equals):
+            raise click.BadParameter(f"{pair!r} is not of the form NAME.KEY=VALUE, such as rouge_l.over=mean")
+        found.setdefault(name, {})[key.replace("-", "_")] = parse_value(value)
+    return found
+
+
+def parse_names(context: click.Context, option: click.Parameter, lists: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of repeated, comma-separated lists."""
+    return tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
+
+
+def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of an environment that include settings of its rewards."""
+    return env_args | ({"reward_settings": env_args.get("reward_settings", {}) | settings} if settings else {})
+
+
+def free_folder(base: Path) -> Path:
+    """Return this folder, or the first of `base-2`, `base-3`, … that does not exist."""
+    candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+# Fields whose options may be repeated: flag, form of a value, parser.
+REPEATED: dict[str, tuple[list[str], str, Any]] = {
+    "env_args": (["--env-arg", "env_args"], "K=V", parse_pairs),
+    "reward": (["--reward", "reward"], "NAME[:WEIGHT]", parse_rewards),
+}
+
+
+def reward_arg_option() -> GroupedOption:
+    """Return the option for settings of reward terms."""
+    return GroupedOption(
+        ["--reward-arg", "reward_args"],
+        group="reward",
+        multiple=True,
+        metavar="NAME.KEY=VALUE",
+        callback=parse_settings,
+        help="Setting of a reward term, such as preference.model=FOLDER; may be repeated",
+    )

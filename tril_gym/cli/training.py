@@ -1,0 +1,151 @@
+"""`tril-gym train`: one sub-command for each algorithm, and one for the reward model.
+
+The options of an algorithm are the fields of `RunConfig` and of its own config dataclass, so that `--help` lists what
+it reads and shows the values that a run without options uses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tril_gym.cli.options import (
+    GroupedCommand,
+    GroupedOption,
+    config_options,
+    free_folder,
+    reward_arg_option,
+    usage_errors,
+    with_reward_settings,
+)
+from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+
+
+class TrainGroup(click.Group):
+    """Sub-commands that are created on use, because importing an algorithm takes seconds."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of all algorithms and of the reward model."""
+        return [*ALGORITHMS, REWARD_MODEL]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return the command of one algorithm, or of the reward model."""
+        if name == REWARD_MODEL:
+            return reward_model_command()
+        return train_command(name) if name in ALGORITHMS else None
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        """Return the command that the first argument names."""
+        if args and not args[0].startswith("-") and args[0] not in (*ALGORITHMS, REWARD_MODEL):
+            context.fail(
+                f"unknown algorithm {args[0]!r}; the algorithms are {', '.join(ALGORITHMS)}; {REWARD_MODEL} trains a"
+                " reward model"
+            )
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Algorithms"):
+            formatter.write_dl([(name, spec.help) for name, spec in ALGORITHMS.items()])
+        with formatter.section("Rewards"):
+            formatter.write_dl([(REWARD_MODEL, REWARD_MODEL_HELP)])
+
+
+@click.group("train", cls=TrainGroup)
+def train_group() -> None:
+    """Train an agent.
+
+    Without options, train a tiny model on embedded data, offline, in minutes. An option wins over the preset, the
+    preset over the default of the algorithm.
+    """
+
+
+def output_options() -> list[GroupedOption]:
+    """Return the options of a run that are no settings: a resumed run may change them."""
+    path = click.Path(path_type=Path)
+    return [
+        GroupedOption(
+            ["--output-dir"], group="output", type=path, help="Run folder  [default: runs/ALGORITHM-TASK-seedN]"
+        ),
+        GroupedOption(
+            ["--resume"],
+            group="run",
+            is_flag=True,
+            help="Continue the run in --output-dir; of its settings, only --iterations may change",
+        ),
+        GroupedOption(
+            ["--profile"], group="output", is_flag=True, help="Print time and memory of an iteration at the end"
+        ),
+        GroupedOption(
+            ["--track"],
+            group="output",
+            metavar="TRACKER",
+            help="Also send metrics to wandb or another tracker of accelerate",
+        ),
+    ]
+
+
+def train_command(algorithm: str) -> click.Command:
+    """Return the command `tril-gym train ALGORITHM`."""
+    from tril_gym.experiment.config import RunConfig
+    from tril_gym.experiment.resolution import configure
+
+    kind = agent_type(algorithm)
+    usual = configure(algorithm)
+
+    def run(output_dir: Path | None, resume: bool, profile: bool, track: str | None, **settings: Any) -> None:
+        settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
+        given = {name: value for name, value in settings.items() if value is not None and value != {}}
+        train_agent(algorithm, given, output_dir, resume=resume, profile=profile, track=track)
+
+    # An option that the algorithm refuses is hidden, and its message says why.
+    options = config_options(RunConfig, asdict(usual), hidden=() if kind.takes_guide else ("guide",))
+    options += [reward_arg_option(), *output_options(), *config_options(kind.config_type, usual.hyperparameters)]
+    return GroupedCommand(algorithm, callback=run, params=[*options], help=ALGORITHMS[algorithm].help)
+
+
+def train_agent(
+    algorithm: str,
+    given: dict[str, Any],
+    output_dir: Path | None,
+    *,
+    resume: bool,
+    profile: bool,
+    track: str | None,
+) -> None:
+    """Start or resume a run."""
+    from tril_gym.experiment import training
+    from tril_gym.experiment.config import check_unchanged
+    from tril_gym.experiment.resolution import configure
+    from tril_gym.experiment.run_folder import RunFolder
+    from tril_gym.utils.console import RunConsole
+    from tril_gym.utils.interrupt import Interrupted
+    from tril_gym.utils.quiet import silence_libraries
+
+    silence_libraries()
+    console = RunConsole()
+    with usage_errors():
+        if resume:
+            if output_dir is None:
+                raise ValueError("--resume needs --output-dir, the folder of the run to continue")
+            check_unchanged(RunFolder(output_dir), algorithm, given)
+            run = training.resumed_run(output_dir, iterations=given.get("iterations"), track=track, console=console)
+        else:
+            config = configure(algorithm, **given)
+            run = training.new_run(config, output_dir or default_folder(config), track=track, console=console)
+    try:
+        run.run(profile=profile)
+    except Interrupted as stop:
+        console.say(str(stop))
+        raise SystemExit(130) from None
+
+
+def default_folder(config: Any) -> Path:
+    """Return `runs/ppo-pp-CommonGen-seed0`, or the next free name of this form."""
+    task = re.sub(r"-v\d+$", "", config.env.split("/")[-1])
+    return free_folder(Path("runs") / f"{config.algorithm}-{task}-seed{config.seed}")

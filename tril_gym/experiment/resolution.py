@@ -1,0 +1,109 @@
+"""How the settings of a run are found: options given win over the preset, the preset over the defaults."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from tril_gym.experiment import presets
+from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig, env_args_for_reward, merged_env_args
+from tril_gym.utils.user_code import is_function_name
+
+
+def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> RunConfig:
+    """Return the settings of a run.
+
+    Args:
+        algorithm: a name of `ALGORITHMS`.
+        preset: the name of a preset; None chooses by the policy.
+        settings: fields of `RunConfig` and of the algorithm's config. They win over the preset; None counts as not
+            given.
+
+    Raises:
+        ValueError: an unknown name, or a value out of its bounds.
+    """
+    kind = agent_type(algorithm)
+    given = {name: value for name, value in settings.items() if value is not None}
+    numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
+    known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(
+            f"{algorithm} has no setting {unknown[0]!r}; `tril-gym train {algorithm} --help` lists its settings"
+        )
+    env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
+    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env, algorithm)
+    run = _override_preset(chosen.run, given, takes_guide=kind.takes_guide)
+    numbers = chosen.hyperparameters | numbers
+    if numbers.get("lr_schedule", "constant") != "constant":
+        numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
+    return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+
+
+def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: bool) -> dict[str, Any]:
+    """Return the preset updated with what is given, without settings of the preset that then do not apply."""
+    dropped: set[str] = set()
+    if given.get("policy", preset.get("policy")) != preset.get("policy"):  # tokenizer and guide fit the preset's policy
+        dropped |= {"tokenizer", *GUIDE_OPTIONS}
+    if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
+        dropped |= {*GUIDE_OPTIONS}
+    if given.get("policy") in TINY:
+        dropped |= {"load_in_4bit", "load_in_8bit"}
+    if given.get("lora_rank") == 0:
+        dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
+    kept = {name: value for name, value in preset.items() if name not in dropped}
+    env_args = env_args_for_reward(kept.get("env_args", {}), given.get("reward"))
+    return kept | given | {"env_args": merged_env_args(env_args, given.get("env_args", {}))}
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Return the settings with each None replaced by the value that it stands for, where that is known beforehand.
+
+    Resolving twice changes nothing.
+    """
+    kind = agent_type(config.algorithm)
+    found: dict[str, Any] = {"threads": config.cpu_threads}
+    if config.lora_rank and config.lora_alpha is None:
+        found["lora_alpha"] = 2.0 * config.lora_rank
+    if kind.takes_guide:
+        found |= _guide_settings(config)
+    if {config.policy, found.get("guide", config.guide)} & TINY.keys():
+        found["tiny_samples"] = tiny_settings(config)["samples"]
+    found |= _env_settings(config)
+    with warnings.catch_warnings():  # a config that warns does so when the agent is built
+        warnings.simplefilter("ignore", UserWarning)
+        numbers = asdict(kind.config_type(**config.hyperparameters))
+    numbers["episodes_per_iteration"] = numbers["episodes_per_iteration"] or config.num_envs
+    return replace(config, hyperparameters=numbers, **found)
+
+
+def _guide_settings(config: RunConfig) -> dict[str, Any]:
+    from tril_gym.agents.tiny import GUIDE_TOP_P
+
+    guide = config.policy if config.guide is None and config.policy in TINY else config.guide
+    if guide is None or guide == "references" or is_function_name(guide):
+        return {"guide": guide}
+    return {"guide": guide, "guide_top_p": GUIDE_TOP_P if config.guide_top_p is None else config.guide_top_p}
+
+
+def tiny_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the size and pretraining of tiny models: fields of `TinySettings`, `samples` among them."""
+    from tril_gym.agents.tiny import TinySettings
+
+    settings = presets.load(config.preset, config.env).tiny
+    if config.tiny_samples is not None:
+        settings = settings | {"samples": config.tiny_samples}
+    return {"samples": TinySettings(**settings).samples} | settings
+
+
+def _env_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the data set and reward of an environment of ours; others have their own."""
+    from tril_gym.experiment.environments import default_reward, has_data
+
+    found: dict[str, Any] = {}
+    if has_data(config.env) and config.dataset is None:
+        found["dataset"] = "embedded"
+    if config.reward is None and "reward" not in config.env_args:
+        found["reward"] = default_reward(config.env)
+    return found

@@ -1,0 +1,160 @@
+"""What a person sees of a run: messages, a progress bar, one line of metrics per iteration, tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+# Columns of `metrics_line`: label, metric, format.
+LINE = (
+    ("reward", "reward/mean", ".3f"),
+    ("±", "reward/std", ".3f"),
+    ("kl", "kl", ".2f"),
+    ("loss", "policy/loss", ".3f"),
+    ("entropy", "policy/entropy", ".2f"),
+    ("clip", "policy/clip_fraction", ".2f"),
+    ("value", "critic/explained_variance", ".2f"),
+    ("length", "text/length", ".1f"),
+    ("rollin", "rollin/share", ".2f"),
+    ("tokens/s", "tokens_per_second", ".0f"),
+)
+
+# Rows of `profile_table`: the parts of an iteration that `time/…` and `memory/…` name.
+PROFILED = {
+    "collect": "sampling: policy and guide write",
+    "score": "environment and reward",
+    "reference": "log-probabilities of the reference policy",
+    "values": "values of the critic",
+    "discriminator": "discriminator: update and rewards",
+    "learn": "update of policy and critic",
+    "other": "the rest",
+}
+
+
+class RunConsole:
+    """Print the messages of a run. Bars and spinners appear on a terminal only, lines everywhere.
+
+    Args:
+        console: the rich console to print on; by default standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print one line without wrapping it."""
+        self.console.print(escape(text), soft_wrap=True)
+
+    def show(self, table: RenderableType) -> None:
+        """Print a table."""
+        self.console.print(table)
+
+    @contextmanager
+    def waiting(self, activity: str) -> Iterator[None]:
+        """Announce an activity that takes a while; on a terminal, show a spinner until the block ends."""
+        if self.console.is_terminal:
+            with self.console.status(escape(activity)):
+                yield
+        else:
+            self.say(activity)
+            yield
+
+    @contextmanager
+    def progress(self, label: str, *, total: int, completed: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar; yield a function that sets how many steps of `total` are complete."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        hidden = not self.console.is_terminal
+        with Progress(*columns, TextColumn("left"), console=self.console, transient=True, disable=hidden) as bar:
+            task = bar.add_task(escape(label), total=total, completed=completed)
+            yield lambda steps: bar.update(task, completed=steps)
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Return the main metrics of an iteration on one line, without those that the algorithm does not have."""
+    found = [f"{label} {metrics[name]:{style}}" for label, name, style in LINE if name in metrics]
+    return f"{metrics['iteration']:4d}  " + "  ".join(found)
+
+
+def sample_line(sample: Mapping[str, Any]) -> str:
+    """Return one sampled text with its reward and prompt on one line."""
+    return f"      {sample['reward']:6.3f}  {clip_text(sample['prompt'], 70)} → {clip_text(sample['completion'], 110)}"
+
+
+def clip_text(text: str | None, width: int) -> str:
+    """Return a text on one line of at most `width` characters."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
+    """Return a table of metrics before and after training, for each way of decoding."""
+    table = Table(title="held-out examples", title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    for decoding in before:
+        for when in ("before", "after"):
+            table.add_column(f"{decoding} {when}", justify="right")
+    names = dict.fromkeys(name for metrics in (*after.values(), *before.values()) for name in metrics)
+    for name in names:
+        cells = [metrics.get(name) for decoding in before for metrics in (before[decoding], after[decoding])]
+        table.add_row(name, *("" if cell is None else f"{cell:.4g}" for cell in cells))
+    return table
+
+
+def evaluation_table(
+    title: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Table:
+    """Return a table of the metrics of one evaluation, with 95 % intervals in brackets where there are some."""
+    title = escape(f"{title}; in brackets: 95 % bootstrap intervals")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("metric", no_wrap=True)
+    for decoding in metrics:
+        table.add_column(decoding)
+    for name in dict.fromkeys(name for found in metrics.values() for name in found):
+        table.add_row(name, *(_cell(found.get(name), intervals[key].get(name)) for key, found in metrics.items()))
+    return table
+
+
+def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
+
+
+def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of the texts that the policy sampled for the same examples before and after training."""
+    title = "held-out texts sampled from the policy, reward in brackets"
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column in ("prompt", "before", "after"):
+        table.add_column(column, ratio=1)
+    for old, new in zip(before, after, strict=True):
+        cells = (f"{clip_text(sample['completion'], 300)} ({sample['reward']:.3f})" for sample in (old, new))
+        table.add_row(escape(clip_text(old["prompt"], 300)), *map(escape, cells))
+    return table
+
+
+def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of mean seconds, share and peak memory of each part of an iteration, from metrics by iteration."""
+    measured = rows[1:] or rows  # the first iteration also loads and allocates
+    parts = [name for name in PROFILED if any(f"time/{name}" in row for row in measured)]
+    seconds = {name: sum(row.get(f"time/{name}", 0.0) for row in measured) / len(measured) for name in parts}
+    table = Table(title="time and memory of an iteration", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("part", no_wrap=True)
+    for column in ("seconds", "share", "peak MiB"):
+        table.add_column(column, justify="right")
+    total = sum(seconds.values()) or 1.0
+    for name in parts:
+        peaks = [row[f"memory/{name}"] for row in measured if f"memory/{name}" in row]
+        share, peak = f"{seconds[name] / total:.1%}", f"{max(peaks):.0f}" if peaks else ""
+        table.add_row(PROFILED[name], f"{seconds[name]:.3f}", share, peak)
+    speed = sum(row["tokens_per_second"] for row in measured) / len(measured)
+    table.caption = f"{len(measured)} iterations of {total:.3f} seconds, {speed:.0f} tokens per second"
+    return table

@@ -28,7 +28,7 @@ from tril_gym.data import Example
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_vector_env
-from tril_gym.wrappers.text_reward import terms
+from tril_gym.wrappers.reward_term import terms
 
 MODES = ["NextStep", "SameStep", "Disabled"]
 EXAMPLES = [Example("w2 w3", references=["w4"], label=1), Example("w5", references=["w6", "w7"])]

@@ -47,7 +47,7 @@ def test_texts_are_scored_elsewhere_from_the_step_at_which_they_end():
     try:
         envs.reset(seed=0, options={"defer": True})  # which workers take up, whatever the score
         assert envs.step([EOS, TOKEN, TOKEN])[1].tolist() == [0.0] * 3
-        ((rows, scoring),) = envs._begun
+        ((rows, scoring),) = envs._submitted
         assert rows == [0]
         scoring.result()  # there before the others have ended
         envs.step([0, EOS, TOKEN])
@@ -61,7 +61,7 @@ def test_texts_are_scored_elsewhere_from_the_step_at_which_they_end():
         envs.reset(options={"defer": True})
         envs.step([EOS, TOKEN, TOKEN])
         envs.reset(seed=1, options={"defer": True})
-        assert envs._begun == []
+        assert envs._submitted == []
         assert envs.step([EOS, EOS, EOS])[1].round(3).tolist() == [0.0] * 3
         # Without deferring, a step waits for its own texts.
         envs.reset(seed=1)
@@ -98,7 +98,7 @@ def test_mistakes_are_refused_at_the_door():
         toys(lambda *columns: [0.0], workers=1)
     with pytest.raises(ValueError, match="workers must be at least 1 process, got -1"):
         toys(Words(), workers=-1)
-    with pytest.raises(ValueError, match="workers=2 score while the other rows"):
+    with pytest.raises(ValueError, match="workers=2 score texts while the other rows"):
         gym.make("tril/CommonGen-v0", reward="rouge_l", reward_settings={"rouge_l": {"workers": 2}})
 
 

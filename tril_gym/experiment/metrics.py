@@ -20,7 +20,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
-from tril_gym.wrappers.text_reward import terms
+from tril_gym.wrappers.reward_term import terms
 from tril_gym.wrappers.vector import attribute
 
 LEVEL = 0.95

@@ -25,7 +25,7 @@ from tril_gym.utils.console import (
 )
 from tril_gym.utils.interrupt import Interrupted, stop_signal
 from tril_gym.utils.threads import cpu_threads
-from tril_gym.wrappers.text_reward import terms
+from tril_gym.wrappers.reward_term import terms
 
 SAMPLES_EVERY = 10  # iterations between sample texts
 SAMPLES = 3  # texts

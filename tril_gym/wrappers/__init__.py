@@ -1,7 +1,8 @@
 """Wrappers for text environments. Each takes a single or a vector environment under one name."""
 
 from tril_gym.wrappers.action_masking import ActionMasking
+from tril_gym.wrappers.reward_term import Term, terms
 from tril_gym.wrappers.text_observation import TextObservation
-from tril_gym.wrappers.text_reward import Term, TextReward, terms
+from tril_gym.wrappers.text_reward import TextReward
 
 __all__ = ["ActionMasking", "Term", "TextObservation", "TextReward", "terms"]

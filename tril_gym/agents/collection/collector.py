@@ -27,6 +27,7 @@ from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
+from tril_gym.utils import deferred_rewards
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.profiler import Timer
 
@@ -148,9 +149,8 @@ class _EpisodeBatch:
             rows = np.flatnonzero(active)
             paid, ended, cut_off, step_infos = self._step(rows, buffer.tokens[rows, stepped[rows]])
             stepped[rows] += 1
-            self._credit_rewards(rewards, paid, active, stepped)
-            for row in self._rows_with_final_info(rows[ended | cut_off], step_infos):
-                infos[row] |= row_of(step_infos, row)
+            self._credit(rewards, paid, active, stepped)
+            self._merge_final_infos(infos, rows[ended | cut_off], step_infos)
             terminated[rows], truncated[rows] = ended, cut_off
             active[rows] = ~(ended | cut_off)
             generator.keep(active[generator.rows])
@@ -161,8 +161,7 @@ class _EpisodeBatch:
         """Return the prompts and infos of new episodes."""
         seeds = [int(seed) for seed in self.randomness.seeds]
         spare = self.envs.num_envs - self.texts
-        # An environment that keeps ended rows may defer rewards until the last row has ended; see `_credit_rewards`.
-        options: dict[str, Any] = {"defer": True} if self.layout.keeps_ended_rows else {}
+        options = deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows)
         if self.examples is not None:
             options["example"] = np.pad(self.examples, (0, spare), mode="edge")
         with self.timer.time("score"):
@@ -214,7 +213,7 @@ class _EpisodeBatch:
         examples[moved] = [infos[row]["example"] for row in moved]
         options = {"reset_mask": mask, "example": examples, "completion": completions}
         with self.timer.time("score"):
-            self.envs.reset(options=options | ({"defer": True} if self.layout.keeps_ended_rows else {}))
+            self.envs.reset(options=options | deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows))
         return begun
 
     def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -228,21 +227,21 @@ class _EpisodeBatch:
             infos = infos.get("final_info", {})  # the top level describes the next text already
         return rewards[: self.texts], terminated[rows], truncated[rows], infos
 
-    def _rows_with_final_info(self, ended: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
-        """Return the rows whose info must be merged: ended in this step, or received a deferred score."""
-        if not (self.layout.keeps_ended_rows and "_scores" in infos):
-            return ended
-        return np.union1d(ended, np.flatnonzero(infos["_scores"][: self.texts]))
-
     def _reset_ended_rows(self, ended: np.ndarray) -> None:
         """Reset rows that ended where nothing else does: without autoreset, unless the environment keeps them idle."""
         if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.keeps_ended_rows and ended.any():
             self.envs.reset(options={"reset_mask": ended.copy()})
 
-    def _credit_rewards(self, rewards: np.ndarray, paid: np.ndarray, active: np.ndarray, stepped: np.ndarray) -> None:
-        """Add what was paid to each row's last token: idle rows may be paid late, others' new texts are not ours."""
-        payees = np.flatnonzero(active | (paid != 0)) if self.layout.keeps_ended_rows else np.flatnonzero(active)
-        rewards[payees, stepped[payees] - 1] += paid[payees]
+    def _credit(self, rewards: np.ndarray, paid: np.ndarray, active: np.ndarray, stepped: np.ndarray) -> None:
+        """Add what a step paid, (B,), to the last token of each row that it belongs to."""
+        rows = deferred_rewards.rows_to_credit(active, paid, can_wait=self.layout.keeps_ended_rows)
+        rewards[rows, stepped[rows] - 1] += paid[rows]
+
+    def _merge_final_infos(self, infos: Infos, ended: np.ndarray, step_infos: dict[str, Any]) -> None:
+        """Add to each text's info what the step that ended it returned, or the one that paid it late."""
+        can_wait = self.layout.keeps_ended_rows
+        for row in deferred_rewards.rows_with_final_info(ended, step_infos, self.texts, can_wait=can_wait):
+            infos[row] |= row_of(step_infos, row)
 
     def _check_not_ended(self, needs_token: np.ndarray, generator: BatchGenerator) -> None:
         has_no_writer = needs_token.copy()

@@ -1,7 +1,7 @@
-"""What an agent must know of an environment: `metadata["text"]`, read once and checked.
+"""What an agent needs to know of an environment: `metadata["text"]`, read once and checked.
 
 Observations are (P + T,) integers: the prompt right-aligned in the first P columns, the completion so far in the
-other T, -1 where there is no token. Nothing here knows which environment it is.
+other T, -1 where there is no token. Nothing here depends on which environment it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tril_gym.models.text_codec import TextCodec
 
 @dataclass(frozen=True, kw_only=True)
 class TextLayout:
-    """Sizes in tokens, ids, and what the environment offers. See `docs/environments.md` for the metadata."""
+    """Sizes in tokens, ids, and capabilities of the environment. `docs/environments.md` describes the metadata."""
 
     max_prompt_length: int  # P
     max_new_tokens: int  # T
@@ -26,14 +26,14 @@ class TextLayout:
     min_new_tokens: int = 0
     num_examples: int | None = None
     dense_reward: bool = False
-    restart: str | None = None  # "rows": any state of any row; rows that ended then stand idle in DISABLED
+    restart: str | None = None  # "rows": any row can restart in any state; in DISABLED, ended rows are then idle
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
-    joiner: str = " "  # between a prompt and a completion, where text is tokenised
+    joiner: str = " "  # between a prompt and a completion that is tokenised from text
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
 
     @property
     def keeps_ended_rows(self) -> bool:
-        """Rows that ended stand still until they are reset, so that a batch can be written to its end."""
+        """Whether rows that ended are idle until they are reset, so that a batch can be written to its end."""
         return self.restart == "rows" and self.autoreset_mode == AutoresetMode.DISABLED
 
     @staticmethod
@@ -41,7 +41,7 @@ class TextLayout:
         """Read the metadata of a vector environment.
 
         Raises:
-            TypeError: `envs` is no vector environment.
+            TypeError: `envs` is not a vector environment.
             ValueError: the metadata is missing or incomplete.
         """
         if not isinstance(envs, VectorEnv):
@@ -53,7 +53,7 @@ class TextLayout:
         text = metadata.get("text")
         if not isinstance(text, Mapping):
             raise ValueError(
-                f'{envs} has no metadata["text"], which tells an agent its sizes and its EOS;'
+                f'{envs} has no metadata["text"], from which an agent reads its sizes and its EOS;'
                 " docs/environments.md lists the keys a text environment must have"
             )
         required = ("max_prompt_length", "max_new_tokens", "vocab_size", "eos_token_ids")
@@ -73,7 +73,7 @@ class TextLayout:
 
 
 def _tokenizer(envs: VectorEnv) -> Any:
-    """The tokenizer that made the prompts, or None where the environment has none to show."""
+    """Return the tokenizer that made the prompts, or None where the environment shows none."""
     base = envs.unwrapped
     singles = getattr(base, "envs", None)  # SyncVectorEnv keeps its single environments here
     return getattr(singles[0].unwrapped if singles else base, "tokenizer", None)

@@ -1,7 +1,7 @@
-"""Texts as tensors: what a model reads (`Texts`) and what an iteration learns from (`Trajectories`).
+"""Finished texts with their rewards: what an iteration learns from.
 
-Prompts lie at the right end of their columns, tokens at the left end of theirs, so that a text is one piece in the
-middle. Padding is id 0 and is known by its mask alone: no id has a meaning of its own.
+Prompts are right-aligned and tokens left-aligned, so that each text is contiguous. Padding has id 0 and is recognised
+by its mask alone.
 
 B texts, P prompt tokens, T new tokens.
 """
@@ -31,24 +31,23 @@ class Trajectories:
     is_token: Tensor  # (B, T) bool: a real token (EOS too), not padding
     is_rollin: Tensor  # (B, T) bool: a real token before the switch
     old_logprobs: Tensor  # (B, T) float64 nats, log π_old(token) at collection; 0 on tokens the policy did not write
-    rewards: Tensor  # (B, T) float64, what the environment paid for each token, no KL term inside
+    rewards: Tensor  # (B, T) float64, paid by the environment for each token, no KL term inside
     terminated: Tensor  # (B,) bool: by EOS or the length limit
     truncated: Tensor  # (B,) bool: by a limit from outside
     switch: Tensor  # (B,) int64: index of the first token of the rollout
-    examples: Tensor  # (B,) int64: which example each text was written for; -1 where the environment does not say
-    infos: Infos  # per text, what the environment said at its reset and its end, the end's words winning
-    learn_on: Literal["rollout", "rollin", "switch"]  # which part the policy wrote and learns from
-    ref_logprobs: Tensor | None = None  # (B, T) nats, log π_ref(token), read where the policy wrote
-    values: Tensor | None = (
-        None  # (B, T + 1) V before each token and after the last; `collect` knows those of written tokens
-    )
+    examples: Tensor  # (B,) int64: index of the example of each text; -1 where the environment does not report it
+    infos: Infos  # per text, the info of its reset, updated with that of its end
+    learn_on: Literal["rollout", "rollin", "switch"]  # the part that the policy wrote and learns from
+    ref_logprobs: Tensor | None = None  # (B, T) nats, log π_ref(token), used where the policy wrote
+    # (B, T + 1) V before each token and after the last; `collect` fills in those that the rollout's writer knows
+    values: Tensor | None = None
 
     def __len__(self) -> int:
         return self.prompts.shape[0]
 
     @property
     def texts(self) -> Texts:
-        """The ids and their masks, as a model reads them."""
+        """The ids and masks, as a model reads them."""
         return Texts(self.prompts, self.is_prompt, self.tokens, self.is_token)
 
     @property
@@ -63,17 +62,17 @@ class Trajectories:
 
     @property
     def is_cut_off(self) -> Tensor:
-        """(B,) bool: not finished, so that the text still has a future: a limit met at the last token cuts nothing."""
+        """(B,) bool: truncated before its end, so that its last value is bootstrapped."""
         return self.truncated & ~self.terminated
 
     @property
     def wrote(self) -> Tensor:
-        """(B, T) bool: a token that the policy in training wrote (w in the notation of the papers page)."""
+        """(B, T) bool: a token written by the policy in training (w in the notation of the papers page)."""
         return self.is_rollout if self.learn_on == "rollout" else self.is_rollin
 
     @property
     def learn(self) -> Tensor:
-        """(B, T) bool: a token that teaches the policy (u)."""
+        """(B, T) bool: a token that the policy learns from (u)."""
         if self.learn_on != "switch":
             return self.wrote
         columns = torch.arange(self.tokens.shape[1])
@@ -81,7 +80,7 @@ class Trajectories:
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Each reward term by name, (B,); NaN where a text has none (it was truncated)."""
+        """Score of each reward term by name, (B,); NaN where a text has none, because it was truncated."""
         names = {name: None for info in self.infos for name in info.get("scores", {})}  # in order, without repeats
         nothing = float("nan")
         return {
@@ -92,7 +91,7 @@ class Trajectories:
         }
 
     def __getitem__(self, rows: Tensor) -> Trajectories:
-        """The texts of some rows, a tensor of indices."""
+        """Return the texts of some rows, a tensor of indices."""
         picked = {
             field.name: getattr(self, field.name)[rows]
             for field in fields(self)
@@ -102,7 +101,7 @@ class Trajectories:
 
     @staticmethod
     def cat(parts: Sequence[Trajectories]) -> Trajectories:
-        """One after another; all of the same plan and layout."""
+        """Concatenate trajectories of the same plan and layout."""
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Trajectories)}
         joined: dict[str, Any] = {
             name: torch.cat(found) if all(isinstance(part, Tensor) for part in found) else None
@@ -115,15 +114,15 @@ class Trajectories:
 def minibatches(
     texts: int, *, epochs: int, size: int, generator: torch.Generator, lengths: Tensor | None = None
 ) -> Iterable[Tensor]:
-    """Rows of each minibatch, (size,) int64, shuffled anew in every epoch.
+    """Yield the rows of each minibatch, (size,) int64, shuffled anew in every epoch.
 
     Args:
-        texts: how many there are.
-        epochs: how often each comes.
-        size: texts of a minibatch; one of each epoch may have fewer.
+        texts: number of texts.
+        epochs: passes over all texts.
+        size: texts per minibatch; one of each epoch may have fewer.
         generator: shuffles.
-        lengths: (texts,) makes minibatches of texts of like length, in random order; those of the same length meet at
-            random. None: any texts meet.
+        lengths: (texts,) group texts of similar length, those of equal length at random, and shuffle the groups. None:
+            group any texts.
     """
     for _ in range(epochs):
         rows = torch.randperm(texts, generator=generator)

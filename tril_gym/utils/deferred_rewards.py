@@ -1,0 +1,53 @@
+"""Deferred rewards: the contract between a reward that pays late and a collector that credits late payments.
+
+A reward that runs a model is cheaper for a whole batch than for each text as it ends. So
+
+1. the collector offers to wait with `reset(options={"defer": True})`, where rows that ended are idle until they are
+   reset. It promises to step until every row has ended;
+2. the reward accepts or pays at once. If it accepts, the step that ends the last row pays all deferred texts: in
+   `rewards`, and in `infos["scores"]`, also in rows that ended earlier, whose flags are False in this step;
+3. the collector credits what an idle row receives to the last token of its text, and merges the row's info.
+
+n rows of the environment, B texts in the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tril_gym.utils.batched_infos import rows_with
+
+OPTION = "defer"  # of `reset`
+SCORES = "scores"  # key in the info of a text that is paid: its scores by name
+
+Rows = npt.NDArray[np.int64]
+
+
+def offer(*, can_wait: bool) -> dict[str, Any]:
+    """Return the options of `reset` by which a collector offers to wait, where ended rows are idle."""
+    return {OPTION: True} if can_wait else {}
+
+
+def is_offered(options: Mapping[str, Any]) -> bool:
+    """Return whether the caller of `reset` offers to wait."""
+    return bool(options.get(OPTION))
+
+
+def rows_to_credit(active: npt.NDArray[np.bool_], rewards: npt.NDArray[Any], *, can_wait: bool) -> Rows:
+    """Return the rows of B whose reward belongs to their text: still active or paid late, (B,) both.
+
+    Where ended rows are not idle, what they receive belongs to their next text.
+    """
+    return np.flatnonzero(active | (rewards != 0)) if can_wait else np.flatnonzero(active)
+
+
+def rows_with_final_info(ended: Rows, infos: Mapping[str, Any], texts: int, *, can_wait: bool) -> Rows:
+    """Return the rows of B whose info must be merged: ended in this step, or received a deferred score."""
+    if not can_wait:
+        return ended
+    scored = np.array(rows_with(infos, SCORES), dtype=np.int64)
+    return np.union1d(ended, scored[scored < texts])

@@ -1,0 +1,111 @@
+"""One term of a reward: a score of finished texts, its weight and its name.
+
+B texts that end in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+
+from tril_gym import rewards
+from tril_gym.rewards.base import columns_of
+from tril_gym.utils.no_copy import unwrap_no_copy
+from tril_gym.wrappers.vector import attribute
+
+Info = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A score, its weight in the reward, and the name under which infos show it."""
+
+    name: str
+    score: rewards.Score
+    weight: float
+
+    def __call__(self, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        """Score the texts of B ending steps: (B,), unweighted and finite."""
+        return self.checked(lambda: self.score(*columns_of(infos)), infos)
+
+    def checked(self, compute: Callable[[], Any], infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        """Return computed scores as (B,) finite numbers; the message of a failure shows the texts."""
+        try:
+            scores = np.asarray(compute())
+        except ImportError:
+            raise  # an optional package is missing, and the message says how to get it
+        except Exception as error:
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError
+            raise kind(f"reward {self.name!r} failed on {self._shown(infos)}: {error}") from error
+        if scores.shape != (len(infos),) or scores.dtype.kind not in "fiub":
+            raise RuntimeError(
+                f"reward {self.name!r} must give {len(infos)} numbers for {self._shown(infos)},"
+                f" got {scores.dtype} of shape {scores.shape}"
+            )
+        scores = scores.astype(np.float64)
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(np.logical_not(np.isfinite(scores)))[0])
+            raise RuntimeError(f"reward {self.name!r} gave {scores[row]} for {self._shown([infos[row]])}")
+        return scores
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Term:
+        return self  # a score is pure, so a copied environment uses the same one
+
+    def _shown(self, infos: Sequence[Info]) -> str:
+        more = f" and {len(infos) - 1} other texts" if len(infos) > 1 else ""
+        return f"the text {infos[0]['completion']!r}{more}"
+
+
+class HasTerm:
+    """A wrapper that adds one term to the reward."""
+
+    term: Term
+
+    @property
+    def score(self) -> rewards.Score:
+        """The score of the term."""
+        return self.term.score
+
+
+def load_term(
+    env: gym.Env | VectorEnv,
+    score: Any,
+    *,
+    weight: float,
+    name: str | None,
+    settings: Mapping[str, Any] | None,
+    fitted: str | Path | None,
+) -> Term:
+    """Return the term that a wrapper of `env` adds; a reward by name fits on the environment's train examples."""
+    score, settings, fitted = unwrap_no_copy(score), unwrap_no_copy(settings), unwrap_no_copy(fitted)
+    weight = float(weight)
+    if not np.isfinite(weight):
+        raise ValueError(f"the weight of a reward must be a finite number, got {weight}")
+    if isinstance(score, str):
+        score = rewards.load(score, train=attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
+    elif settings or fitted:
+        raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
+    score = rewards.as_score(score)
+    name = name or score.name
+    if name in (term.name for term in terms(env)):
+        raise ValueError(f"the environment already pays a reward {name!r}; give the second one another name=")
+    return Term(name, score, weight)
+
+
+def terms(env: Any) -> list[Term]:
+    """Return the terms that an environment's wrappers pay, the innermost first."""
+    found = []
+    while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
+        if isinstance(env, HasTerm):
+            found.append(env.term)
+        env = env.env
+    if hasattr(env, "envs"):  # SyncVectorEnv: every row has the same
+        return terms(env.envs[0]) + found[::-1]
+    return found[::-1]

@@ -1,0 +1,149 @@
+"""Reward whole texts in a vector environment: those that end in one step are scored in one call, or all at the end.
+
+`utils/deferred_rewards.py` has the contract with the caller. n rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from tril_gym.utils.batched_infos import row_of, rows_with
+from tril_gym.utils.deferred_rewards import SCORES, is_offered
+from tril_gym.wrappers.reward_term import HasTerm, Info, load_term
+from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
+from tril_gym.wrappers.vector import TextVectorWrapper
+
+
+class VectorTextReward(HasTerm, TextVectorWrapper):
+    """`TextReward` around a vector environment: texts that end in one step are scored in one call.
+
+    Args:
+        env: a vector text environment.
+        score: as of `TextReward`, and so are weight, name, settings and fitted.
+        weight: factor of the score.
+        name: the term's name.
+        settings: keywords of a reward by name.
+        fitted: a folder with what a reward by name was fitted to.
+        defer: True: wait until every row has ended and score the whole batch in one call. That step pays, idle rows
+            too; it needs autoreset mode DISABLED. None: defer if the caller of `reset` offers to wait and the score is
+            slow or has workers. False: never.
+        workers: number of processes that score, each deferred text from the step at which it ends, while the other
+            rows are still written. For scores of text that take long, such as SPICE; a score with a model of its own
+            would load one in each process.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        score: Any,
+        *,
+        weight: float = 1.0,
+        name: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        fitted: str | Path | None = None,
+        defer: bool | None = None,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(env)
+        self.term = load_term(env, score, weight=weight, name=name, settings=settings, fitted=fitted)
+        if defer and self.autoreset_mode != AutoresetMode.DISABLED:
+            raise ValueError(
+                'defer=True needs autoreset_mode="Disabled", where rows that have ended are idle,'
+                f" got {self.autoreset_mode.value!r}"
+            )
+        self._defer = defer
+        self._workers = ScoreWorkers(self.term.score, workers) if workers else None
+        self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
+        self._is_writing = np.zeros(self.num_envs, bool)
+        self._unpaid: dict[int, dict[str, Any]] = {}  # infos of ended texts whose score is deferred, by row
+        self._submitted: list[tuple[list[int], Scoring]] = []  # their rows, as they were given to workers
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; decide for the rows that are reset whether their scores are deferred.
+
+        Raises:
+            ValueError: a row to reset has a deferred reward that is not paid yet.
+        """
+        options = options or {}
+        mask = options.get("reset_mask")
+        rows = set() if mask is None else set(np.flatnonzero(mask).tolist())  # the environment validates the mask
+        if unpaid := sorted(rows & self._unpaid.keys()):
+            raise ValueError(
+                f"rows {unpaid} would be reset before their deferred reward {self.term.name!r} is paid;"
+                " step until every row has ended, or make the reward with defer=False"
+            )
+        result = self.env.reset(seed=seed, options=options or None)
+        if mask is None:  # a reset of all rows abandons their texts
+            mask = np.ones(self.num_envs, bool)
+            for _, scoring in self._take_unpaid()[1]:
+                scoring.cancel()
+        self._is_writing |= mask
+        self._is_deferred[mask] = self._defers(options)
+        return result
+
+    def _defers(self, options: Mapping[str, Any]) -> bool:
+        """Return whether the texts that begin at a reset with these options are paid with the batch."""
+        if self.autoreset_mode != AutoresetMode.DISABLED:
+            return False
+        is_slow = getattr(self.score, "slow", False) or self._workers is not None
+        return is_slow and is_offered(options) if self._defer is None else self._defer
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step; pay for the texts that are finished, or keep them until the whole batch is."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        is_same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
+        final_infos = infos.get("final_info", {}) if is_same_step else infos
+        finished = {row: row_of(final_infos, row) for row in rows_with(final_infos, "completion")}
+        self._is_writing &= np.logical_not(terminated | truncated)
+        deferred = {row: info for row, info in finished.items() if self._is_deferred[row]}
+        self._unpaid |= deferred
+        if self._workers is not None and deferred:
+            self._submitted.append((list(deferred), self._workers.submit(list(deferred.values()))))
+        scores = self._scores({row: info for row, info in finished.items() if row not in deferred})
+        if not self._is_writing.any():
+            scores |= self._deferred_scores()
+        if scores:
+            rewards = np.array(rewards, dtype=np.float64)
+            rewards[list(scores)] += self.term.weight * np.array(list(scores.values()))
+            for row, score in scores.items():
+                self._add_info(final_infos, {SCORES: {self.term.name: score}}, row)
+        return observations, rewards, terminated, truncated, infos
+
+    def _scores(self, infos: Mapping[int, Info]) -> dict[int, float]:
+        """Score texts now; return the scores by row."""
+        if not infos:
+            return {}
+        texts = list(infos.values())
+        scores = self.term(texts) if self._workers is None else self._result(self._workers.submit(texts), texts)
+        return dict(zip(infos, scores.tolist(), strict=True))
+
+    def _deferred_scores(self) -> dict[int, float]:
+        """Score the texts that are not paid yet; return the scores by row. None is left, even where scoring fails."""
+        unpaid, submitted = self._take_unpaid()
+        if self._workers is None:
+            return self._scores(unpaid)
+        return {
+            row: score
+            for rows, scoring in submitted
+            for row, score in zip(rows, self._result(scoring, [unpaid[row] for row in rows]).tolist(), strict=True)
+        }
+
+    def _take_unpaid(self) -> tuple[dict[int, dict[str, Any]], list[tuple[list[int], Scoring]]]:
+        unpaid, submitted = self._unpaid, self._submitted
+        self._unpaid, self._submitted = {}, []
+        return unpaid, submitted
+
+    def _result(self, scoring: Scoring, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+        return self.term.checked(scoring.result, infos)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment, and end the workers."""
+        if self._workers is not None:
+            self._workers.close()
+        super().close(**kwargs)

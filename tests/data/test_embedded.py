@@ -42,7 +42,7 @@ def lemmatize():
     return lambda text: {token.lemma_ for token in nlp(text)}
 
 
-@pytest.fixture(scope="module", params=list(build.TASKS))
+@pytest.fixture(scope="module", params=list(build.DATASETS))
 def task(request) -> str:
     return request.param
 
@@ -53,7 +53,7 @@ def tokenizer(task) -> Tokenizer:
 
 
 def test_counts_and_columns(task):
-    for split, size in zip(build.SPLITS, build.TASKS[task].sizes, strict=True):
+    for split, size in zip(build.SPLITS, build.DATASETS[task].sizes, strict=True):
         found = rows(task, split)
         assert len(found) == size >= (2000 if split == "train" else 200)
         for row in found:
@@ -70,8 +70,8 @@ def test_no_row_comes_twice(task):
 
 
 def test_the_data_are_small():
-    files = [path for task in build.TASKS for path in (FOLDER / task).iterdir()]
-    assert len(files) == 4 * len(build.TASKS)
+    files = [path for task in build.DATASETS for path in (FOLDER / task).iterdir()]
+    assert len(files) == 4 * len(build.DATASETS)
     assert sum(path.stat().st_size for path in files) < 500_000
 
 
@@ -161,7 +161,7 @@ def test_tokenizer_has_the_special_tokens_first_and_at_most_a_thousand_in_all(to
 
 
 def test_nearly_every_word_is_one_token(task, tokenizer):
-    texts = [text for row in rows(task, "test") for text in build.TASKS[task].texts(row)]
+    texts = [text for row in rows(task, "test") for text in build.DATASETS[task].texts(row)]
     found = [word for text in texts for word in re.findall(r" ?\w+", text)]
     assert sum(len(tokenizer.encode(word).ids) == 1 for word in found) / len(found) > 0.84
 
@@ -184,7 +184,7 @@ def test_nearly_every_text_fits_its_room(task_name, texts, limit):
 
 def test_a_rebuild_gives_the_same_data(tmp_path):
     build.build(tmp_path)
-    for task in build.TASKS:
+    for task in build.DATASETS:
         for split in build.SPLITS:
             made, shipped = ((folder / task / f"{split}.jsonl.gz").read_bytes() for folder in (tmp_path, FOLDER))
             assert made[4:8] == b"\0\0\0\0"  # no time

@@ -152,7 +152,7 @@ def test_malformed_rows(task, line, reason, tmp_path, caplog):
     assert "skipped 1 malformed rows of 3" in caplog.text
     assert len(examples) == (1 if task is COMMON_GEN else 2)
     path.write_text(f"{line}\n")
-    with pytest.raises(ValueError, match=r"no row that will do.*line 1: "):
+    with pytest.raises(ValueError, match=r"no usable row.*line 1: "):
         load_examples(task, path, on_bad_row="skip")
 
 
@@ -174,7 +174,7 @@ def test_malformed_files(tmp_path):
         load_examples(IMDB, path)
     path = tmp_path / "empty.jsonl"
     path.write_text("\n")
-    with pytest.raises(ValueError, match="no row that will do: it is empty"):
+    with pytest.raises(ValueError, match="no usable row: it is empty"):
         load_examples(IMDB, path)
 
 

@@ -1,4 +1,4 @@
-"""One thing to write about, and a read-only list of many."""
+"""An example, and a read-only sequence of examples."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, overload
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt, and what is known of good completions.
+    """A prompt with its references.
 
     Attributes:
         prompt: the text to continue.
         references: human-written completions.
-        label: the example's class, where it has one (IMDB: 1 positive, 0 negative).
-        extras: what a reward may want besides (CommonGen: {"concepts": [...]}).
-        suffix: the end of `prompt` that truncation never cuts, such as TL;DR's call for a summary.
+        label: the class of the example, where it has one (IMDB: 1 positive, 0 negative).
+        extras: further data for rewards (CommonGen: {"concepts": [...]}).
+        suffix: the end of `prompt` that truncation keeps, such as "TL;DR:".
     """
 
     prompt: str
@@ -30,7 +30,7 @@ class Example:
             raise ValueError(
                 f"references must be a sequence of texts, got one text {self.references!r}; put it in a list"
             )
-        object.__setattr__(self, "references", tuple(self.references))  # a list is welcome, too
+        object.__setattr__(self, "references", tuple(self.references))  # a list is accepted too
         if not self.prompt.endswith(self.suffix):
             raise ValueError(
                 f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}"
@@ -38,31 +38,31 @@ class Example:
 
 
 class Examples(Sequence[Example]):
-    """Examples that were loaded once and are shared by every environment of the process.
+    """Examples that are loaded once and shared by all environments of the process.
 
     Attributes:
         source: where they come from, for messages.
-        skipped: how many malformed rows were left out (`on_bad_row="skip"`).
-        tables: the prompts as tokens, by tokenizer and length; see `prompts.py`.
+        skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
+        prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
     """
 
-    def __init__(self, rows: Iterable[Example], *, source: str, skipped: int = 0) -> None:
-        self._rows = tuple(rows)
+    def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0) -> None:
+        self._examples = tuple(examples)
         self.source, self.skipped = source, skipped
-        self.tables: dict[tuple[object, ...], Any] = {}
+        self.prompt_tables: dict[tuple[object, ...], Any] = {}
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
     def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
-        return self._rows[index]
+        return self._examples[index]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._examples)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Examples:
-        return self  # read-only, so a copy would only cost memory
+        return self  # read-only, so a copy is not needed
 
     def __repr__(self) -> str:
         return f"Examples({len(self)} from {self.source})"

@@ -1,4 +1,4 @@
-"""Preference pairs: two completions of one prompt, of which people preferred one. What a reward model learns from.
+"""Preference pairs, the training data of a reward model: two completions of a prompt, one of which people preferred.
 
 Rows have the columns `prompt`, `chosen` and `rejected`; they are read as the examples of a task are.
 
@@ -26,7 +26,7 @@ Margins = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt, the completion that was preferred, and the other one."""
+    """A prompt, the preferred completion, and the other one."""
 
     prompt: str
     chosen: str
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairData:
-    """Pairs to learn from and pairs to judge by, and where they are from, in words."""
+    """Training pairs, held-out pairs, and a description of the held-out ones for messages."""
 
     train: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
@@ -43,17 +43,18 @@ class PairData:
 
 
 def read(row: DataRow) -> Example:
-    """Take a pair for an example whose reference is the chosen completion.
+    """Read a pair as an example whose reference is the chosen completion.
 
-    Completions that stand right against their prompt ("TL;DR:" and "My dog …") get the space that policies write there.
+    A space is put before both completions where neither they nor the prompt have white space at the boundary ("TL;DR:"
+    and "My dog …"), since policies write one there.
     """
     prompt, chosen, rejected = row["prompt"], text_of(row, "chosen"), text_of(row, "rejected")
     if not isinstance(prompt, str):
         raise ValueError(f"prompt must be a text, got {prompt!r}")
     if chosen == rejected:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
-    seam = (prompt[-1:] or " ", chosen[0], rejected[0])
-    joiner = "" if any(character.isspace() for character in seam) else " "
+    boundary = (prompt[-1:] or " ", chosen[0], rejected[0])
+    joiner = "" if any(character.isspace() for character in boundary) else " "
     return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected})
 
 
@@ -64,22 +65,22 @@ PAIRS = Task(
     max_prompt_length=512,
     max_new_tokens=128,
     prompt_truncation_side="left",
-    hub=Hub(repository=""),  # none is ours: one must be named
+    hub=Hub(repository=""),  # no default: the user names one
 )
 
 
 def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
     """Return the pairs of a data set.
 
-    Where there is no validation part, a tenth of the prompts is held out, chosen by their hash: the same ones every
-    time, and all pairs of a prompt on one side.
+    Without a validation split, a tenth of the prompts is held out. A hash of the prompt decides, so the split is always
+    the same, and all pairs of a prompt are on one side.
 
     Args:
-        dataset: a file, a folder with train.* and perhaps validation.*, or "hub:owner/name".
+        dataset: a file, a folder with train.* and optionally validation.*, or "hub:owner/name".
         on_bad_row: "raise", or "skip" to leave malformed rows out.
 
     Raises:
-        ValueError: nothing is there, a row will not do, or there are too few pairs.
+        ValueError: the data set does not exist, a row is malformed, or there are too few pairs.
     """
     name, path = str(dataset), Path(dataset).expanduser()
     is_hub = name.startswith("hub:") and name != "hub:"
@@ -100,8 +101,8 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
 def _checked(train: Examples | list[Example], held_out: Examples | list[Example], source: str, name: str) -> PairData:
     if len(train) < MIN_TRAIN or not held_out:
         raise ValueError(
-            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, of at least {MIN_TRAIN}"
-            " and 1; add pairs with other prompts, or give a folder with train.* and validation.*"
+            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, at least {MIN_TRAIN} and 1"
+            " are needed; add pairs with other prompts, or give a folder with train.* and validation.*"
         )
     return PairData(tuple(map(_pair, train)), tuple(map(_pair, held_out)), source)
 
@@ -111,27 +112,27 @@ def _pair(example: Example) -> Pair:
 
 
 def length_margins(pairs: Sequence[Pair]) -> Margins:
-    """Return by how many characters the chosen completion is longer, (N,): what a length-only scorer goes by."""
+    """Return the number of characters by which the chosen completion is longer, (N,): the margin of a length-only scorer."""
     return np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs], dtype=np.float64)
 
 
 def is_right(margins: Margins) -> Margins:
-    """Return 1 where the chosen completion has the higher score, 1/2 for a tie, else 0: (N,) to (N,)."""
+    """Return 1 where the chosen completion has the higher score, 1/2 for a tie, else 0: (N,) -> (N,)."""
     return (margins > 0) + 0.5 * (margins == 0)
 
 
 def mean_and_error(values: Margins) -> dict[str, float | int | None]:
-    """Return the mean of N values, its standard error and N; None for what so few do not give."""
+    """Return the mean of N values, its standard error and N; None for a mean of no value or an error of fewer than two."""
     number = len(values)
     error = float(values.std(ddof=1)) / math.sqrt(number) if number > 1 else None
     return {"mean": float(values.mean()) if number else None, "standard_error": error, "pairs": number}
 
 
 def agreement(margins: Margins, pairs: Sequence[Pair]) -> dict[str, dict[str, float | int | None]]:
-    """Return the shares of pairs that a reward model gets right, beside a scorer that prefers the longer completion.
+    """Return the accuracy of a reward model, beside that of a scorer that prefers the longer completion.
 
-    `chosen_is_shorter` are the pairs on which that scorer is always wrong; `difference` is the reward model's share
-    less the scorer's, with the standard error of paired verdicts.
+    `chosen_is_shorter` is the accuracy on the pairs on which that scorer is always wrong; `difference` is the reward
+    model's accuracy less the scorer's, with the standard error of the paired difference.
 
     Args:
         margins: (N,) reward of the chosen completion less that of the rejected one.

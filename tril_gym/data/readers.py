@@ -1,4 +1,4 @@
-"""Rows out of files, one at a time, with their line numbers; a line that cannot be read is an error among the rows."""
+"""Readers of files: rows with their line numbers. For a line that cannot be parsed, an error takes the place of the row."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# A line number, and the row or what is wrong with it.
+# A line number, and the row or the reason why it cannot be parsed.
 Line = tuple[int, dict[str, Any] | ValueError]
 
 
 def read_jsonl(path: Path) -> Iterator[Line]:
-    """One JSON object a line; lines of white space are passed over."""
+    """Yield one row per line of JSON; empty lines are skipped."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -24,13 +24,13 @@ def read_jsonl(path: Path) -> Iterator[Line]:
 def _parse(line: bytes) -> dict[str, Any] | ValueError:
     try:
         row = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # no UTF-8, or no JSON
+    except ValueError as error:  # neither UTF-8 nor JSON
         return ValueError(f"not a line of JSON: {error}")
     return row if isinstance(row, dict) else ValueError(f"a row must be a JSON object, got {row!r}")
 
 
 def read_csv(path: Path) -> Iterator[Line]:
-    """A header, then one row a record."""
+    """Yield one row per record after the header."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         while True:
@@ -46,7 +46,7 @@ def read_csv(path: Path) -> Iterator[Line]:
 
 
 def read_parquet(path: Path) -> Iterator[Line]:
-    """One row a record; `line` is the row's number."""
+    """Yield one row per record, with its number in place of a line number."""
     import pyarrow
     import pyarrow.parquet
 
@@ -66,11 +66,11 @@ READERS: dict[str, Callable[[Path], Iterator[Line]]] = {
 
 
 def read_file(path: Path) -> Iterator[Line]:
-    """Read a file by its ending."""
+    """Yield the rows of a file in the format that its ending names."""
     endings = [ending for ending in READERS if path.name.endswith(ending)]
     if not endings:
         raise ValueError(f"{path} must end in {', '.join(READERS)}")
     try:
         yield from READERS[endings[0]](path)
-    except (OSError, EOFError) as error:  # a broken gzip file is an OSError or ends early
+    except (OSError, EOFError) as error:  # a damaged gzip file raises either
         raise ValueError(f"{path} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Where examples come from: embedded data, the hub, a folder, a file, or objects. Each is loaded once per process."""
+"""Sources of examples: embedded data, the hub, a folder, a file, or objects. Each is loaded once per process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-HELD_OUT = 0.1  # share of the train examples that stand in for a validation split that does not exist
+HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
 
 
 def load_examples(
@@ -28,11 +28,11 @@ def load_examples(
     """Return the examples of a data set.
 
     Args:
-        task: what the rows must look like.
+        task: which columns the rows have, and how they are read.
         dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one .jsonl, .jsonl.gz, .csv
             or .parquet file, a sequence of `Example`, or a `datasets.Dataset`.
         split: one of `SPLITS`, "train" by default; only where the data set has splits.
-        on_bad_row: "raise", or "skip" to leave malformed rows out, count them (`.skipped`) and log the count.
+        on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -51,7 +51,7 @@ def load_examples(
         return _from_file(task, file_of_split(path, split or "train"), on_bad_row)
     if not path.is_file():
         raise ValueError(
-            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of them'
+            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of these'
         )
     if split is not None:
         raise ValueError(f"split={split!r} needs a data set with splits, and {name} is one file; leave split out")
@@ -59,12 +59,12 @@ def load_examples(
 
 
 def load_train_examples(task: Task, dataset: Any, *, on_bad_row: str = "raise") -> Examples:
-    """Return what a reward may fit on: the train split, or all examples of a data set that has no splits."""
+    """Return the examples that a reward may fit on: the train split, or all where the data set has no splits."""
     return load_examples(task, dataset, on_bad_row=on_bad_row)
 
 
 def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
-    """Part examples in (train, validation): a share of them, chosen by a hash of the prompt: always the same ones."""
+    """Split examples into (train, validation); a hash of the prompt decides, so the split is always the same."""
 
     def is_held_out(example: Example) -> bool:
         digest = hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).digest()
@@ -76,7 +76,7 @@ def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[l
 
 
 def file_of_split(folder: Path, split: str) -> Path:
-    """Return the one file of a folder that holds a split."""
+    """Return the file of a folder that holds a split."""
     found = [folder / f"{split}{ending}" for ending in READERS if (folder / f"{split}{ending}").is_file()]
     if len(found) > 1:
         raise ValueError(f"{folder} has {' and '.join(path.name for path in found)}; a split must be one file")
@@ -101,7 +101,7 @@ def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: s
                 raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
             skipped += 1
     if not found:
-        raise ValueError(f"{source} has no row that will do: {reason or 'it is empty'}")
+        raise ValueError(f"{source} has no usable row: {reason or 'it is empty'}")
     if skipped:
         logger.warning(
             "%s: skipped %d malformed rows of %d; the first: %s", source, skipped, skipped + len(found), reason
@@ -110,7 +110,7 @@ def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: s
 
 
 def to_example(task: Task, row: dict[str, Any] | ValueError) -> Example:
-    """Turn a row into an example; ValueError says what is wrong with it."""
+    """Turn a row into an example; raise ValueError with the reason where that fails."""
     if isinstance(row, ValueError):
         raise row
     for column in task.columns:
@@ -131,12 +131,12 @@ def _from_file(task: Task, path: Path, on_bad_row: str) -> Examples:
 
 @functools.lru_cache(maxsize=16)
 def _read_once(task: Task, path: Path, mtime: int, size: int, on_bad_row: str) -> Examples:
-    """Read a file; as long as its time and size stay the same, once."""
+    """Read a file once, until its modification time or size changes."""
     return to_examples(task, read_file(path), source=str(path), on_bad_row=on_bad_row)
 
 
 def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -> Examples:
-    datasets = sys.modules.get("datasets")  # whoever has one of its objects has imported it
+    datasets = sys.modules.get("datasets")  # imported already if `dataset` is one of its objects
     if datasets is not None and isinstance(dataset, datasets.DatasetDict):
         if (split or "train") not in dataset:
             raise ValueError(f"the DatasetDict has no split {split or 'train'!r}; it has {', '.join(dataset)}")
@@ -157,7 +157,7 @@ def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -
 
 @functools.lru_cache(maxsize=8)
 def _convert_once(task: Task, dataset: NoCopy, on_bad_row: str) -> Examples:
-    """Convert a `datasets.Dataset`; it never changes, so once."""
+    """Convert a `datasets.Dataset` once; it is immutable."""
     rows: Any = dataset.value
     lines = enumerate(rows, start=1)
     return to_examples(task, lines, source=f"the {type(rows).__name__}", on_bad_row=on_bad_row)
@@ -165,45 +165,45 @@ def _convert_once(task: Task, dataset: NoCopy, on_bad_row: str) -> Examples:
 
 @functools.lru_cache(maxsize=8)
 def _wrap_once(examples: tuple[NoCopy, ...]) -> Examples:
-    """Return the same `Examples`, with their tokens, for a list of the same example objects."""
+    """Return the same `Examples`, with their tokenised prompts, for every list of the same example objects."""
     return Examples((unwrap_no_copy(example) for example in examples), source="the list of examples")
 
 
 @functools.lru_cache(maxsize=8)
 def _from_hub(task: Task, repository: str, split: str, on_bad_row: str) -> Examples:
-    """Load a public data set; where it has no validation split, hold out some of its train split."""
-    available = _ask_hub(repository, lambda datasets: datasets.get_dataset_split_names(repository))
-    theirs = split
+    """Load a public data set; without a validation split, a part of its train split is held out."""
+    available = _query_hub(repository, lambda datasets: datasets.get_dataset_split_names(repository))
+    hub_split = split
     if split == "validation" and split not in available:
-        theirs = next((name for name in ("valid", "val", "dev") if name in available), "train")
-    if theirs not in available:
+        hub_split = next((name for name in ("valid", "val", "dev") if name in available), "train")
+    if hub_split not in available:
         raise ValueError(f"{repository} has no split {split!r}; it has {', '.join(available)}")
-    table = _ask_hub(repository, lambda datasets: datasets.load_dataset(repository, split=theirs))
-    source = f"{repository} ({theirs} split)"
+    table = _query_hub(repository, lambda datasets: datasets.load_dataset(repository, split=hub_split))
+    source = f"{repository} ({hub_split} split)"
     lines = ((number, _rename(task, row)) for number, row in enumerate(table, start=1))
     examples = to_examples(task, lines, source=source, on_bad_row=on_bad_row)
-    if theirs == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
+    if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
         train, validation = hold_out(examples)
         return Examples(train if split == "train" else validation, source=source, skipped=examples.skipped)
     return examples
 
 
 def _rename(task: Task, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a hub row with our names for its columns."""
+    """Return a row of the hub under our column names."""
     named = dict(row)
     for ours, theirs in task.hub.columns.items():
         if ours not in row and theirs in row:
             named[ours] = named.pop(theirs)
-            if ours in task.list_columns and isinstance(named[ours], str):  # one reference a row; in test sets ""
+            if ours in task.list_columns and isinstance(named[ours], str):  # one reference per row; "" in test sets
                 named[ours] = [named[ours]] if named[ours] else []
     return named
 
 
-def _ask_hub(repository: str, question: Callable[[Any], Any]) -> Any:
-    import datasets  # slow to import, so only here
+def _query_hub(repository: str, query: Callable[[Any], Any]) -> Any:
+    import datasets  # slow to import
 
     try:
-        return question(datasets)
+        return query(datasets)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"could not load {repository} from the Hugging Face hub: {error}; dataset= also takes a folder or a file"

@@ -1,4 +1,4 @@
-"""What a task is: which columns its rows have, how a row becomes an example, and how long its texts are."""
+"""The description of a task: the columns of its rows, how a row becomes an example, and the lengths of its texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tril_gym.data.example import Example
 
-DataRow = Mapping[str, Any]
+DataRow = Mapping[str, Any]  # a row of a data set: values by column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,26 +17,38 @@ class Hub:
     """A public data set on the Hugging Face hub."""
 
     repository: str  # owner/name
-    columns: Mapping[str, str] = field(default_factory=dict)  # ours: theirs, where the names differ
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name: theirs, where they differ
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """A task as data. `read` raises ValueError with the reason where a row will not do."""
+    """What `load_examples` and an environment need to know about a task.
+
+    Attributes:
+        name: also the folder of the embedded data.
+        columns: names of the columns that every row must have.
+        read: turns a row into an example, or raises ValueError with the reason.
+        gather: combines the examples of a data set (CommonGen joins those of one concept set).
+        list_columns: columns that hold lists: in a CSV file JSON lists.
+        max_prompt_length: P.
+        max_new_tokens: T.
+        prompt_truncation_side: the side on which a prompt that is too long is cut.
+        hub: where the public data set is.
+    """
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[DataRow], Example]
-    gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple  # common_gen: joins rows of one concept set
-    list_columns: tuple[str, ...] = ()  # columns that hold lists: JSON lists in the cells of a CSV file
-    max_prompt_length: int  # P
-    max_new_tokens: int  # T
+    gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple
+    list_columns: tuple[str, ...] = ()
+    max_prompt_length: int
+    max_new_tokens: int
     prompt_truncation_side: Literal["left", "right"]
     hub: Hub
 
 
 def text_of(row: DataRow, column: str) -> str:
-    """Return a cell that must be a text with something in it."""
+    """Return a cell that must be a text with more than white space."""
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{column} must be a text that is not empty, got {value!r}")
@@ -44,7 +56,7 @@ def text_of(row: DataRow, column: str) -> str:
 
 
 def texts_of(row: DataRow, column: str) -> list[str]:
-    """Return a cell that must be a list of texts, or a text that is one in JSON."""
+    """Return a cell that must be a list of texts, or such a list in JSON."""
     value = row[column]
     if isinstance(value, str):
         try:

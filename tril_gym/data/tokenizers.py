@@ -1,4 +1,4 @@
-"""The tokenizer of an environment: embedded, fitted to its texts, by name or folder, or an object."""
+"""The tokenizer of an environment: embedded, fitted to its texts, loaded by name or folder, or given as an object."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tril_gym.utils.no_copy import NoCopy
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PAD, EOS = "<pad>", "<eos>"
-FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, and still a small head for a tiny model
+PAD_TOKEN, EOS_TOKEN = "<pad>", "<eos>"
+FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, yet a small output layer for a tiny model
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
-def load_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Examples]) -> Any:
-    """Return a tokenizer that has an EOS; embedded, fitted and named ones are made once per process."""
+def resolve_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Examples]) -> Any:
+    """Return a tokenizer that has an EOS token; embedded, fitted and named ones are loaded once per process."""
     if tokenizer is None:
         raise ValueError('tokenizer must be "embedded", a name, a folder or a tokenizer, got None')
     loaded = tokenizer
     if isinstance(tokenizer, str | Path):
-        made_here = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(NoCopy(train_examples()))}
-        loaded = made_here.get(str(tokenizer), lambda: _named(str(tokenizer)))()
+        built_in = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(NoCopy(train_examples()))}
+        loaded = built_in.get(str(tokenizer), lambda: _named(str(tokenizer)))()
     if getattr(loaded, "eos_token_id", None) is None:
         raise ValueError(f"the tokenizer {describe(loaded)} has no EOS token, so no text could end; set its eos_token")
     return loaded
@@ -38,7 +38,7 @@ def describe(tokenizer: Any) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Return a byte-level BPE: every byte is in its alphabet, so any text comes back from its tokens as it was."""
+    """Train a byte-level BPE. Its alphabet has every byte, so decoding restores any text exactly."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -46,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, EOS],
+        special_tokens=[PAD_TOKEN, EOS_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -61,15 +61,17 @@ def _embedded(task: str) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _fitted(examples: NoCopy) -> Any:
-    known: Examples = examples.value  # type: ignore[assignment]
-    texts = (text for example in known for text in (example.prompt, *(f" {it}" for it in example.references)))
+    train: Examples = examples.value  # type: ignore[assignment]
+    texts = (text for example in train for text in (example.prompt, *(f" {it}" for it in example.references)))
     return _fast(tokenizer_object=train_tokenizer(texts, FITTED_SIZE))
 
 
 def _fast(**source: Any) -> Any:
     from transformers import PreTrainedTokenizerFast  # imports no torch
 
-    return PreTrainedTokenizerFast(**source, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        **source, pad_token=PAD_TOKEN, eos_token=EOS_TOKEN, clean_up_tokenization_spaces=False
+    )
 
 
 _named = functools.lru_cache(maxsize=8)(tokenization.load_tokenizer)

@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from tril_gym.data.example import Example, Examples
 from tril_gym.data.sources import load_examples, load_train_examples
 from tril_gym.data.task import Task
-from tril_gym.data.tokenizers import describe, load_tokenizer
+from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.prompts import prompt_table
 
@@ -178,7 +178,7 @@ def text_env_config(
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
     return TextEnvConfig(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
-        load_tokenizer(tokenizer, task.name, train_examples),
+        resolve_tokenizer(tokenizer, task.name, train_examples),
         max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
         max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
         min_new_tokens=min_new_tokens,

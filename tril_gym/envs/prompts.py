@@ -81,15 +81,15 @@ def prompt_table(
         truncation_side,
         vocab_size,
     )  # the table keeps the tokenizer, so its id, alive
-    if key not in examples.tables:
-        examples.tables[key] = PromptTable(
+    if key not in examples.prompt_tables:
+        examples.prompt_tables[key] = PromptTable(
             examples,
             tokenizer,
             max_prompt_length=max_prompt_length,
             truncation_side=truncation_side,
             vocab_size=vocab_size,
         )
-    table: PromptTable = examples.tables[key]
+    table: PromptTable = examples.prompt_tables[key]
     return table
 
 

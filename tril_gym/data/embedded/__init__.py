@@ -1,1 +1,1 @@
-"""Small data sets of our own writing, each with a tokenizer, so that the tasks need no network; see `build.py`."""
+"""Small data sets made by grammars, each with a tokenizer, so that environments need no network; see `build.py`."""

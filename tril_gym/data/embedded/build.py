@@ -1,8 +1,9 @@
 """Write the embedded data sets and their tokenizers: python -m tril_gym.data.embedded.build [FOLDER].
 
-Each task has a grammar (`imdb_grammar.py`, `common_gen_grammar.py`, `tldr_grammar.py`), a generator of rows that never
-repeats one. The rows are cut into splits, and a byte-level BPE is trained on the train split, worded as the
-environments word it. The same code gives the same bytes: the seed is fixed, archives hold neither a time nor a name.
+Each data set has a grammar (`imdb_grammar.py`, `common_gen_grammar.py`, `tldr_grammar.py`), which generates rows without
+repetition. The rows are divided into splits, and a byte-level BPE is trained on the texts of the train split, in the
+form that the environments give them. The output is reproducible byte for byte: the seed is fixed, and the archives
+store neither a time nor a file name.
 """
 
 import gzip
@@ -15,53 +16,53 @@ from itertools import islice
 from pathlib import Path
 
 from tril_gym.data.embedded import common_gen_grammar, imdb_grammar, tldr_grammar
+from tril_gym.data.sources import SPLITS
 from tril_gym.data.tokenizers import train_tokenizer
 
-SPLITS = ("train", "validation", "test")
-VOCAB_SIZE = 1000  # enough for nearly every word of a grammar to be one token
+VOCAB_SIZE = 1000  # nearly every word of a grammar is one token
 SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """How one task's data come about."""
+class EmbeddedDataset:
+    """How one data set is made."""
 
     examples: Callable[[random.Random], Iterator[dict]]
     sizes: tuple[int, int, int]  # rows in each of SPLITS
-    texts: Callable[[dict], list[str]]  # a row as the environment words it, prompt and completion
+    texts: Callable[[dict], list[str]]  # prompt and completion of a row, as the environment writes them
 
 
 def common_gen_texts(row: dict) -> list[str]:
-    """The prompt with each reference."""
+    """Return the prompt with each reference."""
     return [f"concepts: {' '.join(row['concepts'])}. sentence: {reference}" for reference in row["references"]]
 
 
 def imdb_texts(row: dict) -> list[str]:
-    """The review."""
+    """Return the review."""
     return [row["text"]]
 
 
 def tldr_texts(row: dict) -> list[str]:
-    """The prompt with the summary, and the summary again: a post's many words must not use up the vocabulary."""
+    """Return the prompt with the summary, and the summary four times more, so that it counts beside the longer post."""
     prompt = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:".format(**row)
     return [f"{prompt} {row['summary']}"] + [f" {row['summary']}"] * 4
 
 
-TASKS = {
-    "imdb": Task(imdb_grammar.examples, (2000, 200, 200), imdb_texts),
-    "common_gen": Task(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
-    "tldr": Task(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
+DATASETS = {
+    "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts),
+    "common_gen": EmbeddedDataset(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
+    "tldr": EmbeddedDataset(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
 }
 
 
-def splits(task: Task) -> dict[str, list[dict]]:
-    """The rows of each split, in a random order."""
+def make_splits(dataset: EmbeddedDataset) -> dict[str, list[dict]]:
+    """Return the rows of each split, in a random order."""
     rng = random.Random(SEED)
-    rows = task.examples(rng)
+    rows = dataset.examples(rng)
     made = {}
-    for split, size in zip(SPLITS, task.sizes, strict=True):
+    for split, size in zip(SPLITS, dataset.sizes, strict=True):
         made[split] = list(islice(rows, size))
-        rng.shuffle(made[split])  # the reviews come good and bad in turn
+        rng.shuffle(made[split])  # the generator yields good and bad reviews in turn
     return made
 
 
@@ -73,13 +74,13 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def build(folder: Path) -> None:
-    """Write every task's splits and tokenizer into `folder`, one folder a task."""
-    for name, task in TASKS.items():
+    """Write splits and tokenizer of every data set into a folder of its own below `folder`."""
+    for name, dataset in DATASETS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        made = splits(task)
+        made = make_splits(dataset)
         for split, rows in made.items():
             write_rows(folder / name / f"{split}.jsonl.gz", rows)
-        tokenizer = train_tokenizer((text for row in made["train"] for text in task.texts(row)), VOCAB_SIZE)
+        tokenizer = train_tokenizer((text for row in made["train"] for text in dataset.texts(row)), VOCAB_SIZE)
         tokenizer.save(str(folder / name / "tokenizer.json"), pretty=False)
 
 

@@ -1,9 +1,9 @@
 # ruff: noqa: E501
-# (a string of options stands on one line)
-"""IMDB rows: film reviews with mixed feelings, and whether the reviewer liked the film in the end.
+# (a string of options is on one line)
+"""Generator of IMDB rows: film reviews with mixed opinions, and a label that says whether the reviewer liked the film.
 
-A review opens with who saw what, goes through a few things (the plot, the acting, the music, …), and ends with a verdict. Of the
-opinions about four in five agree with the label, so the first half of a review is a hint at its second half and not more.
+A review opens with who saw what, gives opinions on a few topics (the plot, the acting, the music, …), and ends with a verdict.
+About four opinions in five agree with the label, so the first half of a review predicts its second half only in part.
 """
 
 import random
@@ -31,7 +31,7 @@ TASKS = options(
 COMPANIONS = options("my brother|my wife|my husband|my kids|an old friend|my sister|my parents|two friends")
 TIMES = options("last night|on a rainy Sunday|last week|on a long flight|yesterday|on television|in a full theater")
 
-# topic: (names for it, good, bad)
+# topic: (its names, good, bad)
 TOPICS = {
     "plot": (
         ("the plot", "the story", "the script"),
@@ -75,7 +75,7 @@ TOPICS = {
     ),
 }
 PLAIN = "||really |truly |so "
-BARE = set(  # judgements that begin with one of these are never "really" so
+BARE = set(  # no adverb of PLAIN is put before judgements that begin with one of these words
     words(
         "a full like worse better worth out way simply done never not all just the too very hardly deeply painfully perfect"
     )
@@ -138,7 +138,7 @@ OPENERS = (
 EXPECTED = (
     "I did not expect much.|The trailer looked bad.|Some critics hated it.|I almost turned it off at the start.",
     "I expected a lot.|The trailer looked great.|Some critics loved it.|It starts well enough.",
-)  # before a good, before a bad film
+)  # in a review of a good film, of a bad film
 ALSO = ("Also, ", "On top of that, ", "Besides, ", "And ", "", "", "", "")
 BUT = ("However, ", "Still, ", "On the other hand, ", "Then again, ", "But ")
 VERDICTS = (
@@ -153,17 +153,17 @@ VERDICTS = (
 )
 
 
-def judged(rng: random.Random, topic: str, good: bool) -> str:
-    """A topic and what the reviewer thinks of it, as a clause in lower case."""
+def opinion_clause(rng: random.Random, topic: str, good: bool) -> str:
+    """Return a clause in lower case that gives an opinion on one topic."""
     names, *judgements = TOPICS[topic]
     judgement = option(rng, judgements[0 if good else 1])
     return f"{rng.choice(names)} is {'' if judgement.split()[0] in BARE else option(rng, PLAIN)}{judgement}"
 
 
-def opinion(rng: random.Random, topics: Sequence[str], feelings: Sequence[bool]) -> str:
-    """A sentence with one opinion or two."""
+def opinion_sentence(rng: random.Random, topics: Sequence[str], feelings: Sequence[bool]) -> str:
+    """Return a sentence with an opinion on each of one or two topics."""
     if len(topics) == 2:
-        first, second = (judged(rng, topic, good) for topic, good in zip(topics, feelings, strict=True))
+        first, second = (opinion_clause(rng, topic, good) for topic, good in zip(topics, feelings, strict=True))
         if feelings[0] == feelings[1]:
             return capital(f"{first}, and {second}{' too' if rng.random() < 0.3 else ''}.")
         return rng.choice(
@@ -171,21 +171,21 @@ def opinion(rng: random.Random, topics: Sequence[str], feelings: Sequence[bool])
         )
     if rng.random() < 0.45:
         return option(rng, REMARKS[topics[0]][0 if feelings[0] else 1])
-    clause = judged(rng, topics[0], feelings[0])
+    clause = opinion_clause(rng, topics[0], feelings[0])
     thought = ("I think that ", "I have to say that ", "For me, ", "", "", "", "", "")
     return capital(rng.choice(thought) + clause) + rng.choice((".", ".", ".", "!" if rng.random() < 0.5 else "."))
 
 
-def joined(rng: random.Random, sentence: str, agrees: bool) -> str:
-    """The sentence after another one, with a word that shows whether the feeling stays."""
+def with_conjunction(rng: random.Random, sentence: str, agrees: bool) -> str:
+    """Return a sentence with a conjunction that shows whether it agrees with the sentence before it."""
     link = rng.choice(ALSO if agrees else BUT)
     if not link or sentence.startswith(("While", "Although")):
         return sentence
     return link + (sentence if sentence.startswith("I ") else sentence[0].lower() + sentence[1:])
 
 
-def review(rng: random.Random, good: bool) -> str:
-    """A review of a film that the reviewer liked, or not."""
+def draw_review(rng: random.Random, good: bool) -> str:
+    """Draw a review of a film that the reviewer liked (`good`) or disliked."""
     companion, hero = rng.choice(COMPANIONS), rng.choice(HEROES)
     task = rng.choice(TASKS)
     if hero.split()[0] in ("two", "three"):
@@ -207,8 +207,8 @@ def review(rng: random.Random, good: bool) -> str:
         feelings = [good if rng.random() < AGREES else not good for _ in topics]
     while topics:
         count = 2 if len(topics) > 1 and rng.random() < 0.3 else 1
-        sentence = opinion(rng, topics[:count], feelings[:count])
-        sentences.append(joined(rng, sentence, feelings[0] == previous) if len(sentences) > 1 else sentence)
+        sentence = opinion_sentence(rng, topics[:count], feelings[:count])
+        sentences.append(with_conjunction(rng, sentence, feelings[0] == previous) if len(sentences) > 1 else sentence)
         previous = feelings[count - 1]
         topics, feelings = topics[count:], feelings[count:]
     verdicts = rng.sample(options(VERDICTS[0 if good else 1]), rng.choice((1, 1, 2)))
@@ -219,11 +219,11 @@ def review(rng: random.Random, good: bool) -> str:
 
 
 def examples(rng: random.Random) -> Iterator[dict]:
-    """Rows without end, good and bad in turn; no review comes twice."""
+    """Yield rows without end, good and bad in turn; no review is repeated."""
     seen: set[str] = set()
     good = True
     while True:
-        text = review(rng, good)
+        text = draw_review(rng, good)
         if text not in seen and SHORTEST <= len(re.findall(r"\S+", text)) <= LONGEST:
             seen.add(text)
             yield {"text": text, "label": int(good)}

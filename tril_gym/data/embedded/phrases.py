@@ -1,23 +1,23 @@
-"""The few words about words that the grammars share."""
+"""String functions that the grammars share."""
 
 import random
 
 
 def words(text: str) -> list[str]:
-    """The words of a list written as one string."""
+    """Split a string at white space."""
     return text.split()
 
 
 def options(text: str) -> list[str]:
-    """The options of a list written with bars."""
+    """Split a string at its bars."""
     return text.split("|")
 
 
 def option(rng: random.Random, text: str) -> str:
-    """One of the options between bars."""
+    """Draw one of the options between bars."""
     return rng.choice(options(text))
 
 
 def capital(sentence: str) -> str:
-    """The sentence with a capital letter."""
+    """Return the sentence with its first letter in upper case."""
     return sentence[:1].upper() + sentence[1:]

@@ -101,8 +101,8 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
 def _checked(train: Examples | list[Example], held_out: Examples | list[Example], source: str, name: str) -> PairData:
     if len(train) < MIN_TRAIN or not held_out:
         raise ValueError(
-            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, at least {MIN_TRAIN} and 1"
-            " are needed; add pairs with other prompts, or give a folder with train.* and validation.*"
+            f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, at least {MIN_TRAIN}"
+            " and 1 are needed; add pairs with other prompts, or give a folder with train.* and validation.*"
         )
     return PairData(tuple(map(_pair, train)), tuple(map(_pair, held_out)), source)
 
@@ -112,7 +112,7 @@ def _pair(example: Example) -> Pair:
 
 
 def length_margins(pairs: Sequence[Pair]) -> Margins:
-    """Return the number of characters by which the chosen completion is longer, (N,): the margin of a length-only scorer."""
+    """Return by how many characters the chosen completion is longer, (N,): the margins of a length-only scorer."""
     return np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs], dtype=np.float64)
 
 
@@ -122,7 +122,7 @@ def is_right(margins: Margins) -> Margins:
 
 
 def mean_and_error(values: Margins) -> dict[str, float | int | None]:
-    """Return the mean of N values, its standard error and N; None for a mean of no value or an error of fewer than two."""
+    """Return the mean of N values, its standard error and N; None for a mean of none and an error of fewer than two."""
     number = len(values)
     error = float(values.std(ddof=1)) / math.sqrt(number) if number > 1 else None
     return {"mean": float(values.mean()) if number else None, "standard_error": error, "pairs": number}

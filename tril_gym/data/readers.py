@@ -1,4 +1,4 @@
-"""Readers of files: rows with their line numbers. For a line that cannot be parsed, an error takes the place of the row."""
+"""Readers of files: rows with their line numbers; an error takes the place of a row that cannot be parsed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""The environments: what a step does, where examples come from, and what each task asks. Numpy only."""
+"""Text environments, made by `gym.make` and `gym.make_vec`. Numpy only.
 
-from tril_gym.data.example import Example, Examples
+Public names are the closed forms of the toy environment: its optimal texts and the value of a noisy guide.
+"""
 
-__all__ = ["Example", "Examples"]
+from tril_gym.envs.toy import ToyRules, guide_tokens, guide_value, optimal_completions, optimal_value
+
+__all__ = ["ToyRules", "guide_tokens", "guide_value", "optimal_completions", "optimal_value"]

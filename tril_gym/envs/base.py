@@ -1,4 +1,4 @@
-"""What the single and the vector environment have in common, besides the texts themselves."""
+"""The attributes that the single and the vector environment share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tril_gym.utils.no_copy import wrap_no_copy
 
 
 class TextEnvMixin:
-    """An environment on a `TextEnvConfig`: shows what others may want of it, and keeps its specification light.
+    """Attributes of an environment with a `TextEnvConfig`.
 
-    Gymnasium deep-copies specifications. The keywords of this one are plain data, or `NoCopy` where they are objects.
+    Gymnasium deep-copies `spec`, so its keywords are stored as plain data or in a `NoCopy`.
     """
 
     config: TextEnvConfig
@@ -24,7 +24,7 @@ class TextEnvMixin:
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer that made the prompts."""
+        """The tokenizer of the prompts."""
         return self.config.tokenizer
 
     @property
@@ -38,16 +38,16 @@ class TextEnvMixin:
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What `gym.make` made this environment from."""
+        """The specification from which `gym.make` made this environment."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
-            spec.kwargs = {key: keyword(value) for key, value in spec.kwargs.items()}
+            spec.kwargs = {key: spec_keyword(value) for key, value in spec.kwargs.items()}
         self._spec = spec
 
 
-def keyword(value: Any) -> Any:
-    """Return a keyword in the form in which a specification keeps it."""
+def spec_keyword(value: Any) -> Any:
+    """Return a keyword in the form in which a specification stores it."""
     return value.value if isinstance(value, Enum) else wrap_no_copy(value)

@@ -14,7 +14,7 @@ PROMPT_SUFFIX = ". sentence:"
 
 
 def read(row: DataRow) -> Example:
-    """Read the concepts of a row and its reference sentences; a test set may have none."""
+    """Read the concepts of a row and its reference sentences, which a test set may lack."""
     if isinstance(row["concepts"], str):
         text_of(row, "concepts")
     concepts = texts_of(row, "concepts")
@@ -27,13 +27,13 @@ def read(row: DataRow) -> Example:
 
 
 def gather(examples: Iterable[Example]) -> Iterable[Example]:
-    """Join the examples of one concept set: the first one's order of concepts, everyone's references."""
+    """Join the examples of each concept set: the first one's order of concepts, the references of all."""
     joined: dict[frozenset[str], Example] = {}
     for example in examples:
         concepts = frozenset(example.extras["concepts"])
         first = joined.setdefault(concepts, example)
         if first is not example:
-            # a dictionary keeps the order and drops repeated sentences
+            # a dictionary keeps the order and removes repeated sentences
             joined[concepts] = replace(first, references=tuple(dict.fromkeys(first.references + example.references)))
     return joined.values()
 

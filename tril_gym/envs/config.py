@@ -1,8 +1,8 @@
-"""What stays the same while texts are written: the examples, the prompts as tokens, the sizes, and what an info says.
+"""The configuration of a text environment: examples, tokenised prompts, sizes, and the contents of infos.
 
-One `TextEnvConfig` serves any number of environments.
+Any number of environments can share a `TextEnvConfig`.
 
-P prompt tokens, T new tokens, V words in the vocabulary, m the least number of new tokens that is advised.
+n texts, P prompt tokens, T new tokens, V words in the vocabulary, m the advised minimum of new tokens.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from tril_gym.envs.prompts import prompt_table
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
 RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
 
-# What stands between a prompt and a completion where a reference is tokenised.
+# The string between prompt and completion where a reference is tokenised.
 JOINER = " "
 
 
 class TextEnvConfig:
-    """Examples to write about, and the rules of writing.
+    """The data and the settings of an environment; immutable.
 
     Attributes:
-        prompts: the examples' prompts as tokens.
+        prompts: the tokenised prompts of the examples.
         is_eos: (V,) True on the actions that end a text.
-        reward_fn: what the environment itself pays, or None where it leaves that to wrappers.
+        reward_fn: the reward of the environment itself; None where rewards are left to wrappers.
+        dense_reward: whether `reward_fn` rewards single tokens before the end.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class TextEnvConfig:
         self.examples, self.tokenizer = examples, tokenizer
         self._load_train_examples = train_examples
         self.reward_fn, self.dense_reward = reward_fn, dense_reward
-        self.max_prompt_length = at_least("max_prompt_length", max_prompt_length, 1)
-        self.max_new_tokens = at_least("max_new_tokens", max_new_tokens, 1)
-        self.min_new_tokens = at_least("min_new_tokens", min_new_tokens, 0)
+        self.max_prompt_length = check_integer("max_prompt_length", max_prompt_length, 1)
+        self.max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 1)
+        self.min_new_tokens = check_integer("min_new_tokens", min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens must be at most max_new_tokens = {max_new_tokens}, got {min_new_tokens}")
         if prompt_truncation_side not in ("left", "right"):
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
-        self.vocab_size = whole_vocabulary(tokenizer, vocab_size)
+        self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self._num_known = len(tokenizer)
         self.eos_token_ids = [int(tokenizer.eos_token_id)]
         self.is_eos = np.zeros(self.vocab_size, dtype=bool)
@@ -78,20 +79,20 @@ class TextEnvConfig:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextEnvConfig:
-        return self  # nothing in it changes: a copied environment writes about the same examples
+        return self  # immutable
 
     def without_reward(self) -> TextEnvConfig:
-        """Return a configuration whose environment itself gives reward 0 and leaves rewards to wrappers."""
+        """Return the same configuration with reward 0, so that only wrappers give rewards."""
         config = copy.copy(self)
         config.reward_fn, config.dense_reward = None, False
         return config
 
     def train_examples(self) -> Sequence[Example]:
-        """Return the examples that a reward may fit on: the train split's, loaded when asked for."""
+        """Return the examples that a reward may fit on, those of the train split; they are loaded on the first call."""
         return self.examples if self._load_train_examples is None else self._load_train_examples()
 
     def metadata(self, restart: str) -> dict[str, Any]:
-        """Return `metadata["text"]`, the whole contract for agents, as new plain data."""
+        """Return `metadata["text"]`, the whole contract for agents, as plain data that the caller owns."""
         return {
             "max_prompt_length": self.max_prompt_length,
             "max_new_tokens": self.max_new_tokens,
@@ -105,7 +106,7 @@ class TextEnvConfig:
         }
 
     def observation_space(self) -> Box:
-        """Return the space of one observation: P prompt tokens, T completion tokens, -1 for none."""
+        """Return the space of one observation: P prompt tokens, T completion tokens, -1 where there is none."""
         return Box(-1, self.vocab_size - 1, (self.max_prompt_length + self.max_new_tokens,), np.int64)
 
     def action_space(self) -> Discrete:
@@ -113,21 +114,21 @@ class TextEnvConfig:
         return Discrete(self.vocab_size)
 
     def action_masks(self, lengths: Ids) -> Mask:
-        """Return the advised actions, (n,) -> (n, V): EOS not while a completion is shorter than m."""
+        """Return the advised actions, (n,) -> (n, V): EOS is False while a completion is shorter than m."""
         masks = np.ones((len(lengths), self.vocab_size), dtype=bool)
         masks[:, self.eos_token_ids] = (lengths >= self.min_new_tokens)[:, None]
         return masks
 
     def reset_info(self, index: int) -> dict[str, Any]:
-        """Return what the info of a reset says about an example: fresh data, the caller's to change."""
+        """Return the info of a reset to an example; the caller owns the data and may change them."""
         example = self.examples[index]
-        extras = fresh(dict(example.extras))
+        extras = copy_plain_data(dict(example.extras))
         if example.label is not None:
             extras["label"] = example.label
         return {"example": index, "prompt": example.prompt, "references": list(example.references), "extras": extras}
 
     def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:
-        """Return the info of the step that ended a text."""
+        """Return the info of the step that ends a text."""
         return self.reset_info(index) | {
             "completion": self.decode(tokens),
             "tokens": tokens,
@@ -136,11 +137,11 @@ class TextEnvConfig:
         }
 
     def finish_reason(self, tokens: Sequence[int]) -> str:
-        """Say what ended a text: its EOS, or the limit of its length."""
+        """Return "stop" for a text that ended with EOS, "length" for one that reached T tokens."""
         return "stop" if self.is_eos[tokens[-1]] else "length"
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return tokens as text; special tokens and ids beyond the tokenizer's are nothing."""
+        """Return tokens as text, without special tokens and ids beyond the tokenizer."""
         known = [token for token in tokens if token < self._num_known]
         text: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
@@ -159,15 +160,15 @@ def text_env_config(
     prompt_truncation_side: str | None = None,
     vocab_size: int | None = None,
 ) -> TextEnvConfig:
-    """Return a task's problem on some data.
+    """Return the configuration of a task on a data set.
 
     Args:
-        task: what is asked; lengths and truncation side are its own where they are not given.
+        task: it also gives the lengths and the truncation side where they are None.
         dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, a list of
             `Example`, or a `datasets.Dataset`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
-        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens learned on the train examples), a name, a folder, or a
+        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), a name, a folder, or a
             tokenizer.
         max_prompt_length: P.
         max_new_tokens: T.
@@ -190,29 +191,29 @@ def text_env_config(
     )
 
 
-def whole_vocabulary(tokenizer: Any, vocab_size: int | None) -> int:
+def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
     """Return V: the tokenizer's length, or a larger number for a policy that has more logits."""
     least = max(len(tokenizer), int(tokenizer.eos_token_id) + 1)
     if vocab_size is None:
         return least
-    if at_least("vocab_size", vocab_size, 1) < least:
+    if check_integer("vocab_size", vocab_size, 1) < least:
         raise ValueError(
             f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}"
         )
     return int(vocab_size)
 
 
-def at_least(name: str, value: Any, least: int) -> int:
-    """Return a setting that must be a whole number of at least some size."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """Return an integer setting, or raise ValueError where it is below its minimum."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
     return int(value)
 
 
-def fresh(x: Any) -> Any:
-    """Return plain data whose dictionaries, lists and arrays are new."""
+def copy_plain_data(x: Any) -> Any:
+    """Return a copy of plain data with new dictionaries, lists and arrays."""
     if isinstance(x, dict):
-        return {key: fresh(value) for key, value in x.items()}
+        return {key: copy_plain_data(value) for key, value in x.items()}
     if isinstance(x, list):
-        return [fresh(item) for item in x]
+        return [copy_plain_data(item) for item in x]
     return x.copy() if isinstance(x, np.ndarray) else x

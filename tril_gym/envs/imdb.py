@@ -1,6 +1,6 @@
-"""IMDB: continue the first half of a film review, so that it turns out positive.
+"""IMDB: continue the first half of a film review, with positive sentiment.
 
-The reference is the second half of the same review, never the whole: a policy must not learn to repeat its prompt.
+The reference is the second half of the same review; from the whole review a policy would learn to repeat its prompt.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from tril_gym.data.example import Example
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 from tril_gym.envs.config import text_env_config
 
-LABELS = {0: 0, 1: 1, "0": 0, "1": 1}  # CSV has texts only
+LABELS = {0: 0, 1: 1, "0": 0, "1": 1}  # a CSV file has strings only
 
 
 def read(row: DataRow) -> Example:
-    """Cut a review in two at the middle of its words, keeping every character but the white space at the cut."""
+    """Cut a review after half of its words; every character is kept except the white space at the cut."""
     text = text_of(row, "text").strip()
     words = [word.span() for word in re.finditer(r"\S+", text)]
     if len(words) < 2:
@@ -34,7 +34,7 @@ IMDB = Task(
     read=read,
     max_prompt_length=64,
     max_new_tokens=48,
-    prompt_truncation_side="left",  # the completion goes on from the prompt's end
+    prompt_truncation_side="left",  # the completion continues the end of the prompt
     hub=Hub(repository="stanfordnlp/imdb"),
 )
 

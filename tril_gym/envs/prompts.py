@@ -1,4 +1,4 @@
-"""Prompts as tokens: each is tokenised once per process, when it is first drawn, and all environments read that row.
+"""Tokenised prompts. Each prompt is tokenised once per process, when it is first drawn; all environments share the row.
 
 N examples, P prompt tokens.
 """
@@ -14,7 +14,7 @@ from tril_gym.envs.arrays import Ids
 
 
 class PromptTable:
-    """The N prompts, right-aligned in P columns, -1 where there is no token."""
+    """The N prompts, aligned right in P columns, -1 where there is no token."""
 
     def __init__(
         self, examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
@@ -28,24 +28,24 @@ class PromptTable:
                 f"max_prompt_length must leave room for a token besides the {len(self._before + self._after)} special"
                 f" ones of the tokenizer, got {max_prompt_length}"
             )
-        # Rows are written when first read, so the memory of prompts that nobody draws is never touched.
+        # Rows are written when they are first read, so prompts that are never drawn use no physical memory.
         self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int64)
-        self._known = np.zeros(len(examples), dtype=bool)
+        self._is_tokenised = np.zeros(len(examples), dtype=bool)
 
     def rows(self, indices: Ids) -> Ids:
-        """Return the prompts of some examples, (n,) -> (n, P), as a new array."""
-        for index in np.unique(indices[~self._known[indices]]).tolist():
+        """Return the prompts of n examples, (n,) -> (n, P), as a new array."""
+        for index in np.unique(indices[~self._is_tokenised[indices]]).tolist():
             tokens = self._tokenise(index)
             self._tokens[index] = -1
             self._tokens[index, -len(tokens) :] = tokens
-            self._known[index] = True
+            self._is_tokenised[index] = True
         return self._tokens[indices]
 
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]
-        body = plain_tokens(self.tokenizer, example.prompt)
+        body = tokenise(self.tokenizer, example.prompt)
         if len(body) > self._room:
-            body = self._shorten(example, index)
+            body = self._truncate(example, index)
         tokens = self._before + body + self._after
         if not body:
             raise ValueError(
@@ -58,15 +58,15 @@ class PromptTable:
             )
         return tokens
 
-    def _shorten(self, example: Example, index: int) -> list[int]:
-        """Cut a prompt on the truncation side, its suffix apart."""
-        head = plain_tokens(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
-        tail = plain_tokens(self.tokenizer, example.suffix) if example.suffix else []
+    def _truncate(self, example: Example, index: int) -> list[int]:
+        """Return the tokens of a prompt, cut on the truncation side; its suffix is kept."""
+        head = tokenise(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
+        tail = tokenise(self.tokenizer, example.suffix) if example.suffix else []
         keep = self._room - len(tail)
         if keep < 1:
             raise ValueError(
                 f"max_prompt_length is too short for example {index}: it leaves room for {self._room} tokens, and"
-                f" the end of the prompt that must stay, {example.suffix!r}, has {len(tail)}"
+                f" the end of the prompt that must be kept, {example.suffix!r}, has {len(tail)}"
             )
         return (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
 
@@ -74,13 +74,9 @@ class PromptTable:
 def prompt_table(
     examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
 ) -> PromptTable:
-    """Return the table for these settings, which all environments on the same examples share."""
-    key = (
-        id(tokenizer),
-        max_prompt_length,
-        truncation_side,
-        vocab_size,
-    )  # the table keeps the tokenizer, so its id, alive
+    """Return the table of these settings, which all environments with the same examples share."""
+    # The table holds the tokenizer, so no other object can get its id.
+    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size)
     if key not in examples.prompt_tables:
         examples.prompt_tables[key] = PromptTable(
             examples,
@@ -93,13 +89,13 @@ def prompt_table(
     return table
 
 
-def plain_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise a text without the tokenizer's special tokens; it may be longer than a model takes, we cut it."""
+def tokenise(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise a text without special tokens and without a limit of length."""
     return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return what a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
+    """Return the tokens that a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     tokens, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
     if all(special):

@@ -1,4 +1,4 @@
-"""Restart anywhere: the options of `reset` that put a text in any state, read and checked.
+"""The options of `reset` with which an episode begins in any state: reading and validation.
 
 n texts, T new tokens.
 """
@@ -13,51 +13,54 @@ import numpy as np
 from tril_gym.envs.arrays import Ids
 from tril_gym.envs.config import TextEnvConfig
 
-SAMPLE_EXAMPLE = -1  # as an example: draw one as usual
+SAMPLE_EXAMPLE = -1  # in place of an index: draw an example uniformly
 
 
-def single_restart(options: Mapping[str, Any] | None, config: TextEnvConfig) -> tuple[int, list[int]]:
-    """Read `{"example": int, "completion": ids}`; (SAMPLE_EXAMPLE, []) without them."""
-    example, completion = requested(options)
+def read_restart(options: Mapping[str, Any] | None, config: TextEnvConfig) -> tuple[int, list[int]]:
+    """Return (example, completion) of `{"example": int, "completion": ids}`; (SAMPLE_EXAMPLE, []) without them."""
+    example, completion = restart_options(options)
     if example is None:
         return SAMPLE_EXAMPLE, []
-    index = integers("example", example)
+    index = as_integers("example", example)
     if index.ndim != 0:
         raise ValueError(f"options['example'] must be one index, got shape {index.shape}")
-    tokens = np.empty(0, np.int64) if completion is None else integers("completion", completion)
+    tokens = np.empty(0, np.int64) if completion is None else as_integers("completion", completion)
     if tokens.ndim != 1:
         raise ValueError(f"options['completion'] must be a list of token ids, got shape {tokens.shape}")
-    return checked(int(index), tokens, config, where="")
+    return check_restart(int(index), tokens, config, where="")
 
 
-def row_restarts(
+def read_row_restarts(
     options: Mapping[str, Any] | None, rows: Ids, num_envs: int, config: TextEnvConfig
 ) -> list[tuple[int, list[int]]]:
-    """Read `{"example": (n,), "completion": (n, T) padded with -1}` for some rows; what the others hold is not read."""
-    examples, completions = requested(options)
+    """Return (example, completion) for each of `rows`; the entries of other rows are not read.
+
+    The options are `{"example": (n,), "completion": (n, T) padded with -1}`.
+    """
+    examples, completions = restart_options(options)
     if examples is None:
         return [(SAMPLE_EXAMPLE, [])] * len(rows)
-    indices = integers("example", examples)
+    indices = as_integers("example", examples)
     if indices.shape != (num_envs,):
         raise ValueError(f"options['example'] must have one index per environment, ({num_envs},), got {indices.shape}")
-    tokens = np.empty((num_envs, 0), np.int64) if completions is None else integers("completion", completions)
+    tokens = np.empty((num_envs, 0), np.int64) if completions is None else as_integers("completion", completions)
     if tokens.ndim != 2 or len(tokens) != num_envs:
         raise ValueError(
             f"options['completion'] must have shape ({num_envs}, {config.max_new_tokens}), padded with -1,"
             f" got {tokens.shape}"
         )
-    return [checked(int(indices[row]), tokens[row], config, where=f" of row {row}") for row in rows.tolist()]
+    return [check_restart(int(indices[row]), tokens[row], config, where=f" of row {row}") for row in rows.tolist()]
 
 
-def requested(options: Mapping[str, Any] | None) -> tuple[Any, Any]:
+def restart_options(options: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """Return the two restart options, None where they are not given."""
     example, completion = (options or {}).get("example"), (options or {}).get("completion")
     if completion is not None and example is None:
-        raise ValueError("options['completion'] needs options['example'], which says what it is a completion of")
+        raise ValueError("options['completion'] needs options['example'], the example that it completes")
     return example, completion
 
 
-def integers(name: str, x: Any) -> Ids:
+def as_integers(name: str, x: Any) -> Ids:
     """Return an option as an array of integers."""
     try:
         array = np.asarray(x)
@@ -70,8 +73,8 @@ def integers(name: str, x: Any) -> Ids:
     return array.astype(np.int64)
 
 
-def checked(index: int, tokens: Ids, config: TextEnvConfig, *, where: str) -> tuple[int, list[int]]:
-    """Return an example and a completion that a text can stand in, the padding cut off."""
+def check_restart(index: int, tokens: Ids, config: TextEnvConfig, *, where: str) -> tuple[int, list[int]]:
+    """Return an example and a completion without padding, or raise ValueError where no episode can begin there."""
     if not -1 <= index < len(config.examples):
         raise ValueError(
             f"options['example']{where} must be in 0 … {len(config.examples) - 1}, or -1 to draw one, got {index}"

@@ -1,4 +1,4 @@
-"""Text generation as an environment: every step writes one token."""
+"""Text generation as an environment in which every step appends one token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from tril_gym.envs.arrays import Ids, Mask
 from tril_gym.envs.base import TextEnvMixin
 from tril_gym.envs.config import TextEnvConfig
-from tril_gym.envs.restart import SAMPLE_EXAMPLE, single_restart
+from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_restart
 from tril_gym.envs.text_batch import TextBatch
 
 RENDER_MODES = ("ansi", "human")
@@ -21,26 +21,26 @@ ROW = np.zeros(1, np.int64)  # the only row of the batch
 
 
 class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
-    """Write a completion of a prompt, one token a step.
+    """Write a completion of a prompt, one token per step.
 
     ## Description
     An episode is one text. `reset` draws an example; `step` appends a token to its completion.
 
     ## Observation
-    `Box(-1, V-1, (P+T,), int64)`: the prompt right-aligned in the first P columns, the completion so far in the other
+    `Box(-1, V-1, (P+T,), int64)`: the prompt aligned right in the first P columns, the completion so far in the other
     T, -1 where there is no token. So the attention mask is `observation >= 0`.
 
     ## Action
-    `Discrete(V)`, a token id. EOS is an action like any other. `action_masks()` says which are advised.
+    `Discrete(V)`, a token id. EOS is an action like any other. `action_masks()` returns the advised actions.
 
     ## Reward
-    What `config.reward_fn` says, else 0: wrappers such as `TextReward` score the finished text.
+    That of `config.reward_fn`, else 0; wrappers such as `TextReward` add the score of the finished text.
 
     ## Episode end
     `terminated` at EOS (`info["finish_reason"] == "stop"`) or at the T-th token (`"length"`). Never `truncated`.
 
     ## Restart
-    `reset(options={"example": index, "completion": token ids})` begins in any state of any text.
+    `reset(options={"example": index, "completion": token ids})` begins an episode in any state.
 
     ## Version history
     v0: first version.
@@ -50,15 +50,15 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     def __init__(self, config: TextEnvConfig, *, render_mode: str | None = None) -> None:
         self.config = config
-        self.render_mode = checked_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode)
         self.metadata = dict(type(self).metadata) | {"text": config.metadata(restart="single")}
         self.observation_space = config.observation_space()
         self.action_space = config.action_space()
         self._text = TextBatch(config, num_texts=1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Ids, dict[str, Any]]:
-        """Begin a text: of an example drawn uniformly, or in the state that the options name."""
-        example, completion = single_restart(options, self.config)
+        """Begin a text, of an example drawn uniformly or in the state given by `options`."""
+        example, completion = read_restart(options, self.config)
         super().reset(seed=seed)
         if example == SAMPLE_EXAMPLE:
             example = int(self.np_random.integers(len(self.config.examples)))
@@ -70,8 +70,8 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Ids, float, bool, bool, dict[str, Any]]:
         """Append one token."""
         if not self._text.is_writing[0]:
-            raise ResetNeeded("this text has ended, or was never begun: call reset() before step()")
-        rewards, has_ended = self._text.write(None, self._token(action))
+            raise ResetNeeded("this text has ended, or none has begun: call reset() before step()")
+        rewards, has_ended = self._text.write(None, self._check_action(action))
         terminated = bool(has_ended[0])
         if self.render_mode == "human":
             self._print_last_token()
@@ -79,11 +79,11 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
         return self._text.observations[0].copy(), float(rewards[0]), terminated, False, info
 
     def action_masks(self) -> Mask:
-        """Return (V,) True on the advised actions: EOS not before `min_new_tokens`."""
+        """Return (V,), True on the advised actions: all but EOS before `min_new_tokens`."""
         return self.config.action_masks(self._text.lengths)[0]
 
     def render(self) -> str | None:  # type: ignore[override]
-        """Return the text so far ("ansi"); in "human" mode it is printed as it is written."""
+        """Return the text so far ("ansi"); in "human" mode each step prints its token instead."""
         if self.render_mode is None:
             gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
             return None
@@ -91,8 +91,8 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
             raise ResetNeeded("there is no text yet: call reset() before render()")
         return self._text.frame(0) if self.render_mode == "ansi" else None
 
-    def _token(self, action: Any) -> Ids:
-        """Return an action as a (1,) array of one legal token."""
+    def _check_action(self, action: Any) -> Ids:
+        """Return an action as an int64 array of shape (1,)."""
         try:
             return np.array([operator.index(action)], np.int64)
         except (TypeError, OverflowError) as error:
@@ -100,13 +100,13 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     def _print_last_token(self) -> None:
         tokens = self._text.tokens(0)
-        before = self.config.decode(tokens[:-1])  # a character may be made of several tokens, so decode the whole
+        before = self.config.decode(tokens[:-1])  # a character may consist of several tokens, so all are decoded
         end = "" if self._text.is_writing[0] else f" [{self.config.finish_reason(tokens)}]\n"
         print(self.config.decode(tokens)[len(before) :], end=end, flush=True)
 
 
-def checked_render_mode(render_mode: str | None) -> str | None:
-    """Return a render mode that text has."""
+def check_render_mode(render_mode: str | None) -> str | None:
+    """Return a render mode, or raise ValueError for one that text environments do not have."""
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}")
     return render_mode

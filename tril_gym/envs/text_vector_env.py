@@ -1,4 +1,4 @@
-"""Many texts at once: the same steps as `TextEnv`, with a few numpy operations for the whole batch.
+"""A vector environment of texts: the steps of `TextEnv` as a few numpy operations for the whole batch.
 
 n texts side by side.
 """
@@ -19,10 +19,10 @@ from gymnasium.vector.utils import batch_space
 
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.base import TextEnvMixin
-from tril_gym.envs.config import TextEnvConfig, at_least
-from tril_gym.envs.restart import SAMPLE_EXAMPLE, row_restarts
-from tril_gym.envs.text_batch import TextBatch, checked_actions
-from tril_gym.envs.text_env import METADATA, checked_render_mode
+from tril_gym.envs.config import TextEnvConfig, check_integer
+from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_row_restarts
+from tril_gym.envs.text_batch import TextBatch, check_actions
+from tril_gym.envs.text_env import METADATA, check_render_mode
 from tril_gym.utils.batched_infos import batched
 
 Seeds = int | Sequence[int | None] | None
@@ -31,18 +31,18 @@ Step = tuple[Ids, Floats, Mask, Mask, dict[str, Any]]
 
 
 class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
-    """n texts, written one token a step each. Equal to `SyncVectorEnv` over `TextEnv`s, step for step.
+    """n texts, to each of which a step appends one token. Equal to `SyncVectorEnv` over `TextEnv`s, step for step.
 
-    What a row sees, does and earns stands in `TextEnv`.
+    Observation, action and reward of a row are those of `TextEnv`.
 
     ## Autoreset
     NEXT_STEP: the step after a row's end begins its next text. SAME_STEP: the ending step does, and its infos hold
-    `final_obs` and `final_info`. DISABLED: a row that has ended reports `terminated` once and then stands idle (reward
-    0, both flags False, no info, the same observation) until a reset, so that a batch can be written to its end.
+    `final_obs` and `final_info`. DISABLED: a row that has ended reports `terminated` once and is then idle (reward 0,
+    both flags False, no info, the same observation) until a reset, so that every row of a batch can be finished.
 
     ## Restart
-    `reset(options={"example": (n,), "completion": (n, T) padded with -1})`; -1 as an example draws one. With
-    `"reset_mask": (n,) bool` only the masked rows begin anew, and only theirs is read.
+    `reset(options={"example": (n,), "completion": (n, T) padded with -1})`; the example -1 draws one. With
+    `"reset_mask": (n,) bool` only the rows where it is True are reset, and only their options are read.
     """
 
     metadata = METADATA
@@ -56,9 +56,9 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         copy: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        self.config, self.num_envs = config, at_least("num_envs", num_envs, 1)
-        self.copy, self.render_mode = copy, checked_render_mode(render_mode)
-        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
+        self.config, self.num_envs = config, check_integer("num_envs", num_envs, 1)
+        self.copy, self.render_mode = copy, check_render_mode(render_mode)
+        self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = dict(type(self).metadata) | {
             "autoreset_mode": self.autoreset_mode,
             "text": config.metadata(restart="rows"),
@@ -68,27 +68,27 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._texts = TextBatch(config, self.num_envs)
         self._rows = np.arange(self.num_envs)
-        # A row's generator and its seed; the seed alone as long as nothing was drawn, as to make one takes longer.
+        # Generator and seed of each row; the seed alone until the first draw, since making a generator is slow.
         self._generators: list[tuple[np.random.Generator, int] | int | None] = [None] * self.num_envs
         self._has_begun = False
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Each row's own generator."""
+        """The generator of each row."""
         return tuple(self._generator(row)[0] for row in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Each row's own seed."""
+        """The seed of each row."""
         return tuple(self._generator(row)[1] for row in range(self.num_envs))
 
     def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[Ids, dict[str, Any]]:  # type: ignore[override]
-        """Begin all texts, or those of `options["reset_mask"]`; row i has seed `seed + i`, or the i-th of a list."""
+        """Begin all texts, or those of `options["reset_mask"]`; row i gets `seed + i`, or the i-th seed of a list."""
         rows = self._rows_to_reset(options)
         seeds = self._seeds(seed)
-        # Everything that can be wrong is read before anything changes.
-        states = row_restarts(options, rows, self.num_envs, self.config)
-        new = {row: checked_seed(seed) for row in rows.tolist() if (seed := seeds[row]) is not None}
+        # All options are validated before anything changes.
+        states = read_row_restarts(options, rows, self.num_envs, self.config)
+        new = {row: check_seed(seed) for row in rows.tolist() if (seed := seeds[row]) is not None}
         for row, seed_of_row in new.items():
             self._generators[row] = seed_of_row
         self._begin(rows, states)
@@ -96,22 +96,22 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return self._observations(), batched({row: self._texts.reset_info(row) for row in rows.tolist()}, self.num_envs)
 
     def step(self, actions: Any) -> Step:
-        """Append one token to every text that is being written; actions of other rows are not read."""
+        """Append one token to every text that is being written; the actions of other rows are not read."""
         if not self._has_begun:
-            raise ResetNeeded("no text was begun: call reset() before step()")
-        actions = checked_actions(actions, (self.num_envs,))
+            raise ResetNeeded("no text has begun: call reset() before step()")
+        actions = check_actions(actions, (self.num_envs,))
         texts = self._texts
         if texts.common_length is not None or np.count_nonzero(texts.is_writing) == self.num_envs:
             rewards, terminated = texts.write(None, actions)
             ready = NO_ROWS
         else:
             rewards, terminated, ready = self._step_some(actions)
-        # Texts that are still equally long after the step were so before: none has ended, and none is ready.
-        infos = {} if texts.common_length is not None else self._events(terminated, ready)
+        # A common length after the step implies one before it: no row has ended, and none waits for a reset.
+        infos = {} if texts.common_length is not None else self._reset_and_infos(terminated, ready)
         return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def _step_some(self, actions: Ids) -> tuple[Floats, Mask, Ids]:
-        """Step where some rows have ended before: rewards, terminated, and the rows that are ready to begin anew."""
+        """Step while some rows have ended; return rewards, terminated, and the rows that this step resets."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         writing = np.flatnonzero(self._texts.is_writing)
         ready = NO_ROWS
@@ -120,8 +120,8 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
         return rewards, terminated, ready
 
-    def _events(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
-        """Begin rows anew as the autoreset mode says; return the infos of the rows that ended or began."""
+    def _reset_and_infos(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
+        """Reset rows as the autoreset mode requires; return the infos of the rows that ended or were reset."""
         if not (len(ready) or np.count_nonzero(terminated)):
             return {}
         ends = {row: self._texts.end_info(row) for row in np.flatnonzero(terminated).tolist()}
@@ -139,7 +139,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return batched({row: ends.get(row, {}) | begins.get(row, {}) for row in sorted(ends | begins)}, self.num_envs)
 
     def _begin(self, rows: Ids, states: Sequence[tuple[int, list[int]]]) -> None:
-        """Put rows in states, drawing an example from the row's generator where none is named."""
+        """Begin rows in states; where no example is given, one is drawn with the generator of the row."""
         if len(rows) == 0:
             return
         num_examples = len(self.config.examples)
@@ -150,11 +150,11 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self._texts.start(rows, drawn)
 
     def action_masks(self) -> Mask:
-        """Return (n, V) True on the advised actions: EOS not before `min_new_tokens`."""
+        """Return (n, V), True on the advised actions: all but EOS before `min_new_tokens`."""
         return self.config.action_masks(self._texts.lengths)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return each row's text so far ("ansi"); in "human" mode texts are printed as they end."""
+        """Return the text so far of each row ("ansi"); in "human" mode steps print the texts that end instead."""
         if self.render_mode is None:
             gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
             return None
@@ -163,7 +163,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return tuple(self._texts.frame(row) if self.render_mode == "ansi" else None for row in range(self.num_envs))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Return, for each row, what a single environment has or returns under that name, as `SyncVectorEnv` does."""
+        """Return the attribute or the result of the method `name` of each row, as `SyncVectorEnv.call` does."""
         per_row = {
             "np_random": lambda: self.np_random,
             "np_random_seed": lambda: self.np_random_seed,
@@ -177,18 +177,18 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
             name, name
         )
         value = getattr(self, single)
-        # a tokenizer can be called, too, but who asks for it wants the thing itself
+        # Only methods are called: a tokenizer is callable, but the caller wants the object.
         return (value(*args, **kwargs) if inspect.ismethod(value) else value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return an attribute of each row, as `SyncVectorEnv` does."""
+        """Return an attribute of each row, as `SyncVectorEnv.get_attr` does."""
         return self.call(name)
 
     def _observations(self) -> Ids:
         return self._texts.observations.copy() if self.copy else self._texts.observations
 
     def _generator(self, row: int) -> tuple[np.random.Generator, int]:
-        """Return a row's generator and seed; a row that was never seeded seeds itself."""
+        """Return generator and seed of a row, made from fresh entropy where no seed was given."""
         found = self._generators[row]
         if not isinstance(found, tuple):
             found = self._generators[row] = seeding.np_random(found)
@@ -205,7 +205,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return list(seed)
 
     def _rows_to_reset(self, options: dict[str, Any] | None) -> Ids:
-        """Return the rows of `options["reset_mask"]`, which stays in the caller's dictionary; all rows without one."""
+        """Return the rows of `options["reset_mask"]`, all rows without one; the caller's dictionary is not changed."""
         mask = (options or {}).get("reset_mask")
         if mask is None:
             return self._rows
@@ -218,19 +218,19 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         if not mask.any():
             raise ValueError(f"`options['reset_mask']` must have at least one True value, got {mask}")
         if not self._has_begun:
-            raise ResetNeeded("the first reset begins every row: call reset() without a reset_mask")
+            raise ResetNeeded("the first reset must be of all rows: call reset() without a reset_mask")
         return np.flatnonzero(mask)
 
 
-def checked_seed(seed: Any) -> int:
-    """Return a seed that Gymnasium takes, or raise what Gymnasium raises."""
+def check_seed(seed: Any) -> int:
+    """Return a seed, or raise Gymnasium's error for an invalid one."""
     if not isinstance(seed, int) or seed < 0:
         seeding.np_random(seed)
     return int(seed)
 
 
-def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """Return an autoreset mode by value or by Gymnasium's string."""
+def check_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Return the autoreset mode of an enum member or of Gymnasium's string."""
     try:
         return AutoresetMode(mode)
     except ValueError:

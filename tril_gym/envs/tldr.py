@@ -12,7 +12,7 @@ PROMPT_SUFFIX = "\n\nTL;DR:"
 
 
 def read(row: DataRow) -> Example:
-    """Lay out a post as the data set's authors do; its writer's own summary is the reference."""
+    """Format a post as the authors of the data set do; the reference is the summary by the writer of the post."""
     subreddit = text_of(row, "subreddit").strip().removeprefix("r/")
     title, post, summary = (text_of(row, column).strip() for column in ("title", "post", "summary"))
     prompt = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}{PROMPT_SUFFIX}"

@@ -1,13 +1,13 @@
-r"""Toy: a small world whose best text and whose value of a guide are known in closed form.
+r"""Toy: a small environment whose optimal texts, and the value of a guide, are known in closed form.
 
-Words are `<pad>`, `<eos>` and `w2 … w15`. The environment itself pays, never more than 1 a text:
+Words are `<pad>`, `<eos>` and `w2 … w15`. The environment computes the reward itself, at most 1 for a text:
 
-- "count": the share of the T possible words that are in the good set, every third word or one of `good_every`, paid
+- "count": the share of the T possible words that are in the good set, which has one word of `good_every` (3); given
   word by word (`dense`) or at the end.
 - "sparse": 1 if the text is the prompt's words in reverse order, then EOS; else 0.
 - "prefix": 1 if the text begins with the prompt's words in reverse order, whatever follows; else 0. Neither EOS nor the
   last token matters.
-- "stop": 1 if EOS comes after exactly as many words as the prompt's first word says; else 0.
+- "stop": 1 if EOS follows exactly the number of words that the prompt's first word determines; else 0.
 
 A noisy guide writes the optimal token with probability q, else any of the V uniformly; q = 0 is the uniform guide.
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
-from tril_gym.envs.config import TextEnvConfig, at_least
+from tril_gym.envs.config import TextEnvConfig, check_integer
 
 Rule = Literal["count", "sparse", "prefix", "stop"]
 
@@ -34,33 +34,33 @@ NUM_EXAMPLES = 64
 
 @dataclass(frozen=True)
 class ToyRules:
-    """What the toy world pays for."""
+    """The reward of the toy environment."""
 
     rule: Rule = "count"
-    dense: bool = False  # "count" only: pay word by word
+    dense: bool = False  # "count" only: reward each word
     vocab_size: int = 16  # V
     max_new_tokens: int = 8  # T
-    good_every: int = 3  # "count" only: of every so many words one is in the good set
+    good_every: int = 3  # "count" only: one of this number of words is in the good set
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}")
         if self.dense and self.rule != "count":
-            raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be judged at the end only')
-        at_least("vocab_size", self.vocab_size, 4)
-        at_least("max_new_tokens", self.max_new_tokens, 2)
-        at_least("good_every", self.good_every, 1)
+            raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be scored at the end only')
+        check_integer("vocab_size", self.vocab_size, 4)
+        check_integer("max_new_tokens", self.max_new_tokens, 2)
+        check_integer("good_every", self.good_every, 1)
 
     @property
     def good_words(self) -> Ids:
-        """The words that "count" pays for."""
+        """The good set of "count"."""
         return np.arange(FIRST_WORD, self.vocab_size, self.good_every)
 
 
 def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, has_ended: Mask) -> Floats:
-    """Return what the last token of each text earns: (n, P), (n, T), (n,), (n,) -> (n,)."""
+    """Return the reward of the last token of each text: (n, P), (n, T), (n,), (n,) -> (n,)."""
     if rules.rule == "count":
-        is_good = np.isin(completions, rules.good_words)  # (n, T); -1 is no word
+        is_good = np.isin(completions, rules.good_words)  # (n, T); -1 is in no set
         if rules.dense:
             share = np.take_along_axis(is_good, lengths[:, None] - 1, axis=1)[:, 0] / rules.max_new_tokens
         else:
@@ -72,11 +72,11 @@ def toy_rewards(rules: ToyRules, prompts: Ids, completions: Ids, lengths: Ids, h
         best = optimal_completions(rules, prompts)
         return (has_ended & ((completions == best) | (best < FIRST_WORD)).all(axis=1)).astype(np.float64)
     has_stopped = np.take_along_axis(completions, lengths[:, None] - 1, axis=1)[:, 0] == EOS
-    return (has_ended & has_stopped & (lengths - 1 == words_to_write(rules, prompts))).astype(np.float64)
+    return (has_ended & has_stopped & (lengths - 1 == optimal_lengths(rules, prompts))).astype(np.float64)
 
 
-def words_to_write(rules: ToyRules, prompts: Ids) -> Ids:
-    """Return how many words stand before EOS in the right text, where that matters: (n, P) -> (n,), below T."""
+def optimal_lengths(rules: ToyRules, prompts: Ids) -> Ids:
+    """Return the number of words before EOS in each optimal text, below T; not for "count": (n, P) -> (n,)."""
     is_word = prompts >= 0
     if rules.rule in ("sparse", "prefix"):
         return np.minimum(is_word.sum(axis=1), rules.max_new_tokens - 1)
@@ -85,13 +85,13 @@ def words_to_write(rules: ToyRules, prompts: Ids) -> Ids:
 
 
 def optimal_completions(rules: ToyRules, prompts: Ids) -> Ids:
-    """Return a text that earns 1 for each prompt, EOS included: (n, P) -> (n, T), -1 after the end."""
+    """Return a text with reward 1 for each prompt, EOS included: (n, P) -> (n, T), -1 after the end."""
     n, T = len(prompts), rules.max_new_tokens  # noqa: N806
     if rules.rule == "count":
-        starts = prompts[:, -1:] + np.arange(T)  # any good words will do; these differ from prompt to prompt
+        starts = prompts[:, -1:] + np.arange(T)  # any good words are optimal; these differ between prompts
         return rules.good_words[starts % len(rules.good_words)]
     best = np.full((n, T), -1, np.int64)
-    for row, length in enumerate(words_to_write(rules, prompts).tolist()):
+    for row, length in enumerate(optimal_lengths(rules, prompts).tolist()):
         words = prompts[row][prompts[row] >= 0]
         right = words[np.arange(length) % len(words)] if rules.rule == "stop" else words[::-1][:length]
         best[row, :length] = right
@@ -100,9 +100,9 @@ def optimal_completions(rules: ToyRules, prompts: Ids) -> Ids:
 
 
 def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
-    """Return what a noisy guide earns on average from each prompt: (n, P) -> (n,).
+    """Return the expected reward of a noisy guide from each prompt: (n, P) -> (n,).
 
-    With a = q + (1 − q)/V the probability that it writes one given token where that is the optimal one:
+    a = q + (1 − q)/V is the probability that the guide writes the optimal token where only one is optimal.
 
         sparse: a^(L+1)       L words and EOS, each exactly right
         prefix: a^L           L words, then anything
@@ -117,7 +117,7 @@ def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
         alive = (1 - (1 - q) / V) ** np.arange(T)
         good = q + (1 - q) * len(rules.good_words) / V
         return np.full(len(prompts), alive.sum() * good / T)
-    lengths = words_to_write(rules, prompts)
+    lengths = optimal_lengths(rules, prompts)
     if rules.rule == "prefix":
         return np.asarray(exact**lengths, np.float64)
     right_word = exact if rules.rule == "sparse" else q + (1 - q) * (V - 1) / V
@@ -125,9 +125,9 @@ def guide_value(rules: ToyRules, prompts: Ids, q: float) -> Floats:
 
 
 def guide_tokens(rules: ToyRules, prompts: Ids, completions: Ids, draws: Floats, *, q: float) -> Ids:
-    """Return what a noisy guide writes next: (n, P), (n, T), -1 in empty cells, (n,) in [0, 1) -> (n,).
+    """Return the next tokens of a noisy guide: (n, P), (n, T) with -1 in empty cells, (n,) in [0, 1) -> (n,).
 
-    With probability q the token that an optimal text has in this place, EOS after its end; else any of the V.
+    With probability q that is the token of the optimal text at this position, EOS after its end; else any of the V.
     """
     best = optimal_completions(rules, prompts)
     here = np.take_along_axis(best, (completions >= 0).sum(axis=1)[:, None], axis=1)[:, 0]
@@ -138,7 +138,7 @@ def guide_tokens(rules: ToyRules, prompts: Ids, completions: Ids, draws: Floats,
 
 
 def optimal_value(rules: ToyRules) -> float:
-    """Return the best that any text earns, from any prompt and under any rule."""
+    """Return the highest reward of a text: 1 from every prompt and under every rule."""
     return 1.0
 
 
@@ -153,11 +153,13 @@ def toy_config(
     num_examples: int = NUM_EXAMPLES,
     good_every: int = 3,
 ) -> TextEnvConfig:
-    """Return the configuration of the toy world."""
+    """Return the configuration of the toy environment."""
     rules = ToyRules(rule, dense, vocab_size, max_new_tokens, good_every)
     return TextEnvConfig(
         _examples(
-            rules, at_least("max_prompt_length", max_prompt_length, 1), at_least("num_examples", num_examples, 1)
+            rules,
+            check_integer("max_prompt_length", max_prompt_length, 1),
+            check_integer("num_examples", num_examples, 1),
         ),
         toy_tokenizer(vocab_size),
         max_prompt_length=max_prompt_length,
@@ -170,7 +172,7 @@ def toy_config(
 
 @functools.lru_cache(maxsize=8)
 def _examples(rules: ToyRules, max_prompt_length: int, num_examples: int) -> Examples:
-    """Draw prompts of different lengths, always the same ones; the reference of each is an optimal completion."""
+    """Draw prompts of different lengths with a fixed seed; the reference of each is an optimal text."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(num_examples):
@@ -178,7 +180,7 @@ def _examples(rules: ToyRules, max_prompt_length: int, num_examples: int) -> Exa
         prompt = rng.integers(FIRST_WORD, rules.vocab_size, size=(1, length))
         best = optimal_completions(rules, prompt)[0]
         found.append(Example(to_text(prompt[0]), references=(to_text(best[best >= FIRST_WORD]),)))
-    return Examples(found, source="the toy world")
+    return Examples(found, source="the toy environment")
 
 
 def to_text(words: Ids) -> str:
@@ -188,7 +190,7 @@ def to_text(words: Ids) -> str:
 
 @functools.lru_cache(maxsize=8)
 def toy_tokenizer(vocab_size: int) -> Any:
-    """Return a tokenizer of whole words, `<pad>` 0 and `<eos>` 1."""
+    """Return a tokenizer of whole words; `<pad>` is 0 and `<eos>` 1."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit

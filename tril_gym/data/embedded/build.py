@@ -1,6 +1,6 @@
 """Write the embedded data sets and their tokenizers: python -m tril_gym.data.embedded.build [FOLDER].
 
-Each data set has a grammar (`imdb_grammar.py`, `common_gen_grammar.py`, `tldr_grammar.py`), which generates rows without
+Each data set has a grammar (`imdb_grammar.py`, `common_gen_grammar.py`, `tldr_grammar.py`), a generator of rows without
 repetition. The rows are divided into splits, and a byte-level BPE is trained on the texts of the train split, in the
 form that the environments give them. The output is reproducible byte for byte: the seed is fixed, and the archives
 store neither a time nor a file name.

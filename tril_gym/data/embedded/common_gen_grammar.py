@@ -140,7 +140,7 @@ def is_setting(place: str) -> bool:
 
 
 def pick(rng: random.Random, options: Sequence[str], keep: frozenset[str], chance: float = 1.0) -> str:
-    """Draw an option that has a word of `keep`; if there is none, any option with probability `chance`, else return ""."""
+    """Draw an option that has a word of `keep`; if there is none, any option with probability `chance`, else ""."""
     wanted = [option for option in options if keep.intersection(option.split())]
     if wanted:
         return rng.choice(wanted)
@@ -235,7 +235,7 @@ def place_phrase(rng: random.Random, place: str) -> str:
 def inflect(
     rng: random.Random, clause: str, who: Subject, fields: dict[str, str], *, number: str = "", it: str = "it"
 ) -> str:
-    """Write all forms of a clause into `fields`, under names that end in `number`; return its first object's pronoun."""
+    """Write all forms of a clause into `fields`, under names that end in `number`; return its object's pronoun."""
     verb, *rest = clause.split()
     phrases, pronoun = [], ""
     for i, word in enumerate(rest):

@@ -90,7 +90,7 @@ def ours(case: dict[str, Any], model: Any, tokenizer: Any, critic: str, *, compi
     tokens: list[int] = []
 
     def iterate() -> int:
-        agent.learn(1, after=lambda report: tokens.append(int(report.trajectories.lengths.sum())))
+        agent.learn(1, callback=lambda report: tokens.append(int(report.trajectories.lengths.sum())))
         return tokens[-1]
 
     return iterate

@@ -48,7 +48,7 @@ def rewards_of(
     policy = LMPolicy(gpt2(vocab_size=vocab_size, layers=layers, seed=seed), envs.unwrapped.tokenizer)
     rewards: list[float] = []
     agent = PPO(policy, envs, PPOConfig(**CONFIG, minibatch_size=minibatch_size), seed=seed)
-    agent.learn(iterations, after=lambda report: rewards.append(report.metrics["reward/mean"]))
+    agent.learn(iterations, callback=lambda report: rewards.append(report.metrics["reward/mean"]))
     return rewards
 
 

@@ -53,13 +53,13 @@ def main(folder: str | None = None, bc_iterations: int = 16, ppo_iterations: int
 
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
         cloning.learn(
-            bc_iterations, after=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
+            bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
         )
 
         # The same policy goes on; the reference policy of PPO, from which drift is measured, is the cloned one.
         config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.02)
         agent = PPO(cloning.policy, envs, config, seed=0)
-        agent.learn(ppo_iterations, after=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:.3f}"))
+        agent.learn(ppo_iterations, callback=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:.3f}"))
 
         agent.save(home / "agent")
         again = PPO.load(home / "agent", envs=envs)

@@ -28,7 +28,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     before = evaluate(agent.policy, held_out, seed=0, count=examples)
     agent.learn(
         iterations,
-        after=lambda report: print(
+        callback=lambda report: print(
             f"{report.iteration:3d}  reward {report.metrics['reward/mean']:6.3f}  kl {report.metrics['kl']:5.2f}"
         ),
     )

@@ -39,7 +39,7 @@ def main(
         policy = tiny_policy(envs, samples=0)  # untrained
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
         cloning.learn(
-            bc_iterations, after=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
+            bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
         )
 
         # 2. The reward model. What stands in its folder is an ordinary sequence classifier of transformers.
@@ -61,7 +61,7 @@ def main(
         )
         agent = PPO(cloning.policy, envs, config, seed=0)
         before = evaluate(agent.policy, held_out, seed=0, count=num_envs)
-        agent.learn(ppo_iterations, after=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:6.3f}"))
+        agent.learn(ppo_iterations, callback=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:6.3f}"))
         after = evaluate(agent.policy, held_out, seed=0, count=num_envs)
 
     for sample in after.samples:

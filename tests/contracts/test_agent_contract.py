@@ -117,7 +117,7 @@ def timeless(metrics: dict[str, float]) -> dict[str, float]:
 def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
     """The metrics of some more iterations."""
     reports: list[dict[str, float]] = []
-    agent.learn(iterations, after=lambda report: reports.append(timeless(report.metrics)))
+    agent.learn(iterations, callback=lambda report: reports.append(timeless(report.metrics)))
     return reports
 
 

@@ -276,7 +276,7 @@ def test_cells_learn(algorithm, env, stand_ins):
     agent = build_run(small("tril", algorithm, env, stand_ins, **short)).agent
     before = {name: weight.clone() for name, weight in agent.policy.state_dict().items()}
     rows: list[dict[str, float]] = []
-    agent.learn(1, after=lambda report: rows.append(report.metrics))
+    agent.learn(1, callback=lambda report: rows.append(report.metrics))
     assert rows[0]["policy/ratio_error"] < 1e-4
     assert any(not weight.equal(before[name]) for name, weight in agent.policy.state_dict().items())
 

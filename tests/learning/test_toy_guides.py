@@ -117,15 +117,15 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
         written = collect(envs, Plan(rollout=policy), episodes=512, generator=generator)
         return reference_texts(written, ReferenceTokens(layout), generator), written.texts
 
-    judge, (experts, written) = ClassifierDiscriminator.tiny(layout, seed=7), both()
-    optimizer = adamw(judge.parameters(), OptimizerConfig(), learning_rate=1e-3)
+    discriminator, (experts, written) = ClassifierDiscriminator.tiny(layout, seed=7), both()
+    optimizer = adamw(discriminator.parameters(), OptimizerConfig(), learning_rate=1e-3)
     for rows in minibatches(512, epochs=8, size=32, generator=generator):
         optimizer.zero_grad()
-        discriminator_loss(judge.logits(experts[rows]), judge.logits(written[rows])).backward()
+        discriminator_loss(discriminator.logits(experts[rows]), discriminator.logits(written[rows])).backward()
         optimizer.step()
     experts, written = both()  # new ones
     with torch.no_grad():
-        right = torch.cat([judge.logits(experts) > 0, judge.logits(written) <= 0])
+        right = torch.cat([discriminator.logits(experts) > 0, discriminator.logits(written) <= 0])
     return float(right.double().mean())
 
 
@@ -159,26 +159,27 @@ class TestGAIL:
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         policy = new_policy(envs, 0)
         before = mean_reward(policy, envs)
-        judge = Blind(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
-        GAIL(policy, envs, GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}), judge=judge).learn(20)
+        discriminator = Blind(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
+        config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})
+        GAIL(policy, envs, config, discriminator=discriminator).learn(20)
         assert mean_reward(policy, envs) < before + 0.3
 
 
 class Blind:
     """A discriminator that is shown other texts than those it is asked about."""
 
-    def __init__(self, judge: ClassifierDiscriminator) -> None:
-        self.judge = judge
+    def __init__(self, discriminator: ClassifierDiscriminator) -> None:
+        self.discriminator = discriminator
 
     def logits(self, texts: Texts) -> torch.Tensor:
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(len(texts)))
-        return self.judge.logits(texts[order])
+        return self.discriminator.logits(texts[order])
 
     def parameters(self):
-        return self.judge.parameters()
+        return self.discriminator.parameters()
 
     def state_dict(self):
-        return self.judge.state_dict()
+        return self.discriminator.state_dict()
 
     def load_state_dict(self, state):
-        self.judge.load_state_dict(state)
+        self.discriminator.load_state_dict(state)

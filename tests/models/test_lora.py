@@ -73,7 +73,7 @@ def same(one, other):
 
 def history(agent, iterations):
     reports = []
-    agent.learn(iterations, after=lambda report: reports.append(report.metrics))
+    agent.learn(iterations, callback=lambda report: reports.append(report.metrics))
     timed = ("time/", "tokens_per_second")
     return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
 

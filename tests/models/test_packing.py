@@ -143,7 +143,12 @@ def test_gradients_are_those_of_texts_apart(critic, monkeypatch):
         learner = ActorCritic(policy, PPOConfig(critic=critic), TextLayout.of(envs))
         written = collect(envs, Plan(rollout=policy), episodes=12, generator=torch.Generator().manual_seed(0))
         valued, _ = learner.critic("policy")
-        learner.gradients(learner.experience(learner.add_reference_and_values(written, valued)), valued)
+        learner.epochs.gradients(
+            learner.credit.experience(
+                learner.credit.add_reference_and_values(written, valued), kl_coef=learner.kl_controller.coef
+            ),
+            valued,
+        )
         assert any(found is not None for found in packed)
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)

@@ -111,7 +111,7 @@ def test_ppo_runs_with_the_actor_that_it_is_given():
     """The base loop handed the policy over by a keyword that nobody took."""
     agent, found = agent_of("ppo"), []
     before = weights(agent.policy)
-    agent.learn(2, after=found.append)
+    agent.learn(2, callback=found.append)
     assert [report.iteration for report in found] == [1, 2]
     assert all(report.trajectories.learn.any() for report in found)
     assert not torch.equal(weights(agent.policy), before)
@@ -141,8 +141,10 @@ def loss_gradient(agent: Agent, trajectories: Trajectories) -> Tensor:
     """Of the policy's loss on all texts at once."""
     learner: Any = agent.learner
     critic, _ = learner.critic("guide")
-    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
-    learner.gradients(experience, critic)
+    experience = learner.credit.experience(
+        learner.credit.add_reference_and_values(trajectories, critic), kl_coef=learner.kl_controller.coef
+    )
+    learner.epochs.gradients(experience, critic)
     return torch.cat([parameter.grad.flatten() for parameter in agent.policy.parameters()])
 
 
@@ -162,12 +164,12 @@ def trained_off_its_reference(kind: str, kl_coef: float) -> Tensor:
         for parameter in agent.policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
     figures: list[dict[str, float]] = []
-    agent.learn(1, after=lambda report: figures.append(report.metrics))
+    agent.learn(1, callback=lambda report: figures.append(report.metrics))
     assert abs(figures[0]["kl"]) > 0.01
     return weights(agent.policy)
 
 
-class Judge:
+class LengthDiscriminator:
     """A discriminator that says of each text how long it is, or always the same."""
 
     def __init__(self, always: float | None = None) -> None:
@@ -198,7 +200,7 @@ def test_gail_pays_each_row_in_that_rows_own_column(monkeypatch):
 
     monkeypatch.setattr(ActorCritic, "update", spy)
     config = GAILConfig(**NUMBERS, discriminator_learning_rate=1e-30)
-    GAIL(toy_policy(), toy_envs(), config, judge=Judge()).learn(1)
+    GAIL(toy_policy(), toy_envs(), config, discriminator=LengthDiscriminator()).learn(1)
     lengths = given[0].lengths
     assert len(lengths.unique()) > 2
     expected = torch.zeros((8, T), dtype=torch.float64)
@@ -209,8 +211,8 @@ def test_gail_pays_each_row_in_that_rows_own_column(monkeypatch):
 def test_gails_loss_is_given_logits_and_not_probabilities():
     """The loss took the sigmoid of what had been through a sigmoid already."""
     found: list[dict[str, float]] = []
-    agent = GAIL(toy_policy(), toy_envs(), GAILConfig(**NUMBERS), judge=Judge(always=2.0))
-    agent.learn(1, after=lambda report: found.append(report.metrics))
+    agent = GAIL(toy_policy(), toy_envs(), GAILConfig(**NUMBERS), discriminator=LengthDiscriminator(always=2.0))
+    agent.learn(1, callback=lambda report: found.append(report.metrics))
     # σ(2) = 0.8808: half the texts cost −log 0.8808, the other half −log 0.1192; sigmoid twice would give 0.79.
     assert found[0]["discriminator/loss"] == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-5)
 
@@ -312,7 +314,9 @@ def test_an_eos_that_is_also_the_padding_is_learned_and_paid():
 
     learner: Any = agent.learner
     critic, _ = learner.critic("policy")
-    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
+    experience = learner.credit.experience(
+        learner.credit.add_reference_and_values(trajectories, critic), kl_coef=learner.kl_controller.coef
+    )
     assert (experience.advantages[torch.arange(3), ends[:3]] > 0.5).all()
 
 

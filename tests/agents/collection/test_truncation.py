@@ -59,8 +59,10 @@ def test_only_a_text_that_is_cut_off_is_bootstrapped():
     policy = policy_of("gpt2")
     learner = ActorCritic(policy, PPOConfig(gamma=0.5, gae_lambda=0.0, kl_coef=0.0), TextLayout.of(envs))
     plan = Plan(rollout=OneToken(3, lengths=(2, 3, 99), logprob=-1.0))
-    trajectories = learner.add_reference_and_values(collect(envs, plan, episodes=3, generator=generator()), Counting())
-    advantages = learner.experience(trajectories).advantages
+    trajectories = learner.credit.add_reference_and_values(
+        collect(envs, plan, episodes=3, generator=generator()), Counting()
+    )
+    advantages = learner.credit.experience(trajectories, kl_coef=learner.kl_controller.coef).advantages
     # Token 3 is paid 1, EOS 0; δ_t = r_t + ½ V(s_{t+1}) − V(s_t), V = 10, 11, 12, 13.
     first, second = 1 + 5.5 - 10, 1 + 6 - 11
     expected = torch.zeros(3, 8)

@@ -471,8 +471,11 @@ class TestLogprobsOfTheGuidesTokens:
     def gradients(agent: Any, trajectories: Trajectories) -> list[Tensor]:
         """Of policy and critic, on all texts at once."""
         critic, _ = agent.learner.critic(agent.plan(1).critic)
-        experience = agent.learner.experience(agent.learner.add_reference_and_values(trajectories, critic))
-        agent.learner.gradients(experience, critic)
+        experience = agent.learner.credit.experience(
+            agent.learner.credit.add_reference_and_values(trajectories, critic),
+            kl_coef=agent.learner.kl_controller.coef,
+        )
+        agent.learner.epochs.gradients(experience, critic)
         parameters = [*agent.policy.parameters(), *critic.parameters()]
         return [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
 

@@ -63,7 +63,7 @@ def update(learner: ActorCritic, trajectories: Trajectories, plan: Plan) -> dict
 
 def moved(learner: ActorCritic) -> ActorCritic:
     """As after some training: its reference is another policy."""
-    learner.ref_policy = policy_of("gpt2", seed=3).with_decoding(learner.policy.decoding)
+    learner.credit.ref_policy = policy_of("gpt2", seed=3).with_decoding(learner.policy.decoding)
     return learner
 
 
@@ -74,8 +74,10 @@ class TestPenalisedRewards:
         """γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward."""
         policy = policy_of("gpt2", dtype=torch.float64)
         learner = moved(learner_of(policy, gamma=1.0, gae_lambda=0.0, **numbers))
-        trajectories = learner.add_reference_and_values(texts_of(half_guided(policy)), learner.critic("policy")[0])
-        return trajectories, learner.experience(trajectories).advantages
+        trajectories = learner.credit.add_reference_and_values(
+            texts_of(half_guided(policy)), learner.critic("policy")[0]
+        )
+        return trajectories, learner.credit.experience(trajectories, kl_coef=learner.kl_controller.coef).advantages
 
     def test_k1(self):
         trajectories, advantages = self.advantages(kl_coef=0.3)
@@ -111,7 +113,7 @@ class TestPenalisedRewards:
         assert drift is not None
         assert metrics["kl"] > 1.0
         assert metrics["kl_coef"] == 0.1  # what was paid in this iteration
-        assert learner.kl.coef == pytest.approx(0.1 * (1 + 0.2 * 16 / 100))
+        assert learner.kl_controller.coef == pytest.approx(0.1 * (1 + 0.2 * 16 / 100))
 
     @pytest.mark.parametrize(
         ("controller", "price"),
@@ -130,12 +132,14 @@ class TestPenalisedRewards:
         learner, plan = moved(learner_of(policy, kl_controller=controller, **numbers)), Plan(rollout=policy)
         e = update(learner, texts_of(plan), plan)["kl"] / target - 1
         assert e > 0.5
-        assert learner.kl.coef == pytest.approx(price(e), rel=1e-9)
+        assert learner.kl_controller.coef == pytest.approx(price(e), rel=1e-9)
         if controller == "pid":  # the change counts from the second iteration on
             other = collect(envs(), plan, episodes=16, generator=generator(9))
             now = update(learner, other, plan)["kl"] / target - 1
             assert abs(now - e) > 0.01
-            assert learner.kl.coef == pytest.approx(0.1 + 0.03 * now + 0.007 * (e + now) + 0.05 * (now - e), rel=1e-9)
+            assert learner.kl_controller.coef == pytest.approx(
+                0.1 + 0.03 * now + 0.007 * (e + now) + 0.05 * (now - e), rel=1e-9
+            )
 
 
 class TestWhatTeaches:
@@ -143,8 +147,8 @@ class TestWhatTeaches:
 
     def experience(self, plan: Plan, policy: LMPolicy, **numbers: Any):
         learner = moved(learner_of(policy, **numbers))
-        trajectories = learner.add_reference_and_values(texts_of(plan), learner.critic(plan.critic)[0])
-        return trajectories, learner.experience(trajectories)
+        trajectories = learner.credit.add_reference_and_values(texts_of(plan), learner.critic(plan.critic)[0])
+        return trajectories, learner.credit.experience(trajectories, kl_coef=learner.kl_controller.coef)
 
     def test_of_ppo_pp(self):
         policy = policy_of("gpt2")
@@ -267,7 +271,7 @@ class TestMetrics:
     def test_names(self):
         reports = []
         plain = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS))
-        plain.learn(2, after=reports.append)
+        plain.learn(2, callback=reports.append)
         assert list(reports[0].metrics) == [
             *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length"),
             *("kl", "kl_coef", "critic/explained_variance"),
@@ -282,7 +286,7 @@ class TestMetrics:
     def test_before_its_first_update_an_agent_has_neither_drift_nor_ratio(self, family):
         reports = []
         agent = PPO(policy_of(family), envs(min_new_tokens=2), PPOConfig(temperature=0.8, **NUMBERS))
-        agent.learn(2, after=reports.append)
+        agent.learn(2, callback=reports.append)
         first, second = (report.metrics for report in reports)
         assert abs(first["kl"]) < 1e-4
         assert first["policy/ratio_error"] < 1e-4
@@ -316,7 +320,7 @@ class TestMetrics:
             def plan(self, iteration: int) -> Plan:
                 return Plan(rollout=self.policy, rollin=OneToken(P), rollin_prob=0.5)
 
-        Guided(policy, envs(), PPOConfig(**NUMBERS)).learn(1, after=reports.append)
+        Guided(policy, envs(), PPOConfig(**NUMBERS)).learn(1, callback=reports.append)
         metrics, texts = reports[0].metrics, reports[0].trajectories
         rows = texts.switch > 0
         assert metrics["episodes"] == 16
@@ -338,7 +342,7 @@ class TestACutDistribution:
     def test_nothing_becomes_infinite(self, cut, kl_coef):
         reports = []
         agent = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS | {"learning_rate": 1e-2}, kl_coef=kl_coef, **cut))
-        agent.learn(3, after=reports.append)
+        agent.learn(3, callback=reports.append)
         assert max(report.metrics["kl"] for report in reports) > 20.0  # the reference excludes some of what was written
         values = torch.tensor([list(report.metrics.values()) for report in reports])
         assert values.isfinite().all()
@@ -363,13 +367,16 @@ class TestTarget:
 
     @staticmethod
     def gradient(learner: ActorCritic, experience: Experience) -> Tensor:
-        learner.gradients(experience, learner.critic("policy")[0])
+        learner.epochs.gradients(experience, learner.critic("policy")[0])
         return torch.cat([parameter.grad.flatten() for parameter in learner.policy.parameters()])
 
     def test_its_gradient_is_that_of_the_token_mean_times_its_weight(self):
         learner, trajectories = self.setting(0.3)
-        annotated = learner.add_reference_and_values(trajectories, learner.critic("policy")[0])
-        plain, targets = learner.experience(annotated), self.references(learner, trajectories)
+        annotated = learner.credit.add_reference_and_values(trajectories, learner.critic("policy")[0])
+        plain, targets = (
+            learner.credit.experience(annotated, kl_coef=learner.kl_controller.coef),
+            self.references(learner, trajectories),
+        )
         without, both = (self.gradient(learner, replace(plain, targets=texts)) for texts in (None, targets))
         lengths = targets.lengths.tolist()
         assert len(set(lengths)) > 2

@@ -1,4 +1,4 @@
-"""Learning against a discriminator: what it is shown, how it learns, and whom its verdicts pay."""
+"""Learning against a discriminator: what it is shown, how it learns, and whom its logits pay."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import GAIL, GAILConfig, LMPolicy, Plan, TextLayout, Trajectories
 from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
 from tril_gym.agents.collection.collector import collect
-from tril_gym.agents.learners.adversarial import AdversarialLearner, paid
+from tril_gym.agents.learners.adversarial import AdversarialLearner, with_final_rewards
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.config import TextEnvConfig
@@ -43,8 +43,8 @@ def policy_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> LMPolicy:
     return LMPolicy(model, toy_envs().unwrapped.tokenizer)
 
 
-class Judge:
-    """A discriminator whose verdict depends on a text's words, and can be worked out by hand."""
+class TokenSumDiscriminator:
+    """A discriminator whose logit follows from the sum of a text's tokens, so that it can be worked out by hand."""
 
     def __init__(self, scale: float = 0.7, shift: float = 0.4) -> None:
         self.theta = nn.Parameter(torch.tensor([scale, shift], dtype=torch.float64))
@@ -68,13 +68,13 @@ class Judge:
 class Setting:
     """A learner with texts that its policy wrote, of many lengths, and what its actor-critic is given of them."""
 
-    def __init__(self, judge: Discriminator | None = None, *, rule: str = "stop", **numbers: Any) -> None:
+    def __init__(self, own: Discriminator | None = None, *, rule: str = "stop", **numbers: Any) -> None:
         self.envs = toy_envs(rule)
         config = GAILConfig(**NUMBERS | numbers)
         self.policy = policy_of().with_decoding(config.decoding())
         self.learner = AdversarialLearner(self.policy, config, TextLayout.of(self.envs))
-        if judge is not None:
-            self.learner.set_discriminator(judge)
+        if own is not None:
+            self.learner.set_discriminator(own)
         self.plan = Plan(rollout=self.policy)
         self.texts = collect(self.envs, self.plan, episodes=16, generator=generator(3))
         assert len(set(self.texts.lengths.tolist())) > 2
@@ -97,7 +97,7 @@ class Setting:
     @property
     def weights(self) -> list[Tensor]:
         critic, _ = self.learner.actor_critic.critic("policy")
-        states = self.policy.state_dict(), critic.state_dict(), self.learner.judge.state_dict()
+        states = self.policy.state_dict(), critic.state_dict(), self.learner.discriminator.state_dict()
         return [weight.clone() for state in states for weight in state.values()]
 
 
@@ -114,24 +114,24 @@ class TestTheReward:
         # Texts of 3, 1 and 2 tokens: each verdict stands in its own row, at its own text's last token.
         texts = Setting().texts[torch.tensor([0, 1, 2])]
         is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
-        rewards = paid(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
+        rewards = with_final_rewards(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
         expected = torch.zeros(3, T, dtype=torch.float64)
         expected[0, 2], expected[1, 0], expected[2, 1] = 0.5, -2.0, 7.0
         assert torch.equal(rewards, expected)
 
     @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
     def test_each_verdict_reaches_its_own_text(self, form):
-        judge = Judge()
-        s = Setting(judge, reward_form=form, **STILL)
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator, reward_form=form, **STILL)
         metrics = s.update()
         (given,) = s.given
         expected = torch.zeros_like(s.texts.rewards)
         for row, length in enumerate(s.texts.lengths.tolist()):
-            logits_of = judge.logits(alone(s.texts.texts, row)).detach()
+            logits_of = discriminator.logits(alone(s.texts.texts, row)).detach()
             expected[row, length - 1] = discriminator_rewards(logits_of, form=form)[0]
         torch.testing.assert_close(given.rewards, expected, rtol=1e-12, atol=0)
         assert metrics["discriminator/reward"] == pytest.approx(float(expected.sum()) / 16)
-        # The control: verdicts differ, so that a column of all rows is something else than a row's last token.
+        # The control: logits differ, so that a column of all rows is something else than a row's last token.
         slip = torch.zeros_like(expected)
         for row, length in enumerate(s.texts.lengths.tolist()):
             slip[:, length - 1] = expected[row, length - 1]
@@ -145,11 +145,11 @@ class TestTheReward:
             assert torch.equal(getattr(s.given[0], name), getattr(s.texts, name))
 
     def test_it_is_the_verdict_of_what_has_learned(self):
-        judge = Judge()
-        s = Setting(judge, discriminator_learning_rate=0.1, discriminator_epochs=3)
-        before = s.learner.verdicts(s.texts.texts)
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator, discriminator_learning_rate=0.1, discriminator_epochs=3)
+        before = s.learner.logits(s.texts.texts)
         s.update()
-        after = s.learner.verdicts(s.texts.texts)
+        after = s.learner.logits(s.texts.texts)
         assert (after - before).abs().min() > 1e-3
         torch.testing.assert_close(s.given[0].rewards.sum(1), after, rtol=1e-12, atol=0)
 
@@ -167,20 +167,20 @@ class TestTheReward:
         )
         assert not equal(third.policy.state_dict().values(), one.policy.state_dict().values())
 
-    def test_the_kl_has_its_price(self):
+    def test_the_kl_penalty_reaches_the_advantages(self):
         # γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward.
         numbers = {"kl_coef": 0.3, "gae_lambda": 0.0, "gamma": 1.0}
-        s = Setting(Judge(), **STILL, **numbers)
-        actor_critic = s.learner.actor_critic
-        actor_critic.ref_policy = policy_of(seed=3).with_decoding(s.policy.decoding)
+        s = Setting(TokenSumDiscriminator(), **STILL, **numbers)
+        credit = s.learner.actor_critic.credit
+        credit.ref_policy = policy_of(seed=3).with_decoding(s.policy.decoding)
         made = []
-        experience_of = actor_critic.experience
+        experience_of = credit.experience
 
-        def experience(trajectories: Trajectories) -> Any:
-            made.append((trajectories, experience_of(trajectories)))
+        def experience(trajectories: Trajectories, *, kl_coef: float) -> Any:
+            made.append((trajectories, experience_of(trajectories, kl_coef=kl_coef)))
             return made[-1][1]
 
-        actor_critic.experience = experience  # type: ignore[method-assign]
+        credit.experience = experience  # type: ignore[method-assign]
         metrics = s.update()
         ((annotated, learned),) = made
         assert annotated.ref_logprobs is not None
@@ -193,10 +193,10 @@ class TestTheReward:
 class TestWhatItLearns:
     @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
     def test_the_loss_is_of_logits(self, label_smoothing):
-        judge = Judge(scale=2.0)
-        s = Setting(judge, label_smoothing=label_smoothing, **STILL)
+        discriminator = TokenSumDiscriminator(scale=2.0)
+        s = Setting(discriminator, label_smoothing=label_smoothing, **STILL)
         metrics = s.update()
-        experts, written = judge.logits(s.experts()).tolist(), judge.logits(s.texts.texts).tolist()
+        experts, written = discriminator.logits(s.experts()).tolist(), discriminator.logits(s.texts.texts).tolist()
 
         def cross_entropy(expert_shares: list[float], policy_shares: list[float]) -> float:
             nats = 0.0
@@ -211,15 +211,15 @@ class TestWhatItLearns:
         assert abs(cross_entropy(*twice) - metrics["discriminator/loss"]) > 0.02
 
     def test_figures_are_of_before_it_learned(self):
-        judge = Judge()
-        s = Setting(judge, discriminator_learning_rate=0.5, discriminator_epochs=5)
-        experts, written = judge.logits(s.experts()).tolist(), judge.logits(s.texts.texts).tolist()
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator, discriminator_learning_rate=0.5, discriminator_epochs=5)
+        experts, written = discriminator.logits(s.experts()).tolist(), discriminator.logits(s.texts.texts).tolist()
         metrics = s.update()
         right = sum(logit > 0 for logit in experts) + sum(logit <= 0 for logit in written)
         assert metrics["discriminator/accuracy"] == right / 32
         assert metrics["discriminator/expert_score"] == pytest.approx(sum(map(sigmoid, experts)) / 16)
         assert metrics["discriminator/policy_score"] == pytest.approx(sum(map(sigmoid, written)) / 16)
-        assert judge.theta[0].item() != pytest.approx(0.7, abs=0.05)
+        assert discriminator.theta[0].item() != pytest.approx(0.7, abs=0.05)
 
     def test_names_of_its_figures(self):
         metrics = Setting().update()
@@ -254,10 +254,10 @@ class TestWhatItLearns:
         assert metrics["discriminator/loss"] > math.log(2) - 1e-6
 
     def test_both_classes_are_of_the_same_prompts_also_within_a_minibatch(self):
-        judge = Judge()
-        s = Setting(judge, minibatch_size=4, discriminator_epochs=2)
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator, minibatch_size=4, discriminator_epochs=2)
         s.update()
-        steps = judge.read[8:24]  # after the figures of 16 + 16 texts, and before the verdicts
+        steps = discriminator.read[8:24]  # after the figures of 16 + 16 texts, and before the logits
         assert [len(texts) for texts in steps] == [4] * 16
         for experts, written in zip(steps[::2], steps[1::2], strict=True):
             assert torch.equal(experts.prompts, written.prompts)
@@ -280,11 +280,11 @@ class TestPositiveOnly:
         return replace(texts, infos=infos)
 
     def test_experts_and_their_rivals_are_of_positive_examples(self):
-        judge = Judge()
-        s = Setting(judge, positive_only=True)
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator, positive_only=True)
         labels = [1, 0, None, 1, 2, 0, 1] + [0] * 9
         s.update(self.labelled(s.texts, labels))
-        experts, written, *_ = judge.read
+        experts, written, *_ = discriminator.read
         rows = torch.tensor([0, 3, 6])
         assert torch.equal(written.tokens, s.texts.tokens[rows])
         assert torch.equal(experts.prompts, s.texts.prompts[rows])
@@ -292,10 +292,10 @@ class TestPositiveOnly:
         assert int((s.given[0].rewards != 0).sum()) == 16
 
     def test_otherwise_all_are(self):
-        judge = Judge()
-        s = Setting(judge)
+        discriminator = TokenSumDiscriminator()
+        s = Setting(discriminator)
         s.update(self.labelled(s.texts, [0] * 16))
-        assert len(judge.read[0]) == len(judge.read[1]) == 16
+        assert len(discriminator.read[0]) == len(discriminator.read[1]) == 16
 
     @pytest.mark.parametrize("label", [0, None])
     def test_an_iteration_without_any_is_refused(self, label):
@@ -311,13 +311,13 @@ class TestPositiveOnly:
             Examples(examples, source="here"), toy_tokenizer(V), max_prompt_length=4, max_new_tokens=T
         )
         envs = TextVectorEnv(problem, 16, autoreset_mode="Disabled")
-        judge = Judge()
-        agent = GAIL(policy_of(), envs, GAILConfig(**NUMBERS, positive_only=True), judge=judge)
+        discriminator = TokenSumDiscriminator()
+        agent = GAIL(policy_of(), envs, GAILConfig(**NUMBERS, positive_only=True), discriminator=discriminator)
         reports: list[Any] = []
-        agent.learn(1, after=reports.append)
+        agent.learn(1, callback=reports.append)
         labels = [info["extras"]["label"] for info in reports[0].trajectories.infos]
         assert 0 < labels.count(1) < 16
-        assert len(judge.read[0]) == labels.count(1)
+        assert len(discriminator.read[0]) == labels.count(1)
 
 
 @pytest.fixture(params=["tiny", "bert", "gpt2"])
@@ -393,7 +393,7 @@ class TestClassifiers:
             AutoModelForSequenceClassification.from_pretrained(folder),
             AutoTokenizer.from_pretrained(folder),
         )
-        written = s.learner.verdicts(s.texts.texts)
+        written = s.learner.logits(s.texts.texts)
         with torch.no_grad():
             for row, info in enumerate(s.texts.infos):
                 read = tokenizer(f"{info['prompt']} {info['completion']}".strip(), return_tensors="pt")
@@ -404,24 +404,24 @@ class TestClassifiers:
         s = Setting(discriminator=str(saved_classifier(tmp_path, positions=4)))
         (row,) = (s.texts.lengths == T).nonzero()[0].tolist()
         text = alone(s.texts.texts, row)
-        logits_of = s.learner.judge.logits(text)
+        logits_of = s.learner.discriminator.logits(text)
         begins, ends = text.tokens.clone(), text.tokens.clone()
         begins[0, 0], ends[0, -2] = 2 + (begins[0, 0] + 1) % 14, 2 + (ends[0, -2] + 1) % 14
-        assert torch.equal(s.learner.judge.logits(replace(text, tokens=begins)), logits_of)
-        assert not torch.equal(s.learner.judge.logits(replace(text, tokens=ends)), logits_of)
+        assert torch.equal(s.learner.discriminator.logits(replace(text, tokens=begins)), logits_of)
+        assert not torch.equal(s.learner.discriminator.logits(replace(text, tokens=ends)), logits_of)
 
     def test_a_head_for_other_labels_is_made_anew_from_no_global_generator(self, tmp_path):
         folder, layout = saved_classifier(tmp_path, labels=3), TextLayout.of(toy_envs())
-        verdicts = []
+        logits = []
         for seed in (1, 2):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 before = torch.get_rng_state()
                 new = ClassifierDiscriminator.from_pretrained(str(folder), layout)
                 assert torch.equal(torch.get_rng_state(), before)
-            verdicts.append(new.logits(Setting().texts.texts))
-        assert torch.equal(*verdicts)
-        assert verdicts[0].shape == (16,)
+            logits.append(new.logits(Setting().texts.texts))
+        assert torch.equal(*logits)
+        assert logits[0].shape == (16,)
 
     def test_more_than_one_logit_is_refused(self, tmp_path):
         from transformers import AutoModelForSequenceClassification
@@ -450,20 +450,20 @@ class TestAnAdapter:
         s = Setting(discriminator_epochs=25, discriminator_learning_rate=3e-2)
         policy = policy_of().with_lora(2)
         texts, experts = s.texts.texts, s.experts()
-        judge = AdapterDiscriminator(policy)
-        s.learner.set_discriminator(judge)
+        discriminator = AdapterDiscriminator(policy)
+        s.learner.set_discriminator(discriminator)
         before = policy.score(texts, s.learner.actor_critic.layout).logprobs
-        assert torch.equal(judge.logits(texts), torch.zeros(16))  # it knows nothing yet
-        s.learner._learn(experts, texts, generator(0))
-        assert s.learner._learn(experts, texts, generator(0))["discriminator/accuracy"] > 0.9
+        assert torch.equal(discriminator.logits(texts), torch.zeros(16))  # it knows nothing yet
+        s.learner._update_discriminator(experts, texts, generator(0))
+        assert s.learner._update_discriminator(experts, texts, generator(0))["discriminator/accuracy"] > 0.9
         assert torch.equal(policy.score(texts, s.learner.actor_critic.layout).logprobs, before)
         # It has read the whole text: the last token counts, what follows does not.
-        verdicts = judge.logits(texts)
+        logits = discriminator.logits(texts)
         is_last = torch.arange(T) == texts.lengths.unsqueeze(1) - 1
         last = replace(texts, tokens=torch.where(is_last, 2 + texts.tokens % 14, texts.tokens))
-        assert (judge.logits(last) != verdicts).all()
+        assert (discriminator.logits(last) != logits).all()
         after = replace(texts, tokens=torch.where(texts.is_token, texts.tokens, 9))
-        torch.testing.assert_close(judge.logits(after), verdicts, rtol=0, atol=1e-5)
+        torch.testing.assert_close(discriminator.logits(after), logits, rtol=0, atol=1e-5)
 
     def test_it_needs_one_on_the_policy(self):
         with pytest.raises(ValueError, match="needs a LoRA policy"):
@@ -477,14 +477,14 @@ class TestGAIL:
 
     @staticmethod
     def state(agent: GAIL) -> list[Tensor]:
-        return [*agent.policy.state_dict().values(), *agent.learner.judge.state_dict().values()]
+        return [*agent.policy.state_dict().values(), *agent.learner.discriminator.state_dict().values()]
 
     @pytest.mark.parametrize("discriminator", ["tiny", "folder"])
     def test_saved_loaded_and_continued_is_never_stopped(self, discriminator, tmp_path):
         if discriminator == "folder":
             discriminator = str(saved_classifier(tmp_path / "classifier"))
         straight, stopped = (self.agent(discriminator=discriminator) for _ in range(2))
-        start = straight.learner.judge.state_dict()
+        start = straight.learner.discriminator.state_dict()
         start = {name: weight.clone() for name, weight in start.items()}
         straight.learn(3)
         stopped.learn(2).save(tmp_path / "run")
@@ -493,25 +493,25 @@ class TestGAIL:
         assert equal(self.state(loaded.learn(1)), self.state(straight))
         # The controls: either half of what is kept of a discriminator counts.
         forgot_moments.learner.optimizer.state.clear()
-        forgot_weights.learner.judge.load_state_dict(start)
+        forgot_weights.learner.discriminator.load_state_dict(start)
         assert not equal(self.state(forgot_moments.learn(1)), self.state(straight))
         assert not equal(self.state(forgot_weights.learn(1)), self.state(straight))
 
     def test_a_judge_of_ones_own(self, tmp_path):
-        judge = Judge()
-        agent = GAIL(policy_of(), toy_envs(), GAILConfig(**NUMBERS), judge=judge)
+        discriminator = TokenSumDiscriminator()
+        agent = GAIL(policy_of(), toy_envs(), GAILConfig(**NUMBERS), discriminator=discriminator)
         agent.learn(1)
-        assert agent.learner.judge is judge
-        assert judge.theta[0].item() != 0.7
+        assert agent.learner.discriminator is discriminator
+        assert discriminator.theta[0].item() != 0.7
         agent.save(tmp_path / "run")
-        again = Judge()
-        GAIL.load(tmp_path / "run", envs=toy_envs(), judge=again)
-        assert torch.equal(again.theta, judge.theta)
+        again = TokenSumDiscriminator()
+        GAIL.load(tmp_path / "run", envs=toy_envs(), discriminator=again)
+        assert torch.equal(again.theta, discriminator.theta)
 
     def test_the_tasks_score_is_only_logged(self):
         reports: list[Any] = []
         agent = GAIL(policy_of(), toy_envs("count"), GAILConfig(**NUMBERS))
-        agent.learn(1, after=reports.append)
+        agent.learn(1, callback=reports.append)
         metrics, texts = reports[0].metrics, reports[0].trajectories
         assert metrics["reward/mean"] == pytest.approx(float(texts.rewards.sum()) / 16)
         assert metrics["reward/mean"] != pytest.approx(metrics["discriminator/reward"])

@@ -57,8 +57,10 @@ def test_the_minibatches_of_an_epoch_add_up_to_the_mean_over_all_tokens():
     trajectories = collect(envs, Plan(rollout=policy), episodes=16, generator=generator(1))
     assert len(set(trajectories.lengths.tolist())) > 3
     critic, _ = learner.critic("policy")
-    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
-    learner.gradients(experience, critic)
+    experience = learner.credit.experience(
+        learner.credit.add_reference_and_values(trajectories, critic), kl_coef=learner.kl_controller.coef
+    )
+    learner.epochs.gradients(experience, critic)
     whole = flat_gradient(learner)
 
     def summed(own: bool) -> Tensor:
@@ -66,7 +68,7 @@ def test_the_minibatches_of_an_epoch_add_up_to_the_mean_over_all_tokens():
         lengths = experience.texts.lengths
         for rows in minibatches(16, epochs=1, size=4, generator=generator(), lengths=lengths):
             batch = experience.part(rows)
-            learner.gradients(batch, critic, batch.counts if own else experience.counts.share(4, 16))
+            learner.epochs.gradients(batch, critic, batch.counts if own else experience.counts.share(4, 16))
             total += flat_gradient(learner) / 4
         return total
 

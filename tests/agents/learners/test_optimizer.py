@@ -34,7 +34,7 @@ from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.adversarial import AdversarialLearner
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
-from tril_gym.agents.learners.optimizer import OptimizerConfig, Schedule, adamw
+from tril_gym.agents.learners.optimizer import OptimizerConfig, adamw
 from tril_gym.utils.profiler import Timer
 
 V = 16
@@ -55,11 +55,11 @@ def actor_critic(policy: LMPolicy, **numbers: Any) -> ActorCritic:
     return ActorCritic(policy, PPOConfig(**NUMBERS | numbers), TextLayout.of(envs()))
 
 
-def imitation(policy: LMPolicy, **numbers: Any) -> BehaviourCloning:
+def cloning(policy: LMPolicy, **numbers: Any) -> BehaviourCloning:
     return BehaviourCloning(policy, BCConfig(**NUMBERS | numbers))
 
 
-LEARNERS = {"actor-critic": actor_critic, "imitation": imitation}
+LEARNERS = {"actor-critic": actor_critic, "cloning": cloning}
 
 
 def texts_of(plan: Plan, episodes: int = 10) -> Trajectories:
@@ -97,7 +97,7 @@ def rate(optimizer: torch.optim.Optimizer) -> float:
 HALF = math.sqrt(0.5) / 2  # ½ (1 + cos 45°) = ½ + HALF
 
 
-class TestShares:
+class TestLearningRateFactors:
     @pytest.mark.parametrize(
         ("settings", "shares"),
         [
@@ -120,12 +120,10 @@ class TestShares:
         ids=lambda value: ", ".join(map(str, value.values())) if isinstance(value, dict) else "",
     )
     def test_by_hand(self, settings, shares):
-        schedule = Schedule(OptimizerConfig(**settings))
-        optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=99.0)
-        for share in shares:
-            schedule.apply(optimizer, 0.5)
-            assert rate(optimizer) == pytest.approx(0.5 * share, abs=1e-15)
-            schedule.advance()
+        config = OptimizerConfig(**settings)
+        assert [config.learning_rate_factor(iteration) for iteration in range(len(shares))] == pytest.approx(
+            shares, abs=1e-15
+        )
 
     @pytest.mark.parametrize(
         ("agent_type", "config_type", "numbers"),
@@ -147,7 +145,7 @@ class TestShares:
             assert critic in agent.learner._critics
             found.append((critic, rate(agent.learner.optimizer), rate(agent.learner.critic(critic)[1])))
 
-        agent.learn(4, after=after)
+        agent.learn(4, callback=after)
         assert [policy for _, policy, _ in found] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
         assert [critic for _, _, critic in found] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
         assert {critic_owner for critic_owner, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})
@@ -245,20 +243,20 @@ class TestGradientAccumulation:
         assert distance(whole, quarters) < 1e-6
         # The control: each part with its own means, which are then averaged.
         learner, plan = learner_of(2)
-        policy_loss = learner.policy_loss
+        policy_loss = learner.epochs.policy_terms
 
         def mean_of_means(part: Any, counts: Any, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
             loss, figures = policy_loss(part, part.counts, **settings)
             return loss / 2, figures
 
-        learner.policy_loss = mean_of_means
+        learner.epochs.policy_terms = mean_of_means
         assert distance(whole, self.outcome(learner, plan)) > 1e-5
 
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_of_imitation(self, family):
+    def test_of_cloning(self, family):
         def learner_of(parts: int) -> tuple[BehaviourCloning, Plan]:
             policy = policy_of(family, dtype=torch.float64)
-            return imitation(policy, gradient_accumulation=parts), Plan(rollout=References())
+            return cloning(policy, gradient_accumulation=parts), Plan(rollout=References())
 
         whole, halves, quarters = (self.outcome(*learner_of(parts)) for parts in (1, 2, 4))
         assert distance(whole, halves) < 1e-6
@@ -279,24 +277,13 @@ class TestGradientAccumulation:
         assert metrics[0]["policy/loss"] != 0
 
 
-@pytest.fixture
-def accelerate_forgets():
-    """`accelerate` keeps its precision for the process; other tests have theirs."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.mark.usefixtures("accelerate_forgets")
 class TestMixedPrecision:
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
     def test_an_update_of_the_actor_critic(self, family):
         policy = policy_of(family)
         learner, plan = actor_critic(policy, mixed_precision="bf16", target_coef=0.1), Plan(rollout=policy)
         trajectories = texts_of(plan)
-        rescored = learner.add_reference_and_values(trajectories, learner.critic("policy")[0]).old_logprobs
+        rescored = learner.credit.add_reference_and_values(trajectories, learner.critic("policy")[0]).old_logprobs
         # bfloat16 has 8 bits: numbers of some nats are off by some hundredths.
         off = float((rescored - trajectories.old_logprobs)[trajectories.wrote].abs().max())
         assert 1e-3 < off < 0.3
@@ -312,22 +299,37 @@ class TestMixedPrecision:
         assert 1e-4 < distance(before, after) < 0.1
         assert all(weight.isfinite().all() for weight in after)
 
+    def test_an_accelerator_of_another_precision_does_no_harm(self):
+        """Accelerate keeps its state for the whole process: a tracker's accelerator is enough."""
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState
+
+        Accelerator(cpu=True)
+        try:
+            policy = policy_of()
+            learner = actor_critic(policy, mixed_precision="bf16")
+            metrics = update(learner, texts_of(Plan(rollout=policy)), Plan(rollout=policy))
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+        assert math.isfinite(metrics["policy/loss"])
+
     def test_old_logprobs_of_full_precision_would_be_another_policys(self):
         errors = []
         for rescores in (True, False):
             policy = policy_of()
             learner, plan = actor_critic(policy, mixed_precision="bf16"), Plan(rollout=policy)
             if not rescores:
-                learner.config = replace(learner.config, mixed_precision="no")
+                learner.credit.config = replace(learner.config, mixed_precision="no")
             errors.append(update(learner, texts_of(plan), plan)["policy/ratio_error"])
         rescored, kept = errors
         assert kept > 0.01
         assert rescored < kept / 2
 
-    def test_an_update_of_imitation(self):
+    def test_an_update_of_cloning(self):
         plan, outcomes = Plan(rollout=References()), []
         for precision in ("bf16", "no"):
-            learner = imitation(policy_of(), mixed_precision=precision)
+            learner = cloning(policy_of(), mixed_precision=precision)
             assert math.isfinite(update(learner, texts_of(plan), plan)["policy/loss"])
             outcomes.append(weights(learner))
         assert {weight.dtype for weight in outcomes[0]} == {torch.float32}
@@ -368,7 +370,7 @@ class TestAdamW:
         numbers = {"weight_decay": 0.1, "adam_betas": [0.5, 0.6], "critic_learning_rate": 1e-2}
         learner = AdversarialLearner(policy_of(), GAILConfig(**NUMBERS | numbers), TextLayout.of(envs()))
         critic = learner.actor_critic.critic("policy")[1]
-        optimizers = (learner.actor_critic.optimizer, critic, learner.optimizer, imitation(policy_of()).optimizer)
+        optimizers = (learner.actor_critic.optimizer, critic, learner.optimizer, cloning(policy_of()).optimizer)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         assert [group["lr"] for group in groups] == [1e-3, 1e-2, 1e-3, 1e-3]
         assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.1, 0.0]

@@ -43,22 +43,25 @@ def written(learner: ActorCritic, plan: Plan, limit: int | None = None) -> Traje
 def test_values_are_those_of_a_whole_pass(family, limit):
     learner = learner_of(family)
     plan = guided(learner)
-    kept = written(learner, learner.writing(plan), limit)
+    kept = written(learner, learner.collection_plan(plan), limit)
     plain = written(learner, plan, limit)
     assert plain.values is None
     assert torch.equal(kept.tokens, plain.tokens)
     assert torch.equal(kept.old_logprobs, plain.old_logprobs)
     critic, _ = learner.critic("policy")
     annotated, expected = (
-        learner.add_reference_and_values(kept, critic),
-        learner.add_reference_and_values(plain, critic),
+        learner.credit.add_reference_and_values(kept, critic),
+        learner.credit.add_reference_and_values(plain, critic),
     )
     mask = expected.is_rollout
     assert mask.any()
     assert expected.values[:, :-1][mask].std() > 0.1
     assert torch.allclose(annotated.values[:, :-1][mask], expected.values[:, :-1][mask], atol=1e-9)
     # what is read of them is the same: advantages and returns, also of texts that were cut off
-    one, other = learner.experience(annotated), learner.experience(expected)
+    one, other = (
+        learner.credit.experience(annotated, kl_coef=learner.kl_controller.coef),
+        learner.credit.experience(expected, kl_coef=learner.kl_controller.coef),
+    )
     assert torch.allclose(one.advantages[one.learn], other.advantages[one.learn], atol=1e-9)
     assert torch.allclose(one.returns[one.learn_critic], other.returns[one.learn_critic], atol=1e-9)
     assert bool(expected.is_cut_off.any()) is (limit is not None)
@@ -67,12 +70,12 @@ def test_values_are_those_of_a_whole_pass(family, limit):
 @pytest.mark.parametrize("limit", [None, 3])
 def test_only_texts_that_were_cut_off_are_read_again(limit, monkeypatch):
     learner = learner_of("gpt2")
-    kept = written(learner, learner.writing(Plan(rollout=learner.policy)), limit)
+    kept = written(learner, learner.collection_plan(Plan(rollout=learner.policy)), limit)
     critic, _ = learner.critic("policy")
     read = []
     whole = type(critic).__call__
     monkeypatch.setattr(type(critic), "__call__", lambda self, texts: read.append(len(texts)) or whole(self, texts))
-    learner.add_reference_and_values(kept, critic)
+    learner.credit.add_reference_and_values(kept, critic)
     assert sum(read) == int(kept.is_cut_off.sum())
 
 
@@ -95,7 +98,7 @@ def test_where_they_would_not_be_the_same_they_are_not_kept(family, numbers, pla
     config = PPOConfig(**{"critic": "shared"} | numbers)
     learner = ActorCritic(policy_of(family), config, TextLayout.of(envs_of()))
     plan = plan_of(learner)
-    assert learner.writing(plan) is plan
+    assert learner.collection_plan(plan) is plan
 
 
 def test_where_the_head_is_not_known_apart_they_are_not_kept():
@@ -103,7 +106,7 @@ def test_where_the_head_is_not_known_apart_they_are_not_kept():
     policy.model.final_logits_bias += 1.0
     learner = ActorCritic(policy, PPOConfig(critic="shared"), TextLayout.of(envs_of()))
     plan = Plan(rollout=policy)
-    assert learner.writing(plan) is plan
+    assert learner.collection_plan(plan) is plan
 
 
 def test_learning_keeps_them(monkeypatch):
@@ -111,7 +114,7 @@ def test_learning_keeps_them(monkeypatch):
 
     def weights(keeps: bool) -> torch.Tensor:
         if not keeps:
-            monkeypatch.setattr(ActorCritic, "writing", lambda self, plan: plan)
+            monkeypatch.setattr(ActorCritic, "collection_plan", lambda self, plan: plan)
         numbers = {"critic": "shared", "learning_rate": 1e-3, "minibatch_size": 4}
         agent = PPO(policy_of("gpt2", dtype=torch.float64), envs_of(), PPOConfig(**numbers), seed=3).learn(3)
         return agent.policy.model.lm_head.weight.detach().clone()

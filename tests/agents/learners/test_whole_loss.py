@@ -78,7 +78,7 @@ def setting(family: str, plan_of: Callable[[LMPolicy, Guide], Plan], config: PPO
 
     policy = policy_of(0)
     learner = ActorCritic(policy, config, layout)
-    learner.ref_policy = policy_of(3)
+    learner.credit.ref_policy = policy_of(3)
     plan = plan_of(policy, Guide(policy_of(1), temperature=3.0))
     trajectories = collect(envs, plan, episodes=6, generator=generator(1))
     pay = torch.randn(trajectories.tokens.shape, generator=generator(2), dtype=torch.float64)
@@ -87,7 +87,9 @@ def setting(family: str, plan_of: Callable[[LMPolicy, Guide], Plan], config: PPO
     critic, _ = learner.critic(plan.critic)
     move(critic.head.parameters(), 1.0)
     old_policy, old_critic = copy.deepcopy(policy.model), copy.deepcopy(critic)
-    experience = learner.experience(learner.add_reference_and_values(trajectories, critic))
+    experience = learner.credit.experience(
+        learner.credit.add_reference_and_values(trajectories, critic), kl_coef=learner.kl_controller.coef
+    )
     assert learner.references is not None
     targets = reference_texts(trajectories, learner.references, generator(3))
     move(policy.parameters(), 0.03)
@@ -221,7 +223,7 @@ def written(texts: Texts, row: int) -> tuple[list[int], list[int]]:
 
 def gradients(s: Setting) -> list[Tensor]:
     """Policy's and critic's, as the losses leave them, flat."""
-    s.learner.gradients(s.experience, s.critic)
+    s.learner.epochs.gradients(s.experience, s.critic)
     return [flat(network.parameters()) for network in (s.learner.policy, s.critic)]
 
 

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,39 +19,16 @@ from gymnasium.vector import VectorEnv
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
-from tril_gym.agents.algorithms.training_loop import Callback, learn
+from tril_gym.agents.algorithms.training_loop import learn
 from tril_gym.agents.collection.actor import Actor, as_actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.agents.learners.optimizer import Metrics
+from tril_gym.agents.learners.learner import Learner
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
-from tril_gym.utils.profiler import Timer
-
-
-class Learner(Protocol):
-    """What an agent makes of trajectories, and all that this must remember beside the policy's weights."""
-
-    @property
-    def ref_policy(self) -> LMPolicy | None:
-        """What the policy's drift is measured from; None where nobody measures it."""
-
-    @property
-    def needs_references(self) -> bool:
-        """Whether it learns from the references of the examples."""
-
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
-        """Learn from an iteration's texts; returns figures by name."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must be kept to go on as if never stopped."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
 
 
 class Agent(ABC):
@@ -116,13 +93,7 @@ class Agent(ABC):
     def plan(self, iteration: int) -> Plan:
         """Who writes what in this iteration, counted from 0."""
 
-    def learn(self, iterations: int, after: Callback | None = None, *, profile: bool = False) -> Self:
-        """Train for so many more iterations; `after` is called with a `Report` at the end of each.
-
-        With `profile` a report has the peak of memory of each part, "memory/…" in MiB, beside its seconds.
-        """
-        learn(self, iterations=iterations, after=after, profile=profile)
-        return self
+    learn = learn  # the training loop, a function of what it needs of an agent
 
     def predict(
         self, observations: np.ndarray, *, deterministic: bool = True, generator: torch.Generator | None = None

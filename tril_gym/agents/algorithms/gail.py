@@ -1,11 +1,11 @@
-"""GAIL: the policy learns to write what a discriminator cannot tell from the references. Nobody pays it for a task.
+"""GAIL: the policy learns to write texts that a discriminator takes for references. No task reward is used.
 
-Ho and Ermon 2016, "Generative Adversarial BehaviourCloning Learning": https://arxiv.org/abs/1606.03476
-Each iteration: the policy writes whole texts, the discriminator learns to tell them from references of the same
-prompts, and its verdict on each text, paid at the last token, is the reward of a PPO update.
+Ho and Ermon 2016, "Generative Adversarial Imitation Learning": https://arxiv.org/abs/1606.03476
+In each iteration the policy writes whole texts, the discriminator learns to tell them from references of the same
+prompts, and its logit of each text is the reward, at the last token, of a PPO update.
 
-Differs from the paper: PPO in place of TRPO; the discriminator judges whole texts, not pairs of state and action; its
-logit is the reward by default, of either sign, so that neither short nor long texts gain by their length alone.
+Differs from the paper: PPO instead of TRPO; the discriminator reads whole texts, not pairs of state and action; the
+reward is the logit by default. It takes either sign, so that neither short nor long texts gain by their length alone.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tril_gym.agents.learners.discriminator import Discriminator
 
 @dataclass(frozen=True, kw_only=True)
 class GAILConfig(AdversarialConfig):
-    """GAIL reads the discriminator's numbers and the shared ones, and no others."""
+    """The hyperparameters of adversarial learning, without additions."""
 
 
 class GAIL(Agent):
     """Adversarial imitation of the references.
 
     Args:
-        policy: the language model that learns; trained in place.
+        policy: the language model to train, in place.
         envs: the vector environment to write in; its reward is logged, not learned from.
-        config: the algorithm's numbers.
-        judge: a discriminator of your own; by default the one that the config names.
-        seed: all the randomness of training comes from it.
+        config: the hyperparameters.
+        discriminator: a discriminator of your own; by default the one that the config names.
+        seed: seed of all randomness in training.
     """
 
     name = "gail"
@@ -48,13 +48,13 @@ class GAIL(Agent):
         envs: VectorEnv,
         config: GAILConfig | None = None,
         *,
-        judge: Discriminator | None = None,
+        discriminator: Discriminator | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(policy, envs, config, seed=seed)
-        if judge is not None:
-            self.learner.set_discriminator(judge)
+        if discriminator is not None:
+            self.learner.set_discriminator(discriminator)
 
     def plan(self, iteration: int) -> Plan:
-        """The policy writes everything."""
+        """Return the plan of PPO: the policy writes whole texts."""
         return Plan(rollout=self.policy)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.actor_critic import ActorCriticConfig
+from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.utils.config_fields import config_field
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.actor_critic import ActorCriticConfig
+from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ the end. PPO has no rollin; in PPO++ the guide writes the rollin; in AggreVaTeD 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from tril_gym.agents.collection.actor import Actor, as_actor
 
@@ -31,11 +31,3 @@ class Plan:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
-
-
-@runtime_checkable
-class RecordsDuringCollection(Protocol):
-    """A learner that lets an actor record, while it writes, what the update would otherwise have to compute again."""
-
-    def writing(self, plan: Plan) -> Plan:
-        """The same plan with such an actor; it writes the same texts."""

@@ -161,7 +161,7 @@ class AdapterDiscriminator:
         self.reader.load_state_dict(state)
 
 
-def discriminator_of(name: str, policy: LMPolicy, layout: TextLayout) -> Discriminator:
+def make_discriminator(name: str, policy: LMPolicy, layout: TextLayout) -> Discriminator:
     """A new one: "tiny", "adapter", or a sequence classifier by name or folder."""
     if name == "adapter":
         return AdapterDiscriminator(policy)

@@ -1,0 +1,188 @@
+"""Epochs over minibatches: the one loop that turns experience into optimizer steps of policy and critic.
+
+The loop knows no algorithm: advantages are in the experience, and the policy's loss is an argument.
+
+B texts, T new tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.trajectories import minibatches
+from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
+from tril_gym.agents.learners.critic import Critic
+from tril_gym.agents.learners.experience import Counts, Experience
+from tril_gym.agents.learners.learner import Metrics
+from tril_gym.agents.learners.optimizer import autocast_of
+from tril_gym.functional import losses
+from tril_gym.models.lm_head import Entropies
+
+
+class PolicyLoss(Protocol):
+    """Scores how well a policy does: a scalar to minimise."""
+
+    def __call__(
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, count: losses.Count
+    ) -> Tensor:
+        """Return the loss over the tokens of `learn`, divided by `count`; tensors are (B, T)."""
+
+
+class Epochs:
+    """Trains a policy and a critic on experience.
+
+    Args:
+        policy: trained in place.
+        optimizer: of the policy.
+        layout: sizes of the environment.
+        config: hyperparameters.
+        policy_loss: the loss of the policy's tokens, before entropy bonus and target.
+    """
+
+    def __init__(
+        self,
+        policy: LMPolicy,
+        optimizer: torch.optim.Optimizer,
+        layout: TextLayout,
+        config: ActorCriticConfig,
+        *,
+        policy_loss: PolicyLoss,
+    ) -> None:
+        self.policy, self.optimizer, self.layout, self.config = policy, optimizer, layout, config
+        self.policy_loss = policy_loss
+        self.autocast = autocast_of(config, policy.device)
+
+    def run(
+        self,
+        experience: Experience,
+        critic: Critic,
+        critic_optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> Metrics:
+        """Take one optimizer step per minibatch and return the means of the steps' metrics.
+
+        The epochs end early, before a step, when the policy has moved by more than 1.5 · target_kl.
+        """
+        means: defaultdict[str, list[float]] = defaultdict(list)
+        size = self.config.minibatch_size
+        by_length = not self.policy.can_pack if self.config.group_by_length is None else self.config.group_by_length
+        lengths = experience.texts.lengths if by_length else None
+        parts = minibatches(len(experience), epochs=self.config.epochs, size=size, generator=generator, lengths=lengths)
+        for step, rows in enumerate(parts):
+            batch = experience.part(rows)
+            # A mean over each minibatch of similar lengths would weigh tokens of short texts more than those of long.
+            counts = batch.counts if lengths is None else experience.counts.share(len(rows), len(experience))
+            # An entropy without a bonus is only logged: the first epoch's is enough.
+            logged: Entropies = "numbers" if step * size < len(experience) else "none"
+            metrics = self.gradients(
+                batch, critic, counts, entropies="gradient" if self.config.ent_coef > 0 else logged
+            )
+            if step > 0:
+                del metrics["policy/ratio_error"]  # it says something before the first update only
+            kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn))
+            if not kl_exceeded:
+                metrics |= self._step(batch.counts, critic, critic_optimizer)
+            for name, value in metrics.items():  # those of the step that ends the epochs as well: they say why
+                means[name].append(value)
+            if kl_exceeded:
+                break
+        return {name: sum(values) / len(values) for name, values in means.items()}
+
+    def _kl_exceeded(self, approx_kl: float) -> bool:
+        """Return whether the KL to π_old, in nats per learned token of a minibatch, ends the epochs."""
+        return self.config.target_kl is not None and approx_kl > 1.5 * self.config.target_kl
+
+    def gradients(
+        self, batch: Experience, critic: Critic, counts: Counts | None = None, *, entropies: Entropies = "gradient"
+    ) -> Metrics:
+        """Leave the gradients of a minibatch's losses in policy and critic, and return the terms of the losses.
+
+        Computed in `gradient_accumulation` parts, each divided by the counts of the whole, so that they add up to it.
+
+        Args:
+            batch: the minibatch.
+            critic: trained on the returns.
+            counts: divisors of the losses; by default the numbers of tokens of the minibatch.
+            entropies: whether they are computed.
+        """
+        counts = counts or batch.counts
+        for parameter in (*self.policy.parameters(), *critic.parameters()):
+            parameter.grad = None
+        metrics: defaultdict[str, float] = defaultdict(float)
+        errors = []
+        for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
+            part = batch.part(rows).to(self.policy.device)
+            with self.autocast():
+                hidden = self.policy.hidden(part.texts) if critic.is_shared else None
+                loss, terms = self.policy_terms(part, counts, entropies=entropies, hidden=hidden)
+            if not critic.is_shared:  # backward at once: only one network's activations are in memory at a time
+                loss.backward()
+                loss = torch.zeros_like(loss)
+            with self.autocast():
+                value = self.value_loss(part, counts, critic, hidden=hidden)
+            (loss + self.config.vf_coef * value).backward()
+            errors.append(float(terms.pop("policy/ratio_error")))
+            for name, term in (terms | {"critic/loss": value}).items():
+                metrics[name] += float(term.detach())
+        return metrics | {"policy/ratio_error": max(errors)}
+
+    def policy_terms(
+        self, part: Experience, counts: Counts, *, entropies: Entropies = "gradient", hidden: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the policy's part of the total loss, and its terms by name."""
+        config, learn, count = self.config, part.learn, counts.learn
+        scores = self.policy.score(part.texts, self.layout, entropies=entropies, hidden=hidden)
+        logprobs, old_logprobs = scores.logprobs, part.old_logprobs
+        total = self.policy_loss(logprobs, old_logprobs, part.advantages, learn, count=count)
+        terms = {
+            "policy/loss": total,
+            "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, learn, count=count),
+            "policy/clip_fraction": losses.clip_fraction(
+                logprobs, old_logprobs, learn, clip_range=config.clip_range, count=count
+            ),
+            "policy/ratio_error": losses.ratio_error(logprobs, old_logprobs, learn),
+        }
+        if scores.entropy is not None:
+            terms["policy/entropy"] = losses.entropy_bonus(scores.entropy, learn, count=count)
+            total = total - config.ent_coef * terms["policy/entropy"]
+        if part.targets is not None:
+            target_logprobs = self.policy.plain_logprobs(part.targets)
+            terms["target/loss"] = losses.nll_loss(target_logprobs, part.targets.is_token, count=counts.target)
+            total = total + config.target_coef * terms["target/loss"]
+        return total, terms
+
+    def value_loss(self, part: Experience, counts: Counts, critic: Critic, *, hidden: Tensor | None = None) -> Tensor:
+        """Return the critic's loss, before its weight `vf_coef`."""
+        return losses.value_loss(
+            critic(part.texts, hidden)[:, :-1],
+            part.old_values,
+            part.returns,
+            part.learn_critic,
+            value_clip_range=self.config.value_clip_range,
+            count=counts.learn_critic,
+        )
+
+    def _step(self, counts: Counts, critic: Critic, critic_optimizer: torch.optim.Optimizer) -> Metrics:
+        """Take one optimizer step of each network that has tokens to learn, and return the norms before clipping."""
+        learns_policy = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
+        if not (learns_policy or counts.learn_critic):
+            return {}
+        policy_parameters, critic_parameters = self.policy.parameters(), critic.parameters()
+        limit = self.config.max_grad_norm
+        if self.config.joint_grad_norm:
+            policy_norm = critic_norm = nn.utils.clip_grad_norm_(policy_parameters + critic_parameters, limit)
+        else:
+            policy_norm = nn.utils.clip_grad_norm_(policy_parameters, limit)
+            critic_norm = nn.utils.clip_grad_norm_(critic_parameters, limit)
+        # A step with a gradient of zero is not the same as no step: the optimizer would move by its momentum.
+        if learns_policy:
+            self.optimizer.step()
+        if counts.learn_critic:
+            critic_optimizer.step()
+        return {"grad_norm/policy": float(policy_norm), "grad_norm/critic": float(critic_norm)}

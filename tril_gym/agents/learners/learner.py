@@ -1,0 +1,44 @@
+"""The interface between the training loop and what an agent learns with."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.utils.profiler import Timer
+
+Metrics = dict[str, float]
+
+
+class Learner(Protocol):
+    """Updates a policy from trajectories, and holds all state of training but the policy's weights.
+
+    Inherit from it for the defaults; `update`, `state_dict` and `load_state_dict` have none.
+    """
+
+    @property
+    def ref_policy(self) -> LMPolicy | None:
+        """The frozen policy that the KL is measured to; None without one."""
+        return None
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether every example must have references."""
+        return False
+
+    def collection_plan(self, plan: Plan) -> Plan:
+        """Return a plan that writes the same texts and may record during collection what `update` needs."""
+        return plan
+
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
+        """Learn from the texts of one iteration and return metrics by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be saved to continue as if never stopped."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

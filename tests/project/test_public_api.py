@@ -7,6 +7,7 @@ import tomllib
 
 import gymnasium as gym
 import paths
+import pytest
 
 import tril_gym
 from tril_gym import agents, envs, rewards, wrappers
@@ -48,4 +49,10 @@ def test_the_command_line_answers_without_torch():
 
 
 def test_the_check_sees_what_is_loaded():
-    assert "torch" in loaded_by("import tril_gym.agents")
+    assert "torch" in loaded_by("from tril_gym.agents import PPO")
+
+
+def test_agents_load_on_first_use():
+    assert loaded_by("import tril_gym.agents; assert 'PPO' in dir(tril_gym.agents)") == set()
+    with pytest.raises(AttributeError, match="has no attribute 'PPOO'"):
+        agents.PPOO  # noqa: B018

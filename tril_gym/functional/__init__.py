@@ -1,1 +1,46 @@
-"""The mathematics: pure functions of tensors. Imports torch only."""
+"""The mathematics: pure functions of tensors and numbers. Imports torch only."""
+
+from tril_gym.functional.kl import kl_terms, nats_per_text
+from tril_gym.functional.losses import (
+    approx_kl,
+    clip_fraction,
+    discriminator_loss,
+    entropy_bonus,
+    nll_loss,
+    policy_loss,
+    value_loss,
+)
+from tril_gym.functional.masked import (
+    explained_variance,
+    masked_mean,
+    masked_std,
+    masked_sum,
+    masked_var,
+    masked_whiten,
+)
+from tril_gym.functional.returns import discriminator_rewards, gae, kl_penalised_rewards
+from tril_gym.functional.sampling import Decoding
+from tril_gym.functional.schedules import learning_rate_factor
+
+__all__ = [
+    "Decoding",
+    "approx_kl",
+    "clip_fraction",
+    "discriminator_loss",
+    "discriminator_rewards",
+    "entropy_bonus",
+    "explained_variance",
+    "gae",
+    "kl_penalised_rewards",
+    "kl_terms",
+    "learning_rate_factor",
+    "masked_mean",
+    "masked_std",
+    "masked_sum",
+    "masked_var",
+    "masked_whiten",
+    "nats_per_text",
+    "nll_loss",
+    "policy_loss",
+    "value_loss",
+]

@@ -185,7 +185,7 @@ class Run:
                 set_completed(report.iteration)
                 self._save_or_stop(report.iteration, asked)
 
-            self.agent.learn(max(0, total - completed), after=after_iteration, profile=profile)
+            self.agent.learn(max(0, total - completed), callback=after_iteration, profile=profile)
 
     def _record(self, report: Report) -> None:
         self.folder.append("metrics.jsonl", {name: _finite(value) for name, value in report.metrics.items()})

@@ -9,12 +9,13 @@ import pytest
 
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
+from tril_gym.rewards import Score
 from tril_gym.wrappers import TextReward
 
 TOKEN, EOS = 5, 1
 
 
-class Words:
+class Words(Score):
     """How many words a completion has, and in which process that was counted."""
 
     name = "words"
@@ -23,14 +24,14 @@ class Words:
         return np.array([len(completion.split()) for completion in completions]) + os.getpid() * 1e-9
 
 
-class Fails:
+class Fails(Score):
     name = "fails"
 
     def __call__(self, prompts, completions, references, extras):
         raise ValueError(f"no score for {completions[0]!r}")
 
 
-class Dies:
+class Dies(Score):
     name = "dies"
 
     def __call__(self, prompts, completions, references, extras):
@@ -103,9 +104,9 @@ def test_mistakes_are_refused_at_the_door():
 
 
 def test_they_are_asked_for_beside_the_settings_of_a_reward():
-    settings = {"rouge_l": {"workers": 1, "over": "mean"}}
+    settings = {"rouge_l": {"workers": 1, "reduction": "mean"}}
     pays = []
-    for own in (settings, {"rouge_l": {"over": "mean"}}):
+    for own in (settings, {"rouge_l": {"reduction": "mean"}}):
         envs = gym.make_vec(
             "tril/CommonGen-v0", num_envs=4, autoreset_mode="Disabled", reward="rouge_l", reward_settings=own
         )

@@ -17,13 +17,14 @@ from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
+from tril_gym.rewards import Score
 from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, terms
 
 MODES = ["NextStep", "SameStep", "Disabled"]
 TOKEN, EOS = 5, 1
 
 
-class CountWords:
+class CountWords(Score):
     """A score whose calls can be counted: how many words a completion has."""
 
     name = "words"
@@ -203,7 +204,7 @@ def test_transparent_to_seeds_and_restarts(wrapper, n):
         assert wrapped.get_attr("examples") == plain.get_attr("examples")
 
 
-class Broken:
+class Broken(Score):
     name = "broken"
 
     def __init__(self, result):

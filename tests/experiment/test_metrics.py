@@ -15,11 +15,14 @@ from tril_gym.experiment import metrics
 from tril_gym.experiment.run_folder import RunFolder
 
 MODULE = '''
+from tril_gym import rewards
+
+
 def brevity(prompts, completions, references, extras):
     return [1.0 / (1 + len(completion.split())) for completion in completions]
 
 
-class Uses:
+class Uses(rewards.Score):
     """Whether a text has a word."""
 
     name = "uses"
@@ -31,7 +34,7 @@ class Uses:
         return [float(self.word in completion.split()) for completion in completions]
 
 
-class Words:
+class Words(rewards.PooledScore):
     """How many words all texts have together, over how many texts: a sum over a sum."""
 
     name = "words"
@@ -40,14 +43,11 @@ class Words:
         import numpy as np
         return np.array([[len(completion.split()), 1] for completion in completions], dtype=float)
 
-    def of(self, sums):
+    def from_sums(self, sums):
         return float(sums[0] / sums[1])
 
-    def corpus(self, *texts):
-        return self.of(self.statistics(*texts).sum(0))
 
-
-class Different:
+class Different(rewards.CorpusScore):
     """How many different texts: no sum."""
 
     name = "different"
@@ -133,8 +133,8 @@ def test_splitting_the_resamples_changes_nothing(monkeypatch):
 def test_a_reward_that_is_paid_is_the_same_object_as_the_metric(envs):
     paid = metrics.metrics_by_name(["cider_d"], {}, envs)[0]
     assert paid.frequencies is metrics.terms(envs)[0].score.frequencies
-    other = metrics.metrics_by_name(["rouge_l"], {"rouge_l": {"over": "mean"}}, envs)[0]
-    assert other.over == "mean"
+    other = metrics.metrics_by_name(["rouge_l"], {"rouge_l": {"reduction": "mean"}}, envs)[0]
+    assert other.reduction == "mean"
 
 
 def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
@@ -198,7 +198,7 @@ def run_folder(tmp_path_factory):
 def test_evaluate_measures_and_writes_every_text(run_folder, own, tmp_path):
     figures, texts = tmp_path / "figures.json", tmp_path / "texts.jsonl"
     names = ("--metrics", f"rouge_l, {own}:Uses", "--metrics", f"{own}:Different", "--metrics", "cider_d")
-    settings = ("--metric-arg", f"{own}:Uses.word=a", "--metric-arg", "rouge_l.over=mean")
+    settings = ("--metric-arg", f"{own}:Uses.word=a", "--metric-arg", "rouge_l.reduction=mean")
     files = ("--output", figures, "--per-example", texts)
     done = run("evaluate", run_folder, "--examples", 6, *names, *settings, *files)
     assert done.exit_code == 0, done.output
@@ -220,7 +220,7 @@ def test_evaluate_measures_and_writes_every_text(run_folder, own, tmp_path):
         # the same text has the same score in the environment and as a metric
         assert [row["scores"]["cider_d"] for row in own_rows] == [row["metrics"]["cider_d"] for row in own_rows]
         columns = [[row[key] for row in own_rows] for key in ("prompt", "completion", "references")]
-        alone = rewards.load("rouge_l", over="mean")(*columns, [{}] * 6)
+        alone = rewards.load("rouge_l", reduction="mean")(*columns, [{}] * 6)
         assert alone.tolist() == [row["metrics"]["rouge_l"] for row in own_rows]
 
 

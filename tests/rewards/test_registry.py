@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tril_gym import rewards
-from tril_gym.rewards import registry as catalogue
+from tril_gym.rewards import registry
 
 # What rows need before they load, and where they are tested with it.
 ELSEWHERE = {
@@ -59,7 +59,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_an_unknown_setting_is_answered_with_the_known_ones(captions):
-    with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are over$"):
+    with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are reduction$"):
         rewards.load("rouge_l", ovr="mean")
     with pytest.raises(ValueError, match=r"no setting 'sigma'; it has no settings"):
         rewards.load("cider_d", train=captions, sigma=3)
@@ -68,8 +68,8 @@ def test_an_unknown_setting_is_answered_with_the_known_ones(captions):
 
 
 def test_a_bad_value_of_a_setting_is_refused():
-    with pytest.raises(ValueError, match=r"over must be .*'max'"):
-        rewards.load("rouge_l", over="max")
+    with pytest.raises(ValueError, match=r"reduction must be .*'best'"):
+        rewards.load("rouge_l", reduction="best")
 
 
 def test_rewards_that_fit_nothing_ignore_train_and_fitted(tmp_path, captions):
@@ -78,11 +78,11 @@ def test_rewards_that_fit_nothing_ignore_train_and_fitted(tmp_path, captions):
 
 
 def test_a_reward_is_one_row_and_one_factory(monkeypatch):
-    row = catalogue.Row("text.rouge:rouge_l", "the same again", "references")
-    monkeypatch.setitem(catalogue.ROWS, "twin", row)
+    row = registry.RewardSpec("text.rouge:rouge_l", "the same again", "references")
+    monkeypatch.setitem(registry.REGISTRY, "twin", row)
     assert "twin" in rewards.names()
     assert rewards.describe("twin") == "the same again. Needs references."
-    assert rewards.load("twin", over="mean").over == "mean"
+    assert rewards.load("twin", reduction="mean").reduction == "mean"
 
 
 def lengths(prompts, completions, references, extras):
@@ -105,6 +105,27 @@ def test_an_object_that_can_be_called_is_named_after_its_class():
     assert rewards.as_score(Constant()).name == "Constant"
     with pytest.raises(TypeError, match="Constant"):
         rewards.as_score(Constant)  # the class in place of an object
+
+
+def test_scores_of_a_foreign_class_are_refused():
+    class Named:
+        name, slow = "named", True
+
+        def __call__(self, prompts, completions, references, extras):
+            return np.ones(len(prompts))
+
+    with pytest.raises(TypeError, match=r"'named' must be a subclass of tril_gym.rewards.Score, got a Named"):
+        rewards.as_score(Named())
+    assert rewards.as_score(type("Derived", (Named, rewards.Score), {})()).slow
+
+
+def test_a_score_declares_defaults(tmp_path):
+    score = rewards.as_score(lengths)
+    assert score.slow is False
+    score.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert rewards.load("meteor_exact_stem").slow is False
+    assert [name for name in ("sentiment", "spider") if registry._factory(registry.REGISTRY[name]).slow is False] == []
 
 
 def test_a_score_stays_itself(captions):
@@ -130,3 +151,10 @@ def test_what_a_function_returns_is_copied():
     scores = rewards.as_score(lambda *batch: kept)(["p"], ["c"], [[]], [{}])
     scores += 1
     assert kept[0] == 0
+
+
+def test_a_class_by_name_must_be_a_score(tmp_path, monkeypatch):
+    (tmp_path / "foreign_scores.py").write_text("class Foreign:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"foreign_scores:Foreign must be a subclass of tril_gym.rewards.Score"):
+        rewards.load("foreign_scores:Foreign")

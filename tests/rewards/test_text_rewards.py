@@ -31,7 +31,7 @@ TEXT_REWARDS = {
     "rouge_2": rewards.load("rouge_2"),
     "rouge_combined": rewards.load("rouge_combined"),
     "rouge_l": rewards.load("rouge_l"),
-    "rouge_l over the mean": rewards.load("rouge_l", over="mean"),
+    "rouge_l over the mean": rewards.load("rouge_l", reduction="mean"),
     "rouge_lsum": rewards.load("rouge_lsum"),
     "sari": rewards.load("sari"),
     "ter": rewards.load("ter", most_words=20),

@@ -168,7 +168,7 @@ def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple
         path, equals, value = pair.partition("=")
         name, _, key = path.rpartition(".")
         if not (name and key and equals):
-            raise click.BadParameter(f"{pair!r} is not of the form NAME.KEY=VALUE, such as rouge_l.over=mean")
+            raise click.BadParameter(f"{pair!r} is not of the form NAME.KEY=VALUE, such as rouge_l.reduction=mean")
         found.setdefault(name, {})[key.replace("-", "_")] = parse_value(value)
     return found
 

@@ -109,9 +109,9 @@ def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, se
                 found.intervals[metric.name] = mean_interval(scores, seed=seed)
         elif isinstance(metric, rewards.PooledScore):
             statistics = metric.statistics(*columns)
-            found.values[metric.name] = metric.of(statistics.sum(0))
+            found.values[metric.name] = metric.from_sums(statistics.sum(0))
             if len(statistics) > 1:
-                found.intervals[metric.name] = interval(statistics, metric.of, seed=seed)
+                found.intervals[metric.name] = interval(statistics, metric.from_sums, seed=seed)
         else:
             found.values[metric.name] = metric.corpus(*columns)
     return found

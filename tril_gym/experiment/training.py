@@ -128,10 +128,11 @@ def resumed_run(
 def save_rewards(components: RunComponents, folder: Path) -> None:
     """Save what the reward terms were fitted to, so that a text has the same score wherever it is scored."""
     for term in terms(components.envs):
-        save = getattr(term.score, "save", None)  # only scores that fit have one
-        if save is not None:
-            (folder / term.name).mkdir(parents=True, exist_ok=True)
-            save(folder / term.name)
+        term_folder = folder / term.name
+        term_folder.mkdir(parents=True, exist_ok=True)
+        term.score.save(term_folder)
+        if not any(term_folder.iterdir()):  # nothing was fitted
+            term_folder.rmdir()
 
 
 class Run:

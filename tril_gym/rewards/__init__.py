@@ -1,4 +1,4 @@
-"""Rewards: scores of finished texts, by name. `load("rouge_l")` gives one, `names()` lists them."""
+"""Rewards: scores of finished texts, by name. `load("rouge_l")` returns one, `names()` lists them."""
 
 from tril_gym.rewards.base import CorpusScore, PooledScore, Score
 from tril_gym.rewards.registry import as_score, describe, load, names

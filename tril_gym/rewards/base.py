@@ -1,71 +1,87 @@
-"""What a reward is: one function from a batch of finished texts to one number each.
+"""Base classes of rewards and metrics: functions from a batch of finished texts to numbers.
 
-A metric is the mean of a reward over a corpus, or a figure of the whole corpus.
+A reward gives one number to each text. A metric is the mean of a reward over a corpus, or one figure of the corpus.
 
 B texts, K numbers that are summed over them.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Scores = npt.NDArray[np.float64]  # (B,)
-Texts = Sequence[str]
-References = Sequence[Sequence[str]]
+Strings = Sequence[str]
+ReferenceLists = Sequence[Sequence[str]]
 Extras = Sequence[Mapping[str, Any]]
+Reduction = Literal["max", "mean"]  # of the scores with several references
 
 
-@runtime_checkable
-class Score(Protocol):
-    """Scores B texts; a text's score depends on that text alone, never on its neighbours or on what came before.
+class Score(ABC):
+    """A score of each of B texts; it depends on that text alone, not on its neighbours or on earlier calls.
 
-    A score that runs a model also has `slow = True`: it is worth waiting for a whole batch. A score that was fitted
-    has `save(folder)`, and `rewards.load(name, fitted=folder)` brings it back.
+    Attributes:
+        name: the term's name in infos and metrics.
+        slow: whether scoring runs a model or a program, so that it should wait for a whole batch.
     """
 
     name: str
+    slow: bool = False
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
-        """Return (B,) float64, leaving the inputs as they are."""
+    @abstractmethod
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
+        """Return (B,) float64 without changing the inputs."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027  most scores fit nothing
+        """Write what was fitted into a folder, which exists; `rewards.load(name, fitted=folder)` reads it.
+
+        By default nothing was fitted and nothing is written.
+        """
 
 
-@runtime_checkable
-class CorpusScore(Protocol):
-    """One figure of B texts together, which is no mean over them: it measures a policy, and can pay no single text."""
+class CorpusScore(ABC):
+    """One figure of B texts together that is not a mean of scores: a metric, not a reward."""
 
     name: str
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
-        """Return the figure of these texts, leaving the inputs as they are."""
+    @abstractmethod
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
+        """Return the figure of these texts without changing the inputs."""
 
 
-@runtime_checkable
-class PooledScore(CorpusScore, Protocol):
-    """A figure of a corpus that follows from sums over its texts, such as corpus BLEU from counts of n-grams.
+class PooledScore(CorpusScore):
+    """A figure of a corpus that is a function of sums over its texts, such as corpus BLEU of n-gram counts.
 
-    So the figure of any part of the corpus is at hand: `of(statistics[rows].sum(0))`.
+    The figure of any part of the corpus is therefore cheap: `from_sums(statistics[rows].sum(0))`.
     """
 
-    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
-        """Return (B, K) float64: what each text adds to the sums."""
+    @abstractmethod
+    def statistics(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
+        """Return what each text adds to the sums, (B, K) float64."""
 
-    def of(self, sums: Scores) -> float:
-        """Return the figure that belongs to sums, (K,)."""
+    @abstractmethod
+    def from_sums(self, sums: Scores) -> float:
+        """Return the figure for these sums, (K,)."""
+
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
+        """Return the figure of these texts."""
+        return self.from_sums(self.statistics(prompts, completions, references, extras).sum(0))
 
 
-class FunctionScore:
+class FunctionScore(Score):
     """A score made of a plain function of (prompts, completions, references, extras)."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
-        """Call the function and check that it gave one number per text."""
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
+        """Call the function and check that it returned one number per text."""
         num_texts = check_batch(prompts, completions, references, extras)
         scores = np.array(self.function(prompts, completions, references, extras), dtype=np.float64)
         if scores.shape != (num_texts,):
@@ -75,8 +91,8 @@ class FunctionScore:
         return scores
 
 
-def check_batch(prompts: Texts, completions: Texts, references: References, extras: Extras) -> int:
-    """Return B, after checking that all four inputs have B entries and that references are lists of texts."""
+def check_batch(prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> int:
+    """Return B after checking that all four inputs have B entries and that references are lists of strings."""
     lengths = {
         "prompts": len(prompts),
         "completions": len(completions),
@@ -93,12 +109,18 @@ def check_batch(prompts: Texts, completions: Texts, references: References, extr
     return len(prompts)
 
 
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError for anything but the two ways to reduce the scores of several references to one."""
+    if reduction not in ("max", "mean"):
+        raise ValueError(f'reduction must be "max" or "mean", got {reduction!r}; the default is "max"')
+
+
 def columns_of(
     infos: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], list[str], list[Sequence[str]], list[Mapping[str, Any]]]:
-    """Return what a score reads, of the infos of B last steps: prompts, completions, references, extras.
+    """Return the inputs of a score from the infos of B ending steps: prompts, completions, references, extras.
 
-    The extras also say how the text ended: "finish_reason" is "stop" or "length".
+    The extras also contain the "finish_reason", "stop" or "length", if the infos do.
     """
     extras = [
         info["extras"] | {"finish_reason": info["finish_reason"]} if "finish_reason" in info else info["extras"]
@@ -109,5 +131,5 @@ def columns_of(
 
 
 def well_formed(text: str) -> str:
-    """Return a text without halves of characters (lone surrogates), which no tokenizer takes."""
+    """Return a text with "?" in place of lone surrogates, which tokenizers refuse."""
     return text.encode("utf-8", "replace").decode()

@@ -1,8 +1,8 @@
-"""Rewards and metrics by name. Adding one: a class in a file of this package, and a row in `ROWS`.
+"""Rewards and metrics by name. To add one: a class in a file of this package, and an entry in `REGISTRY`.
 
-A row names its factory as a string, imported when the reward is first loaded. The factory's keyword-only parameters are
-the reward's settings. A factory that fits has two more: `train`, what to fit on, and `fitted`, a folder in which an
-earlier `save` wrote what was fitted.
+An entry names its factory as a string, which is imported when the reward is first loaded. The factory's keyword-only
+parameters are the reward's settings. A factory that fits has two more: `train`, the examples to fit on, and `fitted`, a
+folder that an earlier `save` wrote.
 """
 
 from __future__ import annotations
@@ -20,228 +20,228 @@ from tril_gym.utils.user_code import is_function_name, resolve_function
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One reward or metric of the catalogue."""
+class RewardSpec:
+    """One reward or metric of the registry."""
 
     factory: str  # "module of this package:callable"
     help: str  # what it measures, and its range
     needs: str  # what it reads besides the completion
-    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one figure of all together
+    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one figure of all texts
 
 
-ROWS = {
-    "bert_score": Row(
+REGISTRY = {
+    "bert_score": RewardSpec(
         "neural.bert_score:BertScore",
         "BERTScore, F1 of tokens matched by the likeness of their embeddings, -1 to 1",
         "references; a model's name or folder (model=), by default roberta-large",
     ),
-    "bleu": Row(
+    "bleu": RewardSpec(
         "text.sacrebleu:bleu",
         "BLEU of one text, agreement in n-grams of words, 0 to 100",
         "references",
     ),
-    "bleurt": Row(
+    "bleurt": RewardSpec(
         "neural.regressor:bleurt",
         "BLEURT, a learned judgement of completion and reference, about 0 to 1",
         "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
     ),
-    "chrf": Row(
+    "chrf": RewardSpec(
         "text.sacrebleu:chrf",
         "chrF of one text, agreement in n-grams of characters, 0 to 100",
         "references",
     ),
-    "cider_d": Row(
+    "cider_d": RewardSpec(
         "text.cider:CiderD",
         "CIDEr-D, tf-idf weighted agreement of n-grams with the references, 0 to 10",
         "references; train examples for the document frequencies",
     ),
-    "classifier": Row(
+    "classifier": RewardSpec(
         "neural.classifier:Classification",
         "probability, 0 to 1, or logit that a classifier gives to a label",
         "a classifier's name or folder (model=)",
     ),
-    "concept_coverage": Row(
+    "concept_coverage": RewardSpec(
         "text.concepts:ConceptCoverage",
         "share of the concepts that the completion uses, in any inflection, 0 to 1",
         'extras["concepts"]',
     ),
-    "concept_order": Row(
+    "concept_order": RewardSpec(
         "text.concepts:ConceptOrder",
         "share of the concepts that the completion uses in the order given, 0 to 1",
         'extras["concepts"]',
     ),
-    "concept_stems": Row(
+    "concept_stems": RewardSpec(
         "text.concepts:ConceptStems",
         "share of the concepts whose stem the completion has, as TRIL counted, 0 to 1",
         'extras["concepts"]',
     ),
-    "corpus_chrf": Row(
+    "corpus_chrf": RewardSpec(
         "text.sacrebleu:corpus_chrf",
         "chrF of a corpus, 0 to 100",
         "references",
         kind="corpus",
     ),
-    "corpus_ter": Row(
+    "corpus_ter": RewardSpec(
         "text.sacrebleu:corpus_ter",
         "TER of a corpus, edits per 100 words, lower is better",
         "references",
         kind="corpus",
     ),
-    "distinct_1": Row(
+    "distinct_1": RewardSpec(
         "text.diversity:distinct_1",
         "different words over all words, 0 to 1",
         "nothing",
         kind="corpus",
     ),
-    "distinct_2": Row(
+    "distinct_2": RewardSpec(
         "text.diversity:distinct_2",
         "different pairs of words over all pairs, 0 to 1",
         "nothing",
         kind="corpus",
     ),
-    "distinct_3": Row(
+    "distinct_3": RewardSpec(
         "text.diversity:distinct_3",
         "different triples of words over all triples, 0 to 1",
         "nothing",
         kind="corpus",
     ),
-    "end_bonus": Row(
+    "end_bonus": RewardSpec(
         "text.shaping:EndBonus",
         "1 for a text that ended with EOS, else 0",
         'extras["finish_reason"], which environments give',
     ),
-    "entropy_1": Row(
+    "entropy_1": RewardSpec(
         "text.diversity:entropy_1",
         "entropy of words, in bits",
         "nothing",
         kind="corpus",
     ),
-    "entropy_2": Row(
+    "entropy_2": RewardSpec(
         "text.diversity:entropy_2",
         "entropy of pairs of words, in bits",
         "nothing",
         kind="corpus",
     ),
-    "length_bonus": Row(
+    "length_bonus": RewardSpec(
         "text.shaping:length_bonus",
         "words over a target, at most 1",
         "nothing",
     ),
-    "length_penalty": Row(
+    "length_penalty": RewardSpec(
         "text.shaping:length_penalty",
         "minus the words beyond a limit, over the limit, 0 or less",
         "nothing",
     ),
-    "meteor": Row(
+    "meteor": RewardSpec(
         "text.meteor:Meteor",
         "METEOR 1.5 by the official program: words matched exactly, by stem, synonym and paraphrase, 0 to 1",
         "references; Java, and the extra caption",
     ),
-    "meteor_exact_stem": Row(
+    "meteor_exact_stem": RewardSpec(
         "text.meteor:MeteorExactStem",
         "METEOR of 2007 with exact and stem matches only, 0 to 1",
         "references",
     ),
-    "msttr": Row(
+    "msttr": RewardSpec(
         "text.diversity:Msttr",
         "different words over words in segments of 100, 0 to 1",
         "nothing",
         kind="corpus",
     ),
-    "official_spice": Row(
+    "official_spice": RewardSpec(
         "text.official_spice:OfficialSpice",
         "SPICE by the official program, F1 of propositions: objects, attributes, relations, 0 to 1",
         "references; a JDK, the extra caption, and Stanford CoreNLP 3.6.0",
     ),
-    "output_perplexity": Row(
+    "output_perplexity": RewardSpec(
         "neural.perplexity:OutputPerplexity",
         "perplexity of the completion under a language model, 1 or more, lower is likelier: weigh it -1",
         "a language model's name or folder (model=)",
     ),
-    "perplexity": Row(
+    "perplexity": RewardSpec(
         "neural.perplexity:Perplexity",
         "perplexity of the references, given their prompts, under a language model, 1 or more, lower is better",
         "references; a language model's name or folder (model=)",
         kind="corpus",
     ),
-    "preference": Row(
+    "preference": RewardSpec(
         "neural.preference:Preference",
         "output of a reward model for prompt and completion, on its own scale",
         "a reward model's name or folder, or an adapter's folder (model=)",
     ),
-    "regressor": Row(
+    "regressor": RewardSpec(
         "neural.regressor:Regressor",
         "output of a model that reads reference and completion as a pair, on its own scale",
         "references; the name or folder of a model with one output (model=)",
     ),
-    "repetition_penalty": Row(
+    "repetition_penalty": RewardSpec(
         "text.shaping:repetition_penalty",
         "minus the share of n-grams that repeat earlier ones, -1 to 0",
         "nothing",
     ),
-    "rouge_1": Row(
+    "rouge_1": RewardSpec(
         "text.rouge:rouge_1",
         "ROUGE-1, F1 of stems with a reference, 0 to 1",
         "references",
     ),
-    "rouge_2": Row(
+    "rouge_2": RewardSpec(
         "text.rouge:rouge_2",
         "ROUGE-2, F1 of pairs of stems with a reference, 0 to 1",
         "references",
     ),
-    "rouge_combined": Row(
+    "rouge_combined": RewardSpec(
         "text.rouge:rouge_combined",
         "mean of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1",
         "references",
     ),
-    "rouge_l": Row(
+    "rouge_l": RewardSpec(
         "text.rouge:rouge_l",
         "ROUGE-L, F1 of the longest common subsequence of stems with a reference, 0 to 1",
         "references",
     ),
-    "rouge_lsum": Row(
+    "rouge_lsum": RewardSpec(
         "text.rouge:rouge_lsum",
         "ROUGE-Lsum, ROUGE-L of texts whose sentences stand on lines of their own, 0 to 1",
         "references",
     ),
-    "sacre_bleu": Row(
+    "sacre_bleu": RewardSpec(
         "text.sacrebleu:sacre_bleu",
         "BLEU of a corpus, 0 to 100",
         "references",
         kind="corpus",
     ),
-    "sari": Row(
+    "sari": RewardSpec(
         "text.sari:Sari",
         "SARI, what a text keeps, adds and deletes of its source, 0 to 100",
         "references; the source in the prompt, or in extras (source=)",
     ),
-    "self_bleu": Row(
+    "self_bleu": RewardSpec(
         "text.diversity:SelfBleu",
         "mean BLEU of each text against the others, 0 to 100, lower is more varied",
         "nothing",
         kind="corpus",
     ),
-    "sentiment": Row(
+    "sentiment": RewardSpec(
         "neural.sentiment:Sentiment",
         "probability that a classifier gives to a positive text, 0 to 1",
         "a classifier's name or folder (model=), or labelled train examples to fit a small one",
     ),
-    "spice": Row(
+    "spice": RewardSpec(
         "text.spice:Spice",
         "SPICE, F1 of scene graphs: objects, attributes, relations, 0 to 1",
         "references; a spaCy pipeline (pipeline=, by default en_core_web_sm)",
     ),
-    "spider": Row(
+    "spider": RewardSpec(
         "text.spice:Spider",
         "SPICE + CIDEr-D, 0 to 11",
         "references; train examples for the document frequencies; a spaCy pipeline (pipeline=)",
     ),
-    "ter": Row(
+    "ter": RewardSpec(
         "text.sacrebleu:ter",
         "edits per 100 words of a reference, 0 or more, lower is better: weigh it -1",
         "references",
     ),
-    "vocabulary_size": Row(
+    "vocabulary_size": RewardSpec(
         "text.diversity:VocabularySize",
         "number of different words",
         "nothing",
@@ -252,34 +252,40 @@ ROWS = {
 
 def names(kind: Literal["text", "corpus"] | None = None) -> list[str]:
     """Return the names of all rewards and metrics, or of those of one kind, sorted."""
-    return sorted(name for name, row in ROWS.items() if kind in (None, row.kind))
+    return sorted(name for name, spec in REGISTRY.items() if kind in (None, spec.kind))
 
 
 def describe(name: str) -> str:
     """Return one line: what a reward measures and what it needs."""
-    row = _row(name)
-    return f"{row.help}.{' Of a whole corpus, no reward.' if row.kind == 'corpus' else ''} Needs {row.needs}."
+    spec = _spec(name)
+    corpus_only = " Of a whole corpus: a metric, not a reward." if spec.kind == "corpus" else ""
+    return f"{spec.help}.{corpus_only} Needs {spec.needs}."
 
 
 def load(
     name: str, *, train: Train | None = None, fitted: str | Path | None = None, **settings: Any
 ) -> Score | CorpusScore:
-    """Return the reward of that name, or the metric of a whole corpus.
+    """Return the reward or metric of that name.
 
-    Loading is cheap: fitting, and loading a model, wait for the first text that is scored.
+    Loading is cheap: fitting, and loading a model, happen when the first text is scored.
 
     Args:
-        name: one of `names()`, or module:function of your own, which may also be module:class of a score.
-        train: what to fit on, examples or a function that returns them; rewards that fit nothing ignore it.
-        fitted: the folder that `save` of the same reward wrote; it then needs no `train`.
-        settings: the reward's own.
+        name: one of `names()`, or module:function or module:Class of your own.
+        train: examples to fit on, or a function that returns them; ignored by rewards that fit nothing.
+        fitted: the folder that `save` of the same reward wrote; `train` is then not needed.
+        settings: the reward's own settings.
+
+    Raises:
+        ValueError: an unknown name or setting, a value out of bounds, or a class of your own that is no score.
     """
     if is_function_name(name):
         factory = resolve_function(name, option=f"reward {name}")
         if not isinstance(factory, type):
-            return _of_function(name, factory, settings)
+            return _from_function(name, factory, settings)
+        if not issubclass(factory, Score | CorpusScore):
+            raise ValueError(f"{name} must be a subclass of tril_gym.rewards.Score or CorpusScore, or a function")
     else:
-        factory = _factory(_row(name))
+        factory = _factory(_spec(name))
     known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in ("train", "fitted")]
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
@@ -290,35 +296,40 @@ def load(
 
 
 def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train | None = None) -> Score:
-    """Return a score for a name, a score, or a function of (prompts, completions, references, extras).
+    """Return the score for a name, a score, or a function of (prompts, completions, references, extras).
 
     Raises:
-        ValueError: it is a figure of a whole corpus, which can pay no single text.
+        ValueError: it is a figure of a whole corpus, which gives no reward to a single text.
+        TypeError: it is none of these.
     """
     if isinstance(x, str):
         x = load(x, train=train)
-    if isinstance(x, CorpusScore) and not callable(x):
+    if isinstance(x, CorpusScore):
         raise ValueError(
-            f"{x.name} is a figure of a whole corpus and cannot pay a single text; measure it with"
-            f" `tril-gym evaluate --metrics {x.name}`, and reward one of {', '.join(names('text'))}"
+            f"{x.name} is a figure of a whole corpus and gives no reward to a single text; measure it with"
+            f" `tril-gym evaluate --metrics {x.name}`, or choose a reward among {', '.join(names('text'))}"
         )
+    if isinstance(x, Score):
+        return x
     if isinstance(x, type) or not callable(x):
         raise TypeError(f"a reward is a name, a score or a function of a batch of texts, got {x!r}")
-    return x if isinstance(x, Score) else FunctionScore(x)
+    if hasattr(x, "name"):  # a score in all but its class, whose `slow` and `save` would be ignored in silence
+        raise TypeError(f"{x.name!r} must be a subclass of tril_gym.rewards.Score, got a {type(x).__name__}")
+    return FunctionScore(x)
 
 
-def _of_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
+def _from_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
     if settings:
         raise ValueError(f"reward {name} is a function and has no settings, got {', '.join(settings)}")
     return FunctionScore(function)
 
 
-def _row(name: str) -> Row:
-    if name not in ROWS:
+def _spec(name: str) -> RewardSpec:
+    if name not in REGISTRY:
         raise ValueError(f"unknown reward {name!r}; the rewards are {', '.join(names())}, or your own module:function")
-    return ROWS[name]
+    return REGISTRY[name]
 
 
-def _factory(row: Row) -> Callable[..., Score | CorpusScore]:
-    factory: Callable[..., Score | CorpusScore] = pkgutil.resolve_name(f"tril_gym.rewards.{row.factory}")
+def _factory(spec: RewardSpec) -> Callable[..., Score | CorpusScore]:
+    factory: Callable[..., Score | CorpusScore] = pkgutil.resolve_name(f"tril_gym.rewards.{spec.factory}")
     return factory

@@ -91,7 +91,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         """Return whether the texts that begin at a reset with these options are paid with the batch."""
         if self.autoreset_mode != AutoresetMode.DISABLED:
             return False
-        is_slow = getattr(self.score, "slow", False) or self._workers is not None
+        is_slow = self.score.slow or self._workers is not None
         return is_slow and is_offered(options) if self._defer is None else self._defer
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

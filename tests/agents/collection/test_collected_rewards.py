@@ -10,10 +10,11 @@ from gymnasium.vector import SyncVectorEnv
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, Plan, TextLayout
 from tril_gym.agents.collection.collector import collect
+from tril_gym.rewards import Score
 from tril_gym.wrappers.text_reward import TextReward
 
 
-class Lengths:
+class Lengths(Score):
     """Scores a text by its characters, and its prompt's; remembers how large its batches were."""
 
     name = "lengths"

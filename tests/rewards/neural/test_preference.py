@@ -86,10 +86,12 @@ def test_minus_the_first_reference(folder):
 
 
 def test_references_are_scored_once_and_few_are_kept(folder, monkeypatch):
-    less = rewards.load("preference", model=folder, minus_reference=True)
     monkeypatch.setattr("tril_gym.rewards.neural.preference.CACHED_TEXTS", 2)
-    read, logits = [], less.judge.logits
-    monkeypatch.setattr(less.judge, "logits", lambda texts, **how: read.append(list(texts)) or logits(texts, **how))
+    less = rewards.load("preference", model=folder, minus_reference=True)
+    read, logits = [], less.classifier.logits
+    monkeypatch.setattr(
+        less.classifier, "logits", lambda texts, **how: read.append(list(texts)) or logits(texts, **how)
+    )
     first = score(less, ["a", "b"], references=[["r"], ["s"]])
     assert read == [["pa", "pb"], ["pr", "ps"]]
     again = score(less, ["a", "b", "c"], references=[["r"], ["s"], ["t"]])
@@ -163,7 +165,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
 def test_loaded_once_per_process_and_drawing_nothing(folder):
     before = torch.get_rng_state()
     first, second = (rewards.load("preference", model=folder) for _ in range(2))
-    assert first.judge is second.judge
+    assert first.classifier is second.classifier
     assert first([], [], [], []).shape == (0,)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -227,18 +229,20 @@ def test_an_adapter_on_a_base_in_memory(adapter):
     np.testing.assert_allclose(score(shared, completions), score(loaded, completions), atol=1e-6)
     assert score(shared, ["a dog"])[0] == pytest.approx(expected, abs=1e-5)
 
-    alone, together = storages(base), storages(base, shared.judge.model)
+    alone, together = storages(base), storages(base, shared.classifier.model)
     own = sum(together.values()) - sum(alone.values())
-    trained = sum(w.numel() for n, w in shared.judge.model.named_parameters() if "lora_" in n or "modules_to_save" in n)
-    head = sum(w.numel() for n, w in shared.judge.model.named_parameters() if "original_module" in n)
+    trained = sum(
+        w.numel() for n, w in shared.classifier.model.named_parameters() if "lora_" in n or "modules_to_save" in n
+    )
+    head = sum(w.numel() for n, w in shared.classifier.model.named_parameters() if "original_module" in n)
     assert own <= 4 * (trained + head) < sum(alone.values()) / 4
-    assert sum(storages(base, loaded.judge.model).values()) > 1.5 * sum(alone.values())  # so copies would be seen
+    assert sum(storages(base, loaded.classifier.model).values()) > 1.5 * sum(alone.values())  # so copies would be seen
     weights = dict(base.base_model.named_parameters())
     of_shared = {
-        name.removeprefix(shared.judge.model.get_base_model().base_model_prefix + ".").replace(
+        name.removeprefix(shared.classifier.model.get_base_model().base_model_prefix + ".").replace(
             "base_layer.", ""
         ): weight
-        for name, weight in shared.judge.model.get_base_model().named_parameters()
+        for name, weight in shared.classifier.model.get_base_model().named_parameters()
     }
     common = weights.keys() & of_shared.keys()
     assert len(common) > len(weights) - 3  # T5's lm_head has no place in a classifier
@@ -253,7 +257,7 @@ def test_a_shared_base_keeps_its_dtype(tmp_path):
     base = language_model(folder_of_base, dtype=torch.bfloat16)
     shared = rewards.load("preference", model=folder, base=base)
     assert score(shared, ["a dog"])[0] == pytest.approx(expected, abs=0.3)
-    assert {weight.dtype for weight in shared.judge.model.get_base_model().model.embed_tokens.parameters()} == {
+    assert {weight.dtype for weight in shared.classifier.model.get_base_model().model.embed_tokens.parameters()} == {
         base.dtype
     }
 

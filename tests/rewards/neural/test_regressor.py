@@ -37,8 +37,8 @@ def test_it_is_the_output_for_the_pair_in_that_order(regressor, folder):
 def test_best_and_mean_over_references(folder):
     targets = ["the dog", "a cat", "x"]
     outputs = [raw(folder, target, "a cat sits") for target in targets]
-    for over, pooled in (("best", max(outputs)), ("mean", np.mean(outputs))):
-        reward = rewards.load("regressor", model=folder, over=over)
+    for reduction, pooled in (("max", max(outputs)), ("mean", np.mean(outputs))):
+        reward = rewards.load("regressor", model=folder, reduction=reduction)
         assert score(reward, ["a cat sits"], references=[targets])[0] == pytest.approx(pooled, abs=1e-5)
 
 
@@ -73,10 +73,10 @@ def test_several_outputs_are_refused(tmp_path):
 
 
 def test_bleurt_is_a_regressor_with_a_usual_model(folder):
-    bleurt = rewards.load("bleurt", model=folder, over="mean")
+    bleurt = rewards.load("bleurt", model=folder, reduction="mean")
     assert bleurt.name == "bleurt"
     assert rewards.load("bleurt").model == "Elron/bleurt-base-512"
-    plain = rewards.load("regressor", model=folder, over="mean")
+    plain = rewards.load("regressor", model=folder, reduction="mean")
     assert score(bleurt, ["a"]).tolist() == score(plain, ["a"]).tolist()
     with pytest.raises(ValueError, match=r"bleurt compares with references"):
         score(bleurt, ["a"], references=[[]])
@@ -84,7 +84,7 @@ def test_bleurt_is_a_regressor_with_a_usual_model(folder):
 
 def test_bad_settings_are_refused(folder, tmp_path):
     for settings, message in (
-        ({"model": folder, "over": "max"}, r"over must be \"best\" or \"mean\", got 'max'"),
+        ({"model": folder, "reduction": "best"}, r"reduction must be \"max\" or \"mean\", got 'best'"),
         ({"model": folder, "truncation": "none"}, r"truncation must be one of longest_first, .*got 'none'"),
         ({"model": folder, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"model": folder, "dtype": "float64"}, r"dtype must be one of .*got 'float64'"),

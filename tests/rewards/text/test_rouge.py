@@ -24,11 +24,11 @@ def test_words_are_stemmed():
 def test_over_several_references():
     references = ["the cat sat", "a dog", "the cat"]  # F1 of "the cat": 2·1·(2/3)/(5/3) = 0.8, 0, 1
     assert rouge("the cat", references) == 1.0
-    assert rouge("the cat", references, over="mean") == pytest.approx(0.6)
+    assert rouge("the cat", references, reduction="mean") == pytest.approx(0.6)
 
 
 def test_no_reference_and_no_words_give_zero():
-    assert rouge("the cat", []) == rouge("the cat", [], over="mean") == 0.0
+    assert rouge("the cat", []) == rouge("the cat", [], reduction="mean") == 0.0
     assert rouge("", ["the cat"]) == rouge("the cat", [""]) == rouge("", [""]) == 0.0
 
 
@@ -69,4 +69,4 @@ def test_combined_is_the_best_of_the_means_and_not_the_mean_of_the_bests():
     references = ["cat the", "the dog runs to the cat"]
     alone = [of_kind("rouge_combined", "the cat", [reference]) for reference in references]
     assert of_kind("rouge_combined", "the cat", references) == max(alone)
-    assert of_kind("rouge_combined", "the cat", references, over="mean") == pytest.approx(sum(alone) / 2)
+    assert of_kind("rouge_combined", "the cat", references, reduction="mean") == pytest.approx(sum(alone) / 2)

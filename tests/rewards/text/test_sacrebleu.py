@@ -89,7 +89,7 @@ def test_sums_say_it_all(name):
     statistics = metric.statistics(*columns(TEXTS, TARGETS))
     for rows in ([0, 1], [3, 3, 0], [0, 1, 2, 3, 4]):
         part = columns([TEXTS[row] for row in rows], [TARGETS[row] for row in rows])
-        assert metric.of(statistics[rows].sum(0)) == pytest.approx(metric.corpus(*part), abs=1e-12)
+        assert metric.from_sums(statistics[rows].sum(0)) == pytest.approx(metric.corpus(*part), abs=1e-12)
 
 
 def test_texts_without_references_count_for_nothing():

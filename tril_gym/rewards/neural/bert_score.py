@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
     Place,
@@ -56,7 +56,7 @@ BEST_LAYERS = {
 }
 
 
-class BertScore:
+class BertScore(Score):
     """BERTScore of each completion, the best over its references: F1, precision or recall, about 0.8 to 1 in practice.
 
     The range is −1 to 1, but embeddings of any two texts are alike. Long texts lose their end. Without references, or
@@ -97,7 +97,7 @@ class BertScore:
         self.part, self.max_length = part, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the BERTScore of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         texts = {text for c, targets in zip(completions, references, strict=True) if targets for text in (c, *targets)}
@@ -149,7 +149,7 @@ class Encoder:
         # These spell a word differently at the beginning of a text, unless a space stands before it.
         self._before = " " if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer) else ""
 
-    def embed(self, texts: Texts, *, max_length: int | None, batch_size: int) -> dict[str, Embedded]:
+    def embed(self, texts: Strings, *, max_length: int | None, batch_size: int) -> dict[str, Embedded]:
         """Return each of B texts as the model sees it."""
         found: dict[str, Embedded] = {}
         rows = [self._encode(text, self._length(max_length)) for text in texts]

@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
 
 MODEL_KIND = "sequence classifier"
 
 
-class Classification:
+class Classification(Score):
     """Probability, 0 to 1, or logit of one label under a sequence classifier.
 
     Prompt and completion are read as one text, joined by a space and stripped. Long texts are truncated on the left.
@@ -57,7 +57,7 @@ class Classification:
         self.label, self.output, self.with_prompt, self.max_length = label, output, with_prompt, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the probability or logit of the label for each text, (B,)."""
         check_batch(prompts, completions, references, extras)
         texts = join_texts(prompts, completions, with_prompt=self.with_prompt)
@@ -80,7 +80,7 @@ class Classification:
         return self.classifier.column(self.label)
 
 
-def join_texts(prompts: Texts, completions: Texts, *, with_prompt: bool) -> list[str]:
+def join_texts(prompts: Strings, completions: Strings, *, with_prompt: bool) -> list[str]:
     """Return the B texts that a classifier reads: prompt and completion, or the completion alone."""
     prompts = prompts if with_prompt else [""] * len(completions)
     pairs = zip(prompts, completions, strict=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tril_gym.rewards.base import Scores, Texts, well_formed
+from tril_gym.rewards.base import Scores, Strings, well_formed
 from tril_gym.rewards.neural.adapters import base_of, is_adapter, load_adapted, tokenizer_source
 from tril_gym.rewards.neural.pretrained import (
     Ids,
@@ -58,7 +58,7 @@ class LanguageModel:
         most = positions_of(self.model, self.tokenizer)
         return length_to_read(max_length, most=most, usual=USUAL_LENGTH, least=2)
 
-    def cost(self, contexts: Texts, texts: Texts, *, joiner: str, max_length: int, batch_size: int) -> Scores:
+    def cost(self, contexts: Strings, texts: Strings, *, joiner: str, max_length: int, batch_size: int) -> Scores:
         """Return what each text costs behind its context, −log of its probability in nats, and its tokens, (N, 2).
 
         A text without tokens is read as its end, one token EOS. Where context and text are longer than L, a window of L

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, PooledScore, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.neural.language_model import LanguageModel, load_language_model
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 
@@ -25,14 +25,14 @@ MODEL_KIND = "causal or encoder-decoder language model"
 BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB a text
 
 
-class OutputPerplexity:
+class OutputPerplexity(Score):
     """Perplexity of each completion under a language model, 1 or more without bound; the lower the likelier.
 
     As a reward it needs a negative weight, such as output_perplexity:-1, and better `log=True`: the mean cost of a
     token in nats, 0 or more, whose scale does not explode. Only tokens of the completion count, without an end. An
     encoder-decoder model reads the prompt in its encoder. A causal one reads prompt, joiner and completion, tokenised
     apart, behind BOS where its tokenizer puts one; a completion without a prompt before it stands behind BOS, or EOS
-    where the model has no BOS. An empty completion is read as its end: the one token EOS. Texts longer than
+    where the model has no BOS. An empty completion is read as its end: the one token EOS. Strings longer than
     `max_length` are read through windows, moved by half their length. A text's score is the same in every batch up to
     1e-5 of itself.
     """
@@ -69,7 +69,7 @@ class OutputPerplexity:
         self.with_prompt, self.log, self.joiner = with_prompt, log, joiner
         self.max_length, self.batch_size, self.device, self.dtype = max_length, batch_size, device, dtype
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the perplexity of each completion, or its logarithm, (B,)."""
         num_texts = check_batch(prompts, completions, references, extras)
         nats, tokens = self.language_model.cost(
@@ -87,11 +87,11 @@ class OutputPerplexity:
         return load_language_model(self.model, device=self.device, dtype=self.dtype)
 
 
-class Perplexity:
+class Perplexity(PooledScore):
     """Perplexity of the references, given their prompts, under a language model: 1 or more, the lower the better.
 
     Of all tokens of all references together; what the completions are makes no difference. Each reference is read as
-    `OutputPerplexity` reads a completion, an empty one as the token EOS. Texts without references add nothing.
+    `OutputPerplexity` reads a completion, an empty one as the token EOS. Strings without references add nothing.
 
     Raises:
         ValueError: no text has a reference.
@@ -126,11 +126,7 @@ class Perplexity:
         self.with_prompt, self.joiner, self.max_length = with_prompt, joiner, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
-        """Return the perplexity of all references together."""
-        return self.of(self.statistics(prompts, completions, references, extras).sum(0))
-
-    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def statistics(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the cost of each text's references in nats, and their tokens, (B, 2)."""
         check_batch(prompts, completions, references, extras)
         owners = [row for row, targets in enumerate(references) for _ in targets]  # (N,)
@@ -145,7 +141,7 @@ class Perplexity:
         np.add.at(sums, owners, costs)
         return sums
 
-    def of(self, sums: Scores) -> float:
+    def from_sums(self, sums: Scores) -> float:
         """Return the perplexity that belongs to sums of costs and tokens, (2,)."""
         nats, tokens = sums
         if tokens == 0:

@@ -10,7 +10,6 @@ B texts.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.neural.adapters import (
     attach_adapter,
     classifier_on,
@@ -37,6 +36,7 @@ from tril_gym.rewards.neural.pretrained import (
 )
 from tril_gym.rewards.neural.regressor import refuse_missing
 from tril_gym.rewards.neural.sequence_classifier import Classifier
+from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.tokenization import load_tokenizer
 
 TEMPLATE = "{prompt}{completion}"
@@ -45,7 +45,7 @@ USUAL_LENGTH = 1024  # tokens, where nothing says otherwise: a post and its summ
 CACHED_TEXTS = 4096  # scores of references, which come back each time their example is drawn
 
 
-class Preference:
+class Preference(Score):
     """The output of a reward model for prompt and completion, on the model's own scale: any number, no probability.
 
     Long texts lose their beginning: what the template says first, and the start of the prompt. An empty completion
@@ -98,9 +98,9 @@ class Preference:
         self.tokenizer = None if tokenizer is None else str(tokenizer)
         self.minus_reference, self.batch_size, self.device, self.dtype = minus_reference, batch_size, device, dtype
         self._base = base
-        self._known: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._reference_scores = LRUCache[tuple[str, str], float](CACHED_TEXTS)
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the reward of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         if self.minus_reference:
@@ -108,27 +108,17 @@ class Preference:
         scores = self._scores(list(zip(prompts, completions, strict=True)))
         if self.minus_reference:
             first = [targets[0] for targets in references]
-            scores = scores - self._remembered(list(zip(prompts, first, strict=True)))
+            pairs = zip(prompts, first, strict=True)
+            scores = scores - np.array(self._reference_scores.get_many(pairs, lambda new: self._scores(new).tolist()))
         return scores
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> Scores:
         texts = [self.template.format(prompt=prompt, completion=completion) for prompt, completion in pairs]
-        max_length = self.judge.length(self.max_length, usual=USUAL_LENGTH)
-        return self.judge.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
-
-    def _remembered(self, pairs: Sequence[tuple[str, str]]) -> Scores:
-        """Return the scores of pairs that come back, (B,)."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        self._known.update(zip(new, self._scores(new).tolist(), strict=True))
-        for pair in pairs:
-            self._known.move_to_end(pair)
-        found = np.array([self._known[pair] for pair in pairs], dtype=np.float64)
-        while len(self._known) > CACHED_TEXTS:
-            self._known.popitem(last=False)
-        return found
+        max_length = self.classifier.length(self.max_length, usual=USUAL_LENGTH)
+        return self.classifier.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
 
     @cached_property
-    def judge(self) -> Classifier:
+    def classifier(self) -> Classifier:
         """The model and its tokenizer, loaded when first needed."""
         tokenizer = self.tokenizer or tokenizer_source(self.model)
         if self._base is None:

@@ -14,7 +14,16 @@ from typing import Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import (
+    Extras,
+    Reduction,
+    ReferenceLists,
+    Score,
+    Scores,
+    Strings,
+    check_batch,
+    check_reduction,
+)
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
 
@@ -22,7 +31,7 @@ BLEURT = "Elron/bleurt-base-512"  # the published checkpoint, converted to trans
 TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
 
-class Regressor:
+class Regressor(Score):
     """The output of a model that reads (reference, completion); its range is the model's own.
 
     The raw output, whatever the model was trained for: no sigmoid. An empty completion is read as an empty text. A
@@ -40,7 +49,7 @@ class Regressor:
         self,
         *,
         model: str | Path | None = None,
-        over: Literal["best", "mean"] = "best",
+        reduction: Reduction = "max",
         truncation: Literal["longest_first", "only_first", "only_second"] = "longest_first",
         max_length: int | None = None,
         batch_size: int = 64,
@@ -51,7 +60,7 @@ class Regressor:
 
         Args:
             model: name or folder of a sequence classifier with one output.
-            over: what several references give: the best of their scores, or the mean.
+            reduction: "max" or "mean" of the scores with several references.
             truncation: where a pair is too long, what loses its end: "longest_first" cuts token by token whichever is
                 longer, "only_first" the reference, "only_second" the completion.
             max_length: tokens of a pair that are read, special ones included; None takes what the model can read, at
@@ -60,8 +69,7 @@ class Regressor:
             device: where to run; None takes the GPU where there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        if over not in ("best", "mean"):
-            raise ValueError(f'over must be "best" or "mean", got {over!r}; the usual choice is "best"')
+        check_reduction(reduction)
         if truncation not in TRUNCATIONS:
             raise ValueError(
                 f"truncation must be one of {', '.join(TRUNCATIONS)}, got {truncation!r}; the usual one is"
@@ -69,10 +77,10 @@ class Regressor:
             )
         check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind="sequence classifier")
-        self.over, self.truncation, self.max_length = over, truncation, max_length
+        self.reduction, self.truncation, self.max_length = reduction, truncation, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
         num_texts = check_batch(prompts, completions, references, extras)
         refuse_missing(self.name, references)
@@ -80,10 +88,10 @@ class Regressor:
         outputs = self._outputs([target for target, _ in pairs], [completion for _, completion in pairs])  # (N,)
         ends = np.cumsum([len(targets) for targets in references], dtype=int)
         of_texts = np.split(outputs, ends[:-1]) if num_texts else []
-        pooled = np.max if self.over == "best" else np.mean
+        pooled = np.max if self.reduction == "max" else np.mean
         return np.array([pooled(of_one) for of_one in of_texts], dtype=np.float64)
 
-    def _outputs(self, targets: Texts, completions: Texts) -> Scores:
+    def _outputs(self, targets: Strings, completions: Strings) -> Scores:
         max_length = self.regressor.length(self.max_length, pair=True)
         logits = self.regressor.logits(
             targets,
@@ -109,7 +117,7 @@ class Regressor:
 def bleurt(
     *,
     model: str | Path = BLEURT,
-    over: Literal["best", "mean"] = "best",
+    reduction: Reduction = "max",
     max_length: int | None = None,
     batch_size: int = 64,
     device: str | None = None,
@@ -119,18 +127,20 @@ def bleurt(
 
     Args:
         model: name or folder of a BLEURT checkpoint that `transformers` can load.
-        over: what several references give: the best of their scores, or the mean.
+        reduction: "max" or "mean" of the scores with several references.
         max_length: tokens of a pair that are read; the longer text loses its end first.
         batch_size: pairs per forward pass.
         device: where to run; None takes the GPU where there is one.
         dtype: "float32", "bfloat16" or "float16".
     """
-    score = Regressor(model=model, over=over, max_length=max_length, batch_size=batch_size, device=device, dtype=dtype)
+    score = Regressor(
+        model=model, reduction=reduction, max_length=max_length, batch_size=batch_size, device=device, dtype=dtype
+    )
     score.name = "bleurt"
     return score
 
 
-def refuse_missing(reward: str, references: References) -> None:
+def refuse_missing(reward: str, references: ReferenceLists) -> None:
     """Raise ValueError where a text has no references."""
     missing = [row for row, targets in enumerate(references) if not targets]
     if missing:

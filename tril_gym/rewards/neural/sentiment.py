@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.fitting import ExampleLike, Train, fit_once
 from tril_gym.rewards.neural import training
 from tril_gym.rewards.neural.classifier import MODEL_KIND, join_texts
@@ -36,7 +36,7 @@ LABELS = ("NEGATIVE", "POSITIVE")
 FIT_CONFIG = training.DEFAULT
 
 
-class Sentiment:
+class Sentiment(Score):
     """Probability of a label, positive by default, 0 to 1.
 
     Long texts lose their beginning: prompt first, the completion last. The probability of a text is the same in every
@@ -87,7 +87,7 @@ class Sentiment:
         self._train, self._fitted, self._model = train, fitted, model
         self._classifier: Classifier | None = None
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the probability of the label for each text, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         texts = join_texts(prompts, completions, with_prompt=self.with_prompt)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Scores, Texts, well_formed
+from tril_gym.rewards.base import Scores, Strings, well_formed
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
     Ids,
@@ -67,7 +67,7 @@ class Classifier:
         most = positions_of(self.model, self.tokenizer)
         return length_to_read(max_length, most=most, usual=usual, least=least)
 
-    def probabilities(self, texts: Texts, *, max_length: int, batch_size: int) -> Scores:
+    def probabilities(self, texts: Strings, *, max_length: int, batch_size: int) -> Scores:
         """Return the probability of each label for each text, (B, C); long texts lose their beginning."""
         logits = self.logits(texts, max_length=max_length, batch_size=batch_size)  # (B, C)
         if self.config.num_labels == 1 or self.config.problem_type == "multi_label_classification":
@@ -77,8 +77,8 @@ class Classifier:
 
     def logits(
         self,
-        texts: Texts,
-        seconds: Texts | None = None,
+        texts: Strings,
+        seconds: Strings | None = None,
         *,
         max_length: int,
         batch_size: int,

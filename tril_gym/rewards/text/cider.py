@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.fitting import ExampleLike, Train, fit_once
 
 MAX_N = 4  # the longest n-gram
@@ -99,7 +99,7 @@ class DocumentFrequencies:
             counts.update({ngram for sizes in split for ngrams, _ in sizes for ngram in ngrams})
         return cls(len(documents), {ngram: count for ngram, count in counts.items() if count > 1})
 
-    def score(self, text: str, references: Texts) -> float:
+    def score(self, text: str, references: Strings) -> float:
         """Return the CIDEr-D of a text, in [0, 10]; 0 without references."""
         if not references:
             return 0.0
@@ -141,7 +141,7 @@ def _penalties(length: int, lengths: tuple[int, ...]) -> list[float]:
     return [math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other in lengths]
 
 
-class CiderD:
+class CiderD(Score):
     """CIDEr-D of each completion, 0 to 10.
 
     Without references, or without words, the score is 0.
@@ -160,7 +160,7 @@ class CiderD:
         self._train, self._fitted = train, fitted
         self._frequencies: DocumentFrequencies | None = None
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the CIDEr-D of each completion, (B,) in [0, 10]."""
         check_batch(prompts, completions, references, extras)
         return np.array(list(map(self.frequencies.score, completions, references)), dtype=np.float64)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_WORDS = 200_000
 
 
-class ConceptCoverage:
+class ConceptCoverage(Score):
     """Share of `extras["concepts"]` that the completion uses, in any inflection, 0 to 1.
 
     A concept is used when its lemma is among the lemmas of the completion, or when it stands there as it is; one of
@@ -31,7 +31,7 @@ class ConceptCoverage:
 
     name = "concept_coverage"
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         lexicon = _lexicon()
@@ -39,7 +39,7 @@ class ConceptCoverage:
         return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
 
 
-class ConceptOrder:
+class ConceptOrder(Score):
     """Share of the concepts that the completion uses in the order given, 0 to 1.
 
     The longest common subsequence of the concepts as given and as they first appear, over the number of concepts. Used
@@ -48,7 +48,7 @@ class ConceptOrder:
 
     name = "concept_order"
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the share of concepts in order for each completion, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         lexicon = _lexicon()
@@ -56,7 +56,7 @@ class ConceptOrder:
         return np.array([lexicon.order(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
 
 
-class ConceptStems:
+class ConceptStems(Score):
     """Share of the concepts whose Porter stem is the stem of a word of the completion, 0 to 1.
 
     TRIL's measure, for comparison: words are what spaces part, so that a word before a full stop is another; concepts
@@ -65,13 +65,13 @@ class ConceptStems:
 
     name = "concept_stems"
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the share of stems that each completion has, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
         return np.array([self._score(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
 
-    def _score(self, completion: str, concepts: Texts) -> float:
+    def _score(self, completion: str, concepts: Strings) -> float:
         stem = _stemmer()
         wanted = {stem(concept.lower()) for concept in concepts}
         written = {stem(word) for word in completion.lower().split()}
@@ -97,7 +97,7 @@ class Lexicon:
         lemmas = [self.lemmas.get(word, word).lower() for word in words]  # the table has i -> I
         return f" {' '.join(words)} ", f" {' '.join(lemmas)} "
 
-    def coverage(self, completion: str, concepts: Texts) -> float:
+    def coverage(self, completion: str, concepts: Strings) -> float:
         """Return the share of the concepts that a completion uses."""
         words, lemmas = self.spell(completion)
         used = 0
@@ -106,7 +106,7 @@ class Lexicon:
             used += concept_lemmas in lemmas or concept_words in words
         return used / len(concepts) if concepts else 0.0
 
-    def order(self, completion: str, concepts: Texts) -> float:
+    def order(self, completion: str, concepts: Strings) -> float:
         """Return the share of the concepts that a completion uses in the order given."""
         words, lemmas = self.spell(completion)
         places = [self._place(concept, words, lemmas) for concept in concepts]
@@ -130,7 +130,7 @@ def _longest_rising(places: list[int]) -> int:
     return max(lengths, default=0)
 
 
-def _concepts(extra: Mapping[str, Any], name: str) -> Texts:
+def _concepts(extra: Mapping[str, Any], name: str) -> Strings:
     """Return the concepts of one example."""
     if "concepts" not in extra:
         raise ValueError(

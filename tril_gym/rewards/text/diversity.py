@@ -10,16 +10,16 @@ import math
 from collections import Counter
 from itertools import chain
 
-from tril_gym.rewards.base import Extras, References, Texts, check_batch
+from tril_gym.rewards.base import CorpusScore, Extras, ReferenceLists, Strings, check_batch
 from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, words_of
 
 
-def all_ngrams(texts: Texts, n: int) -> list[Ngram]:
+def all_ngrams(texts: Strings, n: int) -> list[Ngram]:
     """Return the n-grams of all texts; none spans two of them."""
     return list(chain.from_iterable(ngrams_of(words_of(text), n) for text in texts))
 
 
-class DistinctN:
+class DistinctN(CorpusScore):
     """Different n-grams over all n-grams, 0 to 1; 0 without any. Falls as a corpus grows: compare equal sizes.
 
     Li et al. 2016: https://arxiv.org/abs/1510.03055
@@ -28,14 +28,14 @@ class DistinctN:
     def __init__(self, n: int) -> None:
         self.n, self.name = n, f"distinct_{n}"
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the share of different n-grams."""
         check_batch(prompts, completions, references, extras)
         ngrams = all_ngrams(completions, self.n)
         return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-class Entropy:
+class Entropy(CorpusScore):
     """The entropy of the n-grams of all texts, in bits; 0 without any.
 
         −Σ_g p(g) log₂ p(g),  p(g) the share of n-gram g
@@ -46,7 +46,7 @@ class Entropy:
     def __init__(self, n: int) -> None:
         self.n, self.name = n, f"entropy_{n}"
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the entropy."""
         check_batch(prompts, completions, references, extras)
         counts = Counter(all_ngrams(completions, self.n))
@@ -54,7 +54,7 @@ class Entropy:
         return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0
 
 
-class Msttr:
+class Msttr(CorpusScore):
     """Mean segmental type-token ratio: different words over words, in segments of the texts one after another.
 
     0 to 1. What is left after the last whole segment is not read; where there is none, all words are one segment. 0
@@ -68,7 +68,7 @@ class Msttr:
         check_whole("segment", segment, usual=100)
         self.segment = segment
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the mean ratio of the segments."""
         check_batch(prompts, completions, references, extras)
         words = list(chain.from_iterable(map(words_of, completions)))
@@ -78,7 +78,7 @@ class Msttr:
         return sum(ratios) / len(ratios) if ratios else 0.0
 
 
-class SelfBleu:
+class SelfBleu(CorpusScore):
     """Mean BLEU of each text with the others as its references, 0 to 100: high where all texts are alike.
 
     Of more than `sample` texts it reads that many, evenly spaced from the first on. Fewer than two have 0, and an empty
@@ -93,7 +93,7 @@ class SelfBleu:
         check_whole("sample", sample, usual=200, least=2)
         self.sample = sample
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the mean BLEU."""
         from tril_gym.rewards.text.sacrebleu import bleu
 
@@ -107,12 +107,12 @@ class SelfBleu:
         return float(bleu()(empty, texts, others, [{}] * len(texts)).mean())
 
 
-class VocabularySize:
+class VocabularySize(CorpusScore):
     """How many different words the texts have."""
 
     name = "vocabulary_size"
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
+    def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the number of different words."""
         check_batch(prompts, completions, references, extras)
         return float(len(set(chain.from_iterable(map(words_of, completions)))))

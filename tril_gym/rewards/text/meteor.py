@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 from tril_gym.rewards.text.java_process import caption_file, check_memory, find_java, line_process, numbers, one_line
 
 ALPHA, BETA, GAMMA = 0.9, 3.0, 0.5  # nltk's names of the three numbers in the formula
@@ -29,7 +29,7 @@ MARK = re.compile(r"\|{3,}")  # what separates the texts of a question
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Meteor:
+class Meteor(Score):
     """METEOR 1.5 of each completion by the official program, 0 to 1; the best over the references.
 
     Options of the program as in the caption toolkit: English, and its own lower-casing and splitting of punctuation. A
@@ -53,7 +53,7 @@ class Meteor:
         options = [f"-Xmx{memory}", "-Dfile.encoding=UTF-8"]
         self.command = [find_java(self.name), *options, "-jar", str(jar), *OPTIONS]
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the METEOR of each completion, (B,) in [0, 1]."""
         scores = np.zeros(check_batch(prompts, completions, references, extras))
         questions = {
@@ -74,7 +74,7 @@ class Meteor:
         return numbers(evaluated[:-1], of=self.name)  # the last is the score of all together
 
 
-class MeteorExactStem:
+class MeteorExactStem(Score):
     """METEOR of 2007 with exact and stem matches only, 0 to 1; the best over the references.
 
     Words are lower-cased runs of letters and digits, and single other characters. A word matches the last free one of
@@ -84,7 +84,7 @@ class MeteorExactStem:
 
     name = "meteor_exact_stem"
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the METEOR of each completion, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
@@ -99,7 +99,7 @@ class NoSynonyms:
         return []
 
 
-def question(completion: str, targets: Texts) -> str:
+def question(completion: str, targets: Strings) -> str:
     """Return the line that asks the program to compare a completion with its references."""
     return " ||| ".join(["SCORE", *map(_plain, targets), _plain(completion)])
 
@@ -113,7 +113,7 @@ def _plain(text: str) -> str:
     return one_line(MARK.sub(" ", text))
 
 
-def _best(completion: str, targets: Texts) -> float:
+def _best(completion: str, targets: Strings) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     words = words_of(completion)

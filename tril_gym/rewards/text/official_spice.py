@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.text.java_process import caption_file, check_memory, find_java, line_process, numbers, one_line
 
 SERVER = Path(__file__).with_name("SpiceServer.java")
@@ -36,7 +36,7 @@ DOWNLOAD = 'python -c "from pycocoevalcap.spice.get_stanford_models import get_s
 SAME_HASH = ("-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
 
 
-class OfficialSpice:
+class OfficialSpice(Score):
     """SPICE of each completion by the official program, 0 to 1.
 
     A text counts as one line: any white space as a space, halves of characters as "?". Words beyond `max_words` are
@@ -77,7 +77,7 @@ class OfficialSpice:
         java = find_java(self.name, compiler=True)
         self.command = [java, *options, str(SERVER), str(threads or os.cpu_count() or 1)]
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the SPICE of each completion, (B,) in [0, 1]."""
         scores = np.zeros(check_batch(prompts, completions, references, extras))
         questions = {}

@@ -10,70 +10,76 @@ seconds. That of ROUGE-Lsum also grows with the product of their lines.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import (
+    Extras,
+    Reduction,
+    ReferenceLists,
+    Score,
+    Scores,
+    Strings,
+    check_batch,
+    check_reduction,
+)
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-# References come back each time their example is drawn: their words are kept for so many texts.
+# References recur each time their example is drawn, so the words of this many texts are kept.
 CACHED_TEXTS = 4096
 
-Over = Literal["best", "mean"]
 
-
-class Rouge:
+class Rouge(Score):
     """The mean F1 of some kinds of ROUGE, between a completion and each of its references.
 
     Without references, or with no word in common, the score is 0.
     """
 
-    def __init__(self, name: str, kinds: tuple[str, ...], over: Over) -> None:
-        if over not in ("best", "mean"):
-            raise ValueError(f'over must be "best" or "mean", got {over!r}; the usual choice is "best"')
-        self.name, self.kinds, self.over = name, kinds, over
+    def __init__(self, name: str, kinds: tuple[str, ...], reduction: Reduction) -> None:
+        check_reduction(reduction)
+        self.name, self.kinds, self.reduction = name, kinds, reduction
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the F1 of each completion, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
         return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
 
-    def _score(self, completion: str, targets: Texts) -> float:
+    def _score(self, completion: str, targets: Strings) -> float:
         scorer = _scorer(self.kinds)
         found = [scorer.score(target, completion) for target in targets]
         scores = [sum(score[kind].fmeasure for kind in self.kinds) / len(self.kinds) for score in found]
         if not scores:
             return 0.0
-        return max(scores) if self.over == "best" else sum(scores) / len(scores)
+        return max(scores) if self.reduction == "max" else sum(scores) / len(scores)
 
 
-def rouge_1(*, over: Over = "best") -> Rouge:
+def rouge_1(*, reduction: Reduction = "max") -> Rouge:
     """Return ROUGE-1, overlap of words; `over` several references it is the best of their scores, or the mean."""
-    return Rouge("rouge_1", ("rouge1",), over)
+    return Rouge("rouge_1", ("rouge1",), reduction)
 
 
-def rouge_2(*, over: Over = "best") -> Rouge:
+def rouge_2(*, reduction: Reduction = "max") -> Rouge:
     """Return ROUGE-2, overlap of pairs of words."""
-    return Rouge("rouge_2", ("rouge2",), over)
+    return Rouge("rouge_2", ("rouge2",), reduction)
 
 
-def rouge_l(*, over: Over = "best") -> Rouge:
+def rouge_l(*, reduction: Reduction = "max") -> Rouge:
     """Return ROUGE-L, the longest common subsequence of words."""
-    return Rouge("rouge_l", ("rougeL",), over)
+    return Rouge("rouge_l", ("rougeL",), reduction)
 
 
-def rouge_lsum(*, over: Over = "best") -> Rouge:
+def rouge_lsum(*, reduction: Reduction = "max") -> Rouge:
     """Return ROUGE-Lsum, the union of longest common subsequences of sentences, which stand on lines of their own."""
-    return Rouge("rouge_lsum", ("rougeLsum",), over)
+    return Rouge("rouge_lsum", ("rougeLsum",), reduction)
 
 
-def rouge_combined(*, over: Over = "best") -> Rouge:
+def rouge_combined(*, reduction: Reduction = "max") -> Rouge:
     """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L with one reference, the best or the mean over several."""
-    return Rouge("rouge_combined", ("rouge1", "rouge2", "rougeL"), over)
+    return Rouge("rouge_combined", ("rouge1", "rouge2", "rougeL"), reduction)
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, PooledScore, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.text.words import check_whole
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SMOOTHINGS = ("none", "floor", "add-k", "exp")
 MOST_WORDS = 100  # TER's search for phrases that moved takes 1 s for two texts of this length, and 15 s for two of 500
 
 
-class Sentence:
+class Sentence(Score):
     """A metric of sacrebleu for each text; several references are judged together, as sacrebleu does.
 
     A text without references, and an empty one, has the score `nothing`.
@@ -38,20 +38,20 @@ class Sentence:
     def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
         self.name, self.metric, self._nothing = name, metric, nothing
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         pairs = zip(completions, references, strict=True)
         return np.array([self._score(completion, targets) for completion, targets in pairs], dtype=np.float64)
 
-    def _score(self, completion: str, targets: Texts) -> float:
+    def _score(self, completion: str, targets: Strings) -> float:
         if not targets or not completion.strip():
             return self._nothing
         # A corpus of one text: `sentence_score` is the same, and warns of each text without effective order.
         return float(self.metric.corpus_score([completion], [[target] for target in targets]).score)
 
 
-class Corpus:
+class Corpus(PooledScore):
     """A metric of sacrebleu for all texts together; those without references are left out.
 
     Without any text that has references it is `nothing`.
@@ -60,11 +60,7 @@ class Corpus:
     def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
         self.name, self.metric, self._nothing = name, metric, nothing
 
-    def corpus(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> float:
-        """Return the figure of these texts."""
-        return self.of(self.statistics(prompts, completions, references, extras).sum(0))
-
-    def statistics(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def statistics(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return 1 and the counts of each text, (B, K); 0 for a text without references."""
         check_batch(prompts, completions, references, extras)
         nothing = [0.0] * len(self._counts("a", ["a"]))  # K is the metric's, whatever the texts
@@ -72,7 +68,7 @@ class Corpus:
         rows = [self._counts(text, targets) if targets else nothing for text, targets in pairs]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
 
-    def of(self, sums: Scores) -> float:
+    def from_sums(self, sums: Scores) -> float:
         """Return the figure that belongs to sums, (K,)."""
         num_texts, *counts = sums.tolist()
         if not num_texts:
@@ -82,7 +78,7 @@ class Corpus:
         # sacrebleu makes neither its counts nor the figure of counts public; `_counts` is the other half.
         return float(self.metric._compute_score_from_stats(counts).score)
 
-    def _counts(self, completion: str, targets: Texts) -> list[float]:
+    def _counts(self, completion: str, targets: Strings) -> list[float]:
         streams = [[target] for target in targets]
         return [1.0, *self.metric._extract_corpus_statistics([completion], streams)[0]]
 

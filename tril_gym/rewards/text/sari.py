@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.text.words import Ngram, ngrams_of, words_of
 
 MAX_N = 4
@@ -34,7 +34,7 @@ SCALE = 100.0
 Counts = Counter[Ngram]
 
 
-class Sari:
+class Sari(Score):
     """SARI of each completion, 0 to 100; without references 0.
 
     Args:
@@ -48,7 +48,7 @@ class Sari:
             raise ValueError('source must be "prompt" or a key of the extras, got an empty one; the usual is "prompt"')
         self.source = source
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the SARI of each completion, (B,) in [0, 100]."""
         check_batch(prompts, completions, references, extras)
         sources = prompts if self.source == "prompt" else [self._source(extra) for extra in extras]
@@ -64,7 +64,7 @@ class Sari:
         return str(extra[self.source])
 
 
-def sari(source: str, output: str, references: Texts) -> float:
+def sari(source: str, output: str, references: Strings) -> float:
     """Return SARI as a share, 0 to 1."""
     if not references:
         return 0.0

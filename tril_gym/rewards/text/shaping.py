@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.text.words import check_whole, ngrams_of
 
 
-class OfText:
+class OfText(Score):
     """A score that reads the completion alone."""
 
     def __init__(self, name: str, function: Callable[[str], float]) -> None:
         self.name, self.function = name, function
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         return np.array([self.function(completion) for completion in completions], dtype=np.float64)
@@ -63,7 +63,7 @@ def repetition_penalty(*, n: int = 3) -> OfText:
     return OfText("repetition_penalty", penalty)
 
 
-class EndBonus:
+class EndBonus(Score):
     """1 for a text that came to its end by itself, with EOS; 0 for one that was cut at the length limit.
 
     Reads `extras["finish_reason"]`, which environments and `evaluate` give.
@@ -71,7 +71,7 @@ class EndBonus:
 
     name = "end_bonus"
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return 1 or 0 for each text, (B,)."""
         check_batch(prompts, completions, references, extras)
         for extra in extras:

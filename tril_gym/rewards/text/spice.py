@@ -14,17 +14,16 @@ B texts.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tril_gym.rewards.base import Extras, References, Scores, Texts, check_batch, well_formed
+from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 from tril_gym.rewards.fitting import Train, cached
 from tril_gym.rewards.text.cider import CiderD
 from tril_gym.rewards.text.scene_graph import Proposition, propositions
+from tril_gym.utils.lru_cache import LRUCache
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -35,7 +34,7 @@ CACHED_TEXTS = 8192  # graphs of references, which come back each time their exa
 Graph = frozenset[Proposition]
 
 
-class Spice:
+class Spice(Score):
     """SPICE of each completion, 0 to 1; 0 without references, and where either side says nothing.
 
     All texts of a batch that are new go through the pipeline in one call.
@@ -52,32 +51,22 @@ class Spice:
         """
         refuse_missing(self.name, pipeline)
         self.pipeline = str(pipeline)
-        self._graphs: OrderedDict[str, Graph] = OrderedDict()
+        self._graphs = LRUCache[str, Graph](CACHED_TEXTS)
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the SPICE of each completion, (B,) in [0, 1]."""
         check_batch(prompts, completions, references, extras)
-        known = self._read([*completions, *(target for targets in references for target in targets)])
+        texts = list(dict.fromkeys([*completions, *(target for targets in references for target in targets)]))
+        parsed = self._graphs.get_many(texts, lambda new: parse(new, self.pipeline))
+        known = dict(zip(texts, parsed, strict=True))
         graphs = [
             (known[completion], frozenset[Proposition]().union(*(known[target] for target in targets)))
             for completion, targets in zip(completions, references, strict=True)
         ]
         return np.array([f1(*pair) for pair in graphs], dtype=np.float64)
 
-    def _read(self, texts: Iterable[str]) -> dict[str, Graph]:
-        """Return the graph of each text, parsing those that are not remembered."""
-        wanted = dict.fromkeys(texts)
-        new = [text for text in wanted if text not in self._graphs]
-        self._graphs.update(zip(new, parse(new, self.pipeline), strict=True))
-        for text in wanted:
-            self._graphs.move_to_end(text)
-        found = {text: self._graphs[text] for text in wanted}
-        while len(self._graphs) > CACHED_TEXTS:
-            self._graphs.popitem(last=False)
-        return found
 
-
-class Spider:
+class Spider(Score):
     """SPIDEr: SPICE + CIDEr-D of each completion, each with a weight; TRIL's reward on CommonGen."""
 
     name = "spider"
@@ -105,7 +94,7 @@ class Spider:
         self.spice, self.cider = Spice(pipeline=pipeline), CiderD(train=train, fitted=fitted)
         self.spice_weight, self.cider_weight = spice_weight, cider_weight
 
-    def __call__(self, prompts: Texts, completions: Texts, references: References, extras: Extras) -> Scores:
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the weighted sum for each completion, (B,)."""
         batch = prompts, completions, references, extras
         return self.spice_weight * self.spice(*batch) + self.cider_weight * self.cider(*batch)

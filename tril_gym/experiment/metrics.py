@@ -21,7 +21,7 @@ from gymnasium.vector import VectorEnv
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
 from tril_gym.wrappers.reward_term import terms
-from tril_gym.wrappers.vector import attribute
+from tril_gym.wrappers.vector import base_attribute
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -67,7 +67,7 @@ def metrics_by_name(
             found.append(scores[name])
             continue
         folder = fitted / name if fitted is not None and (fitted / name).is_dir() else None
-        train = attribute(envs, "train_examples")
+        train = base_attribute(envs, "train_examples")
         found.append(rewards.load(name, train=train, fitted=folder, **settings.get(name, {})))
     return found
 

@@ -1,4 +1,4 @@
-"""Gymnasium's batched infos: which rows have a key, and one row's own info."""
+"""Batched infos of Gymnasium's vector environments: rows that have a key, the info of one row, and batching."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 
 
 def rows_with(infos: Mapping[str, Any], key: str) -> list[int]:
-    """Return the rows that have a key, in order."""
+    """Return the rows that have a key, in ascending order."""
     return np.flatnonzero(infos[f"_{key}"]).tolist() if f"_{key}" in infos else []
 
 
 def row_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Undo `VectorEnv._add_info` for one row: numbers are Python scalars again."""
+    """Return the info of one row, with numbers as Python scalars: the inverse of `VectorEnv._add_info`."""
     own = [key for key in infos if f"_{key}" in infos and infos[f"_{key}"][row]]
     return {key: _cell(infos[key], row) for key in own}
 
 
 def batched(infos: Mapping[int, Mapping[str, Any]], num_envs: int) -> dict[str, Any]:
-    """Return the infos of some rows as one of n rows: what `VectorEnv._add_info` makes of them, key by key at once."""
+    """Return the infos of some rows as a batched info, equal to that of repeated `VectorEnv._add_info` calls."""
     columns: dict[str, dict[int, Any]] = {}
     for row, info in infos.items():
         for key, value in info.items():
             columns.setdefault(key, {})[row] = value
-    together: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, column in columns.items():
-        together[key] = _column(column, num_envs, is_object=key == "final_obs")
-        together[f"_{key}"] = has = np.zeros(num_envs, dtype=bool)
+        result[key] = _column(column, num_envs, is_object=key == "final_obs")
+        result[f"_{key}"] = has = np.zeros(num_envs, dtype=bool)
         has[list(column)] = True
-    return together
+    return result
 
 
 def _column(values: Mapping[int, Any], num_envs: int, *, is_object: bool) -> Any:
-    """Return the values of some rows in an array of n, of the type of the first; dictionaries as a dictionary."""
+    """Return the values of some rows as an array of n with the dtype of the first, or dictionaries as one."""
     first = next(iter(values.values()))
     if isinstance(first, dict) and not is_object:
         return batched(values, num_envs)

@@ -1,8 +1,7 @@
-"""Objects that survive deep copies: a specification is copied, the data set that it names is not.
+"""A holder of objects that deep copies share instead of copying.
 
-Gymnasium deep-copies an environment's keyword arguments several times on the way from `make` to `spec`. Small plain
-data may be copied (and can be written as JSON); data sets, tokenizers and scores are held by a `NoCopy` instead, whose
-deep copy is itself.
+Gymnasium deep-copies an environment's keyword arguments several times between `make` and `spec`. Small plain data are
+copied (and can be written as JSON); data sets, tokenizers and scores are put in a `NoCopy`, whose deep copy is itself.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-# Above this many leaves a list or dictionary is data, not a setting: copying it would cost time and memory.
-SMALL = 64
+# Lists and dictionaries with more items are data, not settings: a copy would cost time and memory.
+MAX_PLAIN_ITEMS = 64
 
 
 class NoCopy:
-    """Holds one object; a deep copy of the holder is the holder.
+    """A holder of one object whose deep copy is itself.
 
-    Equal to another holder when both hold the very same object.
+    Two holders are equal where they hold the same object.
     """
 
     __slots__ = ("value",)
@@ -39,35 +38,35 @@ class NoCopy:
 
 
 def wrap_no_copy(x: object) -> Any:
-    """Return small plain data as it is (a path as a string), and everything else in a `NoCopy`."""
+    """Return a copy of small plain data (a path becomes a string), and everything else in a `NoCopy`."""
     if isinstance(x, NoCopy):
         return x
-    room = SMALL
+    items_left = MAX_PLAIN_ITEMS
 
-    def plain(x: object) -> Any:
-        """Return a plain copy of x, or raise TypeError where it is not small plain data."""
-        nonlocal room
-        room -= 1
-        if room < 0:
+    def copy_plain(x: object) -> Any:
+        """Return a copy of x, or raise TypeError where it is not small plain data."""
+        nonlocal items_left
+        items_left -= 1
+        if items_left < 0:
             raise TypeError("too large to be a setting")
         if x is None or type(x) in (bool, int, float, str):
             return x
         if isinstance(x, PurePath):
             return str(x)
         if type(x) is list:
-            return [plain(item) for item in x]
+            return [copy_plain(item) for item in x]
         if type(x) is tuple:
-            return tuple(plain(item) for item in x)
+            return tuple(copy_plain(item) for item in x)
         if type(x) is dict:
-            return {plain(key): plain(value) for key, value in x.items()}
+            return {copy_plain(key): copy_plain(value) for key, value in x.items()}
         raise TypeError(f"{type(x).__name__} is not plain data")
 
     try:
-        return plain(x)
+        return copy_plain(x)
     except TypeError:
         return NoCopy(x)
 
 
 def unwrap_no_copy(x: Any) -> Any:
-    """Return what `wrap_no_copy` was given (a path comes back as a string)."""
+    """Undo `wrap_no_copy`, except that a path stays a string."""
     return x.value if isinstance(x, NoCopy) else x

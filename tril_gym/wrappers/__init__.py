@@ -1,4 +1,4 @@
-"""Wrappers for text environments. Each takes a single or a vector environment under one name."""
+"""Wrappers of text environments. Each wraps a single or a vector environment under the same name."""
 
 from tril_gym.wrappers.action_masking import ActionMasking
 from tril_gym.wrappers.reward_term import Term, terms

@@ -1,4 +1,4 @@
-"""Show the advised actions beside the observation, for learners that read a mask there (RLlib, TorchRL, Tianshou).
+"""A wrapper that adds an action mask to the observation, for libraries that read it there (RLlib, TorchRL, Tianshou).
 
 n texts, V words in the vocabulary, P prompt tokens.
 """
@@ -21,7 +21,7 @@ from tril_gym.wrappers.vector import VectorObservation
 def action_mask(observations: npt.NDArray[np.int64], text: Mapping[str, Any]) -> npt.NDArray[np.int8]:
     """Return 1 on the advised actions: (…, P+T) -> (…, V). EOS is not advised in a text below the minimum length.
 
-    All it needs stands in the observation and in `metadata["text"]`, so any text environment will do.
+    Observation and `metadata["text"]` suffice, so this works for any text environment.
     """
     lengths = (observations[..., text["max_prompt_length"] :] >= 0).sum(axis=-1)
     mask = np.ones((*observations.shape[:-1], text["vocab_size"]), np.int8)
@@ -36,7 +36,7 @@ class ActionMasking(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs
     """
 
     def __new__(cls, env: Any = None) -> Any:
-        """Return the wrapper for the kind of environment (no `env`: an empty one, for copy and pickle)."""
+        """Return the wrapper for a single or a vector environment; without `env` an empty one, for copy and pickle."""
         return VectorActionMasking(env) if isinstance(env, VectorEnv) else super().__new__(cls)
 
     def __init__(self, env: gym.Env) -> None:
@@ -45,7 +45,7 @@ class ActionMasking(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs
         self.observation_space = masked_space(env.observation_space, env.metadata["text"])
 
     def observation(self, observation: Any) -> dict[str, Any]:
-        """Add the mask."""
+        """Return the observation with its mask."""
         return {"observation": observation, "action_mask": action_mask(observation, self.metadata["text"])}
 
 
@@ -56,7 +56,7 @@ class VectorActionMasking(VectorObservation):
         super().__init__(env, masked_space(env.single_observation_space, env.metadata["text"]))
 
     def observe(self, observations: Any) -> dict[str, Any]:
-        """Add the masks; works on one row, too."""
+        """Return observations with their masks, of n rows or of one."""
         return {"observation": observations, "action_mask": action_mask(observations, self.metadata["text"])}
 
 

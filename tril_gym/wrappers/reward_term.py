@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
 from tril_gym.utils.no_copy import unwrap_no_copy
-from tril_gym.wrappers.vector import attribute
+from tril_gym.wrappers.vector import base_attribute
 
 Info = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def load_term(
     if not np.isfinite(weight):
         raise ValueError(f"the weight of a reward must be a finite number, got {weight}")
     if isinstance(score, str):
-        score = rewards.load(score, train=attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
+        score = rewards.load(score, train=base_attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
     elif settings or fitted:
         raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
     score = rewards.as_score(score)

@@ -1,4 +1,4 @@
-"""Processes that score texts while their caller goes on: for rewards of text that take long, such as SPICE.
+"""Worker processes that score texts in the background, for slow rewards without a model, such as SPICE.
 
 B texts.
 """
@@ -21,18 +21,18 @@ from tril_gym.rewards.base import columns_of
 
 Info = Mapping[str, Any]
 
-_score: rewards.Score | None = None  # of a worker process, which has but this one
+_score: rewards.Score | None = None  # the only score of a worker process
 
 
 class ScoreWorkers:
-    """Some processes with a copy of a score each, which start at its first use.
+    """A pool of processes, each with a copy of a score; they start at the first `submit`.
 
     Args:
-        score: must be pure, as every score is, and of a kind that can be sent to another process.
-        number: of processes.
+        score: a pure function that can be pickled.
+        number: number of processes.
 
     Raises:
-        ValueError: the score cannot be sent, or there would be no process.
+        ValueError: the score cannot be pickled, or `number` is less than 1.
     """
 
     def __init__(self, score: rewards.Score, number: int) -> None:
@@ -48,38 +48,38 @@ class ScoreWorkers:
         self.score, self.number = score, number
         self._pool: ProcessPoolExecutor | None = None
 
-    def submit(self, infos: Sequence[Info]) -> Scoring:
-        """Begin to score the texts of B ending steps."""
+    def submit(self, infos: Sequence[Info]) -> PendingScores:
+        """Start to score the texts of B ending steps."""
         if self._pool is None:
-            # A fork of a process whose threads compute may hang; a new one starts from nothing.
+            # The fork of a process with threads can deadlock; a spawned process cannot.
             context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.number, context, initializer=_take, initargs=(self.score,))
+            self._pool = ProcessPoolExecutor(self.number, context, initializer=_set_score, initargs=(self.score,))
         bounds = np.linspace(0, len(infos), min(self.number, len(infos)) + 1).astype(int).tolist()
         parts = (columns_of(infos[begin:end]) for begin, end in itertools.pairwise(bounds))
-        return Scoring([self._pool.submit(_score_part, *part) for part in parts])
+        return PendingScores([self._pool.submit(_score_part, *part) for part in parts])
 
     def close(self) -> None:
-        """Let the processes end; what is not scored yet is given up."""
+        """End the processes; texts that are not scored yet are dropped."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScoreWorkers:
-        return self  # as its score
+        return self  # a copied environment uses the same processes
 
 
-class Scoring:
-    """Scores that are being computed."""
+class PendingScores:
+    """Scores that worker processes are computing."""
 
     def __init__(self, parts: Sequence[Future[Any]]) -> None:
         self._parts = parts
 
     def result(self) -> Any:
-        """Wait for them: what the score has returned, part by part in one array.
+        """Wait for the scores and return them in one array.
 
         Raises:
-            RuntimeError: a process died.
-            Exception: what the score raised.
+            RuntimeError: a worker process died.
+            Exception: an error that the score raised.
         """
         try:
             return np.concatenate([np.asarray(part.result()) for part in self._parts])
@@ -90,17 +90,17 @@ class Scoring:
             ) from error
 
     def cancel(self) -> None:
-        """Give up what has not begun."""
+        """Cancel the parts that have not begun."""
         for part in self._parts:
             part.cancel()
 
 
-def _take(score: rewards.Score) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which lets its workers end
+def _set_score(score: rewards.Score) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and ends its workers
     global _score
     _score = score
 
 
 def _score_part(prompts: Any, completions: Any, references: Any, extras: Any) -> Any:
-    assert _score is not None, "a worker takes its score when it starts"
+    assert _score is not None, "the initializer of the pool sets the score"
     return _score(prompts, completions, references, extras)

@@ -1,4 +1,4 @@
-"""Show prompt and completion as text beside the tokens, for agents that read.
+"""A wrapper that adds prompt and completion as text to the observation.
 
 n texts.
 """
@@ -12,19 +12,19 @@ from gymnasium.spaces import Dict, Text
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from tril_gym.wrappers.vector import VectorObservation, attribute
+from tril_gym.wrappers.vector import VectorObservation, base_attribute
 
 MAX_CHARACTERS = 1_000_000
 
 
 class AnyText(Text):
-    """Every string, whatever its characters: `Text` would have to list all of Unicode."""
+    """The space of all strings; `Text` would need a list of all characters of Unicode."""
 
     def __init__(self) -> None:
         super().__init__(MAX_CHARACTERS, min_length=0)
 
     def contains(self, x: Any) -> bool:
-        """Say whether x is a string."""
+        """Return whether x is a string."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
@@ -33,7 +33,7 @@ class AnyText(Text):
 
 
 def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[str, Any]:
-    """Return one observation as tokens and as text; the prompt is what was left of it after truncation."""
+    """Return one observation as tokens and as text; the prompt is that after truncation."""
     prompt, completion = observation[:max_prompt_length], observation[max_prompt_length:]
 
     def text(ids: Any) -> str:
@@ -51,7 +51,7 @@ class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
     """
 
     def __new__(cls, env: Any = None) -> Any:
-        """Return the wrapper for the kind of environment (no `env`: an empty one, for copy and pickle)."""
+        """Return the wrapper for a single or a vector environment; without `env` an empty one, for copy and pickle."""
         return VectorTextObservation(env) if isinstance(env, VectorEnv) else super().__new__(cls)
 
     def __init__(self, env: gym.Env) -> None:
@@ -61,7 +61,7 @@ class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
         self._tokenizer = tokenizer_of(env)
 
     def observation(self, observation: Any) -> dict[str, Any]:
-        """Add the texts."""
+        """Return the observation with its texts."""
         return with_text(observation, self._tokenizer, self.metadata["text"]["max_prompt_length"])
 
 
@@ -73,7 +73,7 @@ class VectorTextObservation(VectorObservation):
         self._tokenizer = tokenizer_of(env)
 
     def observe(self, observations: Any) -> dict[str, Any]:
-        """Add the texts of n rows, or of one."""
+        """Return observations with their texts, of n rows or of one."""
         max_prompt_length = self.metadata["text"]["max_prompt_length"]
         if observations.ndim == 1:
             return with_text(observations, self._tokenizer, max_prompt_length)
@@ -83,8 +83,8 @@ class VectorTextObservation(VectorObservation):
 
 
 def tokenizer_of(env: gym.Env | VectorEnv) -> Any:
-    """Return the tokenizer that made an environment's prompts."""
-    tokenizer = attribute(env, "tokenizer")
+    """Return the tokenizer of an environment, or raise ValueError where it has none."""
+    tokenizer = base_attribute(env, "tokenizer")
     if tokenizer is None:
         raise ValueError(f"{env} has no tokenizer, so its tokens cannot be shown as text")
     return tokenizer

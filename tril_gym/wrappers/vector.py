@@ -1,4 +1,4 @@
-"""What our vector wrappers have that Gymnasium's do not: the autoreset mode, and the rows' own attributes."""
+"""Base classes of vector wrappers that forward the autoreset mode and the attributes of rows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from gymnasium.vector.utils import batch_space
 from tril_gym.utils.batched_infos import rows_with
 
 
-def attribute(env: gym.Env | VectorEnv, name: str) -> Any:
-    """Return what the environment beneath all wrappers has under a name, or None; Gymnasium's vectors ask a row."""
+def base_attribute(env: gym.Env | VectorEnv, name: str) -> Any:
+    """Return an attribute of the unwrapped environment (`SyncVectorEnv`: of its first row), None if it is missing."""
     base = env.unwrapped
     rows = getattr(base, "envs", None)  # SyncVectorEnv
     return getattr(rows[0].unwrapped if rows else base, name, None)
 
 
 class TextVectorWrapper(VectorWrapper):
-    """A vector wrapper that passes on what a text environment offers."""
+    """A vector wrapper that forwards what a text environment has."""
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
-        """When rows that have ended begin anew."""
+        """The autoreset mode of the environment."""
         mode: AutoresetMode = self.metadata["autoreset_mode"]
         return mode
 
@@ -39,7 +39,7 @@ class TextVectorWrapper(VectorWrapper):
 
 
 class VectorObservation(TextVectorWrapper):
-    """A vector wrapper that adds to observations, in every autoreset mode: `final_obs` of SAME_STEP, too."""
+    """A vector wrapper of observations, in every autoreset mode; `final_obs` of SAME_STEP is wrapped too."""
 
     def __init__(self, env: VectorEnv, single_observation_space: Space) -> None:
         super().__init__(env)
@@ -47,16 +47,16 @@ class VectorObservation(TextVectorWrapper):
         self.observation_space = batch_space(single_observation_space, self.num_envs)
 
     def observe(self, observations: Any) -> Any:
-        """Return n observations, or one, with what this wrapper adds."""
+        """Return n observations, or one, with the additions of this wrapper."""
         raise NotImplementedError
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset and add."""
+        """Reset the environment and return wrapped observations."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return self.observe(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step and add."""
+        """Step the environment and return wrapped observations."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         for row in rows_with(infos, "final_obs"):
             infos["final_obs"][row] = self.observe(infos["final_obs"][row])

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tril_gym.utils.batched_infos import row_of, rows_with
 from tril_gym.utils.deferred_rewards import SCORES, is_offered
 from tril_gym.wrappers.reward_term import HasTerm, Info, load_term
-from tril_gym.wrappers.score_workers import ScoreWorkers, Scoring
+from tril_gym.wrappers.score_workers import PendingScores, ScoreWorkers
 from tril_gym.wrappers.vector import TextVectorWrapper
 
 
@@ -62,7 +62,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
         self._is_writing = np.zeros(self.num_envs, bool)
         self._unpaid: dict[int, dict[str, Any]] = {}  # infos of ended texts whose score is deferred, by row
-        self._submitted: list[tuple[list[int], Scoring]] = []  # their rows, as they were given to workers
+        self._submitted: list[tuple[list[int], PendingScores]] = []  # their rows, as they were given to workers
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset; decide for the rows that are reset whether their scores are deferred.
@@ -134,12 +134,12 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
             for row, score in zip(rows, self._result(scoring, [unpaid[row] for row in rows]).tolist(), strict=True)
         }
 
-    def _take_unpaid(self) -> tuple[dict[int, dict[str, Any]], list[tuple[list[int], Scoring]]]:
+    def _take_unpaid(self) -> tuple[dict[int, dict[str, Any]], list[tuple[list[int], PendingScores]]]:
         unpaid, submitted = self._unpaid, self._submitted
         self._unpaid, self._submitted = {}, []
         return unpaid, submitted
 
-    def _result(self, scoring: Scoring, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
+    def _result(self, scoring: PendingScores, infos: Sequence[Info]) -> npt.NDArray[np.float64]:
         return self.term.checked(scoring.result, infos)
 
     def close(self, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
-"""Your own files: imitate the references first, then learn from a reward, save, load, predict.
+"""Your own data files: clone the references first, then train with a reward, save, load and predict.
 
-The files say of an animal in a place what it does there, in the columns of CommonGen. Everything is written to a
-folder, by default a temporary one.
+The files describe what an animal does in a place, in the columns of CommonGen. All output is written to one folder, by
+default a temporary one.
 """
 
 import json
@@ -19,7 +19,7 @@ PLACES = ("park", "house", "garden", "field", "river", "street", "forest", "kitc
 
 
 def write_data(folder: Path) -> None:
-    """One file per split, one JSON object a line; every seventh pair is held out."""
+    """Write one file per split, one JSON object per line; every seventh pair is for validation."""
     rows = [
         {"concepts": [animal, place], "references": [f"the {animal} {does} in the {place}."]}
         for animal, does in ANIMALS.items()
@@ -31,7 +31,7 @@ def write_data(folder: Path) -> None:
 
 
 def write(agent: PPO, env: gym.Env, example: int) -> tuple[float, str]:
-    """Let an agent write one text, greedily, one step at a time."""
+    """Write one text with an agent, greedily, one step at a time; return its reward and the whole text."""
     observation, info = env.reset(options={"example": example})
     terminated = False
     while not terminated:
@@ -49,26 +49,26 @@ def main(folder: str | None = None, bc_iterations: int = 16, ppo_iterations: int
 
         settings = {"dataset": str(data), "reward": "concept_coverage", "max_new_tokens": 12}
         envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
-        policy = tiny_policy(envs, samples=0)  # untrained: behaviour cloning is its school
+        policy = tiny_policy(envs, samples=0)  # untrained: behaviour cloning trains it
 
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
         cloning.learn(
             bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
         )
 
-        # The same policy goes on; the reference policy of PPO, from which drift is measured, is the cloned one.
+        # PPO continues with the cloned policy, and keeps a copy of it as reference policy for the KL penalty.
         config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.02)
         agent = PPO(cloning.policy, envs, config, seed=0)
         agent.learn(ppo_iterations, callback=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:.3f}"))
 
         agent.save(home / "agent")
-        again = PPO.load(home / "agent", envs=envs)
-        assert again.iteration == ppo_iterations
+        loaded = PPO.load(home / "agent", envs=envs)
+        assert loaded.iteration == ppo_iterations
         observations, _ = envs.reset(seed=0)
-        assert np.array_equal(again.predict(observations)[0], agent.predict(observations)[0])
+        assert np.array_equal(loaded.predict(observations)[0], agent.predict(observations)[0])
 
         env = gym.make("tril/CommonGen-v0", split="validation", **settings)
-        written = [write(again, env, example) for example in range(len(env.unwrapped.examples))]
+        written = [write(loaded, env, example) for example in range(len(env.unwrapped.examples))]
     for reward, text in written:
         print(f"{reward:.2f}  {text}")
     return float(np.mean([reward for reward, _ in written]))

@@ -1,9 +1,9 @@
-"""PPO++ with a plain function as guide: it reads text, it writes text, and knows nothing of tokens.
+"""PPO++ with a plain function as guide: it takes and returns strings and needs no tokenizer.
 
-The function here is a template; it might as well ask a program or a service. It is called once for a whole batch, and
-again where it raises. Texts of eight words are paid, and the guide always writes such. Each iteration shows a text that
-the guide began, with a bar where the policy went on; the figures at the end are of held-out prompts, for which the
-policy writes alone.
+The function here fills a template; it could also call a program or a service. It is called once per batch, and again if
+it raises. The reward prefers texts of eight words, which the guide always writes. Each iteration prints a text that the
+guide started, with a bar where the policy continued it. The rewards at the end are those of held-out prompts, for which
+the policy writes alone.
 """
 
 import gymnasium as gym
@@ -14,12 +14,12 @@ from tril_gym.experiment import evaluate
 
 
 def eight_words(prompts, completions, references, extras):
-    """The reward: 1 for a text of eight words, an eighth less for every word too many or too few, but never below 0."""
+    """Return the reward: 1 for a text of eight words, an eighth less per missing or extra word, at least 0."""
     return [max(0.0, 1 - abs(len(completion.split()) - 8) / 8) for completion in completions]
 
 
 def name_the_concepts(prompts: list[str], completions: list[str]) -> list[str]:
-    """The guide: eight words, such as "there is a dog and park and so.", on from where a text stands."""
+    """Continue each text to eight words, such as "there is a dog and park and so."."""
     continuations = []
     for prompt, completion in zip(prompts, completions, strict=True):
         concepts = prompt.partition(":")[2].partition(".")[0].split()
@@ -33,7 +33,7 @@ def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples:
     settings = {"reward": eight_words, "autoreset_mode": "Disabled"}
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, **settings)
     held_out = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, split="validation", **settings)
-    policy = tiny_policy(envs, samples=samples)  # warmed up on references, and kept in the cache folder
+    policy = tiny_policy(envs, samples=samples)  # pretrained on the references, and cached on disk
     guide = Guide.from_callable(name_the_concepts, retries=2)
 
     config = PPOPlusPlusConfig(

@@ -1,7 +1,7 @@
-"""PPO with a reward of your own: any function of a batch of texts.
+"""PPO with a custom reward: any function of a batch of texts.
 
-The reward here wants texts of eight words. The policy is a tiny one that needs no download; what it has learned shows
-in the reward of prompts that it did not learn on.
+The reward here prefers texts of eight words. The policy is a tiny model that needs no download. The rewards before and
+after training are those of held-out prompts.
 """
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ from tril_gym.experiment import evaluate
 
 
 def eight_words(prompts, completions, references, extras):
-    """1 for a text of eight words, an eighth less for every word too many or too few, but never below 0."""
+    """Return 1 for a text of eight words, an eighth less per missing or extra word, at least 0."""
     return [max(0.0, 1 - abs(len(completion.split()) - 8) / 8) for completion in completions]
 
 
@@ -21,7 +21,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, **settings)
     held_out = gym.make_vec("tril/CommonGen-v0", num_envs=num_envs, split="validation", **settings)
 
-    policy = tiny_policy(envs, samples=samples)  # warmed up on references, and kept in the cache folder
+    policy = tiny_policy(envs, samples=samples)  # pretrained on the references, and cached on disk
     config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.01)
     agent = PPO(policy, envs, config, seed=0)
 

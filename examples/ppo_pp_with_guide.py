@@ -1,8 +1,8 @@
-"""PPO++: a guide starts texts, the policy finishes them.
+"""PPO++: a guide starts texts, and the policy finishes them.
 
-Prints who wrote what: the guide's part, a bar, the policy's part. The guide here is the tiny policy trained longer; a
-supervised model of your own is `Guide(LMPolicy.from_pretrained(folder), top_p=0.92)`, the references are
-`Guide.references()`, and any code that writes is an actor (docs/your_own_agent.md).
+Prints each text as the guide's part, a bar, and the policy's part. The guide here is a tiny policy that was trained
+longer. A supervised model of your own is `Guide(LMPolicy.from_pretrained(folder), top_p=0.92)`, the references are
+`Guide.references()`, and any other code that writes texts is an actor (docs/your_own_agent.md).
 """
 
 import gymnasium as gym
@@ -22,11 +22,11 @@ def main(iterations: int = 5, num_envs: int = 64, samples: int = 3000) -> float:
     shares = []
 
     def show(report) -> None:
-        figures = report.metrics
-        shares.append(figures["rollin/share"])
+        metrics = report.metrics
+        shares.append(metrics["rollin/share"])
         print(
-            f"{report.iteration:3d}  reward {figures['reward/mean']:.3f}  kl {figures['kl']:.2f}"
-            f"  rollins {figures['rollin/share']:.2f} of {figures['rollin/length']:.1f} tokens"
+            f"{report.iteration:3d}  reward {metrics['reward/mean']:.3f}  kl {metrics['kl']:.2f}"
+            f"  rollins {metrics['rollin/share']:.2f} of {metrics['rollin/length']:.1f} tokens"
         )
         trajectories, decode = report.trajectories, envs.unwrapped.tokenizer.decode
         for row in range(2):

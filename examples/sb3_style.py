@@ -1,7 +1,7 @@
-"""A loop as other libraries have it: a batch of environments, statistics from Gymnasium, a learner that knows no text.
+"""A training loop without this library's agents: vector environments, Gymnasium's statistics, a generic learner.
 
-The learner is the cross-entropy method on a table: for each place in the text, how often each word should stand there.
-It reads observations and returns and nothing else, so whatever library you use can stand in its place.
+The learner is the cross-entropy method on a table of word probabilities for each position. It uses observations,
+actions and returns only, so a learner of any other library can replace it.
 """
 
 import gymnasium as gym
@@ -21,28 +21,28 @@ def main(updates: int = 15, num_envs: int = 16, steps: int = 128, seed: int = 0)
 
     history = []
     observations, _ = envs.reset(seed=seed)
-    begun = np.zeros(num_envs, bool)  # rows whose next step only resets them, as Gymnasium's NEXT_STEP has it
+    ended = np.zeros(num_envs, bool)  # rows that the next step only resets, in autoreset mode NEXT_STEP
     written: list[list[tuple[int, int]]] = [[] for _ in range(num_envs)]
     for update in range(updates):
         episodes: list[tuple[float, list[tuple[int, int]]]] = []
         for _ in range(steps):
-            columns = width - (observations[:, ::-1] >= 0).argmax(axis=1)  # the first empty column of each row,
-            columns %= width  # 0 where none is: that text has ended, and nobody reads its action
+            columns = width - (observations[:, ::-1] >= 0).argmax(axis=1)  # the first empty column of each row;
+            columns %= width  # 0 if there is none: the text has ended, and its action is ignored
             actions = np.array([rng.choice(vocabulary, p=table[column]) for column in columns])
             observations, _, terminated, truncated, infos = envs.step(actions)
-            for row in np.flatnonzero(~begun):
+            for row in np.flatnonzero(~ended):
                 written[row].append((int(columns[row]), int(actions[row])))
-            begun = terminated | truncated
-            for row in np.flatnonzero(begun):
+            ended = terminated | truncated
+            for row in np.flatnonzero(ended):
                 episodes.append((float(infos["episode"]["r"][row]), written[row]))
                 written[row] = []
 
-        returns = [earned for earned, _ in episodes]
+        returns = [total for total, _ in episodes]
         history.append(float(np.mean(returns)))
         print(f"{update:3d}  mean return {history[-1]:.3f} of {len(episodes)} texts")
         counts = np.zeros_like(table)
-        for earned, choices in episodes:
-            if earned >= np.quantile(returns, 0.8):
+        for total, choices in episodes:
+            if total >= np.quantile(returns, 0.8):
                 for column, word in choices:
                     counts[column, word] += 1
         elite = (counts + 0.1) / (counts + 0.1).sum(axis=1, keepdims=True)

@@ -1,6 +1,6 @@
-"""An environment by hand: write a text token by token, then begin again in the middle of it.
+"""Step an environment by hand: write a text token by token, then restart in the middle of it.
 
-No agent and no torch: what an environment shows, does and pays.
+Shows observations, actions, rewards and infos; no agent and no torch needed.
 """
 
 import gymnasium as gym
@@ -13,7 +13,7 @@ def main(example: int = 3) -> float:
     tokenizer = env.unwrapped.tokenizer
     eos = env.metadata["text"]["eos_token_ids"][0]
 
-    # Begin the text of one example, and write its first reference.
+    # Reset to a given example, and write its first reference.
     observation, info = env.reset(seed=0, options={"example": example})
     print(info["prompt"])
     print("tokens of the prompt:", observation[observation >= 0])
@@ -23,20 +23,20 @@ def main(example: int = 3) -> float:
     print(env.render())
     print(f"{info['finish_reason']}, {len(info['tokens'])} tokens, reward {reward:.3f} from {info['scores']}\n")
     assert terminated
-    assert not truncated  # only limits from outside truncate
+    assert not truncated  # only limits outside the task truncate, such as a TimeLimit wrapper
     whole = reward
 
-    # Stand in the middle of the same text at once: no step is taken, and it costs the same at any length.
+    # Restart in the middle of the same text: no step is needed, and the cost does not depend on the length.
     half = tokens[: len(tokens) // 2]
     observation, info = env.reset(options={"example": example, "completion": half})
     print(env.render())
 
-    # Go on from there in another way: end at once.
+    # Continue differently: end the text.
     observation, reward, terminated, truncated, info = env.step(eos)
     print(env.render())
     assert terminated
     assert info["tokens"] == [*half, eos]
-    print(f"half of the text earns {reward:.3f}, the whole {whole:.3f}")
+    print(f"reward of half of the text {reward:.3f}, of the whole text {whole:.3f}")
     return whole - reward
 
 

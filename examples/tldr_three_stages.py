@@ -1,8 +1,8 @@
-"""Learning to summarise in three stages: imitate summaries, learn what people prefer, learn from that reward.
+"""Summarisation in three stages: clone summaries, train a reward model on preferences, train with that reward.
 
-As in Stiennon et al. 2020 (https://arxiv.org/abs/2009.01325), at a scale that takes a CPU a minute, on embedded posts.
-Nobody has compared summaries of these, so preferences are made up: a reference is preferred to its first half, and to
-itself said twice. The same stages on the command line, with pairs of your own: docs/reward_model.md.
+As in Stiennon et al. 2020 (https://arxiv.org/abs/2009.01325), but on embedded posts, and small enough for a CPU.
+There are no human preferences for these, so the pairs are synthetic: a reference is preferred to its first half, and to
+itself repeated. docs/reward_model.md shows the same stages on the command line, with your own pairs.
 """
 
 import json
@@ -18,7 +18,7 @@ from tril_gym.reward_model import RewardModelConfig, prepare_reward_model
 
 
 def write_pairs(path: Path, examples) -> None:
-    """Pairs, one JSON object a line: columns prompt, chosen, rejected."""
+    """Write preference pairs, one JSON object per line: prompt, chosen, rejected."""
     with path.open("w") as file:
         for example in examples:
             words = example.references[0].split()
@@ -34,7 +34,7 @@ def main(
         home = Path(folder or temporary)
         home.mkdir(exist_ok=True)
 
-        # 1. Supervised: imitate the references.
+        # 1. Supervised: behaviour cloning of the references.
         envs = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, autoreset_mode="Disabled")
         policy = tiny_policy(envs, samples=0)  # untrained
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
@@ -42,13 +42,13 @@ def main(
             bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
         )
 
-        # 2. The reward model. What stands in its folder is an ordinary sequence classifier of transformers.
-        # The tiny one reads summaries alone: their posts would tell it nothing.
+        # 2. The reward model, saved as a sequence classifier of transformers.
+        # The template leaves out the posts, from which a tiny model learns nothing.
         write_pairs(home / "pairs.jsonl", envs.unwrapped.examples[:posts])
         config = RewardModelConfig(dataset=str(home / "pairs.jsonl"), template="{completion}")
         prepare_reward_model(config, home / "reward_model", console=RunConsole()).run()
 
-        # 3. Reinforcement: the reward model pays, the KL penalty holds the policy near what it had learned.
+        # 3. Reinforcement learning: reward from the reward model, with a KL penalty towards the cloned policy.
         paid = {
             "reward": "preference",
             "reward_settings": {"preference": {"model": str(home / "reward_model")}},

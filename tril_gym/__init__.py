@@ -7,12 +7,12 @@ Its one name is `__version__`; everything else is in the packages `tril_gym.agen
 
 import gymnasium as gym
 
-from tril_gym.registration import ENVIRONMENTS
+from tril_gym import registration
 
 __version__ = "0.1.0"
 __all__ = ["__version__"]
 
-for _id in ENVIRONMENTS:
+for _id in registration.ENVIRONMENTS:
     gym.register(
         _id,
         entry_point="tril_gym.registration:make_text_env",

@@ -1,7 +1,7 @@
-"""The documentation is right: its Python runs, its commands parse, what it names exists.
+"""The documentation is correct: its Python runs, its commands parse, and the names and files in it exist.
 
-Blocks of a page run in order in one namespace, as a reader would type them. A block marked `no-run` needs a network or
-a package that is not installed; it must still be Python.
+The blocks of a page run in order in one namespace. A block marked `no-run` needs a network or a package that is not
+installed; it must still be valid Python.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FENCE = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOT
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 NAME = re.compile(r"`(tril_gym(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:tril_gym|examples|tests|docs)/[\w./]+)`")
-OTHER_PROGRAMS = {"cd", "export", "git", "pip", "python3.11", "source"}  # that a reader has
+OTHER_PROGRAMS = {"cd", "export", "git", "pip", "python3.11", "source"}  # programs outside the project
 PLACEHOLDERS = {"ALGORITHM"}  # a line that shows the form of a command
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -59,10 +59,10 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def run_page(text: str, name: str) -> int:
-    """Run the Python of a page; returns how many blocks ran. Tracebacks show the page's own lines."""
+    """Run the Python of a page; return the number of blocks that ran. Tracebacks show the line numbers of the page."""
     module, ran = types.ModuleType("page"), 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "page", module)  # dataclasses look up where they are defined
+        patch.setitem(sys.modules, "page", module)  # dataclasses look up the module in which they are defined
         for block in blocks(text):
             if block.language == "python":
                 assert block.mark in ("", "no-run"), f"{name}:{block.line}: unknown mark {block.mark!r}"
@@ -76,7 +76,7 @@ def run_page(text: str, name: str) -> int:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands of a page's shell blocks, as words, without what they are piped to."""
+    """Yield the commands of a page's shell blocks as lists of words, up to a pipe or redirection."""
     for block in blocks(text):
         assert block.language in ("python", "bash", "text", "json", "yaml"), block
         if block.language == "bash":
@@ -89,7 +89,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def check_command(words: list[str]) -> None:
-    """Refuse a command that does not exist, or whose options do not."""
+    """Fail if a command or one of its options does not exist."""
     while "=" in words[0]:  # VARIABLE=value before a command
         words = words[1:]
     program, *arguments = words
@@ -101,11 +101,11 @@ def check_command(words: list[str]) -> None:
     elif program.removeprefix(".venv/bin/") == "tril-gym":
         check_tril_gym(arguments)
     else:
-        assert program in OTHER_PROGRAMS, f"what is {program}?"
+        assert program in OTHER_PROGRAMS, f"unknown program {program}"
 
 
 def check_tril_gym(words: list[str]) -> None:
-    """Parse the arguments of `tril-gym`, and look up the names among them."""
+    """Parse the arguments of `tril-gym`, and fail if a named reward, environment or preset does not exist."""
     if PLACEHOLDERS & set(words):
         return
     command: click.Command = main
@@ -120,7 +120,7 @@ def check_tril_gym(words: list[str]) -> None:
     except click.exceptions.Exit:  # --help and --version
         return
     named = {*(values.get("reward") or {}), *(values.get("metrics") or ())}
-    assert {name for name in named if ":" not in name} <= set(rewards.names()), named  # module:function is the user's
+    assert {name for name in named if ":" not in name} <= set(rewards.names()), named  # module:function is user code
     assert values.get("env") is None or values["env"] in gym.registry, values["env"]
     assert values.get("preset") is None or values["preset"] in presets.names(), values["preset"]
     if context.info_name in ALGORITHMS:
@@ -128,26 +128,26 @@ def check_tril_gym(words: list[str]) -> None:
 
 
 def check_run(algorithm: str, values: dict[str, Any]) -> None:
-    """Refuse settings that a run would refuse before it reads any data."""
+    """Fail for settings that a run rejects before it reads any data."""
     folder, resume, *_ = (values.pop(name) for name in ("output_dir", "resume", "track", "profile"))
     values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
         assert folder is not None, "--resume needs --output-dir"
-        assert set(given) <= {"iterations"}, "a page shows no setting that a resumed run might refuse"
+        assert set(given) <= {"iterations"}, "a resumed run might reject other settings than iterations"
         return
     configure(algorithm, **given)
     assert "guide" not in given or agent_type(algorithm).takes_guide, f"{algorithm} takes no guide"
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page, as links name them."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def first_column(page: Path, heading: str) -> list[str]:
-    """The names in the first column of the first table under a heading."""
+    """Return the names in the first column of the first table under a heading."""
     section = re.search(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
     assert section is not None, f"{page.name} has no heading {heading}"
     return re.findall(r"^\| `([^`]+)`", section[1], re.MULTILINE)
@@ -180,7 +180,7 @@ def test_links_names_and_files_exist(page):
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one."""
+    """Return whether a dotted name is a module, or an attribute of one."""
     module, _, attribute = name.rpartition(".")
     try:
         return hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(name) is not None
@@ -188,7 +188,7 @@ def exists(name: str) -> bool:
         return False
 
 
-def test_there_is_something_to_check():
+def test_pages_have_python_and_commands():
     texts = [page.read_text() for page in PAGES]
     assert sum(block.language == "python" and not block.mark for text in texts for block in blocks(text)) > 20
     assert sum(len(list(commands(text))) for text in texts) > 20
@@ -200,12 +200,12 @@ def test_index_lists_every_page():
         assert page.name == "README.md" or f"({page.name})" in index, page.name
 
 
-def test_every_key_of_the_metadata_is_explained():
+def test_every_metadata_key_is_documented():
     documented = first_column(ROOT / "docs/environments.md", "Metadata")
     assert sorted(documented) == sorted(gym.make("tril/Toy-v0").metadata["text"])
 
 
-def test_every_key_of_infos_is_explained():
+def test_every_info_key_is_documented():
     env = gym.make("tril/Toy-v0")
     env.reset(seed=0)
     *_, info = env.step(env.metadata["text"]["eos_token_ids"][0])
@@ -222,7 +222,7 @@ def test_every_environment_reward_and_algorithm_is_listed():
 
 @pytest.fixture(scope="module")
 def run_folders(tmp_path_factory):
-    """A small run of every algorithm."""
+    """Run every algorithm for two small iterations; return the run folders."""
     from rich.console import Console
 
     from tril_gym.experiment import RunConsole, train
@@ -238,25 +238,25 @@ def run_folders(tmp_path_factory):
     return folders
 
 
-def test_every_figure_of_a_run_is_explained(run_folders):
-    figures = {name: set() for name in run_folders}
+def test_every_metric_of_a_run_is_documented(run_folders):
+    metrics = {name: set() for name in run_folders}
     for name, folder in run_folders.items():
         for line in (folder / "metrics.jsonl").read_text().splitlines():
-            figures[name] |= {"score/NAME" if figure.startswith("score/") else figure for figure in json.loads(line)}
+            metrics[name] |= {"score/NAME" if metric.startswith("score/") else metric for metric in json.loads(line)}
     with_profile = {"memory/PART"}
-    assert set().union(*figures.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Figures"))
-    # These are not everybody's.
-    assert {name for name in figures if "discriminator/loss" in figures[name]} == {"gail"}
-    assert {name for name in figures if "guide_critic/loss" in figures[name]} >= {"aggrevated", "d2lols"}
-    assert {name for name in figures if "rollin/share" in figures[name]} >= {"ppo-pp", "aggrevated", "d2lols"}
+    assert set().union(*metrics.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Figures"))
+    # These belong to some algorithms only.
+    assert {name for name in metrics if "discriminator/loss" in metrics[name]} == {"gail"}
+    assert {name for name in metrics if "guide_critic/loss" in metrics[name]} >= {"aggrevated", "d2lols"}
+    assert {name for name in metrics if "rollin/share" in metrics[name]} >= {"ppo-pp", "aggrevated", "d2lols"}
 
 
-def test_every_file_of_a_run_is_explained(run_folders):
+def test_every_file_of_a_run_is_documented(run_folders):
     files = {path.name + "/" * path.is_dir() for folder in run_folders.values() for path in folder.iterdir()}
     assert files == set(first_column(ROOT / "docs/command_line.md", "The run folder"))
 
 
-# Controls: each check can fail.
+# Negative controls of the checks.
 
 
 def test_a_broken_block_fails():
@@ -269,8 +269,8 @@ def test_a_broken_block_fails():
         run_page("```python skip\nx\n```\n", "page.md")
 
 
-def test_a_block_that_only_names_a_network_is_not_run():
-    assert run_page("```python no-run\nimport nothing_of_this_name\n```\n", "page.md") == 0
+def test_a_no_run_block_is_not_run():
+    assert run_page("```python no-run\nimport no_such_module\n```\n", "page.md") == 0
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_right_command_passes():
         assert [check_command(words) for words in commands(f"```bash\n{line}\n```\n")] == [None]
 
 
-def test_a_name_that_does_not_exist_is_found():
+def test_an_unknown_name_fails():
     assert exists("tril_gym.functional.returns.gae")
     assert not exists("tril_gym.functional.returns.gea")
     assert not exists("tril_gym.nothing.gae")

@@ -1,4 +1,4 @@
-"""Every example runs from top to bottom, with small sizes, in an empty folder, and comes to what it says."""
+"""Every example runs with small sizes in an empty folder, and returns and prints what it describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = paths.ROOT / "examples"
 
 @pytest.fixture
 def example(tmp_path, monkeypatch) -> Callable[..., Any]:
-    """Run an example's `main` by the file's name."""
+    """Return a function that runs the `main` of an example, given the name of its file."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, **sizes: Any) -> Any:
@@ -31,7 +31,7 @@ def test_every_example_is_tested():
 
 
 def test_step_by_hand(example, capsys):
-    assert example("step_by_hand") > 0  # the whole reference earns more than half of it
+    assert example("step_by_hand") > 0  # the whole reference has a higher reward than half of it
     assert "[stop]" in capsys.readouterr().out
 
 
@@ -43,7 +43,9 @@ def test_ppo_custom_reward(example):
 
 
 def test_ppo_pp_with_guide(example, capsys):
-    assert example("ppo_pp_with_guide", iterations=1, num_envs=8, samples=64) > 0  # texts that the guide began
+    assert (
+        example("ppo_pp_with_guide", iterations=1, num_envs=8, samples=64) > 0
+    )  # share of texts that the guide started
     assert " |" in capsys.readouterr().out
 
 
@@ -51,7 +53,7 @@ def test_guide_from_callable(example, capsys):
     before, after = example("guide_from_callable", iterations=1, num_envs=8, samples=64, examples=8)
     assert 0 <= before <= 1
     assert before != after
-    assert re.search(r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE)  # its part, and a bar
+    assert re.search(r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE)  # the part of the guide, and a bar
 
 
 def test_bc_then_ppo(example, tmp_path):

@@ -40,14 +40,14 @@ GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
 class TinySettings:
     """Size and warm-up of a tiny policy."""
 
-    width: int = config_field(128, "hidden size", minimum=1)
-    layers: int = config_field(2, "transformer layers", minimum=1)
-    heads: int = config_field(4, "attention heads per layer", minimum=1)
-    samples: int = config_field(8_000, "prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
-    epochs: float = config_field(2.0, "passes over the pairs", above=0)
+    width: int = config_field(128, "Hidden size", minimum=1)
+    layers: int = config_field(2, "Transformer layers", minimum=1)
+    heads: int = config_field(4, "Attention heads per layer", minimum=1)
+    samples: int = config_field(8_000, "Prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
+    epochs: float = config_field(2.0, "Passes over the pairs", above=0)
     learning_rate: float = config_field(1e-3, "AdamW step size", above=0)
-    minibatch_size: int = config_field(32, "texts per optimizer step", minimum=1)
-    seed: int = config_field(0, "seed of the weights, the pairs and their order")
+    minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
+    seed: int = config_field(0, "Seed of the weights, the pairs and their order")
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -1,13 +1,13 @@
-"""AggreVaTeD: the policy starts a text, the guide finishes it, and the policy learns from what the guide made of it.
+"""AggreVaTeD: the policy starts a text, the guide finishes it, and the policy learns from the reward of the whole.
 
 Sun et al. 2017, "Deeply AggreVaTeD": https://arxiv.org/abs/1703.01030; for language models Chang et al. 2023:
 https://arxiv.org/abs/2306.11816
-With probability β (`rollin_prob`) the policy writes a whole completion, which is cut at a uniform place, and the guide
-writes on from there. The critic learns V^g, what the guide earns from a state, on the guide's tokens; GAE over the
-mixed text credits the policy's tokens with what they did to that: with λ = 0 the advantage is A^g(s, a).
+With probability β (`rollin_prob`) the policy writes a whole completion, which is cut at a uniformly drawn token, and
+the guide continues from there. The critic learns V^g, the value of a state under the guide, on the guide's tokens. GAE
+over the mixed text credits the policy's tokens with the change of that value: with λ = 0 the advantage is A^g(s, a).
 
 Differs from the papers: the update is PPO's clipped one, as in the second paper's code.
-Known property: the policy never learns EOS nor a text's last token, unless `allow_full_rollins`.
+Known property: the policy never learns EOS nor the last token of a text, unless `allow_full_rollins`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tril_gym.utils.config_fields import config_field
 
 @dataclass(frozen=True, kw_only=True)
 class AggreVaTeDConfig(ActorCriticConfig):
-    """The shared numbers, and which of its tokens the policy learns from."""
+    """The hyperparameters of the actor-critic update, and which tokens the policy writes and learns from."""
 
     rollin_prob: float = config_field(
         0.8,
-        "chance β that the policy starts a text; the others are the guide's alone",
+        "Probability β that the policy starts a text; the guide writes the other texts alone",
         minimum=0,
         maximum=1,
         group="guide",
     )
     allow_full_rollins: bool = config_field(
-        False, "let some rollins be whole texts, so that the policy learns to end one", group="guide"
+        False, "Let a rollin be a whole text, so that the policy learns to end one", group="guide"
     )
     learn_on: Literal["rollin", "switch"] = config_field(
-        "rollin", "learn from all tokens of a rollin, or from its last", group="guide"
+        "rollin", "Learn from all tokens of a rollin, or from its last token only", group="guide"
     )
 
 
@@ -48,13 +48,12 @@ class AggreVaTeD(GuidedAgent):
     guide_finishes = True
 
     def plan(self, iteration: int) -> Plan:
-        """The policy rolls in and learns from that, the guide rolls out and its critic learns from that."""
+        """Return the plan: the policy writes the rollin and learns from it, the guide writes the rollout."""
         config = self.config
-        return Plan(
-            rollin=self.policy,
+        return Plan.guide_finishes(
+            self.policy,
+            self.guide,
             rollin_prob=config.rollin_prob,
-            allow_full_rollins=config.allow_full_rollins,
-            rollout=self.guide,
             learn_on=config.learn_on,
-            critic="guide",
+            allow_full_rollins=config.allow_full_rollins,
         )

@@ -1,4 +1,4 @@
-"""BC: behaviour cloning, the supervised start. The references write, the policy learns to write like them."""
+"""BC: behaviour cloning, the supervised start. The policy learns to write like the references."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tril_gym.utils.config_fields import config_field
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(OptimizerConfig):
-    """BC reads the optimizer's numbers and no others; its texts do not age, so one pass over them is usual."""
+    """The hyperparameters of the optimizer; one pass is usual, since references do not depend on the policy."""
 
-    epochs: int = config_field(1, "passes over the texts of an iteration", minimum=1)
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
 
 class BC(Agent):
@@ -29,9 +29,9 @@ class BC(Agent):
 
     @cached_property
     def references(self) -> References:
-        """Who writes."""
+        """The actor that writes the references."""
         return References()
 
     def plan(self, iteration: int) -> Plan:
-        """The references write everything; the reward that is logged is theirs."""
+        """Return the plan: the references write whole texts; their reward is logged."""
         return Plan(rollout=self.references)

@@ -1,17 +1,18 @@
-"""LOLS: each iteration is one of PPO++ or one of AggreVaTeD, by a coin.
+"""LOLS: each iteration is one of PPO++ or one of AggreVaTeD, drawn at random.
 
 Chang et al. 2015, "Learning to Search Better than Your Teacher": https://arxiv.org/abs/1502.02206; for language models
 Chang et al. 2023: https://arxiv.org/abs/2306.11816
-AggreVaTeD's iterations improve on the guide step by step, PPO++'s look for what the guide does not know. Each half has
-a critic of its own: V of the policy, V^g of the guide.
+Iterations of AggreVaTeD improve on the guide by one-step deviations, those of PPO++ explore what the guide does not do.
+Each of the two has a critic of its own: V of the policy, V^g of the guide.
 
-Differs from the first paper: the coin is thrown for an iteration, as in the second paper, not for each deviation.
-Known properties: those of the two halves.
+Differs from the first paper: the draw is per iteration, as in the second paper, not per deviation.
+Known properties: those of PPO++ and AggreVaTeD.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,23 +24,34 @@ from tril_gym.utils.config_fields import config_field
 
 @dataclass(frozen=True, kw_only=True)
 class LOLSConfig(ActorCriticConfig):
-    """The shared numbers, the coin, and the rollins of both halves."""
+    """The hyperparameters of the actor-critic update, the share of PPO++, and the rollins of both algorithms."""
 
     ppo_pp_prob: float = config_field(
-        0.8, "chance that an iteration is PPO++'s; the others are AggreVaTeD's", minimum=0, maximum=1, group="guide"
+        0.8,
+        "Probability that an iteration is one of PPO++; the others are of AggreVaTeD",
+        minimum=0,
+        maximum=1,
+        group="guide",
     )
     rollin_prob: float = config_field(
-        0.8, "chance β of a rollin, in PPO++'s iterations by the guide", minimum=0, maximum=1, group="guide"
+        0.8,
+        "Probability β of a rollin, which the guide writes in iterations of PPO++",
+        minimum=0,
+        maximum=1,
+        group="guide",
     )
     aggrevated_rollin_prob: float | None = config_field(
         None,
-        "the same in AggreVaTeD's iterations, by the policy; default: rollin_prob",
+        "Probability of a rollin in iterations of AggreVaTeD, which the policy writes; default: rollin_prob",
         minimum=0,
         maximum=1,
         group="guide",
     )
     allow_full_rollins: bool = config_field(
-        False, "let some rollins of the policy be whole texts, so that it learns to end one", group="guide"
+        False, "In AggreVaTeD, let a rollin be a whole text, so that the policy learns to end one", group="guide"
+    )
+    learn_on: Literal["rollin", "switch"] = config_field(
+        "rollin", "In AggreVaTeD, learn from all tokens of a rollin, or from its last token only", group="guide"
     )
 
 
@@ -51,16 +63,14 @@ class LOLS(GuidedAgent):
     guide_finishes = True
 
     def plan(self, iteration: int) -> Plan:
-        """PPO++ or AggreVaTeD, as the coin of this iteration says: a function of seed and iteration."""
+        """Return the plan of PPO++ or of AggreVaTeD, drawn from the seed and the iteration."""
         config = self.config
         if np.random.default_rng([self.seed, iteration]).random() < config.ppo_pp_prob:
-            return Plan(rollin=self.guide, rollin_prob=config.rollin_prob, rollout=self.policy)
-        prob = config.rollin_prob if config.aggrevated_rollin_prob is None else config.aggrevated_rollin_prob
-        return Plan(
-            rollin=self.policy,
-            rollin_prob=prob,
+            return Plan.guide_starts(self.policy, self.guide, rollin_prob=config.rollin_prob)
+        return Plan.guide_finishes(
+            self.policy,
+            self.guide,
+            rollin_prob=config.rollin_prob if config.aggrevated_rollin_prob is None else config.aggrevated_rollin_prob,
+            learn_on=config.learn_on,
             allow_full_rollins=config.allow_full_rollins,
-            rollout=self.guide,
-            learn_on="rollin",
-            critic="guide",
         )

@@ -1,10 +1,10 @@
-"""PPO++: the guide starts a text, the policy finishes it and learns from what it finished.
+"""PPO++: the guide starts a text, the policy finishes it and learns from what it wrote.
 
 Chang et al. 2023, "Learning to Generate Better Than Your LLM", algorithm 1: https://arxiv.org/abs/2306.11816
-With probability β (`rollin_prob`) a text has a rollin: the guide writes a whole completion, which is cut at a uniform
-place. With a good guide the policy meets states that it would seldom reach by itself.
+With probability β (`rollin_prob`) a text has a rollin: the guide writes a whole completion, which is cut at a uniformly
+drawn token. A good guide leads to states that the policy would seldom reach by itself.
 
-Known property: the first token is taught only by texts without a rollin, so never with β = 1.
+Known property: the first token is learned only from texts without a rollin, so never with β = 1.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from tril_gym.utils.config_fields import config_field
 
 @dataclass(frozen=True, kw_only=True)
 class PPOPlusPlusConfig(ActorCriticConfig):
-    """The shared numbers, and how often the guide starts a text."""
+    """The hyperparameters of the actor-critic update, and the share of texts that the guide starts."""
 
-    rollin_prob: float = config_field(0.8, "chance β that the guide starts a text", minimum=0, maximum=1, group="guide")
+    rollin_prob: float = config_field(
+        0.8, "Probability β that the guide starts a text", minimum=0, maximum=1, group="guide"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,11 +33,11 @@ class PPOPlusPlusConfig(ActorCriticConfig):
 
 
 class PPOPlusPlus(GuidedAgent):
-    """PPO from states that a guide has brought about."""
+    """PPO from states that a guide leads to."""
 
     name = "ppo-pp"
     config_type = PPOPlusPlusConfig
 
     def plan(self, iteration: int) -> Plan:
-        """The guide rolls in, the policy rolls out and learns from its own tokens."""
-        return Plan(rollin=self.guide, rollin_prob=self.config.rollin_prob, rollout=self.policy, learn_on="rollout")
+        """Return the plan: the guide writes the rollin, the policy the rollout, which it learns from."""
+        return Plan.guide_starts(self.policy, self.guide, rollin_prob=self.config.rollin_prob)

@@ -31,3 +31,44 @@ class Plan:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
+
+    @staticmethod
+    def guide_starts(policy: Actor, guide: Actor, *, rollin_prob: float, warm_start_critic: bool = False) -> Plan:
+        """Return the plan of PPO++: the guide writes the rollin, the policy the rollout, which it learns from.
+
+        Args:
+            policy: the policy that is trained.
+            guide: writes whole texts, of which the part before the switch is kept.
+            rollin_prob: chance β that a text has a rollin; the others are the policy's alone.
+            warm_start_critic: whether a new critic of the policy starts from the weights of the guide's.
+        """
+        return Plan(rollin=guide, rollin_prob=rollin_prob, rollout=policy, warm_start_critic=warm_start_critic)
+
+    @staticmethod
+    def guide_finishes(
+        policy: Actor,
+        guide: Actor,
+        *,
+        rollin_prob: float,
+        learn_on: Literal["rollin", "switch"] = "rollin",
+        allow_full_rollins: bool = False,
+    ) -> Plan:
+        """Return the plan of AggreVaTeD: the policy writes the rollin and learns from it, the guide writes the rollout.
+
+        The critic learns the value of the guide, on the rollouts.
+
+        Args:
+            policy: the policy that is trained.
+            guide: finishes texts.
+            rollin_prob: chance β that a text has a rollin; the others are the guide's alone.
+            learn_on: whether the policy learns from all tokens of a rollin or from its last one.
+            allow_full_rollins: whether a rollin may be a whole text.
+        """
+        return Plan(
+            rollin=policy,
+            rollin_prob=rollin_prob,
+            rollout=guide,
+            learn_on=learn_on,
+            critic="guide",
+            allow_full_rollins=allow_full_rollins,
+        )

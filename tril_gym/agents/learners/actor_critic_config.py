@@ -21,37 +21,37 @@ class ActorCriticConfig(OptimizerConfig):
     )
     critic: Literal["separate", "adapter", "shared"] | None = config_field(
         None,
-        "critic network: its own, an adapter on the policy's base, or a head on the policy; default: separate, with"
+        "Critic network: its own, an adapter on the policy's base, or a head on the policy; default: separate, with"
         " LoRA adapter",
     )
-    gamma: float = config_field(1.0, "discount per token", minimum=0, maximum=1)
+    gamma: float = config_field(1.0, "Discount per token", minimum=0, maximum=1)
     gae_lambda: float = config_field(
         0.95, "λ of GAE: 0 bootstraps after one token, 1 at the end of the text only", minimum=0, maximum=1
     )
-    clip_range: float = config_field(0.2, "half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
+    clip_range: float = config_field(0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
     value_clip_range: float | None = config_field(
-        None, "largest change of a value per iteration, in units of reward; default: unlimited", above=0
+        None, "Largest change of a value per iteration, in units of reward; default: unlimited", above=0
     )
-    vf_coef: float = config_field(0.5, "weight of the value loss", minimum=0)
-    ent_coef: float = config_field(0.0, "weight of the entropy bonus, reward per nat", minimum=0)
-    target_coef: float = config_field(0.0, "weight of the negative log-likelihood of a reference", minimum=0)
+    vf_coef: float = config_field(0.5, "Weight of the value loss", minimum=0)
+    ent_coef: float = config_field(0.0, "Weight of the entropy bonus, reward per nat", minimum=0)
+    target_coef: float = config_field(0.0, "Weight of the negative log-likelihood of a reference", minimum=0)
     group_by_length: bool | None = config_field(
-        None, "minibatches of texts of similar length; default: only for models that pad texts to one length"
+        None, "Minibatches of texts of similar length; default: only for models that pad texts to one length"
     )
     compile: bool = config_field(
-        False, "compile the networks with torch, which takes seconds to minutes for each new batch size"
+        False, "Compile the networks with torch, which takes seconds to minutes for each new batch size"
     )
-    normalize_advantages: bool = config_field(False, "whiten advantages over the learned tokens")
-    kl_coef: float = config_field(0.001, "reward lost per nat of KL to the reference policy", minimum=0, group="KL")
-    kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "estimator of the KL inside the reward", group="KL")
+    normalize_advantages: bool = config_field(False, "Whiten advantages over the learned tokens")
+    kl_coef: float = config_field(0.001, "Reward lost per nat of KL to the reference policy", minimum=0, group="KL")
+    kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "Estimator of the KL inside the reward", group="KL")
     kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = config_field(
-        "fixed", "controller that moves kl_coef towards kl_target", group="KL"
+        "fixed", "Controller that moves kl_coef towards kl_target", group="KL"
     )
     kl_target: float | None = config_field(
-        None, "target KL in nats per text, needed by every controller but fixed", above=0, group="KL"
+        None, "Target KL in nats per text, needed by every controller but fixed", above=0, group="KL"
     )
     kl_horizon: float = config_field(
-        10_000.0, "time constant of the adaptive controller in episodes", above=0, group="KL"
+        10_000.0, "Time constant of the adaptive controller in episodes", above=0, group="KL"
     )
     kl_gain: float = config_field(
         1e-4, "K_p of the proportional and the PID controller, reward per nat", minimum=0, group="KL"
@@ -59,17 +59,17 @@ class ActorCriticConfig(OptimizerConfig):
     kl_integral_gain: float = config_field(1e-4, "K_i of the PID controller, reward per nat", minimum=0, group="KL")
     kl_derivative_gain: float = config_field(0.0, "K_d of the PID controller, reward per nat", minimum=0, group="KL")
     target_kl: float | None = config_field(
-        None, "stop the epochs early at 1.5 times this KL, nats per token; default: never", above=0
+        None, "Stop the epochs early at 1.5 times this KL, nats per token; default: never", above=0
     )
-    joint_grad_norm: bool = config_field(False, "clip one gradient norm over policy and critic, not one each")
+    joint_grad_norm: bool = config_field(False, "Clip one gradient norm over policy and critic, not one each")
     temperature: float = config_field(
-        1.0, "softmax temperature of the policy, in sampling and scoring", above=0, group="policy"
+        1.0, "Softmax temperature of the policy, in sampling and scoring", above=0, group="policy"
     )
     top_k: int | None = config_field(
-        None, "sample from the k most probable tokens; only to reproduce published settings", minimum=1, group="policy"
+        None, "Sample from the k most probable tokens; only to reproduce published settings", minimum=1, group="policy"
     )
     top_p: float | None = config_field(
-        None, "sample from the nucleus; only to reproduce published settings", above=0, maximum=1, group="policy"
+        None, "Sample from the nucleus; only to reproduce published settings", above=0, maximum=1, group="policy"
     )
 
     def __post_init__(self) -> None:

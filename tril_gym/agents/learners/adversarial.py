@@ -34,22 +34,28 @@ class AdversarialConfig(ActorCriticConfig):
     """Hyperparameters of the actor-critic update and of the discriminator."""
 
     discriminator: str = config_field(
-        "tiny", "tiny, adapter (with a LoRA policy), or name or folder of a sequence classifier", group="reward"
+        "tiny",
+        "Discriminator: tiny, adapter (with a LoRA policy), or name or folder of a sequence classifier",
+        group="reward",
     )
     discriminator_learning_rate: float = config_field(
         1e-3, "AdamW step size of the discriminator, constant", above=0, group="reward"
     )
     discriminator_epochs: int = config_field(
-        1, "passes of the discriminator over the texts of an iteration", minimum=1, group="reward"
+        1, "Passes of the discriminator over the texts of an iteration", minimum=1, group="reward"
     )
     label_smoothing: float = config_field(
-        0.0, "s: the discriminator's labels are s/2 and 1−s/2", minimum=0, maximum=1, group="reward"
+        0.0,
+        "Label smoothing s of the discriminator, whose labels are s/2 and 1−s/2",
+        minimum=0,
+        maximum=1,
+        group="reward",
     )
     reward_form: Literal["logit", "gail", "probability"] = config_field(
-        "logit", "reward from the logit: the logit itself, −log(1−D), or D", group="reward"
+        "logit", "Reward from the logit: the logit itself, −log(1−D), or D", group="reward"
     )
     positive_only: bool = config_field(
-        False, "take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
+        False, "Take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
     )
 
 

@@ -23,7 +23,7 @@ class OptimizerConfig:
     """Hyperparameters of every learner."""
 
     episodes_per_iteration: int | None = config_field(
-        None, "texts collected per iteration; default: one per environment row", minimum=1
+        None, "Texts collected per iteration; default: one per environment row", minimum=1
     )
     learning_rate: float = config_field(1e-5, "AdamW step size of the policy", above=0)
     weight_decay: float = config_field(0.0, "AdamW weight decay of all networks", minimum=0)
@@ -31,22 +31,22 @@ class OptimizerConfig:
         (0.9, 0.999), "AdamW decay rates of the running means of gradient and squared gradient", minimum=0, below=1
     )
     lr_schedule: Literal["constant", "linear", "cosine"] = config_field(
-        "constant", "schedule by which the learning rates fall to 0"
+        "constant", "Schedule by which the learning rates fall to 0"
     )
     lr_iterations: int | None = config_field(
-        None, "iterations until the learning rates are 0; default: all of the run's", minimum=1
+        None, "Iterations until the learning rates are 0; default: all of the run's", minimum=1
     )
-    lr_warmup: int = config_field(0, "iterations of linear warm-up of the learning rates", minimum=0)
-    epochs: int = config_field(4, "passes over the texts of an iteration", minimum=1)
-    minibatch_size: int = config_field(32, "texts per optimizer step", minimum=1)
+    lr_warmup: int = config_field(0, "Iterations of linear warm-up of the learning rates", minimum=0)
+    epochs: int = config_field(4, "Passes over the texts of an iteration", minimum=1)
+    minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
     gradient_accumulation: int = config_field(
-        1, "parts that a minibatch is computed in, to save memory; does not change the result", minimum=1
+        1, "Parts that a minibatch is computed in, to save memory; does not change the result", minimum=1
     )
     gradient_checkpointing: bool = config_field(
-        False, "recompute activations in the backward pass, to save memory; does not change the result"
+        False, "Recompute activations in the backward pass, to save memory; does not change the result"
     )
-    mixed_precision: Literal["no", "bf16"] = config_field("no", "precision of forward and backward passes (autocast)")
-    max_grad_norm: float = config_field(1.0, "maximum gradient norm; larger gradients are scaled down", above=0)
+    mixed_precision: Literal["no", "bf16"] = config_field("no", "Precision of forward and backward passes (autocast)")
+    max_grad_norm: float = config_field(1.0, "Maximum gradient norm; larger gradients are scaled down", above=0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adam_betas", tuple(self.adam_betas))  # JSON and YAML have lists only

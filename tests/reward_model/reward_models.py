@@ -10,10 +10,10 @@ from tokenizers.processors import TemplateProcessing
 
 from tril_gym import rewards
 from tril_gym.reward_model.config import RewardModelConfig
-from tril_gym.reward_model.network import drawing_from
 from tril_gym.reward_model.training import prepare_reward_model
 from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
 from tril_gym.utils.console import RunConsole
+from tril_gym.utils.seeding import seeded
 
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "max_length": 32}
 SILENT = RunConsole(Console(quiet=True))
@@ -36,7 +36,7 @@ def saved_model(folder, config, kind=transformers.AutoModelForCausalLM, **specia
     tokenizer = train_tokenizer(texts, FitConfig(positions=64))
     if special:
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
-    with drawing_from(0):
+    with seeded(0):
         model = kind.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -7,7 +7,7 @@ from preference_pairs import polite_pairs, write_pairs
 from reward_models import bart, gpt2, new_run, preference_margins, saved_model
 
 from tril_gym.data.preferences import Pair
-from tril_gym.reward_model.network import encode_pairs, load_network, with_lora
+from tril_gym.reward_model.network import add_lora, encode_pairs, load_network
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
 
@@ -58,17 +58,17 @@ class TestPretrained:
         assert model.classifier.weight.shape == (1, 32)
 
     def test_refuses_what_is_no_model(self, tmp_path):
-        with pytest.raises(ValueError, match="no reward model could be made of"):
+        with pytest.raises(ValueError, match="no reward model can be made of"):
             load_network(str(tmp_path), seed=0)
 
     def test_only_adapter_and_head_of_lora_train(self, tmp_path):
         model, _, new = load_network(gpt2(tmp_path), seed=0)
-        wrapped = with_lora(model, new, rank=2)
+        wrapped = add_lora(model, new, rank=2)
         trained = {name for name, weight in wrapped.named_parameters() if weight.requires_grad}
         assert trained
         assert all("lora_" in name or "score" in name for name in trained)
         with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
-            with_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
+            add_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
 
     @pytest.mark.parametrize("lora_rank", [0, 2])
     @pytest.mark.parametrize("make", [gpt2, bart])

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from tril_gym.data.preferences import is_right
 from tril_gym.reward_model import trainer as trainer_module
 from tril_gym.reward_model.config import RewardModelConfig, resolve
-from tril_gym.reward_model.network import drawing_from, encode_pairs, pad_pairs, reward_margins, tiny_network
+from tril_gym.reward_model.network import encode_pairs, pad_pairs, reward_margins, tiny_network
 from tril_gym.reward_model.trainer import (
     LengthGroupedBatches,
     PreferenceTrainer,
@@ -23,6 +23,7 @@ from tril_gym.reward_model.trainer import (
 )
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.global_state import preserve_global_state
+from tril_gym.utils.seeding import seeded
 
 LAYOUT = {"template": TEMPLATE, "max_length": 32}
 
@@ -126,7 +127,7 @@ class TestBatches:
 class TestHideTokens:
     def test_first_and_last_token_stay(self):
         inputs = pad_pairs([([1, 2, 3, 4, 5], [1, 2, 3])] * 200, pad_id=0)
-        with drawing_from(0):
+        with seeded(0):
             mask = hide_tokens(inputs, 0.5)["attention_mask"]
         assert mask[:200, [0, 4]].all()
         assert mask[200:, [0, 2]].all()

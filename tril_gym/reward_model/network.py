@@ -1,4 +1,4 @@
-"""The network of a reward model: a sequence classifier with one output, by name, or a tiny one fitted to the pairs.
+"""The network of a reward model: a sequence classifier with one output, by name, or a tiny one built for the pairs.
 
 N pairs, L tokens of the longest text.
 """
@@ -6,13 +6,11 @@ N pairs, L tokens of the longest text.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tril_gym.data.preferences import Margins, Pair
@@ -25,80 +23,69 @@ from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.rewards.neural.training import FitConfig, build_model, train_tokenizer
 from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
+from tril_gym.utils.seeding import seeded
 from tril_gym.utils.tokenization import load_tokenizer
 
 EVALUATION_BATCH = 64  # texts
 HEADS = ("score", "classifier")  # names of heads that peft knows
-# Few words: a thousand pairs teach little about rare ones.
+# A small vocabulary: a thousand pairs teach little about rare words.
 TINY_CONFIG = FitConfig(vocab_size=2000)
+INITIAL_WEIGHTS = 0  # mixed into a run's seed
 
 PairIds = tuple[Ids, Ids]  # the text with the chosen completion, and that with the rejected one
 
 
-@contextmanager
-def drawing_from(*seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Fork torch's global generators and seed them inside the block."""
-    number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(number)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
-
-
-def texts_of(pairs: Sequence[Pair], template: str) -> list[str]:
+def pair_texts(pairs: Sequence[Pair], template: str) -> list[str]:
     """Return the texts with the N chosen completions, then those with the N rejected ones."""
     both = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
     return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> list[PairIds]:
-    """Return the ids of both texts of each pair; long texts lose their beginning."""
-    rows = tokenizer(texts_of(pairs, template), truncation=True, max_length=max_length)["input_ids"]
-    rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer finds nothing in an empty text
+    """Return the ids of both texts of each pair; long texts are truncated on the left."""
+    rows = tokenizer(pair_texts(pairs, template), truncation=True, max_length=max_length)["input_ids"]
+    rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer returns no ids for an empty text
     return list(zip(rows[: len(pairs)], rows[len(pairs) :], strict=True))
 
 
 def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed: int) -> tuple[Any, Any]:
-    """Return a one-layer BERT and its tokenizer, which is fitted to the pairs."""
+    """Return a one-layer BERT with initial weights, and its tokenizer, which is trained on the pairs."""
     config = replace(TINY_CONFIG, positions=max_length)
-    tokenizer = train_tokenizer(texts_of(pairs, template), config)
-    with drawing_from(seed):
+    tokenizer = train_tokenizer(pair_texts(pairs, template), config)
+    with seeded(seed, INITIAL_WEIGHTS):
         return build_model(tokenizer, config, labels=("REWARD",)), tokenizer
 
 
 def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
-    """Return a model of `transformers` with one output, its tokenizer, and the names of its modules that are new.
+    """Return a model of `transformers` with one output, its tokenizer, and the names of its new modules.
 
-    New is the head, unless it has one of one output already.
+    The head is new, unless the model already has one with one output.
 
     Raises:
-        ValueError: nothing that can be a sequence classifier has this name.
+        ValueError: no model that can classify sequences can be loaded by this name.
     """
     from transformers import AutoModelForSequenceClassification
 
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter names its base for good
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter stores the path of its base
     try:
-        with drawing_from(seed), quiet_loading():
+        with seeded(seed, INITIAL_WEIGHTS), quiet_loading():
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=1, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
             )
             tokenizer = load_tokenizer(name, truncation_side="left", padding_side="right")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no reward model could be made of {name!r}; give tiny, or the folder or hub name of a model of"
-            f" transformers with its tokenizer ({str(error).partition(chr(10))[0]})"
+            f"no reward model can be made of {name!r}; give tiny, or the folder or hub name of a model of transformers"
+            f" with its tokenizer ({str(error).partition(chr(10))[0]})"
         ) from error
-    if tokenizer.pad_token_id is None:  # a decoder's; it must have one to tell where a text ends
+    if tokenizer.pad_token_id is None:  # a decoder's, which reads its output at the last token before padding
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     return align_storage(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
 
 
-def with_lora(
+def add_lora(
     model: Any,
     new: Collection[str],
     *,
@@ -107,39 +94,36 @@ def with_lora(
     targets: str | None = None,
     seed: int = 0,
 ) -> Any:
-    """Return a model whose LoRA adapter and new modules alone train, and are saved.
+    """Return a model of which only new LoRA adapters and the new modules are trained and saved.
 
     Args:
         model: a sequence classifier.
         new: names of its modules that are new, as `load_network` gives them.
         rank: columns of the adapter's matrices.
         alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
-        targets: names of layers with commas between them, or "all-linear"; by default what peft knows to be usual.
-        seed: the first matrix of each pair is drawn from it.
+        targets: comma-separated names of layers, or "all-linear"; by default peft's choice for the model.
+        seed: of the first matrix of each adapter.
 
     Raises:
-        ValueError: no such layers, or an alpha that cannot be.
+        ValueError: the model has no such layers.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    alpha = 2 * rank if alpha is None else alpha
-    if alpha <= 0:
-        raise ValueError(f"lora_alpha must be above 0, got {alpha}; the usual value is twice the rank")
     linear = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    # Peft trains and saves whole what is named as heads are; all else that is new must be named.
+    # Peft trains and saves modules with the names of heads completely; other new modules must be named.
     whole = [path for path in linear if path in new or any(part.endswith(HEADS) for part in path.split("."))]
     every = [path for path in linear if path not in whole] if targets == ALL_LINEAR else None
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # a factor; peft says int
+        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]  # a factor; peft says int
         target_modules=every or (targets.split(",") if targets else None),
         modules_to_save=sorted(path for path in {*whole, *new} if not {*path.split(".")[:-1]} & {*HEADS}),
     )
     try:
-        with drawing_from(seed), without_peft_warnings():
+        with seeded(seed, INITIAL_WEIGHTS), without_peft_warnings():
             return get_peft_model(model, config)
-    except (ValueError, TypeError) as error:  # peft has both for layers that it cannot adapt
+    except (ValueError, TypeError) as error:  # peft raises either for layers that it cannot adapt
         names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in whole}))
         raise ValueError(
             f"no LoRA: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
@@ -161,18 +145,18 @@ def pair_rewards(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Ten
 def reward_margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Margins:
     """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
     was_training = model.training
-    texts = texts_of(pairs, template)
+    texts = pair_texts(pairs, template)
     found = Classifier(model, tokenizer).logits(texts, max_length=max_length, batch_size=EVALUATION_BATCH)[:, 0]
     model.train(was_training)
     return found[: len(pairs)] - found[len(pairs) :]
 
 
 def save_network(model: Any, tokenizer: Any, folder: Path, report: dict[str, Any]) -> None:
-    """Write a model, or an adapter, with its tokenizer and report into a folder; each file appears in one step."""
+    """Write a model, or an adapter, with its tokenizer and report into a folder; each file is replaced atomically."""
     with scratch_folder(folder / REPORT) as draft:
         with without_progress_bars(), without_peft_warnings():
             model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         (draft / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-        for path in sorted(draft.iterdir(), key=lambda path: path.name == REPORT):  # which comes last
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == REPORT):  # it comes last
             path.replace(folder / path.name)

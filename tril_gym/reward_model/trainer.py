@@ -25,7 +25,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import WEIGHTS_NAME
 
 from tril_gym.reward_model.config import RewardModelConfig
-from tril_gym.reward_model.network import PairIds, drawing_from, pad_pairs, pair_rewards
+from tril_gym.reward_model.network import PairIds, pad_pairs, pair_rewards
+from tril_gym.utils.seeding import seeded
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 
@@ -132,7 +133,7 @@ class PreferenceTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the preference loss of B pairs, with `return_outputs` the rewards as well."""
-        with drawing_from(self.args.seed, self.state.global_step, device=self.args.device):
+        with seeded(self.args.seed, self.state.global_step, device=self.args.device):
             if self.drop_tokens:
                 inputs = hide_tokens(inputs, self.drop_tokens)
             chosen, rejected = pair_rewards(model, inputs)

@@ -25,12 +25,12 @@ from tril_gym.data.preferences import Margins, PairData, agreement, is_right, lo
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.reward_model.config import TINY, RewardModelConfig, resolve
 from tril_gym.reward_model.network import (
+    add_lora,
     encode_pairs,
     load_network,
     reward_margins,
     save_network,
     tiny_network,
-    with_lora,
 )
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
@@ -105,7 +105,7 @@ def _network(config: RewardModelConfig, pairs: PairData) -> tuple[Any, Any, int]
     length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
     if config.lora_rank:
         alpha, targets = config.lora_alpha, config.lora_targets
-        model = with_lora(model, new, rank=config.lora_rank, alpha=alpha, targets=targets, seed=config.seed)
+        model = add_lora(model, new, rank=config.lora_rank, alpha=alpha, targets=targets, seed=config.seed)
     return model, tokenizer, length
 
 

@@ -12,14 +12,13 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tril_gym.data.preferences import Margins, PairData, agreement, is_right, load_pairs
 from tril_gym.experiment.run_folder import RunFolder
@@ -201,7 +200,7 @@ class RewardModelRun:
         checkpoint = self.checkpoint
         with (
             scratch_folder(self.folder.path / "checkpoint") as scratch,
-            self._progress() as on_step,
+            self.console.progress("training", total=self.total_steps, completed=self.step) as on_step,
             stop_signal() as stop_requested,
         ):
             callback = RunCallback(
@@ -222,14 +221,6 @@ class RewardModelRun:
             )
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             return int(trainer.state.global_step)
-
-    @contextmanager
-    def _progress(self) -> Iterator[Callable[[int], None]]:
-        columns = (TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-        disable = not self.console.console.is_terminal
-        with Progress(*columns, console=self.console.console, transient=True, disable=disable) as bar:
-            task = bar.add_task("learning", total=self.total_steps, completed=self.step)
-            yield lambda step: bar.update(task, completed=step)
 
     def _keep_checkpoint(self, draft: Path, step: int) -> None:
         def move(place: Path) -> None:

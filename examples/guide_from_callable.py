@@ -51,7 +51,7 @@ def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples:
 
     agent.learn(iterations, callback=show)
     after = evaluate(agent.policy, held_out, seed=0, count=examples)
-    rewards = tuple(found.metrics["sampled"]["reward/mean"] for found in (before, after))
+    rewards = tuple(result.metrics["sampled"]["reward/mean"] for result in (before, after))
     print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))
     return rewards
 

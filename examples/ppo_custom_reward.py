@@ -34,7 +34,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     )
     after = evaluate(agent.policy, held_out, seed=0, count=examples)
 
-    rewards = tuple(found.metrics["sampled"]["reward/mean"] for found in (before, after))
+    rewards = tuple(result.metrics["sampled"]["reward/mean"] for result in (before, after))
     print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))
     for sample in after.samples:
         print(f"{sample['reward']:6.3f}  {sample['prompt']}{sample['completion']}")

@@ -49,13 +49,13 @@ def main(
         prepare_reward_model(config, home / "reward_model", console=RunConsole()).run()
 
         # 3. Reinforcement learning: reward from the reward model, with a KL penalty towards the cloned policy.
-        paid = {
+        rewarded = {
             "reward": "preference",
             "reward_settings": {"preference": {"model": str(home / "reward_model")}},
             "autoreset_mode": "Disabled",
         }
-        envs = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, **paid)
-        held_out = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, split="validation", **paid)
+        envs = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, **rewarded)
+        held_out = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, split="validation", **rewarded)
         config = PPOConfig(
             learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.05, temperature=0.7
         )
@@ -66,7 +66,7 @@ def main(
 
     for sample in after.samples:
         print(f"{sample['reward']:6.3f}  {sample['prompt'][-120:]}{sample['completion']}")
-    rewards = tuple(found.metrics["sampled"]["reward/mean"] for found in (before, after))
+    rewards = tuple(result.metrics["sampled"]["reward/mean"] for result in (before, after))
     print("held-out reward before and after PPO: {:.3f} {:.3f}".format(*rewards))
     return rewards
 

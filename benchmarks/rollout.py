@@ -217,8 +217,8 @@ def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Co
     def measure(texts: int) -> Sample:
         prompts = torch.full((texts, prompt_length), FIRST_WORD)
         with torch.inference_mode():
-            begun = Texts.from_ids(prompts.tolist(), [[]] * texts, max_new_tokens=number)
-            decoder = policy.backbone.decoder(policy.model, begun, policy.head)
+            prefixes = Texts.from_ids(prompts.tolist(), [[]] * texts, max_new_tokens=number)
+            decoder = policy.backbone.decoder(policy.model, prefixes, policy.head)
             begin = time.perf_counter()
             for _ in range(number):
                 decoder.append(prompts[:, 0])

@@ -1,4 +1,4 @@
-"""What the contract tests compare with, and the worlds they run in."""
+"""Environments and comparisons that the contract tests share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ import paths
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 import tril_gym  # noqa: F401 - registers the environments
+from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
+from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 
 IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0"]
 # Keywords under which an environment needs no model: Toy keeps its own reward.
 CHEAP = {env_id: {} if env_id == "tril/Toy-v0" else {"reward": "rouge_l"} for env_id in IDS}
 
-# Beside the repository on some machines: the three data sets as folders commongen/, imdb/ and tldr/.
+# Exists beside the repository on some machines: three data sets in the folders commongen/, imdb/ and tldr/.
 REAL_DATA = paths.DATA
+
+MODES = ["NextStep", "SameStep", "Disabled"]
+EXAMPLES = [Example("w2 w3", references=["w4"], label=1), Example("w5", references=["w6", "w7"])]  # in words of Toy
+TOKEN, EOS = 5, 1  # of Toy
+
+
+def toy_envs(mode: str = "Disabled", n: int = 3, **keywords: Any) -> TextVectorEnv:
+    """Return the native vector environment of Toy, by default with three rows in mode DISABLED."""
+    return TextVectorEnv(toy_config(**keywords), n, autoreset_mode=mode)
 
 
 def same(a: Any, b: Any, where: str = "") -> None:
@@ -66,7 +78,7 @@ def random_actions(rng: np.random.Generator, envs: VectorEnv, eos_prob: float) -
 def same_steps(
     a: VectorEnv, b: VectorEnv, *, steps: int, seed: Any, action_seed: int = 0, eos_prob: float = 0.05
 ) -> int:
-    """Step two vector environments alike and assert that everything is the same; return how many texts ended."""
+    """Step two vector environments with the same actions, assert equal results, and return how many texts ended."""
     rng = np.random.default_rng(action_seed)
     same(a.reset(seed=seed), b.reset(seed=seed), "reset")
     ended = 0
@@ -77,7 +89,7 @@ def same_steps(
         has_ended = result[2] | result[3]
         ended += int(has_ended.sum())
         if a.metadata["autoreset_mode"].value == "Disabled" and has_ended.any():
-            # Gymnasium's takes the mask out of the dictionary, ours leaves it
+            # Gymnasium's environment pops the mask, so each gets a dictionary of its own
             same(
                 a.reset(options={"reset_mask": has_ended}), b.reset(options={"reset_mask": has_ended}), f"reset {step}"
             )

@@ -1,4 +1,4 @@
-"""Importing is free: what is heavy loads where it is used."""
+"""Imports are light: heavy packages are loaded where they are used."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import tril_gym
 
 HEAVY = ("torch", "datasets", "spacy", "peft", "wandb", "accelerate", "sacrebleu", "rouge_score", "sklearn", "pyarrow")
 
-PLAY = """
+SCRIPT = """
 import gymnasium as gym
 import tril_gym
 env = gym.make({env_id!r})
@@ -33,20 +33,20 @@ def loaded_by(code):
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_playing_loads_nothing_heavy(env_id):
-    assert loaded_by(PLAY.format(env_id=env_id)) == []
+def test_making_and_stepping_loads_nothing_heavy(env_id):
+    assert loaded_by(SCRIPT.format(env_id=env_id)) == []
 
 
-def test_importing_registers_and_loads_no_tokenizers_either():
+def test_import_registers_and_loads_no_transformers():
     code = "import sys, tril_gym, gymnasium; assert 'tril/Toy-v0' in gymnasium.registry"
     assert loaded_by(f"{code}; assert 'transformers' not in sys.modules") == []
 
 
-def test_the_check_can_fail():
+def test_the_check_detects_a_heavy_import():
     assert loaded_by("import pyarrow") == ["pyarrow"]
 
 
-def test_an_id_can_name_the_module_to_import():
+def test_an_id_can_name_the_package():
     code = "import gymnasium as gym; gym.make('tril_gym:tril/Toy-v0').reset(); gym.make_vec('tril_gym:tril/Toy-v0')"
     assert loaded_by(code) == []
 

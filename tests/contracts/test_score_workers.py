@@ -1,4 +1,4 @@
-"""Rewards that are scored in worker processes: the same pay, begun as texts end, and errors that say what to do."""
+"""Worker processes: the same scores, submitted as texts end, and helpful errors."""
 
 import os
 import time
@@ -16,7 +16,7 @@ TOKEN, EOS = 5, 1
 
 
 class Words(Score):
-    """How many words a completion has, and in which process that was counted."""
+    """The number of words, with the id of the scoring process in the decimals."""
 
     name = "words"
 
@@ -43,14 +43,14 @@ def toys(score, rows=3, **keywords):
     return TextReward(envs, score, **keywords)
 
 
-def test_texts_are_scored_elsewhere_from_the_step_at_which_they_end():
+def test_workers_score_each_text_from_its_last_step():
     envs = toys(Words(), workers=2, weight=2.0)
     try:
-        envs.reset(seed=0, options={"defer": True})  # which workers take up, whatever the score
+        envs.reset(seed=0, options={"defer": True})  # workers defer whatever the score
         assert envs.step([EOS, TOKEN, TOKEN])[1].tolist() == [0.0] * 3
         ((rows, scoring),) = envs._submitted
         assert rows == [0]
-        scoring.result()  # there before the others have ended
+        scoring.result()  # available before the other rows end
         envs.step([0, EOS, TOKEN])
         rewards, _, _, infos = envs.step([0, 0, EOS])[1:]
         assert rewards.round(3).tolist() == [0.0, 2.0, 4.0]
@@ -58,7 +58,7 @@ def test_texts_are_scored_elsewhere_from_the_step_at_which_they_end():
         assert os.getpid() not in processes
         assert processes
         assert infos["scores"]["_words"].all()
-        # A batch that is given up leaves nothing behind.
+        # An abandoned batch leaves nothing behind.
         envs.reset(options={"defer": True})
         envs.step([EOS, TOKEN, TOKEN])
         envs.reset(seed=1, options={"defer": True})
@@ -72,19 +72,19 @@ def test_texts_are_scored_elsewhere_from_the_step_at_which_they_end():
         envs.close()
 
 
-def test_what_a_worker_raises_names_reward_and_text():
+def test_errors_of_workers_name_reward_and_text():
     envs = toys(Fails(), workers=1)
     try:
         envs.reset(seed=0, options={"defer": True})
         envs.step([TOKEN, TOKEN, TOKEN])
         with pytest.raises(ValueError, match=r"reward 'fails' failed on the text 'w5' and 2 other texts: no score for"):
             envs.step([EOS, EOS, EOS])
-        envs.reset(seed=0)  # and nothing waits any more
+        envs.reset(seed=0)  # nothing is pending
     finally:
         envs.close()
 
 
-def test_a_worker_that_dies_is_told_of():
+def test_a_dead_worker_is_reported():
     envs = toys(Dies(), workers=1)
     try:
         envs.reset(seed=0)
@@ -94,7 +94,7 @@ def test_a_worker_that_dies_is_told_of():
         envs.close()
 
 
-def test_mistakes_are_refused_at_the_door():
+def test_invalid_settings_of_workers_are_refused():
     with pytest.raises(ValueError, match=r"'<lambda>'|'lambda' cannot be sent to worker processes"):
         toys(lambda *columns: [0.0], workers=1)
     with pytest.raises(ValueError, match="workers must be at least 1 process, got -1"):
@@ -103,9 +103,9 @@ def test_mistakes_are_refused_at_the_door():
         gym.make("tril/CommonGen-v0", reward="rouge_l", reward_settings={"rouge_l": {"workers": 2}})
 
 
-def test_they_are_asked_for_beside_the_settings_of_a_reward():
+def test_workers_are_a_key_of_reward_settings():
     settings = {"rouge_l": {"workers": 1, "reduction": "mean"}}
-    pays = []
+    totals = []
     for own in (settings, {"rouge_l": {"reduction": "mean"}}):
         envs = gym.make_vec(
             "tril/CommonGen-v0", num_envs=4, autoreset_mode="Disabled", reward="rouge_l", reward_settings=own
@@ -113,11 +113,11 @@ def test_they_are_asked_for_beside_the_settings_of_a_reward():
         try:
             observations, _ = envs.reset(seed=0)
             words = envs.unwrapped.tokenizer(" the man plays with the dog", add_special_tokens=False)["input_ids"]
-            pays.append(sum(envs.step(np.full(4, token))[1] for token in [*words, EOS]).tolist())
+            totals.append(sum(envs.step(np.full(4, token))[1] for token in [*words, EOS]).tolist())
             begin = time.perf_counter()
         finally:
             envs.close()
-        assert time.perf_counter() - begin < 20  # workers end when the environment is closed
+        assert time.perf_counter() - begin < 20  # closing the environment ends the workers
         assert observations.shape[0] == 4
-    assert pays[0] == pays[1]
-    assert any(pays[0])
+    assert totals[0] == totals[1]
+    assert any(totals[0])

@@ -1,4 +1,4 @@
-"""Wrappers do one thing, alike for single and vector environments, and are transparent to the rest."""
+"""Wrappers: scores and observations, equal for single and vector environments, transparent to all else."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ TOKEN, EOS = 5, 1
 
 
 class CountWords(Score):
-    """A score whose calls can be counted: how many words a completion has."""
+    """A score, the number of words, that records its calls."""
 
     name = "words"
     slow = False
@@ -53,7 +53,7 @@ def toys(n=3, mode="Disabled", **keywords):
 # ---- TextReward
 
 
-def test_pays_once_on_the_last_step():
+def test_reward_is_added_once_on_the_last_step():
     score = CountWords()
     env = TextReward(toy(max_new_tokens=3), score, weight=0.5)
     _, info = env.reset(seed=0)
@@ -66,7 +66,7 @@ def test_pays_once_on_the_last_step():
     assert score.calls == [["w5 w5 w5"]]
 
 
-def test_reads_the_whole_info():
+def test_score_gets_prompt_completion_references_and_extras():
     seen = []
 
     def spy(prompts, completions, references, extras):
@@ -90,7 +90,7 @@ def test_reads_the_whole_info():
     assert "finish_reason" not in examples[0].extras
 
 
-def test_terms_add_up():
+def test_rewards_of_terms_add_up():
     for env in (TextReward(toy(), CountWords(), weight=2.0), TextReward(toys(1), CountWords(), weight=2.0)):
         env = TextReward(env, "rouge_l", weight=10.0)
         env = TextReward(env, CountWords(), weight=-1.0, name="length")
@@ -109,14 +109,14 @@ def test_terms_add_up():
         assert float(np.ravel(reward)[0]) == pytest.approx(2.0 * 2 + 10.0 * scores["rouge_l"] - 2)
 
 
-def test_adds_to_what_the_environment_pays():
+def test_score_adds_to_the_reward_of_the_environment():
     env = TextReward(TextEnv(toy_config(dense=True)), CountWords())
     env.reset(seed=0)
     assert env.step(TOKEN)[1] == 1 / 8
     assert env.step(EOS)[1] == 1.0
 
 
-def test_a_reward_from_outside_takes_the_place_of_the_toy_worlds():
+def test_keyword_reward_replaces_the_reward_of_toy():
     for reward, expected in (("default", [1 / 8, 0.0]), (None, [1 / 8, 0.0]), (CountWords(), [0.0, 1.0])):
         env = make_text_env("tril/Toy-v0", dense=True, reward=reward)
         env.reset(seed=0)
@@ -141,8 +141,8 @@ def test_vector_reward_equals_single(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_reward_around_gymnasiums_vector(mode):
-    """The same wrapper around SyncVectorEnv over bare environments."""
+def test_reward_around_sync_vector_env(mode):
+    """The wrapper around SyncVectorEnv equals SyncVectorEnv over wrapped environments."""
     around = TextReward(SyncVectorEnv([toy] * 3, autoreset_mode=mode), CountWords())
     inside = SyncVectorEnv([lambda: TextReward(toy(), CountWords())] * 3, autoreset_mode=mode)
     assert same_steps(around, inside, steps=200, seed=0, eos_prob=0.2) > 50
@@ -157,7 +157,7 @@ def test_one_call_for_all_texts_of_a_step():
     assert score.calls == [["w5", "w5", "w5"]]
 
 
-def test_same_step_pays_into_the_final_info():
+def test_same_step_scores_are_in_final_info():
     envs = TextReward(toys(2, "SameStep"), CountWords())
     envs.reset(seed=0)
     envs.step([TOKEN, TOKEN])
@@ -168,7 +168,7 @@ def test_same_step_pays_into_the_final_info():
     assert infos["final_info"]["scores"]["_words"].tolist() == [True, False]
 
 
-def test_a_text_cut_short_from_outside_is_not_paid():
+def test_a_truncated_text_is_not_scored():
     score = CountWords()
     env = TextReward(gym.wrappers.TimeLimit(toy(), 2), score)
     env.reset(seed=0)
@@ -235,7 +235,7 @@ def refuse(completions):
     ],
 )
 @pytest.mark.parametrize("n", [None, 2])
-def test_a_broken_reward_is_named(result, error, message, n):
+def test_errors_name_the_broken_reward(result, error, message, n):
     env = TextReward(toy() if n is None else toys(n), Broken(result))
     env.reset(seed=0)
     env.step(TOKEN if n is None else [TOKEN] * n)
@@ -243,7 +243,7 @@ def test_a_broken_reward_is_named(result, error, message, n):
         env.step(EOS if n is None else [EOS] * n)
 
 
-def test_the_culprit_of_a_batch_is_shown():
+def test_errors_show_the_text_with_the_bad_score():
     envs = TextReward(toys(3), Broken(lambda texts: np.array([0.0, np.nan, 0.0])))
     envs.reset(seed=0)
     envs.step([7, 8, 9])
@@ -251,7 +251,7 @@ def test_the_culprit_of_a_batch_is_shown():
         envs.step([EOS] * 3)
 
 
-def test_a_missing_package_is_said_as_it_is():
+def test_import_errors_are_not_wrapped():
     def needs_package(completions):
         raise ImportError("pip install something")
 
@@ -269,7 +269,7 @@ def test_settings_are_for_rewards_by_name():
 
 
 def test_a_named_reward_fits_on_the_train_split():
-    """Whatever split is played, document frequencies are those of the train split; and only once a text is scored."""
+    """Document frequencies are those of the train split, whatever the split of the environment."""
     rewards = {}
     for split in ("train", "validation"):
         env = make_text_env("tril/CommonGen-v0", split=split, reward="cider_d", max_new_tokens=2)
@@ -281,7 +281,7 @@ def test_a_named_reward_fits_on_the_train_split():
     assert terms(own)[0].score(*text) != rewards["train"](*text)
 
 
-def test_fitted_rewards_come_from_their_folder(tmp_path):
+def test_fitted_rewards_are_loaded_from_their_folder(tmp_path):
     env = make_text_env("tril/CommonGen-v0", reward={"cider_d": 1.0, "rouge_l": 1.0})
     text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
     before = terms(env)[0].score(*text)
@@ -295,10 +295,10 @@ def test_fitted_rewards_come_from_their_folder(tmp_path):
     assert json.loads(again.spec.to_json())["kwargs"]["fitted_rewards"] == str(tmp_path)
 
 
-# ---- deferred pay
+# ---- deferred rewards
 
 
-def test_deferred_pay_comes_with_the_last_row():
+def test_deferred_rewards_arrive_with_the_last_row():
     score = CountWords()
     envs = TextReward(toys(3), score, weight=2.0, defer=True)
     envs.reset(seed=0)
@@ -307,7 +307,7 @@ def test_deferred_pay_comes_with_the_last_row():
     assert score.calls == []
     _, rewards, terminated, _, infos = envs.step([0, EOS, 0])
     assert [sorted(call) for call in score.calls] == [["", "w5", "w5 w5"]], "one call"
-    assert rewards.tolist() == [0.0, 4.0, 2.0], "rows that stand idle are paid, too"
+    assert rewards.tolist() == [0.0, 4.0, 2.0], "idle rows get their rewards too"
     assert terminated.tolist() == [False, True, False]
     assert infos["scores"]["words"].tolist() == [0.0, 2.0, 1.0]
     assert infos["scores"]["_words"].tolist() == [True] * 3
@@ -316,7 +316,7 @@ def test_deferred_pay_comes_with_the_last_row():
     assert rewards.tolist() == [0.0] * 3, "once"
 
 
-def test_deferred_pay_is_the_same_pay():
+def test_deferred_rewards_have_the_same_sum():
     totals = []
     for defer in (True, False):
         envs = TextReward(toys(5), CountWords(), defer=defer)
@@ -341,7 +341,7 @@ def test_deferred_pay_is_the_same_pay():
         (SlowWords, None, True, "SameStep", False),
     ],
 )
-def test_who_defers(score, defer, offer, mode, is_deferred):
+def test_when_rewards_are_deferred(score, defer, offer, mode, is_deferred):
     envs = TextReward(toys(2, mode), score(), defer=defer)
     envs.reset(seed=0, options={"defer": True} if offer else None)
     envs.step([TOKEN, TOKEN])
@@ -349,7 +349,7 @@ def test_who_defers(score, defer, offer, mode, is_deferred):
     assert envs.step([TOKEN, EOS])[1].tolist() == [1.0 if is_deferred else 0.0, 2.0]
 
 
-def test_an_offer_is_for_the_texts_that_it_begins():
+def test_the_defer_option_is_valid_until_the_next_reset():
     envs = TextReward(toys(2), SlowWords())
     envs.reset(seed=0, options={"defer": True})
     envs.step([EOS, EOS])
@@ -358,7 +358,7 @@ def test_an_offer_is_for_the_texts_that_it_begins():
     assert envs.step([EOS, TOKEN])[1].tolist() == [1.0, 0.0]
 
 
-def test_unpaid_texts_are_not_forgotten():
+def test_rows_with_deferred_rewards_cannot_be_reset():
     envs = TextReward(toys(2), CountWords(), defer=True)
     envs.reset(seed=0)
     envs.step([EOS, TOKEN])
@@ -369,14 +369,14 @@ def test_unpaid_texts_are_not_forgotten():
     envs.reset(options={"reset_mask": np.array([False, True])})
     envs.step([0, TOKEN])
     assert envs.step([0, EOS])[1].tolist() == [0.0, 1.0]
-    envs.reset()  # a batch that is given up
+    envs.reset()  # a batch that is abandoned
     envs.step([EOS, TOKEN])
     envs.reset()
     envs.step([TOKEN, TOKEN])
     assert envs.step([EOS, EOS])[1].tolist() == [1.0, 1.0]
 
 
-def test_deferring_needs_rows_that_wait():
+def test_defer_needs_mode_disabled():
     for mode in ("NextStep", "SameStep"):
         with pytest.raises(ValueError, match="Disabled"):
             TextReward(toys(2, mode), CountWords(), defer=True)
@@ -410,7 +410,7 @@ def test_observation_wrappers_single_equals_vector(wrapper, mode):
 
 
 @pytest.mark.parametrize("min_new_tokens", [0, 2])
-def test_masks_are_the_environments(min_new_tokens):
+def test_action_mask_equals_action_masks(min_new_tokens):
     envs = ActionMasking(toys(3, min_new_tokens=min_new_tokens))
     observations, _ = envs.reset(seed=0)
     for actions in ([TOKEN, EOS, TOKEN], [TOKEN] * 3, [TOKEN] * 3):
@@ -424,7 +424,7 @@ def test_masks_are_the_environments(min_new_tokens):
     assert EOS not in {env.action_space.sample(observation["action_mask"]) for _ in range(200)}
 
 
-def test_text_of_an_observation():
+def test_text_observation_decodes_prompt_and_completion():
     env = TextObservation(toy())
     observation, info = env.reset(seed=0)
     assert observation["prompt"] == info["prompt"]

@@ -1,4 +1,4 @@
-"""The embedded data: what stands in it, that it never repeats itself, and that its tokenizers lose nothing."""
+"""Embedded data: columns, no repetition, lengths, and tokenizers that lose nothing."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ def test_counts_and_columns(task):
             assert {name: type(value) for name, value in row.items()} == COLUMNS[task]
 
 
-def test_no_row_comes_twice(task):
+def test_no_row_is_repeated(task):
     main = {
         "imdb": lambda row: row["text"],
         "common_gen": lambda row: frozenset(row["concepts"]),
@@ -75,14 +75,14 @@ def test_the_data_are_small():
     assert sum(path.stat().st_size for path in files) < 500_000
 
 
-def test_imdb_is_balanced_and_of_the_promised_length():
+def test_imdb_is_balanced_and_has_the_stated_lengths():
     for split in build.SPLITS:
         found = rows("imdb", split)
         assert sum(row["label"] for row in found) == len(found) / 2
         assert all(30 <= length(row["text"]) <= 70 for row in found)
 
 
-def test_tldr_posts_and_summaries_have_the_promised_length():
+def test_tldr_posts_and_summaries_have_the_stated_lengths():
     found = every_row("tldr")
     assert len({row["subreddit"] for row in found}) >= 12
     assert all(40 <= length(row["post"]) <= 90 and 8 <= length(row["summary"]) <= 20 for row in found)
@@ -97,10 +97,10 @@ def test_tldr_summaries_can_be_copied_from_their_posts():
     own = sum(overlap(row["summary"], row["post"]) for row in found) / len(found)
     others = sum(overlap(row["summary"], other["post"]) for row, other in pairwise(found))
     assert own > 0.85
-    assert others / (len(found) - 1) < 0.5  # negative control: another post does not do
+    assert others / (len(found) - 1) < 0.5  # negative control: the summary of another post
 
 
-def test_common_gen_sentences_have_the_promised_form():
+def test_common_gen_sentences_have_the_stated_form():
     sentences = []
     for row in every_row("common_gen"):
         assert 3 <= len(row["concepts"]) == len(set(row["concepts"])) <= 5
@@ -112,16 +112,16 @@ def test_common_gen_sentences_have_the_promised_form():
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence), sentence
 
 
-def test_references_cover_all_concepts_by_their_lemmas(lemmatize):
+def test_references_have_the_lemmas_of_all_concepts(lemmatize):
     inflected = 0
     for row in every_row("common_gen"):
         for reference in row["references"]:
             assert set(row["concepts"]) <= lemmatize(reference), (row["concepts"], reference)
             inflected += not set(row["concepts"]) <= set(re.findall("[a-z]+", reference))
-    assert inflected > 4000  # the lemmas are needed: most sentences bend a concept
+    assert inflected > 4000  # lemmas are needed: most sentences inflect a concept
 
 
-def test_every_form_of_every_concept_has_that_concept_as_lemma(lemmatize):
+def test_forms_of_a_concept_have_it_as_lemma(lemmatize):
     concepts = {concept for row in every_row("common_gen") for concept in row["concepts"]}
     assert len(concepts) >= 120
     written = {
@@ -148,19 +148,19 @@ def test_every_form_of_every_concept_has_that_concept_as_lemma(lemmatize):
         "".join(map(chr, range(1, 256))),
     ],
 )
-def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+def test_decoding_restores_any_text(tokenizer, text):
     tokens = tokenizer.encode(text).ids
     assert tokenizer.decode(tokens, skip_special_tokens=False) == text
 
 
-def test_tokenizer_has_the_special_tokens_first_and_at_most_a_thousand_in_all(tokenizer):
+def test_tokenizer_size_and_special_tokens(tokenizer):
     assert tokenizer.token_to_id("<pad>") == 0
     assert tokenizer.token_to_id("<eos>") == 1
     assert tokenizer.get_vocab_size() <= 1000
     assert tokenizer.encode("a<eos>").ids[-1] == 1
 
 
-def test_nearly_every_word_is_one_token(task, tokenizer):
+def test_most_words_are_one_token(task, tokenizer):
     texts = [text for row in rows(task, "test") for text in build.DATASETS[task].texts(row)]
     found = [word for text in texts for word in re.findall(r" ?\w+", text)]
     assert sum(len(tokenizer.encode(word).ids) == 1 for word in found) / len(found) > 0.84
@@ -176,25 +176,25 @@ def test_nearly_every_word_is_one_token(task, tokenizer):
         ("tldr", lambda row: [f" {row['summary']}<eos>"], 30),
     ],
 )
-def test_nearly_every_text_fits_its_room(task_name, texts, limit):
+def test_most_texts_fit_the_default_lengths(task_name, texts, limit):
     tokenizer = Tokenizer.from_file(str(FOLDER / task_name / "tokenizer.json"))
     lengths = [len(tokenizer.encode(text).ids) for row in every_row(task_name) for text in texts(row)]
     assert sum(length <= limit for length in lengths) / len(lengths) > 0.97
 
 
-def test_a_rebuild_gives_the_same_data(tmp_path):
+def test_a_rebuild_equals_the_shipped_data(tmp_path):
     build.build(tmp_path)
     for task in build.DATASETS:
         for split in build.SPLITS:
             made, shipped = ((folder / task / f"{split}.jsonl.gz").read_bytes() for folder in (tmp_path, FOLDER))
-            assert made[4:8] == b"\0\0\0\0"  # no time
-            assert gzip.decompress(made) == gzip.decompress(shipped)  # compressors of other Pythons may differ
+            assert made[4:8] == b"\0\0\0\0"  # no modification time
+            assert gzip.decompress(made) == gzip.decompress(shipped)  # other Python versions may compress differently
         made, shipped = (json.loads((folder / task / "tokenizer.json").read_text()) for folder in (tmp_path, FOLDER))
         assert made["model"]["vocab"] == shipped["model"]["vocab"]
         assert made["model"]["merges"] == shipped["model"]["merges"]
 
 
-def test_rows_are_written_with_the_same_bytes_whatever_the_file_is_called(tmp_path):
+def test_written_bytes_do_not_depend_on_the_file_name(tmp_path):
     for name in ("one", "two"):
         build.write_rows(tmp_path / name, [{"text": "é 🐕"}])
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -1,4 +1,4 @@
-"""Where examples come from, and what is said of data that will not do."""
+"""Sources of examples, and the messages for invalid data."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ TASKS = [(IMDB, REVIEWS), (COMMON_GEN, SETS), (TLDR, POSTS)]
 
 
 def write(path, rows):
-    """Write rows in the format of the path's ending."""
+    """Write rows in the format that the ending of the path names."""
     if path.name.endswith(".parquet"):
         datasets.Dataset.from_list(rows).to_parquet(path)
     elif path.name.endswith(".csv"):
@@ -63,7 +63,7 @@ def test_embedded_splits():
         assert all(example.references for split in splits for example in split)
 
 
-def test_loaded_once_until_the_file_changes(tmp_path):
+def test_a_file_is_read_once_until_it_changes(tmp_path):
     path = write(tmp_path / "train.jsonl", REVIEWS)
     first = load_examples(IMDB, path)
     assert load_examples(IMDB, str(path)) is first
@@ -77,7 +77,7 @@ def test_loaded_once_until_the_file_changes(tmp_path):
 def test_objects_are_shared_not_copied():
     examples = [Example("a"), Example("b")]
     first = load_examples(IMDB, examples)
-    assert load_examples(IMDB, list(examples)) is first, "the same examples, whichever list holds them"
+    assert load_examples(IMDB, list(examples)) is first, "the same objects in another list"
     assert first[0] is examples[0]
     assert load_examples(IMDB, first) is first
     examples.append(Example("c"))
@@ -86,7 +86,7 @@ def test_objects_are_shared_not_copied():
     assert load_examples(IMDB, table) is load_examples(IMDB, table)
 
 
-def test_split_needs_splits(tmp_path):
+def test_split_is_refused_without_splits(tmp_path):
     path = write(tmp_path / "one.jsonl", REVIEWS)
     for dataset in (path, [Example("a")], datasets.Dataset.from_list(REVIEWS)):
         with pytest.raises(ValueError, match="split='train'"):
@@ -104,7 +104,7 @@ def test_train_examples_of_other_splits(tmp_path):
     assert len(load_train_examples(IMDB, tmp_path / "test.jsonl")) == 1, "one file has no splits"
 
 
-def test_folders_that_will_not_do(tmp_path):
+def test_invalid_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no train split.*it has nothing"):
         load_examples(IMDB, tmp_path)
     write(tmp_path / "valid.jsonl", REVIEWS)
@@ -195,7 +195,7 @@ def test_malformed_csv(tmp_path):
         load_examples(COMMON_GEN, path)
 
 
-# ---- the hub, played by folders of Parquet files that `datasets.load_dataset` reads
+# ---- the hub; `datasets.load_dataset` reads folders of Parquet files in its place
 
 
 def hub(tmp_path, **splits):
@@ -234,14 +234,14 @@ def test_hub_without_a_validation_split_holds_some_out(tmp_path):
     assert load_examples(IMDB, name) is train
 
 
-def test_hub_that_is_not_there(tmp_path):
+def test_a_missing_hub_data_set_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"could not load .*nowhere.* from the Hugging Face hub"):
         load_examples(IMDB, f"hub:{tmp_path}/nowhere")
     with pytest.raises(ValueError, match="no split 'test'; it has train"):
         load_examples(IMDB, hub(tmp_path, train=REVIEWS), split="test")
 
 
-def test_hub_by_itself_is_the_tasks_repository(monkeypatch):
+def test_hub_alone_is_the_repository_of_the_task(monkeypatch):
     asked = []
 
     def from_hub(task, repository, split, on_bad_row):
@@ -257,7 +257,7 @@ def test_hub_by_itself_is_the_tasks_repository(monkeypatch):
     ]
 
 
-def test_hold_out_is_a_function_of_the_prompt():
+def test_hold_out_depends_on_the_prompt_alone():
     examples = [Example(f"prompt {i}") for i in range(500)]
     train, validation = hold_out(examples)
     assert 20 < len(validation) < 90

@@ -1,4 +1,4 @@
-"""How rows become examples."""
+"""The conversion of rows into examples."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.tldr import TLDR
 
 
-def test_imdb_is_cut_in_two():
-    """The reference is the second half alone: with the whole review a policy would learn to repeat its prompt."""
+def test_imdb_review_is_cut_in_half():
+    """The reference is only the second half; from the whole review a policy would learn to repeat its prompt."""
     example = IMDB.read({"text": " one  two\nthree <br /> five. ", "label": 0})
     assert example == Example("one  two\nthree", references=("<br /> five.",), label=0)
     assert IMDB.read({"text": "one two", "label": "1"}) == Example("one", references=("two",), label=1)
@@ -48,7 +48,7 @@ def test_default_lengths():
     ]
 
 
-def test_examples_that_will_not_do():
+def test_invalid_examples_are_refused():
     with pytest.raises(ValueError, match="put it in a list"):
         Example("a", references="b")
     with pytest.raises(ValueError, match="end of the prompt"):

@@ -1,4 +1,4 @@
-"""Prompts as tokens: truncation, special tokens, and each only once."""
+"""Tokenised prompts: alignment, truncation, special tokens, caching."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def row(example, *, P, side="right", template=None, vocab_size=13):  # noqa: N80
     return table.rows(np.array([0]))[0].tolist()
 
 
-def test_right_aligned():
+def test_prompts_are_aligned_right():
     assert row(Example("a b"), P=4) == [-1, -1, A, B]
     assert row(Example("a b"), P=2) == [A, B]
 
@@ -39,7 +39,7 @@ def test_truncation_side():
     assert row(Example("a b c d"), P=2, side="left") == [C, D]
 
 
-def test_suffix_survives():
+def test_truncation_keeps_the_suffix():
     example = Example("a b c d end:", suffix=" end:")
     assert row(example, P=3) == [A, B, END]
     assert row(example, P=3, side="left") == [C, D, END]
@@ -49,8 +49,8 @@ def test_suffix_survives():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_special_tokens_survive(side):
-    """Llama's BOS stands before every prompt, T5's </s> after it; a cut prompt keeps them."""
+def test_truncation_keeps_special_tokens(side):
+    """Llama's BOS is before every prompt, T5's </s> after it; truncation keeps both."""
     kept = [A, B] if side == "right" else [C, D]
     assert row(Example("a b c d"), P=3, side=side, template="<bos> $A") == [BOS, *kept]
     assert row(Example("a b c d"), P=3, side=side, template="$A <eos>") == [*kept, EOS]
@@ -62,19 +62,19 @@ def test_special_tokens_survive(side):
         row(Example("a"), P=2, template="<bos> $A <eos>")
 
 
-def test_special_tokens():
+def test_special_tokens_before_and_after_a_text():
     assert special_tokens(tokenizer()) == ([], [])
     assert special_tokens(tokenizer("<bos> $A <eos>")) == ([BOS], [EOS])
 
 
-def test_prompts_that_will_not_do():
+def test_prompts_without_tokens_or_with_large_ids_are_refused():
     with pytest.raises(ValueError, match="example 0 of here has no tokens: ' '"):
         row(Example(" "), P=3, template="<bos> $A")
     with pytest.raises(ValueError, match="has token 6, but vocab_size is 5"):
         row(Example("d"), P=3, vocab_size=5)
 
 
-def test_each_is_tokenised_once():
+def test_each_prompt_is_tokenised_once():
     calls = []
 
     class Counting:
@@ -91,15 +91,15 @@ def test_each_is_tokenised_once():
     assert prompt_table(examples, counting, **settings) is table
     assert prompt_table(examples, counting, **settings | {"max_prompt_length": 4}) is not table
     calls.clear()
-    assert calls == [], "not before it is drawn"
+    assert calls == [], "nothing is tokenised before it is drawn"
     assert table.rows(np.array([1, 0, 1])).tolist() == [[-1, -1, C], [-1, A, B], [-1, -1, C]]
     table.rows(np.array([0, 1]))[:] = 99
-    assert table.rows(np.array([0])).tolist() == [[-1, A, B]], "what was handed out is the caller's"
+    assert table.rows(np.array([0])).tolist() == [[-1, A, B]], "the returned array belongs to the caller"
     assert sorted(calls) == ["a b", "c"]
 
 
-def test_the_tokenizer_is_left_as_it_was():
-    """No padding side, truncation or template is set on a tokenizer that others use, too."""
+def test_the_tokenizer_is_not_changed():
+    """Padding side, truncation and template of a shared tokenizer stay the same."""
     shared = tokenizer("<bos> $A <eos>")
     before = (
         shared("a b c d")["input_ids"],

@@ -1,4 +1,4 @@
-"""The toy world: its optimum and the values of guides, against enumeration and against playing."""
+"""The toy environment: optimum and values of guides, compared with enumeration and with episodes."""
 
 import itertools
 
@@ -25,8 +25,8 @@ def all_prompts(config):
     return config.prompts.rows(np.arange(len(config.examples)))
 
 
-def earned(rules, prompts, tokens):
-    """Return what whole texts earn, token by token: (n, T) with -1 after the end -> (n,)."""
+def total_reward(rules, prompts, tokens):
+    """Return the total reward of whole texts, token by token: (n, T) with -1 after the end -> (n,)."""
     total, ended = np.zeros(len(tokens)), np.zeros(len(tokens), bool)
     for t in range(tokens.shape[1]):
         now = ~ended
@@ -38,8 +38,8 @@ def earned(rules, prompts, tokens):
     return total
 
 
-def play(envs, choose, seed):
-    """Write a batch to its end; return what each text earned."""
+def write_texts(envs, choose, seed):
+    """Write a batch of texts to their ends; return the total reward of each."""
     observations, _ = envs.reset(seed=seed)
     total = np.zeros(envs.num_envs)
     for t in range(envs.config.max_new_tokens):
@@ -52,7 +52,7 @@ def noisy(rules, q, rng):
     def choose(observations, t):
         width = observations.shape[1] - rules.max_new_tokens
         completions = observations[:, width:].copy()
-        completions[:, t:] = -1  # rows that have ended stand still: whatever they are given is not read
+        completions[:, t:] = -1  # actions of ended rows are not read
         completions[:, :t] = np.maximum(completions[:, :t], 0)
         return guide_tokens(rules, observations[:, :width], completions, rng.random(len(observations)), q=q)
 
@@ -61,8 +61,8 @@ def noisy(rules, q, rng):
 
 @pytest.mark.parametrize("q", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
-def test_values_by_enumeration(rule, dense, q):
-    """Every text of a small world, weighted with the probability that the noisy guide writes it."""
+def test_guide_value_equals_enumeration(rule, dense, q):
+    """Sum over all texts of a small environment, weighted with the noisy guide's probability."""
     V, T = 5, 4  # noqa: N806
     rules = ToyRules(rule, dense, vocab_size=V, max_new_tokens=T)
     texts = [
@@ -76,24 +76,24 @@ def test_values_by_enumeration(rule, dense, q):
         prompts = np.repeat(prompt[None], len(tokens), axis=0)
         best = optimal_completions(rules, prompts)
         probs = np.where(tokens == -1, 1.0, (1 - q) / V + q * (tokens == best))
-        # past the optimal end the guide's best token is EOS; those texts earn nothing under "sparse" and "stop"
+        # after the optimal end the guide's best token is EOS; such texts have reward 0 under "sparse" and "stop"
         is_past = (best == -1) & (tokens != -1)
         probs = np.where(is_past, (1 - q) / V + q * (tokens == EOS), probs).prod(axis=1)
         assert probs.sum() == pytest.approx(1.0)
-        value = (probs * earned(rules, prompts, tokens)).sum()
+        value = (probs * total_reward(rules, prompts, tokens)).sum()
         assert guide_value(rules, prompt[None], q)[0] == pytest.approx(value)
-        assert earned(rules, prompts, tokens).max() == pytest.approx(optimal_value(rules))
+        assert total_reward(rules, prompts, tokens).max() == pytest.approx(optimal_value(rules))
 
 
 @pytest.mark.parametrize("q", [0.0, 0.7])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
-def test_values_by_playing(rule, dense, q):
+def test_guide_value_equals_the_mean_of_episodes(rule, dense, q):
     config = toy_config(rule=rule, dense=dense)
     rules = ToyRules(rule, dense)
     envs = TextVectorEnv(config, 4000, autoreset_mode="Disabled")
-    total = play(envs, noisy(rules, q, np.random.default_rng(0)), seed=0)
+    total = write_texts(envs, noisy(rules, q, np.random.default_rng(0)), seed=0)
     expected = guide_value(rules, all_prompts(config), q).mean()
-    error = 4 * max(total.std(), np.sqrt(expected)) / np.sqrt(len(total))  # (a rare win may not have come)
+    error = 4 * max(total.std(), np.sqrt(expected)) / np.sqrt(len(total))  # (a rare success may not have occurred)
     assert total.mean() == pytest.approx(expected, abs=error)
     assert total.mean() != pytest.approx(guide_value(rules, all_prompts(config), 0.9).mean(), abs=error)
 
@@ -101,7 +101,7 @@ def test_values_by_playing(rule, dense, q):
 @pytest.mark.parametrize("sizes", [{}, {"vocab_size": 4, "max_new_tokens": 2}, {"max_prompt_length": 9}])
 @pytest.mark.parametrize(("rule", "dense"), RULES)
 def test_references_are_optimal(rule, dense, sizes):
-    """A reference, tokenised as agents do (text, then EOS, cut to T), earns the optimum."""
+    """A reference, tokenised as by agents (text, then EOS, cut to T), has the optimal reward."""
     config = toy_config(rule=rule, dense=dense, **sizes)
     rules = ToyRules(rule, dense, config.vocab_size, config.max_new_tokens)
     envs = TextVectorEnv(config, len(config.examples), autoreset_mode="Disabled")
@@ -116,31 +116,31 @@ def test_references_are_optimal(rule, dense, sizes):
     assert guide_value(rules, all_prompts(config), 1.0) == pytest.approx(1.0)
 
 
-def test_count_pays_for_good_words_only():
+def test_count_rewards_only_good_words():
     rules = ToyRules("count", dense=True)
     good, bad = rules.good_words[0], rules.good_words[0] + 1
-    for token, pay in ((good, 1 / 8), (bad, 0.0), (EOS, 0.0), (0, 0.0)):
+    for token, reward in ((good, 1 / 8), (bad, 0.0), (EOS, 0.0), (0, 0.0)):
         tokens = np.full((1, 8), -1)
         tokens[0, 0] = token
-        assert toy_rewards(rules, PROMPTS[:1], tokens, np.array([1]), np.array([token == EOS])) == [pay]
+        assert toy_rewards(rules, PROMPTS[:1], tokens, np.array([1]), np.array([token == EOS])) == [reward]
 
 
-def test_an_eighth_of_the_words_can_be_good():
+def test_good_every_sets_the_share_of_good_words():
     config, rules = toy_config(vocab_size=2_000, good_every=8), ToyRules("count", vocab_size=2_000, good_every=8)
     assert len(rules.good_words) == 250
     envs = TextVectorEnv(config, 4_000, autoreset_mode="Disabled")
-    total = play(envs, noisy(rules, 0.0, np.random.default_rng(0)), seed=0)
-    # 32,000 words, each good with a chance of an eighth
+    total = write_texts(envs, noisy(rules, 0.0, np.random.default_rng(0)), seed=0)
+    # 32,000 words, each good with probability 1/8
     assert total.mean() == pytest.approx(0.125, abs=4 * np.sqrt(0.125 * 0.875 / 32_000))
 
 
-def test_dense_and_final_pay_have_one_sum():
+def test_dense_and_final_rewards_have_the_same_sum():
     actions = np.random.default_rng(0).integers(16, size=(8, 50))
     totals = []
     for dense in (True, False):
         envs = TextVectorEnv(toy_config(dense=dense), 50, autoreset_mode="Disabled")
         assert envs.metadata["text"]["dense_reward"] is dense
-        totals.append(play(envs, lambda _, t: actions[t], seed=0))
+        totals.append(write_texts(envs, lambda _, t: actions[t], seed=0))
     assert totals[0] == pytest.approx(totals[1])
     assert totals[0].std() > 0
 
@@ -160,20 +160,20 @@ def test_prompts_differ_in_length():
         ({"good_every": 0}, "good_every"),
     ],
 )
-def test_keywords_that_will_not_do(keywords, message):
+def test_invalid_keywords_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         toy_config(**keywords)
 
 
-def test_what_a_noisy_guide_writes():
-    # V = 16, q = 1/2: draws in [0, 1/2) are the right token, [1/2, 1) is shared out among all sixteen.
+def test_tokens_of_a_noisy_guide():
+    # V = 16, q = 1/2: draws in [0, 1/2) are the right token, [1/2, 1) is divided among all sixteen.
     rules, prompts = ToyRules("sparse"), np.repeat(PROMPTS[:1], 5, axis=0)
     draws = np.array([0.0, 0.49, 0.5, 0.5 + 1.01 / 32, np.nextafter(1.0, 0.0)])
     empty = np.full((5, 8), -1)
     assert guide_tokens(rules, prompts, empty, draws, q=0.5).tolist() == [2, 2, 0, 1, 15]
     begun = empty.copy()
-    begun[:, 0] = 9  # whatever stands there, the next place is the next place
+    begun[:, 0] = 9  # earlier tokens do not matter, only their number
     assert guide_tokens(rules, prompts, begun, draws, q=1.0).tolist() == [3] * 5
     begun[:, :3] = 9
-    assert guide_tokens(rules, prompts, begun, draws, q=1.0).tolist() == [EOS] * 5  # past the end of the right text
+    assert guide_tokens(rules, prompts, begun, draws, q=1.0).tolist() == [EOS] * 5  # after the end of the optimal text
     assert guide_tokens(rules, prompts, empty, draws, q=0.0).tolist() == [0, 7, 8, 8, 15]

@@ -1,4 +1,4 @@
-"""Infos of many rows: what Gymnasium makes of them one after another."""
+"""Batched infos equal those that Gymnasium makes row by row."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tril_gym.utils.batched_infos import batched, row_of
 INFOS = {
     "of one row": {2: {"tokens": [1, 2], "completion": "a b", "example": 3}},
     "of all rows": {row: {"example": row, "prompt": f"p{row}", "references": ["r"] * row} for row in range(4)},
-    "with keys that some lack": {0: {"a": 1.5, "b": True}, 3: {"b": False, "c": None}},
+    "with keys that some rows lack": {0: {"a": 1.5, "b": True}, 3: {"b": False, "c": None}},
     "with dictionaries": {
         1: {"extras": {"label": 1, "more": {"x": 0.5}}},
         2: {"extras": {"label": 2}},
@@ -17,10 +17,8 @@ INFOS = {
     },
     "with arrays": {0: {"x": np.arange(3)}, 2: {"x": np.arange(3) * 2}},
     "with numpy's numbers": {0: {"x": np.float32(0.5), "y": np.int64(7)}, 1: {"x": np.float32(1.5)}},
-    "of a text's end and the next one's beginning": {
-        1: {"final_obs": np.arange(4), "final_info": {"tokens": [5]}, "example": 1}
-    },
-    "of nobody": {},
+    "of an end and a reset in one step": {1: {"final_obs": np.arange(4), "final_info": {"tokens": [5]}, "example": 1}},
+    "of no row": {},
 }
 
 
@@ -36,7 +34,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("infos", INFOS.values(), ids=INFOS)
-def test_batched_infos_are_gymnasiums(infos):
+def test_batched_infos_equal_those_of_gymnasium(infos):
     envs = VectorEnv()
     envs.num_envs = 4
     expected = {}
@@ -45,7 +43,7 @@ def test_batched_infos_are_gymnasiums(infos):
     assert_same(batched(infos, 4), expected)
 
 
-def test_a_rows_own_info_comes_back():
+def test_row_of_is_the_inverse_of_batched():
     infos = {0: {"example": 4, "extras": {"label": 1}}, 2: {"example": 5, "tokens": [1, 2]}}
     together = batched(infos, 3)
     assert {row: row_of(together, row) for row in range(3)} == infos | {1: {}}

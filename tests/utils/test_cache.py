@@ -1,3 +1,5 @@
+"""The cache on disk: built once, verified, safe against failures and concurrent builds."""
+
 import json
 
 import pytest
@@ -13,7 +15,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 class Builder:
-    """Writes two files and counts how often it did."""
+    """A build function that writes two files and counts its calls."""
 
     def __init__(self):
         self.built = 0
@@ -35,7 +37,7 @@ def test_built_once_and_found_again(cache_folder):
     assert list((cache_folder / "model").iterdir()) == [folder]  # no leftovers
 
 
-def test_another_key_is_another_folder():
+def test_each_key_has_its_own_folder():
     build = Builder()
     assert cached_folder("model", "abc", build) != cached_folder("model", "abd", build)
     assert build.built == 2
@@ -53,7 +55,7 @@ def add(folder):
     (folder / "stray.bin").write_bytes(b"")
 
 
-def cut_the_manifest(folder):
+def truncate_the_manifest(folder):
     manifest = folder / cache.MANIFEST
     manifest.write_text(manifest.read_text()[:-5])
 
@@ -62,8 +64,8 @@ def remove_the_manifest(folder):
     (folder / cache.MANIFEST).unlink()
 
 
-@pytest.mark.parametrize("damage", [change, remove, add, cut_the_manifest, remove_the_manifest])
-def test_a_damaged_folder_is_made_again(damage, cache_folder):
+@pytest.mark.parametrize("damage", [change, remove, add, truncate_the_manifest, remove_the_manifest])
+def test_a_damaged_folder_is_built_again(damage, cache_folder):
     build = Builder()
     folder = cached_folder("model", "abc", build)
     damage(folder)
@@ -84,7 +86,7 @@ def test_a_failed_build_leaves_nothing_behind(cache_folder):
     assert list((cache_folder / "model").iterdir()) == []
 
 
-def test_the_first_of_two_builders_at_once_wins():
+def test_the_first_of_two_concurrent_builds_is_kept():
     late, early = Builder(), Builder()
 
     def interrupted(folder):
@@ -98,13 +100,13 @@ def test_the_first_of_two_builders_at_once_wins():
     assert json.loads((folder / cache.MANIFEST).read_text()).keys() == {"weights.bin", "sub/more.json"}
 
 
-def test_a_cache_that_cannot_be_written_is_named(cache_folder, monkeypatch):
+def test_an_unwritable_cache_names_the_variable(cache_folder, monkeypatch):
     cache_folder.write_text("a file where the folder should be")
     with pytest.raises(OSError, match="TRIL_GYM_CACHE"):
         cached_folder("model", "abc", Builder())
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_the_folder_of_the_cache(monkeypatch, tmp_path):
     assert cache.cache_root() == tmp_path / "cache"
     monkeypatch.delenv("TRIL_GYM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

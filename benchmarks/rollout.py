@@ -7,7 +7,7 @@ Wall time and tokens of the texts; tokens sampled after the end of a text do not
 - collect: ours, through `reset` and `step`; with log-probabilities, which the others do not compute. Shown besides are
   the environment's and the forward passes' shares of its time, the number of passes, and the number of tokens that its
   actors sampled. The passes are a lower bound for any collection with these models.
-- collect, compiled: the same with `policy.compile()`, with `--compile`; compilation is not timed.
+- collect, compiled: the same with a compiled model, with `--compile`; compilation is not timed.
 - generate: `model.generate(do_sample=True)`, with the model as `transformers` loads it.
 - loop: one forward pass per token with the cache, softmax, `torch.multinomial`.
 - loop, our kernels: the same with the activations and the attention of our policies.
@@ -118,7 +118,7 @@ class Case:
         self.policy = LMPolicy(copy.deepcopy(model), getattr(envs.unwrapped, "tokenizer", None))
         self.compiled = self.policy.frozen_copy() if compiles else None
         if self.compiled is not None:
-            self.compiled.compile()
+            self.compiled.language_model.compile()
         self.fused = use_fast_kernels(copy.deepcopy(model)).eval()
         self.layout = TextLayout.of(envs)
         self.eos, self.rows = self.layout.eos_token_ids[0], envs.num_envs
@@ -136,7 +136,7 @@ class Case:
         policy = policy or self.policy
         timer, actor, passes = Timer(), CountedActor(policy), Passes(policy.model)
         plan = Plan(rollout=actor)
-        counted = passes if policy.compiled is None else nullcontext()  # the counter would be compiled as well
+        counted = nullcontext() if policy is self.compiled else passes  # the counter would be compiled as well
         with counted, timer.time("all"):
             texts = collect(
                 self.envs, plan, episodes=self.rows, generator=self.generator, examples=self.examples, timer=timer
@@ -196,7 +196,7 @@ def guided(case: Case, title: str) -> Comparison:
             texts = collect(case.envs, plan, episodes=case.rows, generator=case.generator, timer=timer)
             with torch.no_grad():
                 for rows in torch.arange(case.rows).split(MINIBATCH):
-                    ref_policy.score(texts.texts[rows], case.layout)
+                    ref_policy.token_logprobs(texts.texts[rows], case.layout)
         extra = shares(timer, passes) | {"in the texts": float(texts.lengths.sum())}
         return Sample(timer.seconds["all"], policy.tokens + counted_guide.tokens, extra)
 

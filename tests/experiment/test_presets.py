@@ -274,11 +274,11 @@ def test_every_cell_builds(preset, algorithm, env, stand_ins):
 def test_cells_learn(algorithm, env, stand_ins):
     short = {"max_new_tokens": 8, "min_new_tokens": 2}
     agent = build_run(small("tril", algorithm, env, stand_ins, **short)).agent
-    before = {name: weight.clone() for name, weight in agent.policy.state_dict().items()}
+    before = {name: weight.clone() for name, weight in agent.policy.language_model.state_dict().items()}
     rows: list[dict[str, float]] = []
     agent.learn(1, callback=lambda report: rows.append(report.metrics))
     assert rows[0]["policy/ratio_error"] < 1e-4
-    assert any(not weight.equal(before[name]) for name, weight in agent.policy.state_dict().items())
+    assert any(not weight.equal(before[name]) for name, weight in agent.policy.language_model.state_dict().items())
 
 
 def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
@@ -308,7 +308,7 @@ def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
     again = restore_run(config, tmp_path / "saved", tmp_path / "no-rewards").agent
     assert again.guide.policy.shares_base(again.policy)
     assert again.guide.settings() == agent.guide.settings()
-    mine, its = agent.learn(1).policy.state_dict(), again.learn(1).policy.state_dict()
+    mine, its = agent.learn(1).policy.language_model.state_dict(), again.learn(1).policy.language_model.state_dict()
     assert all(mine[name].equal(its[name]) for name in mine)
 
 

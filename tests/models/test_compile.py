@@ -37,7 +37,7 @@ def test_it_learns_what_it_learns_without(compiled_parts):
 
 @pytest.mark.parametrize(("family", "parts"), [("llama", ["LlamaModel"]), ("t5", ["T5Stack", "T5Stack"])])
 def test_what_is_compiled(family, parts, compiled_parts):
-    policy_of(family).compile()  # nothing is traced before it is called
+    policy_of(family).language_model.compile()  # nothing is traced before it is called
     assert compiled_parts == parts
 
 
@@ -78,7 +78,7 @@ def test_it_writes_what_it_writes_without(family, rollin_prob, traced):
         policy = policy_of(family, dtype=torch.float64)  # so that rounding decides no token
         guide = Guide(policy_of(family, dtype=torch.float64, seed=1))
         if compiles:
-            policy.compile()
+            policy.language_model.compile()
         plan = Plan(rollout=policy, rollin=guide, rollin_prob=rollin_prob)
         envs = foreign_envs(12, eos_token_ids=MANY_EOS)
         for _ in range(2):  # again, in memory that was used before
@@ -98,26 +98,27 @@ def test_it_writes_what_it_writes_without(family, rollin_prob, traced):
 def test_rows_are_halved(rows, texts, fit):
     decoder = object.__new__(CompiledDecoder)
     decoder._mask = torch.zeros(rows, 1)
-    assert decoder.fits(texts) == fit
+    assert decoder.batch_size_for(texts) == fit
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_memory_is_used_again(traced):
     policy, envs = policy_of("gpt2"), foreign_envs(4, eos_token_ids=MANY_EOS)
-    policy.compile()
+    policy.language_model.compile()
     places = []
     for _ in range(3):
         collect(envs, Plan(rollout=policy), episodes=4, generator=torch.Generator().manual_seed(0))
-        idle = policy.compiled._idle
-        places.append({memory.layers[0].keys.data_ptr() for memories in idle.values() for memory in memories})
+        compiled = policy.language_model.backbone.compiled
+        pool = compiled._pool
+        places.append({memory.layers[0].keys.data_ptr() for memories in pool.values() for memory in memories})
     assert places[0] == places[1] == places[2]
     # Two at a time do not write to the same place.
-    first = policy.compiled.take(next(iter(idle.values()))[0], 4, 64)
-    assert first is not policy.compiled.take(first, 4, 64)
+    first = compiled.acquire(next(iter(pool.values()))[0], 4, 64)
+    assert first is not compiled.acquire(first, 4, 64)
 
 
 def test_models_without_full_attention_write_as_before(traced):
     policy = policy_of("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    policy.compile()
+    policy.language_model.compile()
     collect(foreign_envs(2), Plan(rollout=policy), episodes=2, generator=torch.Generator().manual_seed(0))
     assert not traced

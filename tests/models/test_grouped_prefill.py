@@ -8,7 +8,7 @@ import torch
 from doubles import foreign_envs, generator, language_model
 
 from tril_gym.agents import LMPolicy, Plan, collect
-from tril_gym.models.decoders import like_lengths
+from tril_gym.models.causal_decoder import group_by_length
 
 PROMPT, NEW, TEXTS = 60, 4, 48
 
@@ -48,7 +48,7 @@ def test_prompts_are_read_in_several_groups(trajectories):
     assert min(lengths) < 10
     assert max(lengths) > 50
     assert lengths != sorted(lengths)  # groups of like lengths are not the order of the batch
-    assert len(like_lengths(lengths, 64)) > 1
+    assert len(group_by_length(lengths, 64)) > 1
 
 
 def test_each_text_is_written_from_its_own_prompt(model, trajectories):
@@ -62,9 +62,9 @@ def test_another_prompt_would_be_noticed(model, trajectories):
 def test_groups_hold_every_text_once():
     lengths = np.random.default_rng(0).integers(1, 61, TEXTS).tolist()
     for cost in (0, 10, 100, 10_000):
-        groups = like_lengths(lengths, cost)
+        groups = group_by_length(lengths, cost)
         assert sorted(row for group in groups for row in group) == list(range(TEXTS))
         for short, long in pairwise(groups):
             assert max(lengths[row] for row in short) <= min(lengths[row] for row in long)
-    assert len(like_lengths(lengths, 10_000)) == 1
-    assert len(like_lengths(lengths, 0)) == 8
+    assert len(group_by_length(lengths, 10_000)) == 1
+    assert len(group_by_length(lengths, 0)) == 8

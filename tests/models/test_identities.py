@@ -19,7 +19,7 @@ from tril_gym.agents.learners.critic import Critic, value_after
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models import backbone as backbones
-from tril_gym.models import decoders
+from tril_gym.models import causal_decoder
 from tril_gym.models.texts import Texts
 
 # Nats. Float32 differs by rounding between a cached pass and a whole one.
@@ -52,7 +52,7 @@ def mixed_texts(policy: LMPolicy, min_new_tokens: int = 3, episodes: int = 24) -
 @torch.no_grad()
 def ratio_error(policy: LMPolicy, trajectories: Trajectories, layout: TextLayout) -> float:
     """The largest |log ρ| on tokens that the policy wrote, in nats."""
-    logprobs = policy.score(trajectories.texts, layout).logprobs.double()
+    logprobs = policy.token_logprobs(trajectories.texts, layout).logprobs.double()
     return float((logprobs - trajectories.old_logprobs)[trajectories.wrote].abs().max())
 
 
@@ -72,7 +72,7 @@ def test_sampling_and_scoring_agree_outside_an_environment(family):
     draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
     written = write_completions(policy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
     with torch.no_grad():
-        scored = policy.score(written.texts(), layout).logprobs
+        scored = policy.token_logprobs(written.texts(), layout).logprobs
     is_token = written.is_token
     np.testing.assert_allclose(written.logprobs[is_token], scored[torch.from_numpy(is_token)], atol=1e-9)
     assert (written.logprobs[~is_token] == 0).all()
@@ -83,7 +83,7 @@ def test_there_is_no_drift_before_the_first_update(family, dtype):
     ref_policy = policy.frozen_copy()
     trajectories, layout = mixed_texts(policy)
     with torch.no_grad():
-        ref_logprobs = ref_policy.score(trajectories.texts, layout).logprobs.double()
+        ref_logprobs = ref_policy.token_logprobs(trajectories.texts, layout).logprobs.double()
     kl = nats_per_text(trajectories.old_logprobs, ref_logprobs, trajectories.wrote)
     assert abs(float(kl)) <= TOLERANCES[dtype]
 
@@ -94,7 +94,7 @@ def test_a_policy_that_has_moved_has_drifted():
     policy.model.get_output_embeddings().weight.data.mul_(1.5)
     moved, layout = mixed_texts(policy)
     with torch.no_grad():
-        ref_logprobs = ref_policy.score(moved.texts, layout).logprobs.double()
+        ref_logprobs = ref_policy.token_logprobs(moved.texts, layout).logprobs.double()
     assert float(nats_per_text(moved.old_logprobs, ref_logprobs, moved.wrote)) > WRONG
 
 
@@ -132,7 +132,7 @@ class TestSamplingAndScoringCanDisagree:
     def test_positions_that_count_padding_while_sampling(self, monkeypatch):
         policy = policy_of("gpt2")
         with monkeypatch.context() as patch:
-            patch.setattr(decoders, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
+            patch.setattr(causal_decoder, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape))
             trajectories, layout = mixed_texts(policy)
         assert ratio_error(policy, trajectories, layout) > WRONG
 
@@ -141,10 +141,10 @@ class TestSamplingAndScoringCanDisagree:
 def padding_error(policy: LMPolicy) -> float:
     """How far a text alone is from the same text in a batch, in nats."""
     texts, layout = ragged_texts(), TextLayout.of(foreign_envs(1, min_new_tokens=2))
-    batch = policy.score(texts, layout, entropies="gradient")
+    batch = policy.token_logprobs(texts, layout, entropies="gradient")
     errors = []
     for row, length in enumerate(texts.lengths.tolist()):
-        single = policy.score(alone(texts, row), layout, entropies="gradient")
+        single = policy.token_logprobs(alone(texts, row), layout, entropies="gradient")
         errors.append((single.logprobs[0] - batch.logprobs[row, :length]).abs().nan_to_num(0.0).max())
         errors.append((single.entropy[0] - batch.entropy[row, :length]).abs().max())
     return float(max(errors))
@@ -180,10 +180,10 @@ class TestPaddingCanMatter:
     @pytest.mark.parametrize("family", ["t5", "bart"])
     def test_prompts_that_are_attended_to_where_they_are_padded(self, family, monkeypatch):
         def packed_but_unmasked(ids, mask):
-            ids, mask = backbones._packed(ids, mask, "right")
+            ids, mask = backbones._aligned(ids, mask, "right")
             return ids, torch.ones_like(mask)
 
-        monkeypatch.setattr(backbones, "packed_left", packed_but_unmasked)
+        monkeypatch.setattr(backbones, "left_aligned", packed_but_unmasked)
         assert padding_error(policy_of(family)) > WRONG
 
     @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
@@ -201,7 +201,7 @@ class TestPaddingCanMatter:
         assert padding_error(policy) > WRONG
 
     def test_prompts_padded_on_the_left_of_an_encoder_with_absolute_positions(self, monkeypatch):
-        monkeypatch.setattr(backbones, "packed_left", backbones.packed_right)
+        monkeypatch.setattr(backbones, "left_aligned", backbones.right_aligned)
         assert padding_error(policy_of("bart")) > WRONG
         assert padding_error(policy_of("t5")) <= 1e-4  # relative positions: either side will do
 
@@ -209,7 +209,7 @@ class TestPaddingCanMatter:
 @torch.no_grad()
 def critic_of(family: str, dtype: torch.dtype) -> Critic:
     """A critic whose last layer is not zero."""
-    critic = Critic(policy_of(family, dtype=dtype))
+    critic = Critic(policy_of(family, dtype=dtype).language_model)
     critic.head.weight.normal_(0.0, 1.0, generator=generator(5))
     critic.head.bias.fill_(0.3)
     return critic
@@ -247,7 +247,8 @@ def test_logprobs_are_those_of_the_model_on_the_plain_sequence(family):
     ids = torch.cat([texts.prompts, texts.tokens], dim=1)
     expected = model.eval()(input_ids=ids).logits.log_softmax(-1)[0, texts.prompts.shape[1] - 1 : -1]
     expected = expected.gather(1, texts.tokens[0].unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(LMPolicy(model, None).score(texts, layout).logprobs[0], expected, rtol=0, atol=1e-5)
+    found = LMPolicy(model, None).token_logprobs(texts, layout).logprobs[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -259,7 +260,8 @@ def test_logprobs_are_those_of_the_model_given_the_decoder_its_start(family, sta
     decoder_ids = torch.cat([torch.tensor([start]), texts.tokens], dim=1)
     logits = model.eval()(input_ids=texts.prompts, decoder_input_ids=decoder_ids).logits
     expected = logits.log_softmax(-1)[0, len(start) - 1 : -1].gather(1, texts.tokens[0].unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(LMPolicy(model, None).score(texts, layout).logprobs[0], expected, rtol=0, atol=1e-5)
+    found = LMPolicy(model, None).token_logprobs(texts, layout).logprobs[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -272,7 +274,7 @@ def test_greedy_writing_is_generate(family, min_new_tokens):
     greedy = policy.with_decoding(Decoding(greedy=True))
     found = write_completions(greedy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
     assert (found.logprobs == 0).all()
-    start = len(backbones._decoder_start(policy.model)) if policy.model.config.is_encoder_decoder else 0
+    start = len(backbones.decoder_start(policy.model)) if policy.model.config.is_encoder_decoder else 0
     policy.model.eval()
     for row in range(9):
         prompt = alone(texts, row).prompts

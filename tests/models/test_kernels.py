@@ -9,7 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tril_gym.agents import LMPolicy
 from tril_gym.models import kernels
-from tril_gym.models.kernels import ATTENTION, single_query_attention, use_attend
+from tril_gym.models.kernels import ATTENTION, single_query_attention, use_single_query_attention
 
 B, H, L, D = 3, 4, 7, 8
 
@@ -77,12 +77,12 @@ class TestWhichModels:
     def test_a_model_that_was_told_otherwise_stays(self):
         model = language_model("gpt2")
         model.set_attn_implementation("eager")
-        assert use_attend(model).config._attn_implementation == "eager"
+        assert use_single_query_attention(model).config._attn_implementation == "eager"
 
     def test_a_family_with_an_attention_of_its_own_stays(self, monkeypatch):
         model = language_model("gpt2")
         monkeypatch.setattr("transformers.models.gpt2.modeling_gpt2.ALL_ATTENTION_FUNCTIONS", {})
-        assert use_attend(model).config._attn_implementation == "sdpa"
+        assert use_single_query_attention(model).config._attn_implementation == "sdpa"
 
     def test_nothing_of_it_is_saved(self, tmp_path):
         policy = policy_of("gpt2")

@@ -8,7 +8,7 @@ from doubles import language_model, ragged_texts
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tril_gym.models import kv_cache
-from tril_gym.models.kv_cache import PreallocatedLayer, PromptLayer, keep, preallocated_cache, preallocated_pair
+from tril_gym.models.kv_cache import PreallocatedLayer, PromptLayer, preallocated_cache, preallocated_pair, select_rows
 
 
 def states(generator, texts, columns, width):
@@ -92,7 +92,7 @@ def test_the_last_texts_leave_for_nothing(early):
         layer.update(more, -more)
         expected = torch.cat([expected, more], dim=2)
     before = layer.keys.data_ptr()
-    keep(SimpleNamespace(layers=[layer]), slice(3), 0)
+    select_rows(SimpleNamespace(layers=[layer]), slice(3), 0)
     assert layer.keys.data_ptr() == before, "it was copied"
     torch.testing.assert_close((layer.keys, layer.values), (expected[:3], -expected[:3]), rtol=0, atol=0)
 
@@ -109,7 +109,7 @@ def test_columns_in_front_leave(early, rows):
         more = states(generator, 4, 1, 3)
         layer.update(more, -more)
         expected = torch.cat([expected, more], dim=2)
-    keep(SimpleNamespace(layers=[layer]), rows, 2)
+    select_rows(SimpleNamespace(layers=[layer]), rows, 2)
     expected = expected[rows][:, :, 2:]
     for _ in range(2 * kv_cache.STEP):  # until memory is set aside anew
         more = states(generator, 2, 1, 3)

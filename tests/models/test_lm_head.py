@@ -21,7 +21,7 @@ def layout():
 
 def whole(policy, texts):
     """Log-probabilities and entropies from all logits at once, 0 on padding."""
-    logits = policy.backbone.logits(policy.model, texts)
+    logits = policy.language_model.backbone.logits(texts)
     positions = torch.arange(texts.tokens.shape[1]).expand_as(texts.tokens)
     sizes = {"eos_token_ids": layout().eos_token_ids, "min_new_tokens": 2}
     logits = policy.decoding.apply(logits, positions, **sizes)
@@ -43,11 +43,11 @@ def gradients(policy, scalar):
 @pytest.mark.parametrize("chunk", [2**24, 40 * V, 7 * V, 1], ids=["whole", "40", "7", "one by one"])
 def test_chunks_change_no_number_and_no_gradient(family, chunk, monkeypatch):
     policy, texts = policy_of(family, dtype=torch.float64).with_decoding(WARM), ragged_texts()
-    assert policy.head is not None
+    assert policy.language_model.head is not None
     expected = whole(policy, texts)
     wanted = gradients(policy, loss(*expected))
     monkeypatch.setattr(heads, "CHUNK", chunk)
-    scores = policy.score(texts, layout(), entropies="gradient")
+    scores = policy.token_logprobs(texts, layout(), entropies="gradient")
     for mine, theirs in zip((scores.logprobs, scores.entropy), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
     for mine, theirs in zip(gradients(policy, loss(scores.logprobs, scores.entropy)), wanted, strict=True):
@@ -58,19 +58,21 @@ def test_chunks_change_no_number_and_no_gradient(family, chunk, monkeypatch):
 
 def test_entropies_are_the_same_with_and_without_a_gradient(family):
     policy, texts = policy_of(family, dtype=torch.float64).with_decoding(WARM), ragged_texts()
-    numbers, learned = (policy.score(texts, layout(), entropies=kind) for kind in ("numbers", "gradient"))
+    numbers, learned = (policy.token_logprobs(texts, layout(), entropies=kind) for kind in ("detached", "gradient"))
     assert not numbers.entropy.requires_grad
     assert learned.entropy.requires_grad
     torch.testing.assert_close(numbers.entropy, learned.entropy.detach(), rtol=0, atol=1e-12)
-    assert policy.score(texts, layout()).entropy is None
+    assert policy.token_logprobs(texts, layout()).entropy is None
 
 
 def test_known_states_are_not_computed_again(family, monkeypatch):
     policy, texts = policy_of(family), ragged_texts()
-    expected = policy.score(texts, layout()).logprobs
-    hidden = policy.hidden(texts)
-    monkeypatch.setattr(policy.backbone, "hidden", None)
-    torch.testing.assert_close(policy.score(texts, layout(), hidden=hidden).logprobs, expected, rtol=0, atol=1e-5)
+    expected = policy.token_logprobs(texts, layout()).logprobs
+    hidden = policy.language_model.hidden(texts)
+    monkeypatch.setattr(policy.language_model.backbone, "hidden", None)
+    torch.testing.assert_close(
+        policy.token_logprobs(texts, layout(), hidden=hidden).logprobs, expected, rtol=0, atol=1e-5
+    )
 
 
 def test_a_model_that_does_more_after_its_head_is_read_whole(family):
@@ -86,35 +88,41 @@ def test_a_model_that_does_more_after_its_head_is_read_whole(family):
 
         model.forward = changed
         policy, texts = LMPolicy(model, None).with_decoding(WARM), ragged_texts()
-        assert policy.head is None
-        torch.testing.assert_close(policy.score(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5)
+        assert policy.language_model.head is None
+        torch.testing.assert_close(
+            policy.token_logprobs(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5
+        )
 
 
 def test_barts_bias_is_not_forgotten():
     model = language_model("bart")
     model.final_logits_bias += torch.linspace(-2, 2, V)
     policy, texts = LMPolicy(model, None), ragged_texts()
-    assert policy.head is None
-    torch.testing.assert_close(policy.score(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5)
-    assert policy_of("bart").head is not None  # whose bias is 0
+    assert policy.language_model.head is None
+    torch.testing.assert_close(
+        policy.token_logprobs(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5
+    )
+    assert policy_of("bart").language_model.head is not None  # whose bias is 0
 
 
 def test_a_tied_t5_scales_its_states():
     model = language_model("t5", tie_word_embeddings=True)
     policy, texts = LMPolicy(model, None), ragged_texts()
-    assert policy.head is not None
-    assert policy.head.scale == 32**-0.5
-    torch.testing.assert_close(policy.score(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5)
-    policy.head.scale = 1.0  # the control: without it every distribution is sharper
-    assert (policy.score(texts, layout()).logprobs - whole(policy, texts)[0]).abs().max() > 0.1
+    assert policy.language_model.head is not None
+    assert policy.language_model.head.scale == 32**-0.5
+    torch.testing.assert_close(
+        policy.token_logprobs(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5
+    )
+    policy.language_model.head.scale = 1.0  # the control: without it every distribution is sharper
+    assert (policy.token_logprobs(texts, layout()).logprobs - whole(policy, texts)[0]).abs().max() > 0.1
 
 
 def test_a_head_belongs_to_its_model(family):
     policy = policy_of(family)
-    assert policy.head is policy.head  # looked for once
+    assert policy.language_model.head is policy.language_model.head  # looked for once
     copy = policy.frozen_copy()
-    assert copy.head.layer is copy.model.get_output_embeddings()
-    assert copy.head.layer is not policy.head.layer
+    assert copy.language_model.head.layer is copy.model.get_output_embeddings()
+    assert copy.language_model.head.layer is not policy.language_model.head.layer
 
 
 def test_fused_activations_compute_the_same():

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfi
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
-from tril_gym.agents.actors.lm_writer import checkpoints_gradients
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.agents.learners.optimizer import checkpoint_gradients
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
+from tril_gym.models.language_model import uses_gradient_checkpointing
 from tril_gym.models.lora import Lora
 from tril_gym.utils.quiet import without_peft_warnings
 
@@ -64,7 +64,7 @@ def peft_model(model, config, **settings):
 
 
 def tensors(policy):
-    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in policy.language_model.state_dict().items()}
 
 
 def same(one, other):
@@ -92,7 +92,7 @@ class TestAFreshAdapter:
     def test_is_all_that_trains(self, family):
         policy = lora_policy(family)
         names = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}
-        assert names == set(policy.state_dict())
+        assert names == set(policy.language_model.state_dict())
         assert all("lora_" in name for name in names)
         assert {id(weight) for weight in policy.parameters()} == {id(w) for w in policy.lora.weights().values()}
         assert all(shape[0] == RANK or shape[1] == RANK for shape in (w.shape for w in policy.parameters()))
@@ -102,8 +102,8 @@ class TestAFreshAdapter:
         before = torch.get_rng_state()
         one, same_seed, other = (base.with_lora(RANK, seed=seed) for seed in (3, 3, 4))
         assert torch.equal(torch.get_rng_state(), before)
-        assert same(one.state_dict(), same_seed.state_dict())
-        assert not same(one.state_dict(), other.state_dict())
+        assert same(tensors(one), tensors(same_seed))
+        assert not same(tensors(one), tensors(other))
 
     @pytest.mark.parametrize(("settings", "scale"), [({}, 2.0), ({"alpha": 6}, 1.5)])
     def test_alpha(self, settings, scale):
@@ -113,7 +113,8 @@ class TestAFreshAdapter:
     def test_layers_by_name(self):
         def adapted(**settings):
             return {
-                name.rsplit(".lora_")[0].split(".")[-1] for name in policy_of().with_lora(2, **settings).state_dict()
+                name.rsplit(".lora_")[0].split(".")[-1]
+                for name in policy_of().with_lora(2, **settings).language_model.state_dict()
             }
 
         assert adapted() == {"c_attn"}
@@ -198,7 +199,7 @@ class TestIdentities:
         for policy in (lora_policy(family), trained(lora_policy(family))):
             trajectories, layout = mixed_texts(policy)
             with torch.no_grad():
-                ref = policy.frozen_copy().score(trajectories.texts, layout).logprobs.double()
+                ref = policy.frozen_copy().token_logprobs(trajectories.texts, layout).logprobs.double()
             assert abs(float(nats_per_text(trajectories.old_logprobs, ref, trajectories.wrote))) <= 1e-4
 
 
@@ -221,25 +222,27 @@ class TestCopies:
         frozen = policy.frozen_copy()
         assert is_off(frozen)
         assert not is_off(policy)
-        assert not is_off(frozen.adapter_copy())
+        assert not is_off(frozen.language_model.adapter_copy())
         assert not is_off(trained(policy).frozen_copy())
         # What was loaded decides anew.
-        fresh = frozen.state_dict() | {}
+        fresh = frozen.language_model.state_dict() | {}
         fresh = {name: tensor.clone() for name, tensor in fresh.items()}
-        frozen.load_state_dict(policy.state_dict())
+        frozen.language_model.load_state_dict(policy.language_model.state_dict())
         assert not is_off(frozen)
         assert torch.equal(logprobs(frozen), logprobs(policy))
         assert frozen.parameters() == []
-        frozen.load_state_dict(fresh)
+        frozen.language_model.load_state_dict(fresh)
         assert is_off(frozen)
 
     def test_an_adapter_of_other_layers_is_refused(self):
         with pytest.raises(ValueError, match="an adapter of other layers"):
-            lora_policy().load_state_dict(policy_of().with_lora(RANK, target_modules="all-linear").state_dict())
+            lora_policy().language_model.load_state_dict(
+                policy_of().with_lora(RANK, target_modules="all-linear").language_model.state_dict()
+            )
 
     def test_a_full_copy_is_plain_and_trains_as_a_whole(self, family):
         policy = trained(lora_policy(family))
-        full = policy.full_copy()
+        full = policy.with_language_model(policy.language_model.full_copy())
         assert full.lora is None
         torch.testing.assert_close(logprobs(full), logprobs(policy), rtol=0, atol=1e-4)
         assert len(full.parameters()) == len(list(full.model.parameters()))
@@ -265,7 +268,10 @@ class TestCritics:
             adapter, separate = critic(texts), make_critic(policy, "separate")
             separate.head.load_state_dict(critic.head.state_dict())
             torch.testing.assert_close(separate(texts), adapter, rtol=1e-4, atol=1e-3)
-        assert set(critic.state_dict()) == {f"model.{n}" for n in policy.state_dict()} | {"head.weight", "head.bias"}
+        assert set(critic.state_dict()) == {f"model.{n}" for n in policy.language_model.state_dict()} | {
+            "head.weight",
+            "head.bias",
+        }
         other = make_critic(lora_policy(family))
         other.load_state_dict(critic.state_dict())
         with torch.no_grad():
@@ -290,13 +296,13 @@ class TestCritics:
                 assert all(w.grad is None for name, w in model.named_parameters() if "lora_" not in name)
             return {critic_owner for critic_owner, weights in found.items() if weights}
 
-        policy.score(texts, layout).logprobs.sum().backward()
+        policy.token_logprobs(texts, layout).logprobs.sum().backward()
         assert reached() == {"policy"}
         critic(texts).sum().backward()
         assert reached() == {"policy", "critic"}
         for weight in policy.parameters():
             weight.grad = None
-        (policy.score(texts, layout).logprobs.sum() + guide_critic(texts).sum()).backward()
+        (policy.token_logprobs(texts, layout).logprobs.sum() + guide_critic(texts).sum()).backward()
         assert reached() == {"policy", "critic", "guide"}
 
     @pytest.mark.parametrize("switched", [False, True])
@@ -324,11 +330,11 @@ class TestTraining:
         assert first["policy/ratio_error"] < 1e-4
         assert same(tensors(base), before)
         assert same(tensors(agent.learner.ref_policy), reference)
-        moved = [not torch.equal(tensor, adapter[name]) for name, tensor in policy.state_dict().items()]
+        moved = [not torch.equal(tensor, adapter[name]) for name, tensor in policy.language_model.state_dict().items()]
         assert all(moved)
         critic, _ = agent.learner.critic("policy")
         assert critic.body.lora is not None
-        assert critic.body.shares_base(policy)
+        assert critic.body.shares_base(policy.language_model)
         assert all(critic.state_dict()[f"model.{name}"].any() for name in adapter)  # its second matrices, too
 
     @pytest.mark.parametrize("critic", ["separate", "adapter"])
@@ -388,8 +394,8 @@ class TestTraining:
             if checkpointing:
                 for model in (policy.model, critic.model):
                     checkpoint_gradients(model)
-                    assert checkpoints_gradients(model)
-            (policy.score(texts, layout).logprobs.sum() + critic(texts).square().sum()).backward()
+                    assert uses_gradient_checkpointing(model)
+            (policy.token_logprobs(texts, layout).logprobs.sum() + critic(texts).square().sum()).backward()
             return [weight.grad for weight in [*policy.parameters(), *critic.parameters()]]
 
         for one, other in zip(gradients(True), gradients(False), strict=True):
@@ -409,7 +415,7 @@ class TestTraining:
             adapter_name="mine",
         )
         policy = LMPolicy(model, toy_envs(1).unwrapped.tokenizer)
-        assert any("modules_to_save" in name for name in policy.state_dict())
+        assert any("modules_to_save" in name for name in policy.language_model.state_dict())
         before = tensors(policy)
         agent = toy_agent(policy=policy, critic="adapter")
         assert abs(history(agent, 1)[0]["kl"]) < 1e-4
@@ -454,8 +460,9 @@ class TestMemory:
         agent = PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
-        for other in (loaded.learner.ref_policy, loaded.guide.policy, loaded.learner.critic("policy")[0].body):
-            assert other.shares_base(loaded.policy)
+        policies, critic = (loaded.learner.ref_policy, loaded.guide.policy), loaded.learner.critic("policy")[0]
+        for other in (*(policy.language_model for policy in policies), critic.body):
+            assert other.shares_base(loaded.policy.language_model)
 
 
 class TestSaving:
@@ -478,7 +485,7 @@ class TestSaving:
         policy.save(tmp_path)
         again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False, dtype="auto")
         with torch.no_grad():
-            logits = [p.backbone.logits(p.model, texts) for p in (policy, again)]
+            logits = [p.language_model.backbone.logits(texts) for p in (policy, again)]
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
@@ -539,7 +546,7 @@ class TestSaving:
 
     def test_an_adapter_alone(self, family, tmp_path):
         policy = trained(lora_policy(family))
-        policy.save_adapter(tmp_path)
+        policy.language_model.save_adapter(tmp_path)
         again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False)
         assert same(tensors(again), tensors(policy))
         assert torch.equal(logprobs(again), logprobs(policy))
@@ -683,11 +690,11 @@ class TestQuantised:
 
     @pytest.mark.parametrize("by_name", [True, False])
     def test_from_base_to_checkpoint(self, base, by_name, tmp_path):
-        assert base.is_quantised
+        assert base.language_model.is_quantised
         with pytest.raises(ValueError, match="quantised weights cannot be trained; add an adapter"):
             toy_agent(policy=base)
         if not by_name:
-            base.origin = None
+            base.language_model.base_ref = None
         policy = base.with_lora(RANK)
         with pytest.raises(ValueError, match="cannot train quantised weights"):
             toy_agent(policy=policy, critic="separate")
@@ -724,10 +731,10 @@ class TestQuantised:
         with pytest.raises(
             ValueError, match=r"quantised weights cannot be trained; add an adapter with policy\.with_lora"
         ):
-            policy.check_trains()
+            policy.language_model.check_trainable()
         with pytest.raises(ValueError, match=r"cannot train quantised weights; use critic=.adapter"):
             make_critic(policy.with_lora(RANK), "separate")
-        policy.with_lora(RANK).check_trains()
+        policy.with_lora(RANK).language_model.check_trainable()
 
 
 def test_plain_policies_load_no_peft():

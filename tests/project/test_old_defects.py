@@ -325,11 +325,13 @@ def test_encoder_decoder_scores_do_not_depend_on_the_padding_of_their_prompts(fa
     """Nothing masked the padding, which stood on the left, where positions count from."""
     policy, texts, layout = LMPolicy(language_model(family), None), ragged_texts(), TextLayout.of(foreign_envs(1))
     assert len(texts.prompt_lengths.unique()) > 1
-    together = policy.score(texts, layout).logprobs
+    together = policy.token_logprobs(texts, layout).logprobs
     for row in range(len(texts)):
         single = alone(texts, row)
         length = int(single.lengths)
-        torch.testing.assert_close(together[row, :length], policy.score(single, layout).logprobs[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            together[row, :length], policy.token_logprobs(single, layout).logprobs[0], atol=1e-4, rtol=0
+        )
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
@@ -387,7 +389,7 @@ def test_rollins_are_not_replayed_token_by_token(family, monkeypatch):
     with pytest.warns(UserWarning, match="never learns its first token"):
         agent = agent_of("ppo-pp", envs, policy=policy, rollin_prob=1.0)
     plan = replace(agent.plan(0), rollin=OneToken(G))  # of eight tokens
-    assert agent.policy.head is not None  # found by a pass of its own
+    assert agent.policy.language_model.head is not None  # found by a pass of its own
     model = policy.model
     body = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
     steps, passes = counted(monkeypatch, envs, "step"), counted(monkeypatch, body, "forward")

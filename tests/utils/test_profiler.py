@@ -63,7 +63,7 @@ def test_a_profile_names_every_part_and_its_share():
 
     envs = gym.make_vec("tril/Toy-v0", num_envs=4, autoreset_mode="Disabled")
     policy = policy_of(vocab_size=16, positions=20)
-    policy.tokenizer = envs.unwrapped.tokenizer
+    policy.language_model.tokenizer = envs.unwrapped.tokenizer
     rows = []
     agent = PPO(policy, envs, PPOConfig(epochs=1))
     agent.learn(2, callback=lambda report: rows.append(report.metrics), profile=True)

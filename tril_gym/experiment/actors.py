@@ -36,7 +36,7 @@ def pretrained_policy(config: RunConfig) -> LMPolicy | None:
         settings |= bits | {"device_map": {"": config.device}}
     policy = LMPolicy.from_pretrained(config.policy, **settings).to(config.device)
     if config.tokenizer is not None:
-        policy.tokenizer = load_tokenizer(config.tokenizer)
+        policy.language_model.tokenizer = load_tokenizer(config.tokenizer)
     return policy
 
 

@@ -132,7 +132,7 @@ def _prefixed(group: str, metrics: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def _kl(trajectories: Trajectories, ref_policy: LMPolicy, layout: TextLayout) -> float:
     def score(texts: Texts) -> torch.Tensor:
-        return ref_policy.score(texts, layout).logprobs.double().cpu()
+        return ref_policy.token_logprobs(texts, layout).logprobs.double().cpu()
 
     batches = torch.arange(len(trajectories)).split(64)
     ref_logprobs = torch.cat([score(trajectories.texts[rows]) for rows in batches])

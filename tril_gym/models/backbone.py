@@ -1,71 +1,89 @@
-"""How a language model of `transformers` reads prompts and tokens: decoder-only and encoder-decoder, one interface.
+"""Forward passes of a language model of `transformers` on prompts and tokens: decoder-only and encoder-decoder.
 
-What differs between model families stands here and in decoders.py, which write on: padding sides, positions, caches.
+What differs between model families is in this module and in the decoders, which generate: padding sides, positions,
+caches.
 
 - Decoder-only: one sequence, prompt and tokens, padded on the left; explicit positions make that exact, and let texts
   share rows (packing.py).
 - Encoder-decoder: prompts go to the encoder padded on the right. A decoder with relative positions (T5) may have
-  its prefix packed to the right as well; one with absolute positions (BART) may not, so its columns stay aligned.
+  its prefix right-aligned as well; one with absolute positions (BART) may not, so its columns stay left-aligned.
 
 B texts, P prompt tokens, T new tokens, L columns of one sequence, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tril_gym.models.decoders import AlignedDecoder, CachedDecoder, CausalDecoder, Decoder, EncodedPrompts, position_ids
+from tril_gym.models.causal_decoder import CausalDecoder
+from tril_gym.models.compiled import CompiledDecoder, CompiledStep
+from tril_gym.models.decoders import Decoder, position_ids
+from tril_gym.models.encoder_decoder import AlignedDecoder, CachedDecoder, EncodedPrompts
+from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.lm_head import Head
 from tril_gym.models.packing import pack, supports_packing
 from tril_gym.models.texts import Texts
 
 
 class Backbone(Protocol):
-    """Reads texts with one language model."""
+    """The forward passes of one language model."""
 
-    def logits(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T, V): the logits that predict each token."""
+    model: Any
 
-    def hidden(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T + 1, D): the last hidden state just before each token, and after the last column."""
-
-    def can_pack(self, model: Any) -> bool:
+    @property
+    def can_pack(self) -> bool:
         """Whether `hidden` may read several texts in one row, so that texts of any lengths need little padding."""
 
-    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
-        """Take up texts to write on them; `head` is the model's, where that is known apart from its body."""
+    def logits(self, texts: Texts) -> Tensor:
+        """Return the logits that predict each token: (B, T, V)."""
 
-    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
-        """Refuse texts that are longer than the model's positions."""
+    def hidden(self, texts: Texts) -> Tensor:
+        """Return the last hidden state before each token and after the last column: (B, T + 1, D)."""
+
+    def decoder(self, texts: Texts, head: Head | None, max_length: int) -> Decoder:
+        """Return a decoder that has read the texts.
+
+        Args:
+            texts: where they stop.
+            head: the model's, if known apart from its body.
+            max_length: tokens of prompt and completion that any text may reach.
+        """
+
+    def compile(self) -> None:
+        """Compile the passes that are repeated most."""
+
+    def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
+        """Raise `ValueError` if texts can be longer than the model's positions."""
 
 
 def backbone_of(model: Any) -> Backbone:
-    """The reader that fits a model."""
-    return EncoderDecoder() if model.config.is_encoder_decoder else DecoderOnly()
+    """Return the backbone that fits a model."""
+    return EncoderDecoder(model) if model.config.is_encoder_decoder else DecoderOnly(model)
 
 
 def positions_of(config: Any) -> int | None:
-    """Tokens that a model has positions for; None where positions are relative and have no end."""
+    """Return how many tokens a model has positions for; None if positions are relative and unlimited."""
     if hasattr(config, "relative_attention_num_buckets"):
         return None
     return getattr(config, "max_position_embeddings", None)
 
 
-def packed_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Push the real ids of every row to the right end and drop the columns that nobody needs: both (B, L)."""
-    return _packed(ids, mask, "left")
+def right_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the real ids of every row to the right end and drop unused columns: both (B, L)."""
+    return _aligned(ids, mask, "left")
 
 
-def packed_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Push the real ids of every row to the left end and drop the columns that nobody needs: both (B, L)."""
-    return _packed(ids, mask, "right")
+def left_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the real ids of every row to the left end and drop unused columns: both (B, L)."""
+    return _aligned(ids, mask, "right")
 
 
-def _packed(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor]:
+def _aligned(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor]:
     rows = [row[real] for row, real in zip(ids, mask, strict=True)]
     ones = [torch.ones_like(row, dtype=torch.bool) for row in rows]
     return (
@@ -77,46 +95,55 @@ def _packed(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tenso
 class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
-    def __init__(self) -> None:
-        self._supports_packing: bool | None = None  # whether texts may share rows, once that is known
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.compiled: CompiledStep | None = None  # generates, if the model was compiled
 
-    def logits(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T, V). The head is applied to the completion's columns only."""
+    def logits(self, texts: Texts) -> Tensor:
+        """Return (B, T, V). The head is applied to the completion's columns only."""
         sequence, width = self._sequence(texts.without_last()), texts.tokens.shape[1]
-        logits = model(**sequence, use_cache=False, logits_to_keep=width).logits
+        logits = self.model(**sequence, use_cache=False, logits_to_keep=width).logits
         assert logits.shape[:2] == texts.tokens.shape, (logits.shape, texts.tokens.shape)
         return logits
 
-    def hidden(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T + 1, D). Texts share rows where that saves work and the model keeps them apart."""
-        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.can_pack(model) else None
+    def hidden(self, texts: Texts) -> Tensor:
+        """Return (B, T + 1, D). Texts share rows if that saves work and the model keeps them apart."""
+        model = self.model
+        packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.can_pack else None
         if packed is not None:
-            # As embeddings: GPT-2 takes some ids for padding, and warns of it, where it is given no mask.
+            # As embeddings: without a mask, GPT-2 takes some ids for padding, and warns of it.
             embedded = model.get_input_embeddings()(packed.ids)
             output = model.base_model(inputs_embeds=embedded, position_ids=packed.positions, use_cache=False)
             return packed.states_of(output.last_hidden_state)
         output = model.base_model(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def can_pack(self, model: Any) -> bool:
-        """Where the model keeps texts apart; found once."""
-        if self._supports_packing is None:
-            self._supports_packing = supports_packing(model)
-        return self._supports_packing
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether the model keeps texts in one row apart, found by a probe."""
+        return supports_packing(self.model)
 
-    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
-        """Prompt and tokens in one forward pass."""
+    def decoder(self, texts: Texts, head: Head | None, max_length: int) -> Decoder:
+        """Read prompt and tokens in one forward pass."""
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)
-        ids, mask = packed_right(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        return CausalDecoder(model, head, ids, mask)
+        ids, mask = right_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
+        decoder = CausalDecoder(self.model, head, ids, mask)
+        if self.compiled is None or not decoder.can_be_compiled:
+            return decoder
+        return CompiledDecoder(self.compiled, decoder, max_length)
 
-    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
+    def compile(self) -> None:
+        """Compile the body for scoring, and one step of generation."""
+        compile_bodies(self.model)
+        self.compiled = CompiledStep(self.model)
+
+    def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompt and completion share the model's positions."""
-        room = positions_of(model.config)
-        if room is not None and max_prompt_length + max_new_tokens > room:
+        positions = positions_of(self.model.config)
+        if positions is not None and max_prompt_length + max_new_tokens > positions:
             raise ValueError(
-                f"the model has {room} positions, the environment's texts need {max_prompt_length} + {max_new_tokens};"
-                " make the environment with a smaller max_prompt_length or max_new_tokens"
+                f"the model has {positions} positions, the environment's texts need {max_prompt_length} +"
+                f" {max_new_tokens}; make the environment with a smaller max_prompt_length or max_new_tokens"
             )
 
     def _sequence(self, texts: Texts) -> dict[str, Tensor]:
@@ -132,25 +159,28 @@ class DecoderOnly:
 class EncoderDecoder:
     """T5, BART and the like."""
 
-    def logits(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T, V)."""
-        start = _decoder_start(model)
+    can_pack = False  # encoders take no positions
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def logits(self, texts: Texts) -> Tensor:
+        """Return (B, T, V)."""
         width = texts.tokens.shape[1]
-        decoder_ids, _ = _with_start(start, texts.tokens[:, :-1], texts.is_token[:, :-1])
-        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
-        # No decoder mask: padding stands after the text, where the causal mask already hides it.
-        output = model(
+        decoder_ids, _ = self._with_start(texts.tokens[:, :-1], texts.is_token[:, :-1])
+        prompts, is_prompt = left_aligned(texts.prompts, texts.is_prompt)
+        # No decoder mask: padding is after the text, where the causal mask already hides it.
+        output = self.model(
             input_ids=prompts, attention_mask=is_prompt.long(), decoder_input_ids=decoder_ids, use_cache=False
         )
         return output.logits[:, -width:]
 
-    def hidden(self, model: Any, texts: Texts) -> Tensor:
-        """(B, T + 1, D), of the decoder."""
-        start = _decoder_start(model)
-        decoder_ids, _ = _with_start(start, texts.tokens, texts.is_token)
-        prompts, is_prompt = packed_left(texts.prompts, texts.is_prompt)
-        memory = model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long()).last_hidden_state
-        output = model.get_decoder()(
+    def hidden(self, texts: Texts) -> Tensor:
+        """Return (B, T + 1, D), of the decoder."""
+        decoder_ids, _ = self._with_start(texts.tokens, texts.is_token)
+        prompts, is_prompt = left_aligned(texts.prompts, texts.is_prompt)
+        memory = self.model.get_encoder()(input_ids=prompts, attention_mask=is_prompt.long()).last_hidden_state
+        output = self.model.get_decoder()(
             input_ids=decoder_ids,
             encoder_hidden_states=memory,
             encoder_attention_mask=is_prompt.long(),
@@ -158,43 +188,50 @@ class EncoderDecoder:
         )
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
-    def can_pack(self, model: Any) -> bool:
-        """Never: encoders are not told positions."""
-        return False
-
-    def decoder(self, model: Any, texts: Texts, head: Head | None = None) -> Decoder:
+    def decoder(self, texts: Texts, head: Head | None, max_length: int) -> Decoder:
         """Encode the prompts once, then read the known tokens in one pass."""
         lengths = texts.lengths
-        ids, mask = _with_start(_decoder_start(model), texts.tokens, texts.is_token)
-        prompts = EncodedPrompts(model, head, *packed_left(texts.prompts, texts.is_prompt))
-        even = bool((lengths == lengths[:1]).all())
-        if even or positions_of(model.config) is None:
-            return CachedDecoder(prompts, *packed_right(ids, mask))
-        return AlignedDecoder(prompts, *packed_left(ids, mask))
+        ids, mask = self._with_start(texts.tokens, texts.is_token)
+        prompts = EncodedPrompts(self.model, head, *left_aligned(texts.prompts, texts.is_prompt))
+        have_equal_lengths = bool((lengths == lengths[:1]).all())
+        if have_equal_lengths or positions_of(self.model.config) is None:
+            return CachedDecoder(prompts, *right_aligned(ids, mask))
+        return AlignedDecoder(prompts, *left_aligned(ids, mask))
 
-    def check_room(self, model: Any, max_prompt_length: int, max_new_tokens: int) -> None:
+    def compile(self) -> None:
+        """Compile encoder and decoder for scoring."""
+        compile_bodies(self.model)
+
+    def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
-        room = positions_of(model.config)
-        needed = max_new_tokens + len(_decoder_start(model))  # a critic reads the last token, too
-        if room is not None and max(max_prompt_length, needed) > room:
+        positions = positions_of(self.model.config)
+        needed = max_new_tokens + len(decoder_start(self.model))  # a critic reads the last token, too
+        if positions is not None and max(max_prompt_length, needed) > positions:
             raise ValueError(
-                f"the model has {room} positions, the environment's prompts need {max_prompt_length} and its"
+                f"the model has {positions} positions, the environment's prompts need {max_prompt_length} and its"
                 f" completions {needed}; make the environment with a smaller max_prompt_length or max_new_tokens"
             )
 
+    def _with_start(self, tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the decoder's first S ids before (B, T) tokens: both (B, S + T)."""
+        start = torch.tensor(decoder_start(self.model), device=tokens.device).expand(tokens.shape[0], -1)
+        is_start = torch.ones_like(start, dtype=torch.bool)
+        return torch.cat([start, tokens], dim=1), torch.cat([is_start, is_token], dim=1)
 
-def _decoder_start(model: Any) -> list[int]:
-    """What stands before the first token of a completion: the start token, and BART's forced BOS."""
+
+def decoder_start(model: Any) -> list[int]:
+    """Return the ids before the first token of a completion: the start token, and BART's forced BOS.
+
+    Raises:
+        ValueError: the model names no start token.
+    """
     start = model.generation_config.decoder_start_token_id
     if start is None:
         start = model.config.decoder_start_token_id
     if start is None:
-        raise ValueError(f"{type(model).__name__} names no decoder_start_token_id, so no completion can begin")
+        raise ValueError(
+            f"{type(model).__name__} has no decoder_start_token_id, without which it cannot generate; set"
+            " model.generation_config.decoder_start_token_id"
+        )
     forced = model.generation_config.forced_bos_token_id
     return [start] if forced is None else [start, forced]
-
-
-def _with_start(start: list[int], tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the decoder's first ids before (B, T) tokens: both (B, S + T)."""
-    prefix = torch.tensor(start, device=tokens.device).expand(tokens.shape[0], -1)
-    return torch.cat([prefix, tokens], dim=1), torch.cat([torch.ones_like(prefix, dtype=torch.bool), is_token], dim=1)

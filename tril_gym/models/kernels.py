@@ -1,4 +1,4 @@
-"""What a model computes, by faster means: the same numbers, up to rounding."""
+"""Faster implementations of what a model computes: the same numbers, up to rounding."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ATTENTION = "tril_gym_sdpa"  # what `transformers` knows `attend` by
-MASKED = torch.finfo(torch.float32).min  # instead of −inf, which would give a row without any key NaN
+ATTENTION = "tril_gym_sdpa"  # name of `single_query_attention` in `transformers`
+MASKED = torch.finfo(torch.float32).min  # instead of −inf, which gives NaN in a row without any key
 
 
 def use_fast_kernels(model: Any) -> Any:
-    """Let a model compute its activations in one kernel, and single queries on a CPU with products of matrices.
-
-    In place; returns the model.
-    """
-    return use_attend(fuse_activations(model))
+    """Fuse a model's activations, and let it use `single_query_attention`, in place; return the model."""
+    return use_single_query_attention(fuse_activations(model))
 
 
 def fuse_activations(model: Any) -> Any:
-    """Compute GELU's tanh approximation in one kernel, in place; GPT-2 and some T5s spell it out in eight.
+    """Compute GELU's tanh approximation in one kernel, in place; GPT-2 and some T5s use eight. Return the model.
 
         0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
 
@@ -36,22 +33,22 @@ def fuse_activations(model: Any) -> Any:
     return model
 
 
-def use_attend(model: Any) -> Any:
-    """Let a model that attends with torch's `scaled_dot_product_attention` use `attend`, in place."""
+def use_single_query_attention(model: Any) -> Any:
+    """Replace torch's `scaled_dot_product_attention` in a model by `single_query_attention`, in place; return it."""
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
     AttentionInterface.register(ATTENTION, single_query_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    # A family may have an attention of its own under torch's name, which must stay.
-    known = getattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS", None)
-    if model.config._attn_implementation == "sdpa" and known is ALL_ATTENTION_FUNCTIONS:
+    # A family may have registered an attention of its own under the name "sdpa", which must stay.
+    registry = getattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS", None)
+    if model.config._attn_implementation == "sdpa" and registry is ALL_ATTENTION_FUNCTIONS:
         model.set_attn_implementation(ATTENTION)
     return model
 
 
-def takes_masks_as_they_are(model: Any) -> bool:
-    """Whether a model hands masks of (B, 1, Q, L) on to `attend`: those do that ask `transformers` for an attention."""
+def accepts_4d_masks(model: Any) -> bool:
+    """Return whether a model passes masks of (B, 1, Q, L) to its attention unchanged."""
     return bool(model.config._attn_implementation == ATTENTION)
 
 
@@ -66,22 +63,22 @@ def single_query_attention(
     position_bias: Tensor | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as `transformers` calls it: softmax(scaling · q kᵀ + bias) v of a single query on a CPU.
+    """Compute softmax(scaling · q kᵀ + bias) v, for a single query on a CPU by two matrix products.
 
-    There torch's kernel takes its time whatever is asked. All else is left to it.
+    There torch's own kernel has a large fixed cost; it computes all other cases. Called by `transformers`.
 
     Args:
-        module:         whose attention it is.
+        module:         the attention layer.
         query:          (B, H, Q, D)
         key:            (B, H or fewer, L, D)
-        value:          likewise.
-        attention_mask: (B or 1, H or 1, Q, L) True where a query may look, or numbers that are added; None: everywhere.
-        scaling:        D^−½ where it is not given.
-        position_bias:  (1, H, Q, L) is added.
+        value:          (B, H or fewer, L, D)
+        attention_mask: (B or 1, H or 1, Q, L) True where a query attends, or numbers to add; None: everywhere.
+        scaling:        by default D^−½.
+        position_bias:  (1, H, Q, L) to add.
         settings:       dropout and the like.
 
     Returns:
-        (B, Q, H, D), and no weights.
+        (B, Q, H, D), and None in place of the attention weights.
     """
     if not _is_single(query, key, settings):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -99,12 +96,12 @@ def single_query_attention(
         scores = torch.where(attention_mask, scores, MASKED)
     elif attention_mask is not None:
         scores += attention_mask
-    found = torch.bmm(scores.softmax(-1).view(B * H, 1, L), values)
-    return found.view(B, 1, H, D), None
+    output = torch.bmm(scores.softmax(-1).view(B * H, 1, L), values)
+    return output.view(B, 1, H, D), None
 
 
 def _is_single(query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
-    """Whether `attend` can do it: one query of numbers in float32 on a CPU, from which nobody learns."""
+    """Return whether the matrix products apply: one float32 query a text, on a CPU, without gradient."""
     return (
         query.shape[2] == 1
         and query.device.type == "cpu"
@@ -117,9 +114,9 @@ def _is_single(query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
 
 
 def compile_bodies(model: Any) -> Any:
-    """Let torch compile what is called without a cache, for texts of any number and length; returns the model.
+    """Compile the passes without a cache, for texts of any number and length; return the model.
 
-    The parts are called as before. Writing, whose cache grows with every token, calls their `forward`, which is not
+    The parts are called as before. Generation, whose cache grows with every token, calls their `forward`, which is not
     compiled.
     """
     parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]

@@ -1,8 +1,8 @@
-"""LoRA through peft: a policy that trains small adapters and leaves its base model as it is.
+"""LoRA through peft: small adapters are trained, and the base model is not.
 
 Policy, reference, critic and guide each have a network and an adapter of their own, and all their base weights are the
-same tensors: one base model in memory, however many networks. So nothing has to be switched between them, and no
-network's loss reaches another's adapter. (Hu et al. 2021, https://arxiv.org/abs/2106.09685)
+same tensors: one base model in memory, however many networks. So nothing is switched between them, and no network's
+loss reaches another's adapter. (Hu et al. 2021, https://arxiv.org/abs/2106.09685)
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tril_gym.utils.quiet import without_peft_warnings
 from tril_gym.utils.seeding import seeded
 
-ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output's
+ALL_LINEAR = "all-linear"  # peft's name for every linear layer but the output's
 
 
 def is_peft_model(model: Any) -> bool:
-    """Whether a model has been wrapped by peft. Does not import it: without peft there is no such model."""
+    """Return whether a model is wrapped by peft. Does not import peft: if it is not imported, there is none."""
     return "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel)
 
 
@@ -35,7 +35,7 @@ class Lora:
         peft_model: a `PeftModel` with one active LoRA adapter.
 
     Raises:
-        ValueError: another kind of adapter, or one that cannot be told from its base.
+        ValueError: another kind of adapter, or one that is merged into its base.
     """
 
     def __init__(self, peft_model: Any) -> None:
@@ -43,11 +43,11 @@ class Lora:
 
         if len(peft_model.active_adapters) != 1:
             raise ValueError(
-                f"a policy has one active adapter, got {peft_model.active_adapters}; choose it with set_adapter"
+                f"a policy must have one active adapter, got {peft_model.active_adapters}; choose it with set_adapter"
             )
         (self.name,) = peft_model.active_adapters
         self.peft_model, self.config = peft_model, peft_model.peft_config[self.name]
-        self.network: Any = peft_model.get_base_model()  # of `transformers`, its layers carry the adapter
+        self.network: Any = peft_model.get_base_model()  # of `transformers`; its layers carry the adapter
         if self.config.peft_type != PeftType.LORA or self.config.bias != "none":
             raise ValueError(
                 f"a policy's adapter is LoRA with bias='none', got {self.config.peft_type.value} with"
@@ -67,17 +67,17 @@ class Lora:
         target_modules: str | Collection[str] | None = None,
         seed: int = 0,
     ) -> Lora:
-        """Put a new adapter, which changes nothing yet, on a network that shares its weights with the given one.
+        """Return a new adapter, with no effect yet, on a copy of the network that shares its weights.
 
         Args:
-            network: a plain language model; it is left as it is, and must not be trained itself any more.
+            network: a plain language model; it is left unchanged, and must not be trained any more.
             rank: columns of the adapter's matrices.
             alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
-            target_modules: names of layers, or "all-linear"; by default what peft knows to be usual.
+            target_modules: names of layers, or "all-linear"; by default peft's choice for the architecture.
             seed: the first matrix of each pair is drawn from it.
 
         Raises:
-            ValueError: no such layers, or a rank or alpha that cannot be.
+            ValueError: there are no such layers, or rank or alpha is out of range.
         """
         from peft import LoraConfig, TaskType, get_peft_model
         from transformers.pytorch_utils import Conv1D
@@ -102,13 +102,13 @@ class Lora:
             raise ValueError(f"no LoRA for {target_modules or 'the usual layers'}: {error}") from error
 
     def _layers(self) -> Iterator[Any]:
-        """The layers that carry adapters."""
+        """Iterate over the layers that carry adapters."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         return (module for module in self.network.modules() if isinstance(module, BaseTunerLayer))
 
     def _refuse_tied_targets(self) -> None:
-        # Merged into a weight that two layers share, an adapter of one would change the other as well.
+        # If two layers share a weight, merging the adapter of one would change the other as well.
         uses = Counter(id(weight) for _, weight in self.network.named_parameters(remove_duplicate=False))
         carriers = {id(layer) for layer in self._layers()}
         for path, layer in self.network.named_modules():
@@ -119,7 +119,7 @@ class Lora:
                 )
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """The adapter's own parameters, by name."""
+        """Return the adapter's own parameters, by name."""
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils.other import AuxiliaryTrainingWrapper  # a layer that is trained as a whole
 
@@ -134,15 +134,15 @@ class Lora:
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The adapter's tensors, not the base's."""
+        """Return the adapter's tensors, without the base's."""
         return {name: weight.detach() for name, weight in self.weights().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the tensors of `state_dict`.
+        """Load the tensors of `state_dict`.
 
         Raises:
-            ValueError: they are an adapter's on other layers.
+            ValueError: they belong to an adapter on other layers.
         """
         weights = self.weights()
         if weights.keys() != state.keys():
@@ -154,32 +154,32 @@ class Lora:
 
     @property
     def is_trainable(self) -> bool:
-        """Whether the adapter can learn."""
+        """Whether any weight of the adapter requires a gradient."""
         return any(weight.requires_grad for weight in self.weights().values())
 
     def copy(self) -> Lora:
-        """A network of its own on the same base, with an adapter of its own and the same weights, which trains."""
+        """Return another network on the same base, whose adapter starts with the same weights and trains."""
         with without_peft_warnings():
             twin = Lora(sharing_copy(self.peft_model, but_for=self.weights().values()))
             twin.peft_model.base_model.enable_adapter_layers()  # which lets the adapter train, too
         return twin
 
     def freeze(self) -> Lora:
-        """Let the adapter never change; while it changes nothing either, it is off, and costs no time."""
+        """Freeze the adapter, in place; one without effect is switched off, which saves its time."""
         tuner = self.peft_model.base_model
-        tuner.disable_adapter_layers() if self._is_idle() else tuner.enable_adapter_layers()
+        tuner.disable_adapter_layers() if self._has_no_effect() else tuner.enable_adapter_layers()
         self.network.requires_grad_(False)
         return self
 
-    def _is_idle(self) -> bool:
-        """Whether the network computes what its base computes: sure of plain LoRA only."""
+    def _has_no_effect(self) -> bool:
+        """Return whether the network certainly computes the same as its base; known for plain LoRA only."""
         plain = all(".lora_A." in name or ".lora_B." in name for name in self.weights())
         variants = any(getattr(layer, "lora_variant", None) for layer in self._layers())
         zero = all(not weight.any() for name, weight in self.weights().items() if ".lora_B." in name)
         return plain and zero and not variants
 
     def merged(self) -> Any:
-        """A plain network with the adapter in its weights; where no adapter was, the tensors are the base's own."""
+        """Return a plain network with the adapter merged; weights without an adapter are shared with the base."""
         twin = self.copy()
         for layer in twin._layers():
             for weight in layer.get_base_layer().parameters():
@@ -188,12 +188,12 @@ class Lora:
             return twin.peft_model.merge_and_unload()
 
     def base(self) -> Any:
-        """A plain network without the adapter, of the base's own tensors."""
+        """Return a plain network without the adapter, which shares the base's weights."""
         with without_peft_warnings():
             return self.copy().peft_model.unload()
 
     def save(self, folder: Path, *, base: str | None) -> None:
-        """Write the adapter as peft does, with the name of its base."""
+        """Write the adapter in peft's format, with the name of its base."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
@@ -206,7 +206,7 @@ class Lora:
 
     @classmethod
     def load(cls, network: Any, folder: Path) -> Lora:
-        """Put the adapter that was saved in a folder on a network, in place; it trains."""
+        """Load an adapter from a folder onto a network, in place, trainable."""
         from peft import PeftModel
 
         with seeded(0), without_peft_warnings():
@@ -214,10 +214,10 @@ class Lora:
 
 
 def _targets(network: Any, names: str | Collection[str] | None) -> str | list[str]:
-    """Layers for an adapter, checked by name.
+    """Return the layers for an adapter.
 
     Raises:
-        ValueError: a name that no layer has, or none given where peft knows none.
+        ValueError: no layer has the name, or none is given and peft has no default for the architecture.
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
 
@@ -245,12 +245,17 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = ()) -> Any:
-    """A model of its own whose weights are the same tensors, frozen, but for some that are its own."""
+    """Return a copy that shares the model's weights, frozen, except for some weights that are copied.
+
+    Args:
+        model: any module.
+        but_for: weights that the copy has for its own.
+    """
     own = {id(weight) for weight in but_for}
-    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}  # found by the copy, so not copied
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}  # the memo of `deepcopy`
     for weight in model.parameters():
         if id(weight) not in own:
-            is_plain = type(weight) is nn.Parameter  # or quantised, and frozen anyway
+            is_plain = type(weight) is nn.Parameter  # else quantised, and frozen anyway
             shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if is_plain else weight
     for module in model.modules():
         for value in vars(module).values():

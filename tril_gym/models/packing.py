@@ -1,8 +1,8 @@
-"""Texts one after another in shared rows, so that a model reads little padding.
+"""Packing: several texts in one row, so that a model reads little padding.
 
-A decoder-only model that is told positions can read several texts in one row: each counts its positions from 0, and
-`transformers` lets no token attend beyond the text that it belongs to. Texts of any lengths then meet in a minibatch,
-and it costs about what its tokens cost.
+A decoder-only model that takes positions can read several texts in one row: the positions of each start at 0, and
+`transformers` masks attention between texts. A minibatch may then hold texts of any lengths, and costs about what its
+tokens cost.
 
 B texts, P prompt tokens, T new tokens; R rows of W columns.
 """
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from tril_gym.models.texts import Texts
 
-WIDTHS = (1, 2, 3, 4)  # widths of a row that are tried, in longest texts
-WORTH = 0.9  # of the work of reading texts apart: above this, they are read apart
+WIDTHS = (1, 2, 3, 4)  # row widths that are tried, as multiples of the longest text
+MIN_SAVING = 0.1  # share of the cost of separate rows that packing must save, else texts are not packed
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where each of B texts stands."""
+    """Row and first column of each of B texts."""
 
     rows: tuple[int, ...]
-    columns: tuple[int, ...]  # of its first token
+    columns: tuple[int, ...]
     shape: tuple[int, int]  # R, W
 
 
@@ -35,19 +35,19 @@ class Placement:
 class PackedTexts:
     """Texts in shared rows."""
 
-    ids: Tensor  # (R, W) int64, 0 where nothing stands
-    positions: Tensor  # (R, W) int64, of each token in its text; 0 where nothing stands
-    states: Tensor  # (B, T + 1) int64: the cell, row by row, before each token and after the last
+    ids: Tensor  # (R, W) int64, 0 in empty cells
+    positions: Tensor  # (R, W) int64, of each token in its text; 0 in empty cells
+    states: Tensor  # (B, T + 1) int64: flat index of the cell before each token, and of the last token's
 
     def states_of(self, hidden: Tensor) -> Tensor:
-        """From what stands in the cells, (R, W, D), what stands before each token: (B, T + 1, D)."""
+        """Select the states before each token and after the last, (B, T + 1, D), from those of all cells, (R, W, D)."""
         return hidden.flatten(0, 1)[self.states]
 
 
-def place(lengths: Sequence[int], width: int) -> Placement:
-    """First fit, the longest texts first: rows of `width` columns, none of which a text overlaps.
+def first_fit(lengths: Sequence[int], width: int) -> Placement:
+    """Place texts in rows of `width` columns, the longest first, each in the first row with room for it.
 
-    Johnson 1973: it needs at most 11/9 of the fewest rows, and one more.
+    First-fit decreasing needs at most 11/9 of the optimal number of rows, and one more (Johnson 1973).
     """
     assert max(lengths) <= width, (lengths, width)
     room: list[int] = []
@@ -62,19 +62,18 @@ def place(lengths: Sequence[int], width: int) -> Placement:
 
 
 def cost(shape: tuple[int, int], hidden_size: int) -> int:
-    """What it costs a transformer to read (R, W), in arbitrary units.
+    """Return the cost of a transformer's pass over (R, W), in arbitrary units.
 
-    A column costs a layer 24 D² operations in its matrices, and 4 W D in attention to W columns.
+    Each column costs a layer 24 D² operations in its matrices, and 4 W D in attention to W columns.
     """
     rows, columns = shape
     return rows * columns * (6 * hidden_size + columns)
 
 
 def pack(texts: Texts, hidden_size: int) -> PackedTexts | None:
-    """Put texts in shared rows, or nowhere where that would not save a tenth of the work.
+    """Pack texts into the row width of least cost; return None if that saves less than `MIN_SAVING`.
 
-    Of the widths that rows may have, the one that costs least is taken: in wider rows less is padding, but attention
-    takes longer.
+    Wider rows have less padding, but attention in them costs more.
 
     Args:
         texts: each with a prompt.
@@ -83,29 +82,31 @@ def pack(texts: Texts, hidden_size: int) -> PackedTexts | None:
     is_real = torch.cat([texts.is_prompt, texts.is_token], dim=1)
     lengths, apart = is_real.sum(1), texts.prompts_trimmed().is_prompt.shape[1] + texts.tokens.shape[1]
     known = lengths.tolist()
-    candidates = (place(known, max(known) * longest) for longest in WIDTHS)
-    places = min(candidates, key=lambda places: cost(places.shape, hidden_size))
-    rows, columns = places.shape
-    worth_it = cost(places.shape, hidden_size) < WORTH * cost((len(texts), apart), hidden_size)
-    if not worth_it or not bool(texts.is_prompt.any(1).all()):
+    candidates = (first_fit(known, max(known) * multiple) for multiple in WIDTHS)
+    placement = min(candidates, key=lambda placement: cost(placement.shape, hidden_size))
+    rows, columns = placement.shape
+    limit = (1 - MIN_SAVING) * cost((len(texts), apart), hidden_size)
+    if cost(placement.shape, hidden_size) >= limit or not bool(texts.is_prompt.any(1).all()):
         return None
     device = is_real.device
-    first = torch.tensor(places.rows, device=device) * columns + torch.tensor(places.columns, device=device)  # (B,)
+    first = torch.tensor(placement.rows, device=device) * columns + torch.tensor(
+        placement.columns, device=device
+    )  # (B,)
     within = (is_real.cumsum(1) - 1)[is_real]  # (N,) of all N tokens, text by text
     cells = first.repeat_interleave(lengths) + within
     ids, positions = (torch.zeros(rows * columns, dtype=torch.int64, device=device) for _ in range(2))
     ids[cells], positions[cells] = torch.cat([texts.prompts, texts.tokens], dim=1)[is_real], within
     before = torch.arange(texts.tokens.shape[1] + 1, device=device)  # tokens before a state
-    before = torch.minimum(before, texts.lengths.unsqueeze(1))  # beyond a text's end: all of them
+    before = torch.minimum(before, texts.lengths.unsqueeze(1))  # after a text's end: all of them
     states = (first + texts.prompt_lengths - 1).unsqueeze(1) + before
     return PackedTexts(ids.view(rows, columns), positions.view(rows, columns), states)
 
 
 @torch.no_grad()
 def supports_packing(model: Any) -> bool:
-    """Whether a model reads a text in a shared row as if it stood there alone.
+    """Return whether a model reads a text in a shared row as if it were alone in it.
 
-    Found by reading: the states of a text must not move by a bit when the text before it is another one.
+    Found by a probe: the states of a text must not change by a bit when the text before it is replaced.
     """
     device, embed = next(model.parameters()).device, model.get_input_embeddings()
     most = embed.weight.shape[0] - 1

@@ -1,4 +1,4 @@
-"""Language models by name or from a folder: plain, quantised, or an adapter with the base that it belongs to."""
+"""Load language models by name or from a folder: plain, quantised, or an adapter with its base."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import nn
 from tril_gym.models.lora import Lora
 from tril_gym.utils.quiet import without_progress_bars
 
-ALIGNMENT = 64  # bytes, of torch's own allocations on the CPU
+ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
 
 
 @dataclass(frozen=True)
 class BaseModelRef:
-    """Where a model's weights can be loaded from again, and how one sees that they are the same."""
+    """How to load a base model again, and a hash by which to verify it."""
 
     name: str
-    settings: dict[str, Any]  # of `load_model`, plain data
-    fingerprint: str
+    settings: dict[str, Any]  # keywords of `load_model`, as JSON data
+    fingerprint: str  # of the weights
 
     @classmethod
     def of(cls, model: Any, name: str | Path, settings: Mapping[str, Any]) -> BaseModelRef | None:
-        """The origin of a model that has just been loaded; None if its settings cannot be written down."""
+        """Return the reference of a model that has just been loaded; None if its settings are not JSON data."""
         plain = {key: _as_text(value) for key, value in settings.items()}
         try:
             json.dumps(plain)
@@ -39,7 +39,7 @@ class BaseModelRef:
         return cls(str(Path(name).resolve()) if Path(name).is_dir() else str(name), plain, fingerprint(model))
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether a model still has these weights."""
+        """Return whether a model has these weights."""
         return fingerprint(model) == self.fingerprint
 
 
@@ -48,7 +48,7 @@ def _as_text(value: Any) -> Any:
 
 
 def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bool = False, **settings: Any) -> Any:
-    """A causal or encoder-decoder model.
+    """Load a causal or encoder-decoder model.
 
     Args:
         name: a hub name or a folder.
@@ -57,7 +57,7 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
         settings: for the model's own `from_pretrained`.
 
     Raises:
-        ValueError: nothing that `transformers` can load has this name, or the hardware cannot quantise.
+        ValueError: `transformers` finds no model of this name, or the hardware cannot quantise.
         ImportError: quantising needs bitsandbytes.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -81,7 +81,7 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
 
 
 def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
-    """In 4 bits what QLoRA found best (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314)."""
+    """Return the settings of bitsandbytes; 4 bits as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314)."""
     if load_in_4bit and load_in_8bit:
         raise ValueError("load_in_4bit and load_in_8bit exclude each other; choose one")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -94,19 +94,19 @@ def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
 
 
 def is_quantised(model: Any) -> bool:
-    """Whether a model's weights are integers with scales, which cannot be trained themselves."""
+    """Return whether a model's weights are integers with scales, which cannot be trained."""
     return getattr(model, "quantization_method", None) is not None
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether this is a folder with an adapter, as peft or `save_adapter` wrote it."""
+    """Return whether this is a folder with an adapter, as peft or `save_adapter` writes it."""
     return (Path(name) / ADAPTER_CONFIG).is_file()
 
 
-def save_adapter(lora: Lora, origin: BaseModelRef | None, folder: Path) -> None:
-    """Write an adapter so that it loads exactly as it is: its base by name, or where it has none, whole."""
+def save_adapter(lora: Lora, base_ref: BaseModelRef | None, folder: Path) -> None:
+    """Write an adapter with the reference to its base, or with the base's weights if there is no valid reference."""
     base = lora.base()
-    named = origin if origin is not None and origin.is_of(base) else None
+    named = base_ref if base_ref is not None and base_ref.is_of(base) else None
     lora.save(folder, base=None if named is None else named.name)
     if named is not None:
         (folder / BASE_FILE).write_text(json.dumps(asdict(named), indent=2) + "\n")
@@ -116,14 +116,14 @@ def save_adapter(lora: Lora, origin: BaseModelRef | None, folder: Path) -> None:
 
 
 def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseModelRef | None]:
-    """An adapter on its base, and where the base is from.
+    """Load an adapter on its base; return it with the reference to the base.
 
     Args:
-        folder: with the files of peft; the base beside them, in base.json, or by the name that peft wrote.
-        settings: of `load_model` for the base, instead of those it was loaded with.
+        folder: with the files of peft. The base is beside them, or named in base.json or in peft's configuration.
+        settings: keywords of `load_model` for the base, which override those it was loaded with.
 
     Raises:
-        ValueError: the base is not there, or no longer what it was.
+        ValueError: the base cannot be loaded, or has changed.
     """
     if (folder / BASE_FOLDER).is_dir():
         return Lora.load(load_model(folder / BASE_FOLDER, **{"dtype": "auto"} | settings), folder), None
@@ -141,12 +141,11 @@ def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseMode
         raise ValueError(f"the base {name} of the adapter in {folder} cannot be loaded; {way_out} ({error})") from error
     if known is not None and settings == known.settings and not known.is_of(model):
         raise ValueError(f"{name} is no longer the model that the adapter in {folder} was trained on; {way_out}")
-    origin = known or BaseModelRef.of(model, name, settings)
-    return Lora.load(model, folder), origin
+    return Lora.load(model, folder), known or BaseModelRef.of(model, name, settings)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, bit by bit; the same on every device."""
+    """Return a hash of a model's weights, bit by bit; the same on every device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(tensor)}".encode())
@@ -154,7 +153,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _bit_sum(tensor: torch.Tensor) -> int:
-    """The sum of a tensor's bits as whole numbers, modulo 2^64: exact in whatever order it is added up."""
+    """Return the sum of a tensor's bytes as 64-bit integers, modulo 2^64: exact in any order of summation."""
     if tensor.is_meta:
         return 0
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
@@ -164,10 +163,10 @@ def _bit_sum(tensor: torch.Tensor) -> int:
 
 
 def align_storage(model: Any) -> Any:
-    """Let every weight on the CPU begin where torch itself would place it, in place.
+    """Align every CPU weight in memory as torch's own allocations are, in place; return the model.
 
-    Weights that stand where a file was mapped to lie at any address, and kernels round differently there: a policy that
-    was saved and loaded would not go on exactly like one that never stopped.
+    Weights of a memory-mapped file have arbitrary addresses, and kernels round differently there: a policy that was
+    saved and loaded would not continue exactly like one that was never stopped.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNMENT:

@@ -205,7 +205,7 @@ class TestEOS:
         assert ends.sum() > 3
         assert torch.equal(ends.any(1) | trajectories.lengths.eq(8), torch.ones(64, dtype=torch.bool))
         with torch.no_grad():
-            scored = policy.score(trajectories.texts, layout).logprobs
+            scored = policy.token_logprobs(trajectories.texts, layout).logprobs
         torch.testing.assert_close(scored[ends], trajectories.old_logprobs[ends], rtol=0, atol=1e-9)
         assert trajectories.old_logprobs[ends].lt(0).all()
 

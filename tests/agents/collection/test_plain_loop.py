@@ -8,7 +8,7 @@ from doubles import MANY_EOS, foreign_envs, generator, policy_of
 
 from tril_gym.agents import LMPolicy, Plan, TextLayout
 from tril_gym.agents.collection.collector import EpisodeRandomness, collect
-from tril_gym.models.backbone import _decoder_start
+from tril_gym.models.backbone import decoder_start
 
 EPISODES, ROWS = 30, 8  # three waves and a part of one
 
@@ -18,7 +18,7 @@ def logits_after(policy: LMPolicy, prompt: list[int], written: list[int]) -> tor
     """(V,) by the model's own call on ids alone."""
     model = policy.model
     if model.config.is_encoder_decoder:
-        decoder_ids = torch.tensor([[*_decoder_start(model), *written]])
+        decoder_ids = torch.tensor([[*decoder_start(model), *written]])
         return model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder_ids, use_cache=False).logits[0, -1]
     return model(input_ids=torch.tensor([prompt + written]), use_cache=False).logits[0, -1]
 

@@ -397,7 +397,7 @@ class TestHandOverOfD2LOLS:
         agent: Any = KINDS["d2lols, before"](foreign_envs(8, env=ForeignDense), **numbers)
         agent.learn(3)
         guides, _ = agent.learner.critic("guide")
-        newborn, learned = Critic(agent.learner.ref_policy.full_copy()).state_dict(), guides.state_dict()
+        newborn, learned = Critic(agent.learner.ref_policy.language_model.full_copy()).state_dict(), guides.state_dict()
         assert not equal(newborn, learned)
 
         plan = agent.plan(3)
@@ -450,7 +450,8 @@ class TestLogprobsOfTheGuidesTokens:
         for critic_owner in (guides, trajectories.wrote):
             with monkeypatch.context() as patch:
                 for policy in (agent.policy, agent.learner.ref_policy):
-                    patch.setattr(policy, "score", mad_about(policy.score, critic_owner, garbage))
+                    wrong = mad_about(policy.token_logprobs, critic_owner, garbage)
+                    patch.setattr(policy, "token_logprobs", wrong)
                 found = self.gradients(agent, trajectories)
             same = all(torch.equal(one, other) for one, other in zip(found, honest, strict=True))
             assert same == (critic_owner is guides)

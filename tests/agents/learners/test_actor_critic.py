@@ -107,7 +107,7 @@ class TestPenalisedRewards:
             trajectories.old_logprobs
             - learner.policy.frozen_copy()
             .with_decoding(policy.decoding)
-            .score(trajectories.texts, TextLayout.of(envs()))
+            .token_logprobs(trajectories.texts, TextLayout.of(envs()))
             .logprobs.detach()
         )
         assert drift is not None

@@ -97,7 +97,7 @@ class Setting:
     @property
     def weights(self) -> list[Tensor]:
         critic, _ = self.learner.actor_critic.critic("policy")
-        states = self.policy.state_dict(), critic.state_dict(), self.learner.discriminator.state_dict()
+        states = self.policy.language_model.state_dict(), critic.state_dict(), self.learner.discriminator.state_dict()
         return [weight.clone() for state in states for weight in state.values()]
 
 
@@ -165,7 +165,9 @@ class TestTheReward:
         third.learner.actor_critic.update(
             replace(third.texts, rewards=third.texts.rewards + 1.0), third.plan, generator=generator(2), timer=Timer()
         )
-        assert not equal(third.policy.state_dict().values(), one.policy.state_dict().values())
+        assert not equal(
+            third.policy.language_model.state_dict().values(), one.policy.language_model.state_dict().values()
+        )
 
     def test_the_kl_penalty_reaches_the_advantages(self):
         # γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward.
@@ -452,11 +454,11 @@ class TestAnAdapter:
         texts, experts = s.texts.texts, s.experts()
         discriminator = AdapterDiscriminator(policy)
         s.learner.set_discriminator(discriminator)
-        before = policy.score(texts, s.learner.actor_critic.layout).logprobs
+        before = policy.token_logprobs(texts, s.learner.actor_critic.layout).logprobs
         assert torch.equal(discriminator.logits(texts), torch.zeros(16))  # it knows nothing yet
         s.learner._update_discriminator(experts, texts, generator(0))
         assert s.learner._update_discriminator(experts, texts, generator(0))["discriminator/accuracy"] > 0.9
-        assert torch.equal(policy.score(texts, s.learner.actor_critic.layout).logprobs, before)
+        assert torch.equal(policy.token_logprobs(texts, s.learner.actor_critic.layout).logprobs, before)
         # It has read the whole text: the last token counts, what follows does not.
         logits = discriminator.logits(texts)
         is_last = torch.arange(T) == texts.lengths.unsqueeze(1) - 1
@@ -477,7 +479,7 @@ class TestGAIL:
 
     @staticmethod
     def state(agent: GAIL) -> list[Tensor]:
-        return [*agent.policy.state_dict().values(), *agent.learner.discriminator.state_dict().values()]
+        return [*agent.policy.language_model.state_dict().values(), *agent.learner.discriminator.state_dict().values()]
 
     @pytest.mark.parametrize("discriminator", ["tiny", "folder"])
     def test_saved_loaded_and_continued_is_never_stopped(self, discriminator, tmp_path):

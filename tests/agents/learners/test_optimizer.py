@@ -28,13 +28,13 @@ from tril_gym.agents import (
     TextLayout,
     Trajectories,
 )
-from tril_gym.agents.actors.lm_writer import checkpoints_gradients
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.adversarial import AdversarialLearner
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig, adamw
+from tril_gym.models.language_model import uses_gradient_checkpointing
 from tril_gym.utils.profiler import Timer
 
 V = 16
@@ -79,7 +79,7 @@ def update(learner: Any, trajectories: Trajectories, plan: Plan) -> dict[str, fl
 
 def weights(learner: Any) -> list[Tensor]:
     """Of all networks that learn."""
-    networks: list[Any] = [learner.policy]
+    networks: list[Any] = [learner.policy.language_model]
     if isinstance(learner, ActorCritic):
         networks.append(learner.critic("policy")[0])
     return [weight.clone() for network in networks for weight in network.state_dict().values()]
@@ -353,7 +353,7 @@ class TestGradientCheckpointing:
             leaf.register_forward_pre_hook(lambda *_, passes=passes: passes.append(torch.is_grad_enabled()))
             agent.learn(2)
             networks = [policy] if agent_type is BC else [policy, agent.learner.critic("policy")[0]]
-            assert {checkpoints_gradients(network.model) for network in networks} == {checkpointing}
+            assert {uses_gradient_checkpointing(network.model) for network in networks} == {checkpointing}
             assert policy.model.training
             outcomes.append((weights(agent.learner), sum(passes)))
         (plain, once), (checkpointed, twice) = outcomes

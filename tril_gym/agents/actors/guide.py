@@ -6,10 +6,10 @@ never reads a guide's logits, only its tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, text_writer
@@ -53,8 +53,9 @@ class Guide(Actor):
         if self.reads_text(layout):
             bridge = CrossTokenizerBridge(self.policy, layout)
             return text_writer(partial(bridge.continue_texts, self), texts, infos, layout)
-        shortest = layout.min_new_tokens if self.min_new_tokens is None else self.min_new_tokens
-        return LMWriter(self.policy, texts.to(self.policy.device), layout, shortest)
+        if self.min_new_tokens is not None:
+            layout = replace(layout, min_new_tokens=self.min_new_tokens)
+        return self.policy.start(texts, infos, layout)
 
     def reads_text(self, layout: TextLayout) -> bool:
         """Return whether its vocabulary differs from the environment's; see `Actor`."""

@@ -71,7 +71,7 @@ def _max_new_tokens(policy: LMPolicy, layout: TextLayout) -> int:
     """Return 2 T, or as many tokens as the model has positions for after a prompt of P, but at least T."""
 
     def check(new_tokens: int) -> None:
-        policy.backbone.check_room(policy.model, layout.max_prompt_length, new_tokens)
+        policy.language_model.backbone.check_positions(layout.max_prompt_length, new_tokens)
 
     check(layout.max_new_tokens)
     for new_tokens in range(2 * layout.max_new_tokens, layout.max_new_tokens, -1):

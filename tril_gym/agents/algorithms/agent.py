@@ -57,7 +57,7 @@ class Agent(ABC):
         self.envs, self.seed = envs, seed
         self.layout = TextLayout.of(envs)
         policy.check(self.layout)
-        policy.check_trains()
+        policy.language_model.check_trainable()
         self.policy = policy.with_decoding(config.decoding())
         self.guide: Any = self._checked_guide(guide)
         self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
@@ -136,8 +136,8 @@ class Agent(ABC):
 
     def _write(self, folder: Path) -> None:
         self.policy.save(folder / "policy")
-        if self.policy.lora is not None and not self.policy.is_quantised:
-            self.policy.save_adapter(folder / "lora")
+        if self.policy.lora is not None and not self.policy.language_model.is_quantised:
+            self.policy.language_model.save_adapter(folder / "lora")
         if isinstance(self.guide, Guide):
             self._write_guide(self.guide.policy, folder / "guide")
         torch.save(
@@ -149,9 +149,9 @@ class Agent(ABC):
 
     def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
         if guide.shares_base(self.policy):
-            guide.save_delta(folder)
+            guide.language_model.save_delta(folder)
         else:
-            guide.save(folder) if guide.lora is None else guide.save_adapter(folder)
+            guide.save(folder) if guide.lora is None else guide.language_model.save_adapter(folder)
 
     @classmethod
     def load(cls, folder: str | Path, *, envs: VectorEnv, device: str | torch.device = "cpu", **parts: Any) -> Self:
@@ -227,7 +227,8 @@ def _independent(guide: Actor, policy: LMPolicy) -> Actor:
     if isinstance(guide, Guide) and guide.policy.model is policy.model:
         return Guide(policy.frozen_copy(), **guide.settings())
     if isinstance(guide, Guide) and policy.lora is None and guide.policy.shares_base(policy):
-        return Guide(guide.policy.full_copy(), **guide.settings())  # an adapter on the model that trains
+        # The guide is an adapter on the model that trains.
+        return Guide(policy.with_language_model(guide.policy.language_model.full_copy()), **guide.settings())
     return guide
 
 
@@ -248,5 +249,5 @@ def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor
     if kind == "model":
         return Guide(_saved_model(folder / "guide").to(policy.device), **settings)
     if kind == "model on the policy's base":
-        return Guide(policy.load_delta(folder / "guide"), **settings)
+        return Guide(policy.with_language_model(policy.language_model.load_delta(folder / "guide")), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

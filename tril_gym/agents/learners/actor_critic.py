@@ -57,7 +57,7 @@ class ActorCritic(Learner):
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
         if config.compile:
-            policy.compile()
+            policy.language_model.compile()
 
     @property
     def ref_policy(self) -> LMPolicy:
@@ -101,7 +101,12 @@ class ActorCritic(Learner):
         Only where these values are the ones that `update` would compute.
         """
         writes = plan.rollout is self.policy and plan.critic == "policy" and plan.learn_on == "rollout"
-        if self.config.critic != "shared" or not writes or self.credit.is_low_precision or self.policy.head is None:
+        if (
+            self.config.critic != "shared"
+            or not writes
+            or self.credit.is_low_precision
+            or self.policy.language_model.head is None
+        ):
             return plan
         critic, _ = self.critic("policy", warm_start=plan.warm_start_critic)
         return replace(plan, rollout=ValueRecordingActor(self.policy, critic))
@@ -140,7 +145,7 @@ class ActorCritic(Learner):
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"iteration": self.iteration},
-            "ref_policy": self.ref_policy.state_dict(),
+            "ref_policy": self.ref_policy.language_model.state_dict(),
             "kl": self.kl_controller.state_dict(),
             "critics": {
                 critic_owner: {"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}
@@ -150,7 +155,7 @@ class ActorCritic(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.ref_policy.load_state_dict(state["ref_policy"])
+        self.ref_policy.language_model.load_state_dict(state["ref_policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.kl_controller.load_state_dict(state["kl"])

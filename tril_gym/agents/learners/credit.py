@@ -95,10 +95,12 @@ class CreditAssignment:
         old_logprobs = trajectories.old_logprobs
         if self.is_low_precision:
             with self.autocast():
-                scores = [self.policy.score(texts, self.layout).logprobs.cpu() for texts in chunks]
+                scores = [self.policy.token_logprobs(texts, self.layout).logprobs.cpu() for texts in chunks]
             old_logprobs = torch.cat(scores).double()
         with timer.time("reference"), self.autocast():
-            ref_logprobs = torch.cat([self.ref_policy.score(texts, self.layout).logprobs.cpu() for texts in chunks])
+            ref_logprobs = torch.cat(
+                [self.ref_policy.token_logprobs(texts, self.layout).logprobs.cpu() for texts in chunks]
+            )
         with timer.time("values"), self.autocast():
             values = self._values(trajectories, critic)
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)

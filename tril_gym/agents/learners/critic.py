@@ -16,6 +16,7 @@ from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import at_least_float32
+from tril_gym.models.language_model import LanguageModel
 from tril_gym.models.texts import Texts
 
 CriticKind = Literal["separate", "adapter", "shared"]
@@ -31,7 +32,7 @@ class Critic:
         is_shared: the body is the policy's, which its optimizer trains: only the last layer is the critic's own.
     """
 
-    def __init__(self, body: LMPolicy, *, is_shared: bool = False) -> None:
+    def __init__(self, body: LanguageModel, *, is_shared: bool = False) -> None:
         self.body, self.is_shared = body, is_shared
         embedding = body.model.get_input_embeddings().weight
         width = getattr(body.model.config, "hidden_size", embedding.shape[1])
@@ -105,9 +106,10 @@ def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
     """
     check_critic(policy, kind)
     if kind == "shared":
-        return Critic(policy, is_shared=True)
+        return Critic(policy.language_model, is_shared=True)
     is_adapter = policy.lora is not None if kind is None else kind == "adapter"
-    return Critic(policy.adapter_copy() if is_adapter else policy.full_copy())
+    body = policy.language_model
+    return Critic(body.adapter_copy() if is_adapter else body.full_copy())
 
 
 def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
@@ -118,7 +120,7 @@ def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
     """
     if kind == "adapter" and policy.lora is None:
         raise ValueError('critic="adapter" needs a LoRA policy; use LMPolicy.with_lora or --lora-rank')
-    if kind == "separate" and policy.is_quantised:
+    if kind == "separate" and policy.language_model.is_quantised:
         raise ValueError('critic="separate" cannot train quantised weights; use critic="adapter", or load them in full')
 
 

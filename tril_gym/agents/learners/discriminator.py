@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tril_gym.agents.actors.policy import LMPolicy, disable_dropout
+from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.learners.critic import Critic, make_critic, value_after
 from tril_gym.functional.sampling import at_least_float32
-from tril_gym.models.backbone import packed_left
+from tril_gym.models.backbone import left_aligned
+from tril_gym.models.language_model import disable_dropout
 from tril_gym.models.pretrained import align_storage
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
@@ -112,7 +113,7 @@ class ClassifierDiscriminator:
 
     def _ids(self, texts: Texts) -> dict[str, Tensor]:
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)
-        ids, mask = packed_left(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
+        ids, mask = left_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
         return {"input_ids": ids, "attention_mask": mask.long()}
 
     def _text(self, texts: Texts) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.agents.learners.learner import Metrics
 from tril_gym.agents.learners.optimizer import autocast_of
 from tril_gym.functional import losses
-from tril_gym.models.lm_head import Entropies
+from tril_gym.models.lm_head import EntropyMode
 
 
 class PolicyLoss(Protocol):
@@ -71,7 +71,9 @@ class Epochs:
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
         size = self.config.minibatch_size
-        by_length = not self.policy.can_pack if self.config.group_by_length is None else self.config.group_by_length
+        by_length = self.config.group_by_length
+        if by_length is None:
+            by_length = not self.policy.language_model.can_pack
         lengths = experience.texts.lengths if by_length else None
         parts = minibatches(len(experience), epochs=self.config.epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(parts):
@@ -79,7 +81,7 @@ class Epochs:
             # A mean over each minibatch of similar lengths would weigh tokens of short texts more than those of long.
             counts = batch.counts if lengths is None else experience.counts.share(len(rows), len(experience))
             # An entropy without a bonus is only logged: the first epoch's is enough.
-            logged: Entropies = "numbers" if step * size < len(experience) else "none"
+            logged: EntropyMode = "detached" if step * size < len(experience) else "none"
             metrics = self.gradients(
                 batch, critic, counts, entropies="gradient" if self.config.ent_coef > 0 else logged
             )
@@ -99,7 +101,7 @@ class Epochs:
         return self.config.target_kl is not None and approx_kl > 1.5 * self.config.target_kl
 
     def gradients(
-        self, batch: Experience, critic: Critic, counts: Counts | None = None, *, entropies: Entropies = "gradient"
+        self, batch: Experience, critic: Critic, counts: Counts | None = None, *, entropies: EntropyMode = "gradient"
     ) -> Metrics:
         """Leave the gradients of a minibatch's losses in policy and critic, and return the terms of the losses.
 
@@ -119,7 +121,7 @@ class Epochs:
         for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
             part = batch.part(rows).to(self.policy.device)
             with self.autocast():
-                hidden = self.policy.hidden(part.texts) if critic.is_shared else None
+                hidden = self.policy.language_model.hidden(part.texts) if critic.is_shared else None
                 loss, terms = self.policy_terms(part, counts, entropies=entropies, hidden=hidden)
             if not critic.is_shared:  # backward at once: only one network's activations are in memory at a time
                 loss.backward()
@@ -133,11 +135,11 @@ class Epochs:
         return metrics | {"policy/ratio_error": max(errors)}
 
     def policy_terms(
-        self, part: Experience, counts: Counts, *, entropies: Entropies = "gradient", hidden: Tensor | None = None
+        self, part: Experience, counts: Counts, *, entropies: EntropyMode = "gradient", hidden: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's part of the total loss, and its terms by name."""
         config, learn, count = self.config, part.learn, counts.learn
-        scores = self.policy.score(part.texts, self.layout, entropies=entropies, hidden=hidden)
+        scores = self.policy.token_logprobs(part.texts, self.layout, entropies=entropies, hidden=hidden)
         logprobs, old_logprobs = scores.logprobs, part.old_logprobs
         total = self.policy_loss(logprobs, old_logprobs, part.advantages, learn, count=count)
         terms = {

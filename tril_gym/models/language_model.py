@@ -1,0 +1,355 @@
+"""A causal or encoder-decoder language model of `transformers` with its tokenizer: load, adapt, copy, score, save.
+
+B texts, P prompt tokens, T new tokens, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tril_gym.models.backbone import backbone_of
+from tril_gym.models.decoders import Decoder
+from tril_gym.models.kernels import use_fast_kernels
+from tril_gym.models.lm_head import EntropyMode, Head, Warp, find_head, score_states
+from tril_gym.models.lora import Lora, is_peft_model
+from tril_gym.models.pretrained import (
+    BaseModelRef,
+    align_storage,
+    is_adapter,
+    is_quantised,
+    load_adapter,
+    load_model,
+    save_adapter,
+)
+from tril_gym.models.texts import Texts
+from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.tokenization import load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of written tokens, and the entropy of the distribution that each was drawn from."""
+
+    logprobs: Tensor  # (B, T) nats, 0 on padding
+    entropy: Tensor | None  # (B, T) nats, 0 on padding; None if not computed
+
+
+class LanguageModel:
+    """A language model, with or without LoRA.
+
+    Dropout is switched off for good, so that sampling and scoring use one distribution; see also
+    `kernels.use_fast_kernels`.
+
+    Args:
+        model: a `PreTrainedModel` with a language-modelling head, a `PeftModel` with LoRA around one, or a `Lora`.
+        tokenizer: its tokenizer, or None.
+        base_ref: where the weights (with LoRA: the base's) can be loaded from again, if known.
+    """
+
+    model: Any  # of `transformers`; with LoRA, its layers carry the adapter
+    lora: Lora | None  # the adapter, which alone is trained; None: the whole model is
+
+    def __init__(self, model: Any, tokenizer: Any, base_ref: BaseModelRef | None = None) -> None:
+        if is_peft_model(model):
+            model = Lora(model)
+        self.lora = model if isinstance(model, Lora) else None
+        network = model if self.lora is None else self.lora.network
+        self.model = use_fast_kernels(disable_dropout(align_storage(network)))
+        self.tokenizer, self.base_ref = tokenizer, base_ref
+        self.backbone = backbone_of(self.model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        with_tokenizer: bool = True,
+        load_in_4bit: bool = False,
+        load_in_8bit: bool = False,
+        **model_settings: Any,
+    ) -> Self:
+        """Load a model and its tokenizer by name or from a folder; an adapter's folder gives a model with LoRA.
+
+        Args:
+            name: a hub name or a folder.
+            with_tokenizer: False for a model that was saved without one.
+            load_in_4bit: quantise the model (NF4), which then trains with LoRA only.
+            load_in_8bit: the same in 8 bits.
+            model_settings: for the model's own `from_pretrained`, such as another `quantization_config`.
+
+        Raises:
+            ValueError: `transformers` finds no model of this name, or the hardware cannot quantise.
+            ImportError: quantising needs bitsandbytes.
+        """
+        bits = {"load_in_4bit": load_in_4bit, "load_in_8bit": load_in_8bit}
+        settings = model_settings | {bit: True for bit, wanted in bits.items() if wanted}
+        if is_adapter(name):
+            lora, base_ref = load_adapter(Path(name), settings)
+            source: str | Path = name
+            if base_ref is not None and not (Path(name) / "tokenizer_config.json").is_file():
+                source = base_ref.name  # an adapter without a tokenizer beside it has its base's
+            return cls(lora, load_tokenizer(source) if with_tokenizer else None, base_ref)
+        model = load_model(name, **settings)
+        base_ref = BaseModelRef.of(model, name, settings)
+        return cls(model, load_tokenizer(name) if with_tokenizer else None, base_ref)
+
+    def _derive(self, model: Any) -> LanguageModel:
+        """Return another model (or `Lora`) with the same tokenizer and base reference."""
+        return LanguageModel(model, self.tokenizer, self.base_ref)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.model.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self.model.get_output_embeddings().weight.shape[0]
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the base's weights are integers of few bits."""
+        return is_quantised(self.model)
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The last layer, if that is all there is between the last hidden state and the logits; else None."""
+        return find_head(self.backbone)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether `hidden` reads several texts in one row, so that texts of any lengths need little padding."""
+        return self.head is not None and self.backbone.can_pack
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what training changes."""
+        parameters = self.model.parameters() if self.lora is None else self.lora.weights().values()
+        return [parameter for parameter in parameters if parameter.requires_grad]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights that training may change: all, or those of the adapter."""
+        return self.model.state_dict() if self.lora is None else self.lora.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load the weights of `state_dict`."""
+        (self.model if self.lora is None else self.lora).load_state_dict(state)
+
+    def check_trainable(self) -> None:
+        """Raise if training could not change the model.
+
+        Raises:
+            ValueError: quantised weights without an adapter, or everything is frozen.
+        """
+        if self.is_quantised and self.lora is None:
+            raise ValueError("quantised weights cannot be trained; add an adapter with policy.with_lora or --lora-rank")
+        if not self.parameters():
+            frozen = "its weights are frozen" if self.lora is None else "its adapter is frozen (is_trainable=True?)"
+            raise ValueError(f"nothing of the policy can be trained: {frozen}; let them require gradients")
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model in place. Networks that share its base are not moved: move it before they are made."""
+        if self.device != torch.device(device):
+            self.model.to(device)
+        return self
+
+    def compile(self) -> None:
+        """Compile the passes that score texts, and in a decoder-only model also those that write them.
+
+        Each size is compiled at its first use, which takes seconds to minutes.
+
+        Raises:
+            ValueError: the logits are more than a layer on the last hidden state, and only that is compiled.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"compile=True is for models whose logits are a layer on their last hidden state; those of"
+                f" {type(self.model).__name__} are more, so leave it out"
+            )
+        self.backbone.compile()
+
+    def with_lora(
+        self,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        target_modules: str | Collection[str] | None = None,
+        seed: int = 0,
+    ) -> LanguageModel:
+        """Return a model that trains a LoRA adapter on this one's weights, which stay as they are.
+
+        Both share these weights, so this one must not be trained any more.
+
+        Args:
+            rank: columns of the adapter's matrices; 8 is usual.
+            alpha: the adapter's product is multiplied by alpha / rank; by default 2 · rank.
+            target_modules: names of layers to adapt, or "all-linear"; by default peft's choice for the architecture.
+            seed: the first matrix of each pair is drawn from it; the second starts at zero.
+
+        Raises:
+            ValueError: there are no such layers, rank or alpha is out of range, or there is an adapter already.
+        """
+        if self.lora is not None:
+            raise ValueError("the policy has LoRA already; full_copy() merges it into a model that can have another")
+        return self._derive(Lora.on(self.model, rank=rank, alpha=alpha, target_modules=target_modules, seed=seed))
+
+    def frozen_copy(self) -> LanguageModel:
+        """Return a copy that no training changes; with LoRA, on the same base."""
+        if self.lora is not None:
+            return self._derive(self.lora.copy().freeze())
+        return self._derive(copy.deepcopy(self.model).requires_grad_(False))
+
+    def adapter_copy(self) -> LanguageModel:
+        """Return a copy on the same base with an adapter of its own, which starts with the same weights and trains.
+
+        Raises:
+            ValueError: the model has no LoRA.
+        """
+        if self.lora is None:
+            raise ValueError(
+                "another adapter on the same base needs a LoRA policy; use LMPolicy.with_lora or --lora-rank"
+            )
+        return self._derive(self.lora.copy())
+
+    def full_copy(self) -> LanguageModel:
+        """Return a copy of which all weights train; an adapter is merged into them.
+
+        Raises:
+            ValueError: the weights are quantised, and cannot be trained.
+        """
+        if self.is_quantised:
+            raise ValueError("quantised weights cannot be trained; train an adapter on them, or load them in full")
+        model = self.model if self.lora is None else self.lora.merged()
+        return self._derive(copy.deepcopy(model).requires_grad_(True))
+
+    def shares_base(self, other: LanguageModel) -> bool:
+        """Return whether both use the same base weights in memory."""
+        one, two = (model.model.get_input_embeddings().weight for model in (self, other))
+        return bool(one.data_ptr() == two.data_ptr())
+
+    def decoder(self, texts: Texts, max_length: int) -> Decoder:
+        """Return a decoder that has read the texts and can continue them.
+
+        Args:
+            texts: where they stop, on the model's device.
+            max_length: tokens of prompt and completion that any text of the environment may reach.
+        """
+        return self.backbone.decoder(texts, self.head, max_length)
+
+    def hidden(self, texts: Texts) -> Tensor:
+        """Return the last hidden state before each token and after the last column: (B, T + 1, D)."""
+        return self.backbone.hidden(texts.to(self.device))
+
+    def token_logprobs(
+        self,
+        texts: Texts,
+        warp: Warp | None = None,
+        *,
+        entropies: EntropyMode = "none",
+        hidden: Tensor | None = None,
+    ) -> TokenLogprobs:
+        """Return log-probabilities (and entropies) of the tokens of texts, with gradient, on the model's device.
+
+        Args:
+            texts: prompts and tokens.
+            warp: from the model's logits to those of the distribution in question; by default the model's own.
+            entropies: whether they are computed, and with or without gradient.
+            hidden: (B, T + 1, D) what `hidden` returns for the texts, if known.
+        """
+        texts = texts.to(self.device)
+        rows, positions = texts.is_token.nonzero(as_tuple=True)  # (N,) of each real token: the head reads no others
+        cells = rows * texts.tokens.shape[1] + positions
+        head: Callable[[Tensor], Tensor] | None = self.head
+        if head is None:
+            states, head = self.backbone.logits(texts), nn.Identity()
+        else:
+            states = self.backbone.hidden(texts.without_last()) if hidden is None else hidden[:, :-1]
+        scores = score_states(
+            head,
+            states.flatten(0, 1)[cells],
+            texts.tokens.flatten()[cells],
+            positions,
+            warp,
+            vocab_size=self.vocab_size,
+            entropies=entropies,
+        )
+        zeros = scores[0].new_zeros(texts.tokens.numel())
+        logprobs, entropy = (zeros.index_copy(0, cells, part).view_as(texts.tokens) for part in scores)
+        return TokenLogprobs(logprobs, None if entropies == "none" else entropy)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as `transformers` does; `AutoModel….from_pretrained(folder)` loads them.
+
+        An adapter is merged into the weights. Merging into quantised weights would round, so there the adapter is
+        written instead, which `transformers` loads as well, with peft.
+        """
+        if self.lora is not None and self.is_quantised:
+            return self.save_adapter(folder)
+        with without_progress_bars():
+            (self.model if self.lora is None else self.lora.merged()).save_pretrained(folder)
+        self._save_tokenizer(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write adapter, tokenizer and the reference to the base; `from_pretrained(folder)` restores them exactly.
+
+        A base without a name is written beside the adapter.
+        """
+        assert self.lora is not None, "only with LoRA"
+        save_adapter(self.lora, self.base_ref, folder)
+        self._save_tokenizer(folder)
+
+    def save_delta(self, folder: Path) -> None:
+        """Write the difference from the base for `load_delta`: the adapter, or nothing."""
+        if self.lora is not None:
+            self.lora.save(folder, base=None)
+
+    def load_delta(self, folder: Path) -> LanguageModel:
+        """Return a frozen model on the base of this one, with the adapter that `save_delta` wrote, if any."""
+        assert self.lora is not None, "without LoRA no other policy shares the model"
+        base = self.lora.base()
+        return self._derive(Lora.load(base, folder).freeze() if is_adapter(folder) else base)
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+def disable_dropout(model: Any) -> Any:
+    """Set every dropout rate of a model to zero, in place; return the model.
+
+    By module rather than `eval()`: in evaluation mode `transformers` switches gradient checkpointing off as well.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention layers of `transformers` keep their rates as plain floats, under names of their own.
+        rates = [name for name in vars(module) if name.endswith(("dropout", "layerdrop"))]
+        for name in rates:
+            if isinstance(getattr(module, name), float):
+                setattr(module, name, 0.0)
+    return model.train()
+
+
+def uses_gradient_checkpointing(model: nn.Module) -> bool:
+    """Return whether a model recomputes activations in its backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode inside the block."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)

@@ -35,7 +35,7 @@ def equal(one: LMPolicy, other: LMPolicy) -> bool:
 
 @torch.no_grad()
 def loss_on(policy: LMPolicy, seed: int = 50) -> float:
-    """Nats per token of references under other seeds than those of the warm-up."""
+    """Nats per token of references under other seeds than those of the pretraining."""
     texts = gather_references(envs(), TextLayout.of(envs()), 64, seed=seed)
     return float(-policy.plain_logprobs(texts)[texts.is_token].mean())
 
@@ -101,13 +101,13 @@ def test_references_are_their_words_and_eos():
 
 
 def test_the_default_guide_goes_on_where_the_policy_stopped(monkeypatch):
-    rounds, warm_up = [], tiny._warm_up
+    rounds, pretrain = [], tiny._pretrain
 
     def counted(policy, texts, settings, number, title):
         rounds.append(number)
-        warm_up(policy, texts, settings, number, title)
+        pretrain(policy, texts, settings, number, title)
 
-    monkeypatch.setattr(tiny, "_warm_up", counted)
+    monkeypatch.setattr(tiny, "_pretrain", counted)
     policy = tiny_policy(envs(), **SMALL)
     assert rounds == [1]
     guide = tiny_guide(envs(), **SMALL)
@@ -148,7 +148,7 @@ class TestSettings:
     def test_no_references(self):
         bare = foreign_envs(2)
         bare.envs[0].tokenizer = envs().unwrapped.tokenizer
-        with pytest.raises(ValueError, match="no reference to warm up on; use samples=0"):
+        with pytest.raises(ValueError, match="no reference to pretrain on; use samples=0"):
             tiny_policy(bare, **SMALL)
 
     def test_the_newborn_depends_on_its_seed_alone(self):

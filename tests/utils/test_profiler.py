@@ -6,11 +6,11 @@ from doubles import policy_of
 
 from tril_gym.agents import PPO, PPOConfig
 from tril_gym.utils.console import profile_table
-from tril_gym.utils.profiler import HIGH_WATER, ProcessMemory, Timer
+from tril_gym.utils.profiler import CLEAR_REFS, ProcessMemory, Timer
 
 
 class Given:
-    """A gauge that reads what it is told."""
+    """A meter with given peaks."""
 
     def __init__(self, *peaks):
         self.peaks, self.resets = list(peaks), 0
@@ -24,14 +24,14 @@ class Given:
 
 def test_a_peak_belongs_to_all_parts_that_run():
     # looks: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
-    gauge = Given(5, 7, 9, 3, 8, 2)
-    timer = Timer(gauge)
+    meter = Given(5, 7, 9, 3, 8, 2)
+    timer = Timer(meter)
     with timer.time("a"), timer.time("b"):
         pass
     with timer.time("c"):
         pass
     assert dict(timer.peaks) == {"a": 9, "b": 9, "c": 2}  # 5 and 8 were before anything ran
-    assert gauge.resets == 6
+    assert meter.resets == 6
     assert set(timer.seconds) == {"a", "b", "c"}
     assert timer.elapsed >= sum(timer.seconds[name] for name in "ac")
 
@@ -44,16 +44,16 @@ def test_without_a_gauge_there_are_no_peaks():
     assert timer.seconds["a"] >= 0
 
 
-@pytest.mark.skipif(not HIGH_WATER.exists(), reason="only Linux begins a new peak")
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="only Linux begins a new peak")
 def test_a_process_tells_its_peak_and_begins_anew():
-    gauge = ProcessMemory()
-    gauge.reset()
-    before = gauge.read()
+    meter = ProcessMemory()
+    meter.reset()
+    before = meter.read()
     held = np.ones(40 * 2**17)  # 40 MiB
-    assert gauge.read() > before + 30
+    assert meter.read() > before + 30
     del held
-    gauge.reset()
-    assert gauge.read() < before + 20
+    meter.reset()
+    assert meter.read() < before + 20
 
 
 def test_a_profile_names_every_part_and_its_share():

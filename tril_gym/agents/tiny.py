@@ -1,7 +1,7 @@
-"""Policies that need no download: a small transformer for an environment's tokenizer, warmed up on its references.
+"""Tiny policies, which need no download: small transformers pretrained on the references of an environment.
 
-Warm-up is behaviour cloning on samples that the environment itself draws. What was trained once is kept in the user's
-cache folder, under a hash of the samples and the settings.
+Pretraining is behaviour cloning on samples that the environment draws. Trained models are kept in the user's cache
+folder, under a hash of the samples and the settings.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-GUIDE_ROUNDS = 2  # times that a guide is warmed up, where a policy is once
-GUIDE_TOP_P = 0.92  # the nucleus of the paper's guides
+GUIDE_ROUNDS = 2  # rounds of pretraining of a guide; a policy has one
+GUIDE_TOP_P = 0.92  # of the paper's guides
 
 
 @dataclass(frozen=True, kw_only=True)
 class TinySettings:
-    """Size and warm-up of a tiny policy."""
+    """Size and pretraining of a tiny policy."""
 
     width: int = config_field(128, "Hidden size", minimum=1)
     layers: int = config_field(2, "Transformer layers", minimum=1)
@@ -56,12 +56,12 @@ class TinySettings:
 
 
 def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> LMPolicy:
-    """A small transformer that writes in this environment.
+    """Return a small transformer for this environment, pretrained on its references.
 
     Args:
-        envs: has a tokenizer, and references unless `samples=0`.
+        envs: an environment with a tokenizer, and with references unless `samples=0`.
         kind: "causal" or "seq2seq".
-        progress: show a bar on a terminal while it warms up.
+        progress: show a progress bar on a terminal during pretraining.
         settings: fields of `TinySettings`.
 
     Raises:
@@ -71,7 +71,7 @@ def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True,
 
 
 def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
-    """The tiny policy, warmed up once more, sampled from its nucleus; arguments as of `tiny_policy`."""
+    """Return the tiny policy after one more round of pretraining, as a guide; arguments as of `tiny_policy`."""
     policy = _tiny(envs, kind, TinySettings(**settings), rounds=GUIDE_ROUNDS, progress=progress)
     return Guide(policy, top_p=GUIDE_TOP_P)
 
@@ -86,19 +86,21 @@ def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, pr
     if settings.samples:
         texts = gather_references(envs, layout, settings.samples, settings.seed)
         for number in range(1, rounds + 1):
-            policy = _warmed_up(policy, texts, kind, settings, number, progress)
+            policy = _pretrained(policy, texts, kind, settings, number, progress)
     return policy
 
 
-def _warmed_up(
+def _pretrained(
     policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, number: int, progress: bool
 ) -> LMPolicy:
-    """The policy after one more round of warm-up, from the cache where this was done before."""
+    """Return the policy after one more round of pretraining, from the cache if possible."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
         with cpu_threads(1):
-            _warm_up(policy, texts, settings, number, f"warm-up {number} of tiny {kind} model" if progress else None)
+            _pretrain(
+                policy, texts, settings, number, f"pretraining {number} of tiny {kind} model" if progress else None
+            )
         with without_progress_bars():
             policy.model.save_pretrained(folder)
 
@@ -109,9 +111,9 @@ def _warmed_up(
 
 
 def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: int) -> Texts:
-    """Prompts that the environment draws, each with one of its references: `samples` texts.
+    """Return `samples` prompts that the environment draws, each with one of its references.
 
-    Sample i is drawn under seed + i, whatever the number of rows.
+    Sample i is drawn with seed + i, whatever the number of rows.
     """
     tokenize, draws = ReferenceTokens(layout), torch.rand(samples, generator=torch.Generator().manual_seed(seed))
     prompts: list[Tensor] = []
@@ -121,14 +123,14 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
         rows = range(min(envs.num_envs, samples - first))
         for row, info in ((row, row_of(infos, row)) for row in rows):
             if not info.get("references"):
-                raise ValueError(f"example {info.get('example', '?')} has no reference to warm up on; use samples=0")
+                raise ValueError(f"example {info.get('example', '?')} has no reference to pretrain on; use samples=0")
             completions.append(tokenize(pick(info["references"], float(draws[first + row]))))
         prompts.append(torch.from_numpy(observations[: len(rows)].copy()))
     return Texts.from_observations(torch.cat(prompts), layout.max_prompt_length).with_completions(completions)
 
 
 def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
-    """An untrained model; its weights depend on the seed alone."""
+    """Return an untrained model, whose weights depend on the seed alone."""
     from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
     eos = layout.eos_token_ids[0]
@@ -161,27 +163,27 @@ def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
         )
 
 
-def _warm_up(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int, title: str | None) -> None:
+def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int, title: str | None) -> None:
     from rich.console import Console
     from rich.progress import track
 
     size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + number)
-    imitation = BehaviourCloning(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
+    cloning = BehaviourCloning(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]
     console = Console(file=sys.stderr)
     quiet = title is None or not console.is_terminal
     for rows in track(parts, description=title or "", console=console, transient=True, disable=quiet):
-        imitation.step(texts[rows])
+        cloning.step(texts[rows])
 
 
 def _key(kind: str, vocab_size: int, settings: TinySettings, number: int, texts: Texts) -> str:
-    """A hash of everything that the trained weights depend on."""
+    """Return a hash of everything that the trained weights depend on."""
     import transformers
 
     about = asdict(settings) | {"kind": kind, "vocab_size": vocab_size, "number": number}
-    # Sizes of the arrays say how many positions the model has.
+    # The shapes determine the number of positions of the model.
     about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
     about |= {"torch": torch.__version__, "transformers": transformers.__version__}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())

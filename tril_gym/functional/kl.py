@@ -1,9 +1,9 @@
-"""The KL divergence of the policy to its reference: how it is estimated, and how its price follows a target.
+"""The KL divergence of the policy to its reference: estimators, and controllers of its coefficient.
 
 Per token, from log-probabilities of tokens that π itself wrote: Schulman 2020, http://joschu.net/blog/kl-approx.html
 
-A controller holds `coef`, the reward lost per nat. With a target in nats per text, it compares the KL of each iteration
-with the target, by e = KL / target − 1, and moves the coefficient: up where the policy strays too far.
+A controller holds `coef`, the reward lost per nat. With a target in nats per text, it moves the coefficient after each
+iteration by the error e = KL / target − 1: up where the KL is above the target.
 Ziegler et al. 2019, section 2.2, for the adaptive one: https://arxiv.org/abs/1909.08593
 
 B texts, T new tokens.
@@ -23,7 +23,7 @@ Controller = Literal["fixed", "adaptive", "proportional", "pid"]
 
 
 def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: Estimator = "k1") -> Tensor:
-    """An estimate of KL(π‖π_ref) at each token that π wrote, in nats: (B, T), (B, T) -> (B, T).
+    """Return an estimate of KL(π‖π_ref) at each token that π wrote, in nats: (B, T), (B, T) -> (B, T).
 
     With l = log π(token) − log π_ref(token):
 
@@ -45,44 +45,44 @@ def kl_terms(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: Estimator = "
 
 
 def nats_per_text(logprobs: Tensor, ref_logprobs: Tensor, wrote: Tensor) -> Tensor:
-    """An estimate of KL(π‖π_ref) in nats per text: a scalar, 0 over no texts.
+    """Return an estimate of KL(π‖π_ref) in nats per text: a scalar, 0 over no texts.
 
-    The k1 terms summed over the tokens that π wrote, averaged over all B texts, also those where it wrote none.
+    The k1 terms are summed over the tokens that π wrote and averaged over all B texts, also those where it wrote none.
     """
     return (select(logprobs, wrote) - select(ref_logprobs, wrote)).sum() / max(1, wrote.shape[0])
 
 
 class KLController(Protocol):
-    """Sets the price of the KL to the reference policy."""
+    """Sets the coefficient of the KL penalty."""
 
     coef: float  # reward lost per nat
 
     def update(self, kl: float, episodes: int) -> None:
-        """Take in the KL of an iteration, in nats per text, estimated on so many texts."""
+        """Move the coefficient by the KL of an iteration, in nats per text, estimated on `episodes` texts."""
 
     def state_dict(self) -> dict[str, float]:
-        """What has to be saved to continue as if never stopped."""
+        """Return what must be saved to continue as if never stopped."""
         return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.coef = state["coef"]
 
 
 def _check_coef(coef: float) -> None:
-    """Refuse a price that would pay for straying."""
+    """Raise for a coefficient that would reward the KL."""
     if not (math.isfinite(coef) and coef >= 0):
         raise ValueError(f"kl_coef must be 0 or more, got {coef}; the usual value is 0.001 to 0.1")
 
 
 def _check_target(target: float) -> None:
-    """Refuse a target that the KL cannot be measured by."""
+    """Raise for a target that the KL cannot be divided by."""
     if not (math.isfinite(target) and target > 0):
         raise ValueError(f"kl_target must be above 0 nats per text, got {target}; the usual value is 6.0")
 
 
 def _error(kl: float, target: float) -> float:
-    """How far the KL is above its target, in parts of the target."""
+    """Return the relative error e of the KL."""
     if not math.isfinite(kl):
         raise ValueError(f"The KL to the reference policy is {kl} nats: the policy diverged; try a lower learning_rate")
     return kl / target - 1
@@ -90,7 +90,7 @@ def _error(kl: float, target: float) -> float:
 
 @dataclass
 class FixedKL(KLController):
-    """The price stays what it is."""
+    """A constant coefficient."""
 
     coef: float
 
@@ -98,16 +98,16 @@ class FixedKL(KLController):
         _check_coef(self.coef)
 
     def update(self, kl: float, episodes: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 @dataclass
 class AdaptiveKL(KLController):
-    """The price grows or shrinks by a share of itself: c ← c (1 + clip(e, −0.2, 0.2) · episodes / horizon)."""
+    """Multiplicative control: c ← c (1 + clip(e, −0.2, 0.2) · episodes / horizon)."""
 
     coef: float
     target: float  # nats per text
-    horizon: float  # episodes; the price changes by at most a fifth in so many
+    horizon: float  # episodes in which the coefficient changes by at most a fifth
 
     def __post_init__(self) -> None:
         _check_coef(self.coef)
@@ -118,14 +118,14 @@ class AdaptiveKL(KLController):
             raise ValueError(f"kl_horizon must be above 0 episodes, got {self.horizon}; the usual value is 10000")
 
     def update(self, kl: float, episodes: int) -> None:
-        """Multiply the price by at most 1 ± 0.2 · episodes / horizon."""
+        """Multiply the coefficient by at most 1 ± 0.2 · episodes / horizon."""
         error = min(max(_error(kl, self.target), -0.2), 0.2)
         self.coef *= max(0.0, 1 + error * episodes / self.horizon)
 
 
 @dataclass
 class ProportionalKL(KLController):
-    """The price takes a step in proportion to the error: c ← max(0, c + K_p e)."""
+    """Incremental proportional control: c ← max(0, c + K_p e)."""
 
     coef: float
     target: float  # nats per text
@@ -136,18 +136,18 @@ class ProportionalKL(KLController):
         _check_target(self.target)
 
     def update(self, kl: float, episodes: int) -> None:
-        """Step up where the KL is above its target, down where it is below."""
+        """Add a step proportional to the error."""
         self.coef = max(0.0, self.coef + self.gain * _error(kl, self.target))
 
 
 @dataclass
 class PIDKL(KLController):
-    """The price follows the error, its sum and its change: c ← max(0, c_0 + K_p e + K_i Σe + K_d Δe)."""
+    """PID control: c ← max(0, c_0 + K_p e + K_i Σe + K_d Δe)."""
 
     coef: float  # starts at c_0
     target: float  # nats per text
     gains: tuple[float, float, float]  # K_p, K_i, K_d, reward per nat
-    # Σe stays within ±this, so that a long absence from the target is soon undone; K_i Σe reaches no further either.
+    # Bound of |Σe| (anti-windup): after a long time off the target the integral is soon undone.
     integral_limit: float = 10.0
     base: float = field(init=False)  # c_0
     integral: float = field(init=False, default=0.0)  # Σe
@@ -159,7 +159,7 @@ class PIDKL(KLController):
         self.base = self.coef
 
     def update(self, kl: float, episodes: int) -> None:
-        """Set the price anew; the first update has no change to go by."""
+        """Compute the coefficient from the error; Δe is 0 in the first update."""
         error = _error(kl, self.target)
         change = 0.0 if math.isnan(self.previous_error) else error - self.previous_error
         self.previous_error = error
@@ -168,11 +168,11 @@ class PIDKL(KLController):
         self.coef = max(0.0, self.base + k_p * error + k_i * self.integral + k_d * change)
 
     def state_dict(self) -> dict[str, float]:
-        """The price, the sum of the errors and the last error."""
+        """Return the coefficient, the sum of the errors and the last error."""
         return {"coef": self.coef, "integral": self.integral, "previous_error": self.previous_error}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.coef, self.integral = state["coef"], state["integral"]
         self.previous_error = state["previous_error"]
 
@@ -185,14 +185,14 @@ def kl_controller(
     horizon: float = 10_000,
     gains: tuple[float, float, float] = (1e-4, 1e-4, 0.0),
 ) -> KLController:
-    """The controller of this name.
+    """Return the controller of this name.
 
     Args:
         kind:    "fixed", "adaptive", "proportional" or "pid".
-        coef:    reward lost per nat, to start with.
-        target:  nats per text; all but the fixed one need it.
-        horizon: episodes in which the adaptive one changes the price by at most a fifth.
-        gains:   K_p, K_i and K_d in reward per nat; the proportional one reads K_p alone.
+        coef:    initial coefficient, reward lost per nat.
+        target:  nats per text; needed by all but the fixed one.
+        horizon: episodes in which the adaptive one changes the coefficient by at most a fifth.
+        gains:   K_p, K_i and K_d in reward per nat; the proportional one uses K_p only.
     """
     if kind == "fixed":
         return FixedKL(coef)

@@ -1,10 +1,10 @@
-"""The terms of the clipped actor-critic loss, and the numbers that tell how an update goes.
+"""The terms of the clipped actor-critic loss, and the diagnostics of an update.
 
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms": https://arxiv.org/abs/1707.06347
 
-Every term is a mean over tokens, not over texts, and takes `count`: the number of tokens of the whole batch where the
-batch is learned in parts, so that the parts add up to the whole (see `masked_mean`). A term without tokens is 0, and so
-is its gradient. Tokens outside the mask may hold anything.
+Every term is a mean over tokens, not over texts, and takes `count`: the number of tokens of the whole batch if it is
+computed in parts, so that the parts add up to the whole (see `masked_mean`). A term without tokens is 0, with gradient
+0. Values outside the mask may be anything, NaN included.
 
 B texts, T new tokens; ρ = π(token) / π_old(token). As ρ ≤ 1 / π_old, it is finite for every token that was sampled.
 """
@@ -19,15 +19,15 @@ Count = int | float | Tensor | None
 
 
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
-    """The logarithm of ρ = π / π_old, in nats: (B, T), 0 on tokens outside `learn`."""
-    # Both are selected before they meet, or NaN outside the mask would come back in the gradient.
+    """Return the logarithm of ρ = π / π_old, in nats: (B, T), 0 on tokens outside `learn`."""
+    # Both are selected before the subtraction, or NaN outside the mask would reach the gradient.
     return select(logprobs, learn) - select(old_logprobs, learn)
 
 
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
 ) -> Tensor:
-    """PPO's clipped surrogate, negated: a scalar to minimise.
+    """Return PPO's clipped surrogate, negated: a scalar to minimise.
 
         −mean min(ρ A, clip(ρ, 1−ε, 1+ε) A)
 
@@ -39,7 +39,7 @@ def policy_loss(
         advantages:   (B, T)
         learn:        (B, T) True on the tokens that the policy learns on.
         clip_range:   ε, half the width of the interval of ρ.
-        count:        what to divide by in place of the number of tokens in `learn`.
+        count:        divisor; by default the number of tokens in `learn`.
     """
     ratio = log_ratio(logprobs, old_logprobs, learn).exp()
     advantages = select(advantages, learn)
@@ -56,12 +56,12 @@ def value_loss(
     value_clip_range: float | None = None,
     count: Count = None,
 ) -> Tensor:
-    """Half the squared error of the critic: a scalar to minimise.
+    """Return half the squared error of the critic: a scalar to minimise.
 
         ½ mean max((V − R)², (clip(V, V_old ± ε_v) − R)²)
 
     Without `value_clip_range` it is ½ mean (V − R)², and `old_values` is not read. The clip is in the units of the
-    returns: at 0.2 a critic of returns around 10 hardly learns.
+    returns: with 0.2, a critic of returns around 10 hardly learns.
 
     Args:
         values:           (B, T) V(s_t) in training, with gradient.
@@ -69,7 +69,7 @@ def value_loss(
         returns:          (B, T) the targets.
         learn:            (B, T) True on the tokens that the critic learns on.
         value_clip_range: ε_v, or None not to clip.
-        count:            what to divide by in place of the number of tokens in `learn`.
+        count:            divisor; by default the number of tokens in `learn`.
     """
     values, returns = select(values, learn), select(returns, learn)
     error = (values - returns).square()
@@ -81,26 +81,26 @@ def value_loss(
 
 
 def entropy_bonus(entropies: Tensor, learn: Tensor, *, count: Count = None) -> Tensor:
-    """The mean entropy of the policy at the tokens that it learns on, in nats: a scalar to maximise."""
+    """Return the mean entropy of the policy at the learned tokens, in nats: a scalar to maximise."""
     return masked_mean(entropies, learn, count)
 
 
 def nll_loss(logprobs: Tensor, is_token: Tensor, *, count: Count = None) -> Tensor:
-    """Negative log-likelihood per token of given texts, in nats: a scalar to minimise."""
+    """Return the negative log-likelihood per token of given texts, in nats: a scalar to minimise."""
     return -masked_mean(logprobs, is_token, count)
 
 
 def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy on logits, in nats: a scalar to minimise. An expert's texts are labelled 1, the policy's 0.
+    """Return the binary cross-entropy in nats, with label 1 for an expert's texts and 0 for the policy's: a scalar.
 
         −mean y log D + (1 − y) log(1 − D),  D = σ(logit)
 
-    Ho and Ermon 2016, algorithm 1, with expert and policy the other way round: https://arxiv.org/abs/1606.03476
+    Ho and Ermon 2016, algorithm 1, with the labels exchanged: https://arxiv.org/abs/1606.03476
 
     Args:
         expert_logits:   (B,) of references, with gradient.
-        policy_logits:   (B',) of what the policy wrote, with gradient.
-        label_smoothing: s, which makes the labels 1 − s/2 and s/2: a discriminator that is never quite sure.
+        policy_logits:   (B',) of the policy's texts, with gradient.
+        label_smoothing: s; the labels are 1 − s/2 and s/2.
     """
     assert expert_logits.ndim == policy_logits.ndim == 1, (expert_logits.shape, policy_logits.shape)
     logits = torch.cat([expert_logits, policy_logits])
@@ -111,7 +111,7 @@ def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_sm
 
 @torch.no_grad()
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, count: Count = None) -> Tensor:
-    """How far the policy has moved since collection, in nats per token: an estimate of KL(π_old‖π), never negative.
+    """Return an estimate of KL(π_old‖π) in nats per token, never negative: a scalar.
 
         mean (ρ − 1) − log ρ
 
@@ -125,14 +125,14 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, count: C
 def clip_fraction(
     logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
 ) -> Tensor:
-    """The share of tokens whose ρ lies outside [1−ε, 1+ε]: a scalar."""
+    """Return the share of tokens whose ρ lies outside [1−ε, 1+ε]: a scalar."""
     outside = log_ratio(logprobs, old_logprobs, learn).expm1().abs() > clip_range
     return masked_mean(outside, learn, count)
 
 
 @torch.no_grad()
 def ratio_error(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
-    """The largest |ρ − 1|: a scalar, 0 over nothing.
+    """Return the largest |ρ − 1|: a scalar, 0 without tokens.
 
     Before the first update π is π_old, so anything but rounding means that sampling and scoring disagree.
     """

@@ -1,9 +1,9 @@
-"""Sums, means and spreads over the cells of a tensor where a mask is True.
+"""Sums, means and variances over the cells of a tensor where a mask is True.
 
-Cells outside the mask are selected away, never multiplied by 0: 0 · NaN is NaN. They may hold anything, and neither the
-result nor the gradient with respect to `values` knows of them. Every result is at least float32, whatever comes in.
+Cells outside the mask are selected away, never multiplied by 0: 0 · NaN is NaN. They may hold anything, and affect
+neither the result nor the gradient with respect to `values`. Every result is at least float32.
 
-Left out: a mask that broadcasts. Values and mask have one shape, any shape.
+Values and mask have one shape, any shape; a mask does not broadcast.
 """
 
 import torch
@@ -11,24 +11,24 @@ from torch import Tensor
 
 
 def select(values: Tensor, mask: Tensor) -> Tensor:
-    """The values where the mask is True, 0 elsewhere, in at least float32."""
+    """Return the values where the mask is True, 0 elsewhere, in at least float32."""
     assert values.shape == mask.shape, (values.shape, mask.shape)
     assert mask.dtype == torch.bool, mask.dtype
     return torch.where(mask, values.to(torch.promote_types(values.dtype, torch.float32)), 0.0)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """The sum where the mask is True: a scalar, 0 with zero gradient over nothing."""
+    """Return the sum where the mask is True: a scalar, 0 with zero gradient for an empty mask."""
     return select(values, mask).sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor, count: int | float | Tensor | None = None) -> Tensor:
-    """The mean where the mask is True: a scalar, 0 with zero gradient over nothing.
+    """Return the mean where the mask is True: a scalar, 0 with zero gradient for an empty mask.
 
     Args:
         values: numbers, or bools for a share.
         mask: bool, of the same shape.
-        count: what to divide by in place of the number of True cells. Parts of a batch, each divided by the count of
+        count: divisor; by default the number of True cells. Parts of a batch, each divided by the count of
             the whole batch, add up to the mean of the whole batch; where N processes average their gradients, it is
             the count over all of them divided by N, which may be a fraction.
     """
@@ -39,37 +39,37 @@ def masked_mean(values: Tensor, mask: Tensor, count: int | float | Tensor | None
 
 
 def masked_centre(values: Tensor, mask: Tensor) -> Tensor:
-    """Values less their mean, 0 outside the mask.
+    """Subtract the mean of the values, 0 outside the mask.
 
-    The mean is taken off twice: what its rounding leaves behind is a constant too, and equal values become 0, not noise
-    that a division by their spread would blow up.
+    Twice, which removes the rounding error of the first mean: equal values become 0, not noise that a division by their
+    standard deviation would amplify.
     """
     centred = select(values - masked_mean(values, mask), mask)
     return select(centred - masked_mean(centred, mask), mask)
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:
-    """The variance where the mask is True, over the count, not the count less one: 0 for a single value."""
+    """Return the biased variance where the mask is True: 0 for a single value."""
     return masked_mean(masked_centre(values, mask).square(), mask)
 
 
 def masked_std(values: Tensor, mask: Tensor) -> Tensor:
-    """The standard deviation where the mask is True: 0 for a single value and for none."""
+    """Return the biased standard deviation where the mask is True: 0 for a single value and for none."""
     return masked_var(values, mask).sqrt()
 
 
 def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Values shifted and scaled to mean 0, standard deviation 1 in the mask; 0 outside it, and where all are equal."""
+    """Standardise values to mean 0 and standard deviation 1; 0 outside the mask, and everywhere if all are equal."""
     return masked_centre(values, mask) / (masked_std(values, mask) + 1e-8)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """The share of the variance of the returns that the critic's values explain: a scalar.
+    """Return the share of the variance of the returns that the critic's values explain: a scalar.
 
         1 − Var(returns − values) / Var(returns)
 
-    1 for a perfect critic, 0 for a constant one, negative for one worse than a constant. 0 where the returns do not
-    vary beyond rounding: there is nothing to explain.
+    1 for a perfect critic, 0 for a constant one, negative for one worse than a constant. 0 if the returns do not
+    vary beyond rounding.
     """
     returns, values = select(returns, mask), select(values, mask)
     spread = masked_std(returns, mask)

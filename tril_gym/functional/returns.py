@@ -1,6 +1,6 @@
-"""What each token earned, and how much better than expected that was.
+"""Rewards, returns and advantages of tokens.
 
-B texts, T new tokens. Texts begin in column 0; what follows a text's last token is padding and may hold anything.
+B texts, T new tokens. Texts begin in column 0; the padding after their last token may hold anything.
 """
 
 from typing import Literal, get_args
@@ -13,20 +13,20 @@ from tril_gym.functional.masked import select
 
 
 def kl_penalised_rewards(env_rewards: Tensor, kl_terms: Tensor, wrote: Tensor, *, kl_coef: float) -> Tensor:
-    """The environment's rewards less the price of leaving the reference policy.
+    """Return the environment's rewards less the KL penalty.
 
         r_t = env_t − c w_t kl_t
 
     On tokens that the policy did not write, the log-ratio estimates no KL: those terms are never read.
 
     Args:
-        env_rewards: (B, T) what the environment paid for token t.
+        env_rewards: (B, T) reward of the environment for token t.
         kl_terms:    (B, T) nats, an estimate of the KL to the reference policy at token t.
         wrote:       (B, T) True on tokens that the policy in training wrote.
         kl_coef:     reward lost per nat.
 
     Returns:
-        (B, T) the environment's reward, reduced where the policy wrote.
+        (B, T) rewards, reduced where the policy wrote.
     """
     assert env_rewards.shape == kl_terms.shape, (env_rewards.shape, kl_terms.shape)
     return env_rewards - kl_coef * select(kl_terms, wrote)
@@ -35,7 +35,7 @@ def kl_penalised_rewards(env_rewards: Tensor, kl_terms: Tensor, wrote: Tensor, *
 def gae(
     rewards: Tensor, values: Tensor, bootstrap: Tensor, is_token: Tensor, *, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over the tokens of B texts.
+    """Return advantages and returns by generalised advantage estimation.
 
         δ_t = r_t + γ V(s_{t+1}) − V(s_t)
         A_t = δ_t + γλ A_{t+1}
@@ -43,18 +43,21 @@ def gae(
     Schulman et al. 2016, eq. 11 and 16: https://arxiv.org/abs/1506.02438
 
     Args:
-        rewards:    (B, T) paid for writing token t.
+        rewards:    (B, T) for writing token t.
         values:     (B, T) V(s_t), the text just before token t.
         bootstrap:  (B,)   V after the last token: 0 where the text terminated.
         is_token:   (B, T) True on real tokens, False on the padding after them.
         gamma:      discount per token.
-        gae_lambda: 0 trusts the critic after one token, 1 only at the end of the text.
+        gae_lambda: λ: 0 bootstraps after one token, 1 at the end of the text only.
 
     Returns:
         advantages, returns: both (B, T), 0 on padding.
     """
     assert bootstrap.shape == rewards.shape[:1], (bootstrap.shape, rewards.shape)
-    rewards, values = select(rewards, is_token), select(values, is_token)  # of one shape, or this refuses
+    rewards, values = (
+        select(rewards, is_token),
+        select(values, is_token),
+    )  # asserts that both have the shape of the mask
     advantages = torch.zeros_like(rewards + values)
     next_value, next_advantage = bootstrap, torch.zeros_like(bootstrap)
     for t in reversed(range(rewards.shape[1])):
@@ -70,7 +73,7 @@ RewardForm = Literal["logit", "gail", "probability"]
 
 
 def discriminator_rewards(logits: Tensor, *, form: RewardForm) -> Tensor:
-    """What a discriminator's logits pay: (B,) -> (B,).
+    """Return the rewards of a discriminator's logits: (B,) -> (B,).
 
     With D = σ(logit), the probability of an expert's text:
 
@@ -78,8 +81,8 @@ def discriminator_rewards(logits: Tensor, *, form: RewardForm) -> Tensor:
         "gail"         −log(1 − D)                    never negative
         "probability"  D
 
-    Ho and Ermon 2016, algorithm 1, with D the expert's share: https://arxiv.org/abs/1606.03476; for the logit Fu et al.
-    2018: https://arxiv.org/abs/1710.11248
+    Ho and Ermon 2016, algorithm 1, with D the probability of the expert: https://arxiv.org/abs/1606.03476; for the
+    logit Fu et al. 2018: https://arxiv.org/abs/1710.11248
     """
     if form == "logit":
         return logits

@@ -1,4 +1,4 @@
-"""A stopwatch for the parts of an iteration, which can also say how much memory each needed."""
+"""Time and peak memory of the parts of an iteration."""
 
 from __future__ import annotations
 
@@ -14,81 +14,81 @@ from typing import Protocol
 import torch
 
 MIB = 2**20
-HIGH_WATER = Path("/proc/self/clear_refs")  # Linux: writing 5 there begins a new peak of the process's memory
+CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of the process's resident memory
 
 
 class MemoryMeter(Protocol):
-    """Tells the most memory that was in use since it was last reset."""
+    """Measures the peak memory since the last reset."""
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start a new measurement."""
 
     def read(self) -> float:
-        """The peak, in MiB."""
+        """Return the peak in MiB."""
 
 
 class Timer:
-    """Adds up seconds by name, and keeps the peak of memory by name where it has a gauge."""
+    """Sums seconds by name, and with a memory meter records peak memory by name."""
 
-    def __init__(self, gauge: MemoryMeter | None = None) -> None:
+    def __init__(self, meter: MemoryMeter | None = None) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.peaks: defaultdict[str, float] = defaultdict(float)  # MiB
-        self._gauge, self._running = gauge, list[str]()
-        self._began = time.perf_counter()
+        self._meter, self._running = meter, list[str]()
+        self._start = time.perf_counter()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was made."""
-        return time.perf_counter() - self._began
+        """Seconds since the timer was created."""
+        return time.perf_counter() - self._start
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Count the time inside towards `name`."""
-        self._look()
+        """Add the time of the block to `name`."""
+        self._record_peak()
         self._running.append(name)
         begin = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - begin
-            self._look()
+            self._record_peak()
             self._running.pop()
 
-    def _look(self) -> None:
-        """Note the peak since the last look for all parts that run: one may stand inside another."""
-        if self._gauge is not None:
-            peak = self._gauge.read()
+    def _record_peak(self) -> None:
+        """Assign the peak since the last call to all running parts, which may be nested."""
+        if self._meter is not None:
+            peak = self._meter.read()
             for name in self._running:
                 self.peaks[name] = max(self.peaks[name], peak)
-            self._gauge.reset()
+            self._meter.reset()
 
 
 class CudaMemory:
-    """What torch has set aside on a GPU for tensors."""
+    """Memory that torch has allocated for tensors on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start a new measurement."""
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def read(self) -> float:
-        """The peak, in MiB."""
+        """Return the peak in MiB."""
         return torch.cuda.max_memory_allocated(self.device) / MIB
 
 
 class ProcessMemory:
-    """What the process has in memory; where the system cannot begin a new peak, the peak of its whole life."""
+    """Resident memory of the process; where the system cannot reset the peak, the peak since its start."""
 
     def reset(self) -> None:
-        """Begin anew."""
-        if HIGH_WATER.exists():
-            HIGH_WATER.write_text("5")
+        """Start a new measurement."""
+        if CLEAR_REFS.exists():
+            CLEAR_REFS.write_text("5")
 
     def read(self) -> float:
-        """The peak, in MiB."""
-        if HIGH_WATER.exists():
+        """Return the peak in MiB."""
+        if CLEAR_REFS.exists():
             lines = Path("/proc/self/status").read_text().splitlines()
             return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
@@ -96,5 +96,5 @@ class ProcessMemory:
 
 
 def memory_meter(device: torch.device) -> MemoryMeter:
-    """The gauge for models on a device."""
+    """Return the meter for models on a device."""
     return CudaMemory(device) if device.type == "cuda" else ProcessMemory()

@@ -1,7 +1,8 @@
-"""An agent: a policy in an environment, and what it learns with.
+"""Agents: a policy, an environment and a learner.
 
-An algorithm is a file with a config and a class that says its `plan`: who writes what, and which part teaches. What is
-made of the texts is its learner's. The rest, from the loop to the checkpoint, is the same for all and stands here.
+An algorithm is a file with a config and an agent class, whose `plan` says who writes which part of a text and which
+part the policy learns from. Its learner updates the policy. Everything else, from training to checkpoints, is common to
+all algorithms and defined here.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from tril_gym.utils.atomic_files import write_folder
 
 
 class Agent(ABC):
-    """What every agent can do.
+    """Base class of all algorithms.
 
     Args:
-        policy: the language model that learns; trained in place.
+        policy: the language model to train, in place.
         envs: the vector environment to write in.
-        config: the algorithm's numbers; by default those of its config type.
-        guide: who helps to write, for algorithms with one.
-        seed: all the randomness of training comes from it.
+        config: the hyperparameters; by default the defaults of the config type.
+        guide: writes parts of the texts, for algorithms with a guide.
+        seed: seed of all randomness in training.
     """
 
     name: ClassVar[str]  # as on the command line
     config_type: ClassVar[type]
-    learner_type: ClassVar[type] = ActorCritic  # made of policy, config, layout
+    learner_type: ClassVar[type] = ActorCritic  # called with policy, config and layout
     takes_guide: ClassVar[bool] = False
-    guide_finishes: ClassVar[bool] = False  # the guide rolls out, so it must be able to go on with a text
+    guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
 
     def __init__(
         self, policy: LMPolicy, envs: VectorEnv, config: Any = None, *, guide: Actor | None = None, seed: int = 0
@@ -80,33 +81,36 @@ class Agent(ABC):
 
     @property
     def needs_references(self) -> bool:
-        """Whether it cannot learn from examples without references."""
-        of_guide = self.guide is not None and self.guide.needs_references
-        return of_guide or self.learner.needs_references
+        """Whether every example must have references."""
+        guide_needs_them = self.guide is not None and self.guide.needs_references
+        return guide_needs_them or self.learner.needs_references
 
     @property
     def episodes(self) -> int:
-        """Texts an iteration."""
+        """Texts per iteration."""
         return self.config.episodes_per_iteration or self.envs.num_envs
 
     @abstractmethod
     def plan(self, iteration: int) -> Plan:
-        """Who writes what in this iteration, counted from 0."""
+        """Return who writes which part in an iteration, counted from 0."""
 
     learn = learn  # the training loop, a function of what it needs of an agent
 
     def predict(
         self, observations: np.ndarray, *, deterministic: bool = True, generator: torch.Generator | None = None
     ) -> tuple[np.ndarray, None]:
-        """The next tokens for a batch (or a single row) of observations.
+        """Return the next tokens for a batch (or a single row) of observations.
 
         Args:
             observations: (n, P + T) or (P + T,) integers.
-            deterministic: the most probable token; else a draw from the policy, which needs a `generator`.
-            generator: where the draws come from.
+            deterministic: take the most probable token instead of sampling.
+            generator: source of randomness for sampling.
 
         Returns:
-            actions, (n,) or a scalar array, and None: there is no hidden state to carry.
+            actions, (n,) or a scalar array, and None, since there is no hidden state to carry.
+
+        Raises:
+            ValueError: sampling without a generator.
         """
         policy = self.policy.with_decoding(Decoding(greedy=True)) if deterministic else self.policy
         batch = torch.from_numpy(np.atleast_2d(observations).astype(np.int64))
@@ -122,15 +126,14 @@ class Agent(ABC):
         return actions.reshape(np.shape(observations)[:-1]), None
 
     def save(self, folder: str | Path) -> None:
-        """Write all that is needed to go on exactly from here.
+        """Save everything needed to continue training exactly.
 
-        `policy/` loads with `transformers`' own `from_pretrained`; of a LoRA policy, `lora/` holds what goes on
-        exactly: the adapter, and the base's name or weights. The environment is not saved, nor a guide that is
-        neither a language model nor the references: `load` takes them. An agent that was saved there before is
-        replaced in one step.
+        `policy/` loads with `from_pretrained` of `transformers`. For a LoRA policy, `lora/` holds the adapter and the
+        name or weights of its base. Not saved are the environment, and a guide that is neither a language model nor the
+        references: pass them to `load`. An agent saved in the folder before is replaced atomically.
 
         Raises:
-            ValueError: the folder holds something that is no saved agent.
+            ValueError: the folder has other contents.
         """
         write_folder(Path(folder), self._write, mark="agent.json")
 
@@ -155,17 +158,17 @@ class Agent(ABC):
 
     @classmethod
     def load(cls, folder: str | Path, *, envs: VectorEnv, device: str | torch.device = "cpu", **parts: Any) -> Self:
-        """Go on from a folder that `save` wrote, as if never stopped.
+        """Load an agent that `save` wrote; it continues as if never stopped.
 
         Args:
             folder: the saved agent.
             envs: an environment like the one it was trained in.
-            device: where policy and guide are to be.
-            parts: what could not be saved: `guide=`, where it is neither a language model nor the references, and
-                GAIL's `judge=`, where it is your own.
+            device: torch device of the policy and the guide.
+            parts: what could not be saved: `guide=`, if it is neither a language model nor the references, and
+                GAIL's `discriminator=`, if it is your own.
 
         Raises:
-            ValueError: the folder holds no agent, or one of another algorithm, or its guide is missing.
+            ValueError: the folder holds no agent or one of another algorithm, or the guide is missing.
         """
         folder = Path(folder)
         try:
@@ -174,7 +177,7 @@ class Agent(ABC):
             raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
         if about["algorithm"] != cls.name:
             raise ValueError(
-                f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; load it with its own"
+                f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; use the class of that algorithm"
             )
         policy = saved_policy(folder).to(device)
         config = cls.config_type(**about["config"])
@@ -189,14 +192,14 @@ class Agent(ABC):
 
 
 class GuidedAgent(Agent):
-    """An agent with a guide that begins or finishes its texts.
+    """Base class of algorithms with a guide that starts or finishes texts.
 
     Args:
-        policy: the language model that learns; trained in place.
-        guide: who helps to write; it does not learn.
+        policy: the language model to train, in place.
+        guide: writes parts of the texts; it is not trained.
         envs: the vector environment to write in.
-        config: the algorithm's numbers; by default those of its config type.
-        seed: all the randomness of training comes from it.
+        config: the hyperparameters; by default the defaults of the config type.
+        seed: seed of all randomness in training.
     """
 
     takes_guide = True
@@ -207,12 +210,12 @@ class GuidedAgent(Agent):
 
 
 def saved_policy(folder: Path) -> LMPolicy:
-    """The policy of a saved agent, exactly as it was."""
+    """Return the policy of a saved agent."""
     return _saved_model(folder / "lora" if (folder / "lora").is_dir() else folder / "policy")
 
 
 def _saved_model(folder: Path) -> LMPolicy:
-    """A policy as `LMPolicy.save` wrote it: in its own precision, and without tokenizer if it had none."""
+    """Load what `LMPolicy.save` wrote, in its own precision, without a tokenizer if there was none."""
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     if is_adapter(folder):
         return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer)
@@ -220,7 +223,7 @@ def _saved_model(folder: Path) -> LMPolicy:
 
 
 def _independent(guide: Actor, policy: LMPolicy) -> Actor:
-    """A guide that shares the policy's model gets a frozen one: it must not move with the policy."""
+    """Return the guide, with a frozen model instead of one that it shares with the policy."""
     if isinstance(guide, LMPolicy):
         decoding = guide.decoding
         guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)

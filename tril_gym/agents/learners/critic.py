@@ -1,4 +1,4 @@
-"""A critic: a language model's body with one number on top, the value of a text as it stands.
+"""Critics: the body of a language model with a linear head that estimates the value of an unfinished text.
 
 B texts, T new tokens, D hidden.
 """
@@ -23,22 +23,22 @@ CriticKind = Literal["separate", "adapter", "shared"]
 
 
 class Critic:
-    """V(s_t): what a text, cut just before token t, is still going to be paid.
+    """V(s_t): the expected sum of rewards from token t on.
 
-    Its last layer starts at zero, so that the first advantages are the returns themselves.
+    The head starts at zero, so that the first advantages are the returns.
 
     Args:
-        body: a model of the critic's own, trained in place: all of it, or its adapter. Or the policy's.
-        is_shared: the body is the policy's, which its optimizer trains: only the last layer is the critic's own.
+        body: the model under the head. Trained in place, as a whole or by its adapter, unless it is shared.
+        is_shared: whether the body is the policy's, which the policy's optimizer trains.
     """
 
     def __init__(self, body: LanguageModel, *, is_shared: bool = False) -> None:
         self.body, self.is_shared = body, is_shared
         embedding = body.model.get_input_embeddings().weight
         width = getattr(body.model.config, "hidden_size", embedding.shape[1])
-        # Adapters are at least float32, whatever their base is, and so is what is trained beside them.
+        # Adapters are at least float32, whatever their base is, and so is the head.
         dtype = embedding.dtype if body.lora is None else body.parameters()[0].dtype
-        # Without its usual initialisation, which would draw from the global generator.
+        # Skip the usual initialisation, which would draw from the global generator.
         self.head = nn.utils.skip_init(nn.Linear, width, 1, device=embedding.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -49,40 +49,40 @@ class Critic:
         return self.body.model
 
     def parameters(self) -> list[nn.Parameter]:
-        """What training moves."""
+        """Return the parameters of the critic's own optimizer."""
         return [*([] if self.is_shared else self.body.parameters()), *self.head.parameters()]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights that may differ from those it was made from."""
+        """Return the weights that training may have changed."""
         parts = {"model": {} if self.is_shared else self.body.state_dict(), "head": self.head.state_dict()}
         return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the weights of `state_dict`."""
+        """Load the weights of `state_dict`."""
         parts = ((self.body, "model."), (self.head, "head."))
         for part, name in parts[1:] if self.is_shared else parts:
             part.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
 
     def __call__(self, texts: Texts, hidden: Tensor | None = None) -> Tensor:
-        """(B, T + 1) values: before each token, and after the last column.
+        """Return the values before each token and after the last column: (B, T + 1).
 
         Args:
             texts: prompts and tokens.
-            hidden: (B, T + 1, D) what the body's `hidden` says of the texts, where it is known.
+            hidden: (B, T + 1, D) last hidden states of the body, if they are known.
         """
         return self.of_hidden(self.body.hidden(texts) if hidden is None else hidden)
 
     def of_hidden(self, hidden: Tensor) -> Tensor:
-        """(…) values of the body's last hidden states (…, D)."""
+        """Return the values of last hidden states of the body: (…, D) -> (…)."""
         return at_least_float32(self.head(hidden.to(self.head.weight.dtype)).squeeze(-1))
 
 
 class ValueRecordingActor(Actor):
-    """An actor that writes as a policy does, and keeps what a critic on the same network says of its texts meanwhile.
+    """An actor that writes as a policy does and records the values of the critic that shares the policy's network.
 
     Args:
-        policy: who writes; its `head` is known.
-        critic: shared with it.
+        policy: writes the texts; its `head` is known.
+        critic: a shared critic on the policy.
     """
 
     def __init__(self, policy: LMPolicy, critic: Critic) -> None:
@@ -94,12 +94,12 @@ class ValueRecordingActor(Actor):
 
 
 def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
-    """A critic that starts from a policy's weights.
+    """Return a new critic that starts from a policy's weights.
 
     Args:
-        policy: it is left as it is, unless the critic is "shared".
-        kind: "separate", a model of its own that trains as a whole; "adapter", one more adapter on the policy's base
-            model; "shared", one more last layer on this very policy. By default as the policy trains.
+        policy: not changed, unless the critic is "shared".
+        kind: "separate": a model of its own; "adapter": one more adapter on the policy's base model; "shared": a head
+            on the policy itself. Default: "adapter" for a LoRA policy, else "separate".
 
     Raises:
         ValueError: see `check_critic`.
@@ -113,7 +113,7 @@ def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
 
 
 def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
-    """Refuse a kind of critic that a policy cannot have.
+    """Raise if a policy cannot have this kind of critic.
 
     Raises:
         ValueError: an adapter beside a policy without one, or a separate model from quantised weights.
@@ -125,5 +125,5 @@ def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
 
 
 def value_after(values: Tensor, lengths: Tensor) -> Tensor:
-    """(B,) of (B, T + 1): the value after the last real token of each text."""
+    """Return the value after the last real token of each text: (B, T + 1), (B,) -> (B,)."""
     return torch.gather(values, 1, lengths.unsqueeze(1)).squeeze(1)

@@ -1,7 +1,7 @@
-"""Discriminators: tell what the references say from what the policy wrote, by one logit for a whole text.
+"""Discriminators: one logit per text, positive for references and negative for the policy's texts.
 
-Prompt and completion are read as one. What an expert wrote and what the policy wrote come the same way: as ids of the
-environment, cut at the same length, EOS where it fitted.
+Prompt and completion are read as one sequence. References and the policy's texts are preprocessed alike: ids of the
+environment, truncated to the same length, with EOS if it fits.
 
 B texts, P prompt tokens, T new tokens.
 """
@@ -25,32 +25,32 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.tokenization import load_tokenizer
 
-USUAL_LENGTH = 512  # tokens that the usual classifiers read; some have a few positions more, which are not for tokens
+MAX_LENGTH = 512  # tokens; some classifiers report a few positions more, which are not for tokens
 
 
 class Discriminator(Protocol):
-    """Judges texts, and learns to."""
+    """Classifies texts, and is trained in place."""
 
     def logits(self, texts: Texts) -> Tensor:
-        """(B,): above 0 where a text is more likely a reference. With gradient."""
+        """Return logits (B,), positive where a text is more likely a reference; differentiable."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """What training moves."""
+        """Return the trainable parameters."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it has learned."""
+        """Return the trained weights."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state_dict`."""
+        """Load the weights of `state_dict`."""
 
 
 class ClassifierDiscriminator:
     """A sequence classifier of `transformers`.
 
     Args:
-        model: with one label.
-        tokenizer: its own, where it reads text; None where it reads the ids of the environment.
-        layout: of the environment.
+        model: a sequence classifier with one label.
+        tokenizer: of the model, if it reads text; None if it reads the ids of the environment.
+        layout: sizes of the environment.
     """
 
     def __init__(self, model: Any, tokenizer: Any, layout: TextLayout) -> None:
@@ -63,7 +63,7 @@ class ClassifierDiscriminator:
 
     @staticmethod
     def tiny(layout: TextLayout, *, width: int = 64, seed: int = 0) -> ClassifierDiscriminator:
-        """A one-layer BERT that knows nothing yet and reads the environment's ids."""
+        """Return an untrained one-layer BERT that reads the environment's ids."""
         from transformers import BertConfig, BertForSequenceClassification
 
         config = BertConfig(
@@ -73,7 +73,7 @@ class ClassifierDiscriminator:
             num_attention_heads=4,
             intermediate_size=2 * width,
             max_position_embeddings=layout.max_prompt_length + layout.max_new_tokens,
-            initializer_range=0.1,  # wide, so that words matter from the first step on
+            initializer_range=0.1,  # larger than BERT's, so that tokens affect the logit from the first step on
             num_labels=1,  # type: ignore[call-arg]
         )
         with seeded(seed):
@@ -81,10 +81,10 @@ class ClassifierDiscriminator:
 
     @staticmethod
     def from_pretrained(name: str, layout: TextLayout, *, seed: int = 0) -> ClassifierDiscriminator:
-        """Any model of `transformers` that can classify sequences, with a head of one logit; it reads text.
+        """Load a sequence classifier of `transformers`, with a head of one logit; it reads text.
 
         Raises:
-            ValueError: nothing that `transformers` can load has this name, or it cannot pad.
+            ValueError: no model of this name can be loaded.
         """
         from transformers import AutoModelForSequenceClassification
 
@@ -102,11 +102,11 @@ class ClassifierDiscriminator:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-        tokenizer.truncation_side = "left"  # the end of a text is what is judged
+        tokenizer.truncation_side = "left"  # keep the completion
         return ClassifierDiscriminator(model, tokenizer, layout)
 
     def logits(self, texts: Texts) -> Tensor:
-        """(B,)."""
+        """Return logits (B,); see `Discriminator`."""
         device = next(self.model.parameters()).device
         inputs = self._ids(texts) if self.tokenizer is None else self._text(texts)
         return at_least_float32(self.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits[:, 0])
@@ -120,21 +120,21 @@ class ClassifierDiscriminator:
         rows = zip(texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, strict=True)
         ids = [torch.cat([prompt[real], tokens[written]]).tolist() for prompt, real, tokens, written in rows]
         read = self.layout.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        positions = getattr(self.model.config, "max_position_embeddings", USUAL_LENGTH)
-        length = min(self.tokenizer.model_max_length, positions, USUAL_LENGTH)
+        positions = getattr(self.model.config, "max_position_embeddings", MAX_LENGTH)
+        length = min(self.tokenizer.model_max_length, positions, MAX_LENGTH)
         encoded = self.tokenizer(read, truncation=True, max_length=length, padding=True, return_tensors="pt")
         return dict(encoded)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All of the model's."""
+        """Return all parameters of the model."""
         return list(self.model.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's."""
+        """Return the weights of the model."""
         return self.model.state_dict()  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state_dict`."""
+        """Load the weights of `state_dict`."""
         self.model.load_state_dict(state)
 
 
@@ -145,31 +145,31 @@ class AdapterDiscriminator:
         self.reader: Critic = make_critic(policy, "adapter")
 
     def logits(self, texts: Texts) -> Tensor:
-        """(B,)."""
-        values = self.reader(texts)  # (B, T + 1), of which the last real one has read the whole text
+        """Return logits (B,); see `Discriminator`."""
+        values = self.reader(texts)  # (B, T + 1): the last real one depends on the whole text
         return value_after(values, texts.lengths.to(values.device))
 
     def parameters(self) -> list[nn.Parameter]:
-        """The adapter's and the head's."""
+        """Return the parameters of adapter and head."""
         return list(self.reader.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The adapter's and the head's."""
+        """Return the weights of adapter and head."""
         return self.reader.state_dict()  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state_dict`."""
+        """Load the weights of `state_dict`."""
         self.reader.load_state_dict(state)
 
 
 def make_discriminator(name: str, policy: LMPolicy, layout: TextLayout) -> Discriminator:
-    """A new one: "tiny", "adapter", or a sequence classifier by name or folder."""
+    """Return a new discriminator: "tiny", "adapter", or a sequence classifier by name or folder."""
     if name == "adapter":
         return AdapterDiscriminator(policy)
-    new = (
+    discriminator = (
         ClassifierDiscriminator.tiny(layout)
         if name == "tiny"
         else ClassifierDiscriminator.from_pretrained(name, layout)
     )
-    new.model.to(policy.device)
-    return new
+    discriminator.model.to(policy.device)
+    return discriminator

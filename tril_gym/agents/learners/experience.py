@@ -1,4 +1,4 @@
-"""What the losses read: texts with the advantages, returns and old figures of their tokens.
+"""Experience: texts with the advantages, returns, old log-probabilities and old values of their tokens.
 
 B texts, T new tokens.
 """
@@ -15,41 +15,41 @@ from tril_gym.models.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tokens that each loss is a mean over, in a whole minibatch."""
+    """Number of tokens that each loss is averaged over."""
 
     learn: float
     learn_critic: float
     target: float
 
     def share(self, part: int, whole: int) -> Counts:
-        """Of `part` of `whole` texts, on average: divided by this, tokens of long and short texts weigh alike."""
+        """Return the average counts of `part` out of `whole` texts; dividing by them weighs all tokens alike."""
         return Counts(*(count * part / whole for count in (self.learn, self.learn_critic, self.target)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """B texts; all else (B, T), float tensors in the policy's precision, at least float32."""
+    """B texts with tensors (B, T), in the policy's precision but at least float32."""
 
     texts: Texts
     old_logprobs: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
-    learn: Tensor  # bool: tokens that teach the policy
-    learn_critic: Tensor  # bool: tokens whose value the critic learns
-    targets: Texts | None = None  # the same prompts with a reference each, where the policy learns these as well
+    learn: Tensor  # bool: tokens that the policy learns on
+    learn_critic: Tensor  # bool: tokens that the critic learns on
+    targets: Texts | None = None  # the same prompts with a reference each, for the target loss
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def counts(self) -> Counts:
-        """How many tokens each loss has."""
+        """Number of tokens of each loss."""
         target = 0 if self.targets is None else int(self.targets.lengths.sum())
         return Counts(int(self.learn.sum()), int(self.learn_critic.sum()), target)
 
     def part(self, rows: Tensor) -> Experience:
-        """Some texts, without the columns that none of them reaches."""
+        """Return some of the texts, without columns that are padding in all of them."""
         texts = self.texts[rows].trimmed()
         width = texts.tokens.shape[1]
         return Experience(
@@ -64,7 +64,7 @@ class Experience:
         )
 
     def to(self, device: torch.device) -> Experience:
-        """The same on another device."""
+        """Return a copy on another device."""
         return Experience(
             texts=self.texts.to(device),
             old_logprobs=self.old_logprobs.to(device),

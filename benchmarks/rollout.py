@@ -218,7 +218,7 @@ def passes_alone(layers: int, width: int, number: int, prompt_length: int) -> Co
         prompts = torch.full((texts, prompt_length), FIRST_WORD)
         with torch.inference_mode():
             prefixes = Texts.from_ids(prompts.tolist(), [[]] * texts, max_new_tokens=number)
-            decoder = policy.backbone.decoder(policy.model, prefixes, policy.head)
+            decoder = policy.language_model.decoder(prefixes, prompt_length + number)
             begin = time.perf_counter()
             for _ in range(number):
                 decoder.append(prompts[:, 0])

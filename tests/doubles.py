@@ -21,7 +21,7 @@ from tril_gym.models.texts import Texts
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-torch.set_num_threads(1)  # models this small lose time by waiting for a second thread, a hundredfold on a busy machine
+torch.set_num_threads(1)  # on a busy machine a second thread makes models this small a hundred times slower
 
 V, EOS = 24, 1
 MANY_EOS = [EOS, 4, 9, 14, 20]  # for random models, so that texts end early often enough
@@ -30,9 +30,9 @@ LETTERS = {EOS: ".", G: "g", P: "p"}
 
 
 def language_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **settings: Any) -> Any:
-    """A model of two layers and width 32, with weights so large that its distributions are far from flat."""
+    """Return a model of two layers and width 32, whose large weights make its distributions far from uniform."""
     sizes: dict[str, Any] = {"vocab_size": V, "eos_token_id": EOS, "bos_token_id": EOS, "pad_token_id": 0}
-    if family != "bart":  # which cannot do without; random tied embeddings like to repeat the last token
+    if family != "bart":  # which needs tied embeddings; random ones tend to repeat the last token
         sizes["tie_word_embeddings"] = False
     positions = settings.pop("positions", 32)
     if family == "gpt2":
@@ -68,7 +68,7 @@ BART_SHAPE = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
 
 @torch.no_grad()
 def sharpened(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Draw all matrices anew, larger than they are born: log-probabilities of some nats, that depend on every input."""
+    """Draw larger matrices than the default: log-probabilities of some nats that depend on every input."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.ndim == 2:
@@ -78,14 +78,15 @@ def sharpened(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def policy_of(family: str = "gpt2", **settings: Any) -> LMPolicy:
-    """A policy without tokenizer, as in a foreign environment."""
+    """Return a policy without tokenizer, as for a foreign environment."""
     return LMPolicy(language_model(family, **settings), None)
 
 
 def toy_plan(rollin_prob: float = 0.6) -> Plan:
-    """A policy and a guide for the toy world.
+    """Return a plan with a policy and a guide for the toy environment.
 
-    In float64, so that rounding in batches of different size decides no token, and hot, so that texts end early.
+    In float64, so that rounding in batches of different size changes no token, and at high temperature, so that texts
+    end early.
     """
     policy = policy_of(vocab_size=16, dtype=torch.float64).with_decoding(Decoding(temperature=3.0))
     guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0, top_p=0.9)
@@ -93,20 +94,20 @@ def toy_plan(rollin_prob: float = 0.6) -> Plan:
 
 
 class OneToken(Actor):
-    """An actor that always writes one token, until it ends the text.
+    """An actor that writes one token again and again, then EOS.
 
     Args:
-        token: what it writes.
-        lengths: tokens of a text, EOS counted, by row of the batch (in turn); beyond T there is no EOS.
-        logprob: what it says that a token's log-probability is.
-        eos: how it ends a text.
+        token: id to write.
+        lengths: tokens of each text, EOS counted, by row of the batch (in turn); beyond T there is no EOS.
+        logprob: log-probability to report for each token; None: none.
+        eos: id of EOS.
     """
 
     def __init__(
         self, token: int, lengths: tuple[int, ...] = (99,), logprob: float | None = None, eos: int = EOS
     ) -> None:
         self.token, self.lengths, self.logprob, self.eos = token, lengths, logprob, eos
-        self.begun: list[list[int]] = []  # tokens that stood in the texts of each batch that it took up
+        self.begun: list[list[int]] = []  # lengths of the texts of each batch at its start
 
     def start(self, texts: Texts, infos: Any, layout: TextLayout) -> OneTokenWriter:
         self.begun.append(texts.lengths.tolist())
@@ -131,7 +132,7 @@ class OneTokenWriter(Writer):
 
 
 class Foreign(gym.Env):
-    """Somebody else's text environment: `metadata["text"]` and nothing more. No tokenizer, empty infos.
+    """A foreign text environment: `metadata["text"]` and nothing else, without tokenizer and with empty infos.
 
     Pays `reward_of(token, t)` for the t-th token, by default 1 for every token 3.
     """
@@ -170,7 +171,7 @@ class Foreign(gym.Env):
 
 
 class ForeignDense(Foreign):
-    """Pays for each token what tells it from every other: its id and its place."""
+    """Pays a different reward for each token and position."""
 
     @staticmethod
     def reward_of(token: int, t: int) -> float:
@@ -178,7 +179,7 @@ class ForeignDense(Foreign):
 
 
 def foreign_envs(num_envs: int, *, env: type[Foreign] = Foreign, mode: str = "NextStep", **settings) -> SyncVectorEnv:
-    """Rows of a foreign environment."""
+    """Return a vector of foreign environments."""
     return SyncVectorEnv([lambda: env(**settings)] * num_envs, autoreset_mode=mode)
 
 
@@ -187,7 +188,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_size: int = V, seed: int = 0) -> Texts:
-    """Prompts of 1 … P tokens and completions of 1 … T, the longest and the shortest among them."""
+    """Return prompts of 1 … P tokens and completions of 1 … T, the longest and the shortest among them."""
     rng = np.random.default_rng(seed)
     prompts, completions = [], []
     for row in range(num_texts):
@@ -199,18 +200,18 @@ def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_s
 
 
 def alone(texts: Texts, row: int) -> Texts:
-    """One text without any padding."""
+    """Return one text without padding."""
     return texts[torch.tensor([row])].trimmed()
 
 
 def shown(trajectories: Trajectories) -> list[str]:
-    """Texts as letters: g for the guide's token, p for the policy's, a point for EOS."""
+    """Return texts as letters: g for the guide's token, p for the policy's, a point for EOS."""
     rows = zip(trajectories.tokens.tolist(), trajectories.lengths.tolist(), strict=True)
     return ["".join(LETTERS.get(token, "?") for token in tokens[:length]) for tokens, length in rows]
 
 
 def same(one: Trajectories, other: Trajectories) -> bool:
-    """Whether two collections wrote the same texts, in the same way, for the same pay."""
+    """Return whether two collections have the same texts, masks and rewards."""
     exact = ("prompts", "is_prompt", "tokens", "is_token", "is_rollin", "terminated", "truncated", "switch", "examples")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in exact) and all(
         torch.allclose(getattr(one, name), getattr(other, name), atol=1e-6) for name in ("rewards", "old_logprobs")

@@ -1,4 +1,4 @@
-"""Rewards of wrappers in collection: scored at once or late, each text is paid for itself."""
+"""Rewards of wrappers in collection: each text receives its own reward, at once or deferred."""
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from tril_gym.wrappers.text_reward import TextReward
 
 
 class Lengths(Score):
-    """Scores a text by its characters, and its prompt's; remembers how large its batches were."""
+    """Scores a text by its characters and those of its prompt; records the sizes of its batches."""
 
     name = "lengths"
 
@@ -35,7 +35,7 @@ def envs_with(score: Lengths, num_envs: int = 8, **settings) -> gym.vector.Vecto
 
 @pytest.mark.parametrize("dense", [False, True], ids=["terminal", "dense"])
 @pytest.mark.parametrize("episodes", [8, 20])
-def test_late_pay_is_the_same_pay(episodes, dense):
+def test_deferred_rewards_equal_immediate_ones(episodes, dense):
     quick, slow = Lengths(slow=False), Lengths(slow=True)
     at_once, late = (
         collect(envs_with(score, dense=dense), toy_plan(), episodes=episodes, generator=generator(2))
@@ -47,14 +47,14 @@ def test_late_pay_is_the_same_pay(episodes, dense):
     assert len(quick.batches) > len(slow.batches)
     expected = [len(info["prompt"]) + 10.0 * len(info["completion"]) for info in late.infos]
     assert late.scores["lengths"].tolist() == expected
-    # The toy's own pay is never above 1; the score lands on each text's last token.
+    # The toy's own reward is at most 1; the score is added to each text's last token.
     last = torch.gather(late.rewards, 1, late.lengths.unsqueeze(1) - 1).squeeze(1)
     assert ((last - torch.tensor(expected)).abs() <= 1.0).all()
     assert len(set(late.lengths.tolist())) > 1
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_rows_that_cannot_wait_are_paid_at_once(mode):
+def test_autoreset_modes_without_idle_rows_pay_at_once(mode):
     score = Lengths(slow=True)
     trajectories = collect(envs_with(score, autoreset_mode=mode), toy_plan(), episodes=8, generator=generator(2))
     disabled = collect(envs_with(Lengths(slow=True)), toy_plan(), episodes=8, generator=generator(2))
@@ -63,7 +63,7 @@ def test_rows_that_cannot_wait_are_paid_at_once(mode):
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["single", "native"])
-def test_a_task_with_its_reward(native, autoreset_mode):
+def test_task_with_its_reward(native, autoreset_mode):
     settings = {"reward": "rouge_l", "max_new_tokens": 6}
     if native:
         envs = gym.make_vec("tril/CommonGen-v0", num_envs=4, autoreset_mode=autoreset_mode, **settings)
@@ -75,7 +75,7 @@ def test_a_task_with_its_reward(native, autoreset_mode):
     guide = Guide.references()
     plan = Plan(rollout=policy, rollin=guide, rollin_prob=0.7)
     trajectories = collect(envs, plan, episodes=12, generator=generator(1))
-    # References as rollins share words with the references, whatever an untrained policy adds.
+    # Rollins are references, so they share words with the references, whatever an untrained policy adds.
     assert trajectories.rewards.sum() > 0
     columns = torch.arange(6) == trajectories.lengths.unsqueeze(1) - 1
     assert trajectories.rewards[~columns].eq(0).all()

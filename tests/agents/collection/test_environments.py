@@ -1,4 +1,4 @@
-"""The same texts from every environment: autoreset modes, numbers of rows, single and native vector ones, restarts."""
+"""Collection writes the same texts for all autoreset modes, numbers of rows, and native or single environments."""
 
 import gymnasium as gym
 import numpy as np
@@ -43,7 +43,7 @@ def dense(request) -> bool:
 
 @pytest.fixture(scope="module")
 def expected(dense):
-    """Sixteen texts, one a row."""
+    """Return sixteen texts, one per row."""
     trajectories = collect(
         toy_envs(16, "NextStep", False, dense=dense), toy_plan(), episodes=16, generator=generator(5)
     )
@@ -54,7 +54,7 @@ def expected(dense):
 
 @pytest.mark.parametrize("num_envs", [4, 16, 20])
 @pytest.mark.parametrize("native", [False, True], ids=["single", "native"])
-def test_the_same_texts_everywhere(num_envs, native, autoreset_mode, dense, expected):
+def test_same_texts_in_every_environment(num_envs, native, autoreset_mode, dense, expected):
     envs = toy_envs(num_envs, autoreset_mode, native, dense=dense)
     trajectories = collect(envs, toy_plan(), episodes=16, generator=generator(5))
     assert same(trajectories, expected)
@@ -67,18 +67,18 @@ def test_the_same_texts_everywhere(num_envs, native, autoreset_mode, dense, expe
     assert [info["example"] for info in trajectories.infos] == trajectories.examples.tolist()
 
 
-def test_another_seed_writes_other_texts(expected, dense):
+def test_control_another_seed_writes_other_texts(expected, dense):
     envs = toy_envs(16, "NextStep", True, dense=dense)
     assert not same(collect(envs, toy_plan(), episodes=16, generator=generator(6)), expected)
 
 
-def test_collecting_again_goes_on_in_the_generator():
+def test_second_collection_draws_on_from_the_generator():
     draws, envs = generator(5), toy_envs(8, "Disabled", True)
     one, two = (collect(envs, toy_plan(), episodes=8, generator=draws) for _ in range(2))
     assert not torch.equal(one.prompts, two.prompts)
 
 
-def test_the_toy_pays_what_its_rule_says(expected, dense):
+def test_toy_rewards_follow_the_rule(expected, dense):
     rules = ToyRules("count", dense)
     completions = np.where(expected.is_token, expected.tokens, -1)
     totals = toy_rewards(ToyRules("count"), expected.prompts.numpy(), completions, expected.lengths.numpy(), np.True_)
@@ -93,7 +93,7 @@ def test_the_toy_pays_what_its_rule_says(expected, dense):
 
 
 class Recorder(VectorWrapper):
-    """Adds up all that an environment pays, and notes its resets."""
+    """Adds up the rewards of an environment, and records its resets."""
 
     def __init__(self, env: VectorEnv) -> None:
         super().__init__(env)
@@ -110,12 +110,12 @@ class Recorder(VectorWrapper):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_all_that_a_batch_is_paid_is_booked(dense):
+def test_every_reward_is_credited(dense):
     envs = Recorder(toy_envs(8, "Disabled", True, dense=dense))
     trajectories = collect(envs, toy_plan(), episodes=24, generator=generator(1))
     assert trajectories.rewards.sum().item() == pytest.approx(envs.paid)
     assert envs.paid > 0
-    # Rows with rollin stand at their switch by restart, unless the rollin's own tokens are paid.
+    # Rows with a rollin are restarted at their switch, unless the rollin's own tokens are rewarded.
     masked = [options for options in envs.resets if "reset_mask" in options]
     assert len(masked) == (0 if dense else 3)
     if not dense:
@@ -123,7 +123,7 @@ def test_all_that_a_batch_is_paid_is_booked(dense):
         assert moved.tolist() == (trajectories.switch > 0).tolist()
 
 
-def test_somebody_elses_wrapper_changes_nothing():
+def test_foreign_wrapper_changes_nothing():
     plain, wrapped = toy_envs(8, "Disabled", True), toy_envs(8, "Disabled", True)
     wrapped = gym.wrappers.vector.RecordEpisodeStatistics(wrapped)
     one, two = (collect(envs, toy_plan(), episodes=16, generator=generator(2)) for envs in (plain, wrapped))
@@ -131,7 +131,7 @@ def test_somebody_elses_wrapper_changes_nothing():
 
 
 @pytest.mark.parametrize("rollin_prob", [0.0, 0.7])
-def test_each_token_of_a_foreign_environment_is_paid_for_itself(autoreset_mode, rollin_prob):
+def test_dense_rewards_of_a_foreign_environment(autoreset_mode, rollin_prob):
     guide = Guide(policy_of("gpt2", seed=1))
     plan = Plan(rollout=policy_of("gpt2"), rollin=guide, rollin_prob=rollin_prob)
     envs = foreign_envs(8, env=ForeignDense, mode=autoreset_mode, eos_token_ids=MANY_EOS)
@@ -139,12 +139,12 @@ def test_each_token_of_a_foreign_environment_is_paid_for_itself(autoreset_mode, 
     expected = trajectories.tokens + torch.arange(8) / 100
     expected = torch.where(trajectories.is_token, expected.double(), 0.0)
     torch.testing.assert_close(trajectories.rewards, expected, rtol=0, atol=1e-6)
-    assert trajectories.examples.eq(-1).all()  # nobody says which
+    assert trajectories.examples.eq(-1).all()  # the environment reports none
     assert trajectories.terminated.all()
     assert len(set(trajectories.lengths.tolist())) > 2
 
 
-def test_foreign_rows_and_modes_change_nothing():
+def test_same_texts_for_foreign_rows_and_modes():
     plan = Plan(rollout=policy_of("gpt2", dtype=torch.float64))
     batches = [
         collect(foreign_envs(rows, mode=mode, eos_token_ids=MANY_EOS), plan, episodes=12, generator=generator(3))
@@ -155,7 +155,7 @@ def test_foreign_rows_and_modes_change_nothing():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5", "bart"])
-def test_rows_that_leave_change_no_text(family):
+def test_dropped_rows_change_no_other_text(family):
     policy = policy_of(family, dtype=torch.float64)
     texts, layout = ragged_texts(9), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
     texts = texts.with_completions([[]] * 9)
@@ -168,13 +168,13 @@ def test_rows_that_leave_change_no_text(family):
         np.testing.assert_array_equal(alone.tokens, written.tokens[one])
         np.testing.assert_array_equal(alone.written, written.written[one])
         np.testing.assert_allclose(alone.logprobs, written.logprobs[one], atol=1e-9)
-    # Control: it is the draws that decide.
+    # Control: other draws give other texts.
     other = write_completions(policy, texts, [{}] * 9, layout, draws.flip(0))
     assert not np.array_equal(other.tokens, written.tokens)
 
 
 class TestEOS:
-    """A terminal reward lands on EOS, and EOS is learned, also where EOS is the id that pads."""
+    """A terminal reward is credited to EOS, and EOS is learned, even where its id is that of padding."""
 
     @staticmethod
     def terminal(eos: int):
@@ -186,7 +186,7 @@ class TestEOS:
         return foreign_envs(4, env=Terminal, eos_token_ids=[eos])
 
     @pytest.mark.parametrize("eos", [0, EOS])
-    def test_the_last_token_is_paid(self, eos):
+    def test_last_token_is_rewarded(self, eos):
         policy = OneToken(P, lengths=(1, 2, 5, 99), logprob=-1.0, eos=eos)
         trajectories = collect(self.terminal(eos), Plan(rollout=policy), episodes=4, generator=generator())
         assert trajectories.lengths.tolist() == [1, 2, 5, 8]
@@ -195,7 +195,7 @@ class TestEOS:
         assert trajectories.old_logprobs[0].tolist() == [-1.0, 0, 0, 0, 0, 0, 0, 0]
         assert torch.equal(trajectories.learn, trajectories.is_token)
 
-    def test_it_is_scored_as_any_other_token(self, family):
+    def test_eos_is_scored_as_any_other_token(self, family):
         envs = self.terminal(0)
         model = language_model(family, eos_token_id=0, pad_token_id=0, dtype=torch.float64)
         model.get_output_embeddings().weight.data[0] *= 2.0
@@ -210,36 +210,36 @@ class TestEOS:
         assert trajectories.old_logprobs[ends].lt(0).all()
 
 
-class TestExamplesByName:
-    def test_texts_are_written_for_them(self):
+class TestChosenExamples:
+    def test_texts_are_written_for_chosen_examples(self):
         names = [5, 5, 0, 63, 1, 2, 3]
         envs = toy_envs(4, "Disabled", True)
         trajectories = collect(envs, toy_plan(), episodes=7, generator=generator(), examples=names)
         assert trajectories.examples.tolist() == names
         assert torch.equal(trajectories.prompts[0], trajectories.prompts[1])
 
-    def test_not_where_rows_cannot_be_put_there(self):
+    def test_refused_where_rows_cannot_restart(self):
         with pytest.raises(ValueError, match=r'restart="rows"; got 2 and restart=None'):
             collect(foreign_envs(2), Plan(rollout=OneToken(P)), episodes=2, generator=generator(), examples=[0, 1])
 
-    def test_one_for_each_text(self):
+    def test_refused_unless_one_per_text(self):
         with pytest.raises(ValueError, match="one example for each of the 3 episodes"):
             collect(toy_envs(2, "Disabled", True), toy_plan(), episodes=3, generator=generator(), examples=[0, 1])
 
 
 class TestBrokenEnvironments:
-    def test_one_that_goes_on_after_eos(self):
+    def test_continues_after_eos(self):
         envs = foreign_envs(4, ends_at_eos=False)
-        with pytest.raises(ValueError, match=r"row 1 goes on after EOS .* check eos_token_ids and max_new_tokens"):
+        with pytest.raises(ValueError, match=r"row 1 continues after EOS .* check eos_token_ids and max_new_tokens"):
             collect(envs, Plan(rollout=OneToken(P, lengths=(99, 3))), episodes=4, generator=generator())
 
-    def test_one_that_goes_on_after_its_last_token(self):
+    def test_continues_after_the_last_token(self):
         class Longer(Foreign):
             def __init__(self):
                 super().__init__(max_new_tokens=9)
                 self.metadata["text"]["max_new_tokens"] = 8
 
-        with pytest.raises(ValueError, match=r"goes on after EOS or its token 8"):
+        with pytest.raises(ValueError, match=r"continues after EOS or its token 8"):
             collect(SyncVectorEnv([Longer] * 2), Plan(rollout=OneToken(P)), episodes=2, generator=generator())
 
     def test_no_metadata(self):
@@ -256,11 +256,11 @@ class TestBrokenEnvironments:
         with pytest.raises(TypeError, match=r"agents step vector environments, got Foreign; use gym.make_vec"):
             TextLayout.of(Foreign())
 
-    def test_no_texts(self):
+    def test_zero_episodes(self):
         with pytest.raises(ValueError, match="episodes must be at least 1, got 0"):
             collect(foreign_envs(1), Plan(rollout=OneToken(P)), episodes=0, generator=generator())
 
-    def test_a_prompt_without_tokens(self):
+    def test_empty_prompt(self):
         class Promptless(Foreign):
             def reset(self, *, seed=None, options=None):
                 observation, info = super().reset(seed=seed)
@@ -272,8 +272,8 @@ class TestBrokenEnvironments:
             collect(envs, Plan(rollout=policy_of("gpt2")), episodes=2, generator=generator())
 
 
-def test_rows_that_idle_are_given_eos_and_others_are_not():
-    """A row that has ended has nothing to write; where it begins anew at once, no short text may end at every step."""
+def test_filler_is_eos_for_idle_rows_only():
+    """Where a row that has ended is reset at once, EOS would end a short text at every other step."""
 
     class Watched(VectorWrapper):
         actions: list

@@ -1,4 +1,4 @@
-"""Collected texts are those of a plain loop: one text at a time, read anew for every token, without a cache."""
+"""Collected texts equal those of a plain loop: one text at a time, no cache, the whole text for every token."""
 
 from itertools import accumulate
 
@@ -10,12 +10,12 @@ from tril_gym.agents import LMPolicy, Plan, TextLayout
 from tril_gym.agents.collection.collector import EpisodeRandomness, collect
 from tril_gym.models.backbone import decoder_start
 
-EPISODES, ROWS = 30, 8  # three waves and a part of one
+EPISODES, ROWS = 30, 8  # three batches and a part of one
 
 
 @torch.no_grad()
 def logits_after(policy: LMPolicy, prompt: list[int], written: list[int]) -> torch.Tensor:
-    """(V,) by the model's own call on ids alone."""
+    """Return (V,) of the model's own call on ids alone."""
     model = policy.model
     if model.config.is_encoder_decoder:
         decoder_ids = torch.tensor([[*decoder_start(model), *written]])
@@ -24,7 +24,7 @@ def logits_after(policy: LMPolicy, prompt: list[int], written: list[int]) -> tor
 
 
 def plain_loop(policy: LMPolicy, prompt: list[int], uniforms: torch.Tensor, layout: TextLayout) -> list[int]:
-    """One text, by the definition of inverse sampling."""
+    """Write one text by the definition of inverse CDF sampling."""
     written: list[int] = []
     for uniform in uniforms.tolist():
         logits = logits_after(policy, prompt, written)
@@ -38,8 +38,8 @@ def plain_loop(policy: LMPolicy, prompt: list[int], uniforms: torch.Tensor, layo
 
 
 @pytest.mark.parametrize("min_new_tokens", [0, 3])
-def test_the_same_draws_give_the_same_texts(family, min_new_tokens):
-    policy = policy_of(family, dtype=torch.float64)  # so that rounding decides no token
+def test_same_draws_give_same_texts(family, min_new_tokens):
+    policy = policy_of(family, dtype=torch.float64)  # so that rounding changes no token
     envs = foreign_envs(ROWS, eos_token_ids=MANY_EOS, min_new_tokens=min_new_tokens)
     layout = TextLayout.of(envs)
     texts = collect(envs, Plan(rollout=policy), episodes=EPISODES, generator=generator(4))

@@ -1,4 +1,4 @@
-"""Actors and their writers: everything that writes texts, what it can do, and the defaults of what it does not say."""
+"""Actors and their writers: everything that writes texts, and the defaults of what it can do."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ One mechanism for every algorithm, every autoreset mode, and every environment w
 2. Each batch resets the environment with its episodes' own seeds: one text per row.
 3. Rows whose uniform is below `rollin_prob` get a rollin, cut at the switch. The environment is restarted there where
    it can restart single rows, else the rollin's tokens are stepped as actions while other rows are written already.
-4. The rollout actor writes until every row has ended. Rows that ended receive a filler action that nobody reads.
+4. The rollout actor writes until every row has ended. Rows that ended receive a filler action, which is ignored.
 
 B texts of a batch, E episodes, P prompt tokens, T new tokens.
 """
@@ -105,7 +105,7 @@ def switch_points(lengths: np.ndarray, uniforms: np.ndarray, *, allow_full: bool
     Args:
         lengths: (B,) tokens of each rollin, EOS counted.
         uniforms: (B,) in [0, 1).
-        allow_full: uniform on 1 … length: some rollins are whole texts, which nobody continues.
+        allow_full: uniform on 1 … length: some rollins are whole texts, without a rollout.
     """
     last = lengths if allow_full else lengths - 1
     return np.where(last < 1, 0, 1 + np.floor(uniforms * last).astype(np.int64))
@@ -248,7 +248,7 @@ class _EpisodeBatch:
         has_no_writer[generator.rows] = False
         if has_no_writer.any():
             raise ValueError(
-                f"row {np.flatnonzero(has_no_writer)[0]} goes on after EOS or its token {self.layout.max_new_tokens},"
+                f"row {np.flatnonzero(has_no_writer)[0]} continues after EOS or its token {self.layout.max_new_tokens},"
                 " where the metadata of the environment says that a text ends; check eos_token_ids and max_new_tokens"
             )
 

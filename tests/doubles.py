@@ -15,7 +15,7 @@ import transformers
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
-from tril_gym.agents import Actor, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer
+from tril_gym.agents import Actor, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer, collect
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
@@ -202,6 +202,16 @@ def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_s
 def alone(texts: Texts, row: int) -> Texts:
     """Return one text without padding."""
     return texts[torch.tensor([row])].trimmed()
+
+
+def write(plan: Plan, episodes: int = 40, mode: str = "NextStep", **settings: Any) -> Trajectories:
+    """Collect texts in a foreign environment of eight rows."""
+    return collect(foreign_envs(8, mode=mode, **settings), plan, episodes=episodes, generator=generator(1))
+
+
+def rollins(trajectories: Trajectories) -> list[int]:
+    """Return the switches of the rows that have a rollin."""
+    return [switch for switch in trajectories.switch.tolist() if switch]
 
 
 def shown(trajectories: Trajectories) -> list[str]:

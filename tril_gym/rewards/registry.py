@@ -150,7 +150,7 @@ REGISTRY = {
     ),
     "official_spice": RewardSpec(
         "text.official_spice:OfficialSpice",
-        "SPICE by the official program, F1 of propositions: objects, attributes, relations, 0 to 1",
+        "SPICE by the official program, not tested with its original models, F1 of propositions, 0 to 1",
         "references; a JDK, the extra caption, and Stanford CoreNLP 3.6.0",
     ),
     "output_perplexity": RewardSpec(
@@ -229,12 +229,12 @@ REGISTRY = {
     "spice": RewardSpec(
         "text.spice:Spice",
         "SPICE, F1 of scene graphs: objects, attributes, relations, 0 to 1",
-        "references; a spaCy pipeline (pipeline=, by default en_core_web_sm)",
+        "references; a spaCy pipeline: the extra spice, or pipeline=",
     ),
     "spider": RewardSpec(
         "text.spice:Spider",
         "SPICE + CIDEr-D, 0 to 11",
-        "references; train examples for the document frequencies; a spaCy pipeline (pipeline=)",
+        "references; train examples for the document frequencies; a spaCy pipeline: the extra spice, or pipeline=",
     ),
     "ter": RewardSpec(
         "text.sacrebleu:ter",

@@ -213,10 +213,53 @@ def test_spider_adds_cider_and_is_saved(pipeline, tmp_path):
 def test_a_missing_pipeline_is_asked_for_at_the_door(tmp_path):
     for name in ("spice", "spider"):
         with pytest.raises(
-            ValueError, match=rf"{name} parses.*'no_such_one'.*python -m spacy download.*{name}.pipeline"
+            ValueError, match=rf"{name} parses.* no_such_one is .*pip install \"tril-gym\[spice\]\".*{name}.pipeline"
         ):
             rewards.load(name, train=[Example("p", ("a",))] * 2, pipeline="no_such_one")
     spacy.blank("en").to_disk(tmp_path / "blank")
     blank = rewards.load("spice", pipeline=tmp_path / "blank")
     with pytest.raises(ValueError, match="has no dependency parser"):
         score(blank, ["a dog"], [["a dog"]])
+
+
+# What the parser of en_core_web_sm should find, written down by hand.
+REAL_SENTENCES = {
+    "Two young girls are throwing a red ball to the dog.": {
+        "girl", "ball", "dog", "girl, two", "girl, young", "ball, red", "girl, throw, ball", "girl, throw to, dog",
+    },
+    "A brown dog chases a cat on the street.": {
+        "dog", "cat", "street", "dog, brown", "dog, chase, cat", "cat, on, street",
+    },
+    "The ball was thrown by a boy.": {"ball", "boy", "boy, throw, ball"},
+    "The dog is not big.": {"dog", "dog, not big"},
+    "A woman who wears a blue dress sits on a bench.": {
+        "woman", "dress", "bench", "dress, blue", "woman, wear, dress", "woman, sit on, bench",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", REAL_SENTENCES)
+def test_a_real_parser_gives_the_graph_of_a_sentence(sentence):
+    (found,) = module.parse([sentence], module.resolve_pipeline("spice", None))
+    assert {", ".join(proposition) for proposition in found} == REAL_SENTENCES[sentence]
+
+
+def test_spice_with_a_real_parser_ignores_voice_but_not_roles():
+    reference = ["A dog chases a cat."]
+    same, passive, reversed_roles, other = score(
+        rewards.load("spice"),
+        ["The dog chases the cat.", "A cat is chased by a dog.", "A cat chases a dog.", "A man rides a horse."],
+        [reference] * 4,
+    )
+    assert same == passive == 1.0
+    assert reversed_roles == pytest.approx(2 / 3)  # dog and cat are common to both; each has 3 propositions
+    assert other == 0.0
+
+
+def test_the_default_pipeline_is_the_first_one_installed(monkeypatch):
+    assert module.resolve_pipeline("spice", None) in module.PIPELINES
+    monkeypatch.setattr(module, "PIPELINES", ("no_such_one", *module.PIPELINES))
+    assert module.resolve_pipeline("spice", None) in module.PIPELINES[1:]
+    monkeypatch.setattr(module, "PIPELINES", ("no_such_one",))
+    with pytest.raises(ValueError, match=r"spice parses .*no_such_one.*tril-gym\[spice\]"):
+        rewards.load("spice")

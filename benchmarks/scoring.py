@@ -30,7 +30,7 @@ import side_by_side
 from side_by_side import Comparison, Sample, Target
 
 from tril_gym import rewards
-from tril_gym.rewards.text.cider import CiderD, words_of
+from tril_gym.rewards.text.cider import CiderD, split_words
 
 BATCH, REFERENCES, BATCHES = 64, 4, 10
 SEEN, NEW = "ours, references seen before", "ours, new references"
@@ -120,7 +120,7 @@ def toolkit_scorer(score: CiderD) -> Scorer:
     def run(batch: Batch) -> Any:
         scorer = CiderScorer(n=4, sigma=6.0)
         for text, targets in zip(*batch, strict=True):
-            scorer += (" ".join(words_of(text)), [" ".join(words_of(target)) for target in targets])
+            scorer += (" ".join(split_words(text)), [" ".join(split_words(target)) for target in targets])
         scorer.document_frequency, scorer.crefs = frequencies, Documents(scorer.crefs)
         return scorer.compute_cider()
 

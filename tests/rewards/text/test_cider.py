@@ -5,7 +5,7 @@ import pytest
 from reward_examples import Example
 
 from tril_gym import rewards
-from tril_gym.rewards.text.cider import words_of
+from tril_gym.rewards.text.cider import split_words
 
 
 def cider(train, completion, references):
@@ -17,7 +17,7 @@ def slow_cider_d(train, completion, references, sigma=6.0):
     documents = [example.references for example in train if example.references]
 
     def grams(text, n):
-        words = words_of(text)
+        words = split_words(text)
         return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
 
     def weight(gram, text, n):
@@ -31,7 +31,7 @@ def slow_cider_d(train, completion, references, sigma=6.0):
             mine = np.array([weight(gram, completion, n) for gram in both])
             other = np.array([weight(gram, reference, n) for gram in both])
             size = np.linalg.norm(mine) * np.linalg.norm(other)
-            delta = len(words_of(completion)) - len(words_of(reference))
+            delta = len(split_words(completion)) - len(split_words(reference))
             if size > 0:
                 total += (np.minimum(mine, other) @ other) / size * math.exp(-(delta**2) / (2 * sigma**2))
     return 10 * total / 4 / len(references) if references else 0.0
@@ -96,10 +96,10 @@ def test_a_single_sample_is_not_its_own_corpus(captions):
 
 
 def test_words():
-    assert words_of("The dog's ball-game, 3 (three) cost $5 \N{DOG FACE}!") == [
+    assert split_words("The dog's ball-game, 3 (three) cost $5 \N{DOG FACE}!") == [
         *("the", "dog", "s", "ball", "game", "3", "three", "cost", "$", "5", "\N{DOG FACE}")
     ]
-    assert words_of(" \n\t") == []
+    assert split_words(" \n\t") == []
 
 
 def test_no_references_give_zero(captions):

@@ -10,7 +10,7 @@ import pytest
 from reward_examples import Example
 
 from tril_gym import rewards
-from tril_gym.rewards.text.cider import words_of
+from tril_gym.rewards.text.cider import split_words
 
 DATA = paths.DATA / "commongen"
 
@@ -36,7 +36,7 @@ def test_real_captions_score_as_by_the_toolkit():
 
     scorer = module.CiderScorer(n=4, sigma=6.0)
     for text, targets in texts:
-        scorer += (" ".join(words_of(text)), [" ".join(words_of(target)) for target in targets])
+        scorer += (" ".join(split_words(text)), [" ".join(split_words(target)) for target in targets])
     counts = {tuple(ngram.split(" ")): count for ngram, count in known.frequencies.items()}
     scorer.document_frequency, scorer.crefs = defaultdict(float, counts), Documents(scorer.crefs)
     expected = np.array(scorer.compute_cider())

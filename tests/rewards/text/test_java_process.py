@@ -8,7 +8,14 @@ import time
 import pytest
 
 from tril_gym.rewards.text import java_process as java
-from tril_gym.rewards.text.java_process import LineProcess, check_memory, find_java, line_process, numbers, one_line
+from tril_gym.rewards.text.java_process import (
+    LineProcess,
+    check_memory,
+    find_java,
+    line_process,
+    one_line,
+    parse_numbers,
+)
 
 ECHO = """
 import os, sys
@@ -39,42 +46,42 @@ def is_alive(pid):
 
 def test_lines_are_answered_in_order_by_one_program(process):
     assert process.pid is None
-    assert process.ask(["a", "b c", "größe \N{DOG FACE}", ""]) == ["0 a", "1 b c", "2 größe \N{DOG FACE}", "3 "]
+    assert process.request(["a", "b c", "größe \N{DOG FACE}", ""]) == ["0 a", "1 b c", "2 größe \N{DOG FACE}", "3 "]
     pid = process.pid
-    assert process.ask(["d"]) == ["4 d"]
-    assert process.ask([]) == []
+    assert process.request(["d"]) == ["4 d"]
+    assert process.request([]) == []
     assert process.pid == pid
 
 
 def test_more_than_the_pipes_can_hold_blocks_nobody(process):
     # A pipe holds 64 kB: 300 questions of 10 kB and as many answers fill both.
-    answers = process.ask(["long10000" + " " * 10_000] * 300)
+    answers = process.request(["long10000" + " " * 10_000] * 300)
     assert [len(answer) for answer in answers] == [10_000] * 300
 
 
 def test_one_that_dies_says_why_and_the_next_question_starts_another(process):
-    process.ask(["a"])
+    process.request(["a"])
     first = process.pid
-    with pytest.raises(RuntimeError, match=r"ended with code 1 before it had answered: no memory left\. The next text"):
-        process.ask(["b", "die", "c"] + ["long1" + " " * 100_000] * 5)
+    with pytest.raises(RuntimeError, match=r"exited with code 1 before it replied: no memory left\. The next text"):
+        process.request(["b", "die", "c"] + ["long1" + " " * 100_000] * 5)
     assert process.pid is None
-    assert process.ask(["d"]) == ["0 d"]
+    assert process.request(["d"]) == ["0 d"]
     assert process.pid != first
 
 
-def test_its_last_words_are_without_the_trace():
+def test_its_last_errors_are_without_the_trace():
     words = ["started", "java.lang.Error: no models", "\tat a.b(C.java:1)", "Caused by: x", "\t... 7 more"]
     die = "import sys; sys.stdin.readline(); sys.exit('\\n'.join(sys.argv[1:]))"
     process = LineProcess([sys.executable, "-SE", "-c", die, *words])
-    with pytest.raises(RuntimeError, match=r"answered: started / java.lang.Error: no models / Caused by: x\. The next"):
-        process.ask(["a"])
+    with pytest.raises(RuntimeError, match=r"replied: started / java.lang.Error: no models / Caused by: x\. The next"):
+        process.request(["a"])
 
 
 def test_one_that_was_killed_between_two_questions_is_replaced(process):
-    process.ask(["a"])
+    process.request(["a"])
     os.kill(process.pid, 9)
     process._running.process.wait()
-    assert process.ask(["b"]) == ["0 b"]
+    assert process.request(["b"]) == ["0 b"]
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(process, monkeypatch):
@@ -84,13 +91,13 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(process, mon
     with monkeypatch.context() as patch:
         patch.setattr(java._Running, "_read", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            process.ask(["a"])
-    assert process.ask(["b"]) == ["0 b"]
+            process.request(["a"])
+    assert process.request(["b"]) == ["0 b"]
 
 
 def test_it_ends_with_its_object():
     process = LineProcess(COMMAND)
-    process.ask(["a"])
+    process.request(["a"])
     pid = process.pid
     assert is_alive(pid)
     del process
@@ -99,7 +106,7 @@ def test_it_ends_with_its_object():
 
 def test_a_line_break_in_a_question_is_our_own_mistake(process):
     with pytest.raises(AssertionError, match="one_line"):
-        process.ask(["a\nb"])
+        process.request(["a\nb"])
 
 
 def test_everybody_has_the_same_program():
@@ -111,12 +118,12 @@ FORK = """
 import os, sys
 from tril_gym.rewards.text.java_process import line_process
 command = sys.argv[1:]
-print(*line_process(command).ask(["a"]), line_process(command).pid, flush=True)
+print(*line_process(command).request(["a"]), line_process(command).pid, flush=True)
 if os.fork() == 0:
-    print(*line_process(command).ask(["child"]), line_process(command).pid, flush=True)
+    print(*line_process(command).request(["child"]), line_process(command).pid, flush=True)
     sys.exit()  # with all that Python does at its end
 os.wait()
-print(*line_process(command).ask(["b"]), line_process(command).pid, flush=True)
+print(*line_process(command).request(["b"]), line_process(command).pid, flush=True)
 """
 
 
@@ -138,9 +145,9 @@ def test_a_text_becomes_one_line():
 
 
 def test_an_answer_that_is_no_number_is_shown():
-    assert numbers(["0.5", "1"], of="meteor") == [0.5, 1.0]
-    with pytest.raises(RuntimeError, match=r"meteor did not answer with a number: .*'error: no parse'"):
-        numbers(["0.5", "error: no parse"], of="meteor")
+    assert parse_numbers(["0.5", "1"], reward="meteor") == [0.5, 1.0]
+    with pytest.raises(RuntimeError, match=r"meteor did not reply with a number: .*'error: no parse'"):
+        parse_numbers(["0.5", "error: no parse"], reward="meteor")
 
 
 def test_java_is_looked_for_in_java_home_and_on_the_path(tmp_path, monkeypatch):

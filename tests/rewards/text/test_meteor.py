@@ -10,9 +10,11 @@ from nltk.corpus.util import LazyCorpusLoader
 from nltk.translate.meteor_score import single_meteor_score
 
 from tril_gym import rewards
+from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.text import meteor as module
+from tril_gym.rewards.text import words
 from tril_gym.rewards.text.java_process import line_process
-from tril_gym.rewards.text.meteor import Meteor, question, words_of
+from tril_gym.rewards.text.meteor import Meteor, score_line
 
 DATA = paths.DATA
 
@@ -81,8 +83,8 @@ def test_the_program_gets_its_options(fake, folder):
 
 
 def test_a_text_stays_within_its_own_field():
-    assert question("a|||b\nc", ["d\r\n||| e", "||||"]) == "SCORE ||| d e |||  ||| a b c"
-    assert question("a | b || c", ["d"]) == "SCORE ||| d ||| a | b || c"
+    assert score_line("a|||b\nc", ["d\r\n||| e", "||||"]) == "SCORE ||| d e |||  ||| a b c"
+    assert score_line("a | b || c", ["d"]) == "SCORE ||| d ||| a | b || c"
 
 
 def test_odd_texts_are_asked_like_others(fake):
@@ -195,8 +197,8 @@ def test_nothing_to_match_gives_zero():
 
 
 def test_words_are_letters_and_digits_or_single_marks():
-    assert words_of("The dog's 2nd-best.") == ["the", "dog", "'", "s", "2nd", "-", "best", "."]
-    assert words_of("\N{DOG FACE}\udce2") == ["\N{DOG FACE}", "?"]
+    assert words.split_words("The dog's 2nd-best.") == ["the", "dog", "'", "s", "2nd", "-", "best", "."]
+    assert words.split_words(well_formed("\N{DOG FACE}\udce2")) == ["\N{DOG FACE}", "?"]
 
 
 def test_no_corpus_is_read(monkeypatch):

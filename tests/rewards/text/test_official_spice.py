@@ -95,12 +95,12 @@ def test_a_text_that_cannot_be_parsed_is_an_error_and_the_next_batch_is_none(sta
     pid = line_process(stand_in.command).pid
     for _ in range(2):
         with pytest.raises(
-            RuntimeError, match=r"official_spice did not answer .*IllegalStateException: no parse of this"
+            RuntimeError, match=r"official_spice did not reply .*IllegalStateException: no parse of this"
         ):
             score(stand_in, [("dog", ["dog"]), ("crash", ["dog"])])
         assert score(stand_in, [("dog", ["dog"])]) == [1.0]
     assert pid is None
-    with pytest.raises(RuntimeError, match=r"ended with code 3"):
+    with pytest.raises(RuntimeError, match=r"exited with code 3"):
         score(stand_in, [("exit", ["dog"])])
     assert score(stand_in, [("dog", ["dog"])]) == [1.0]
 
@@ -163,7 +163,7 @@ def test_settings_reach_the_program_or_are_refused(empty_package):
 def test_nothing_to_ask_gives_zero_and_long_texts_are_cut(empty_package, monkeypatch):
     asked = []
     reward = OfficialSpice(max_words=3)
-    monkeypatch.setattr(reward, "_ask", lambda questions: asked.extend(questions) or [0.5] * len(questions))
+    monkeypatch.setattr(reward, "_request", lambda questions: asked.extend(questions) or [0.5] * len(questions))
     assert score(reward, [("", ["a"]), (" \n", ["a"]), ("a", []), ("a", ["", " "])]) == [0.0] * 4
     assert reward([], [], [], []).shape == (0,)
     assert asked == []
@@ -208,6 +208,6 @@ def test_the_real_parser_is_asked_and_misses_its_models(monkeypatch):
     jars = [str(folder / "spice" / "spice-1.0.jar"), str(folder / "spice" / "lib" / "*"), code]
     monkeypatch.setattr(module, "class_path", lambda corenlp: jars)
     reward = OfficialSpice(memory="1g", threads=1)
-    with pytest.raises(RuntimeError, match=r'official_spice did not answer .* "edu/stanford/nlp/models/lexparser/'):
+    with pytest.raises(RuntimeError, match=r'official_spice did not reply .* "edu/stanford/nlp/models/lexparser/'):
         score(reward, [("a dog runs", ["a dog ran"])])
     line_process(reward.command).close()

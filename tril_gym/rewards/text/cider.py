@@ -45,12 +45,12 @@ Ngram = str  # words with spaces between them: a string remembers its hash, a tu
 _WORD = re.compile(r"\w+|[^\w\s'`\"().,?!:;-]")
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Split a text into lower-cased words, without punctuation: "The dog's red." is the, dog, s, red."""
     return _WORD.findall(text.lower())
 
 
-def counts_of(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | None]]:
+def ngram_counts(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | None]]:
     """Return the different n-grams among the words, in order, and how often each is there, for n = 1..4.
 
     None in place of counts says once each: the usual case, and counting would take several times as long.
@@ -59,12 +59,12 @@ def counts_of(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | N
     ngrams, is_once = words, False
     for n in range(1, MAX_N + 1):
         is_once = is_once or len(set(ngrams)) == len(ngrams)  # and so are all longer ones
-        sizes.append((ngrams, None) if is_once else _counted(ngrams))
+        sizes.append((ngrams, None) if is_once else _count_ngrams(ngrams))
         ngrams = [f"{ngram} {word}" for ngram, word in zip(ngrams, words[n:], strict=False)]
     return sizes
 
 
-def _counted(ngrams: list[Ngram]) -> tuple[list[Ngram], list[int]]:
+def _count_ngrams(ngrams: list[Ngram]) -> tuple[list[Ngram], list[int]]:
     counts = Counter(ngrams)
     return list(counts), list(counts.values())
 
@@ -95,7 +95,7 @@ class DocumentFrequencies:
         """Count over documents, each a few texts."""
         counts = Counter[Ngram]()
         for texts in documents:
-            split = [counts_of(words_of(text)) for text in texts]
+            split = [ngram_counts(split_words(text)) for text in texts]
             counts.update({ngram for sizes in split for ngrams, _ in sizes for ngram in ngrams})
         return cls(len(documents), {ngram: count for ngram, count in counts.items() if count > 1})
 
@@ -103,10 +103,10 @@ class DocumentFrequencies:
         """Return the CIDEr-D of a text, in [0, 10]; 0 without references."""
         if not references:
             return 0.0
-        words, targets = words_of(text), self.targets(tuple(references))
+        words, targets = split_words(text), self.targets(tuple(references))
         cosines = [0.0] * len(references)  # summed over n
         find = targets.weights.get
-        for ngrams, counts in counts_of(words):
+        for ngrams, counts in ngram_counts(words):
             weights = self._weights(ngrams, counts)
             norm = math.hypot(*weights)
             for weight, entries in zip(weights, map(find, ngrams)):  # noqa: B905  (strict costs a tenth here)
@@ -123,10 +123,10 @@ class DocumentFrequencies:
         return weights if counts is None else list(map(mul, counts, weights))
 
     def _targets(self, references: tuple[str, ...]) -> Targets:
-        split = [words_of(reference) for reference in references]
+        split = [split_words(reference) for reference in references]
         found: defaultdict[Ngram, list[tuple[int, float, float]]] = defaultdict(list)
         for reference, words in enumerate(split):
-            for ngrams, counts in counts_of(words):
+            for ngrams, counts in ngram_counts(words):
                 weights = self._weights(ngrams, counts)
                 norm = math.hypot(*weights)
                 for ngram, weight in zip(ngrams, weights, strict=True):

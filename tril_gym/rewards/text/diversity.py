@@ -11,12 +11,12 @@ from collections import Counter
 from itertools import chain
 
 from tril_gym.rewards.base import CorpusScore, Extras, ReferenceLists, Strings, check_batch
-from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, words_of
+from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, split_words
 
 
 def all_ngrams(texts: Strings, n: int) -> list[Ngram]:
     """Return the n-grams of all texts; none spans two of them."""
-    return list(chain.from_iterable(ngrams_of(words_of(text), n) for text in texts))
+    return list(chain.from_iterable(ngrams_of(split_words(text), n) for text in texts))
 
 
 class DistinctN(CorpusScore):
@@ -71,7 +71,7 @@ class Msttr(CorpusScore):
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the mean ratio of the segments."""
         check_batch(prompts, completions, references, extras)
-        words = list(chain.from_iterable(map(words_of, completions)))
+        words = list(chain.from_iterable(map(split_words, completions)))
         size = min(self.segment, len(words))
         starts = range(0, len(words) - size + 1, size) if size else range(0)
         ratios = [len(set(words[start : start + size])) / size for start in starts]
@@ -115,7 +115,7 @@ class VocabularySize(CorpusScore):
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the number of different words."""
         check_batch(prompts, completions, references, extras)
-        return float(len(set(chain.from_iterable(map(words_of, completions)))))
+        return float(len(set(chain.from_iterable(map(split_words, completions)))))
 
 
 def distinct_1() -> DistinctN:

@@ -1,22 +1,23 @@
 """SPICE by its authors' program: agreement with the references in objects, attributes and relations.
 
-Anderson et al. 2016, https://arxiv.org/abs/1607.08822. Each text is parsed, its parse gives a graph of propositions
-such as (dog), (dog, brown), (dog, chase, ball); those of all references together make one graph. Words match when they
-share a WordNet synset. SPICE is the F1 of the completion's propositions and those of the references.
+It has NOT been run with its original models, Stanford CoreNLP 3.6.0, which no package contains. Tested are the driver,
+the real parser's class up to the loading of its models, and with a stand-in for the parser the graphs of propositions
+and their matching. Not tested: the real parser, also under newer Java and with equal hashes (below), and agreement with
+the caption toolkit on real texts.
+
+Anderson et al. 2016, https://arxiv.org/abs/1607.08822. Each text is parsed into a graph of propositions such as (dog),
+(dog, brown), (dog, chase, ball); those of all references are merged into one graph. Words match if they share a WordNet
+synset. SPICE is the F1 of the completion's propositions and those of the references.
 
 The scorer is spice-1.0.jar of the package pycocoevalcap, driven by `SpiceServer.java`, which keeps one Java process and
-remembers parses. The parser, Stanford CoreNLP 3.6.0, is in no package: `DOWNLOAD` is the toolkit's own way to it.
+caches parses. `DOWNLOAD` is the toolkit's own command to get the parser.
 
-Differs from the toolkit's way of running it:
-- one process for all texts instead of one for each batch, and no JavaScript, so Java 15 and newer do as well;
-- parses are remembered in memory, not in a data base of the package's folder;
-- Java gives every object the same hash (`-XX:hashCode=2`). The scorer merges a word with the most similar one that it
-  finds first, in an order by hashes that change from object to object: of equally similar words another one was merged
-  each time, and the score of a text depended on the texts before it. With equal hashes the order is that of the text.
-
-Tested are the driver, the real parser's class up to the loading of its models, and with a stand-in for the parser the
-propositions' graphs and their matching. Unverified, for want of the models: the parser at work, under newer Java and
-with equal hashes, and agreement with the toolkit on real texts.
+Differences from how the toolkit runs it:
+- one process for all texts instead of one per batch, and no JavaScript, so Java 15 and newer can be used;
+- parses are cached in memory, not in a data base in the package's folder;
+- Java gives every object the same hash (`-XX:hashCode=2`). The scorer merges a word with the most similar word that it
+  finds first, in the order of hashes that change from object to object. Ties were therefore broken differently each
+  time, and the score of a text depended on the texts before it. With equal hashes the order is that of the text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from pathlib import Path
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
-from tril_gym.rewards.text.java_process import caption_file, check_memory, find_java, line_process, numbers, one_line
+from tril_gym.rewards.text.java_process import (
+    caption_file,
+    check_memory,
+    find_java,
+    line_process,
+    one_line,
+    parse_numbers,
+)
 
 SERVER = Path(__file__).with_name("SpiceServer.java")
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -37,11 +45,11 @@ SAME_HASH = ("-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
 
 
 class OfficialSpice(Score):
-    """SPICE of each completion by the official program, 0 to 1.
+    """SPICE of each completion by the official program, 0 to 1; not tested with its original models.
 
-    A text counts as one line: any white space as a space, halves of characters as "?". Words beyond `max_words` are
-    left out, of references too, since parsing takes time with the cube of a sentence's length. Without references, or
-    without a proposition that matches, the score is 0.
+    A text is read as one line: white space as a space, lone surrogates as "?". Words beyond `max_words` are not read,
+    of references neither, because parsing time grows with the cube of a sentence's length. Without references, or
+    without a common proposition, the score is 0.
     """
 
     name = "official_spice"
@@ -55,13 +63,13 @@ class OfficialSpice(Score):
         threads: int | None = None,
         max_words: int = 100,
     ) -> None:
-        """Choose where the parser is and what it may take.
+        """Choose the parser's folder and its limits.
 
         Args:
-            corenlp: the folder with the two jars of CoreNLP 3.6.0; None is where the toolkit's download puts them.
-            memory: the most that Java may take, such as "8g".
-            threads: how many texts to parse at a time; None is one for each processor.
-            max_words: words of a text that are read.
+            corenlp: folder with the two jars of CoreNLP 3.6.0; None is where the toolkit's download puts them.
+            memory: maximum memory of Java, such as "8g".
+            threads: texts parsed in parallel; None is one per processor.
+            max_words: maximum number of words read per text.
 
         Raises:
             ImportError: pycocoevalcap, which has the scorer, is not installed.
@@ -80,28 +88,28 @@ class OfficialSpice(Score):
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the SPICE of each completion, (B,) in [0, 1]."""
         scores = np.zeros(check_batch(prompts, completions, references, extras))
-        questions = {}
+        lines = {}
         for row, (completion, targets) in enumerate(zip(completions, references, strict=True)):
-            written, *meant = map(self._cut, (completion, *targets))
-            if written and any(meant):
-                questions[row] = "\t".join([written, *filter(None, meant)])
-        if questions:
-            scores[list(questions)] = self._ask(list(questions.values()))
+            written, *wanted = map(self._truncate, (completion, *targets))
+            if written and any(wanted):
+                lines[row] = "\t".join([written, *filter(None, wanted)])
+        if lines:
+            scores[list(lines)] = self._request(list(lines.values()))
         return scores
 
-    def _ask(self, questions: Sequence[str]) -> list[float]:
-        answers = line_process(self.command).ask([*questions, ""], answers=len(questions))
-        return numbers(answers, of=self.name)
+    def _request(self, lines: Sequence[str]) -> list[float]:
+        replies = line_process(self.command).request([*lines, ""], num_replies=len(lines))
+        return parse_numbers(replies, reward=self.name)
 
-    def _cut(self, text: str) -> str:
+    def _truncate(self, text: str) -> str:
         return " ".join(one_line(text).split(" ")[: self.max_words])
 
 
 def class_path(corenlp: str | Path | None) -> list[str]:
-    """Return the jars of the scorer, of its libraries and of the parser.
+    """Return the jars of the scorer, its libraries and the parser.
 
     Raises:
-        ValueError: the parser is not there; the message says how to get it.
+        ValueError: the parser is missing.
     """
     scorer = caption_file(OfficialSpice.name, "spice/spice-1.0.jar")
     library = scorer.parent / "lib"
@@ -110,6 +118,7 @@ def class_path(corenlp: str | Path | None) -> list[str]:
     if missing:
         raise ValueError(
             f"official_spice parses with Stanford CoreNLP 3.6.0 and found no {' and no '.join(missing)} in {folder}; "
-            f"download them with `{DOWNLOAD}` (about 400 MB), or pass corenlp=FOLDER that has them"
+            f"download them with `{DOWNLOAD}` (about 400 MB), or pass corenlp=FOLDER that has them. This reward has not"
+            " been tested with them: compare some of its scores with the caption toolkit's first"
         )
     return [str(scorer), str(library / "*"), *(str(folder / jar) for jar in CORENLP)]

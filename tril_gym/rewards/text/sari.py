@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
-from tril_gym.rewards.text.words import Ngram, ngrams_of, words_of
+from tril_gym.rewards.text.words import Ngram, ngrams_of, split_words
 
 MAX_N = 4
 SCALE = 100.0
@@ -69,7 +69,7 @@ def sari(source: str, output: str, references: Strings) -> float:
     if not references:
         return 0.0
     total = 0.0
-    texts = [words_of(text) for text in (source, output, *references)]
+    texts = [split_words(text) for text in (source, output, *references)]
     for n in range(1, MAX_N + 1):
         before, after, *targets = (Counter(ngrams_of(words, n)) for words in texts)
         total += _keep(before, after, targets) + _add(before, after, targets) + _delete(before, after, targets)

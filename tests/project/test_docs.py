@@ -215,7 +215,7 @@ def test_every_info_key_is_documented():
 def test_every_environment_reward_and_algorithm_is_listed():
     environments, shell = ROOT / "docs/environments.md", ROOT / "docs/command_line.md"
     assert sorted(first_column(environments, "Ids")) == sorted(id for id in gym.registry if id.startswith("tril/"))
-    assert first_column(ROOT / "docs/rewards.md", "Catalogue") == rewards.names()
+    assert first_column(ROOT / "docs/rewards.md", "Registry") == rewards.names()
     assert first_column(shell, "Train") == list(ALGORITHMS)
     assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in ALGORITHMS]
 

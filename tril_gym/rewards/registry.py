@@ -32,7 +32,7 @@ class RewardSpec:
 REGISTRY = {
     "bert_score": RewardSpec(
         "neural.bert_score:BertScore",
-        "BERTScore, F1 of tokens matched by the likeness of their embeddings, -1 to 1",
+        "BERTScore, F1 of tokens matched by the similarity of their embeddings, -1 to 1",
         "references; a model's name or folder (model=), by default roberta-large",
     ),
     "bleu": RewardSpec(
@@ -42,7 +42,7 @@ REGISTRY = {
     ),
     "bleurt": RewardSpec(
         "neural.regressor:bleurt",
-        "BLEURT, a learned judgement of completion and reference, about 0 to 1",
+        "BLEURT, learned similarity of completion and reference, about 0 to 1",
         "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
     ),
     "chrf": RewardSpec(
@@ -57,7 +57,7 @@ REGISTRY = {
     ),
     "classifier": RewardSpec(
         "neural.classifier:Classification",
-        "probability, 0 to 1, or logit that a classifier gives to a label",
+        "probability, 0 to 1, or logit of a label under a classifier",
         "a classifier's name or folder (model=)",
     ),
     "concept_coverage": RewardSpec(
@@ -67,7 +67,7 @@ REGISTRY = {
     ),
     "concept_order": RewardSpec(
         "text.concepts:ConceptOrder",
-        "share of the concepts that the completion uses in the order given, 0 to 1",
+        "share of the concepts that the completion uses in the given order, 0 to 1",
         'extras["concepts"]',
     ),
     "concept_stems": RewardSpec(
@@ -89,26 +89,26 @@ REGISTRY = {
     ),
     "distinct_1": RewardSpec(
         "text.diversity:distinct_1",
-        "different words over all words, 0 to 1",
+        "distinct words over all words, 0 to 1",
         "nothing",
         kind="corpus",
     ),
     "distinct_2": RewardSpec(
         "text.diversity:distinct_2",
-        "different pairs of words over all pairs, 0 to 1",
+        "distinct pairs of words over all pairs, 0 to 1",
         "nothing",
         kind="corpus",
     ),
     "distinct_3": RewardSpec(
         "text.diversity:distinct_3",
-        "different triples of words over all triples, 0 to 1",
+        "distinct triples of words over all triples, 0 to 1",
         "nothing",
         kind="corpus",
     ),
     "end_bonus": RewardSpec(
         "text.shaping:EndBonus",
         "1 for a text that ended with EOS, else 0",
-        'extras["finish_reason"], which environments give',
+        'extras["finish_reason"], which environments provide',
     ),
     "entropy_1": RewardSpec(
         "text.diversity:entropy_1",
@@ -124,12 +124,12 @@ REGISTRY = {
     ),
     "length_bonus": RewardSpec(
         "text.shaping:length_bonus",
-        "words over a target, at most 1",
+        "number of words divided by a target, at most 1",
         "nothing",
     ),
     "length_penalty": RewardSpec(
         "text.shaping:length_penalty",
-        "minus the words beyond a limit, over the limit, 0 or less",
+        "minus the number of words above a limit, divided by the limit, 0 or less",
         "nothing",
     ),
     "meteor": RewardSpec(
@@ -144,7 +144,7 @@ REGISTRY = {
     ),
     "msttr": RewardSpec(
         "text.diversity:Msttr",
-        "different words over words in segments of 100, 0 to 1",
+        "distinct words over words in segments of 100, 0 to 1",
         "nothing",
         kind="corpus",
     ),
@@ -155,7 +155,7 @@ REGISTRY = {
     ),
     "output_perplexity": RewardSpec(
         "neural.perplexity:OutputPerplexity",
-        "perplexity of the completion under a language model, 1 or more, lower is likelier: weigh it -1",
+        "perplexity of the completion under a language model, 1 or more, lower is likelier: use a negative weight",
         "a language model's name or folder (model=)",
     ),
     "perplexity": RewardSpec(
@@ -201,7 +201,7 @@ REGISTRY = {
     ),
     "rouge_lsum": RewardSpec(
         "text.rouge:rouge_lsum",
-        "ROUGE-Lsum, ROUGE-L of texts whose sentences stand on lines of their own, 0 to 1",
+        "ROUGE-Lsum, ROUGE-L by sentences, one per line, 0 to 1",
         "references",
     ),
     "sacre_bleu": RewardSpec(
@@ -212,18 +212,18 @@ REGISTRY = {
     ),
     "sari": RewardSpec(
         "text.sari:Sari",
-        "SARI, what a text keeps, adds and deletes of its source, 0 to 100",
+        "SARI, n-grams that a text keeps, adds and deletes of its source, 0 to 100",
         "references; the source in the prompt, or in extras (source=)",
     ),
     "self_bleu": RewardSpec(
         "text.diversity:SelfBleu",
-        "mean BLEU of each text against the others, 0 to 100, lower is more varied",
+        "mean BLEU of each text against the others, 0 to 100, lower is more diverse",
         "nothing",
         kind="corpus",
     ),
     "sentiment": RewardSpec(
         "neural.sentiment:Sentiment",
-        "probability that a classifier gives to a positive text, 0 to 1",
+        "probability of a positive text under a classifier, 0 to 1",
         "a classifier's name or folder (model=), or labelled train examples to fit a small one",
     ),
     "spice": RewardSpec(
@@ -238,12 +238,12 @@ REGISTRY = {
     ),
     "ter": RewardSpec(
         "text.sacrebleu:ter",
-        "edits per 100 words of a reference, 0 or more, lower is better: weigh it -1",
+        "edits per 100 words of a reference, 0 or more, lower is better: use a negative weight",
         "references",
     ),
     "vocabulary_size": RewardSpec(
         "text.diversity:VocabularySize",
-        "number of different words",
+        "number of distinct words",
         "nothing",
         kind="corpus",
     ),

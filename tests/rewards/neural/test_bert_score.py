@@ -131,8 +131,8 @@ def test_other_families(tmp_path, family, layout, tokens):
 
 def test_words_begin_with_a_space_where_the_published_code_says_so():
     encoder = Encoder(tiny_models.made("AutoModel", "gpt2"), GPT2Tokenizer())
-    assert encoder._before == " "
-    assert Encoder(tiny_models.made("AutoModel", "gpt2"), tiny_models.tokenizer())._before == ""
+    assert encoder._prefix == " "
+    assert Encoder(tiny_models.made("AutoModel", "gpt2"), tiny_models.tokenizer())._prefix == ""
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bert_score") is None, reason="no package bert_score to compare with")

@@ -322,17 +322,17 @@ def test_an_adapter_of_the_hub_is_downloaded_by_its_name(tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    from tril_gym.rewards.neural.adapters import downloaded
+    from tril_gym.rewards.neural.adapters import download_adapter
 
     asked = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: asked.append((name, file)))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: str(tmp_path / name))
-    assert downloaded("owner/adapter") == str(tmp_path / "owner/adapter")
+    assert download_adapter("owner/adapter") == str(tmp_path / "owner/adapter")
     assert asked == [("owner/adapter", "adapter_config.json")]
-    assert downloaded(str(tmp_path)) == str(tmp_path)  # a folder is read where it is
+    assert download_adapter(str(tmp_path)) == str(tmp_path)  # a folder is read where it is
 
     def offline(name, file):
         raise OfflineModeIsEnabled("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    assert downloaded("owner/model") == "owner/model"
+    assert download_adapter("owner/model") == "owner/model"

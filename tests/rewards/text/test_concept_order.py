@@ -15,7 +15,7 @@ def test_concepts_at_the_same_word_do_not_rise():
     assert order("running dogs", ["run", "running", "dog"]) == pytest.approx(2 / 3)
 
 
-def test_longest_rising_part_is_counted_not_the_first():
+def test_longest_increasing_part_is_counted_not_the_first():
     # Places: c 4, a 0, b 1, d 2. The longest that rises is a, b, d; one that begins with c has only c.
     text = "apple boat door and car"
     assert order(text, ["car", "apple", "boat", "door"]) == 0.75

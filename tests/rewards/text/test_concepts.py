@@ -51,14 +51,14 @@ def test_lemmas_are_those_of_spacys_lookup_lemmatizer():
     nlp.add_pipe("lemmatizer", config={"mode": "lookup"})
     nlp.initialize()
     text = "the children were riding their bikes, don't you think? geese flew 3 miles"
-    assert module._lexicon().spell(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
+    assert module._lexicon().lemmatise(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
 
 
 def test_words_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(module, "MOST_WORDS", module._lexicon().words_met + 10)
+    monkeypatch.setattr(module, "MAX_STORED_WORDS", module._lexicon().num_stored_words + 10)
     before = module._lexicon()
     assert coverage("two dogs " + " ".join(f"qx{i}" for i in range(50)), ["dog"]) == 1.0
-    assert before.words_met > module.MOST_WORDS
+    assert before.num_stored_words > module.MAX_STORED_WORDS
     assert coverage("two dogs", ["dog"]) == 1.0
     assert module._lexicon() is not before
 

@@ -1,4 +1,4 @@
-"""Adapters of peft on their base: loaded for them, or shared with a model that somebody else holds already."""
+"""Adapters of peft: loaded with their base, or put on the shared weights of a model in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.rewards.neural.pretrained import (
     ADAPTER_CONFIG,
     CONFIG,
-    Place,
+    ComputeSettings,
     from_pretrained,
     quiet_loading,
 )
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-BASE_FOLDER = "base"  # beside an adapter, where its base has no name
+BASE_FOLDER = "base"  # beside an adapter whose base has no name
 
 
 def is_adapter(source: str | Path) -> bool:
-    """Say whether this is a folder with an adapter."""
+    """Return whether this is a folder with an adapter."""
     return (Path(source) / ADAPTER_CONFIG).is_file()
 
 
-def downloaded(source: str) -> str:
-    """Return the folder of an adapter that has a name on the hub; other names and folders as they are."""
+def download_adapter(source: str) -> str:
+    """Return the folder of an adapter with a hub name; other names and folders unchanged."""
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -40,15 +40,15 @@ def downloaded(source: str) -> str:
     try:
         hf_hub_download(source, ADAPTER_CONFIG)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return source  # a whole model, or nothing that can be reached, as loading it will say
+        return source  # a whole model, or unreachable: loading it will raise
     return snapshot_download(source)
 
 
-def base_of(folder: Path) -> str:
-    """Return the name or folder of the model that an adapter belongs to.
+def base_model_of(folder: Path) -> str:
+    """Return the name or folder of the base model of an adapter.
 
     Raises:
-        ValueError: the adapter names none, or its folder is gone.
+        ValueError: the adapter names none, or its folder is missing.
     """
     if (folder / BASE_FOLDER / CONFIG).is_file():
         return str(folder / BASE_FOLDER)
@@ -60,41 +60,41 @@ def base_of(folder: Path) -> str:
         )
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise ValueError(
-            f"the adapter in {str(folder)!r} belongs to the model in {name!r}, which is not there; bring it back, or"
-            f" write where it is as base_model_name_or_path into {ADAPTER_CONFIG}"
+            f"the adapter in {str(folder)!r} belongs to the model in {name!r}, which is missing; put it back, or"
+            f" write its new path as base_model_name_or_path into {ADAPTER_CONFIG}"
         )
     return str(name)
 
 
 def tokenizer_source(source: str) -> str:
-    """Return where the tokenizer of a model is: in its folder, or for an adapter without one, with its base."""
+    """Return the source of a model's tokenizer: the model, or the base of an adapter without tokenizer files."""
     own = any((Path(source) / name).is_file() for name in TOKENIZER_FILES)
-    return base_of(Path(source)) if is_adapter(source) and not own else source
+    return base_model_of(Path(source)) if is_adapter(source) and not own else source
 
 
-def load_adapted(kind: Any, source: str, place: Place, **settings: Any) -> Any:
-    """Return the base that an adapter names, with the adapter on it.
+def load_with_adapter(kind: Any, source: str, compute: ComputeSettings, **settings: Any) -> Any:
+    """Return the base of an adapter with the adapter on it.
 
     Args:
         kind: an Auto class of `transformers`.
         source: the adapter's folder.
-        place: where to put them.
-        settings: of the base's `from_pretrained`.
+        compute: device and precision of the base.
+        settings: for the base's `from_pretrained`.
 
     Raises:
         ValueError: base and adapter together lack weights, or do not fit.
     """
-    base, missing = from_pretrained(kind, base_of(Path(source)), dtype=place.dtype, **settings)
-    return attach_adapter(base.to(place.device), Path(source), missing)
+    base, missing = from_pretrained(kind, base_model_of(Path(source)), dtype=compute.dtype, **settings)
+    return attach_adapter(base.to(compute.device), Path(source), missing)
 
 
 def attach_adapter(model: Any, folder: Path, missing: Sequence[str] = ()) -> Any:
-    """Put an adapter on a model, in place; return both as one.
+    """Put an adapter on a model, in place; return the adapted model.
 
     Args:
         model: the base.
-        folder: the adapter's.
-        missing: weights of the model that are nothing yet, and must come with the adapter.
+        folder: the adapter's folder.
+        missing: names of uninitialised weights of the model, which the adapter must contain.
 
     Raises:
         ValueError: the adapter lacks weights, or belongs to another model.
@@ -121,14 +121,14 @@ def attach_adapter(model: Any, folder: Path, missing: Sequence[str] = ()) -> Any
 
 
 def classifier_on(base: Any) -> tuple[Any, list[str]]:
-    """Return a sequence classifier with one output of the very tensors of another model: nothing is copied.
+    """Return a sequence classifier with one output that shares the tensors of another model.
 
     Args:
-        base: a plain model of `transformers` of the same architecture, such as a causal language model. It is left as
-            it is; a change of its weights changes the classifier.
+        base: a plain model of `transformers` of the same architecture, such as a causal language model. It is not
+            changed; a later change of its weights changes the classifier.
 
     Returns:
-        The classifier, and the names of those of its weights that the base does not have, its head's: they are 0.
+        The classifier, and the names of its weights that the base lacks, those of the head, which are 0.
 
     Raises:
         ValueError: there is no sequence classifier of this architecture, or the weights do not fit it.
@@ -154,7 +154,7 @@ def classifier_on(base: Any) -> tuple[Any, list[str]]:
 
 
 def _empty_classifier(base: Any) -> Any:
-    """Return a classifier without memory for its weights."""
+    """Return a classifier on the meta device."""
     import torch
     from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -175,7 +175,7 @@ def _empty_classifier(base: Any) -> Any:
 
 
 def _share_buffers(target: nn.Module, given: dict[str, torch.Tensor]) -> None:
-    """Take over what is no weight and in no checkpoint, such as frequencies of rotary positions."""
+    """Share the buffers that are in no checkpoint, such as frequencies of rotary positions."""
     for name, buffer in list(target.named_buffers()):
         if buffer.is_meta:
             if name not in given or given[name].shape != buffer.shape:

@@ -1,9 +1,8 @@
-"""BERTScore: tokens of completion and reference matched by the likeness of their contextual embeddings.
+"""BERTScore: tokens of completion and reference matched by the similarity of their contextual embeddings.
 
-Zhang et al. 2020, section 3: https://arxiv.org/abs/1904.09675. Without weights by document frequency and without
-rescaling, as the published code does by default, special tokens included: [CLS] and [SEP] can be matched, and count for
-nothing themselves. Differs from that code: an unlikely pair of texts has its negative similarities, which there depend
-on the padding; an empty text scores 0.
+Zhang et al. 2020, section 3: https://arxiv.org/abs/1904.09675. Without idf weights and without
+rescaling, as in the published code by default: [CLS] and [SEP] can be matched, but have no weight themselves. Differs
+from that code: negative similarities are used, which there depend on the padding; an empty text scores 0.
 
 B texts, n tokens of a completion, m of a reference, D hidden.
 """
@@ -19,7 +18,7 @@ import numpy as np
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
-    Place,
+    ComputeSettings,
     batches_by_length,
     check_run_settings,
     from_pretrained,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 PARTS = ("precision", "recall", "f1")
 
-# The layer that agrees best with people on the translations of WMT16, as the authors found it.
+# The layer with the best agreement with human judgements on WMT16, as published by the authors.
 BEST_LAYERS = {
     "bert-base-uncased": 9,
     "bert-large-uncased": 18,
@@ -57,10 +56,10 @@ BEST_LAYERS = {
 
 
 class BertScore(Score):
-    """BERTScore of each completion, the best over its references: F1, precision or recall, about 0.8 to 1 in practice.
+    """BERTScore of each completion, the maximum over its references: F1, precision or recall, about 0.8 to 1.
 
-    The range is −1 to 1, but embeddings of any two texts are alike. Long texts lose their end. Without references, or
-    for an empty text, the score is 0. A text's score is the same in every batch up to 1e-5.
+    The range is −1 to 1, but the embeddings of any two texts are similar. Long texts are truncated on the right.
+    Without references, or for an empty text, the score is 0. A text's score is the same in every batch up to 1e-5.
     """
 
     name = "bert_score"
@@ -77,16 +76,16 @@ class BertScore(Score):
         device: str | None = None,
         dtype: str = "float32",
     ) -> None:
-        """Choose the model and what to measure.
+        """Choose the model and the measure.
 
         Args:
-            model: name or folder of an encoder; of an encoder-decoder model the encoder is taken.
-            layer: whose output the embeddings are, from 1; None takes the authors' choice for the models that they
-                tried: for roberta-large 17.
+            model: name or folder of an encoder; of an encoder-decoder model the encoder is used.
+            layer: the layer whose outputs are the embeddings, from 1; None takes the authors' choice, which exists for
+                the models that they tested: 17 for roberta-large.
             part: "f1", "precision" (of the completion's tokens) or "recall" (of the reference's).
-            max_length: tokens read, special ones included; None takes what the model can read, at most 512.
+            max_length: tokens read, special ones included; None reads what the model can, at most 512.
             batch_size: texts per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
         if part not in PARTS:
@@ -116,18 +115,18 @@ class BertScore(Score):
 
 
 class Embedded(NamedTuple):
-    """A text as a model sees it."""
+    """The contextual embeddings of a text."""
 
-    directions: Tensor  # (n, D), each of length 1
-    counts: Tensor  # (n,) bool: a token that counts, not one that the tokenizer puts around each text
+    directions: Tensor  # (n, D), unit vectors
+    counts: Tensor  # (n,) bool: a token of the text, not a special token around it
 
 
 def match(completion: Embedded, target: Embedded) -> tuple[float, float, float]:
-    """Return precision, recall and F1 of greedy matching: each token with the likest one of the other text.
+    """Return precision, recall and F1 of greedy matching: each token with the most similar one of the other text.
 
-        P = mean over tokens x that count of max_y cos(x, y),  R the other way round,  F1 = 2 P R / (P + R)
+        P = mean over tokens x that count of max_y cos(x, y),  R with the texts swapped,  F1 = 2 P R / (P + R)
 
-    Zhang et al. 2020, section 3. All are 0 where a text has no token that counts, and F1 unless both are positive.
+    Zhang et al. 2020, section 3. All are 0 if a text has no token that counts; F1 is 0 unless both are positive.
     """
     if not completion.counts.any() or not target.counts.any():
         return 0.0, 0.0, 0.0
@@ -139,18 +138,18 @@ def match(completion: Embedded, target: Embedded) -> tuple[float, float, float]:
 
 
 class Encoder:
-    """A model whose last layer is the one that is wanted, and its tokenizer."""
+    """A model, truncated after the wanted layer, and its tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         from transformers import GPT2Tokenizer, RobertaTokenizer
 
         self.model, self.tokenizer = model.eval(), tokenizer
         tokenizer.truncation_side = "right"
-        # These spell a word differently at the beginning of a text, unless a space stands before it.
-        self._before = " " if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer) else ""
+        # These tokenizers need a leading space to tokenize the first word like any other.
+        self._prefix = " " if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer) else ""
 
     def embed(self, texts: Strings, *, max_length: int | None, batch_size: int) -> dict[str, Embedded]:
-        """Return each of B texts as the model sees it."""
+        """Return the embeddings of each of B texts."""
         found: dict[str, Embedded] = {}
         rows = [self._encode(text, self._length(max_length)) for text in texts]
         for chosen in batches_by_length([len(ids) for ids in rows], batch_size):
@@ -167,7 +166,7 @@ class Encoder:
     def _encode(self, text: str, max_length: int) -> list[int]:
         """Return the ids of a text; at least one, which may be padding."""
         plain = well_formed(text).strip()
-        ids = self.tokenizer(plain and self._before + plain, truncation=True, max_length=max_length)["input_ids"]
+        ids = self.tokenizer(plain and self._prefix + plain, truncation=True, max_length=max_length)["input_ids"]
         return ids or [self.tokenizer.cls_token_id or 0]
 
     def _forward(self, rows: list[list[int]]) -> Tensor:
@@ -193,8 +192,8 @@ def _is_empty(text: str) -> bool:
 def _layer(model: str | Path, layer: int | None) -> int:
     if layer is None and str(model) not in BEST_LAYERS:
         raise ValueError(
-            f"bert_score needs layer= for {str(model)!r}: the authors chose none for it; about two thirds of a model's"
-            f" layers is usual. They did for {', '.join(BEST_LAYERS)}"
+            f"bert_score needs layer= for {str(model)!r}: the authors published none; two thirds of its layers is"
+            f" usual. They published one for {', '.join(BEST_LAYERS)}"
         )
     layer = BEST_LAYERS[str(model)] if layer is None else layer
     if layer < 1:
@@ -202,18 +201,18 @@ def _layer(model: str | Path, layer: int | None) -> int:
     return layer
 
 
-def _load(source: str, place: Place, layer: int) -> Encoder:
+def _load(source: str, compute: ComputeSettings, layer: int) -> Encoder:
     from transformers import AutoModel
 
     config = load_config(source)
     if layer > config.num_hidden_layers:
         raise ValueError(f"layer must be at most {config.num_hidden_layers}, the layers of {source!r}, got {layer}")
-    config.num_hidden_layers = layer  # those above are not even loaded
+    config.num_hidden_layers = layer  # the layers above are not loaded
     if config.is_encoder_decoder and hasattr(config, "encoder_layers"):
         config.encoder_layers = layer
-    model, missing = from_pretrained(AutoModel, source, config=config, dtype=place.dtype)
-    if untrained := [name for name in missing if "pooler" not in name]:  # which nobody reads here
+    model, missing = from_pretrained(AutoModel, source, config=config, dtype=compute.dtype)
+    if untrained := [name for name in missing if "pooler" not in name]:  # which is not used here
         raise ValueError(f"{source!r} is no trained encoder: it lacks {', '.join(untrained)}")
     return Encoder(
-        (model.get_encoder() if config.is_encoder_decoder else model).to(place.device), load_tokenizer(source)
+        (model.get_encoder() if config.is_encoder_decoder else model).to(compute.device), load_tokenizer(source)
     )

@@ -1,10 +1,10 @@
-"""Perplexity under a language model: e to the mean cost of a token, 1 where each one was certain.
+"""Perplexity under a language model: the exponential of the mean cost of a token, 1 if every token was certain.
 
     PPL(y | x) = exp( 1/T Σ_t −log p(y_t | x, y_<t) )
 
-Of a completion it is a reward, the lower the better: give it a negative weight. Of the references, given their
-prompts, it is a figure of the model: how well it predicts what people wrote. It depends on the model's tokens, so only
-models with the same tokenizer compare.
+The perplexity of a completion is a reward; lower is better, so give it a negative weight. The perplexity of the
+references, given their prompts, measures the language model: how well it predicts human-written texts. It depends on
+the tokenizer, so only models with the same tokenizer can be compared.
 
 B texts, T tokens of one of them, N references of all texts.
 """
@@ -22,19 +22,18 @@ from tril_gym.rewards.neural.language_model import LanguageModel, load_language_
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 
 MODEL_KIND = "causal or encoder-decoder language model"
-BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB a text
+BATCH_SIZE = 8  # the logits of 1024 tokens and 50,000 words take 0.2 GB per text
 
 
 class OutputPerplexity(Score):
-    """Perplexity of each completion under a language model, 1 or more without bound; the lower the likelier.
+    """Perplexity of each completion under a language model, 1 or more without bound; lower is likelier.
 
-    As a reward it needs a negative weight, such as output_perplexity:-1, and better `log=True`: the mean cost of a
-    token in nats, 0 or more, whose scale does not explode. Only tokens of the completion count, without an end. An
-    encoder-decoder model reads the prompt in its encoder. A causal one reads prompt, joiner and completion, tokenised
-    apart, behind BOS where its tokenizer puts one; a completion without a prompt before it stands behind BOS, or EOS
-    where the model has no BOS. An empty completion is read as its end: the one token EOS. Strings longer than
-    `max_length` are read through windows, moved by half their length. A text's score is the same in every batch up to
-    1e-5 of itself.
+    As a reward it needs a negative weight, such as output_perplexity:-1, and preferably `log=True`: the mean cost of a
+    token in nats, 0 or more, grows much more slowly. Only tokens of the completion count, without an EOS. An
+    encoder-decoder model reads the prompt in its encoder. A causal model reads prompt, joiner and completion, tokenised
+    separately, after BOS if its tokenizer adds one; a completion without a prompt comes after BOS, or after EOS if the
+    model has no BOS. An empty completion is read as the one token EOS. Texts longer than `max_length` are read in
+    windows that move by half their length. A text's score is the same in every batch up to a relative 1e-5.
     """
 
     name = "output_perplexity"
@@ -56,12 +55,12 @@ class OutputPerplexity(Score):
 
         Args:
             model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
-            with_prompt: the completion stands behind its prompt, not alone.
-            log: give the cost of a token in nats, the logarithm of the perplexity.
-            joiner: what stands between a prompt and a completion that does not begin with white space.
-            max_length: tokens read at once; None takes what the model can read, at most 1024.
+            with_prompt: condition the completion on its prompt.
+            log: return the mean cost of a token in nats, the logarithm of the perplexity.
+            joiner: put between a prompt and a completion that does not begin with white space.
+            max_length: tokens read at once; None reads what the model can, at most 1024.
             batch_size: texts per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
         check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
@@ -88,10 +87,10 @@ class OutputPerplexity(Score):
 
 
 class Perplexity(PooledScore):
-    """Perplexity of the references, given their prompts, under a language model: 1 or more, the lower the better.
+    """Perplexity of the references, given their prompts, under a language model: 1 or more, lower is better.
 
-    Of all tokens of all references together; what the completions are makes no difference. Each reference is read as
-    `OutputPerplexity` reads a completion, an empty one as the token EOS. Strings without references add nothing.
+    Over all tokens of all references together; the completions are not read. Each reference is read as
+    `OutputPerplexity` reads a completion, an empty one as the token EOS. Texts without references are left out.
 
     Raises:
         ValueError: no text has a reference.
@@ -114,11 +113,11 @@ class Perplexity(PooledScore):
 
         Args:
             model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
-            with_prompt: references stand behind their prompts, not alone.
-            joiner: what stands between a prompt and a reference that does not begin with white space.
-            max_length: tokens read at once; None takes what the model can read, at most 1024.
+            with_prompt: condition the references on their prompts.
+            joiner: put between a prompt and a reference that does not begin with white space.
+            max_length: tokens read at once; None reads what the model can, at most 1024.
             batch_size: references per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
         check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
@@ -145,7 +144,7 @@ class Perplexity(PooledScore):
         """Return the perplexity that belongs to sums of costs and tokens, (2,)."""
         nats, tokens = sums
         if tokens == 0:
-            raise ValueError("perplexity is that of the references, and no text has any; use data with references")
+            raise ValueError("perplexity is computed on the references, and no text has any; use data with references")
         return math.exp(nats / tokens)
 
     @cached_property

@@ -1,8 +1,8 @@
-"""A learned reward: the output of a model that was trained to tell which completion people prefer.
+"""A learned reward: the output of a model that was trained on human preferences between completions.
 
 A sequence classifier with one output (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325): a whole model, or an
-adapter on a base. The base of an adapter can be the very tensors of a model that is in memory already, the policy's
-frozen base: then the reward costs the memory of the adapter alone.
+adapter on a base. The base of an adapter can share the tensors of a model in memory, such as the policy's frozen base;
+the reward then needs only the memory of the adapter.
 
 B texts.
 """
@@ -22,34 +22,34 @@ from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings
 from tril_gym.rewards.neural.adapters import (
     attach_adapter,
     classifier_on,
-    downloaded,
+    download_adapter,
     is_adapter,
-    load_adapted,
+    load_with_adapter,
     tokenizer_source,
 )
 from tril_gym.rewards.neural.pretrained import (
-    Place,
+    ComputeSettings,
     check_run_settings,
     from_pretrained,
     load_once,
     resolve_model,
 )
-from tril_gym.rewards.neural.regressor import refuse_missing
+from tril_gym.rewards.neural.regressor import check_has_references
 from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.tokenization import load_tokenizer
 
 TEMPLATE = "{prompt}{completion}"
-REPORT = "reward_model.json"  # what training a reward model writes beside the weights
-USUAL_LENGTH = 1024  # tokens, where nothing says otherwise: a post and its summary
-CACHED_TEXTS = 4096  # scores of references, which come back each time their example is drawn
+REPORT = "reward_model.json"  # written beside the weights by the training of a reward model
+USUAL_LENGTH = 1024  # tokens, the default maximum: a post and its summary
+CACHED_TEXTS = 4096  # scores of references, which recur each time their example is drawn
 
 
 class Preference(Score):
-    """The output of a reward model for prompt and completion, on the model's own scale: any number, no probability.
+    """The output of a reward model for prompt and completion, on the model's own scale: any number, not a probability.
 
-    Long texts lose their beginning: what the template says first, and the start of the prompt. An empty completion
-    gets what the model says of the prompt alone. A text's score is the same in every batch up to 1e-5.
+    Long texts are truncated on the left: first the beginning of the template and of the prompt. An empty completion
+    gets the model's output for the prompt alone. A text's score is the same in every batch up to 1e-5.
 
     Raises:
         ValueError: the model is no trained reward model; or with `minus_reference` a text has no references.
@@ -75,25 +75,25 @@ class Preference(Score):
 
         Args:
             model: name or folder of a sequence classifier with one output, or of an adapter of peft.
-            template: how the text that is judged is laid out, a format of {prompt} and {completion}; None takes what
-                reward_model.json in the model's folder says, else "{prompt}{completion}".
+            template: format of the model's input with {prompt} and {completion}; None takes the one in
+                reward_model.json of the model's folder, else "{prompt}{completion}".
             tokenizer: name or folder; None takes the model's, or its base's.
             minus_reference: subtract the score of the first reference.
-            max_length: tokens read, counted from the end; None takes what reward_model.json says, else what the model
-                can read, at most 1024.
+            max_length: tokens read, counted from the end; None takes the number in reward_model.json, else what
+                the model can read, at most 1024.
             batch_size: texts per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
-            base: the adapter's base where it is in memory already, a plain model of `transformers` whose tensors are
-                shared and must neither change nor move; device and dtype are then its own.
+            base: the adapter's base in memory, a plain model of `transformers` whose tensors are shared and must not
+                change or move; device and dtype are then those of the base.
         """
         check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind="reward model", allow_adapter=True)
         if base is not None and not is_adapter(self.model):
             raise ValueError(f"base is for an adapter, and {self.model!r} is a whole model; leave base out")
-        said = _report(Path(self.model))
-        self.template = said.get("template", TEMPLATE) if template is None else template
-        self.max_length = said.get("max_length") if max_length is None else max_length
+        report = _report(Path(self.model))
+        self.template = report.get("template", TEMPLATE) if template is None else template
+        self.max_length = report.get("max_length") if max_length is None else max_length
         check_template(self.template)
         self.tokenizer = None if tokenizer is None else str(tokenizer)
         self.minus_reference, self.batch_size, self.device, self.dtype = minus_reference, batch_size, device, dtype
@@ -104,7 +104,7 @@ class Preference(Score):
         """Return the reward of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         if self.minus_reference:
-            refuse_missing(f"{self.name} with minus_reference", references)
+            check_has_references(f"{self.name} with minus_reference", references)
         scores = self._scores(list(zip(prompts, completions, strict=True)))
         if self.minus_reference:
             first = [targets[0] for targets in references]
@@ -127,27 +127,27 @@ class Preference(Score):
         return Classifier(attach_adapter(model, Path(self.model), missing), load_tokenizer(tokenizer))
 
 
-def _load(source: str, place: Place, tokenizer: str) -> Classifier:
+def _load(source: str, compute: ComputeSettings, tokenizer: str) -> Classifier:
     from transformers import AutoModelForSequenceClassification
 
-    source = downloaded(source)
+    source = download_adapter(source)
     if is_adapter(source):
-        # The head of a base that is a classifier already may be another: the adapter brings its own.
+        # The base may have a head of another shape; the adapter has its own.
         settings = {"num_labels": 1, "ignore_mismatched_sizes": True}
-        model = load_adapted(AutoModelForSequenceClassification, source, place, **settings)
+        model = load_with_adapter(AutoModelForSequenceClassification, source, compute, **settings)
         return Classifier(model, load_tokenizer(tokenizer))
-    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=place.dtype)
+    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=compute.dtype)
     if missing or model.config.num_labels != 1:
         wrong = f"it lacks {', '.join(missing)}" if missing else f"it has {model.config.num_labels} outputs, not one"
         raise ValueError(
             f"{source!r} is no trained reward model: {wrong}; train one with `tril-gym train reward-model`, or score a"
             " label of a classifier with the reward classifier"
         )
-    return Classifier(model.to(place.device), load_tokenizer(tokenizer))
+    return Classifier(model.to(compute.device), load_tokenizer(tokenizer))
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError where a template does not lay out a completion."""
+    """Raise ValueError unless a template is a format of a completion, and of nothing but prompt and completion."""
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
         template.format(prompt="", completion="")
@@ -156,11 +156,11 @@ def check_template(template: str) -> None:
     if not {"completion"} <= names <= {"prompt", "completion"}:
         raise ValueError(
             f"template must be a format of {{prompt}} and {{completion}} and nothing else, got {template!r}; the usual"
-            f" one is {TEMPLATE}, and a brace itself is written {{{{"
+            f" one is {TEMPLATE}, and a literal brace is written {{{{"
         )
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    """Return what training wrote down about a reward model; nothing for others."""
+    """Return the report that the training of a reward model wrote; empty for other models."""
     path = folder / REPORT
     return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""What rewards that run a model of the `transformers` library share: loading once per process, and batches.
+"""Shared functions of rewards that run a model of the `transformers` library: loading once per process, and batches.
 
 B rows of ids, L ids of the longest.
 """
@@ -21,12 +21,12 @@ T = TypeVar("T")
 Ids = list[int]
 
 DTYPES = ("float32", "bfloat16", "float16")
-USUAL_LENGTH = 512  # tokens: what the usual encoders read
+USUAL_LENGTH = 512  # tokens, the limit of most encoders
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 
-class Place(NamedTuple):
-    """Where a model computes, and how exactly."""
+class ComputeSettings(NamedTuple):
+    """Device and precision of a model."""
 
     device: str
     dtype: str
@@ -69,25 +69,25 @@ def check_folder(folder: Path, *, kind: str, allow_adapter: bool = False) -> Non
 
 
 def _is_path(model: str | Path) -> bool:
-    """Say whether this can only be a folder, or is one: "owner/name" and "name" belong to the hub otherwise."""
+    """Return whether this is a folder, or can only be one; otherwise "owner/name" and "name" are hub names."""
     text = str(model)
     marked = isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
     return marked or Path(text).is_dir()
 
 
-def load_once(load: Callable[..., T], source: str, *more: Hashable, device: str | None, dtype: str) -> T:
-    """Return `load(source, place, *more)`, called once per process while the files of a folder stay as they are.
+def load_once(load: Callable[..., T], source: str, *arguments: Hashable, device: str | None, dtype: str) -> T:
+    """Return `load(source, compute, *arguments)`, called once per process while the files of a folder do not change.
 
     Args:
-        load: a function of a module, which stands for the kind of what it loads.
+        load: a function of a module, part of the key.
         source: a hub name or a folder.
-        more: what else makes a difference.
-        device: None takes a GPU where there is one.
+        arguments: further arguments of `load`.
+        device: torch device; None takes the GPU if there is one.
         dtype: one of `DTYPES`.
     """
-    place = Place(_device(device), dtype)
-    key = (load.__module__, load.__qualname__, source, _stamp(Path(source)), place, more)
-    return cached(key, lambda: load(source, place, *more))
+    compute = ComputeSettings(_device(device), dtype)
+    key = (load.__module__, load.__qualname__, source, _file_states(Path(source)), compute, arguments)
+    return cached(key, lambda: load(source, compute, *arguments))
 
 
 def _device(device: str | None) -> str:
@@ -98,14 +98,12 @@ def _device(device: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"there is no device {device!r} here; None takes a GPU where there is one ({error})"
-        ) from error
+        raise ValueError(f"there is no device {device!r} here; None takes the GPU if there is one ({error})") from error
     return device
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes when somebody writes other weights into a folder; nothing for a name."""
+def _file_states(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of the files in a folder; nothing for a hub name."""
     if not folder.is_dir():
         return ()
     states = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
@@ -113,7 +111,7 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def from_pretrained(kind: Any, source: str, **settings: Any) -> tuple[Any, list[str]]:
-    """Return a model, and the names of the weights that its checkpoint lacks, or has in another shape.
+    """Return a model, and the names of weights that are missing in its checkpoint or have another shape there.
 
     Args:
         kind: an Auto class of `transformers`.
@@ -123,7 +121,7 @@ def from_pretrained(kind: Any, source: str, **settings: Any) -> tuple[Any, list[
     Raises:
         ValueError: nothing of that kind can be loaded from there.
     """
-    with _telling(kind, source), quiet_loading():
+    with _explain_load_errors(kind, source), quiet_loading():
         model, found = kind.from_pretrained(source, output_loading_info=True, **settings)
     lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     return model.eval().requires_grad_(False), sorted(lacking)
@@ -137,12 +135,12 @@ def load_config(source: str) -> Any:
     """
     from transformers import AutoConfig
 
-    with _telling(AutoConfig, source):
+    with _explain_load_errors(AutoConfig, source):
         return AutoConfig.from_pretrained(source)
 
 
 @contextmanager
-def _telling(kind: Any, source: str) -> Iterator[None]:
+def _explain_load_errors(kind: Any, source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
@@ -163,12 +161,12 @@ def quiet_loading() -> Iterator[None]:
 
 
 def positions_of(model: Any, tokenizer: Any) -> int | None:
-    """Return the most tokens that a model can read; None where nothing says so."""
+    """Return the maximum number of tokens that a model reads; None if neither model nor tokenizer has a limit."""
     import torch
 
     most = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.named_modules():
-        # RoBERTa counts its positions from the one after its padding.
+        # RoBERTa's positions start after its padding id.
         is_table = isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings")
         if is_table and module.padding_idx is not None:
             most = module.num_embeddings - module.padding_idx - 1
@@ -177,10 +175,10 @@ def positions_of(model: Any, tokenizer: Any) -> int | None:
 
 
 def length_to_read(max_length: int | None, *, most: int | None, usual: int, least: int) -> int:
-    """Return how many tokens to read: what the user says, else the most that the model can, up to the usual.
+    """Return the number of tokens to read: the user's, else the model's maximum, but at most `usual`.
 
     Raises:
-        ValueError: the model cannot read so many, or so few leave no room for a text.
+        ValueError: more than the model can read, or too few for any text.
     """
     if max_length is None:
         return min(usual, most or usual)

@@ -1,7 +1,7 @@
-"""Learned metrics that read a reference and a completion as a pair of texts, and give one number: BLEURT and its kin.
+"""Learned metrics that map a pair of reference and completion to one number, such as BLEURT.
 
 Any sequence classifier of the `transformers` library with one output: BLEURT (Sellam et al. 2020,
-https://aclanthology.org/2020.acl-main.704), cross-encoders of similarity, regressors of one's own.
+https://aclanthology.org/2020.acl-main.704), cross-encoders of similarity, your own regressors.
 
 B texts, N pairs of a reference and a completion.
 """
@@ -32,14 +32,13 @@ TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
 
 class Regressor(Score):
-    """The output of a model that reads (reference, completion); its range is the model's own.
+    """The output of a model that reads (reference, completion); its range depends on the model.
 
-    The raw output, whatever the model was trained for: no sigmoid. An empty completion is read as an empty text. A
-    pair's score is the same in every batch up to 1e-5.
+    The raw output without a sigmoid, whatever the model was trained for. An empty completion is read as an empty text.
+    A pair's score is the same in every batch up to 1e-5.
 
     Raises:
-        ValueError: a text has no references, for which no number of such a scale would be right; or the model has more
-            outputs than one.
+        ValueError: a text has no references, so that no score would be right; or the model has several outputs.
     """
 
     name = "regressor"
@@ -61,12 +60,11 @@ class Regressor(Score):
         Args:
             model: name or folder of a sequence classifier with one output.
             reduction: "max" or "mean" of the scores with several references.
-            truncation: where a pair is too long, what loses its end: "longest_first" cuts token by token whichever is
-                longer, "only_first" the reference, "only_second" the completion.
-            max_length: tokens of a pair that are read, special ones included; None takes what the model can read, at
-                most 512.
+            truncation: which text of a long pair is truncated on the right: "longest_first" removes token by token from
+                the longer one, "only_first" truncates the reference, "only_second" the completion.
+            max_length: tokens read of a pair, including special tokens; None reads what the model can, at most 512.
             batch_size: pairs per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
         check_reduction(reduction)
@@ -83,7 +81,7 @@ class Regressor(Score):
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
         num_texts = check_batch(prompts, completions, references, extras)
-        refuse_missing(self.name, references)
+        check_has_references(self.name, references)
         pairs = [(t, c) for c, targets in zip(completions, references, strict=True) for t in targets]
         outputs = self._outputs([target for target, _ in pairs], [completion for _, completion in pairs])  # (N,)
         ends = np.cumsum([len(targets) for targets in references], dtype=int)
@@ -123,14 +121,14 @@ def bleurt(
     device: str | None = None,
     dtype: str = "float32",
 ) -> Regressor:
-    """Return BLEURT: about 0 for a completion that says something else, about 1 for one that says the same.
+    """Return BLEURT: about 0 for an unrelated completion, about 1 for one with the same meaning.
 
     Args:
         model: name or folder of a BLEURT checkpoint that `transformers` can load.
         reduction: "max" or "mean" of the scores with several references.
-        max_length: tokens of a pair that are read; the longer text loses its end first.
+        max_length: tokens read of a pair; the longer text is truncated first.
         batch_size: pairs per forward pass.
-        device: where to run; None takes the GPU where there is one.
+        device: torch device; None takes the GPU if there is one.
         dtype: "float32", "bfloat16" or "float16".
     """
     score = Regressor(
@@ -140,8 +138,8 @@ def bleurt(
     return score
 
 
-def refuse_missing(reward: str, references: ReferenceLists) -> None:
-    """Raise ValueError where a text has no references."""
+def check_has_references(reward: str, references: ReferenceLists) -> None:
+    """Raise ValueError if a text has no references."""
     missing = [row for row, targets in enumerate(references) if not targets]
     if missing:
         raise ValueError(

@@ -39,8 +39,8 @@ FIT_CONFIG = training.DEFAULT
 class Sentiment(Score):
     """Probability of a label, positive by default, 0 to 1.
 
-    Long texts lose their beginning: prompt first, the completion last. The probability of a text is the same in every
-    batch up to 1e-5.
+    Long texts are truncated on the left: the prompt first, then the completion. The probability of a text
+    is the same in every batch up to 1e-5.
     """
 
     name = "sentiment"
@@ -62,14 +62,14 @@ class Sentiment(Score):
         """Choose the classifier and how to read it.
 
         Args:
-            train: labelled examples to fit a small classifier on, where no model is named.
-            fitted: the folder where an earlier fit was saved.
+            train: labelled examples to fit a small classifier on, if no model is named.
+            fitted: a folder that `save` wrote.
             model: name or folder of a sequence classifier.
-            label: whose probability, by index or name; None takes the label called positive, else index 1.
-            with_prompt: judge prompt and completion together, not the completion alone.
-            max_length: tokens read, counted from the end; None takes what the model can read, at most 512.
+            label: index or name of the label; None takes the label called positive, else index 1.
+            with_prompt: score prompt and completion together, not the completion alone.
+            max_length: tokens read, counted from the end; None reads what the model can, at most 512.
             batch_size: texts per forward pass.
-            device: where to run; None takes the GPU where there is one.
+            device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
         if model is None and fitted is None and train is None:
@@ -107,18 +107,18 @@ class Sentiment(Score):
         """The folder of the fitted classifier, which is fitted when first needed."""
         if self._fitted is not None:
             return self._fitted / FOLDER
-        assert self._train is not None, "__init__ lets no other case pass"
+        assert self._train is not None  # checked in __init__
         return fit_once(self.name, self._train, fit)
 
     @property
     def held_out_accuracy(self) -> float | None:
-        """Share right, of a tenth of the train examples held out of the fit; None for a named classifier."""
+        """Accuracy on the tenth of the train examples held out of the fit; None for a named classifier."""
         if self._model is not None:
             return None
         return float(json.loads((self.fitted_folder / REPORT).read_text())["held_out_accuracy"])
 
     def save(self, folder: Path) -> None:
-        """Write the classifier if it was fitted; one that was named stays where it is."""
+        """Write the classifier if it was fitted; a named one is not copied."""
         if self._model is None:
             shutil.copytree(self.fitted_folder, folder / FOLDER, dirs_exist_ok=True)
 

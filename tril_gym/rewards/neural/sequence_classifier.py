@@ -1,4 +1,4 @@
-"""Any sequence classifier of the `transformers` library, made to give each text the same numbers in every batch.
+"""Sequence classifiers of the `transformers` library, with outputs that do not depend on the batch.
 
 B texts, L tokens of the longest, C labels.
 """
@@ -14,8 +14,8 @@ import numpy as np
 from tril_gym.rewards.base import Scores, Strings, well_formed
 from tril_gym.rewards.neural.pretrained import (
     USUAL_LENGTH,
+    ComputeSettings,
     Ids,
-    Place,
     batches_by_length,
     from_pretrained,
     length_to_read,
@@ -29,13 +29,13 @@ Side = Literal["left", "right"]
 
 
 class Classifier:
-    """A model and its tokenizer, both this object's own: it sets how they cut and pad."""
+    """A model and its tokenizer, owned by this object, which sets their truncation and padding."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.config = model.config
         self.pad_id = _padding(model, tokenizer)
-        # A decoder reads its output off the last token that is not this one.
+        # A decoder's output is at the last token that is not this one.
         self.config.pad_token_id = -1 if self.pad_id is None else self.pad_id
 
     @property
@@ -44,7 +44,7 @@ class Classifier:
         return [str(self.config.id2label[index]) for index in range(self.config.num_labels)]
 
     def column(self, label: int | str | None) -> int:
-        """Return the index of a label; None is the one called positive, else index 1, or 0 where it is alone."""
+        """Return the index of a label; None is the label called positive, else index 1, or 0 if it is the only one."""
         lowered = [name.lower() for name in self.labels]
         if label is None:
             positive = self.positive
@@ -62,13 +62,13 @@ class Classifier:
         return next(found, None)
 
     def length(self, max_length: int | None, *, usual: int = USUAL_LENGTH, pair: bool = False) -> int:
-        """Return how many tokens to read, special ones included; None is the most that the model can, up to `usual`."""
+        """Return the number of tokens to read, with special ones; None is the model's maximum, at most `usual`."""
         least = self.tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
         most = positions_of(self.model, self.tokenizer)
         return length_to_read(max_length, most=most, usual=usual, least=least)
 
     def probabilities(self, texts: Strings, *, max_length: int, batch_size: int) -> Scores:
-        """Return the probability of each label for each text, (B, C); long texts lose their beginning."""
+        """Return the probability of each label for each text, (B, C); long texts are truncated on the left."""
         logits = self.logits(texts, max_length=max_length, batch_size=batch_size)  # (B, C)
         if self.config.num_labels == 1 or self.config.problem_type == "multi_label_classification":
             return _sigmoid(logits)
@@ -89,11 +89,11 @@ class Classifier:
 
         Args:
             texts: B texts.
-            seconds: what each text is paired with, where the model reads pairs.
-            max_length: tokens read, special ones included.
+            seconds: the second text of each pair, if the model reads pairs.
+            max_length: tokens read, including special tokens.
             batch_size: texts per forward pass.
-            truncation: which text of a pair is cut: "longest_first", "only_first" or "only_second".
-            side: where a text that is too long is cut.
+            truncation: which text of a pair is truncated: "longest_first", "only_first" or "only_second".
+            side: the side on which long texts are truncated.
         """
         found = np.empty((len(texts), self.config.num_labels))
         if not len(texts):
@@ -102,36 +102,36 @@ class Classifier:
         plain = [list(map(well_formed, one)) for one in (texts, seconds) if one is not None]
         encoded = self.tokenizer(*plain, truncation=truncation, max_length=max_length)
         rows = [ids or [self._filler] for ids in encoded["input_ids"]]
-        self._refuse_strangers(rows)
+        self._check_ids(rows)
         segments = encoded.get("token_type_ids")
         for chosen in batches_by_length([len(ids) for ids in rows], batch_size, self._groups(rows)):
-            # Rows without padding have all one length, and any id pads them.
+            # If the model has no padding, all rows of a batch have one length.
             inputs = pad([rows[row] for row in chosen], self.pad_id or 0)
             if segments is not None:
                 inputs["token_type_ids"] = pad([segments[row] or [0] for row in chosen], 0)["input_ids"]
             found[chosen] = self._forward(inputs)
         return found
 
-    def _refuse_strangers(self, rows: Sequence[Ids]) -> None:
-        """Raise ValueError for ids that the model has no embedding for; on a GPU they would end the process."""
+    def _check_ids(self, rows: Sequence[Ids]) -> None:
+        """Raise ValueError for ids without an embedding; on a GPU they would crash the process."""
         highest, words = max(map(max, rows)), self.model.get_input_embeddings().num_embeddings
         if highest >= words:
             raise ValueError(
-                f"the tokenizer gives the id {highest} and the model knows {words} words; name the tokenizer that the"
-                " model was trained with"
+                f"the tokenizer gives the id {highest} and the model has {words} embeddings; name the tokenizer that"
+                " the model was trained with"
             )
 
     @property
     def _filler(self) -> int:
-        """What stands for a text in which the tokenizer finds nothing: a decoder's, of an empty one."""
+        """The id of a text without tokens, such as an empty one for a decoder's tokenizer."""
         candidates = (self.pad_id, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id, 0)
         return next(token for token in candidates if token is not None)
 
     def _groups(self, rows: Sequence[Ids]) -> list[int] | None:
-        """Return which rows can stand in one batch: those with the same number; None if all can."""
+        """Return the group of each row; only rows of one group share a batch. None if all can."""
         if self.pad_id is None:
             return [len(ids) for ids in rows]
-        if self.config.is_encoder_decoder:  # such a classifier asks for the same number of EOS in all rows
+        if self.config.is_encoder_decoder:  # it requires the same number of EOS in all rows
             return [ids.count(self.config.eos_token_id) for ids in rows]
         return None
 
@@ -144,23 +144,23 @@ class Classifier:
 
 
 def load_classifier(source: str | Path, device: str | None, dtype: str = "float32") -> Classifier:
-    """Return the classifier of that name or in that folder, one per process; None takes a GPU where there is one."""
+    """Return the classifier of that name or in that folder, one per process; None takes the GPU if there is one."""
     return load_once(_load, str(source), device=device, dtype=dtype)
 
 
-def _load(source: str, place: Place) -> Classifier:
+def _load(source: str, compute: ComputeSettings) -> Classifier:
     from transformers import AutoModelForSequenceClassification
 
-    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=place.dtype)
+    model, missing = from_pretrained(AutoModelForSequenceClassification, source, dtype=compute.dtype)
     if missing:
         raise ValueError(f"{source!r} is no trained sequence classifier: it lacks {', '.join(missing)}")
-    return Classifier(model.to(place.device), load_tokenizer(source))
+    return Classifier(model.to(compute.device), load_tokenizer(source))
 
 
 def _padding(model: Any, tokenizer: Any) -> int | None:
-    """Return the id of padding: the model's, else the tokenizer's where the model can read it; None if there is none.
+    """Return the id of padding: the model's, else the tokenizer's if the model has it; None if there is none.
 
-    With the model's own, a decoder is read at the token at which it was trained to be read.
+    With the model's own padding id, a decoder's output is taken at the token it was trained on.
     """
     words = model.get_input_embeddings().num_embeddings
     for pad_id in (model.config.pad_token_id, tokenizer.pad_token_id):

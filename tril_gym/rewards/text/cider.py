@@ -1,4 +1,4 @@
-"""CIDEr-D: agreement with the references in the n-grams that say something about this example.
+"""CIDEr-D: agreement with the references in n-grams, weighted by tf-idf.
 
 Vedantam et al. 2015, section 6: https://arxiv.org/abs/1411.5726. With counts c(g) of the n-grams g of length n,
 
@@ -7,12 +7,12 @@ Vedantam et al. 2015, section 6: https://arxiv.org/abs/1411.5726. With counts c(
     s_n     = Σ_g min(v_y(g), v_r(g)) · v_r(g) / (|v_y| |v_r|) · exp(−(len y − len r)² / 2σ²)
     CIDEr-D = 10 · mean over n = 1..4 and references r of s_n,   σ = 6
 
-A document is all references of one train example. The frequencies come from the train examples, once, so a text's score
-never depends on the texts beside it. An n-gram of one document weighs as much as one never seen (max(1, df)), so only
-those of several are kept.
+A document is the set of references of one train example. The frequencies are counted once over the train examples, so a
+text's score does not depend on the other texts of the batch. An n-gram of one document has the weight of an unseen one
+(max(1, df)), so only n-grams of several documents are stored.
 
 Differs from the caption toolkit: words are lower-cased runs of letters and digits and single other characters, instead
-of the Penn Treebank's; like there, punctuation is no word.
+of the Penn Treebank's; as there, punctuation is removed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ MAX_N = 4  # the longest n-gram
 SIGMA = 6.0  # words
 SCALE = 10.0
 FILE = "cider_d.json.gz"
-CACHED_EXAMPLES = 4096  # whose references are kept as they are looked up
+CACHED_EXAMPLES = 4096  # whose references are kept as `Targets`
 
-Ngram = str  # words with spaces between them: a string remembers its hash, a tuple does not
+NgramKey = str  # words joined by spaces: a string caches its hash, a tuple does not
 
-# Runs of letters and digits, and single other characters but for the punctuation that is no word.
+# Runs of letters and digits, and single other characters except punctuation.
 _WORD = re.compile(r"\w+|[^\w\s'`\"().,?!:;-]")
 
 
@@ -50,50 +50,50 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def ngram_counts(words: list[str]) -> list[tuple[Sequence[Ngram], Sequence[int] | None]]:
-    """Return the different n-grams among the words, in order, and how often each is there, for n = 1..4.
+def ngram_counts(words: list[str]) -> list[tuple[Sequence[NgramKey], Sequence[int] | None]]:
+    """Return the distinct n-grams of the words, in order, and their counts, for n = 1..4.
 
-    None in place of counts says once each: the usual case, and counting would take several times as long.
+    None in place of counts means once each: the usual case, and counting would take several times as long.
     """
-    sizes: list[tuple[Sequence[Ngram], Sequence[int] | None]] = []
+    sizes: list[tuple[Sequence[NgramKey], Sequence[int] | None]] = []
     ngrams, is_once = words, False
     for n in range(1, MAX_N + 1):
-        is_once = is_once or len(set(ngrams)) == len(ngrams)  # and so are all longer ones
+        is_once = is_once or len(set(ngrams)) == len(ngrams)  # then all longer ones are unique, too
         sizes.append((ngrams, None) if is_once else _count_ngrams(ngrams))
         ngrams = [f"{ngram} {word}" for ngram, word in zip(ngrams, words[n:], strict=False)]
     return sizes
 
 
-def _count_ngrams(ngrams: list[Ngram]) -> tuple[list[Ngram], list[int]]:
+def _count_ngrams(ngrams: list[NgramKey]) -> tuple[list[NgramKey], list[int]]:
     counts = Counter(ngrams)
     return list(counts), list(counts.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The references of one example, as their n-grams are looked up."""
+    """The weighted n-grams of the references of one example."""
 
-    lengths: tuple[int, ...]  # words of each
-    # n-gram g -> for each reference r that has it: its number, v_r(g), and v_r(g) / |v_r|
-    weights: Mapping[Ngram, Sequence[tuple[int, float, float]]]
+    lengths: tuple[int, ...]  # number of words of each reference
+    # n-gram g -> for each reference r that contains it: the index of r, v_r(g), and v_r(g) / |v_r|
+    weights: Mapping[NgramKey, Sequence[tuple[int, float, float]]]
 
 
 class DocumentFrequencies:
-    """In how many documents each n-gram stands, and CIDEr-D by the weights that follow."""
+    """Document frequencies of n-grams, and CIDEr-D with their weights."""
 
-    def __init__(self, documents: int, frequencies: Mapping[Ngram, int]) -> None:
+    def __init__(self, documents: int, frequencies: Mapping[NgramKey, int]) -> None:
         self.documents, self.frequencies = documents, frequencies
-        self._highest = math.log(documents)  # idf of what stands in one document, or in none
-        # One number for all n-grams of a count: a few hundred stay at hand, where one each would have to be fetched.
+        self._highest = math.log(documents)  # idf of an n-gram of one document or none
+        # One float object for all n-grams of a count: a few hundred stay in the CPU's cache, one per n-gram would not.
         idf = {count: self._highest - math.log(count) for count in set(frequencies.values())}
         self._idf = {ngram: idf[count] for ngram, count in frequencies.items()}
-        # The one state, and a harmless one: references come back each time their example is drawn.
+        # References recur each time their example is drawn.
         self.targets = lru_cache(maxsize=CACHED_EXAMPLES)(self._targets)
 
     @classmethod
     def count(cls, documents: Sequence[Sequence[str]]) -> DocumentFrequencies:
-        """Count over documents, each a few texts."""
-        counts = Counter[Ngram]()
+        """Count over documents, each of which is a few texts."""
+        counts = Counter[NgramKey]()
         for texts in documents:
             split = [ngram_counts(split_words(text)) for text in texts]
             counts.update({ngram for sizes in split for ngrams, _ in sizes for ngram in ngrams})
@@ -113,10 +113,10 @@ class DocumentFrequencies:
                 if entries:
                     for reference, other, share in entries:
                         cosines[reference] += (weight if weight < other else other) * share / norm
-        alike = sum(map(mul, cosines, _penalties(len(words), targets.lengths)))
-        return SCALE * alike / MAX_N / len(references)
+        similarity = sum(map(mul, cosines, _penalties(len(words), targets.lengths)))
+        return SCALE * similarity / MAX_N / len(references)
 
-    def _weights(self, ngrams: Sequence[Ngram], counts: Sequence[int] | None) -> list[float]:
+    def _weights(self, ngrams: Sequence[NgramKey], counts: Sequence[int] | None) -> list[float]:
         """Return v(g) of each n-gram."""
         find, highest = self._idf.get, self._highest
         weights = [find(ngram, highest) for ngram in ngrams]
@@ -124,7 +124,7 @@ class DocumentFrequencies:
 
     def _targets(self, references: tuple[str, ...]) -> Targets:
         split = [split_words(reference) for reference in references]
-        found: defaultdict[Ngram, list[tuple[int, float, float]]] = defaultdict(list)
+        found: defaultdict[NgramKey, list[tuple[int, float, float]]] = defaultdict(list)
         for reference, words in enumerate(split):
             for ngrams, counts in ngram_counts(words):
                 weights = self._weights(ngrams, counts)
@@ -137,7 +137,7 @@ class DocumentFrequencies:
 
 @lru_cache(maxsize=65536)
 def _penalties(length: int, lengths: tuple[int, ...]) -> list[float]:
-    """Return what the difference from each reference's length leaves of a text's likeness."""
+    """Return the factor by which the difference from each reference's length reduces the cosine."""
     return [math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other in lengths]
 
 
@@ -152,8 +152,8 @@ class CiderD(Score):
     def __init__(self, *, train: Train | None = None, fitted: Path | None = None) -> None:
         if fitted is None and train is None:
             raise ValueError(
-                "cider_d counts document frequencies over train examples, and has none; pass "
-                "train=[examples with references], or fitted=FOLDER where an earlier one was saved"
+                "cider_d counts document frequencies over train examples, and got none; pass "
+                "train=[examples with references], or fitted=FOLDER that an earlier one was saved to"
             )
         if fitted is not None and not (fitted / FILE).is_file():
             raise ValueError(f"no saved cider_d in {str(fitted)!r}: it has no {FILE}; pass train=[examples] instead")
@@ -179,7 +179,7 @@ class CiderD(Score):
         if self._frequencies is None and self._fitted is not None:
             self._frequencies = _read(self._fitted / FILE)
         if self._frequencies is None:
-            assert self._train is not None, "__init__ lets no other case pass"
+            assert self._train is not None  # checked in __init__
             self._frequencies = fit_once(self.name, self._train, _count)
         return self._frequencies
 
@@ -189,7 +189,7 @@ def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequ
     if len(documents) < 2:
         raise ValueError(
             f"cider_d needs at least 2 train examples with references, got {len(documents)}: "
-            "what stands in every document weighs nothing"
+            "an n-gram of every document has weight 0"
         )
     return DocumentFrequencies.count(documents)
 

@@ -1,7 +1,7 @@
-"""Does a text use the words that it was asked to use?
+"""Share of required words, the concepts, that a text uses.
 
 Words are compared by lemma: spaCy's English tokenizer, and the lookup table of `spacy-lookups-data` (no model, no
-download). The table knows no context: "saw" is always "see", for the concept as well as for the text.
+download). The table ignores context: "saw" is always "see", in the concept as well as in the text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
 
 
-# spaCy keeps every word that it meets, about 0.4 kB each, and a policy can write any number of them.
-MOST_WORDS = 200_000
+# spaCy stores every distinct word that it tokenizes, about 0.4 kB each, and a policy can write any number of them.
+MAX_STORED_WORDS = 200_000
 
 
 class ConceptCoverage(Score):
     """Share of `extras["concepts"]` that the completion uses, in any inflection, 0 to 1.
 
-    A concept is used when its lemma is among the lemmas of the completion, or when it stands there as it is; one of
-    several words, when they follow each other. An empty completion, or an empty list of concepts, gives 0.
+    A concept is used if its lemma is among the lemmas of the completion, or if the completion contains it unchanged; a
+    concept of several words, if they are adjacent. An empty completion, or an empty list of concepts, gives 0.
     """
 
     name = "concept_coverage"
@@ -42,8 +42,8 @@ class ConceptCoverage(Score):
 class ConceptOrder(Score):
     """Share of the concepts that the completion uses in the order given, 0 to 1.
 
-    The longest common subsequence of the concepts as given and as they first appear, over the number of concepts. Used
-    as for `concept_coverage`; an empty completion, or an empty list of concepts, gives 0.
+    The longest common subsequence of the concepts as given and in order of first use, over the number of concepts. Use
+    is defined as for `concept_coverage`; an empty completion, or an empty list of concepts, gives 0.
     """
 
     name = "concept_order"
@@ -59,8 +59,8 @@ class ConceptOrder(Score):
 class ConceptStems(Score):
     """Share of the concepts whose Porter stem is the stem of a word of the completion, 0 to 1.
 
-    TRIL's measure, for comparison: words are what spaces part, so that a word before a full stop is another; concepts
-    with the same stem count once, and one of several words is never found.
+    TRIL's measure, for comparison: words are separated by white space only, so a word before a full stop does not
+    match; concepts with the same stem count once, and a concept of several words is never found.
     """
 
     name = "concept_stems"
@@ -79,27 +79,27 @@ class ConceptStems(Score):
 
 
 class Lexicon:
-    """Splits texts into words and looks up their lemmas."""
+    """A tokenizer and a table of lemmas."""
 
     def __init__(self, tokenizer: Tokenizer, lemmas: Mapping[str, str]) -> None:
         self.tokenizer, self.lemmas = tokenizer, lemmas
-        # A concept comes back each time its example is drawn.
-        self._concept = lru_cache(maxsize=65536)(self.spell)
+        # Concepts recur each time their example is drawn.
+        self._concept = lru_cache(maxsize=65536)(self.lemmatise)
 
     @property
-    def words_met(self) -> int:
-        """How many strings the tokenizer has kept."""
+    def num_stored_words(self) -> int:
+        """Number of strings that the tokenizer has stored."""
         return len(self.tokenizer.vocab.strings)
 
-    def spell(self, text: str) -> tuple[str, str]:
-        """Return a text as lower-cased words and as lemmas, each word between two spaces."""
+    def lemmatise(self, text: str) -> tuple[str, str]:
+        """Return the lower-cased words of a text, and their lemmas, as strings with a space around each word."""
         words = [token.text for token in self.tokenizer(well_formed(text).lower()) if not token.is_space]
         lemmas = [self.lemmas.get(word, word).lower() for word in words]  # the table has i -> I
         return f" {' '.join(words)} ", f" {' '.join(lemmas)} "
 
     def coverage(self, completion: str, concepts: Strings) -> float:
         """Return the share of the concepts that a completion uses."""
-        words, lemmas = self.spell(completion)
+        words, lemmas = self.lemmatise(completion)
         used = 0
         for concept in concepts:
             concept_words, concept_lemmas = self._concept(concept)
@@ -108,21 +108,21 @@ class Lexicon:
 
     def order(self, completion: str, concepts: Strings) -> float:
         """Return the share of the concepts that a completion uses in the order given."""
-        words, lemmas = self.spell(completion)
+        words, lemmas = self.lemmatise(completion)
         places = [self._place(concept, words, lemmas) for concept in concepts]
-        longest = _longest_rising([place for place in places if place is not None])
+        longest = _longest_increasing([place for place in places if place is not None])
         return longest / len(concepts) if concepts else 0.0
 
     def _place(self, concept: str, words: str, lemmas: str) -> int | None:
-        """Return how many words stand before a concept, None where it is not used."""
+        """Return the number of words before the first use of a concept; None if it is not used."""
         concept_words, concept_lemmas = self._concept(concept)
         spellings = ((lemmas, concept_lemmas), (words, concept_words))
         places = [text[: text.find(part)].count(" ") for text, part in spellings if part in text]
         return min(places, default=None)
 
 
-def _longest_rising(places: list[int]) -> int:
-    """Return the length of the longest subsequence that rises."""
+def _longest_increasing(places: list[int]) -> int:
+    """Return the length of the longest increasing subsequence."""
     lengths: list[int] = []
     for row, place in enumerate(places):
         before = [lengths[other] for other in range(row) if places[other] < place]
@@ -135,7 +135,7 @@ def _concepts(extra: Mapping[str, Any], name: str) -> Strings:
     if "concepts" not in extra:
         raise ValueError(
             f'{name} needs extras["concepts"], the words to use, for every text; '
-            f"got extras with {sorted(extra) or 'nothing'}. Use it with data that has concepts, as CommonGen's has"
+            f"got extras with {sorted(extra) or 'nothing'}. Use it with data that has concepts, such as CommonGen"
         )
     if isinstance(extra["concepts"], str):
         raise ValueError(f'extras["concepts"] must be a list of words, got the string {extra["concepts"]!r}')
@@ -143,8 +143,8 @@ def _concepts(extra: Mapping[str, Any], name: str) -> Strings:
 
 
 def _lexicon() -> Lexicon:
-    """Return the process's lexicon, a new one where the last has met too many words."""
-    if _new_lexicon().words_met > MOST_WORDS:
+    """Return the process's lexicon, a new one once the old one has stored too many words."""
+    if _new_lexicon().num_stored_words > MAX_STORED_WORDS:
         _new_lexicon.cache_clear()
     return _new_lexicon()
 

@@ -1,7 +1,7 @@
-"""How varied the texts of a corpus are: figures of all completions together, in which references play no part.
+"""Diversity of the texts of a corpus: figures of all completions together, without references.
 
-Words are lower-cased runs of letters and digits and single other characters, without spaces; `self_bleu` alone has
-those of `bleu`. None of these is a sum over texts, so none has a bootstrap interval.
+Words are lower-cased runs of letters and digits and single other characters, without spaces; only `self_bleu` has
+the tokenizer of `bleu`. None of these is a function of sums over texts, so none has a bootstrap interval.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, split_wor
 
 
 def all_ngrams(texts: Strings, n: int) -> list[Ngram]:
-    """Return the n-grams of all texts; none spans two of them."""
+    """Return the n-grams of all texts; no n-gram spans two texts."""
     return list(chain.from_iterable(ngrams_of(split_words(text), n) for text in texts))
 
 
 class DistinctN(CorpusScore):
-    """Different n-grams over all n-grams, 0 to 1; 0 without any. Falls as a corpus grows: compare equal sizes.
+    """Distinct n-grams over all n-grams, 0 to 1; 0 without any. Falls as a corpus grows: compare equal sizes.
 
     Li et al. 2016: https://arxiv.org/abs/1510.03055
     """
@@ -29,7 +29,7 @@ class DistinctN(CorpusScore):
         self.n, self.name = n, f"distinct_{n}"
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
-        """Return the share of different n-grams."""
+        """Return the share of distinct n-grams."""
         check_batch(prompts, completions, references, extras)
         ngrams = all_ngrams(completions, self.n)
         return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
@@ -55,16 +55,16 @@ class Entropy(CorpusScore):
 
 
 class Msttr(CorpusScore):
-    """Mean segmental type-token ratio: different words over words, in segments of the texts one after another.
+    """Mean segmental type-token ratio: distinct words over words, in segments of the concatenated texts.
 
-    0 to 1. What is left after the last whole segment is not read; where there is none, all words are one segment. 0
+    0 to 1. The words after the last whole segment are not read; if there is no whole segment, all words are one. 0
     without words. Johnson 1944, https://doi.org/10.1037/h0093508
     """
 
     name = "msttr"
 
     def __init__(self, *, segment: int = 100) -> None:
-        """Choose how many words a segment has."""
+        """Set the number of words in a segment."""
         check_whole("segment", segment, usual=100)
         self.segment = segment
 
@@ -79,17 +79,17 @@ class Msttr(CorpusScore):
 
 
 class SelfBleu(CorpusScore):
-    """Mean BLEU of each text with the others as its references, 0 to 100: high where all texts are alike.
+    """Mean BLEU of each text with the others as its references, 0 to 100: high if all texts are alike.
 
-    Of more than `sample` texts it reads that many, evenly spaced from the first on. Fewer than two have 0, and an empty
-    text adds 0: look at the lengths too. Time grows with the square of `sample`. Zhu et al. 2018:
+    Of more than `sample` texts it reads that many, evenly spaced from the first on. Fewer than two texts give 0, and an
+    empty text adds 0, so check the lengths too. Time grows with the square of `sample`. Zhu et al. 2018:
     https://arxiv.org/abs/1802.01886
     """
 
     name = "self_bleu"
 
     def __init__(self, *, sample: int = 200) -> None:
-        """Choose how many texts are compared, each with each."""
+        """Set the number of texts that are compared pairwise."""
         check_whole("sample", sample, usual=200, least=2)
         self.sample = sample
 
@@ -108,28 +108,28 @@ class SelfBleu(CorpusScore):
 
 
 class VocabularySize(CorpusScore):
-    """How many different words the texts have."""
+    """Number of distinct words in the texts."""
 
     name = "vocabulary_size"
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
-        """Return the number of different words."""
+        """Return the number of distinct words."""
         check_batch(prompts, completions, references, extras)
         return float(len(set(chain.from_iterable(map(split_words, completions)))))
 
 
 def distinct_1() -> DistinctN:
-    """Return the share of different words."""
+    """Return the share of distinct words."""
     return DistinctN(1)
 
 
 def distinct_2() -> DistinctN:
-    """Return the share of different pairs of words."""
+    """Return the share of distinct pairs of words."""
     return DistinctN(2)
 
 
 def distinct_3() -> DistinctN:
-    """Return the share of different triples of words."""
+    """Return the share of distinct triples of words."""
     return DistinctN(3)
 
 

@@ -1,10 +1,10 @@
-"""Scores of literal overlap with the references: ROUGE by the `rouge-score` package.
+"""ROUGE, overlap of words with the references, by the `rouge-score` package.
 
 Lin 2004, https://aclanthology.org/W04-1013. Words are lower-cased runs of a-z and 0-9, stemmed by Porter's algorithm
-where they have more than three letters; everything else separates words. All are F1, 0 to 1.
+if they have more than three letters; everything else separates words. All are F1, 0 to 1.
 
 The time of ROUGE-L grows with the product of both texts' words: a text of thousands of words against another takes
-seconds. That of ROUGE-Lsum also grows with the product of their lines.
+seconds. The time of ROUGE-Lsum also grows with the product of their lines.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ CACHED_TEXTS = 4096
 
 
 class Rouge(Score):
-    """The mean F1 of some kinds of ROUGE, between a completion and each of its references.
+    """Mean F1 of some kinds of ROUGE between a completion and each of its references.
 
-    Without references, or with no word in common, the score is 0.
+    Without references, or without a common word, the score is 0.
     """
 
     def __init__(self, name: str, kinds: tuple[str, ...], reduction: Reduction) -> None:
@@ -58,7 +58,7 @@ class Rouge(Score):
 
 
 def rouge_1(*, reduction: Reduction = "max") -> Rouge:
-    """Return ROUGE-1, overlap of words; `over` several references it is the best of their scores, or the mean."""
+    """Return ROUGE-1, overlap of words; `reduction` is over several references, "max" or "mean" of their scores."""
     return Rouge("rouge_1", ("rouge1",), reduction)
 
 
@@ -73,12 +73,12 @@ def rouge_l(*, reduction: Reduction = "max") -> Rouge:
 
 
 def rouge_lsum(*, reduction: Reduction = "max") -> Rouge:
-    """Return ROUGE-Lsum, the union of longest common subsequences of sentences, which stand on lines of their own."""
+    """Return ROUGE-Lsum, the union of longest common subsequences of sentences, one sentence per line."""
     return Rouge("rouge_lsum", ("rougeLsum",), reduction)
 
 
 def rouge_combined(*, reduction: Reduction = "max") -> Rouge:
-    """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L with one reference, the best or the mean over several."""
+    """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L for each reference, reduced over several."""
     return Rouge("rouge_combined", ("rouge1", "rouge2", "rougeL"), reduction)
 
 
@@ -91,12 +91,12 @@ def _scorer(kinds: tuple[str, ...]) -> RougeScorer:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> object:
-    """Return the process's tokenizer, which remembers recent texts."""
+    """Return the process's tokenizer, which caches recent texts."""
     from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
     plain = DefaultTokenizer(use_stemmer=True)
 
-    class RememberingTokenizer(Tokenizer):
+    class CachingTokenizer(Tokenizer):
         tokenize = staticmethod(lru_cache(maxsize=CACHED_TEXTS)(plain.tokenize))
 
-    return RememberingTokenizer()
+    return CachingTokenizer()

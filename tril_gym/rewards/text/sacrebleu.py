@@ -5,8 +5,8 @@
 - chrF: Popović 2015, https://aclanthology.org/W15-3049
 - TER: Snover et al. 2006, https://aclanthology.org/2006.amta-papers.25
 
-All on sacrebleu's scale, 0 to 100. Each is there for one text, and pooled over a corpus: counts are added up over the
-texts before anything is divided.
+All on sacrebleu's scale, 0 to 100. Each exists for single texts, and pooled over a corpus: counts are summed over the
+texts before any division.
 
 B texts, K counts of a text.
 """
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 Smoothing = Literal["none", "floor", "add-k", "exp"]
 SMOOTHINGS = ("none", "floor", "add-k", "exp")
-MOST_WORDS = 100  # TER's search for phrases that moved takes 1 s for two texts of this length, and 15 s for two of 500
+MAX_SHIFT_WORDS = 100  # TER's search for moved phrases takes 1 s for two texts of this length, 15 s for two of 500
 
 
 class Sentence(Score):
-    """A metric of sacrebleu for each text; several references are judged together, as sacrebleu does.
+    """A metric of sacrebleu for each text; sacrebleu combines several references itself.
 
-    A text without references, and an empty one, has the score `nothing`.
+    A text without references, and an empty one, has the score `empty_score`.
     """
 
-    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
-        self.name, self.metric, self._nothing = name, metric, nothing
+    def __init__(self, name: str, metric: Metric, *, empty_score: float) -> None:
+        self.name, self.metric, self._empty_score = name, metric, empty_score
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the score of each completion, (B,)."""
@@ -46,36 +46,36 @@ class Sentence(Score):
 
     def _score(self, completion: str, targets: Strings) -> float:
         if not targets or not completion.strip():
-            return self._nothing
-        # A corpus of one text: `sentence_score` is the same, and warns of each text without effective order.
+            return self._empty_score
+        # A corpus of one text: `sentence_score` is equal, but warns for each text without effective order.
         return float(self.metric.corpus_score([completion], [[target] for target in targets]).score)
 
 
 class Corpus(PooledScore):
-    """A metric of sacrebleu for all texts together; those without references are left out.
+    """A metric of sacrebleu for all texts together; texts without references are left out.
 
-    Without any text that has references it is `nothing`.
+    If no text has references it is `empty_score`.
     """
 
-    def __init__(self, name: str, metric: Metric, *, nothing: float) -> None:
-        self.name, self.metric, self._nothing = name, metric, nothing
+    def __init__(self, name: str, metric: Metric, *, empty_score: float) -> None:
+        self.name, self.metric, self._empty_score = name, metric, empty_score
 
     def statistics(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return 1 and the counts of each text, (B, K); 0 for a text without references."""
         check_batch(prompts, completions, references, extras)
-        nothing = [0.0] * len(self._counts("a", ["a"]))  # K is the metric's, whatever the texts
+        no_counts = [0.0] * len(self._counts("a", ["a"]))  # K depends on the metric only
         pairs = zip(completions, references, strict=True)
-        rows = [self._counts(text, targets) if targets else nothing for text, targets in pairs]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(nothing))
+        rows = [self._counts(text, targets) if targets else no_counts for text, targets in pairs]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(no_counts))
 
     def from_sums(self, sums: Scores) -> float:
         """Return the figure that belongs to sums, (K,)."""
         num_texts, *counts = sums.tolist()
         if not num_texts:
-            return self._nothing
-        # The counts are whole numbers but for a mean of several references' lengths.
+            return self._empty_score
+        # All counts are integers, except the mean length of several references.
         counts = [int(count) if count.is_integer() else count for count in counts]
-        # sacrebleu makes neither its counts nor the figure of counts public; `_counts` is the other half.
+        # sacrebleu has no public functions for counts and for the score of counts; see also `_counts`.
         return float(self.metric._compute_score_from_stats(counts).score)
 
     def _counts(self, completion: str, targets: Strings) -> list[float]:
@@ -95,16 +95,16 @@ def bleu(
     """Return BLEU of one text, 0 to 100; without references, or without words, 0.
 
     Args:
-        smooth: what stands for a count of 0: "exp" (halved for each further order), "floor", "add-k" or "none".
-        smooth_value: the number that "floor" (usually 0.1) and "add-k" (usually 1) put there; the others have none.
-        max_ngram_order: the longest n-gram.
-        effective_order: leave n-grams out that are longer than the text.
+        smooth: replaces a count of 0: "exp" (halved for each further order), "floor", "add-k" or "none".
+        smooth_value: the number that "floor" (usually 0.1) and "add-k" (usually 1) use; the others have none.
+        max_ngram_order: longest n-gram.
+        effective_order: leave out n-grams longer than the text.
         lowercase: ignore case.
-        tokenize: sacrebleu's tokenizer: "13a", "intl", "char", "zh", "none"; others need packages, and some of them a
-            download.
+        tokenize: sacrebleu's tokenizer: "13a", "intl", "char", "zh", "none"; others need more packages,
+            and some a download.
     """
     settings = {"effective_order": effective_order, "max_ngram_order": max_ngram_order}
-    return Sentence("bleu", _bleu(smooth, smooth_value, lowercase, tokenize, **settings), nothing=0.0)
+    return Sentence("bleu", _bleu(smooth, smooth_value, lowercase, tokenize, **settings), empty_score=0.0)
 
 
 def sacre_bleu(
@@ -117,24 +117,24 @@ def sacre_bleu(
 ) -> Corpus:
     """Return BLEU of a corpus, 0 to 100; settings as for `bleu`."""
     metric = _bleu(smooth, smooth_value, lowercase, tokenize, max_ngram_order=max_ngram_order)
-    return Corpus("sacre_bleu", metric, nothing=0.0)
+    return Corpus("sacre_bleu", metric, empty_score=0.0)
 
 
 def chrf(*, char_order: int = 6, word_order: int = 0, beta: int = 2, lowercase: bool = False) -> Sentence:
     """Return chrF of one text, the F score of n-grams of characters, 0 to 100; without references or text 0.
 
     Args:
-        char_order: the longest n-gram of characters.
-        word_order: the longest n-gram of words; 2 makes it chrF++.
-        beta: recall weighs so many times as much as precision.
+        char_order: longest n-gram of characters.
+        word_order: longest n-gram of words; 2 gives chrF++.
+        beta: weight of recall relative to precision.
         lowercase: ignore case.
     """
-    return Sentence("chrf", _chrf(char_order, word_order, beta, lowercase), nothing=0.0)
+    return Sentence("chrf", _chrf(char_order, word_order, beta, lowercase), empty_score=0.0)
 
 
 def corpus_chrf(*, char_order: int = 6, word_order: int = 0, beta: int = 2, lowercase: bool = False) -> Corpus:
     """Return chrF of a corpus, 0 to 100; settings as for `chrf`."""
-    return Corpus("corpus_chrf", _chrf(char_order, word_order, beta, lowercase), nothing=0.0)
+    return Corpus("corpus_chrf", _chrf(char_order, word_order, beta, lowercase), empty_score=0.0)
 
 
 def ter(
@@ -142,20 +142,20 @@ def ter(
     normalized: bool = False,
     no_punct: bool = False,
     case_sensitive: bool = False,
-    most_words: int = MOST_WORDS,
+    most_words: int = MAX_SHIFT_WORDS,
 ) -> Sentence:
     """Return TER of one text, edits per 100 words of a reference: 0 is best, and there is no worst.
 
-    A text without references, and an empty one, has 100: all is to be written.
+    A text without references, and an empty one, scores 100.
 
     Args:
-        normalized: split words as for BLEU.
-        no_punct: leave punctuation out.
-        case_sensitive: tell case apart.
-        most_words: phrases that moved are looked for where completion and reference have at most so many words, or the
-            shorter at most half as many; in longer ones, where that takes too long, all edits are of single words.
+        normalized: tokenize as for BLEU.
+        no_punct: remove punctuation.
+        case_sensitive: distinguish case.
+        most_words: moved phrases are searched for if completion and reference have at most so many words, or the
+            shorter one at most half as many; in longer texts all edits are of single words, as the search is slow.
     """
-    return Sentence("ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
+    return Sentence("ter", _ter(normalized, no_punct, case_sensitive, most_words), empty_score=100.0)
 
 
 def corpus_ter(
@@ -163,10 +163,10 @@ def corpus_ter(
     normalized: bool = False,
     no_punct: bool = False,
     case_sensitive: bool = False,
-    most_words: int = MOST_WORDS,
+    most_words: int = MAX_SHIFT_WORDS,
 ) -> Corpus:
     """Return TER of a corpus; settings as for `ter`."""
-    return Corpus("corpus_ter", _ter(normalized, no_punct, case_sensitive, most_words), nothing=100.0)
+    return Corpus("corpus_ter", _ter(normalized, no_punct, case_sensitive, most_words), empty_score=100.0)
 
 
 def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: str, **settings: Any) -> Metric:
@@ -187,9 +187,7 @@ def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: st
     try:  # "force": no warnings of spaces before full stops, which captions have
         return BLEU(tokenize=tokenize, force=True, **settings)
     except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            f"tokenize={tokenize!r} needs what is not installed; sacrebleu says: {' '.join(str(error).split())}"
-        ) from error
+        raise ImportError(f"tokenize={tokenize!r} needs a missing package: {' '.join(str(error).split())}") from error
 
 
 def _chrf(char_order: int, word_order: int, beta: int, lowercase: bool) -> Metric:
@@ -205,14 +203,14 @@ def _ter(normalized: bool, no_punct: bool, case_sensitive: bool, most_words: int
     from sacrebleu.metrics import TER
     from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
 
-    check_whole("most_words", most_words, usual=MOST_WORDS)
+    check_whole("most_words", most_words, usual=MAX_SHIFT_WORDS)
 
     def edits(words: list[str], target: list[str]) -> int:
         shorter, longer = sorted((len(words), len(target)))
         is_quick = longer <= most_words or shorter <= most_words // 2
         return int(translation_edit_rate(words, target)[0] if is_quick else BeamEditDistance(target)(words)[0])
 
-    class QuickTer(TER):  # type: ignore[misc, unused-ignore]  # its limits on the search are no settings
+    class QuickTer(TER):  # type: ignore[misc, unused-ignore]  # sacrebleu has no setting for the limits of the search
         def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: dict[str, Any]) -> list[float]:
             words, targets = hypothesis.split(), ref_kwargs["ref_words"]
             return [min(edits(words, target) for target in targets), sum(map(len, targets)) / len(targets)]

@@ -1,4 +1,4 @@
-r"""SARI: how well a text was made simpler, by what it keeps, adds and deletes of its source.
+r"""SARI: quality of a simplified text by the n-grams that it keeps, adds and deletes of its source.
 
 Xu et al. 2016, "Optimizing Statistical Machine Translation for Text Simplification", section 4.1:
 https://aclanthology.org/Q16-1029
@@ -6,13 +6,12 @@ https://aclanthology.org/Q16-1029
 For n-grams of n = 1 … 4, with source I, output O and references R, each reference counting 1 / |R|:
 
     keep    precision and recall of the n-grams of I ∩ O, among those of I that references keep
-    add     precision and recall of the n-grams of O \ I, among those of references that I has not
+    add     precision and recall of the n-grams of O \ I, among those of references that are not in I
     delete  precision of the n-grams of I \ O, among those of I that references delete
 
     SARI = 100 · mean over n of (F1 keep + F1 add + precision delete) / 3
 
-As in the authors' program, keeping and deleting look at how often an n-gram stands in a text, adding does not, and a
-part with nothing to do counts 0.
+As in the authors' program, keeping and deleting use the counts of n-grams, adding does not, and an empty part counts 0.
 
 Words are lower-cased and split at white space and around punctuation.
 """
@@ -38,7 +37,7 @@ class Sari(Score):
     """SARI of each completion, 0 to 100; without references 0.
 
     Args:
-        source: what was to be made simpler: "prompt", or a key of the extras.
+        source: the text to simplify: "prompt", or a key of the extras.
     """
 
     name = "sari"
@@ -65,7 +64,7 @@ class Sari(Score):
 
 
 def sari(source: str, output: str, references: Strings) -> float:
-    """Return SARI as a share, 0 to 1."""
+    """Return SARI as a fraction, 0 to 1."""
     if not references:
         return 0.0
     total = 0.0
@@ -77,7 +76,7 @@ def sari(source: str, output: str, references: Strings) -> float:
 
 
 def _keep(source: Counts, output: Counts, references: list[Counts]) -> float:
-    """Return the F1 of what is kept; counts are those of |R| copies of source and output."""
+    """Return the F1 of kept n-grams; counts are those of |R| copies of source and output."""
     wanted = _times(source, len(references)) & _sum(references)
     kept = _times(source & output, len(references))
     right = kept & wanted
@@ -87,7 +86,7 @@ def _keep(source: Counts, output: Counts, references: list[Counts]) -> float:
 
 
 def _add(source: Counts, output: Counts, references: list[Counts]) -> float:
-    """Return the F1 of what is added, how often it may be."""
+    """Return the F1 of added n-grams, regardless of counts."""
     added = output.keys() - source.keys()
     wanted = _sum(references).keys() - source.keys()
     right = len(added & wanted)
@@ -95,7 +94,7 @@ def _add(source: Counts, output: Counts, references: list[Counts]) -> float:
 
 
 def _delete(source: Counts, output: Counts, references: list[Counts]) -> float:
-    """Return the precision of what is deleted."""
+    """Return the precision of deleted n-grams."""
     deleted = _times(source - output, len(references))
     right = deleted & (_times(source, len(references)) - _sum(references))
     return _mean(right[ngram] / deleted[ngram] for ngram in deleted)
@@ -113,7 +112,7 @@ def _sum(counts: list[Counts]) -> Counts:
 
 
 def _mean(shares: Any) -> float:
-    found = sorted(shares)  # in one order, whatever the order of the n-grams
+    found = sorted(shares)  # a fixed order of summation, whatever the order of the n-grams
     return sum(found) / len(found) if found else 0.0
 
 

@@ -1,20 +1,20 @@
-"""A text as a scene graph: its objects, what they are like, and how they relate, read off a dependency parse.
+"""Scene graphs from dependency parses: the objects of a text, their attributes and relations.
 
-Anderson et al. 2016, section 3.1: https://arxiv.org/abs/1607.08822. The rules are in the manner of Schuster et al.
-2015, https://aclanthology.org/W15-2812, for the labels of spaCy's English pipelines.
+Anderson et al. 2016, section 3.1: https://arxiv.org/abs/1607.08822. The rules follow Schuster et al. 2015,
+https://aclanthology.org/W15-2812, for the labels of spaCy's English pipelines.
 
     "Two young girls are throwing a red ball to the dog."
     objects:     (girl), (ball), (dog)
     attributes:  (girl, two), (girl, young), (ball, red)
     relations:   (girl, throw, ball), (girl, throw to, dog)
 
-- Objects are nouns and names, by their lemmas. Pronouns are none, and what they do or are is left out.
+- Objects are nouns and names, by their lemmas. Pronouns are not objects, and propositions about them are left out.
 - Attributes are adjectives, numbers and nouns before a noun, adjectives after a copula, and verbs without an object.
 - Relations are verbs with their object, verbs with a preposition and its object, and prepositions alone, after a noun
   or a copula. The agent of a passive is its subject, its subject the object; without an agent the verb is an attribute.
-- Verbs that share a subject have it each: those joined by "and", those after a verb, and participles. A clause about a
-  noun has that noun for its "who" and "that".
-- What is joined by "and" has the same relations. "not" is a part of the verb: (dog, not sleep).
+- Verbs that share a subject each get it: verbs joined by "and", verbs after a verb, and participles. In a relative
+  clause "who" and "that" stand for the noun.
+- Words joined by "and" have the same relations. "not" is part of the verb: (dog, not sleep).
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ def _of_noun(noun: Token) -> Iterator[Proposition]:
 
 
 def _of_verb(verb: Token) -> Iterator[Proposition]:
-    word, spoken_of, placed = _verb_name(verb), _spoken_of(verb), list(_prepositions(verb))
+    word, subjects, placed = _verb_name(verb), _subjects_of(verb), list(_prepositions(verb))
     if _is_copula(verb):
-        yield from _of_copula(verb, spoken_of)
+        yield from _of_copula(verb, subjects)
         return
     if _is_passive(verb):
         agents = [noun for child in verb.children if child.dep_ == "agent" for noun in _nouns(child, ("pobj",))]
-        done = [(agent, thing) for agent in agents for thing in spoken_of]
+        done = [(agent, thing) for agent in agents for thing in subjects]
     else:
-        done = [(agent, thing) for agent in spoken_of for thing in _nouns(verb, OBJECTS)]
+        done = [(agent, thing) for agent in subjects for thing in _nouns(verb, OBJECTS)]
     for agent, thing in done:
         yield _name(agent), word, _name(thing)
-    for noun in spoken_of:
+    for noun in subjects:
         for relation, other in placed:
             yield _name(noun), f"{word} {relation}", _name(other)
         if not (done or placed):
@@ -92,8 +92,8 @@ def _of_copula(verb: Token, subjects: Iterable[Token]) -> Iterator[Proposition]:
             yield _name(subject), f"{no}{relation}", _name(other)
 
 
-def _spoken_of(verb: Token) -> list[Token]:
-    """Return the objects that a verb says something about: its own subjects, or those that it shares."""
+def _subjects_of(verb: Token) -> list[Token]:
+    """Return the subjects of a verb that are objects: its own, or those that it shares with another verb."""
     own = [child for child in verb.children if child.dep_ in SUBJECTS]
     if own:
         known = [verb.head if _stands_for_noun(child, verb) else child for child in own]
@@ -101,12 +101,12 @@ def _spoken_of(verb: Token) -> list[Token]:
     if verb.dep_ in ("acl", "relcl") and _is_object(verb.head):
         return [verb.head]
     if verb.dep_ in ("conj", "xcomp", "advcl") and verb.head.pos_ in VERBS:
-        return _spoken_of(verb.head)
+        return _subjects_of(verb.head)
     return []
 
 
 def _is_passive(verb: Token) -> bool:
-    """Whether a verb says what was done to its subject: "thrown" in "a ball thrown by a boy", too."""
+    """Return whether a verb is passive, including participles such as "thrown" in "a ball thrown by a boy"."""
     if any(child.dep_ in (*PASSIVE, "auxpass") for child in verb.children):
         return True
     follows = verb.dep_ == "conj" and verb.head.pos_ in VERBS and _is_passive(verb.head)
@@ -118,7 +118,7 @@ def _stands_for_noun(subject: Token, verb: Token) -> bool:
 
 
 def _prepositions(head: Token) -> Iterator[tuple[str, Token]]:
-    """Yield each preposition of a word with each of its objects; "out of" is one."""
+    """Yield each preposition of a word with each of its objects; "out of" is one preposition."""
     for child in head.children:
         if child.dep_ == "prep":
             for relation, place in ((child.text.lower(), child), *_inner(child)):
@@ -133,14 +133,14 @@ def _inner(preposition: Token) -> Iterator[tuple[str, Token]]:
 
 
 def _nouns(head: Token, labels: tuple[str, ...]) -> Iterator[Token]:
-    """Yield the objects that hang on a word by one of the labels, and those joined to them."""
+    """Yield the children of a word with one of the labels that are objects, and those joined to them."""
     for child in head.children:
         if child.dep_ in labels:
             yield from (noun for noun in _joined(child) if _is_object(noun))
 
 
 def _joined(token: Token) -> Iterator[Token]:
-    """Yield a word and those that are joined to it by "and" or a comma."""
+    """Yield a word and the words joined to it by "and" or a comma."""
     yield token
     for child in token.children:
         if child.dep_ == "conj" and (child.pos_ == token.pos_ or {child.pos_, token.pos_} <= set(NOUNS)):
@@ -160,7 +160,7 @@ def _is_negated(verb: Token) -> bool:
 
 
 def _verb_name(verb: Token) -> str:
-    """Return the lemma of a verb, with its particle, and "not" where it is denied."""
+    """Return the lemma of a verb, with its particle, and "not" if it is negated."""
     particles = [child.text.lower() for child in verb.children if child.dep_ == "prt"]
     return " ".join((["not"] if _is_negated(verb) else []) + [_name(verb), *particles])
 

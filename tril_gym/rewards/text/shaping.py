@@ -1,9 +1,9 @@
-"""Terms that shape a reward: length, repetition, a proper end. To be added to what really counts.
+"""Shaping terms, to be added to a task's reward: length, repetition, end of text.
 
 To clip or normalise the reward as a whole, wrap the environment in Gymnasium's own `TransformReward` or
 `NormalizeReward`, or those of `gymnasium.wrappers.vector`.
 
-Words are what white space parts.
+Words are separated by white space.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings
 from tril_gym.rewards.text.words import check_whole, ngrams_of
 
 
-class OfText(Score):
-    """A score that reads the completion alone."""
+class CompletionScore(Score):
+    """A score that reads only the completion."""
 
     def __init__(self, name: str, function: Callable[[str], float]) -> None:
         self.name, self.function = name, function
@@ -28,31 +28,31 @@ class OfText(Score):
         return np.array([self.function(completion) for completion in completions], dtype=np.float64)
 
 
-def length_bonus(*, target: int = 20) -> OfText:
+def length_bonus(*, target: int = 20) -> CompletionScore:
     """Return min(words / target, 1), 0 to 1: longer is better up to a target.
 
     Args:
-        target: words from which on a text earns no more.
+        target: number of words above which the score stays 1.
     """
     check_whole("target", target, usual=20)
-    return OfText("length_bonus", lambda text: min(len(text.split()) / target, 1.0))
+    return CompletionScore("length_bonus", lambda text: min(len(text.split()) / target, 1.0))
 
 
-def length_penalty(*, most: int = 20) -> OfText:
-    """Return −max(words − most, 0) / most, at most 0: what a text is too long by.
+def length_penalty(*, most: int = 20) -> CompletionScore:
+    """Return −max(words − most, 0) / most, at most 0: the relative excess length.
 
     Args:
-        most: words that cost nothing.
+        most: number of words without a penalty.
     """
     check_whole("most", most, usual=20)
-    return OfText("length_penalty", lambda text: -float(max(len(text.split()) - most, 0)) / most)
+    return CompletionScore("length_penalty", lambda text: -float(max(len(text.split()) - most, 0)) / most)
 
 
-def repetition_penalty(*, n: int = 3) -> OfText:
-    """Return minus the share of n-grams of words that stood in the text before, −1 to 0; 0 where there is none.
+def repetition_penalty(*, n: int = 3) -> CompletionScore:
+    """Return minus the share of n-grams of words that repeat earlier ones, −1 to 0; 0 for a text without n-grams.
 
     Args:
-        n: words of an n-gram.
+        n: number of words in an n-gram.
     """
     check_whole("n", n, usual=3)
 
@@ -60,13 +60,13 @@ def repetition_penalty(*, n: int = 3) -> OfText:
         ngrams = ngrams_of(text.lower().split(), n)
         return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0
 
-    return OfText("repetition_penalty", penalty)
+    return CompletionScore("repetition_penalty", penalty)
 
 
 class EndBonus(Score):
-    """1 for a text that came to its end by itself, with EOS; 0 for one that was cut at the length limit.
+    """1 for a text that ended with EOS; 0 for a text that reached the length limit.
 
-    Reads `extras["finish_reason"]`, which environments and `evaluate` give.
+    Reads `extras["finish_reason"]`, which environments and `evaluate` provide.
     """
 
     name = "end_bonus"
@@ -78,6 +78,6 @@ class EndBonus(Score):
             if "finish_reason" not in extra:
                 raise ValueError(
                     'end_bonus needs extras["finish_reason"], "stop" or "length", for every text; got extras with'
-                    f" {sorted(extra) or 'nothing'}. An environment says it at the end of a text; elsewhere add it"
+                    f" {sorted(extra) or 'nothing'}. Environments add it to the last step's info"
                 )
         return np.array([extra["finish_reason"] == "stop" for extra in extras], dtype=np.float64)

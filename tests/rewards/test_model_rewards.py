@@ -56,7 +56,7 @@ def scores(tmp_path_factory):
         "classifier": {"model": classes, "label": 1},
         "output_perplexity": {"model": language, "log": True},
         "preference": {"model": judge},
-        "regressor": {"model": pair, "over": "mean"},
+        "regressor": {"model": pair, "reduction": "mean"},
         "sentiment": {"model": classes, "label": 1},
         "spice": {"pipeline": pipeline},
         "spider": {"pipeline": pipeline},

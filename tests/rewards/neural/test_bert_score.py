@@ -162,7 +162,7 @@ def test_people_agree_with_each_other_more_than_with_strangers(folder):
 
 def test_layers(folder):
     assert rewards.load("bert_score").layer == 17  # of roberta-large
-    with pytest.raises(ValueError, match=r"bert_score needs layer= for .*: the authors chose none for it"):
+    with pytest.raises(ValueError, match=r"bert_score needs layer= for .*: the authors published none"):
         rewards.load("bert_score", model=folder)
     with pytest.raises(ValueError, match="layer must be at least 1, got 0"):
         load(folder, layer=0)

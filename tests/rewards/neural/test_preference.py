@@ -135,7 +135,7 @@ def test_a_tokenizer_of_its_own(folder, tmp_path):
 
 def test_a_tokenizer_of_more_words_is_refused(tmp_path):
     small = tiny_models.classifier(tmp_path, vocab_size=100)
-    with pytest.raises(ValueError, match=r"the tokenizer gives the id 2\d\d and the model knows 100 words"):
+    with pytest.raises(ValueError, match=r"the tokenizer gives the id 2\d\d and the model has 100 embeddings"):
         score(rewards.load("preference", model=small), ["\N{DOG FACE}"])
 
 
@@ -287,7 +287,7 @@ def test_an_adapter_without_a_head_is_refused(tmp_path):
 def test_an_adapter_whose_base_is_gone_is_refused(tmp_path):
     _, folder, _ = make_adapter(tmp_path, "llama")
     config = json.loads((folder / "adapter_config.json").read_text())
-    for name, message in ((None, "does not say what model it belongs to"), (str(tmp_path / "x"), "which is not there")):
+    for name, message in ((None, "does not say what model it belongs to"), (str(tmp_path / "x"), "which is missing")):
         (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
         with pytest.raises(ValueError, match=message):
             score(rewards.load("preference", model=folder), ["a"])

@@ -161,7 +161,7 @@ def test_a_tokenizer_that_is_not_installed_is_named(monkeypatch):
         raise RuntimeError("\nPlease install\n  them.\n")
 
     monkeypatch.setattr("sacrebleu.metrics.bleu._get_tokenizer", lambda name: lacks)
-    with pytest.raises(ImportError, match=r"tokenize='ja-mecab' needs what is not installed.*: Please install them\.$"):
+    with pytest.raises(ImportError, match=r"tokenize='ja-mecab' needs a missing package.*: Please install them\.$"):
         rewards.load("bleu", tokenize="ja-mecab")
 
 

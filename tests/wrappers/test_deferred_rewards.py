@@ -6,12 +6,13 @@ import pytest
 from gymnasium.vector import VectorWrapper
 
 import tril_gym  # noqa: F401  registers the environments
+from tril_gym.rewards import Score
 from tril_gym.wrappers import TextReward
 
 ROWS = 4
 
 
-class Lengths:
+class Lengths(Score):
     """Score a text by the number of its words, and keep the batches that were scored."""
 
     name = "lengths"

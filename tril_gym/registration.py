@@ -183,10 +183,10 @@ def _check_weight(name: str, value: Any) -> float:
 
 
 def _fitted_folder(folder: str | Path | None, name: str | None) -> str | None:
-    """Return the sub-folder of one term; None for a reward that has none because it fits nothing."""
+    """Return the sub-folder of one term, None where there is none: not every reward is fitted."""
     if folder is None:
         return None
     if not Path(folder).is_dir():
-        raise ValueError(f"fitted_rewards={str(folder)!r} is no folder")
+        raise ValueError(f"fitted_rewards={str(folder)!r} is not a folder")
     own = Path(folder) / str(name).rpartition(":")[2]  # the attribute of module:class
     return str(own) if own.is_dir() else None

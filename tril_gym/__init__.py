@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from tril_gym import registration
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["__version__"]
 
 for _id in registration.ENVIRONMENTS:

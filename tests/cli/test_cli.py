@@ -1,4 +1,4 @@
-"""The command line: help of every command, a whole run, resuming it, evaluating it, and every mistake a message."""
+"""The command line: help, a complete run, resuming and evaluating it, and a message for every mistake."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_help_of_every_command():
     assert "--split" in call("evaluate", "--help")
 
 
-def test_help_lists_only_what_an_algorithm_reads():
+def test_help_lists_only_settings_of_the_algorithm():
     assert "--rollin-prob" in call("train", "ppo-pp", "--help")
     assert "--rollin-prob" not in call("train", "ppo", "--help")
     assert "--clip-range" not in call("train", "bc", "--help")
@@ -56,7 +56,7 @@ def test_list_names_everything():
     assert "tril/" not in call("list", "rewards")
 
 
-def test_a_run_leaves_everything_in_its_folder(run):
+def test_files_of_a_run_folder(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward", "checkpoints",
@@ -74,17 +74,17 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert {"score/cider_d", "score/concept_coverage", "kl", "critic/loss", "grad_norm/policy"} <= set(rows[0])
 
 
-def test_the_same_seed_gives_the_same_figures(run, tmp_path):
+def test_the_same_seed_gives_the_same_metrics(run, tmp_path):
     call("train", "ppo", *SMALL, "--output-dir", tmp_path / "again")
     assert metrics(tmp_path / "again") == metrics(run)
     call("train", "ppo", *SMALL, "--seed", 1, "--output-dir", tmp_path / "other")
     assert metrics(tmp_path / "other") != metrics(run)
 
 
-def test_a_resumed_run_is_a_run_that_never_stopped(run, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     folder = tmp_path / "stopped"
     call("train", "ppo", *SMALL, "--output-dir", folder, "--iterations", 1)
-    # the line of an iteration that no checkpoint has must go
+    # lines of iterations after the last checkpoint must be replaced
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 2}\n{"iter')
     call("train", "ppo", "--output-dir", folder, "--resume", "--iterations", 2)
@@ -93,37 +93,37 @@ def test_a_resumed_run_is_a_run_that_never_stopped(run, tmp_path):
     assert ends[0] == ends[1]
 
 
-def test_resuming_keeps_the_settings(run):
+def test_other_settings_are_refused_on_resume(run):
     assert "--num-envs is 8" in call("train", "ppo", "--output-dir", run, "--resume", "--num-envs", 9, code=2)
     assert "a run of ppo, not of bc" in call("train", "bc", "--output-dir", run, "--resume", code=2)
 
 
-def test_evaluation_repeats_to_the_last_digit(run, tmp_path):
+def test_evaluation_is_reproducible(run, tmp_path):
     files = [tmp_path / "first.json", tmp_path / "second.json"]
     for file in files:
         call("evaluate", run, "--examples", 8, "--output", file)
     assert files[0].read_bytes() == files[1].read_bytes()
-    figures = json.loads(files[0].read_text())["metrics"]
-    assert figures["greedy"]["examples"] == 8
+    found = json.loads(files[0].read_text())["metrics"]
+    assert found["greedy"]["examples"] == 8
     call("evaluate", run, "--examples", 8, "--seed", 1, "--output", tmp_path / "other.json")
-    assert json.loads((tmp_path / "other.json").read_text())["metrics"]["sampled"] != figures["sampled"]
+    assert json.loads((tmp_path / "other.json").read_text())["metrics"]["sampled"] != found["sampled"]
 
 
-def test_a_run_evaluates_as_it_was_scored(run, tmp_path):
-    """The held-out figures of the run, from the command line: same policy, same document frequencies."""
+def test_evaluate_repeats_the_evaluation_of_the_run(run, tmp_path):
+    """The same policy and the same document frequencies give the same metrics."""
     call("evaluate", run, "--split", "validation", "--examples", 8, "--output", tmp_path / "it.json")
     ours = json.loads((tmp_path / "it.json").read_text())["metrics"]["greedy"]
     assert ours == json.loads((run / "evaluation.json").read_text())["after"]["metrics"]["greedy"]
 
 
-def test_the_policy_of_a_run_is_a_model_like_any_other(run, tmp_path):
+def test_the_policy_of_a_run_loads_as_a_model(run, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(sorted((run / "checkpoints").iterdir())[-1] / "policy", model)
     call("evaluate", model, "--env", "tril/CommonGen-v0", "--examples", 4)
     call("train", "bc", "--policy", model, *SMALL, "--output-dir", tmp_path / "bc")
 
 
-def test_one_file_alone_holds_a_tenth_out(tmp_path):
+def test_a_single_file_holds_examples_out(tmp_path):
     data = tmp_path / "mine.jsonl"
     rows = [{"concepts": [f"dog{i}", "run", "park"], "references": [f"dog{i} runs in the park."]} for i in range(100)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -157,6 +157,10 @@ def test_every_algorithm_with_both_kinds_of_model(algorithm, policy, tmp_path):
         (["train", "ppo", "--env-arg", "bogus"], ["name=value"]),
         (["train", "ppo", "--reward", "sentiment"], ["sentiment", "label"]),
         (["train", "ppo", "--track", "nope"], ["nope"]),
+        (["train", "ppo", "--device", "nope"], ["no device 'nope'", "cpu"]),
+        (["train", "ppo", "--learning-rate", "nan"], ["learning_rate must be finite"]),
+        (["train", "ppo", "--resume", "--output-dir", "nothing"], ["nothing is no run folder"]),
+        (["evaluate", "no/such", "--env", "tril/IMDB-v0", "--device", "nope"], ["no device 'nope'"]),
         (["train", "ppo", "--resume"], ["--output-dir"]),
         (["train", "ppo", "--iterations", "0"], ["iterations must be at least 1"]),
         (["train", "ppo-pp", "--rollin-prob", "2"], ["rollin_prob", "2"]),
@@ -164,7 +168,7 @@ def test_every_algorithm_with_both_kinds_of_model(algorithm, policy, tmp_path):
         (["evaluate", "no/such", "--env", "tril/IMDB-v0"], ["no/such"]),
     ],
 )
-def test_a_mistake_gets_a_message_and_nothing_is_written(arguments, words, tmp_path, monkeypatch):
+def test_a_mistake_gives_a_message_and_no_files(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "train":
         arguments = [*arguments, "--tiny-samples", "64"]
@@ -183,11 +187,11 @@ def test_a_bad_column_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_taken_is_refused(run):
+def test_a_folder_in_use_is_refused(run):
     assert "--resume" in call("train", "ppo", *SMALL, "--output-dir", run, code=2)
 
 
-def test_a_profile_is_printed_at_the_end(tmp_path):
+def test_profile_is_printed_at_the_end(tmp_path):
     few = ["--iterations", "2", "--num-envs", "4", "--eval-examples", "2", "--tiny-samples", "0", "--epochs", "1"]
     done = CliRunner().invoke(main, ["train", "ppo", *few, "--profile", "--output-dir", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output

@@ -16,17 +16,17 @@ TASKS = ("IMDB", "CommonGen", "TLDR")
 MODELS = {"tiny": AutoModelForCausalLM, "tiny-seq2seq": AutoModelForSeq2SeqLM}
 CELLS = list(itertools.product(ALGORITHMS, TASKS, MODELS))
 SMALL = ["--tiny-samples", "32", "--num-envs", "4", "--eval-examples", "4", "--iterations", "2", "--epochs", "1"]
-# Short texts: what is tried here is that all parts fit together.
+# Short texts: these runs check that all components fit together.
 LENGTHS = {"IMDB": (24, 10), "CommonGen": (15, 10), "TLDR": (48, 10)}
 OWN = {"d2lols": ["--aggrevated-iterations", "1"], "lols": ["--ppo-pp-prob", "0.5"]}
 
 
-def test_the_matrix_is_whole():
+def test_the_matrix_is_complete():
     assert len(CELLS) == 42
 
 
 @pytest.mark.parametrize(("algorithm", "task", "policy"), CELLS)
-def test_it_trains_from_the_command_line(algorithm, task, policy, tmp_path):
+def test_a_cell_trains_from_the_command_line(algorithm, task, policy, tmp_path):
     prompt, new = LENGTHS[task]
     lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
     arguments = ["train", algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths]
@@ -36,7 +36,7 @@ def test_it_trains_from_the_command_line(algorithm, task, policy, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2]
     assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    if algorithm != "bc":  # whose texts the references wrote
+    if algorithm != "bc":  # which has no ratio
         assert all(row["policy/ratio_error"] < 1e-4 for row in rows)
     critics = {name.split("/")[0] for row in rows for name in row if name.endswith("explained_variance")}
     expected = {"bc": set(), "aggrevated": {"guide_critic"}, "d2lols": {"guide_critic", "critic"}}
@@ -46,7 +46,7 @@ def test_it_trains_from_the_command_line(algorithm, task, policy, tmp_path):
         assert critics == expected.get(algorithm, {"critic"})
     assert ("discriminator/accuracy" in rows[0]) == (algorithm == "gail")
 
-    # What was trained is a model of transformers, and it writes.
+    # The trained policy loads with transformers and generates.
     policy_folder = tmp_path / "run" / "checkpoints" / "iteration-000002" / "policy"
     model = MODELS[policy].from_pretrained(policy_folder)
     written = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False)

@@ -1,4 +1,4 @@
-"""Metrics: means, pooled figures, bootstrap intervals, and what `evaluate` says of them."""
+"""Metrics: means, pooled scores, bootstrap intervals, and the output of `evaluate`."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def wrong(prompts, completions, references, extras):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The user's own module, in the current folder; its name."""
+    """Return the name of a module of the user in the current folder."""
     name = f"own_metrics_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def infos(*completions):
     ]
 
 
-def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_interval(own, envs):
+def test_scores_are_averaged_or_pooled_corpus_scores_have_no_interval(own, envs):
     names = [f"{own}:Uses", f"{own}:Words", f"{own}:Different"]
     found = metrics.measure(metrics.metrics_by_name(names, {}, envs), infos("a dog", "a", "a", "the dog runs"), seed=0)
     # 2 of 4 texts have "dog"; 2 + 1 + 1 + 3 words in 4 texts; "a" stands twice
@@ -95,7 +95,7 @@ def test_a_reward_is_averaged_a_pooled_figure_is_pooled_and_another_has_no_inter
     assert found.per_text == {"uses": [1.0, 0.0, 0.0, 1.0]}
 
 
-def test_the_mean_and_the_same_mean_pooled_have_the_same_interval(own, envs):
+def test_mean_and_pooled_mean_have_the_same_interval(own, envs):
     words = metrics.metrics_by_name([f"{own}:Words"], {}, envs)
     lengths = np.array([2.0, 1.0, 1.0, 3.0, 9.0])
     found = metrics.measure(words, infos(*("w " * int(n) for n in lengths)), seed=3)
@@ -103,7 +103,7 @@ def test_the_mean_and_the_same_mean_pooled_have_the_same_interval(own, envs):
     assert found.intervals["words"] != metrics.mean_interval(lengths + 1, seed=3)
 
 
-def test_intervals_are_those_of_the_normal_approximation_for_many_texts():
+def test_intervals_approach_the_normal_approximation():
     scores = np.random.default_rng(0).exponential(size=4000)
     low, high = metrics.mean_interval(scores, seed=0)
     stderr = scores.std(ddof=1) / math.sqrt(len(scores))
@@ -114,7 +114,7 @@ def test_intervals_are_those_of_the_normal_approximation_for_many_texts():
     )  # a quarter, about 1/3.2
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_cover_the_true_mean():
     generator = np.random.default_rng(1)
     samples = generator.normal(size=(200, 60))  # 200 corpora of 60 texts; the true mean is 0
     bounds = [metrics.mean_interval(scores, seed=0) for scores in samples]
@@ -123,21 +123,21 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert np.mean([low <= 0.5 <= high for low, high in bounds]) < 0.2  # what is not true is seldom held
 
 
-def test_splitting_the_resamples_changes_nothing(monkeypatch):
+def test_chunks_of_resamples_change_nothing(monkeypatch):
     scores = np.random.default_rng(0).random((300, 2))
     whole = metrics.interval(scores, lambda sums: float(sums[0] / sums[1]), seed=0)
     monkeypatch.setattr(metrics, "CHUNK", 7 * 300)
     assert metrics.interval(scores, lambda sums: float(sums[0] / sums[1]), seed=0) == pytest.approx(whole, abs=1e-12)
 
 
-def test_a_reward_that_is_paid_is_the_same_object_as_the_metric(envs):
+def test_a_metric_shares_the_fit_of_the_reward(envs):
     paid = metrics.metrics_by_name(["cider_d"], {}, envs)[0]
     assert paid.frequencies is metrics.terms(envs)[0].score.frequencies
     other = metrics.metrics_by_name(["rouge_l"], {"rouge_l": {"reduction": "mean"}}, envs)[0]
     assert other.reduction == "mean"
 
 
-def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
+def test_wrong_metrics_are_refused_before_writing(own, envs):
     with pytest.raises(ValueError, match=r"'bleu'.*none of the metrics rouge_l"):
         metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
     with pytest.raises(ValueError, match="each metric may be named once"):
@@ -149,7 +149,7 @@ def test_what_cannot_be_measured_is_refused_at_the_door(own, envs):
     metrics.check_metrics(metrics.metrics_by_name(["rouge_l"], {}, envs), envs)
 
 
-def test_code_of_the_user_works_where_a_name_does(own):
+def test_user_functions_work_as_rewards(own):
     assert rewards.load(f"{own}:brevity").name == "brevity"
     assert rewards.load(f"{own}:Uses", word="cat")(["p"], ["a cat"], [[]], [{}]) == [1.0]
     reward = {f"{own}:brevity": 0.5, f"{own}:Uses": 1.0}
@@ -172,12 +172,12 @@ def test_code_of_the_user_works_where_a_name_does(own):
         ("{own}:Uses", {"words": "x"}, "no setting 'words'; its settings are word"),
     ],
 )
-def test_code_of_the_user_that_is_not_there_is_named(own, name, settings, message):
+def test_missing_user_functions_are_named(own, name, settings, message):
     with pytest.raises(ValueError, match=message):
         rewards.load(name.format(own=own), **settings)
 
 
-def test_a_figure_of_a_corpus_pays_nobody(own):
+def test_a_corpus_score_is_no_reward(own):
     with pytest.raises(ValueError, match=r"different is a figure of a whole corpus.*--metrics different"):
         gym.make("tril/CommonGen-v0", reward=f"{own}:Different")
 
@@ -241,7 +241,7 @@ def test_evaluate_refuses_before_it_writes(run_folder, own, tmp_path):
         assert "evaluating" not in done.output
 
 
-def test_a_run_pays_code_of_the_user_with_its_settings(own, tmp_path):
+def test_a_run_with_user_rewards_and_settings(own, tmp_path):
     terms = ("--reward", f"{own}:Uses:0.5", "--reward-arg", f"{own}:Uses.word=a", "--reward", f"{own}:brevity")
     few = ("--iterations", 1, "--num-envs", 4, "--eval-examples", 4, "--tiny-samples", 0)
     done = run("train", "ppo", *few, "--episodes-per-iteration", 4, *terms, "--output-dir", tmp_path / "run")

@@ -1,7 +1,7 @@
-"""Presets: every key is an option or a config_field, every cell builds on small stand-ins for its models, some learn.
+"""Presets: every key is a setting, every cell builds with small stand-ins for its models, some train.
 
 A cell is an algorithm in an environment. The stand-ins are random models of the same kinds, in folders; nothing is
-quantised, which takes a GPU.
+quantised, because that needs a GPU.
 """
 
 from dataclasses import asdict, fields
@@ -33,12 +33,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:top_k=50")
 
 
 def tables(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a preset says of all environments, and of each."""
+    """Return the general settings of a preset, and those of each environment."""
     return [content, *content.get("envs", {}).values()]
 
 
 def unknown(content: dict[str, Any]) -> list[str]:
-    """Keys of a preset that nothing reads."""
+    """Return keys of a preset that are no settings."""
     sections = {"run", "tiny", "algorithms"}
     found = [key for key in content if key not in sections | {"help", "envs"}]
     found += [key for own in content.get("envs", {}).values() for key in own if key not in sections]
@@ -61,13 +61,13 @@ def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str
 
 
 def options(algorithm: str) -> set[str]:
-    """Options of the run that a preset may fill."""
+    """Return the options of a run that a preset may set."""
     named = {option.name for option in train_command(algorithm).params}
     return named & {field.name for field in fields(RunConfig)} - {"preset"}
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_every_key_is_read_by_something(name):
+def test_every_key_is_a_setting(name):
     assert unknown(presets.read(name)) == []
 
 
@@ -89,13 +89,13 @@ def test_misspelt_keys_are_found(content, key):
 
 
 @pytest.mark.parametrize(("preset", "algorithm", "env"), CELLS)
-def test_numbers_are_legal_in_every_cell(preset, algorithm, env):
+def test_hyperparameters_are_valid_in_every_cell(preset, algorithm, env):
     config = configure(algorithm, preset=preset, env=env)
     agent_type(algorithm).config_type(**config.hyperparameters)
 
 
-def test_all_cells_of_tril_are_written_out():
-    """With its own models, sizes and numbers: none is left to a default."""
+def test_tril_sets_everything_in_every_cell():
+    """Models, sizes and hyperparameters: none is left to a default."""
     for env in TASKS:
         for algorithm in ALGORITHMS:
             cell = presets.load("tril", env, algorithm)
@@ -117,7 +117,7 @@ def test_all_cells_of_tril_are_written_out():
     ],
 )
 def test_published_numbers(env, beta, hand_over, lengths):
-    """As the paper's repository has them."""
+    """The settings are those of the paper's repository."""
     cells = {algorithm: presets.load("tril", env, algorithm) for algorithm in ALGORITHMS}
     assert (cells["ppo-pp"].hyperparameters["rollin_prob"], cells["aggrevated"].hyperparameters["rollin_prob"]) == beta
     for algorithm in ("lols", "d2lols"):
@@ -136,7 +136,7 @@ def test_published_numbers(env, beta, hand_over, lengths):
         assert hyperparameters["joint_grad_norm"] is True
 
 
-# A user's word against a preset's.
+# Options against a preset.
 
 
 def of(algorithm: str = "ppo-pp", env: str = "tril/IMDB-v0", **given: Any) -> RunConfig:
@@ -154,7 +154,7 @@ def test_an_option_wins_over_the_preset():
     assert "sentiment" in shorter["reward_settings"]
 
 
-def test_what_has_no_use_beside_an_option_is_left_out():
+def test_preset_settings_that_do_not_apply_are_dropped():
     assert of("ppo").guide is of("ppo").guide_top_k is None
     other = of(policy="mine")
     assert other.guide is other.tokenizer is other.guide_top_k is None
@@ -164,7 +164,7 @@ def test_what_has_no_use_beside_an_option_is_left_out():
     assert not of(env="tril/TLDR-v0", policy="tiny").load_in_4bit
 
 
-def test_lora_and_four_bits_can_be_switched_off():
+def test_lora_and_quantisation_can_be_switched_off():
     tldr = {"env": "tril/TLDR-v0"}
     assert (of(**tldr).lora_rank, of(**tldr).lora_alpha, of(**tldr).load_in_4bit) == (8, 64, True)
     assert of(**tldr, load_in_4bit=False).lora_rank == 8
@@ -182,7 +182,7 @@ def test_lora_and_four_bits_can_be_switched_off():
         (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["made for the environment's tokenizer", "--env-arg"]),
     ],
 )
-def test_options_that_go_with_nothing(arguments, words, tmp_path, monkeypatch):
+def test_options_that_do_not_apply_are_refused(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["train", *arguments, "--tiny-samples", "0"])
     assert result.exit_code == 2
@@ -194,7 +194,7 @@ def test_options_that_go_with_nothing(arguments, words, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory):
-    """Folders by task: a model without a tokenizer, a tokenizer, and a classifier of two labels."""
+    """Return folders by task: a model without a tokenizer, a tokenizer, and classifiers of two labels and one."""
     return {task: save_stand_ins(tmp_path_factory.mktemp(task), task) for task in TASKS.values()}
 
 
@@ -214,7 +214,7 @@ def save_stand_ins(folder, task):
 
 
 def causal(vocab_size):
-    """As GPT-2 and GPT-J are."""
+    """Return a decoder-only model, like GPT-2 and GPT-J."""
     size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 550, "vocab_size": vocab_size + 3}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**size, bos_token_id=1, eos_token_id=1))
 
@@ -226,21 +226,21 @@ def seq2seq(vocab_size):
 
 
 def classifier(vocab_size, outputs=2):
-    """As DistilBERT is."""
+    """Return a small DistilBERT."""
     size = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": vocab_size, "pad_token_id": 0}
     size |= {"max_position_embeddings": 550}
     return transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**size, num_labels=outputs))
 
 
 def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **env_args: Any) -> RunConfig:
-    """The settings of a cell with all its models replaced, on embedded data, in few rows."""
+    """Return the settings of a cell with stand-ins for its models, on embedded data, with few rows."""
     cell = presets.load(preset, env, algorithm)
     hyperparameters: dict[str, Any] = dict(SMALL)
     given: dict[str, Any] = {"env": env, "num_envs": 2, "tiny_samples": 0}
     if env not in TASKS:
         return configure(algorithm, preset=preset, **given, **hyperparameters)
     folder = stand_ins[TASKS[env]]
-    if env == "tril/IMDB-v0":  # none has to be fitted
+    if env == "tril/IMDB-v0":  # so that no classifier is fitted
         env_args["reward_settings"] = {"sentiment": {"model": str(folder / "classifier"), "label": 1}}
     if env == "tril/CommonGen-v0" and "spider" in cell.run.get("reward", {}):
         env_args["reward_settings"] = {"spider": {"pipeline": str(folder / "pipeline")}}
@@ -281,7 +281,7 @@ def test_cells_learn(algorithm, env, stand_ins):
     assert any(not weight.equal(before[name]) for name, weight in agent.policy.language_model.state_dict().items())
 
 
-def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
+def test_a_guide_with_the_policys_name_shares_its_base(stand_ins):
     agent = build_run(small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins)).agent
     assert agent.guide.policy.shares_base(agent.policy)
     assert agent.guide.settings()["top_p"] == 0.92
@@ -290,7 +290,7 @@ def test_the_guide_of_the_policys_name_shares_what_does_not_train(stand_ins):
     assert agent.guide.settings()["top_k"] == 50
 
 
-def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
+def test_a_guide_may_sample_its_whole_distribution(stand_ins):
     folder = stand_ins["imdb"]
     given = {"env": "tril/IMDB-v0", "policy": "tiny", "guide": "tiny", "guide_top_p": 1.0, "guide_top_k": 7}
     given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
@@ -300,8 +300,8 @@ def test_a_guide_may_write_the_whole_of_its_distribution(stand_ins):
     }  # fmt: skip
 
 
-def test_a_cell_goes_on_from_its_checkpoint(stand_ins, tmp_path):
-    """With a guide on the policy's base, and a tokenizer from elsewhere."""
+def test_a_cell_continues_from_its_checkpoint(stand_ins, tmp_path):
+    """The guide shares the policy's base, and the tokenizer is another model's."""
     config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)
     agent = build_run(config).agent.learn(1)
     agent.save(tmp_path / "saved")
@@ -325,7 +325,7 @@ def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
         assert (more or ["sentiment"])[-1] in result.output
 
 
-def test_a_cut_of_the_policy_warns():
+def test_truncated_policy_distributions_warn():
     for env in ("tril/IMDB-v0", "tril/TLDR-v0"):
         with pytest.warns(UserWarning, match="old settings"):
             agent_type("ppo").config_type(**of("ppo", env).hyperparameters)

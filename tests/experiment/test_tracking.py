@@ -1,21 +1,21 @@
-"""Trackers: figures arrive in a tracker of accelerate; an unknown one is refused by name."""
+"""Trackers: metrics arrive in a tracker of accelerate; an unknown one is refused by name."""
 
 import pytest
 
 from tril_gym.experiment.tracking import Tracker
 
 
-def test_figures_arrive(tmp_path, monkeypatch):
+def test_metrics_arrive(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     import wandb
 
     tracker = Tracker("wandb")
     tracker.begin(tmp_path, {"algorithm": "ppo", "hyperparameters": {}})
-    told = []
-    monkeypatch.setattr(wandb.run, "log", lambda figures, **more: told.append(figures))
+    logged = []
+    monkeypatch.setattr(wandb.run, "log", lambda figures, **more: logged.append(figures))
     tracker.log(1, {"reward/mean": 0.5})
     tracker.close()
-    assert told == [{"reward/mean": 0.5}]
+    assert logged == [{"reward/mean": 0.5}]
 
 
 def test_an_unknown_tracker_is_refused():

@@ -244,7 +244,7 @@ def test_every_metric_of_a_run_is_documented(run_folders):
         for line in (folder / "metrics.jsonl").read_text().splitlines():
             metrics[name] |= {"score/NAME" if metric.startswith("score/") else metric for metric in json.loads(line)}
     with_profile = {"memory/PART"}
-    assert set().union(*metrics.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Figures"))
+    assert set().union(*metrics.values()) | with_profile == set(first_column(ROOT / "docs/command_line.md", "Metrics"))
     # These belong to some algorithms only.
     assert {name for name in metrics if "discriminator/loss" in metrics[name]} == {"gail"}
     assert {name for name in metrics if "guide_critic/loss" in metrics[name]} >= {"aggrevated", "d2lols"}

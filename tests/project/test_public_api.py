@@ -110,5 +110,10 @@ def test_command_line_help_loads_no_torch():
     assert loaded_by(code + "assert CliRunner().invoke(main, ['list']).exit_code == 0") == set()
 
 
+def test_table_of_algorithms_loads_no_torch():
+    assert loaded_by("import tril_gym.experiment.algorithms, tril_gym.experiment.config") == set()
+    assert loaded_by("from tril_gym.experiment import ALGORITHMS, RunConfig") == set()
+
+
 def test_loaded_packages_are_found():
     assert "torch" in loaded_by("import tril_gym.agents; tril_gym.agents.PPO")

@@ -72,7 +72,7 @@ class TestFolder:
         found = run.run()
         names = {path.name for path in (tmp_path / "run").iterdir()}
         assert names == {
-            *("settings.json", "metrics.jsonl", "evaluation.json", "reward_model.json"),
+            *("config.yaml", "metrics.jsonl", "evaluation.json", "reward_model.json"),
             *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         }
         held_out = run.pairs.held_out

@@ -31,6 +31,7 @@ from tril_gym.experiment.environments import (
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.utils.devices import check_device
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.user_code import is_function_name
 
@@ -61,6 +62,7 @@ def build_run(config: RunConfig) -> RunComponents:
         ValueError: (or another error that is the user's) a setting is wrong.
     """
     config = resolve(config)
+    check_device(config.device)
     kind = agent_type(config.algorithm)
     numbers = kind.config_type(**config.hyperparameters)
     for name in GUIDE_OPTIONS:
@@ -128,6 +130,7 @@ def build_evaluation(
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.
     """
+    check_device(device)
     folder = RunFolder(source)
     is_run = folder.is_run()
     if not is_run and env is None:

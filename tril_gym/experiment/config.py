@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,6 +93,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name, weight in (self.reward or {}).items():
+            if not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ValueError(f"the weight of reward {name!r} must be a finite number, got {weight!r}; 1 is usual")
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
         flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
         for name, flag in flags.items():

@@ -2,6 +2,8 @@
 
     config.yaml  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/  checkpoints/iteration-000040/
 
+Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
+
 Files and checkpoints are written atomically, so an interrupted run leaves none half-written.
 """
 
@@ -53,7 +55,11 @@ class RunFolder:
         return (self.path / CONFIG).is_file() or self._is_first_version()
 
     def _is_first_version(self) -> bool:
-        is_agent = (self.path / "config.json").is_file() and (self.path / "checkpoints").is_dir()
+        """Return whether 0.1.0 wrote the folder: an agent's config.json (not that of a model), or settings.json."""
+        try:
+            is_agent = "algorithm" in json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError):
+            is_agent = False
         return not (self.path / CONFIG).is_file() and (is_agent or (self.path / "settings.json").is_file())
 
     def write_config(self, settings: dict[str, Any]) -> None:
@@ -89,7 +95,10 @@ class RunFolder:
         policies = [path / "policy" for path in self.checkpoints() if (path / "policy").is_dir()]
         if policies:
             way_out += f", for example with its policy: --policy {policies[-1]}"
-        raise ValueError(f"tril-gym {version} wrote {self.path}, and {__version__} cannot continue its runs; {way_out}")
+        raise ValueError(
+            f"tril-gym {version} wrote the run in {self.path}, and {__version__} cannot resume or evaluate it;"
+            f" {way_out}"
+        )
 
     def write_json(self, name: str, content: Any) -> None:
         """Create or replace a JSON file."""

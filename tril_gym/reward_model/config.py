@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tril_gym.rewards.neural.preference import TEMPLATE, check_template
 from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.devices import check_device
 
 TINY = "tiny"
 TINY_STEPS = 250
@@ -78,10 +79,7 @@ class RewardModelConfig:
 def _check_device(device: str) -> None:
     import torch
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"there is no device {device!r} here; the usual one is cpu ({error})") from error
+    check_device(device)
     if torch.device(device).index:
         raise ValueError(f"device must be cpu or cuda, got {device!r}; choose a GPU with CUDA_VISIBLE_DEVICES")
 

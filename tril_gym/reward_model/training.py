@@ -1,6 +1,6 @@
 """Train a reward model in a run folder: its settings, metrics and checkpoints, and at the end the model itself.
 
-    settings.json  metrics.jsonl  evaluation.json  reward_model.json  config.json  model.safetensors  tokenizer.json  …
+    config.yaml  metrics.jsonl  evaluation.json  reward_model.json  config.json  model.safetensors  tokenizer.json  …
 
 The folder is that of an ordinary sequence classifier of `transformers`, or with LoRA of an adapter. While a run is not
 finished, `checkpoints/` has what it is resumed from.
@@ -39,7 +39,7 @@ from tril_gym.utils.interrupt import Interrupted, stop_signal
 from tril_gym.utils.quiet import only_errors_of_transformers
 from tril_gym.utils.threads import cpu_threads
 
-CONFIG, METRICS, EVALUATION, PAIRS_HASH = "settings.json", "metrics.jsonl", "evaluation.json", "pairs.sha256"
+METRICS, EVALUATION, PAIRS_HASH = "metrics.jsonl", "evaluation.json", "pairs.sha256"
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -53,7 +53,7 @@ def prepare_reward_model(config: RewardModelConfig, output_dir: str | Path, *, c
     folder.require_empty()
     run = _build(config, folder, console)
     folder.create()
-    folder.write_json(CONFIG, asdict(run.config))
+    folder.write_config(asdict(run.config))
     return run
 
 
@@ -69,7 +69,10 @@ def resume_reward_model(output_dir: str | Path, given: Mapping[str, Any], *, con
         ValueError: there is no such run, or a setting or the pairs have changed.
     """
     folder = RunFolder(output_dir)
-    config = RewardModelConfig(**folder.read_json(CONFIG))
+    try:
+        config = RewardModelConfig(**folder.read_config())
+    except TypeError as error:  # settings of an agent
+        raise ValueError(f"{folder.path} is no run of a reward model: {error}") from error
     for name, value in given.items():
         if getattr(config, name) != value:
             flag = "--" + name.replace("_", "-")

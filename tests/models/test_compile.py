@@ -25,7 +25,7 @@ def compiled_parts(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # dynamo's own, of what it traces
-def test_it_learns_what_it_learns_without(compiled_parts):
+def test_compiled_training_equals_eager_training(compiled_parts):
     losses = []
     for compiles in (False, True):
         numbers = PPOConfig(minibatch_size=4, learning_rate=1e-3, epochs=2, critic="shared", compile=compiles)
@@ -36,7 +36,7 @@ def test_it_learns_what_it_learns_without(compiled_parts):
 
 
 @pytest.mark.parametrize(("family", "parts"), [("llama", ["LlamaModel"]), ("t5", ["T5Stack", "T5Stack"])])
-def test_what_is_compiled(family, parts, compiled_parts):
+def test_bodies_are_compiled(family, parts, compiled_parts):
     policy_of(family).language_model.compile()  # nothing is traced before it is called
     assert compiled_parts == parts
 
@@ -71,7 +71,7 @@ def traced(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("rollin_prob", [0.0, 0.7])
-def test_it_writes_what_it_writes_without(family, rollin_prob, traced):
+def test_compiled_writing_equals_eager_writing(family, rollin_prob, traced):
     """Prompts and rollins of any length, texts that end at any token."""
     texts = []
     for compiles in (False, True):
@@ -117,7 +117,7 @@ def test_memory_is_used_again(traced):
     assert first is not compiled.acquire(first, 4, 64)
 
 
-def test_models_without_full_attention_write_as_before(traced):
+def test_sliding_windows_are_not_compiled(traced):
     policy = policy_of("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)
     policy.language_model.compile()
     collect(foreign_envs(2), Plan(rollout=policy), episodes=2, generator=torch.Generator().manual_seed(0))

@@ -241,7 +241,7 @@ def test_a_value_knows_the_text_so_far_and_nothing_after_it(family):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
-def test_logprobs_are_those_of_the_model_on_the_plain_sequence(family):
+def test_logprobs_equal_the_plain_model(family):
     model = language_model(family)
     texts, layout = alone(ragged_texts(), 0), TextLayout.of(foreign_envs(1))
     ids = torch.cat([texts.prompts, texts.tokens], dim=1)
@@ -253,7 +253,7 @@ def test_logprobs_are_those_of_the_model_on_the_plain_sequence(family):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("family", "start"), [("t5", [0]), ("bart", [1, 0]), ("bart-plain", [1])])
-def test_logprobs_are_those_of_the_model_given_the_decoder_its_start(family, start):
+def test_logprobs_equal_the_plain_model_with_decoder_start(family, start):
     settings = {"forced_bos_token_id": None} if family == "bart-plain" else {}
     model = language_model(family.removesuffix("-plain"), **settings)
     texts, layout = alone(ragged_texts(), 0), TextLayout.of(foreign_envs(1))
@@ -286,7 +286,7 @@ def test_greedy_writing_is_generate(family, min_new_tokens):
     assert len({tuple(row) for row in found.tokens.tolist()}) > 3  # the prompts matter
 
 
-def test_what_was_written_may_take_part_in_a_gradient(family):
+def test_written_tensors_may_take_part_in_a_gradient(family):
     policy, layout = policy_of(family), TextLayout.of(foreign_envs(1, eos_token_ids=MANY_EOS))
     texts = Texts.from_ids([[5] * 3] * 2, [[], []], max_new_tokens=8)
     writer = policy.start(texts, [{}] * 2, layout)

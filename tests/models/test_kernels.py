@@ -69,12 +69,12 @@ def test_all_else_is_left_to_torch(given, settings, monkeypatch):
 
 
 class TestWhichModels:
-    def test_those_that_attend_by_torch(self):
+    def test_sdpa_models_use_it(self):
         policy = policy_of("gpt2")
         assert policy.model.config._attn_implementation == ATTENTION
         assert ALL_ATTENTION_FUNCTIONS[ATTENTION] is single_query_attention
 
-    def test_a_model_that_was_told_otherwise_stays(self):
+    def test_eager_models_do_not_use_it(self):
         model = language_model("gpt2")
         model.set_attn_implementation("eager")
         assert use_single_query_attention(model).config._attn_implementation == "eager"
@@ -84,7 +84,7 @@ class TestWhichModels:
         monkeypatch.setattr("transformers.models.gpt2.modeling_gpt2.ALL_ATTENTION_FUNCTIONS", {})
         assert use_single_query_attention(model).config._attn_implementation == "sdpa"
 
-    def test_nothing_of_it_is_saved(self, tmp_path):
+    def test_saved_config_does_not_name_it(self, tmp_path):
         policy = policy_of("gpt2")
         policy.save(tmp_path)
         assert ATTENTION not in (tmp_path / "config.json").read_text()

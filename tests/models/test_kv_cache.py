@@ -34,7 +34,7 @@ def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
             torch.testing.assert_close(mine.values, theirs.values, rtol=0, atol=0)
 
 
-def test_memory_is_set_aside_once_in_a_while():
+def test_memory_is_allocated_seldom():
     layer, generator, places = PreallocatedLayer(), torch.Generator().manual_seed(0), []
     for _ in range(3 * kv_cache.STEP):
         layer.update(states(generator, 2, 1, 4), states(generator, 2, 1, 4))
@@ -67,7 +67,7 @@ def test_layers_of_another_kind_stay():
     assert [type(layer) for layer in pair.cross_attention_cache.layers] == [PromptLayer] * 2
 
 
-def test_what_was_encoded_is_laid_out_once():
+def test_encoder_states_are_made_contiguous_once():
     B, L, H, D = 3, 5, 2, 4  # noqa: N806
     keys, values = (torch.randn((B, L, H, D)).transpose(1, 2) for _ in range(2))  # as a model gives them
     mine, growing = PromptLayer(), PreallocatedLayer()
@@ -83,7 +83,7 @@ def test_what_was_encoded_is_laid_out_once():
 
 
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
-def test_the_last_texts_leave_for_nothing(early):
+def test_dropping_the_last_rows_copies_nothing(early):
     generator, layer = torch.Generator().manual_seed(0), PreallocatedLayer()
     expected = states(generator, 4, 5, 3)
     layer.update(expected, -expected)
@@ -99,7 +99,7 @@ def test_the_last_texts_leave_for_nothing(early):
 
 @pytest.mark.parametrize("rows", [torch.tensor([0, 3]), slice(2)])
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
-def test_columns_in_front_leave(early, rows):
+def test_leading_columns_are_dropped(early, rows):
     generator, layer = torch.Generator().manual_seed(0), PreallocatedLayer()
     given = states(generator, 4, 5, 3)
     before = given.clone()

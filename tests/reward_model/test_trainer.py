@@ -136,16 +136,29 @@ class TestHideTokens:
         assert inputs["attention_mask"][:200].all()
 
     def test_tokens_are_hidden_in_training_alone(self, tmp_path, monkeypatch):
-        shares = []
+        shares, patterns = [], set()
 
         def recorded(inputs, share):
+            hidden = hide_tokens(inputs, share)
             shares.append(share)
-            return hide_tokens(inputs, share)
+            patterns.add(str((inputs["attention_mask"] - hidden["attention_mask"])[:, 1:6].tolist()))
+            return hidden
 
         monkeypatch.setattr(trainer_module, "hide_tokens", recorded)
         trained = Trained(polite_pairs(40), tmp_path, drop_tokens=0.25)
         trained.accuracy(polite_pairs(10))
         assert shares == [0.25] * trained.steps
+        assert len(patterns) == trained.steps  # each step hides others
+
+
+def test_every_setting_reaches_trainer(tmp_path):
+    given = {"epochs": 7, "batch_size": 3, "learning_rate": 0.5, "weight_decay": 0.25, "max_grad_norm": 2.0, "seed": 9}
+    config = RewardModelConfig(dataset="in memory", lr_schedule="cosine", warmup=0.5, **given)
+    with preserve_global_state():
+        args = training_arguments(resolve(config, num_pairs=6, max_length=32), tmp_path, steps=14)
+    names = {"epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size"}
+    assert {name: getattr(args, names.get(name, name)) for name in given} == given
+    assert (args.lr_scheduler_type, args.warmup_steps, args.device.type) == ("cosine", 7, "cpu")
 
 
 class TestPreferenceTrainer:
@@ -154,6 +167,10 @@ class TestPreferenceTrainer:
         assert trained.accuracy(held_out) > 0.95
         history, steps = trained.trainer.state.log_history, trained.steps
         last = epoch_metrics(history, first=steps // 2 + 1, last=steps)
+        rates = [row["learning_rate"] for row in history if "loss" in row]
+        assert rates[0] == 0.0
+        assert max(rates) == rates[2] == QUICK["learning_rate"]  # after 5 % of 50 steps
+        assert rates[-1] == pytest.approx(QUICK["learning_rate"] / 48)
         assert last["train/loss"] < math.log(2)
         assert last["train/accuracy"] > 0.9
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym.agents import BC, PPO, BCConfig, PPOConfig, tiny_policy
-from tril_gym.experiment import RunConsole, evaluate
+from tril_gym.experiment import evaluate
 from tril_gym.reward_model import RewardModelConfig, prepare_reward_model
 
 
@@ -46,7 +46,7 @@ def main(
         # The template leaves out the posts, from which a tiny model learns nothing.
         write_pairs(home / "pairs.jsonl", envs.unwrapped.examples[:posts])
         config = RewardModelConfig(dataset=str(home / "pairs.jsonl"), template="{completion}")
-        prepare_reward_model(config, home / "reward_model", console=RunConsole()).run()
+        prepare_reward_model(config, home / "reward_model").run()
 
         # 3. Reinforcement learning: reward from the reward model, with a KL penalty towards the cloned policy.
         rewarded = {

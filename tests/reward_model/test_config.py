@@ -35,6 +35,7 @@ def resolved(num_pairs, **settings):
         ({"lora_rank": 4}, "a tiny model is trained whole"),
         ({"max_length": 5000}, "max_length of a tiny model must be at most 4096, got 5000"),
         ({"device": "abacus"}, "there is no device 'abacus'"),
+        ({"device": "meta"}, "device must be one of cpu, cuda, mps, got 'meta'"),
     ],
 )
 def test_refuses_bad_values(settings, message):

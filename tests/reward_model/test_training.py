@@ -92,6 +92,12 @@ class TestFolder:
         with pytest.raises(ValueError, match="is not empty"):
             new_run(pairs_file, tmp_path / "run")
 
+    def test_refuses_several_processes(self, pairs_file, tmp_path, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="trained by one process, got WORLD_SIZE=2"):
+            new_run(pairs_file, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
     def test_bad_data_write_nothing(self, tmp_path):
         with pytest.raises(ValueError, match="there is no file or folder"):
             new_run("nothing.jsonl", tmp_path / "run")
@@ -171,6 +177,16 @@ class TestResume:
         write_pairs(Path(pairs_file), polite_pairs(81))
         with pytest.raises(ValueError, match="no longer what the run"):
             resumed(tmp_path / "run")
+
+    def test_checkpoints_are_named_by_their_step_and_two_are_kept(self, pairs_file, tmp_path, monkeypatch):
+        interrupt(new_run(pairs_file, tmp_path / "run", epochs=4), 30, monkeypatch)
+        names = [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())]
+        assert names == ["step-000027", "step-000030"]
+
+    def test_refuses_a_run_of_version_0_1_0(self, tmp_path):
+        (tmp_path / "settings.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"tril-gym 0\.1\.0 wrote"):
+            resumed(tmp_path)
 
     def test_refuses_a_folder_without_a_run(self, tmp_path):
         with pytest.raises(ValueError, match="is no run folder"):

@@ -24,10 +24,15 @@ KEPT = 2  # checkpoints: the last one and one to fall back on
 
 
 class RunFolder:
-    """The files of one run."""
+    """The files of one run.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    Args:
+        path: the folder.
+        unit: what the numbers of its checkpoints count.
+    """
+
+    def __init__(self, path: str | Path, *, unit: str = "iteration") -> None:
+        self.path, self.unit = Path(path), unit
 
     def require_empty(self) -> None:
         """Check that a new run may use the folder.
@@ -134,15 +139,15 @@ class RunFolder:
             kept = [row for row in self.rows(name) if row["iteration"] <= iteration]
             write_json_lines(self.path / name, kept)
 
-    def save_checkpoint(self, iteration: int, save: Callable[[Path], None]) -> None:
+    def save_checkpoint(self, number: int, save: Callable[[Path], None]) -> None:
         """Have `save` write a new checkpoint atomically, then delete all but the last ones."""
-        save(self.path / "checkpoints" / f"iteration-{iteration:06d}")
+        save(self.path / "checkpoints" / f"{self.unit}-{number:06d}")
         for old in self.checkpoints()[:-KEPT]:
             shutil.rmtree(old)
 
     def checkpoints(self) -> list[Path]:
         """Return all complete checkpoints, the newest last."""
-        return sorted((self.path / "checkpoints").glob("iteration-*"))
+        return sorted((self.path / "checkpoints").glob(f"{self.unit}-*"))
 
     def last_checkpoint(self) -> Path:
         """Return the newest checkpoint.

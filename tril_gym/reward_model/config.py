@@ -12,6 +12,7 @@ from tril_gym.utils.devices import check_device
 TINY = "tiny"
 TINY_STEPS = 250
 MAX_TINY_LENGTH = 4096  # tokens
+DEVICES = ("cpu", "cuda", "mps")
 # Fields whose default depends on the model.
 DEFAULTS = {"batch_size": 32, "learning_rate": 1e-5, "drop_tokens": 0.0}
 TINY_DEFAULTS = {"batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
@@ -80,8 +81,10 @@ def _check_device(device: str) -> None:
     import torch
 
     check_device(device)
-    if torch.device(device).index:
-        raise ValueError(f"device must be cpu or cuda, got {device!r}; choose a GPU with CUDA_VISIBLE_DEVICES")
+    if torch.device(device).type not in DEVICES or torch.device(device).index:  # Trainer takes the first of a kind
+        raise ValueError(
+            f"device must be one of {', '.join(DEVICES)}, got {device!r}; choose a GPU with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def resolve(config: RewardModelConfig, *, num_pairs: int, max_length: int) -> RewardModelConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -43,13 +44,20 @@ METRICS, EVALUATION, PAIRS_HASH = "metrics.jsonl", "evaluation.json", "pairs.sha
 TRAINER_STATE = "trainer_state.json"
 
 
-def prepare_reward_model(config: RewardModelConfig, output_dir: str | Path, *, console: RunConsole) -> RewardModelRun:
+def prepare_reward_model(
+    config: RewardModelConfig, output_dir: str | Path, *, console: RunConsole | None = None
+) -> RewardModelRun:
     """Return a new run in a new folder. Nothing is written before all settings are known to be valid.
+
+    Args:
+        config: all settings.
+        output_dir: an empty or new folder.
+        console: prints the progress; by default on standard output.
 
     Raises:
         ValueError: a setting or the data is not valid, or the folder is not empty.
     """
-    folder = RunFolder(output_dir)
+    folder = RunFolder(output_dir, unit="step")
     folder.require_empty()
     run = _build(config, folder, console)
     folder.create()
@@ -57,18 +65,20 @@ def prepare_reward_model(config: RewardModelConfig, output_dir: str | Path, *, c
     return run
 
 
-def resume_reward_model(output_dir: str | Path, given: Mapping[str, Any], *, console: RunConsole) -> RewardModelRun:
+def resume_reward_model(
+    output_dir: str | Path, given: Mapping[str, Any], *, console: RunConsole | None = None
+) -> RewardModelRun:
     """Return the run of a folder, at its last checkpoint.
 
     Args:
         output_dir: the folder.
         given: settings that the user named; none may differ from the run's.
-        console: where progress is shown.
+        console: prints the progress; by default on standard output.
 
     Raises:
         ValueError: there is no such run, or a setting or the pairs have changed.
     """
-    folder = RunFolder(output_dir)
+    folder = RunFolder(output_dir, unit="step")
     try:
         config = RewardModelConfig(**folder.read_config())
     except TypeError as error:  # settings of an agent
@@ -87,13 +97,18 @@ def resume_reward_model(output_dir: str | Path, given: Mapping[str, Any], *, con
     return run
 
 
-def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole) -> RewardModelRun:
+def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None) -> RewardModelRun:
     """Read the pairs and make the network."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun and accelerate launch
+        raise ValueError(
+            f"a reward model is trained by one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; start it without"
+            " torchrun or accelerate launch"
+        )
     pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row)
     with _threads(config):
         model, tokenizer, max_length = _network(config, pairs)
     config = resolve(config, num_pairs=len(pairs.train), max_length=max_length)
-    return RewardModelRun(config, folder, console, pairs, model, tokenizer)
+    return RewardModelRun(config, folder, console or RunConsole(), pairs, model, tokenizer)
 
 
 def _network(config: RewardModelConfig, pairs: PairData) -> tuple[Any, Any, int]:

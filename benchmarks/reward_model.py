@@ -19,7 +19,8 @@ from rich.console import Console
 
 from tril_gym.data.preferences import Pair, agreement, load_pairs
 from tril_gym.reward_model.config import RewardModelConfig
-from tril_gym.reward_model.training import format_share, prepare_reward_model
+from tril_gym.reward_model.report import format_share
+from tril_gym.reward_model.training import prepare_reward_model
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.console import RunConsole
 

@@ -32,6 +32,7 @@ from tril_gym.reward_model.network import (
     save_network,
     tiny_network,
 )
+from tril_gym.reward_model.report import epoch_line, result_lines, start_line
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
 from tril_gym.utils.console import RunConsole
@@ -183,13 +184,14 @@ class RewardModelRun:
             found: dict[str, Any] = self.folder.read_json(EVALUATION)
         else:
             with _threads(self.config):
-                self._show_start()
+                self.console.say(start_line(self.config, self.pairs, steps=self.total_steps))
                 with preserve_global_state(), only_errors_of_transformers():
                     step = self._train()
                 if step < self.total_steps:
                     self._interrupt(step)
                 found = self._finish()
-        self._show_end(found)
+        for line in result_lines(found["right"], self.folder.path):
+            self.console.say(line)
         return found
 
     def margins(self) -> Margins:
@@ -209,7 +211,7 @@ class RewardModelRun:
 
     def _train(self) -> int:
         """Train from the last checkpoint on, and return the last step."""
-        # Here, as it takes a second that a mistake in the settings need not wait for.
+        # Imported here: it takes a second, and errors in the settings come first.
         from tril_gym.reward_model.trainer import PreferenceTrainer, RunCallback, training_arguments
 
         config = self.config
@@ -252,11 +254,7 @@ class RewardModelRun:
         metrics = {"epoch": step // self.steps_per_epoch, "step": step, **train_metrics}
         metrics |= {"held_out/loss": margin_loss(margins), "held_out/accuracy": float(is_right(margins).mean())}
         self.folder.append(METRICS, metrics)
-        self.console.say(
-            f"epoch {metrics['epoch']} of {self.config.epochs}  loss {metrics['train/loss']:.3f}  accuracy"
-            f" {metrics['train/accuracy']:.3f}  held out: loss {metrics['held_out/loss']:.3f}  accuracy"
-            f" {metrics['held_out/accuracy']:.3f}"
-        )
+        self.console.say(epoch_line(metrics, epochs=self.config.epochs))
 
     def _interrupt(self, step: int) -> None:
         self._save({"finished": False})
@@ -287,38 +285,6 @@ class RewardModelRun:
             "held_out_pairs": len(self.pairs.held_out),
         }
         save_network(self.model, self.tokenizer, self.folder.path, about | report)
-
-    def _show_start(self) -> None:
-        config, pairs = self.config, self.pairs
-        shared = {pair.prompt for pair in pairs.train} & {pair.prompt for pair in pairs.held_out}
-        self.console.say(
-            f"reward model {config.model} on {len(pairs.train)} pairs of {config.dataset}, seed {config.seed},"
-            f" {self.total_steps} steps of {config.batch_size} pairs; held out: {pairs.source}"
-            + (f"; {len(shared)} of their prompts are also trained on" if shared else "")
-        )
-
-    def _show_end(self, found: Mapping[str, Any]) -> None:
-        right = found["right"]
-        shorter = f"reward model, on the {right['chosen_is_shorter']['pairs']} whose chosen completion is shorter"
-        self.console.say("held-out pairs, share right ± standard error")
-        for name, words in (
-            ("reward_model", f"reward model, on {right['reward_model']['pairs']} pairs"),
-            ("longer_is_better", "longer completion preferred"),
-            ("difference", "difference"),
-            ("chosen_is_shorter", shorter),
-        ):
-            self.console.say(f"  {format_share(right[name]):15s}  {words}")
-        self.console.say(
-            f"reward model: {self.folder.path} (use it with --reward preference --reward-arg"
-            f" preference.model={self.folder.path})"
-        )
-
-
-def format_share(figure: Mapping[str, Any]) -> str:
-    """Return a share with its standard error as text."""
-    if figure["mean"] is None:
-        return "none"
-    return f"{figure['mean']:.3f}" + ("" if figure["standard_error"] is None else f" ± {figure['standard_error']:.3f}")
 
 
 def margin_loss(margins: Margins) -> float:

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test slow docs bench
+.PHONY: install demo check test slow docs bench structure mutants
 
 install: .venv/.installed
 
@@ -30,6 +30,14 @@ slow: install
 
 docs: install
 	$(BIN)/pytest tests/project/test_docs.py
+
+# Packages, their imports and their sizes.
+structure: install
+	$(BIN)/python scripts/structure.py
+
+# Plant defects one by one and print which ones the tests notice: a quarter of an hour.
+mutants: install
+	$(BIN)/python scripts/mutants.py
 
 # Speed and memory compared with other libraries: half an hour. `make bench DATA=folder` adds real texts, `TRL=python` TRL.
 bench: install

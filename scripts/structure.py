@@ -170,29 +170,31 @@ def function_lengths(sources: dict[str, str]) -> dict[str, int]:
     }
 
 
+def package_table(sources: dict[str, str]) -> str:
+    """Return one line per package: what it imports of the others."""
+    return "\n".join(f"{package:18} {', '.join(names) or '-'}" for package, names in package_imports(sources).items())
+
+
 def report() -> str:
     """Return the structure as text: packages with their imports, and sizes."""
     known = {module: source for module, source in sources().items() if module != "tril_gym"}
-    files = Counter(path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
-    per_package = Counter(package_of(module) for module in known)
-    lines = ["package            files  imports"]
-    for package, imports in package_imports(known).items():
-        lines.append(f"{package:18} {per_package[package]:5}  {', '.join(imports) or '-'}".rstrip())
     code = {module: source for module, source in known.items() if not module.startswith("tril_gym.data.embedded")}
+    files = Counter(path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
     sizes = {module: len(source.splitlines()) for module, source in code.items()}
     lengths = function_lengths(code)
     largest_file, largest_function = max(sizes, key=sizes.__getitem__), max(lengths, key=lengths.__getitem__)
-    folder, most = files.most_common(1)[0]
     wrong = {module: found for module, source in known.items() if (found := violations(module, source))}
-    lines += [
-        "",
-        f"modules: {len(known)}; imports against the order: {len(wrong)}; cycles: {len(cycles(module_graph(known)))}",
-        f"largest folder: {folder.as_posix()}, {most} files",
-        f"lines of a file: median {median(sizes.values()):g}, largest {sizes[largest_file]} ({largest_file})",
-        f"lines of a function: median {median(lengths.values()):g}, largest {lengths[largest_function]}"
-        f" ({largest_function})",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            package_table(known),
+            "",
+            f"modules: {len(known)}; wrong imports: {len(wrong)}; cycles: {len(cycles(module_graph(known)))}",
+            f"files per folder: {', '.join(f'{folder.as_posix()} {count}' for folder, count in files.most_common())}",
+            f"lines of a file: median {median(sizes.values()):g}, largest {sizes[largest_file]} ({largest_file})",
+            f"lines of a function: median {median(lengths.values()):g}, largest {lengths[largest_function]}"
+            f" ({largest_function})",
+        ]
+    )
 
 
 if __name__ == "__main__":

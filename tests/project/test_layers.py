@@ -2,8 +2,9 @@
 
 import ast
 
+import paths
 import pytest
-from structure import ORDER, cycles, imported_modules, module_graph, package_of, sources, violations
+from structure import ORDER, cycles, imported_modules, module_graph, package_of, package_table, sources, violations
 
 SOURCES = {module: source for module, source in sources().items() if module != "tril_gym"}
 
@@ -15,6 +16,11 @@ def test_imports_run_downward(module):
 
 def test_no_cycle_of_modules():
     assert cycles(module_graph(SOURCES)) == []
+
+
+def test_contributing_shows_the_packages():
+    shown = (paths.ROOT / "CONTRIBUTING.md").read_text().split("<!-- structure -->")[1].split("<!-- /structure -->")[0]
+    assert shown.split("```")[1].strip() == package_table(SOURCES), "put the output of scripts/structure.py there"
 
 
 def test_every_package_is_in_the_order():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +99,24 @@ def train_command(algorithm: str) -> click.Command:
     kind = agent_type(algorithm)
     usual = configure(algorithm)
 
-    def run(output_dir: Path | None, resume: bool, profile: bool, track: str | None, **settings: Any) -> None:
-        settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
-        given = {name: value for name, value in settings.items() if value is not None and value != {}}
-        train_agent(algorithm, given, output_dir, resume=resume, profile=profile, track=track)
-
     # An option that the algorithm refuses is hidden, and its message says why.
     options = config_options(RunConfig, asdict(usual), hidden=() if kind.takes_guide else ("guide",))
     options += [reward_arg_option(), *output_options(), *config_options(kind.config_type, usual.hyperparameters)]
-    return GroupedCommand(algorithm, callback=run, params=[*options], help=ALGORITHMS[algorithm].help)
+    return GroupedCommand(
+        algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help
+    )
 
 
 def train_agent(
     algorithm: str,
-    given: dict[str, Any],
-    output_dir: Path | None,
     *,
+    output_dir: Path | None,
     resume: bool,
     profile: bool,
     track: str | None,
+    **settings: Any,
 ) -> None:
-    """Start or resume a run."""
+    """Start or resume a run with the settings of the command line, None where an option was not used."""
     from tril_gym.experiment import training
     from tril_gym.experiment.config import check_unchanged
     from tril_gym.experiment.resolution import configure
@@ -129,6 +127,8 @@ def train_agent(
 
     silence_libraries()
     console = RunConsole()
+    settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
+    given = {name: value for name, value in settings.items() if value is not None and value != {}}
     with usage_errors():
         if resume:
             if output_dir is None:

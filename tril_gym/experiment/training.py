@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,12 @@ class Run:
             self.tracker.begin(self.folder.path, asdict(self.config))
             self._announce()
             before = self._evaluation_before()
-            self._train(profile)
+            if not self.folder.checkpoints():
+                self._save()
+            total, done = self.config.iterations, self.agent.iteration
+            with self.console.progress("training", total=total, completed=done) as show, stop_signal() as asked:
+                callback = partial(self._after_iteration, show, asked)
+                self.agent.learn(max(0, total - done), callback=callback, profile=profile)
             after = self._evaluate("after").as_json()
             self._write_evaluation(before, after)
             self.tracker.close()
@@ -172,21 +178,10 @@ class Run:
         self._write_evaluation(before, None)
         return before
 
-    def _train(self, profile: bool) -> None:
-        if not self.folder.checkpoints():
-            self._save()
-        total, completed = self.config.iterations, self.agent.iteration
-        with (
-            self.console.progress("training", total=total, completed=completed) as set_completed,
-            stop_signal() as asked,
-        ):
-
-            def after_iteration(report: Report) -> None:
-                self._record(report)
-                set_completed(report.iteration)
-                self._save_or_stop(report.iteration, asked)
-
-            self.agent.learn(max(0, total - completed), callback=after_iteration, profile=profile)
+    def _after_iteration(self, show: Callable[[int], None], asked: Callable[[], bool], report: Report) -> None:
+        self._record(report)
+        show(report.iteration)
+        self._save_or_stop(report.iteration, asked)
 
     def _record(self, report: Report) -> None:
         self.folder.append("metrics.jsonl", {name: _finite(value) for name, value in report.metrics.items()})

@@ -15,6 +15,7 @@ from tril_gym.agents import (
     PPO,
     BCConfig,
     Guide,
+    Learner,
     LMPolicy,
     Plan,
     PPOConfig,
@@ -43,16 +44,16 @@ def value(policy: LMPolicy, envs: VectorEnv) -> float:
     return float(trajectories.rewards.sum(1).mean())
 
 
-class Shuffled:
-    """A learner that is told each text's pay for another text."""
+class Shuffled(Learner):
+    """A learner that gives each text the reward of another one."""
 
     def __init__(self, learner: Any) -> None:
         self.learner = learner
 
     def update(self, trajectories, plan, *, generator, timer):
-        pay = trajectories.rewards.sum(1)[torch.randperm(len(trajectories), generator=generator)]
+        rewards = trajectories.rewards.sum(1)[torch.randperm(len(trajectories), generator=generator)]
         is_last = torch.arange(trajectories.tokens.shape[1]) == trajectories.lengths.unsqueeze(1) - 1
-        shuffled = replace(trajectories, rewards=torch.where(is_last, pay.unsqueeze(1), 0.0))
+        shuffled = replace(trajectories, rewards=torch.where(is_last, rewards.unsqueeze(1), 0.0))
         return self.learner.update(shuffled, plan, generator=generator, timer=timer)
 
 

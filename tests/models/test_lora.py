@@ -18,6 +18,7 @@ from tril_gym.agents.learners.critic import make_critic
 from tril_gym.agents.learners.optimizer import checkpoint_gradients
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.language_model import uses_gradient_checkpointing
@@ -575,7 +576,7 @@ class TestTheCommandLine:
             return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per"))} for row in found]
 
         assert rows("parts") == rows("whole")
-        assert json.loads((tmp_path / "whole" / "config.json").read_text())["lora_targets"] == "all-linear"
+        assert RunFolder(tmp_path / "whole").read_config()["lora_targets"] == "all-linear"
         checkpoint = sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1]
         model = AutoModelForCausalLM.from_pretrained(checkpoint / "policy")
         assert not any("lora" in name for name, _ in model.named_parameters())
@@ -599,7 +600,7 @@ class TestTheCommandLine:
             (["--lora-targets", "all-linear"], ["--lora-targets", "--lora-rank"]),
             (["--load-in-4bit"], ["--load-in-4bit", "--lora-rank"]),
             (["--load-in-8bit", "--lora-rank", "8"], ["tiny", "leave --load-in-4bit and --load-in-8bit out"]),
-            (["--lora-rank", "-1"], ["--lora-rank"]),
+            (["--lora-rank", "-1"], ["lora_rank"]),
             (["--lora-rank", "4", "--lora-targets", "q_proj"], ["q_proj", "c_attn"]),
             (["--critic", "adapter"], ["adapter", "--lora-rank"]),
         ],

@@ -289,7 +289,7 @@ class TestCheckpoints:
 
     def test_an_agent_of_another_algorithm(self, tmp_path):
         KINDS["bc"](toy_policy(), toy_envs()).save(tmp_path)
-        with pytest.raises(ValueError, match="holds an agent of bc, not of ppo; load it with its own"):
+        with pytest.raises(ValueError, match="holds an agent of bc, not of ppo; use the class of that algorithm"):
             PPO.load(tmp_path, envs=toy_envs())
         assert json.loads((tmp_path / "agent.json").read_text())["config"] == asdict(BCConfig(**KINDS["bc"].numbers))
 

@@ -179,7 +179,7 @@ def test_lora_and_quantisation_can_be_switched_off():
     [
         (["ppo", "--guide-top-k", "5"], ["ppo works without a guide", "--guide-top-k 5"]),
         (["ppo-pp", "--guide", "references", "--guide-top-p", "0.5"], ["for a language model", "references"]),
-        (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["made for the environment's tokenizer", "--env-arg"]),
+        (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["created for the environment's tokenizer", "--env-arg"]),
     ],
 )
 def test_options_that_do_not_apply_are_refused(arguments, words, tmp_path, monkeypatch):
@@ -327,7 +327,7 @@ def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
 
 def test_truncated_policy_distributions_warn():
     for env in ("tril/IMDB-v0", "tril/TLDR-v0"):
-        with pytest.warns(UserWarning, match="old settings"):
+        with pytest.warns(UserWarning, match="published settings"):
             agent_type("ppo").config_type(**of("ppo", env).hyperparameters)
 
 

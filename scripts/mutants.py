@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
-WORKERS = max(1, (os.cpu_count() or 2) - 1)
+WORKERS = os.cpu_count() or 1
 TIMEOUT = 600  # seconds; a mutant that hangs is noticed as well
 LEAST_KILLED = 0.95  # share; below this the command fails
 
@@ -85,16 +85,18 @@ def copy_of_repository(folder: Path) -> Path:
     return folder
 
 
-def is_killed(mutant: Mutant, folders: Queue[Path]) -> bool:
-    """Plant a defect in a free copy of the repository, run its tests there, and take it out again."""
+def run(mutant: Mutant | None, tests: str, folders: Queue[Path]) -> bool:
+    """Return whether tests fail in a free copy of the repository, with a defect planted for as long as they run."""
     folder = folders.get()
-    path = folder / mutant.file
-    source = path.read_text()
+    path = folder / (mutant.file if mutant else TABLE.name)
+    source = path.read_text() if mutant else ""
     try:
-        path.write_text(mutant.planted(source))
-        return fails(mutant.tests, folder)
+        if mutant:
+            path.write_text(mutant.planted(source))
+        return fails(tests, folder)
     finally:
-        path.write_text(source)
+        if mutant:
+            path.write_text(source)
         folders.put(folder)
 
 
@@ -111,16 +113,15 @@ def main(words: list[str]) -> int:
         shared = ROOT.parent / "shared"
         if shared.is_dir():  # real data stand beside the repository
             (Path(scratch) / "shared").symlink_to(shared)
-        # The tests pass without a defect, else their failure would prove nothing.
-        for tests in sorted({mutant.tests for mutant in chosen}):
-            folder = folders.get()
-            if fails(tests, folder):
-                print(f"pytest {tests} fails without any defect; mend that first")
-                return 2
-            folders.put(folder)
-        survivors = []
         with ThreadPoolExecutor(WORKERS) as pool:
-            for mutant, killed in zip(chosen, pool.map(lambda m: is_killed(m, folders), chosen), strict=True):
+            # Without a defect the tests pass, else their failure would prove nothing.
+            groups = sorted({mutant.tests for mutant in chosen})
+            for tests, failed in zip(groups, pool.map(lambda tests: run(None, tests, folders), groups), strict=True):
+                if failed:
+                    print(f"pytest {tests} fails without any defect; mend that first")
+                    return 2
+            survivors = []
+            for mutant, killed in zip(chosen, pool.map(lambda m: run(m, m.tests, folders), chosen), strict=True):
                 print(f"{'killed  ' if killed else 'SURVIVED'}  {mutant.title}", flush=True)
                 survivors += [] if killed else [mutant]
     killed_share = 1 - len(survivors) / len(chosen)

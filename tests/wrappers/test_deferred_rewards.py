@@ -130,3 +130,15 @@ def test_truncated_row_does_not_hold_back_the_batch():
     assert step(envs, word, eos, eos, eos).tolist() == [0, 0, 0, 0]
     assert step(envs, word, eos, eos, eos).tolist() == [0, 1, 1, 1]  # row 0 is cut here, without a score
     assert [len(batch) for batch in score.batches] == [3]
+
+
+def test_abandoned_texts_are_not_paid_after_a_full_reset():
+    envs, score, eos, word = envs_with()
+    envs.reset(seed=0, options={"defer": True})
+    step(envs, word, word, word, word)
+    step(envs, eos, word, word, word)  # row 0 waits with one word
+    envs.reset(seed=1)  # without the offer: texts are paid as they end
+    step(envs, word, word, word, word)
+    step(envs, word, word, word, word)
+    assert step(envs, eos, eos, eos, eos).tolist() == [2, 2, 2, 2]
+    assert [len(batch) for batch in score.batches] == [ROWS]

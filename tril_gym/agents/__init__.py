@@ -5,8 +5,9 @@ The public names load on first use (PEP 562): importing one takes seconds, for i
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tril_gym.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.guide import Guide as Guide
@@ -99,14 +100,4 @@ _MODULES = {
     "tiny_policy": "tril_gym.agents.tiny",
 }
 __all__ = [*_MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

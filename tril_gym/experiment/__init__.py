@@ -5,54 +5,39 @@ The public names load on first use (PEP 562), so that importing a module of this
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tril_gym.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from tril_gym.experiment.algorithms import ALGORITHMS, AlgorithmSpec, agent_type
-    from tril_gym.experiment.config import RunConfig
-    from tril_gym.experiment.evaluation import Evaluation, evaluate
-    from tril_gym.experiment.metrics import metrics_by_name
-    from tril_gym.experiment.resolution import configure
-    from tril_gym.experiment.training import Result, resume, train
-    from tril_gym.utils.console import RunConsole
-    from tril_gym.utils.interrupt import Interrupted
-
-__all__ = [
-    "ALGORITHMS",
-    "AlgorithmSpec",
-    "Evaluation",
-    "Interrupted",
-    "Result",
-    "RunConfig",
-    "RunConsole",
-    "agent_type",
-    "configure",
-    "evaluate",
-    "metrics_by_name",
-    "resume",
-    "train",
-]
+    from tril_gym.experiment.algorithms import ALGORITHMS as ALGORITHMS
+    from tril_gym.experiment.algorithms import AlgorithmSpec as AlgorithmSpec
+    from tril_gym.experiment.algorithms import agent_type as agent_type
+    from tril_gym.experiment.config import RunConfig as RunConfig
+    from tril_gym.experiment.evaluation import Evaluation as Evaluation
+    from tril_gym.experiment.evaluation import evaluate as evaluate
+    from tril_gym.experiment.metrics import metrics_by_name as metrics_by_name
+    from tril_gym.experiment.resolution import configure as configure
+    from tril_gym.experiment.training import Result as Result
+    from tril_gym.experiment.training import resume as resume
+    from tril_gym.experiment.training import train as train
+    from tril_gym.utils.console import RunConsole as RunConsole
+    from tril_gym.utils.interrupt import Interrupted as Interrupted
 
 _MODULES = {
-    "tril_gym.experiment.algorithms": ("ALGORITHMS", "AlgorithmSpec", "agent_type"),
-    "tril_gym.experiment.config": ("RunConfig",),
-    "tril_gym.experiment.evaluation": ("Evaluation", "evaluate"),
-    "tril_gym.experiment.metrics": ("metrics_by_name",),
-    "tril_gym.experiment.resolution": ("configure",),
-    "tril_gym.experiment.training": ("Result", "resume", "train"),
-    "tril_gym.utils.console": ("RunConsole",),
-    "tril_gym.utils.interrupt": ("Interrupted",),
+    "ALGORITHMS": "tril_gym.experiment.algorithms",
+    "AlgorithmSpec": "tril_gym.experiment.algorithms",
+    "Evaluation": "tril_gym.experiment.evaluation",
+    "Interrupted": "tril_gym.utils.interrupt",
+    "Result": "tril_gym.experiment.training",
+    "RunConfig": "tril_gym.experiment.config",
+    "RunConsole": "tril_gym.utils.console",
+    "agent_type": "tril_gym.experiment.algorithms",
+    "configure": "tril_gym.experiment.resolution",
+    "evaluate": "tril_gym.experiment.evaluation",
+    "metrics_by_name": "tril_gym.experiment.metrics",
+    "resume": "tril_gym.experiment.training",
+    "train": "tril_gym.experiment.training",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = [*_MODULES]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tril_gym.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tril_gym.reward_model.config import RewardModelConfig as RewardModelConfig
@@ -13,16 +14,11 @@ if TYPE_CHECKING:
     from tril_gym.reward_model.training import resume_reward_model as resume_reward_model
 
 _MODULES = {
-    "RewardModelConfig": "config",
-    "RewardModelRun": "training",
-    "preference_loss": "trainer",
-    "prepare_reward_model": "training",
-    "resume_reward_model": "training",
+    "RewardModelConfig": "tril_gym.reward_model.config",
+    "RewardModelRun": "tril_gym.reward_model.training",
+    "preference_loss": "tril_gym.reward_model.trainer",
+    "prepare_reward_model": "tril_gym.reward_model.training",
+    "resume_reward_model": "tril_gym.reward_model.training",
 }
 __all__ = [*_MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

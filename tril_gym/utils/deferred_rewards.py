@@ -47,7 +47,7 @@ def rows_to_credit(active: npt.NDArray[np.bool_], rewards: npt.NDArray[Any], *, 
 
 def rows_with_final_info(ended: Rows, infos: Mapping[str, Any], texts: int, *, can_wait: bool) -> Rows:
     """Return the rows of B whose info must be merged: ended in this step, or received a deferred score."""
-    if not can_wait:
+    scored = np.array(rows_with(infos, SCORES) if can_wait else [], dtype=np.int64)
+    if not scored.size:  # nearly every step
         return ended
-    scored = np.array(rows_with(infos, SCORES), dtype=np.int64)
     return np.union1d(ended, scored[scored < texts])

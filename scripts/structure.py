@@ -14,7 +14,7 @@ from statistics import median
 
 PACKAGE = Path(__file__).parents[1] / "tril_gym"
 
-# A package imports itself and what stands before it. The longest matching name decides.
+# A package imports itself and the packages before it in this list. The longest matching name decides.
 ORDER = (
     "utils",
     "functional",
@@ -23,7 +23,7 @@ ORDER = (
     "rewards.base",
     "rewards.fitting",
     "rewards.registry",
-    "rewards",  # its public names, all of which stand before this line
+    "rewards",  # its public names, all defined in the packages before
     "rewards.text",
     "rewards.neural",
     "envs",

@@ -76,6 +76,11 @@ KINDS = {
     "gail": Kind(GAIL, GAILConfig, RL),
     "shared": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2, "critic": "shared"}),
 }
+# What keeps training stable has state of its own; warm-ups end after the save.
+STABILITY: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", {"critic_warmup": 3}),
+    "d2lols": ("d2lols", {"critic_warmup": 1}),
+}
 RL_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent is not BC]
 GUIDED_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent.takes_guide]
 
@@ -228,6 +233,16 @@ class TestCheckpoints:
         assert equal(weights(loaded.policy.model), weights(straight.policy.model))
         if straight.learner.ref_policy:
             assert equal(weights(loaded.learner.ref_policy.model), weights(straight.learner.ref_policy.model))
+
+    @pytest.mark.parametrize("name", STABILITY)
+    def test_saved_and_continued_with_means_of_stability(self, name, tmp_path):
+        kind, numbers = STABILITY[name]
+        straight, stopped = (KINDS[kind](toy_policy(), toy_envs(), **numbers) for _ in range(2))
+        expected = history(straight, 4)
+        reports = history(stopped, 2)
+        stopped.save(tmp_path / "run")
+        reports += history(type(stopped).load(tmp_path / "run", envs=toy_envs()), 2)
+        assert reports == expected
 
     @pytest.mark.parametrize("forgotten", ["optimizer", "generator"])
     def test_it_would_show_if_something_were_forgotten(self, kind, forgotten, tmp_path):

@@ -5,6 +5,7 @@ Which tokens count for which loss is written in the trajectories; who wrote them
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,6 +55,7 @@ class ActorCritic(Learner):
             policy, self.optimizer, layout, config, policy_loss=partial(policy_loss, clip_range=config.clip_range)
         )
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
+        self.critic_updates: Counter[str] = Counter()  # by owner
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
         if config.compile:
@@ -111,17 +113,29 @@ class ActorCritic(Learner):
         critic, _ = self.critic("policy", warm_start=plan.warm_start_critic)
         return replace(plan, rollout=ValueRecordingActor(self.policy, critic))
 
-    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
+    def update(
+        self,
+        trajectories: Trajectories,
+        plan: Plan,
+        *,
+        generator: torch.Generator,
+        timer: Timer,
+        learns_policy: bool = True,
+    ) -> Metrics:
         """Learn from the texts of one iteration.
+
+        While the critic warms up, neither the policy nor the KL coefficient moves.
 
         Args:
             trajectories: finished texts.
             plan: the plan that they were written by; says which critic learns.
             generator: draws references and shuffles the minibatches.
             timer: counts seconds as "reference", "values" and "learn".
+            learns_policy: whether the policy takes optimizer steps once the critic has warmed up.
         """
         critic, critic_optimizer = self.critic(plan.critic, warm_start=plan.warm_start_critic)
         name = "critic" if plan.critic == "policy" else "guide_critic"
+        learns_policy &= self.critic_updates[plan.critic] >= self.config.critic_warmup
         factor = self.config.learning_rate_factor(self.iteration)
         set_learning_rate(self.optimizer, self.config.learning_rate * factor)
         set_learning_rate(critic_optimizer, self._critic_learning_rate * factor)
@@ -133,9 +147,11 @@ class ActorCritic(Learner):
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
         explained = explained_variance(experience.old_values, experience.returns, experience.learn_critic)
         with timer.time("learn"):
-            steps = self.epochs.run(experience, critic, critic_optimizer, generator)
+            steps = self.epochs.run(experience, critic, critic_optimizer, generator, learns_policy=learns_policy)
 
-        self.kl_controller.update(kl, len(trajectories))
+        if learns_policy:
+            self.kl_controller.update(kl, len(trajectories))
+        self.critic_updates[plan.critic] += 1
         self.iteration += 1
         metrics = {"kl": kl, "kl_coef": kl_coef, f"{name}/explained_variance": float(explained)}
         return metrics | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
@@ -148,7 +164,11 @@ class ActorCritic(Learner):
             "ref_policy": self.ref_policy.language_model.state_dict(),
             "kl": self.kl_controller.state_dict(),
             "critics": {
-                critic_owner: {"critic": critic.state_dict(), "optimizer": optimizer.state_dict()}
+                critic_owner: {
+                    "critic": critic.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "updates": self.critic_updates[critic_owner],
+                }
                 for critic_owner, (critic, optimizer) in self._critics.items()
             },
         }
@@ -163,3 +183,4 @@ class ActorCritic(Learner):
             critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])
             optimizer.load_state_dict(saved["optimizer"])
+            self.critic_updates[critic_owner] = saved["updates"]

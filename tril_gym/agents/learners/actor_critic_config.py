@@ -24,6 +24,9 @@ class ActorCriticConfig(OptimizerConfig):
         "Critic network: its own, an adapter on the policy's base, or a head on the policy; default: separate, with"
         " LoRA adapter",
     )
+    critic_warmup: int = config_field(
+        0, "First updates of each critic, in which it learns alone: the policy takes no step", minimum=0
+    )
     gamma: float = config_field(1.0, "Discount per token", minimum=0, maximum=1)
     gae_lambda: float = config_field(
         0.95, "λ of GAE: 0 bootstraps after one token, 1 at the end of the text only", minimum=0, maximum=1

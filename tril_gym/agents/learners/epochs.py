@@ -64,10 +64,19 @@ class Epochs:
         critic: Critic,
         critic_optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
+        *,
+        learns_policy: bool = True,
     ) -> Metrics:
         """Take one optimizer step per minibatch and return the means of the steps' metrics.
 
         The epochs end early, before a step, when the policy has moved by more than 1.5 · target_kl.
+
+        Args:
+            experience: what is learned from.
+            critic: trained in place.
+            critic_optimizer: of the critic.
+            generator: shuffles the minibatches.
+            learns_policy: whether the policy takes steps; if not, the critic learns alone, of a shared one the head.
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
         size = self.config.minibatch_size
@@ -89,7 +98,7 @@ class Epochs:
                 del metrics["policy/ratio_error"]  # it says something before the first update only
             kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn))
             if not kl_exceeded:
-                metrics |= self._step(batch.counts, critic, critic_optimizer)
+                metrics |= self._step(batch.counts, critic, critic_optimizer, learns_policy=learns_policy)
             for name, value in metrics.items():  # those of the step that ends the epochs as well: they say why
                 means[name].append(value)
             if kl_exceeded:
@@ -170,20 +179,22 @@ class Epochs:
             count=counts.learn_critic,
         )
 
-    def _step(self, counts: Counts, critic: Critic, critic_optimizer: torch.optim.Optimizer) -> Metrics:
+    def _step(
+        self, counts: Counts, critic: Critic, critic_optimizer: torch.optim.Optimizer, *, learns_policy: bool
+    ) -> Metrics:
         """Take one optimizer step of each network that has tokens to learn, and return the norms before clipping."""
-        learns_policy = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
-        if not (learns_policy or counts.learn_critic):
+        has_policy_tokens = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
+        if not (has_policy_tokens or counts.learn_critic):
             return {}
         policy_parameters, critic_parameters = self.policy.parameters(), critic.parameters()
         limit = self.config.max_grad_norm
-        if self.config.joint_grad_norm:
+        if self.config.joint_grad_norm and learns_policy:
             policy_norm = critic_norm = nn.utils.clip_grad_norm_(policy_parameters + critic_parameters, limit)
         else:
             policy_norm = nn.utils.clip_grad_norm_(policy_parameters, limit)
             critic_norm = nn.utils.clip_grad_norm_(critic_parameters, limit)
         # A step with a gradient of zero is not the same as no step: the optimizer would move by its momentum.
-        if learns_policy:
+        if has_policy_tokens and learns_policy:
             self.optimizer.step()
         if counts.learn_critic:
             critic_optimizer.step()

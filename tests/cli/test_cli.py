@@ -59,7 +59,8 @@ def test_list_names_everything():
 def test_files_of_a_run_folder(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "config.yaml", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward", "checkpoints",
+        "config.yaml", "words.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward",
+        "checkpoints",
     }  # fmt: skip
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
@@ -67,6 +68,10 @@ def test_files_of_a_run_folder(run):
     for when in ("before", "after"):
         assert {"greedy", "sampled"} == set(evaluation[when]["metrics"])
         assert len(evaluation[when]["samples"]) == 3
+        for decoding in ("greedy", "sampled"):
+            found, intervals = evaluation[when]["metrics"][decoding], evaluation[when]["intervals"][decoding]
+            for name in ("text/repetition", "text/ended", "text/unknown_words"):
+                assert 0 <= intervals[name][0] <= found[name] <= intervals[name][1] <= 1
     assert evaluation["before"]["metrics"]["sampled"]["kl"] == pytest.approx(0, abs=1e-4)
     rows = metrics(run)
     assert [row["iteration"] for row in rows] == [1, 2]

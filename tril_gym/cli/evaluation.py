@@ -103,7 +103,13 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
             check_metrics(metrics, parts.envs)
             with console.waiting(f"evaluating on {parts.description}"):
                 found = evaluate(
-                    parts.policy, parts.envs, seed=seed, ref_policy=parts.ref_policy, count=examples, metrics=metrics
+                    parts.policy,
+                    parts.envs,
+                    seed=seed,
+                    ref_policy=parts.ref_policy,
+                    count=examples,
+                    metrics=metrics,
+                    known_words=parts.known_words,
                 )
     console.show(evaluation_table(f"{source} on {parts.description}", found.metrics, found.intervals))
     if output is not None:

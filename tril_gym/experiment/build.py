@@ -111,6 +111,7 @@ class EvaluationComponents:
     envs: VectorEnv
     description: str  # of the examples
     fitted: Path | None  # the folder with what the run's rewards were fitted to
+    known_words: frozenset[str] | None  # of the run's training examples
     threads: int | None  # CPU threads to compute on; None for torch's choice
 
 
@@ -158,6 +159,7 @@ def build_evaluation(
         envs=envs,
         description=description,
         fitted=folder.path / "reward" if is_run else None,
+        known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
     )
 

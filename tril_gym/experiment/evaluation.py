@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
+from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.collector import collect
@@ -16,6 +17,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.experiment.metrics import Interval, Measured, Metric, mean_interval, measure
+from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
@@ -25,7 +27,7 @@ from tril_gym.models.texts import Texts
 class Evaluation:
     """The result of an evaluation."""
 
-    metrics: dict[str, dict[str, float]]  # for "greedy" and "sampled": reward/mean, score/…, metric/…, …
+    metrics: dict[str, dict[str, float]]  # for "greedy" and "sampled": reward/mean, text/…, score/…, metric/…, kl
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
     texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
@@ -44,6 +46,7 @@ def evaluate(
     count: int | None = None,
     samples: int = 3,
     metrics: Sequence[Metric] = (),
+    known_words: Collection[str] | None = None,
 ) -> Evaluation:
     """Write each example once, greedily and then by sampling.
 
@@ -55,6 +58,7 @@ def evaluate(
         count: the number of examples, from the first one on; by default all.
         samples: the number of texts in `Evaluation.samples`.
         metrics: further scores to measure the texts by; see `metrics_by_name`.
+        known_words: also report "text/unknown_words", the share of texts with a word that is not in this set.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.
@@ -70,34 +74,47 @@ def evaluate(
         generator = torch.Generator().manual_seed(seed)
         texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
         measured = measure(metrics, texts.infos, seed=seed) if metrics else Measured()
-        found[name] = summary(texts) | _prefixed("metric", measured.values)
-        intervals[name] = intervals_of(texts, seed) | _prefixed("metric", measured.intervals)
+        columns = columns_of_texts(texts, layout, known_words)
+        if name == "sampled" and ref_policy is not None:
+            columns["kl"] = _kl_of_texts(texts, ref_policy, layout)
+        found[name] = means_of(columns) | _prefixed("metric", measured.values)
+        intervals[name] = intervals_of(columns, seed) | _prefixed("metric", measured.intervals)
         kept = sample_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
         written += [{"written": name} | row for row in _scored_texts(texts, measured)]
-        if name == "sampled" and ref_policy is not None:
-            found[name]["kl"] = _kl(texts, ref_policy, layout)
     return Evaluation(found, intervals, kept, written)
 
 
-def summary(trajectories: Trajectories) -> dict[str, float]:
+def columns_of_texts(
+    trajectories: Trajectories, layout: TextLayout, known_words: Collection[str] | None
+) -> dict[str, Tensor]:
+    """Return the metrics of each text by name, (B,) float64; a score is NaN where a text has none."""
+    is_eos = torch.isin(trajectories.tokens, torch.tensor(layout.eos_token_ids)) & trajectories.is_token
+    columns = {
+        "reward/mean": trajectories.rewards.sum(1).double(),
+        "text/length": trajectories.lengths.double(),
+        "text/ended": is_eos.any(1).double(),
+    }
+    completions = [info["completion"] for info in trajectories.infos if info.get("completion") is not None]
+    if len(completions) == len(trajectories):  # a foreign environment may report none
+        columns["text/repetition"] = _column(repetition(text) for text in completions)
+        if known_words is not None:
+            columns["text/unknown_words"] = _column(has_unknown_word(text, known_words) for text in completions)
+    return columns | _prefixed("score", trajectories.scores)
+
+
+def means_of(columns: dict[str, Tensor]) -> dict[str, float]:
     """Return means over texts, and the standard error of the mean reward where there is more than one text."""
-    rewards = trajectories.rewards.sum(1)
-    metrics = {"examples": len(trajectories), "reward/mean": float(rewards.mean())}
+    rewards = columns["reward/mean"]
+    metrics = {"examples": len(rewards), "reward/mean": float(rewards.mean())}
     if len(rewards) > 1:
         metrics["reward/stderr"] = float(rewards.std(correction=1)) / math.sqrt(len(rewards))
-    metrics["text/length"] = float(trajectories.lengths.double().mean())
-    return metrics | {f"score/{name}": float(scores.nanmean()) for name, scores in trajectories.scores.items()}
+    return metrics | {name: float(column.nanmean()) for name, column in columns.items() if name != "reward/mean"}
 
 
-def intervals_of(trajectories: Trajectories, seed: int) -> dict[str, Interval]:
-    """Return the bootstrap intervals of the means of `summary`."""
-    if len(trajectories) < 2:
-        return {}
-    columns = {"reward/mean": trajectories.rewards.sum(1).double(), "text/length": trajectories.lengths.double()}
-    columns |= _prefixed(
-        "score", {name: scores for name, scores in trajectories.scores.items() if not scores.isnan().any()}
-    )
-    return {name: mean_interval(scores.cpu().numpy(), seed=seed) for name, scores in columns.items()}
+def intervals_of(columns: dict[str, Tensor], seed: int) -> dict[str, Interval]:
+    """Return the bootstrap intervals of the means over two texts or more, where each text has a value."""
+    complete = {name: column for name, column in columns.items() if len(column) > 1 and not column.isnan().any()}
+    return {name: mean_interval(column.cpu().numpy(), seed=seed) for name, column in complete.items()}
 
 
 def sample_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -129,11 +146,18 @@ def _prefixed(group: str, metrics: dict[str, Any]) -> dict[str, Any]:
     return {f"{group}/{name}": value for name, value in metrics.items()}
 
 
+def _column(values: Iterable[float]) -> Tensor:
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
 @torch.no_grad()
-def _kl(trajectories: Trajectories, ref_policy: LMPolicy, layout: TextLayout) -> float:
-    def score(texts: Texts) -> torch.Tensor:
+def _kl_of_texts(trajectories: Trajectories, ref_policy: LMPolicy, layout: TextLayout) -> Tensor:
+    """Return an estimate of the KL divergence from the reference policy for each text, (B,) nats."""
+
+    def score(texts: Texts) -> Tensor:
         return ref_policy.token_logprobs(texts, layout).logprobs.double().cpu()
 
     batches = torch.arange(len(trajectories)).split(64)
     ref_logprobs = torch.cat([score(trajectories.texts[rows]) for rows in batches])
-    return float(nats_per_text(trajectories.old_logprobs, ref_logprobs, trajectories.wrote))
+    columns = (trajectories.old_logprobs, ref_logprobs, trajectories.wrote)  # (B, T) each
+    return _column(float(nats_per_text(*row)) for row in zip(*(column[:, None] for column in columns), strict=True))

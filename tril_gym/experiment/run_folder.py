@@ -1,6 +1,7 @@
 """The run folder: the settings of a run, what it measured, and its checkpoints.
 
-    config.yaml  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/  checkpoints/iteration-000040/
+    config.yaml  words.json  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/
+    checkpoints/iteration-000040/
 
 Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tril_gym import __version__
 from tril_gym.utils.atomic_files import replace_text, write_json, write_json_lines
 
 CONFIG = "config.yaml"
+WORDS = "words.json"
 FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
 
@@ -119,6 +121,14 @@ class RunFolder:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} is no run folder: {name} cannot be read ({error})") from error
+
+    def write_words(self, words: Collection[str]) -> None:
+        """Write the words of the training examples, against which an evaluation counts unknown words."""
+        self.write_json(WORDS, sorted(words))
+
+    def read_words(self) -> frozenset[str] | None:
+        """Return the words of the training examples; None for a run whose environment has no such examples."""
+        return frozenset(self.read_json(WORDS)) if (self.path / WORDS).is_file() else None
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
         """Append lines to a JSON Lines file."""

@@ -15,6 +15,7 @@ from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
 from tril_gym.experiment.evaluation import Evaluation, evaluate, sample_texts
 from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker
 from tril_gym.utils.console import (
     RunConsole,
@@ -102,6 +103,8 @@ def new_run(
         try:
             folder.write_config(asdict(components.config))
             save_rewards(components, folder.path / "reward")
+            if (words := training_words(components.envs)) is not None:
+                folder.write_words(words)
             return Run(folder, components, tracker, console or RunConsole())
         except BaseException:  # including Ctrl-C while a reward is fitted
             folder.remove()
@@ -143,6 +146,7 @@ class Run:
         self.folder, self.components, self.tracker, self.console = folder, components, tracker, console
         self.config, self.agent = components.config, components.agent
         self.eval_envs = components.eval_envs(folder.path / "reward")
+        self.known_words = folder.read_words()
 
     def run(self, *, profile: bool = False) -> Result:
         """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration."""
@@ -216,6 +220,7 @@ class Run:
                 seed=self.config.seed,
                 ref_policy=self.agent.learner.ref_policy,
                 count=count,
+                known_words=self.known_words,
             )
 
     def _write_evaluation(self, before: dict[str, Any], after: dict[str, Any] | None) -> None:

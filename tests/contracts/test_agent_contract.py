@@ -78,8 +78,15 @@ KINDS = {
 }
 # What keeps training stable has state of its own; warm-ups end after the save.
 STABILITY: dict[str, tuple[str, dict[str, Any]]] = {
-    "ppo": ("ppo", {"critic_warmup": 3}),
-    "d2lols": ("d2lols", {"critic_warmup": 1}),
+    "ppo": ("ppo", {"critic_warmup": 3, "scale_rewards": True}),
+    "d2lols": ("d2lols", {"critic_warmup": 1, "scale_rewards": True}),
+    "gail": (
+        "gail",
+        {
+            **{"discriminator_warmup": 3, "discriminator_every": 2, "discriminator_replay": 2},
+            **{"gradient_penalty": 0.1, "reward_clip": 1.0, "normalize_reward": True},
+        },
+    ),
 }
 RL_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent is not BC]
 GUIDED_CONFIGS = [kind.config for kind in KINDS.values() if kind.agent.takes_guide]

@@ -109,6 +109,21 @@ def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_sm
     return binary_cross_entropy_with_logits(logits, labels)
 
 
+def gradient_penalty(gradients: Tensor) -> Tensor:
+    """Return the R1 penalty of a discriminator, before its weight γ: a scalar to minimise.
+
+        ½ mean ‖∂ logit / ∂ e‖²
+
+    Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9, on real data:
+    https://arxiv.org/abs/1801.04406
+
+    Args:
+        gradients: (B, L, D) of the logits of B texts of experts by the embeddings e of their L tokens, differentiable.
+    """
+    assert gradients.ndim == 3, gradients.shape
+    return 0.5 * gradients.square().sum(dim=(1, 2)).mean()
+
+
 @torch.no_grad()
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, count: Count = None) -> Tensor:
     """Return an estimate of KL(π_old‖π) in nats per token, never negative: a scalar.

@@ -38,6 +38,11 @@ class Texts:
         width = max(map(len, prompts))
         return Texts(*_padded(prompts, width, on_left=True), *_padded(completions, max_new_tokens, on_left=False))
 
+    @staticmethod
+    def cat(parts: Sequence[Texts]) -> Texts:
+        """Concatenate texts of the same P and T."""
+        return Texts(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Texts)))
+
     def with_completions(self, completions: Sequence[Sequence[int]]) -> Texts:
         """Return the same prompts with other completions, as lists of ids."""
         tokens, is_token = _padded(completions, self.tokens.shape[1], on_left=False)

@@ -227,7 +227,7 @@ class TestWhatItLearns:
         metrics = Setting().update()
         assert list(metrics)[:6] == [
             *("discriminator/loss", "grad_norm/discriminator", "discriminator/accuracy"),
-            *("discriminator/expert_score", "discriminator/policy_score", "discriminator/reward"),
+            *("discriminator/expert_score", "discriminator/policy_score", "discriminator/steps"),
         ]
         assert {"kl", "policy/loss", "critic/loss", "policy/ratio_error"} <= metrics.keys()
         for name in ("accuracy", "expert_score", "policy_score"):

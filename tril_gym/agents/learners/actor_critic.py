@@ -24,7 +24,8 @@ from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.optimizer import adamw, checkpoint_gradients, set_learning_rate
 from tril_gym.functional.losses import policy_loss
-from tril_gym.functional.masked import explained_variance
+from tril_gym.functional.masked import explained_variance, select
+from tril_gym.functional.running import RunningStd
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.utils.profiler import Timer
 
@@ -43,6 +44,7 @@ class ActorCritic(Learner):
         self.policy, self.config, self.layout = policy, config, layout
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.kl_controller = config.controller()
+        self.reward_std = RunningStd()  # of the texts' total rewards, with `scale_rewards`
         self.references = ReferenceTokens(layout) if config.target_coef > 0 else None
         self.credit = CreditAssignment(
             policy,
@@ -141,6 +143,7 @@ class ActorCritic(Learner):
         set_learning_rate(critic_optimizer, self._critic_learning_rate * factor)
 
         trajectories = self.credit.add_reference_and_values(trajectories, critic, timer)
+        trajectories, scale = self._scale_rewards(trajectories)
         kl, kl_coef = kl_of(trajectories), self.kl_controller.coef
         experience = self.credit.experience(trajectories, kl_coef=kl_coef)
         if self.references is not None:
@@ -154,7 +157,18 @@ class ActorCritic(Learner):
         self.critic_updates[plan.critic] += 1
         self.iteration += 1
         metrics = {"kl": kl, "kl_coef": kl_coef, f"{name}/explained_variance": float(explained)}
-        return metrics | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
+        return metrics | scale | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
+
+    def _scale_rewards(self, trajectories: Trajectories) -> tuple[Trajectories, Metrics]:
+        """Divide the rewards by the standard deviation of all texts' totals so far, these included, if configured.
+
+        They stay as they are where that is 0: all texts were rewarded alike.
+        """
+        if not self.config.scale_rewards:
+            return trajectories, {}
+        self.reward_std.update(select(trajectories.rewards, trajectories.is_token).sum(1))
+        scale = self.reward_std.std or 1.0
+        return replace(trajectories, rewards=trajectories.rewards / scale), {"reward/scale": scale}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the policy's own weights."""
@@ -163,6 +177,7 @@ class ActorCritic(Learner):
             "schedule": {"iteration": self.iteration},
             "ref_policy": self.ref_policy.language_model.state_dict(),
             "kl": self.kl_controller.state_dict(),
+            "reward_std": self.reward_std.state_dict(),
             "critics": {
                 critic_owner: {
                     "critic": critic.state_dict(),
@@ -179,6 +194,7 @@ class ActorCritic(Learner):
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.kl_controller.load_state_dict(state["kl"])
+        self.reward_std.load_state_dict(state["reward_std"])
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])

@@ -44,6 +44,11 @@ class ActorCriticConfig(OptimizerConfig):
     compile: bool = config_field(
         False, "Compile the networks with torch, which takes seconds to minutes for each new batch size"
     )
+    scale_rewards: bool = config_field(
+        False,
+        "Divide rewards by the running standard deviation of all texts' rewards so far; kl_coef is then in units of"
+        " scaled reward",
+    )
     normalize_advantages: bool = config_field(False, "Whiten advantages over the learned tokens")
     kl_coef: float = config_field(0.001, "Reward lost per nat of KL to the reference policy", minimum=0, group="KL")
     kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "Estimator of the KL inside the reward", group="KL")

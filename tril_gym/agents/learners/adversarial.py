@@ -5,8 +5,9 @@ The environment's own reward is logged but not learned from. B texts, T new toke
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,13 +17,14 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.collection.trajectories import Trajectories, minibatches
+from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.agents.learners.discriminator import Discriminator, make_discriminator
+from tril_gym.agents.learners.discriminator import ClassifierDiscriminator, Discriminator, make_discriminator
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.optimizer import adamw
-from tril_gym.functional.losses import discriminator_loss
+from tril_gym.functional.losses import discriminator_loss, gradient_penalty
+from tril_gym.functional.masked import masked_whiten
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
 from tril_gym.utils.config_fields import config_field
@@ -44,6 +46,31 @@ class AdversarialConfig(ActorCriticConfig):
     discriminator_epochs: int = config_field(
         1, "Passes of the discriminator over the texts of an iteration", minimum=1, group="reward"
     )
+    discriminator_warmup: int = config_field(
+        0, "First iterations in which only discriminator and critic learn", minimum=0, group="reward"
+    )
+    discriminator_every: int = config_field(
+        1, "Train the discriminator in every n-th iteration, from the first on", minimum=1, group="reward"
+    )
+    discriminator_accuracy: float | None = config_field(
+        None,
+        "Train the discriminator only in iterations that begin with an accuracy of at most this; default: in all",
+        minimum=0,
+        maximum=1,
+        group="reward",
+    )
+    discriminator_replay: int = config_field(
+        0,
+        "Train the discriminator on texts of this many earlier iterations too, drawn alike, with their references",
+        minimum=0,
+        group="reward",
+    )
+    gradient_penalty: float = config_field(
+        0.0,
+        "Weight γ of the R1 penalty, half the squared gradient of the logit of references by their embeddings",
+        minimum=0,
+        group="reward",
+    )
     label_smoothing: float = config_field(
         0.0,
         "Label smoothing s of the discriminator, whose labels are s/2 and 1−s/2",
@@ -53,6 +80,12 @@ class AdversarialConfig(ActorCriticConfig):
     )
     reward_form: Literal["logit", "gail", "probability"] = config_field(
         "logit", "Reward from the logit: the logit itself, −log(1−D), or D", group="reward"
+    )
+    reward_clip: float | None = config_field(
+        None, "Clip logits to [−c, c] before they become rewards; default: unlimited", above=0, group="reward"
+    )
+    normalize_reward: bool = config_field(
+        False, "Shift and scale the discriminator's rewards of an iteration to mean 0 and std 1", group="reward"
     )
     positive_only: bool = config_field(
         False, "Take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
@@ -68,10 +101,22 @@ class AdversarialLearner(Learner):
         self.config = config
         self.actor_critic = ActorCritic(policy, config, layout)
         self.tokenize = ReferenceTokens(layout)
+        # Pairs of references and the policy's texts of the same prompts, of the last iterations.
+        self.replay: deque[tuple[Texts, Texts]] = deque(maxlen=config.discriminator_replay)
         self.set_discriminator(make_discriminator(config.discriminator, policy, layout))
 
     def set_discriminator(self, discriminator: Discriminator) -> None:
-        """Replace the discriminator and its optimizer."""
+        """Replace the discriminator and its optimizer.
+
+        Raises:
+            ValueError: the gradient penalty cannot be computed for it.
+        """
+        if self.config.gradient_penalty > 0 and not isinstance(discriminator, ClassifierDiscriminator):
+            raise ValueError(
+                f"gradient_penalty is {self.config.gradient_penalty}, but the gradient by embeddings is known only for"
+                f" sequence classifiers, not for {type(discriminator).__name__}; leave it at 0, or use tiny or the name"
+                " or folder of a sequence classifier as discriminator"
+            )
         self.discriminator = discriminator
         self.optimizer = adamw(
             discriminator.parameters(), self.config, learning_rate=self.config.discriminator_learning_rate
@@ -87,16 +132,31 @@ class AdversarialLearner(Learner):
         return self.actor_critic.collection_plan(plan)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
-        """Update the discriminator, score the texts with it, then update the policy."""
+        """Update the discriminator, score the texts with it, then update the policy.
+
+        In the first `discriminator_warmup` iterations the policy takes no step.
+        """
+        iteration = self.actor_critic.iteration
         with timer.time("discriminator"):
             rows = self._expert_rows(trajectories)
             experts = reference_texts(trajectories[rows], self.tokenize, generator)
             metrics = self._update_discriminator(experts, trajectories.texts[rows], generator)
             logits = self.logits(trajectories.texts)
-        rewards = discriminator_rewards(logits, form=self.config.reward_form)
+        rewards = self._rewards(logits)
         metrics["discriminator/reward"] = float(rewards.mean())
+        if self.config.normalize_reward:
+            rewards = masked_whiten(rewards, torch.ones_like(rewards, dtype=torch.bool))
         trajectories = with_final_rewards(trajectories, rewards)
-        return metrics | self.actor_critic.update(trajectories, plan, generator=generator, timer=timer)
+        learns_policy = iteration >= self.config.discriminator_warmup
+        return metrics | self.actor_critic.update(
+            trajectories, plan, generator=generator, timer=timer, learns_policy=learns_policy
+        )
+
+    def _rewards(self, logits: Tensor) -> Tensor:
+        """Return the rewards of logits, (B,), before they are normalised."""
+        if self.config.reward_clip is not None:
+            logits = logits.clamp(-self.config.reward_clip, self.config.reward_clip)
+        return discriminator_rewards(logits, form=self.config.reward_form)
 
     def _expert_rows(self, trajectories: Trajectories) -> Tensor:
         """Return the rows whose reference is an expert's.
@@ -116,22 +176,55 @@ class AdversarialLearner(Learner):
     def _update_discriminator(self, experts: Texts, written: Texts, generator: torch.Generator) -> Metrics:
         """Train on B references and B texts of the policy; accuracy and scores are those before the first step."""
         expert_logits, policy_logits = self.logits(experts), self.logits(written)
-        means: defaultdict[str, list[float]] = defaultdict(list)
-        epochs, size = self.config.discriminator_epochs, self.config.minibatch_size
-        for rows in minibatches(len(written), epochs=epochs, size=size, generator=generator):
-            self.optimizer.zero_grad()
-            logits = self.discriminator.logits(experts[rows]), self.discriminator.logits(written[rows])
-            loss = discriminator_loss(*logits, label_smoothing=self.config.label_smoothing)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
-            self.optimizer.step()
-            means["discriminator/loss"].append(float(loss.detach()))
-            means["grad_norm/discriminator"].append(float(norm))
-        return {name: sum(values) / len(values) for name, values in means.items()} | {
-            "discriminator/accuracy": float(torch.cat([expert_logits > 0, policy_logits <= 0]).double().mean()),
+        accuracy = float(torch.cat([expert_logits > 0, policy_logits <= 0]).double().mean())
+        pairs = [(experts, written), *self.replay]
+        self.replay.append((experts, written))
+        parts = self._minibatches(pairs, generator) if self._learns_discriminator(accuracy) else ()
+        steps = [self._step(*part) for part in parts]
+        means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
+        return means | {
+            "discriminator/accuracy": accuracy,
             "discriminator/expert_score": float(expert_logits.sigmoid().mean()),
             "discriminator/policy_score": float(policy_logits.sigmoid().mean()),
+            "discriminator/steps": len(steps),
         }
+
+    def _learns_discriminator(self, accuracy: float) -> bool:
+        """Return whether the discriminator takes steps in this iteration, which begins with this accuracy."""
+        limit = self.config.discriminator_accuracy
+        is_due = self.actor_critic.iteration % self.config.discriminator_every == 0
+        return is_due and (limit is None or accuracy <= limit)
+
+    def _minibatches(
+        self, pairs: list[tuple[Texts, Texts]], generator: torch.Generator
+    ) -> Iterable[tuple[Texts, Texts]]:
+        """Yield references and as many texts of the policy for the same prompts, so that prompts tell nothing.
+
+        An epoch has as many pairs as the current iteration, the first of `pairs`, drawn from all without replacement.
+        """
+        count = len(pairs[0][0])
+        experts, written = (Texts.cat(part) for part in zip(*pairs, strict=True))
+        for _ in range(self.config.discriminator_epochs):
+            drawn = torch.randperm(len(experts), generator=generator)[:count]
+            yield from ((experts[rows], written[rows]) for rows in drawn.split(self.config.minibatch_size))
+
+    def _step(self, experts: Texts, written: Texts) -> Metrics:
+        """Take an optimizer step of the discriminator and return its metrics."""
+        self.optimizer.zero_grad()
+        metrics = {}
+        if self.config.gradient_penalty > 0:
+            assert isinstance(self.discriminator, ClassifierDiscriminator)
+            expert_logits, gradients = self.discriminator.logits_and_gradients(experts)
+            penalty = gradient_penalty(gradients)
+            metrics["discriminator/gradient_penalty"] = float(penalty.detach())
+        else:
+            expert_logits, penalty = self.discriminator.logits(experts), None
+        policy_logits = self.discriminator.logits(written)
+        loss = discriminator_loss(expert_logits, policy_logits, label_smoothing=self.config.label_smoothing)
+        (loss if penalty is None else loss + self.config.gradient_penalty * penalty).backward()
+        norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return {"discriminator/loss": float(loss.detach()), "grad_norm/discriminator": float(norm)} | metrics
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
@@ -144,6 +237,7 @@ class AdversarialLearner(Learner):
         return {
             "discriminator": self.discriminator.state_dict(),
             "discriminator_optimizer": self.optimizer.state_dict(),
+            "replay": [[asdict(texts) for texts in pair] for pair in self.replay],
             "actor_critic": self.actor_critic.state_dict(),
         }
 
@@ -151,6 +245,10 @@ class AdversarialLearner(Learner):
         """Restore what `state_dict` returned."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.replay.clear()
+        self.replay.extend(
+            (Texts(**experts).to("cpu"), Texts(**written).to("cpu")) for experts, written in state["replay"]
+        )
         self.actor_critic.load_state_dict(state["actor_critic"])
 
 

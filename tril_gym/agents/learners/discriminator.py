@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
@@ -110,6 +111,23 @@ class ClassifierDiscriminator:
         device = next(self.model.parameters()).device
         inputs = self._ids(texts) if self.tokenizer is None else self._text(texts)
         return at_least_float32(self.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits[:, 0])
+
+    def logits_and_gradients(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """Return logits (B,) and their gradients by the embeddings of the L tokens read, (B, L, D), differentiable."""
+        embeddings: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            embeddings.append(output if output.requires_grad else output.requires_grad_())
+            return embeddings[-1]
+
+        hook = self.model.get_input_embeddings().register_forward_hook(keep)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the faster kernels have no second derivative
+                logits = self.logits(texts)
+        finally:
+            hook.remove()
+        (gradients,) = torch.autograd.grad(logits.sum(), embeddings, create_graph=True)
+        return logits, gradients
 
     def _ids(self, texts: Texts) -> dict[str, Tensor]:
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)

@@ -43,12 +43,12 @@ def loss_on(policy: LMPolicy, seed: int = 50) -> float:
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 class TestWarmUp:
     def test_it_lowers_the_loss(self, kind):
-        born, warm, long = (
+        untrained, warm, long = (
             loss_on(tiny_policy(envs(), kind=kind, **SMALL | {"samples": n, "epochs": epochs}))
             for n, epochs in ((0, 1), (256, 1), (256, 5))
         )
-        assert born > 2.0  # ln 16 = 2.8 nats, where all words are alike
-        assert warm < born - 0.2
+        assert untrained > 2.0  # ln 16 = 2.8 nats, where all words are alike
+        assert warm < untrained - 0.2
         assert long < warm - 0.2
 
     def test_it_fits_the_environment(self, kind):

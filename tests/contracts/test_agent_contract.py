@@ -1,4 +1,4 @@
-"""What every agent must keep, whatever its algorithm."""
+"""Contract of every agent."""
 
 import json
 import random
@@ -45,12 +45,12 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 
-V, P, T = 16, 4, 8  # of the toy world
+V, P, T = 16, 4, 8  # of the toy environment
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An algorithm and the numbers that it learns quickly with."""
+    """An algorithm with settings for fast learning."""
 
     agent: type[Agent]
     config: type
@@ -63,7 +63,7 @@ class Kind:
         return self.agent(policy, envs, config, seed=seed)
 
 
-# Two minibatches an epoch, the last of which is not full, and every mechanism that remembers something.
+# Two minibatches per epoch, the last of which is not full, and every feature with a state.
 RL = {"learning_rate": 1e-3, "episodes_per_iteration": 12, "minibatch_size": 8, "epochs": 2}
 RL |= {"kl_coef": 0.1, "kl_controller": "adaptive", "kl_target": 1.0, "kl_horizon": 20.0}
 KINDS = {
@@ -72,11 +72,13 @@ KINDS = {
     "ppo-pp": Kind(PPOPlusPlus, PPOPlusPlusConfig, RL | {"rollin_prob": 0.6}),
     "aggrevated": Kind(AggreVaTeD, AggreVaTeDConfig, RL | {"allow_full_rollins": True}),
     "lols": Kind(LOLS, LOLSConfig, RL | {"ppo_pp_prob": 0.5}),
-    "d2lols": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}),  # handed over where runs are saved
+    "d2lols": Kind(
+        D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}
+    ),  # the algorithm changes where runs are saved
     "gail": Kind(GAIL, GAILConfig, RL),
     "shared": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2, "critic": "shared"}),
 }
-# What keeps training stable has state of its own; warm-ups end after the save.
+# Settings with a state of their own; warm-ups end after the save.
 STABILITY: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"critic_warmup": 3, "scale_rewards": True}),
     "d2lols": ("d2lols", {"critic_warmup": 1, "scale_rewards": True}),
@@ -127,14 +129,14 @@ def timeless(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
-    """The metrics of some more iterations."""
+    """Return the metrics of further iterations."""
     reports: list[dict[str, float]] = []
     agent.learn(iterations, callback=lambda report: reports.append(timeless(report.metrics)))
     return reports
 
 
-class TestWhatLearns:
-    def test_the_policy_and_nobody_else(self, kind, envs):
+class TestTrainedWeights:
+    def test_only_the_policy_changes(self, kind, envs):
         policy = toy_policy()
         agent = kind(policy, envs)
         others = [agent.learner.ref_policy] if agent.learner.ref_policy else []
@@ -149,16 +151,16 @@ class TestWhatLearns:
             others
         )
 
-    def test_every_matrix_of_the_policy_moves(self, kind, envs, family):
+    def test_every_weight_of_the_policy_changes(self, kind, envs, family):
         policy = toy_policy(family)
         before = {name: parameter.clone() for name, parameter in policy.model.named_parameters()}
         kind(policy, envs).learn(2)
         still = [name for name, parameter in policy.model.named_parameters() if torch.equal(parameter, before[name])]
-        # Biases of keys shift all the attention scores of a row alike, so they do nothing; only rounding moves them.
+        # Biases of keys add the same to all attention scores of a query, so their gradient is 0 up to rounding.
         assert [name for name in still if "k_proj.bias" not in name] == []
 
     @pytest.mark.parametrize("as_guide", [Guide, lambda policy: policy], ids=["guide", "policy"])
-    def test_a_guide_that_shares_the_policys_model_is_frozen_apart(self, envs, as_guide):
+    def test_guide_on_the_policys_model_is_a_frozen_copy(self, envs, as_guide):
         policy = toy_policy()
         agent = KINDS["ppo-pp"](policy, envs, guide=as_guide(policy))
         assert agent.guide.policy.model is not policy.model
@@ -167,18 +169,18 @@ class TestWhatLearns:
         assert equal(weights(agent.guide.policy.model), before)
         assert not equal(weights(policy.model), before)
 
-    def test_a_policy_as_guide_keeps_its_sampling(self, envs):
+    def test_policy_as_guide_keeps_its_decoding(self, envs):
         guide = toy_policy(seed=1).with_decoding(Decoding(temperature=0.5, top_k=3))
         agent = KINDS["ppo-pp"](toy_policy(), envs, guide=guide)
         assert agent.guide.settings() == {"temperature": 0.5, "top_k": 3, "top_p": None, "min_new_tokens": None}
 
-    def test_a_config_of_another_algorithm_is_refused(self, envs):
+    def test_config_of_another_algorithm_is_refused(self, envs):
         with pytest.raises(TypeError, match="ppo takes a PPOConfig, got BCConfig"):
             PPO(toy_policy(), envs, BCConfig())
 
 
 class TestRandomness:
-    def test_the_same_seed_gives_the_same_weights_and_another_other_ones(self, kind):
+    def test_weights_depend_on_the_seed(self, kind):
         agents = [kind(toy_policy(), toy_envs(), seed=seed) for seed in (3, 3, 4)]
         reports = [history(agent, 2) for agent in agents]
         first, again, other = (weights(agent.policy.model) for agent in agents)
@@ -186,14 +188,14 @@ class TestRandomness:
         assert reports[0] == reports[1]
         assert not equal(first, other)
 
-    def test_the_rows_of_the_environment_make_no_difference(self, kind):
+    def test_weights_do_not_depend_on_num_envs(self, kind):
         wide, narrow = (kind(toy_policy(dtype=torch.float64), toy_envs(rows)) for rows in (12, 5))
         assert wide.learn(1).policy is wide.policy
         narrow.learn(1)
         for one, other in zip(weights(wide.policy.model), weights(narrow.policy.model), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
-    def test_global_generators_are_left_alone(self, kind, tmp_path):
+    def test_global_generators_do_not_change(self, kind, tmp_path):
         agent, untrained = kind(toy_policy(), toy_envs()), toy_policy()
 
         def act() -> None:
@@ -212,27 +214,27 @@ class TestRandomness:
         assert global_states() == before
         torch.rand(1)
         assert global_states() != before  # control
-        # Nor does anything depend on them.
+        # The weights do not depend on them.
         again = kind(untrained, toy_envs()).learn(1)
         first = type(agent).load(tmp_path, envs=toy_envs())
         assert equal(weights(again.policy.model), weights(first.policy.model))
 
 
 def global_states() -> tuple[list[int], list[int], object]:
-    """What everybody's random numbers come from: torch's, numpy's and Python's own."""
+    """Return the states of the global generators of torch, numpy and Python."""
     numpy_state = np.random.get_state()[1]  # noqa: NPY002
     return torch.get_rng_state().tolist(), numpy_state.tolist(), random.getstate()
 
 
 class TestCheckpoints:
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_saved_loaded_and_continued_is_never_stopped(self, kind, family, tmp_path):
+    def test_loaded_agent_continues_exactly(self, kind, family, tmp_path):
         straight = kind(toy_policy(family), toy_envs())
         expected = history(straight, 4)
         stopped = kind(toy_policy(family), toy_envs())
         reports = history(stopped, 2)
         stopped.save(tmp_path / "run")
-        stopped.learn(1)  # what happens after a save changes nothing in it
+        stopped.learn(1)  # training after a save does not change the checkpoint
         loaded = type(stopped).load(tmp_path / "run", envs=toy_envs())
         assert (loaded.iteration, loaded.config) == (2, stopped.config)
         reports += history(loaded, 2)
@@ -242,7 +244,7 @@ class TestCheckpoints:
             assert equal(weights(loaded.learner.ref_policy.model), weights(straight.learner.ref_policy.model))
 
     @pytest.mark.parametrize("name", STABILITY)
-    def test_saved_and_continued_with_means_of_stability(self, name, tmp_path):
+    def test_loaded_agent_with_stateful_settings_continues_exactly(self, name, tmp_path):
         kind, numbers = STABILITY[name]
         straight, stopped = (KINDS[kind](toy_policy(), toy_envs(), **numbers) for _ in range(2))
         expected = history(straight, 4)
@@ -252,7 +254,7 @@ class TestCheckpoints:
         assert reports == expected
 
     @pytest.mark.parametrize("forgotten", ["optimizer", "generator"])
-    def test_it_would_show_if_something_were_forgotten(self, kind, forgotten, tmp_path):
+    def test_missing_state_is_detected(self, kind, forgotten, tmp_path):
         agent = kind(toy_policy(), toy_envs()).learn(2)
         agent.save(tmp_path)
         one, other = (type(agent).load(tmp_path, envs=toy_envs()) for _ in range(2))
@@ -262,7 +264,7 @@ class TestCheckpoints:
             other.generator.manual_seed(0)
         assert not equal(weights(one.learn(1).policy.model), weights(other.learn(1).policy.model))
 
-    def test_it_is_a_model_of_transformers(self, kind, tmp_path):
+    def test_policy_loads_in_transformers(self, kind, tmp_path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         agent = kind(toy_policy(), toy_envs()).learn(1)
@@ -278,38 +280,38 @@ class TestCheckpoints:
         assert next(loaded.policy.model.parameters()).dtype == dtype
         assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
 
-    def test_a_policy_without_tokenizer(self, tmp_path):
+    def test_policy_without_tokenizer(self, tmp_path):
         envs = foreign_envs(4)
         agent = PPO(policy_of("gpt2"), envs, PPOConfig(**RL)).learn(1)
         agent.save(tmp_path)
         loaded = PPO.load(tmp_path, envs=envs)
         assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
 
-    def test_a_model_as_guide_comes_back_with_its_sampling(self, tmp_path):
+    def test_guide_is_loaded_with_its_decoding(self, tmp_path):
         guide = Guide(toy_policy(seed=1), temperature=0.7, top_k=9, top_p=0.8, min_new_tokens=2)
         KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=guide).save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
         assert loaded.guide.settings() == guide.settings()
         assert equal(weights(loaded.guide.policy.model), weights(guide.policy.model))
 
-    def test_references_as_guide_come_back(self, tmp_path):
+    def test_references_as_guide_are_loaded(self, tmp_path):
         agent = KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=Guide.references()).learn(1)
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
         assert history(loaded, 1) == history(agent, 1)
 
-    def test_another_guide_must_be_named_again(self, tmp_path):
+    def test_other_guides_are_passed_to_load(self, tmp_path):
         guide = OneToken(G)
         KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=guide).save(tmp_path)
         with pytest.raises(ValueError, match=r"could not be saved; pass it: load\(..., guide=...\)"):
             PPOPlusPlus.load(tmp_path, envs=toy_envs())
         assert PPOPlusPlus.load(tmp_path, envs=toy_envs(), guide=guide).guide is guide
 
-    def test_a_folder_without_an_agent(self, kind, tmp_path):
+    def test_folder_without_agent(self, kind, tmp_path):
         with pytest.raises(ValueError, match="holds no saved agent"):
             kind.agent.load(tmp_path, envs=toy_envs())
 
-    def test_an_agent_of_another_algorithm(self, tmp_path):
+    def test_agent_of_another_algorithm(self, tmp_path):
         KINDS["bc"](toy_policy(), toy_envs()).save(tmp_path)
         with pytest.raises(ValueError, match="holds an agent of bc, not of ppo; use the class of that algorithm"):
             PPO.load(tmp_path, envs=toy_envs())
@@ -321,7 +323,7 @@ MORE = {"normalize_advantages": True, "value_clip_range": 0.2, "ent_coef": 0.01}
 
 
 class TestPadding:
-    """What stands in cells without a token, or was said of tokens that the policy did not write, changes nothing."""
+    """Values of padding, and of tokens that the policy did not write, do not change an update."""
 
     @staticmethod
     def filled(trajectories: Trajectories) -> Trajectories:
@@ -346,12 +348,12 @@ class TestPadding:
         [("gpt2", {}), ("t5", {}), ("bart", {}), ("gpt2", MORE)],
         ids=["gpt2", "t5", "bart", "more"],
     )
-    def test_it_changes_nothing(self, kind, family, numbers):
+    def test_update_is_the_same(self, kind, family, numbers):
         if numbers and kind.agent is BC:
             numbers = {"max_grad_norm": 0.1}
-        # The best texts, which imitation learns, are all of full length where words are counted.
+        # With the rule "count", the references that BC learns are all of full length.
         rule = "stop" if kind.agent is BC else "count"
-        guide = OneToken(G, lengths=(5, 99)) if kind.agent.guide_finishes else None  # every other text ends early
+        guide = OneToken(G, lengths=(5, 99)) if kind.agent.guide_finishes else None  # every second text ends early
         one, two, control = (kind(toy_policy(family), toy_envs(rule=rule), guide=guide, **numbers) for _ in range(3))
         plan = one.plan(0)
         trajectories = collect(one.envs, plan, episodes=12, generator=generator(1))
@@ -367,44 +369,44 @@ class TestPadding:
         assert equal(filled, expected)
         assert filled_metrics == metrics
         assert all(np.isfinite(value) for value in metrics.values())
-        # Control: a token that is learned from, in a text that is paid, does change something.
+        # The control: changing a token that is learned from changes the update.
         is_paid = trajectories.rewards.nansum(1, keepdim=True) > 0
         row, column = (trajectories.learn & is_paid).nonzero()[0].tolist()
         trajectories.tokens[row, column] = (trajectories.tokens[row, column] + 1) % V
         assert not equal(updated(control, trajectories)[1], expected)
 
 
-class TestAtTheDoor:
-    def test_a_policy_with_another_vocabulary(self, kind, envs):
+class TestRefused:
+    def test_policy_with_another_vocabulary(self, kind, envs):
         policy = LMPolicy(language_model("gpt2", vocab_size=20), None)
         with pytest.raises(ValueError, match=r"the model has 20 logits, the environment 16 actions.*vocab_size=20"):
             kind(policy, envs)
 
     @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
-    def test_a_policy_with_too_few_positions(self, kind, envs, family):
+    def test_policy_with_too_few_positions(self, kind, envs, family):
         short, enough = (LMPolicy(language_model(family, vocab_size=V, positions=n), None) for n in (11, 12))
         with pytest.raises(ValueError, match=r"the model has 11 positions, the environment's texts need 4 \+ 8"):
             kind(short, envs)
         kind(enough, envs).learn(1)
 
-    def test_a_decoder_with_too_few_positions(self, kind, envs):
+    def test_decoder_with_too_few_positions(self, kind, envs):
         # Start token and forced BOS stand before the eight tokens, all of which a critic reads.
         short, enough = (LMPolicy(language_model("bart", vocab_size=V, positions=n), None) for n in (9, 10))
         with pytest.raises(ValueError, match=r"has 9 positions, .* prompts need 4 and its completions 10"):
             kind(short, envs)
         kind(enough, envs).learn(1)
 
-    def test_relative_positions_have_no_end(self, kind):
+    def test_relative_positions_have_no_limit(self, kind):
         envs = toy_envs(2, max_new_tokens=600)
         policy = LMPolicy(language_model("t5", vocab_size=V), None)  # T5's configuration has no number of positions
         kind(policy, envs, guide=OneToken(G))
 
-    def test_a_guide_with_another_vocabulary(self, envs):
+    def test_guide_with_another_vocabulary(self, envs):
         guide = Guide(LMPolicy(language_model("gpt2", vocab_size=20), None))
         with pytest.raises(ValueError, match=r"the guide does not fit .* has 20 logits, the environment 16"):
             KINDS["ppo-pp"](toy_policy(), envs, guide=guide)
 
-    def test_references_cannot_go_on_with_a_text(self, envs):
+    def test_references_cannot_continue_a_text(self, envs):
         plan = Plan(rollout=Guide.references(), rollin=OneToken(G), rollin_prob=1.0, learn_on="rollin")
         with pytest.raises(ValueError, match="references can only begin a text, not continue one"):
             collect(envs, plan, episodes=2, generator=generator())
@@ -413,15 +415,15 @@ class TestAtTheDoor:
         with pytest.raises(ValueError, match="examples have no references to write"):
             collect(foreign_envs(2), Plan(rollout=Guide.references()), episodes=2, generator=generator())
 
-    def test_a_rollin_without_chance_for_the_first_token_is_told(self):
+    def test_rollin_prob_of_1_warns(self):
         with pytest.warns(UserWarning, match=r"rollin_prob 1\.0 the policy never learns its first token"):
             PPOPlusPlusConfig(rollin_prob=1.0)
 
     @pytest.mark.parametrize("cut", [{"top_k": 50}, {"top_p": 0.9}])
-    def test_a_cut_distribution_is_told(self, cut):
+    def test_truncated_distribution_warns(self, cut):
         with pytest.warns(UserWarning, match="cut the policy's own distribution"):
             PPOConfig(**cut)
-        PPOConfig(top_p=1.0)  # cuts nothing
+        PPOConfig(top_p=1.0)  # truncates nothing
 
     BAD = (
         ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0; the usual value is 1e-05"),
@@ -449,18 +451,18 @@ class TestAtTheDoor:
     )
 
     @pytest.mark.parametrize(("numbers", "message"), BAD)
-    def test_bad_numbers(self, kind, numbers, message):
+    def test_invalid_settings(self, kind, numbers, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             kind.config(**numbers)
 
     @pytest.mark.parametrize("config", RL_CONFIGS)
     @pytest.mark.parametrize(("numbers", "message"), BAD_RL)
-    def test_bad_numbers_of_rl(self, config, numbers, message):
+    def test_invalid_settings_of_rl(self, config, numbers, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             config(**numbers)
 
     @pytest.mark.parametrize("config", GUIDED_CONFIGS)
-    def test_bad_chances_of_a_rollin(self, config):
+    def test_invalid_rollin_prob(self, config):
         with pytest.raises(ValueError, match=r"rollin_prob must be in \[0, 1\], got 1\.2; the usual value is 0\.8"):
             config(rollin_prob=1.2)
 
@@ -475,7 +477,7 @@ class TestAtTheDoor:
     )
 
     @pytest.mark.parametrize(("config", "numbers", "message"), BAD_OF_ONE)
-    def test_bad_numbers_of_one_algorithm(self, config, numbers, message):
+    def test_invalid_settings_of_one_algorithm(self, config, numbers, message):
         with pytest.raises(ValueError, match=re.escape(message)):
             config(**numbers)
 
@@ -484,13 +486,13 @@ class TestAtTheDoor:
         with pytest.raises(ValueError, match=rf"{name} lets its guide finish .*References.* can only begin"):
             KINDS[name](toy_policy(), envs, guide=Guide.references())
 
-    def test_a_guide_where_none_works_and_none_where_one_is_needed(self, envs):
+    def test_superfluous_and_missing_guides(self, envs):
         with pytest.raises(TypeError, match="ppo-pp needs a guide, got None"):
             PPOPlusPlus(toy_policy(), None, envs)
         with pytest.raises(TypeError, match="ppo works without a guide, got <tril_gym"):
             PPO(toy_policy(), envs, guide=toy_guide())
 
-    def test_configs_cannot_be_changed_and_every_number_has_its_help(self, kind):
+    def test_configs_are_frozen_and_documented(self, kind):
         config = kind.config()
         with pytest.raises(AttributeError):
             config.epochs = 3
@@ -509,7 +511,7 @@ class TestPredict:
         assert single == actions[3]
         assert envs.single_action_space.contains(np.int64(single))
 
-    def test_following_it_writes_the_greedy_text(self, kind, family):
+    def test_repeated_prediction_writes_the_greedy_text(self, kind, family):
         envs = toy_envs(6, min_new_tokens=2)
         agent = kind(toy_policy(family, dtype=torch.float64), envs)
         observations, _ = envs.reset(seed=1)
@@ -521,7 +523,7 @@ class TestPredict:
             observations, *_ = envs.step(agent.predict(observations)[0])
         np.testing.assert_array_equal(observations[:, P:], np.where(expected.is_token, expected.tokens, -1))
 
-    def test_a_draw(self, kind, envs):
+    def test_sampling(self, kind, envs):
         agent = kind(toy_policy(), envs)
         observations = np.repeat(envs.reset(seed=1)[0][:1], 2000, axis=0)
         one, two, other = (
@@ -529,14 +531,14 @@ class TestPredict:
         )
         assert (one == two).all()
         assert (one != other).any()
-        # The share of each token is its probability.
+        # The frequency of each token is near its probability.
         with torch.no_grad():
             ids = torch.from_numpy(observations[:1, :P])
             logits = agent.policy.model(input_ids=ids[ids >= 0].unsqueeze(0)).logits[0, -1]
         shares = np.bincount(one, minlength=V) / 2000
         np.testing.assert_allclose(shares, logits.softmax(-1), atol=4 * 0.5 / np.sqrt(2000))
 
-    def test_a_draw_needs_a_generator(self, kind, envs):
+    def test_sampling_needs_a_generator(self, kind, envs):
         agent = kind(toy_policy(), envs)
         with pytest.raises(ValueError, match=r"predict\(deterministic=False\) needs a generator"):
             agent.predict(envs.reset(seed=1)[0], deterministic=False)

@@ -105,7 +105,7 @@ class TestPairs:
         [
             ("TL;DR:", "yes", "no", " "),
             ("TL;DR:", " yes", " no", ""),
-            ("TL;DR:", "yes", " no", ""),  # of which one is right nobody knows
+            ("TL;DR:", "yes", " no", ""),  # both orders are possible
             ("TL;DR:\n", "yes", "no", ""),
             ("", "yes", "no", ""),
         ],

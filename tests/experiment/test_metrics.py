@@ -207,15 +207,15 @@ def test_evaluate_measures_and_writes_every_text(run_folder, own, tmp_path):
     assert [row["written"] for row in rows] == ["greedy"] * 6 + ["sampled"] * 6
     for how in ("greedy", "sampled"):
         own_rows = [row for row in rows if row["written"] == how]
-        mine, intervals = found["metrics"][how], found["intervals"][how]
+        means, intervals = found["metrics"][how], found["intervals"][how]
         for name in ("rouge_l", "uses", "cider_d"):
-            assert mine[f"metric/{name}"] == pytest.approx(
+            assert means[f"metric/{name}"] == pytest.approx(
                 np.mean([row["metrics"][name] for row in own_rows]), abs=1e-12
             )
             low, high = intervals[f"metric/{name}"]
-            assert low <= mine[f"metric/{name}"] <= high
-        assert mine["reward/mean"] == pytest.approx(np.mean([row["reward"] for row in own_rows]), abs=1e-6)
-        assert mine["metric/different"] == len({row["completion"] for row in own_rows})
+            assert low <= means[f"metric/{name}"] <= high
+        assert means["reward/mean"] == pytest.approx(np.mean([row["reward"] for row in own_rows]), abs=1e-6)
+        assert means["metric/different"] == len({row["completion"] for row in own_rows})
         assert "metric/different" not in intervals
         # the same text has the same score in the environment and as a metric
         assert [row["scores"]["cider_d"] for row in own_rows] == [row["metrics"]["cider_d"] for row in own_rows]

@@ -156,9 +156,9 @@ def test_an_option_wins_over_the_preset():
 
 def test_preset_settings_that_do_not_apply_are_dropped():
     assert of("ppo").guide is of("ppo").guide_top_k is None
-    other = of(policy="mine")
+    other = of(policy="owner/name")
     assert other.guide is other.tokenizer is other.guide_top_k is None
-    assert of(guide="mine").guide == "mine"
+    assert of(guide="owner/name").guide == "owner/name"
     assert of(guide="references").guide_top_p is None
     assert of(reward={"rouge_l": 1.0}).env_args["reward_settings"] == {}
     assert not of(env="tril/TLDR-v0", policy="tiny").load_in_4bit
@@ -206,8 +206,8 @@ def save_stand_ins(folder, task):
         transformers.logging.disable_progress_bar()
         (seq2seq if task == "common_gen" else causal)(len(tokenizer)).save_pretrained(folder / "model")
         classifier(len(tokenizer)).save_pretrained(folder / "classifier")
-        classifier(len(tokenizer), outputs=1).save_pretrained(folder / "judge")
-    for name in ("classifier", "judge"):
+        classifier(len(tokenizer), outputs=1).save_pretrained(folder / "preference")
+    for name in ("classifier", "preference"):
         tokenizer.save_pretrained(folder / name)
     save_pipeline(folder / "pipeline")
     return folder
@@ -245,7 +245,7 @@ def small(preset: str, algorithm: str, env: str, stand_ins: dict[str, Any], **en
     if env == "tril/CommonGen-v0" and "spider" in cell.run.get("reward", {}):
         env_args["reward_settings"] = {"spider": {"pipeline": str(folder / "pipeline")}}
     if env == "tril/TLDR-v0" and "preference" in cell.run.get("reward", {}):
-        env_args["reward_settings"] = {"preference": {"model": str(folder / "judge"), "tokenizer": None}}
+        env_args["reward_settings"] = {"preference": {"model": str(folder / "preference"), "tokenizer": None}}
     if preset != "embedded":
         given |= {"dataset": "embedded", "policy": str(folder / "model"), "tokenizer": str(folder / "tokenizer")}
         given |= {"load_in_4bit": False}
@@ -308,8 +308,8 @@ def test_a_cell_continues_from_its_checkpoint(stand_ins, tmp_path):
     again = restore_run(config, tmp_path / "saved", tmp_path / "no-rewards").agent
     assert again.guide.policy.shares_base(again.policy)
     assert again.guide.settings() == agent.guide.settings()
-    mine, its = agent.learn(1).policy.language_model.state_dict(), again.learn(1).policy.language_model.state_dict()
-    assert all(mine[name].equal(its[name]) for name in mine)
+    ours, loaded = agent.learn(1).policy.language_model.state_dict(), again.learn(1).policy.language_model.state_dict()
+    assert all(ours[name].equal(loaded[name]) for name in ours)
 
 
 def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):

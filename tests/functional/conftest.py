@@ -11,17 +11,17 @@ from torch import Tensor
 
 
 @pytest.fixture(params=[1e6, math.nan, math.inf], ids=str)
-def nonsense(request) -> float:
+def garbage(request) -> float:
     """What no function may read."""
     return request.param
 
 
 @pytest.fixture
-def pad(nonsense) -> Callable[[Tensor], Tensor]:
-    """Append three columns: nonsense to numbers, False to masks."""
+def pad(garbage) -> Callable[[Tensor], Tensor]:
+    """Append three columns: garbage to numbers, False to masks."""
 
     def append(tensor: Tensor) -> Tensor:
-        fill = False if tensor.dtype == torch.bool else nonsense
+        fill = False if tensor.dtype == torch.bool else garbage
         return torch.cat([tensor, tensor.new_full((tensor.shape[0], 3), fill)], dim=1)
 
     return append

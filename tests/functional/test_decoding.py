@@ -16,25 +16,25 @@ def normal(*shape, seed=0, dtype=torch.float64, scale=2.0):
 
 
 def drawn_from(logits, uniforms):
-    """The tokens that are sampled; what is said of their probability is tested beside it."""
+    """Return the sampled tokens; their log-probabilities are tested separately."""
     return sample(logits, uniforms)[0]
 
 
 def kept(logits):
-    """The ids that may be written, per row."""
+    """Return the ids that can be sampled, per row."""
     return [[i for i, x in enumerate(row) if x > -INF] for row in logits.tolist()]
 
 
 # --- temperature, top-k, top-p
 
 
-def test_nothing_asked_nothing_changed():
+def test_default_settings_change_nothing():
     logits = normal(3, 5, dtype=torch.float32)
     assert warp(logits) is logits
     assert torch.equal(warp(logits, top_k=5, top_p=1.0), logits)
 
 
-def test_top_p_of_1_keeps_what_rounding_would_lose():
+def test_top_p_of_1_keeps_all_tokens():
     # In float32 the first token's probability rounds to 1.
     logits = torch.tensor([[0.0, -20.0, -30.0]])
     assert kept(warp(logits, top_p=1.0)) == [[0, 1, 2]]
@@ -43,7 +43,7 @@ def test_top_p_of_1_keeps_what_rounding_would_lose():
 
 def test_top_k_by_hand():
     logits = torch.tensor([[1.0, 4.0, 3.0, 2.0], [0.0, 0.0, -1.0, 5.0]])
-    assert kept(warp(logits, top_k=2)) == [[1, 2], [0, 1, 3]]  # the second row's tie at the edge stays whole
+    assert kept(warp(logits, top_k=2)) == [[1, 2], [0, 1, 3]]  # all tied tokens at the threshold are kept
     assert kept(warp(logits, top_k=1)) == [[1], [3]]
     assert kept(warp(logits, top_k=99)) == [[0, 1, 2, 3], [0, 1, 2, 3]]
 
@@ -55,7 +55,7 @@ def test_top_p_by_hand():
         assert kept(warp(logits, top_p=top_p)) == [expected]
 
 
-def test_top_p_reached_exactly_needs_no_more():
+def test_top_p_that_is_reached_exactly():
     # Four tokens of ¼, exact in binary: two of them reach ½, and ties go by id.
     assert kept(warp(torch.zeros(1, 4), top_p=0.5)) == [[0, 1]]
     assert kept(warp(torch.zeros(1, 4), top_p=0.5 + 1e-6)) == [[0, 1, 2]]
@@ -93,7 +93,7 @@ def test_against_transformers(temperature, top_k, top_p):
     assert torch.equal(warp(logits, temperature=temperature, top_k=top_k, top_p=top_p), expected)
 
 
-def test_every_shape_in_front_is_the_same():
+def test_leading_dimensions():
     logits = normal(3, 4, 6, seed=4)
     settings = {"temperature": 0.7, "top_k": 4, "top_p": 0.9}
     whole = warp(logits, **settings)
@@ -124,10 +124,10 @@ def test_exclude_eos_by_hand():
     logits = torch.zeros(1, 4, 5)
     masked = exclude_eos(logits, torch.tensor([[0, 1, 2, 3]]), eos_token_ids=[1, 3], min_new_tokens=2)
     assert kept(masked[0]) == [[0, 2, 4], [0, 2, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
-    assert (logits == 0).all()  # the model's own are untouched
+    assert (logits == 0).all()  # the argument is not changed
 
 
-def test_exclude_eos_goes_by_position_not_by_column():
+def test_exclude_eos_depends_on_position_not_column():
     masked = exclude_eos(torch.zeros(3, 2), torch.tensor([5, 0, 2]), eos_token_ids=[0], min_new_tokens=3)
     assert kept(masked) == [[0, 1], [1], [1]]
 
@@ -156,7 +156,7 @@ def test_sample_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("where", ["first", "last", "both ends", "middle", "all but one"])
 @pytest.mark.parametrize("excluded", [-INF, -1e4])
-def test_a_token_of_probability_zero_is_never_drawn(dtype, where, excluded):
+def test_token_of_probability_zero_is_never_drawn(dtype, where, excluded):
     size = 1000
     ids = torch.arange(size)
     gone = {
@@ -174,8 +174,8 @@ def test_a_token_of_probability_zero_is_never_drawn(dtype, where, excluded):
     assert logprobs_of(logits.expand(len(uniforms), size), drawn).isfinite().all()
 
 
-def test_nor_where_a_parallel_sum_rounds_differently(monkeypatch):
-    # Devices sum in blocks: at the seam of two, the sum may rise although the token there has no probability.
+def test_zero_probability_with_a_sum_in_blocks(monkeypatch):
+    # Devices sum in blocks: between two blocks the sum may increase although the token has probability 0.
     summed = torch.tensor([[0.5, 0.5 + 1e-12, 1.0]], dtype=torch.float64)
     monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: summed)
     masses, target = torch.tensor([[0.5, 0.0, 0.5]], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
@@ -183,8 +183,8 @@ def test_nor_where_a_parallel_sum_rounds_differently(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [1, 3, decoding.BLOCK - 1, decoding.BLOCK, decoding.BLOCK + 1, 1000])
-def test_blocks_draw_what_one_sum_over_the_vocabulary_draws(size):
-    # Many probabilities of exactly 0, whole blocks among them, and draws at the very seams of tokens.
+def test_sampling_by_blocks_equals_sampling_by_one_sum(size):
+    # Many probabilities of exactly 0, also in whole blocks, and uniforms exactly between two tokens.
     logits = normal(size, seed=3).where(torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.3, -INF)
     logits[decoding.BLOCK : 3 * decoding.BLOCK], logits[size // 2] = -INF, 1.0
     cumulative = logits.softmax(-1).cumsum(-1)
@@ -194,13 +194,13 @@ def test_blocks_draw_what_one_sum_over_the_vocabulary_draws(size):
     assert torch.equal(drawn_from(logits.expand(len(uniforms), size), uniforms), expected)
 
 
-def test_the_edges_of_the_uniforms_reach_the_first_and_the_last_token():
+def test_extreme_uniforms_draw_the_first_and_the_last_token():
     drawn = drawn_from(torch.zeros(2, 5), torch.tensor([0.0, math.nextafter(1.0, 0.0)], dtype=torch.float64))
     assert drawn.tolist() == [0, 4]
 
 
-def test_frequencies_follow_the_probabilities_exactly_on_an_even_grid():
-    # The middles of N even intervals: each token gets N p of them, give or take its two ends.
+def test_frequencies_on_an_even_grid_equal_the_probabilities():
+    # The middles of N even intervals: each token gets N p of them, up to one at each end.
     n, logits = 20_000, normal(12, seed=7)
     grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     counts = drawn_from(logits.expand(n, 12), grid).bincount(minlength=12)
@@ -223,8 +223,8 @@ def test_frequencies_of_random_uniforms(seed):
     assert chi_squared(counts, (logits / 1.05).softmax(-1)) > 27.9
 
 
-def test_the_tail_of_a_large_vocabulary_is_drawn():
-    # 50,000 tokens of 1e-8 behind one token of nearly all: the middle of each one's interval is that token's.
+def test_tokens_of_small_probability_are_drawn():
+    # 50,000 tokens of 1e-8 after one of probability near 1: the middle of each interval draws its token.
     tail, size = 1e-8, 50_001
     logits = torch.full((size,), math.log(tail))
     logits[0] = math.log(1 - tail * (size - 1))
@@ -232,12 +232,12 @@ def test_the_tail_of_a_large_vocabulary_is_drawn():
     probabilities = logits.softmax(-1).double()
     middles = (probabilities.cumsum(-1) - probabilities / 2)[ids] / probabilities.sum()
     assert torch.equal(drawn_from(logits.expand(len(ids), size), middles), ids)
-    # The control: a cumulative sum that is kept in float32 has too few steps for them.
+    # The control: a cumulative sum in float32 is too coarse.
     coarse = torch.searchsorted(logits.softmax(-1).cumsum(-1), middles.float(), right=True)
     assert (coarse != ids).float().mean() > 0.5
 
 
-def test_a_row_draws_the_same_alone_and_in_company():
+def test_sampling_does_not_depend_on_other_rows():
     logits, uniforms = normal(6, 300, seed=9, dtype=torch.float32), torch.rand(6, dtype=torch.float64)
     together = drawn_from(logits, uniforms)
     for row in range(6):
@@ -245,10 +245,10 @@ def test_a_row_draws_the_same_alone_and_in_company():
 
 
 @pytest.mark.parametrize("row", [[0.0, math.nan, 0.0], [-INF, -INF, -INF]])
-def test_no_distribution_shows_in_the_log_probability(row):
+def test_row_without_distribution_has_no_finite_logprob(row):
     logits = torch.tensor([row, [-INF, 0.0, 0.0]])
     drawn = drawn_from(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))
-    assert drawn.tolist() == [0, 2]  # and its neighbour draws as ever
+    assert drawn.tolist() == [0, 2]  # the other row is not affected
     assert logprobs_of(logits, drawn).isnan().tolist() == [True, False]
     assert sample(logits, torch.tensor([0.7, 0.7], dtype=torch.float64))[1].isnan().tolist() == [True, False]
 
@@ -258,7 +258,7 @@ def test_uniforms_that_would_broadcast_are_refused():
         drawn_from(torch.zeros(3, 4), torch.zeros(1, dtype=torch.float64))
 
 
-def test_sampling_leaves_the_logits_alone():
+def test_sampling_does_not_change_the_logits():
     logits = normal(2, 5, seed=10)
     copy = logits.clone()
     drawn_from(logits, torch.tensor([0.3, 0.6], dtype=torch.float64))
@@ -266,7 +266,7 @@ def test_sampling_leaves_the_logits_alone():
 
 
 @pytest.mark.parametrize(("dtype", "nats"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-def test_what_is_said_of_the_drawn_is_what_scoring_says(dtype, nats):
+def test_logprobs_of_sampling_equal_those_of_scoring(dtype, nats):
     logits = normal(500, 300, seed=11, dtype=dtype, scale=6.0).masked_fill(torch.arange(300) % 7 == 0, -INF)
     tokens, logprobs = sample(logits, torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     assert logprobs.min() < -6
@@ -333,7 +333,7 @@ def test_entropy_of_the_nearly_certain_is_finite():
     assert logits.grad.isfinite().all()
 
 
-# --- the whole: one distribution for sampling and for scoring
+# --- one distribution for sampling and for scoring
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_entropy_of_the_nearly_certain_is_finite():
     [Decoding(), Decoding(temperature=0.7), Decoding(top_k=5), Decoding(top_p=0.8), Decoding(greedy=True)],
     ids=str,
 )
-def test_what_was_sampled_is_what_is_scored(decoding):
+def test_sampling_and_scoring_agree(decoding):
     logits, limits = normal(400, 3, 12, seed=13), {"eos_token_ids": [2, 5], "min_new_tokens": 2}
     positions = torch.arange(3).expand(400, 3)
     whole = decoding.apply(logits, positions, **limits)
@@ -360,17 +360,17 @@ def test_what_was_sampled_is_what_is_scored(decoding):
     total = logprobs_of(whole.unsqueeze(2).expand(-1, -1, 12, -1), every).exp().sum(-1)
     torch.testing.assert_close(total, torch.ones_like(total))
     if decoding != Decoding(greedy=True):
-        assert torch.isin(tokens[:, 2], torch.tensor([2, 5])).any()  # the control: EOS is there to be drawn
+        assert torch.isin(tokens[:, 2], torch.tensor([2, 5])).any()  # The control: EOS can be drawn.
 
 
-def test_eos_goes_before_the_cut_so_that_something_is_left():
+def test_eos_is_excluded_before_truncation():
     logits, limits = torch.tensor([[5.0, 9.0, 1.0]]), {"eos_token_ids": [1], "min_new_tokens": 1}
     for cut in (Decoding(top_k=1), Decoding(top_p=0.5), Decoding(greedy=True)):
         assert kept(cut.apply(logits, torch.tensor([0]), **limits)) == [[0]]
         assert kept(cut.apply(logits, torch.tensor([1]), **limits)) == [[1]]
 
 
-def test_greedy_takes_the_best_whatever_the_uniform():
+def test_greedy_ignores_the_uniform():
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0]]).expand(len(EDGES), 4)
     only = Decoding(greedy=True).apply(
         logits, torch.zeros(len(EDGES), dtype=torch.int64), eos_token_ids=[0], min_new_tokens=0
@@ -381,12 +381,12 @@ def test_greedy_takes_the_best_whatever_the_uniform():
 
 
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding(top_p=0.8), Decoding(greedy=True)], ids=str)
-def test_half_precision_comes_out_as_float32(decoding):
+def test_half_precision_gives_float32_logprobs(decoding):
     logits, limits = normal(2, 5, seed=15).to(torch.bfloat16), {"eos_token_ids": [0], "min_new_tokens": 1}
     assert decoding.apply(logits, torch.zeros(2, dtype=torch.int64), **limits).dtype == torch.float32
 
 
-def test_gradients_pass_through_the_cuts():
+def test_gradients_with_truncation():
     logits = normal(4, 9, seed=14).requires_grad_()
     decoding = Decoding(temperature=0.5, top_k=4, top_p=0.9)
     warped = decoding.apply(logits, torch.zeros(4, dtype=torch.int64), eos_token_ids=[8], min_new_tokens=1)
@@ -416,6 +416,6 @@ def test_truncates_says_whether_tokens_are_cut():
         ({"greedy": True, "top_p": 0.9}, "greedy=True.*top_p=0.9"),
     ],
 )
-def test_nonsense_is_refused_at_the_door(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)

@@ -28,7 +28,7 @@ def test_estimators_by_hand():
 def test_unbiased_under_the_policys_own_tokens(estimator):
     terms = kl_terms(POLICY.log(), REFERENCE.log(), estimator=estimator)
     assert (POLICY * terms).sum().item() == pytest.approx(KL, rel=1e-12)
-    # The control: under tokens that somebody else wrote, it estimates no such thing.
+    # The control: with tokens of another distribution the estimate is biased.
     assert abs((REFERENCE * terms).sum().item() - KL) > 0.1
     # And with the two confused, another.
     swapped = kl_terms(REFERENCE.log(), POLICY.log(), estimator=estimator)
@@ -62,10 +62,10 @@ def test_an_unknown_estimator_is_refused_by_name():
         kl_terms(POLICY.log(), REFERENCE.log(), estimator="k4")
 
 
-def test_nats_per_text_by_hand(nonsense):
+def test_nats_per_text_by_hand(garbage):
     # The policy wrote two tokens of the first text, one of the second, none of the third: (1 + 2) + (−.5) + 0 over 3.
-    logprobs = torch.tensor([[-1.0, -1.0, nonsense], [-2.0, nonsense, nonsense], [nonsense] * 3])
-    ref_logprobs = torch.tensor([[-2.0, -3.0, 0.0], [-1.5, nonsense, nonsense], [nonsense, 0.0, 0.0]])
+    logprobs = torch.tensor([[-1.0, -1.0, garbage], [-2.0, garbage, garbage], [garbage] * 3])
+    ref_logprobs = torch.tensor([[-2.0, -3.0, 0.0], [-1.5, garbage, garbage], [garbage, 0.0, 0.0]])
     wrote = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     assert nats_per_text(logprobs, ref_logprobs, wrote).item() == pytest.approx(2.5 / 3)
     assert nats_per_text(logprobs[:0], ref_logprobs[:0], wrote[:0]) == 0
@@ -225,7 +225,7 @@ def test_the_factory_makes_what_it_is_asked_for():
         ({"kind": "adaptive", "coef": 0.1, "target": 1.0, "horizon": 0}, "kl_horizon must be above 0"),
     ],
 )
-def test_nonsense_is_refused_at_the_door(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         kl_controller(**settings)
 

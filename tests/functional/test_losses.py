@@ -240,7 +240,7 @@ def test_a_narrow_value_clip_stops_a_critic_of_large_returns():
     inputs = values, torch.zeros(1), torch.tensor([0.0]), torch.ones(1).bool()
     # The critic left its old value 0 by more than .2 and would return to the target 0: allowed, the error is larger.
     assert torch.autograd.grad(value_loss(*inputs, value_clip_range=0.2), values)[0] != 0
-    # Towards a target of 10 it may not go on beyond .2: the clipped error is the larger.
+    # Beyond .2 the value is clipped, towards a target of 10: the clipped error is larger.
     inputs = values, torch.zeros(1), torch.tensor([10.0]), torch.ones(1).bool()
     assert torch.autograd.grad(value_loss(*inputs, value_clip_range=0.2), values)[0] == 0
     assert torch.autograd.grad(value_loss(*inputs), values)[0] == -9.5
@@ -254,10 +254,10 @@ def test_nll_and_entropy_by_hand():
     assert entropy_bonus(torch.tensor([[1.0, 3.0], [9.0, 9.0]]), is_token) == 2
 
 
-def test_log_ratio_by_hand(nonsense):
+def test_log_ratio_by_hand(garbage):
     # log ½ − log ¼ = log 2, and nothing of the tokens outside, in the gradient either.
-    logprobs = torch.tensor([[math.log(0.5), nonsense], [nonsense, nonsense]], requires_grad=True)
-    old_logprobs = torch.tensor([[math.log(0.25), nonsense], [0.0, nonsense]])
+    logprobs = torch.tensor([[math.log(0.5), garbage], [garbage, garbage]], requires_grad=True)
+    old_logprobs = torch.tensor([[math.log(0.25), garbage], [0.0, garbage]])
     learn = torch.tensor([[True, False], [False, False]])
     ratio = log_ratio(logprobs, old_logprobs, learn)
     ratio.exp().sum().backward()
@@ -291,8 +291,8 @@ def test_entropy_against_torch():
     assert abs(entropy_bonus(entropy(d["logits"]), torch.ones_like(d["learn"])) - expected) > 1e-3
 
 
-def test_no_tokens_no_loss_no_gradient(nonsense):
-    x = [torch.full((2, 3), nonsense, requires_grad=True) for _ in range(4)]
+def test_no_tokens_no_loss_no_gradient(garbage):
+    x = [torch.full((2, 3), garbage, requires_grad=True) for _ in range(4)]
     nothing = torch.zeros(2, 3, dtype=torch.bool)
     loss = (
         policy_loss(x[0], x[1], x[2], nothing, clip_range=0.2)
@@ -395,7 +395,7 @@ def test_smoothed_labels_by_hand():
     smoothed = torch.autograd.grad(discriminator_loss(*sure, label_smoothing=0.2), sure)[0]
     assert smoothed.abs().max() < 1e-15
     assert torch.autograd.grad(discriminator_loss(*sure), sure)[0].abs().min() > 0.01
-    # Wholly smoothed, both classes are labelled ½ and nothing can be told apart: best is to say 0.
+    # Wholly smoothed, both classes are labelled ½: the best logit is 0.
     assert discriminator_loss(0 * expert, 0 * policy, label_smoothing=1.0).item() == pytest.approx(math.log(2))
 
 

@@ -43,8 +43,8 @@ def test_count_takes_the_place_of_the_number_of_cells():
 
 
 @pytest.mark.parametrize("count", [None, 0, torch.tensor(0)])
-def test_mean_over_nothing_is_0_with_zero_gradient(count, nonsense):
-    values = torch.full((2, 3), nonsense, requires_grad=True)
+def test_mean_over_nothing_is_0_with_zero_gradient(count, garbage):
+    values = torch.full((2, 3), garbage, requires_grad=True)
     mean = masked_mean(values, torch.zeros(2, 3, dtype=torch.bool), count)
     mean.backward()
     assert mean == 0
@@ -63,9 +63,9 @@ def test_nothing_is_fine_everywhere():
 @pytest.mark.parametrize(
     "figure", [select, masked_sum, masked_mean, masked_centre, masked_var, masked_std, masked_whiten]
 )
-def test_nonsense_outside_the_mask_spreads_neither_forwards_nor_backwards(figure, nonsense):
+def test_values_outside_the_mask_have_no_effect(figure, garbage):
     results, gradients = [], []
-    for fill in (0.0, nonsense):
+    for fill in (0.0, garbage):
         values = torch.where(MASK, VALUES, fill).requires_grad_()
         result = figure(values, MASK)
         (result.square() * torch.arange(1.0, 1 + result.numel()).view_as(result)).sum().backward()
@@ -154,8 +154,8 @@ def test_whitening_forgets_scale_and_shift(scale):
     )
 
 
-def test_explained_variance_of_perfect_constant_and_bad_critics(nonsense):
-    returns = torch.where(MASK, VALUES, nonsense)
+def test_explained_variance_of_perfect_constant_and_bad_critics(garbage):
+    returns = torch.where(MASK, VALUES, garbage)
     assert explained_variance(returns, returns, MASK) == 1
     assert explained_variance(torch.full_like(returns, 7.0), returns, MASK).item() == pytest.approx(0, abs=1e-6)
     # values −R: residual 2R, four times the variance: 1 − 4.

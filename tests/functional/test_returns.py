@@ -29,7 +29,7 @@ def slow_gae(rewards, values, bootstrap, is_token, *, gamma, gae_lambda):
 
 
 def test_gae_by_hand():
-    # γ = λ = 1/2; a three-token text, then one cell of padding full of nonsense.
+    # γ = λ = 1/2; a three-token text, then one cell of padding with garbage.
     #   δ = (0 + .5·2 − 1, 0 + .5·3 − 2, 1 + 0 − 3) = (0, −.5, −2)
     #   A = (0 − .25·1, −.5 − .25·2, −2)            = (−.25, −1, −2)
     #   R = A + V                                   = (.75, 1, 1)
@@ -50,18 +50,18 @@ def test_against_every_sum_written_out(gamma, gae_lambda):
     torch.testing.assert_close(returns, torch.where(batch[3], expected + batch[1], 0.0), rtol=1e-12, atol=1e-12)
 
 
-# (fractions of powers of 2, for TorchRL multiplies its masks by them in float32)
+# (Fractions of powers of 2, as TorchRL multiplies its masks by them in float32.)
 @pytest.mark.parametrize("gamma", [1.0, 63 / 64, 0.75])
 @pytest.mark.parametrize("gae_lambda", [1.0, 15 / 16, 0.5, 0.0])
 def test_against_torchrl(torchrl_gae, gamma, gae_lambda):
     rewards, values, after, is_token = texts(9, [6, 1, 4, 5, 6, 2, 3], 6)
-    after += 3.0  # the critic's opinion of every text's future, whether it has one or not
+    after += 3.0  # values after every text, truncated or not
     truncated = torch.tensor([True, False, True, True, False, False, True])
     bootstrap = torch.where(truncated, after, 0.0)
     advantages, returns = gae(rewards, values, bootstrap, is_token, gamma=gamma, gae_lambda=gae_lambda)
 
-    # TorchRL knows no padding: it gets the texts as one long trajectory, in which it stops at each text's end, and
-    # decides by itself which ends have a future.
+    # TorchRL has no padding: it gets the texts as one long trajectory, stops at the end of each text, and bootstraps
+    # from `terminated`.
     columns = torch.arange(6)
     last = columns == is_token.sum(1, keepdim=True) - 1
     next_values = torch.where(last, after.unsqueeze(1), values.roll(-1, dims=1))
@@ -72,12 +72,12 @@ def test_against_torchrl(torchrl_gae, gamma, gae_lambda):
 
     for ours, expected in zip((advantages, returns), by_torchrl(~truncated.unsqueeze(1)), strict=True):
         torch.testing.assert_close(ours[is_token], expected.squeeze(-1), rtol=1e-12, atol=1e-12)
-    # The control: it tells the two kinds of end apart.
+    # The control: the kind of end matters.
     other, _ = by_torchrl(torch.ones(7, 1, dtype=torch.bool))
     assert (other.squeeze(-1) - advantages[is_token]).abs().max() > 1.0
 
 
-def test_lambda_1_is_the_sampled_return_less_the_value():
+def test_lambda_1_is_the_sampled_return_minus_the_value():
     rewards, values, bootstrap, is_token = batch = texts(1, [5, 3, 2], 5)
     gamma = 0.9
     advantages, returns = gae(*batch, gamma=gamma, gae_lambda=1.0)
@@ -96,18 +96,18 @@ def test_lambda_0_is_the_temporal_difference():
     torch.testing.assert_close(advantages, rewards + 0.9 * next_values - values)
 
 
-def test_a_truncated_text_of_endless_reward_has_no_advantage_and_a_terminated_one_has():
-    # Reward 1 for ever is worth 1 / (1 − γ) = 10 everywhere, and the critic says so.
+def test_only_truncated_texts_are_bootstrapped():
+    # A constant reward of 1 has the value 1 / (1 − γ) = 10 everywhere, which is what the critic returns.
     rewards, values, is_token = torch.ones(1, 7), torch.full((1, 7), 10.0), torch.ones(1, 7, dtype=torch.bool)
     truncated, _ = gae(rewards, values, torch.tensor([10.0]), is_token, gamma=0.9, gae_lambda=0.95)
     assert truncated.abs().max() < 1e-5
     terminated, _ = gae(rewards, values, torch.zeros(1), is_token, gamma=0.9, gae_lambda=0.95)
-    # The last token of the terminated one loses the future: 1 − 10.
+    # The last token of the terminated text has no value after it: 1 − 10.
     assert terminated[0, -1].item() == pytest.approx(-9)
     assert (terminated < -1).all()
 
 
-def test_an_exact_critic_leaves_no_advantage_on_average():
+def test_mean_advantage_of_an_exact_critic_is_zero():
     # Two coin flips, probabilities .3 and .7 of writing a 1; reward: their product. V_0 = .21, V_1 = .7 · first.
     for gae_lambda in (0.0, 0.5, 1.0):
         expected = torch.zeros(2, dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_an_exact_critic_leaves_no_advantage_on_average():
         assert expected.abs().max() < 1e-12
 
 
-def test_padding_moves_nothing(pad):
+def test_results_do_not_depend_on_width(pad):
     rewards, values, bootstrap, is_token = batch = texts(3, [4, 2, 0], 4)
     plain = gae(*batch, gamma=0.99, gae_lambda=0.95)
     padded = gae(pad(rewards), pad(values), bootstrap, pad(is_token), gamma=0.99, gae_lambda=0.95)
@@ -133,12 +133,12 @@ def test_padding_moves_nothing(pad):
         assert (after[:, 4:] == 0).all()
 
 
-def test_padding_within_the_width_is_not_read_either(nonsense):
+def test_padding_is_not_read(garbage):
     rewards, values, bootstrap, is_token = batch = texts(4, [3, 1, 0], 5)
     plain = gae(*batch, gamma=0.99, gae_lambda=0.95)
     filled = gae(
-        torch.where(is_token, rewards, nonsense),
-        torch.where(is_token, values, nonsense),
+        torch.where(is_token, rewards, garbage),
+        torch.where(is_token, values, garbage),
         bootstrap,
         is_token,
         gamma=0.99,
@@ -146,14 +146,14 @@ def test_padding_within_the_width_is_not_read_either(nonsense):
     )
     assert torch.equal(plain[0], filled[0])
     assert torch.equal(plain[1], filled[1])
-    # The control: the last real cell is read.
+    # The control: the last cell that is no padding is read.
     values[0, 2] += 1
     assert not torch.equal(plain[0], gae(*batch, gamma=0.99, gae_lambda=0.95)[0])
 
 
-def test_nonsense_in_the_padding_leaves_the_gradient_clean(nonsense):
+def test_padding_does_not_change_the_gradient(garbage):
     rewards, values, bootstrap, is_token = texts(4, [3, 1, 0], 5)
-    leaves = [torch.where(is_token, tensor, nonsense).requires_grad_() for tensor in (rewards, values)]
+    leaves = [torch.where(is_token, tensor, garbage).requires_grad_() for tensor in (rewards, values)]
     advantages, returns = gae(*leaves, bootstrap, is_token, gamma=0.99, gae_lambda=0.95)
     (advantages.square().sum() + returns.sum()).backward()
     for leaf in leaves:
@@ -162,7 +162,7 @@ def test_nonsense_in_the_padding_leaves_the_gradient_clean(nonsense):
         assert (leaf.grad[is_token] != 0).any()
 
 
-def test_rows_do_not_mix():
+def test_rows_are_independent():
     batch = texts(5, [4, 2, 3], 4)
     together, _ = gae(*batch, gamma=0.99, gae_lambda=0.95)
     for row in range(3):
@@ -170,13 +170,13 @@ def test_rows_do_not_mix():
         assert torch.equal(alone[0], together[row])
 
 
-def test_float64_rewards_are_not_cut_to_the_critics_float32():
+def test_float64_rewards_stay_float64():
     rewards = torch.tensor([[1 + 1e-12]], dtype=torch.float64)
     advantages, _ = gae(rewards, torch.zeros(1, 1), torch.zeros(1), torch.ones(1, 1).bool(), gamma=1.0, gae_lambda=1.0)
     assert advantages.item() == 1 + 1e-12
 
 
-def test_inputs_are_left_alone():
+def test_inputs_do_not_change():
     batch = texts(6, [3, 1], 3)
     copies = [tensor.clone() for tensor in batch]
     gae(*batch, gamma=0.9, gae_lambda=0.9)
@@ -205,20 +205,20 @@ def test_kl_penalty_by_hand():
     torch.testing.assert_close(rewards, torch.tensor([[-0.2, 0.1, 4.95], [-0.1, -0.1, 3.0]]))
 
 
-def test_kl_terms_where_the_guide_wrote_are_never_read(nonsense):
+def test_kl_terms_of_the_guides_tokens_are_not_read(garbage):
     generator = torch.Generator().manual_seed(8)
     env_rewards, kl = torch.randn(2, 3, 4, generator=generator)
     wrote = torch.tensor([[True, True, False, False], [False, False, False, True], [True, True, True, True]])
     plain = kl_penalised_rewards(env_rewards, kl, wrote, kl_coef=0.5)
-    changed = kl_penalised_rewards(env_rewards, torch.where(wrote, kl, nonsense), wrote, kl_coef=0.5)
+    changed = kl_penalised_rewards(env_rewards, torch.where(wrote, kl, garbage), wrote, kl_coef=0.5)
     assert torch.equal(plain, changed)
     assert torch.equal(plain[~wrote], env_rewards[~wrote])
-    # The control: where the policy wrote, they are.
+    # The control: those of the policy's tokens are.
     assert not torch.isclose(plain[wrote], env_rewards[wrote]).any()
 
 
-def test_penalised_rewards_are_paid_to_gae_in_nats():
-    # γ = λ = 1, V = 0: the return at t is the pay still to come less c times the nats still to come.
+def test_returns_of_penalised_rewards():
+    # γ = λ = 1, V = 0: the return at t is the sum of later rewards minus c times the later KL terms.
     generator = torch.Generator().manual_seed(10)
     env_rewards, kl = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
     is_token = torch.arange(5) < torch.tensor([[5], [3], [1], [2]])
@@ -249,22 +249,22 @@ def test_discriminator_rewards_by_hand():
 
 
 @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
-def test_no_verdict_is_too_clear_to_pay(form):
+def test_discriminator_rewards_are_finite(form):
     logits = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4])
     rewards = discriminator_rewards(logits, form=form)
     assert rewards.isfinite().all()
     assert (rewards.diff() >= 0).all()
     assert rewards[-1] > rewards[0]
     assert rewards[-1].item() == {"logit": 1e4, "gail": 1e4, "probability": 1.0}[form]
-    # The control: as the formula stands, a verdict of 90 is infinite.
+    # The control: by the plain formula, the reward of a logit of 90 is infinite.
     assert (-(1 - logits.sigmoid()).log())[3].isinf()
 
 
-def test_only_the_logit_punishes():
+def test_only_logit_rewards_are_negative():
     least = {form: discriminator_rewards(LOGITS, form=form).min() for form in ("logit", "gail", "probability")}
     assert least["logit"] < 0 < min(least["gail"], least["probability"])
 
 
-def test_a_reward_of_no_form_is_refused_by_name():
+def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match=r"logit, gail, probability, got 'airl'; usual is logit"):
         discriminator_rewards(LOGITS, form="airl")

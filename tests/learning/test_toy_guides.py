@@ -1,4 +1,4 @@
-"""What a guide is worth on the toy world; AggreVaTeD, LOLS, D2LOLS and GAIL learn there, each with a control."""
+"""Algorithms with a guide, and GAIL, learn the toy environment; each test has a control."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
 
 NUMBERS = COMMON | COUNT_CONFIG
-torch.set_num_threads(1)  # rounding decides which way an adversary goes: the same way in every order of the tests
+torch.set_num_threads(1)  # adversarial training is sensitive to rounding, which depends on threads
 GUIDED = {
     "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
     "lols": (LOLS, LOLSConfig, {"ppo_pp_prob": 0.5}),
@@ -49,7 +49,7 @@ GUIDED = {
 
 
 @pytest.mark.parametrize("name", GUIDED)
-def test_it_beats_its_start_with_a_good_guide(name):
+def test_reward_increases_with_a_good_guide(name):
     envs, (agent, config, numbers) = toy(), GUIDED[name]
     policy = new_policy(envs, 0)
     before = mean_reward(policy, envs)
@@ -58,8 +58,8 @@ def test_it_beats_its_start_with_a_good_guide(name):
     assert mean_reward(policy, envs) > before + 0.4
 
 
-def test_aggrevated_learns_nothing_from_a_guide_that_never_finishes_well():
-    # Control: where EOS is all that is paid, a guide that writes anything is of no use, and the policy learns no EOS.
+def test_aggrevated_learns_nothing_from_a_useless_guide():
+    # The control: with a reward for EOS only, a uniform guide is useless, and the policy does not learn EOS.
     envs = toy(rule="stop")
     policy = new_policy(envs, 0)
     before = mean_reward(policy, envs)
@@ -69,15 +69,15 @@ def test_aggrevated_learns_nothing_from_a_guide_that_never_finishes_well():
 
 
 @pytest.mark.parametrize("name", ["ppo-pp", "aggrevated"])
-def test_a_good_guide_finds_what_is_sparse(name):
+def test_good_guide_finds_sparse_rewards(name):
     assert texts_to_reach(sparse_agent(name, 0), 0.5, 6000) is not None
 
 
-def test_alone_it_is_not_found_in_as_many_texts():
+def test_sparse_rewards_are_not_found_without_guide():
     assert texts_to_reach(sparse_agent("ppo", 0), 0.5, 3000) is None
 
 
-def test_a_useless_guide_is_survived():
+def test_useless_guide_does_not_prevent_learning():
     envs, guide = toy(), noisy_guide(ToyRules(), 0.0)
     ppo = PPO(new_policy(envs, 0), envs, PPOConfig(**NUMBERS)).learn(12)
     config = D2LOLSConfig(**NUMBERS, aggrevated_iterations=3, rollin_prob=0.5)
@@ -88,11 +88,11 @@ def test_a_useless_guide_is_survived():
     assert mean_reward(lols.learn(12).policy, envs) >= before
 
 
-def test_the_guides_critic_comes_to_know_what_the_guide_earns():
+def test_guides_critic_predicts_the_guides_reward():
     envs, rules = toy(vocab_size=8, max_new_tokens=5, num_examples=2), ToyRules("count", False, 8, 5)
     observations = np.stack([envs.reset(seed=seed)[0][0] for seed in range(8)])
     prompts = observations[:, :4]
-    config = AggreVaTeDConfig(  # the policy stays
+    config = AggreVaTeDConfig(  # the policy does not change
         **COMMON | {"learning_rate": 1e-9, "critic_learning_rate": 3e-3, "minibatch_size": 64, "rollin_prob": 0.5},
         lr_schedule="linear",
         lr_iterations=40,
@@ -106,11 +106,11 @@ def test_the_guides_critic_comes_to_know_what_the_guide_earns():
             texts = Texts.from_observations(torch.from_numpy(observations), 4)
             found[q] = critic(texts)[:, 0].double().numpy().mean()
         assert found[q] == pytest.approx(guide_value(rules, prompts, q).mean(), abs=0.1)
-    assert found[0.9] > found[0.2] + 0.3  # control: another guide, another value
+    assert found[0.9] > found[0.2] + 0.3  # the control: another guide has another value
 
 
 def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
-    """How well a discriminator that has never seen this policy tells its texts from references, after learning to."""
+    """Return the accuracy of a discriminator trained from scratch on this policy's texts and references."""
     generator, layout = torch.Generator().manual_seed(7), TextLayout.of(envs)
 
     def both() -> tuple[Texts, Texts]:
@@ -123,28 +123,27 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
         optimizer.zero_grad()
         discriminator_loss(discriminator.logits(experts[rows]), discriminator.logits(written[rows])).backward()
         optimizer.step()
-    experts, written = both()  # new ones
+    experts, written = both()  # of new texts
     with torch.no_grad():
         right = torch.cat([discriminator.logits(experts) > 0, discriminator.logits(written) <= 0])
     return float(right.double().mean())
 
 
 class TestGAIL:
-    def test_its_texts_become_indistinguishable_to_a_fresh_discriminator(self):
-        # Of two minds: now and then a policy settles for one of the two prompts, which leaves 0.75. So three seeds, of
-        # which two must not.
+    def test_texts_become_indistinguishable_to_a_new_discriminator(self):
+        # Some seeds learn only one of the two prompts, with an accuracy of 0.75: two of three seeds must not.
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=2)
         numbers = NUMBERS | {"learning_rate": 2e-3, "ent_coef": 0.1, "minibatch_size": 32}
         found = []
         for seed in range(3):
             policy = new_policy(envs, seed)
-            assert fresh_accuracy(policy, envs) > 0.95  # control: it can tell
+            assert fresh_accuracy(policy, envs) > 0.95  # the control: before training they are distinguishable
             config = GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)
             GAIL(policy, envs, config, seed=seed).learn(40)
             found.append(fresh_accuracy(policy, envs))
         assert np.median(found) < 0.6
 
-    def test_it_learns_to_write_what_is_paid_without_being_paid(self):
+    def test_reward_increases_without_being_optimised(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         found = []
         for seed in range(3):
@@ -155,18 +154,18 @@ class TestGAIL:
             found.append(mean_reward(policy, envs))
         assert np.median(found) > 0.9
 
-    def test_it_does_not_where_the_discriminator_judges_at_random(self):
+    def test_discriminator_of_other_texts_teaches_nothing(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         policy = new_policy(envs, 0)
         before = mean_reward(policy, envs)
-        discriminator = Blind(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
+        discriminator = OtherTexts(ClassifierDiscriminator.tiny(TextLayout.of(envs)))
         config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})
         GAIL(policy, envs, config, discriminator=discriminator).learn(20)
         assert mean_reward(policy, envs) < before + 0.3
 
 
-class Blind:
-    """A discriminator that is shown other texts than those it is asked about."""
+class OtherTexts:
+    """A discriminator that gets other texts than those to classify."""
 
     def __init__(self, discriminator: ClassifierDiscriminator) -> None:
         self.discriminator = discriminator

@@ -1,4 +1,4 @@
-"""Faster means compute the same: attention of single queries beside that of `transformers`."""
+"""Attention of single queries equals that of `transformers`."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ B, H, L, D = 3, 4, 7, 8
 def inputs(queries=1, key_heads=H, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     query = torch.randn((B, H, queries, D), generator=generator).to(dtype)
-    # As a cache shows them: the first columns of memory for more.
+    # As in a cache: the first columns of a larger tensor.
     key, value = (torch.randn((B, key_heads, L + 5, D), generator=generator).to(dtype)[:, :, :L] for _ in range(2))
     return query, key, value
 
@@ -32,17 +32,19 @@ def masks():
 @pytest.mark.parametrize("mask", ["none", "bool", "added"])
 @pytest.mark.parametrize("scaling", [None, 1.0, 0.3])
 @pytest.mark.parametrize("bias", [False, True])
-def test_single_queries_find_what_torch_finds(mask, scaling, bias, monkeypatch):
+def test_single_queries_equal_torch(mask, scaling, bias, monkeypatch):
     module = nn.Module()
     more = {"position_bias": torch.randn((1, H, 1, L), generator=torch.Generator().manual_seed(2))} if bias else {}
     given = (module, *inputs(), masks()[mask])
     expected, _ = sdpa_attention_forward(*given, scaling=scaling, **more)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)  # not by torch's kernel
+        patch.setattr(
+            torch.nn.functional, "scaled_dot_product_attention", None
+        )  # so that torch's kernel cannot be used
         found, _ = single_query_attention(*given, scaling=scaling, **more)
     assert found.shape == expected.shape == (B, 1, H, D)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    # The control: another scaling finds other numbers.
+    # The control: another scaling has another result.
     assert (single_query_attention(*given, scaling=0.9, **more)[0] - expected).abs().max() > 1e-3
 
 
@@ -56,19 +58,19 @@ def test_single_queries_find_what_torch_finds(mask, scaling, bias, monkeypatch):
     ],
     ids=["several queries", "shared keys", "half precision", "dropout"],
 )
-def test_all_else_is_left_to_torch(given, settings, monkeypatch):
+def test_other_inputs_use_torch(given, settings, monkeypatch):
     calls = []
     module = nn.Module()
     module.num_key_value_groups = H // given[1].shape[1]
-    theirs = torch.nn.functional.scaled_dot_product_attention
+    original = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or theirs(*a, **k)
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     single_query_attention(module, *given, None, **settings)
     assert calls
 
 
-class TestWhichModels:
+class TestModels:
     def test_sdpa_models_use_it(self):
         policy = policy_of("gpt2")
         assert policy.model.config._attn_implementation == ATTENTION
@@ -79,7 +81,7 @@ class TestWhichModels:
         model.set_attn_implementation("eager")
         assert use_single_query_attention(model).config._attn_implementation == "eager"
 
-    def test_a_family_with_an_attention_of_its_own_stays(self, monkeypatch):
+    def test_family_with_its_own_attention_is_not_changed(self, monkeypatch):
         model = language_model("gpt2")
         monkeypatch.setattr("transformers.models.gpt2.modeling_gpt2.ALL_ATTENTION_FUNCTIONS", {})
         assert use_single_query_attention(model).config._attn_implementation == "sdpa"
@@ -91,8 +93,8 @@ class TestWhichModels:
         assert type(policy.model).from_pretrained(tmp_path).config._attn_implementation == "sdpa"
         assert LMPolicy.from_pretrained(tmp_path, with_tokenizer=False).model.config._attn_implementation == ATTENTION
 
-    def test_a_text_without_a_place_to_look_gets_numbers(self):
-        """Rows that have ended may see nothing; what is said of them is read by nobody, and must not be NaN."""
+    def test_fully_masked_rows_are_finite(self):
+        """Rows that have ended may be fully masked; their output is not used, but must not be NaN."""
         nothing = torch.zeros((B, 1, 1, L), dtype=torch.bool)
         assert bool(single_query_attention(nn.Module(), *inputs(), nothing)[0].isfinite().all())
         assert torch.finfo(torch.float32).min == kernels.MASKED

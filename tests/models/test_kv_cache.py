@@ -18,20 +18,20 @@ def states(generator, texts, columns, width):
 @pytest.mark.parametrize("step", [1, 3, 64])
 def test_a_layer_holds_what_a_dynamic_one_holds(step, monkeypatch):
     monkeypatch.setattr(kv_cache, "STEP", step)
-    generator, mine, theirs = torch.Generator().manual_seed(0), PreallocatedLayer(), DynamicLayer()
+    generator, ours, expected = torch.Generator().manual_seed(0), PreallocatedLayer(), DynamicLayer()
     texts = 6
     for columns, kept in (*((5, None), (1, [0, 2, 5, 1]), (1, [3, 1, 2]), (1, None), (2, [2]), (1, None), (1, None)),):
         keys, values = states(generator, texts, columns, 4), states(generator, texts, columns, 3)  # of unequal width
-        for one, other in zip(mine.update(keys, values), theirs.update(keys, values), strict=True):
+        for one, other in zip(ours.update(keys, values), expected.update(keys, values), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
-        assert mine.get_seq_length() == theirs.get_seq_length()
-        assert mine.get_mask_sizes(1) == theirs.get_mask_sizes(1)
+        assert ours.get_seq_length() == expected.get_seq_length()
+        assert ours.get_mask_sizes(1) == expected.get_mask_sizes(1)
         if kept is not None:
             texts = len(kept)
-            mine.batch_select_indices(torch.tensor(kept))
-            theirs.batch_select_indices(torch.tensor(kept))
-            torch.testing.assert_close(mine.keys, theirs.keys, rtol=0, atol=0)
-            torch.testing.assert_close(mine.values, theirs.values, rtol=0, atol=0)
+            ours.batch_select_indices(torch.tensor(kept))
+            expected.batch_select_indices(torch.tensor(kept))
+            torch.testing.assert_close(ours.keys, expected.keys, rtol=0, atol=0)
+            torch.testing.assert_close(ours.values, expected.values, rtol=0, atol=0)
 
 
 def test_memory_is_allocated_seldom():
@@ -54,8 +54,8 @@ def test_a_decoder_says_the_same_with_either(family):
     ids = texts.tokens[:, :6]
     caches = [preallocated_cache(model.config), DynamicCache(config=model.config)]
     for columns in (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)):
-        mine, theirs = (model(input_ids=ids[:, columns], past_key_values=cache).logits for cache in caches)
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+        ours, expected = (model(input_ids=ids[:, columns], past_key_values=cache).logits for cache in caches)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_layers_of_another_kind_stay():
@@ -70,15 +70,15 @@ def test_layers_of_another_kind_stay():
 def test_encoder_states_are_made_contiguous_once():
     B, L, H, D = 3, 5, 2, 4  # noqa: N806
     keys, values = (torch.randn((B, L, H, D)).transpose(1, 2) for _ in range(2))  # as a model gives them
-    mine, growing = PromptLayer(), PreallocatedLayer()
-    for layer in (mine, growing):
+    ours, growing = PromptLayer(), PreallocatedLayer()
+    for layer in (ours, growing):
         layer.update(keys, values)
         torch.testing.assert_close((layer.keys, layer.values), (keys, values), rtol=0, atol=0)
 
     def read(layer):
         return layer.keys.reshape(B * H, L, D).data_ptr()
 
-    assert read(mine) == mine.keys.data_ptr()
+    assert read(ours) == ours.keys.data_ptr()
     assert read(growing) != growing.keys.data_ptr()  # a copy for every token
 
 
@@ -111,7 +111,7 @@ def test_leading_columns_are_dropped(early, rows):
         expected = torch.cat([expected, more], dim=2)
     select_rows(SimpleNamespace(layers=[layer]), rows, 2)
     expected = expected[rows][:, :, 2:]
-    for _ in range(2 * kv_cache.STEP):  # until memory is set aside anew
+    for _ in range(2 * kv_cache.STEP):  # until memory is allocated again
         more = states(generator, 2, 1, 3)
         keys, values = layer.update(more, -more)
         expected = torch.cat([expected, more], dim=2)

@@ -48,12 +48,12 @@ def test_chunks_change_no_number_and_no_gradient(family, chunk, monkeypatch):
     wanted = gradients(policy, loss(*expected))
     monkeypatch.setattr(heads, "CHUNK", chunk)
     scores = policy.token_logprobs(texts, layout(), entropies="gradient")
-    for mine, theirs in zip((scores.logprobs, scores.entropy), expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
-    for mine, theirs in zip(gradients(policy, loss(scores.logprobs, scores.entropy)), wanted, strict=True):
-        assert (mine is None) == (theirs is None)
-        if mine is not None:
-            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
+    for found, reference in zip((scores.logprobs, scores.entropy), expected, strict=True):
+        torch.testing.assert_close(found, reference, rtol=0, atol=1e-12)
+    for found, reference in zip(gradients(policy, loss(scores.logprobs, scores.entropy)), wanted, strict=True):
+        assert (found is None) == (reference is None)
+        if found is not None:
+            torch.testing.assert_close(found, reference, rtol=1e-9, atol=1e-11)
 
 
 def test_entropies_are_the_same_with_and_without_a_gradient(family):

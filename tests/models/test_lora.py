@@ -1,4 +1,4 @@
-"""LoRA: what an adapter computes, what it leaves alone, what it costs, and how it is saved."""
+"""LoRA adapters: scores, gradients, copies, memory, saving and the command line."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def lora_policy(family="gpt2", **settings):
 
 @torch.no_grad()
 def trained(policy, seed=0, size=0.3):
-    """The same policy, its adapter anywhere but where it began."""
+    """Return the policy after random changes of its adapter."""
     for weight in policy.lora.weights().values():
         weight.add_(torch.randn(weight.shape, generator=generator(seed), dtype=weight.dtype), alpha=size)
     return policy
@@ -79,8 +79,8 @@ def history(agent, iterations):
     return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
 
 
-class TestAFreshAdapter:
-    def test_scores_as_its_base(self, family):
+class TestNewAdapter:
+    def test_scores_equal_those_of_the_base(self, family):
         base = policy_of(family)
         before = logprobs(base)
         policy = base.with_lora(RANK)
@@ -88,9 +88,9 @@ class TestAFreshAdapter:
         assert torch.equal(logprobs(base), before)
         trained(policy)
         assert (logprobs(policy) - before).abs().max() > 0.1
-        assert torch.equal(logprobs(base), before)  # which computes without the adapter, whoever trains it
+        assert torch.equal(logprobs(base), before)  # the base computes without the adapter
 
-    def test_is_all_that_trains(self, family):
+    def test_only_the_adapter_trains(self, family):
         policy = lora_policy(family)
         names = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}
         assert names == set(policy.language_model.state_dict())
@@ -98,7 +98,7 @@ class TestAFreshAdapter:
         assert {id(weight) for weight in policy.parameters()} == {id(w) for w in policy.lora.weights().values()}
         assert all(shape[0] == RANK or shape[1] == RANK for shape in (w.shape for w in policy.parameters()))
 
-    def test_comes_from_its_seed_and_no_other_generator(self):
+    def test_depends_on_its_seed_only(self):
         base = policy_of()
         before = torch.get_rng_state()
         one, same_seed, other = (base.with_lora(RANK, seed=seed) for seed in (3, 3, 4))
@@ -107,11 +107,11 @@ class TestAFreshAdapter:
         assert not same(tensors(one), tensors(other))
 
     @pytest.mark.parametrize(("settings", "scale"), [({}, 2.0), ({"alpha": 6}, 1.5)])
-    def test_alpha(self, settings, scale):
+    def test_scaling_by_alpha(self, settings, scale):
         policy = policy_of().with_lora(RANK, **settings)
         assert {value for layer in policy.lora._layers() for value in layer.scaling.values()} == {scale}
 
-    def test_layers_by_name(self):
+    def test_target_modules(self):
         def adapted(**settings):
             return {
                 name.rsplit(".lora_")[0].split(".")[-1]
@@ -123,13 +123,13 @@ class TestAFreshAdapter:
         assert adapted(target_modules="all-linear") == {"c_attn", "c_fc", "c_proj"}
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-    def test_it_is_at_least_float32(self, dtype):
+    def test_weights_are_at_least_float32(self, dtype):
         policy = lora_policy(dtype=dtype)
         assert {weight.dtype for weight in policy.parameters()} == {torch.promote_types(dtype, torch.float32)}
         assert make_critic(policy).head.weight.dtype == torch.promote_types(dtype, torch.float32)
 
 
-class TestAtTheDoor:
+class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -140,11 +140,11 @@ class TestAtTheDoor:
             ({"rank": 4, "target_modules": "h.9.*"}, r"no LoRA for h\.9\.\*: .*not found"),
         ],
     )
-    def test_settings(self, settings, message):
+    def test_invalid_settings(self, settings, message):
         with pytest.raises(ValueError, match=message):
             policy_of().with_lora(**settings)
 
-    def test_a_model_that_peft_does_not_know(self):
+    def test_model_unknown_to_peft(self):
         policy = policy_of()
         policy.model.config.model_type = "unheard-of"
         with pytest.raises(
@@ -153,23 +153,23 @@ class TestAtTheDoor:
             policy.with_lora(RANK)
         assert policy.with_lora(RANK, target_modules="all-linear").parameters()
 
-    def test_a_tied_layer(self):
+    def test_tied_layer(self):
         policy = policy_of(tie_word_embeddings=True)
         with pytest.raises(ValueError, match=r"lm_head shares its weight .* tie_word_embeddings=False"):
             policy.with_lora(RANK, target_modules=["lm_head"])
         assert policy_of().with_lora(RANK, target_modules=["lm_head"]).parameters()
 
-    def test_lora_twice(self):
+    def test_second_adapter(self):
         with pytest.raises(ValueError, match="has LoRA already"):
             lora_policy().with_lora(RANK)
 
-    def test_an_adapter_critic_beside_no_adapter(self):
+    def test_adapter_critic_without_adapter_policy(self):
         with pytest.raises(ValueError, match=r"needs a LoRA policy; use LMPolicy\.with_lora or --lora-rank"):
             make_critic(policy_of(), "adapter")
         with pytest.raises(ValueError, match=r"needs a LoRA policy"):
             toy_agent(policy=toy_policy(), critic="adapter")
 
-    def test_a_frozen_policy_cannot_be_trained(self):
+    def test_frozen_policy(self):
         policy = toy_policy().with_lora(RANK)
         for frozen in (policy.frozen_copy(), toy_policy().frozen_copy()):
             with pytest.raises(ValueError, match="nothing of the policy can be trained"):
@@ -177,17 +177,17 @@ class TestAtTheDoor:
 
 
 class TestIdentities:
-    """What ALGORITHMS must keep, with an adapter that has moved far; see `test_identities`."""
+    """The identities of `test_identities`, with an adapter far from its initial weights."""
 
     @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
     def test_sampling_and_scoring_agree(self, family, dtype):
         policy = trained(lora_policy(family, dtype=dtype))
         trajectories, layout = mixed_texts(policy)
         assert ratio_error(policy, trajectories, layout) <= TOLERANCES[dtype]
-        # Control: the adapter does something.
+        # The control: the adapter changes the scores.
         assert ratio_error(LMPolicy(policy.lora.base(), None), trajectories, layout) > 0.1
 
-    def test_a_text_alone_scores_as_in_its_batch(self, family):
+    def test_scores_do_not_depend_on_the_batch(self, family):
         policy, texts = trained(lora_policy(family, dtype=torch.float64)), ragged_texts()
         together = logprobs(policy, texts)
         for row in range(len(texts)):
@@ -196,7 +196,7 @@ class TestIdentities:
                 logprobs(policy, single)[0], together[row, : single.tokens.shape[1]], rtol=0, atol=1e-9
             )
 
-    def test_there_is_no_drift_before_the_first_update(self, family):
+    def test_ratio_is_one_before_the_first_update(self, family):
         for policy in (lora_policy(family), trained(lora_policy(family))):
             trajectories, layout = mixed_texts(policy)
             with torch.no_grad():
@@ -205,7 +205,7 @@ class TestIdentities:
 
 
 class TestCopies:
-    def test_a_frozen_copy_keeps_what_it_has(self, family):
+    def test_frozen_copy_does_not_follow_training(self, family):
         for policy in (lora_policy(family), trained(lora_policy(family))):
             frozen = policy.frozen_copy()
             before = logprobs(policy)
@@ -215,7 +215,7 @@ class TestCopies:
             assert torch.equal(logprobs(frozen), before)
             assert not torch.equal(logprobs(policy), before)
 
-    def test_an_adapter_that_changes_nothing_is_off(self):
+    def test_adapter_without_effect_is_disabled(self):
         def is_off(policy):
             return {layer.disable_adapters for layer in policy.lora._layers()} == {True}
 
@@ -225,23 +225,23 @@ class TestCopies:
         assert not is_off(policy)
         assert not is_off(frozen.language_model.adapter_copy())
         assert not is_off(trained(policy).frozen_copy())
-        # What was loaded decides anew.
-        fresh = frozen.language_model.state_dict() | {}
-        fresh = {name: tensor.clone() for name, tensor in fresh.items()}
+        # Loading weights updates the flag.
+        initial = frozen.language_model.state_dict() | {}
+        initial = {name: tensor.clone() for name, tensor in initial.items()}
         frozen.language_model.load_state_dict(policy.language_model.state_dict())
         assert not is_off(frozen)
         assert torch.equal(logprobs(frozen), logprobs(policy))
         assert frozen.parameters() == []
-        frozen.language_model.load_state_dict(fresh)
+        frozen.language_model.load_state_dict(initial)
         assert is_off(frozen)
 
-    def test_an_adapter_of_other_layers_is_refused(self):
+    def test_weights_of_other_layers_are_refused(self):
         with pytest.raises(ValueError, match="an adapter of other layers"):
             lora_policy().language_model.load_state_dict(
                 policy_of().with_lora(RANK, target_modules="all-linear").language_model.state_dict()
             )
 
-    def test_a_full_copy_is_plain_and_trains_as_a_whole(self, family):
+    def test_full_copy_has_no_adapter_and_trains_fully(self, family):
         policy = trained(lora_policy(family))
         full = policy.with_language_model(policy.language_model.full_copy())
         assert full.lora is None
@@ -259,7 +259,7 @@ class TestCopies:
 
 
 class TestCritics:
-    def test_an_adapter_critic_is_a_critic(self, family):
+    def test_adapter_critic(self, family):
         policy, texts = trained(lora_policy(family)), ragged_texts()
         critic = make_critic(policy, "adapter")
         assert critic(texts).shape == (len(texts), texts.tokens.shape[1] + 1)
@@ -278,11 +278,11 @@ class TestCritics:
         with torch.no_grad():
             assert torch.equal(other(texts), adapter)
 
-    def test_by_default_it_is_as_the_policy(self):
+    def test_default_follows_the_policy(self):
         assert make_critic(lora_policy()).body.lora is not None
         assert make_critic(policy_of()).body.lora is None
 
-    def test_each_loss_reaches_its_own_adapter(self, family):
+    def test_each_loss_has_gradients_in_its_own_adapter_only(self, family):
         policy, texts = trained(lora_policy(family)), ragged_texts()
         critic, guide_critic = make_critic(policy), make_critic(policy)
         critic.head.weight.data.fill_(1.0)
@@ -307,8 +307,8 @@ class TestCritics:
         assert reached() == {"policy", "critic", "guide"}
 
     @pytest.mark.parametrize("switched", [False, True])
-    def test_two_adapters_that_take_turns_in_one_network_would_lose_gradients(self, switched):
-        """Control: why each has a network of its own."""
+    def test_switching_adapters_in_one_network_loses_gradients(self, switched):
+        """The control: the reason why each adapter has its own network."""
         model = peft_model(language_model("llama"), peft.LoraConfig(r=2), adapter_name="policy")
         model.add_adapter("critic", peft.LoraConfig(r=2))
         weights = Lora(model).weights().values()
@@ -320,7 +320,7 @@ class TestCritics:
 
 
 class TestTraining:
-    def test_what_moves_and_what_does_not(self, family):
+    def test_only_adapters_change(self, family):
         policy = toy_policy(family).with_lora(RANK)
         base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
         before = tensors(base)
@@ -336,10 +336,10 @@ class TestTraining:
         critic, _ = agent.learner.critic("policy")
         assert critic.body.lora is not None
         assert critic.body.shares_base(policy.language_model)
-        assert all(critic.state_dict()[f"model.{name}"].any() for name in adapter)  # its second matrices, too
+        assert all(critic.state_dict()[f"model.{name}"].any() for name in adapter)  # including the second matrices
 
     @pytest.mark.parametrize("critic", ["separate", "adapter"])
-    def test_it_learns(self, critic):
+    def test_reward_increases(self, critic):
         policy = toy_policy().with_lora(8, target_modules="all-linear")
         agent = toy_agent(policy=policy, critic=critic, episodes_per_iteration=64, minibatch_size=32, kl_coef=0.001)
         rewards = [row["reward/mean"] for row in history(agent, 12)]
@@ -347,7 +347,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("name", ALGORITHMS)
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_with_every_agent(self, name, family):
+    def test_every_agent(self, name, family):
         kind, policy = agent_type(name), toy_policy(family).with_lora(RANK)
         base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
         before = tensors(base)
@@ -367,7 +367,7 @@ class TestTraining:
         assert same(tensors(base), frozen)
         assert not same(tensors(policy), before)
 
-    def test_guides_on_the_same_base(self):
+    def test_guide_on_the_same_base(self):
         base = toy_policy()
         policy = trained(base.with_lora(RANK))
         for guide in (Guide(policy, top_p=0.9), Guide(base, top_p=0.9), Guide(base.with_lora(2))):
@@ -378,7 +378,7 @@ class TestTraining:
             agent.learn(1)
             assert torch.equal(logprobs(agent.guide.policy), before)
 
-    def test_a_guide_on_a_model_that_trains_as_a_whole(self):
+    def test_guide_on_a_fully_trained_model(self):
         policy = toy_policy()
         agent = PPOPlusPlus(policy, Guide(policy.with_lora(2)), toy_envs(), PPOPlusPlusConfig(**RL))
         before = logprobs(agent.guide.policy)
@@ -409,11 +409,11 @@ class TestTraining:
         assert one[-1]["critic/loss"] == pytest.approx(other[-1]["critic/loss"], rel=1e-4)
         assert one[-1]["policy/loss"] == pytest.approx(other[-1]["policy/loss"], rel=1e-3, abs=1e-5)
 
-    def test_a_peft_model_of_the_users_own(self):
+    def test_peft_model_as_policy(self):
         model = peft_model(
             language_model("llama", vocab_size=16, positions=20),
             peft.LoraConfig(r=2, lora_dropout=0.1, target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"]),
-            adapter_name="mine",
+            adapter_name="users",
         )
         policy = LMPolicy(model, toy_envs(1).unwrapped.tokenizer)
         assert any("modules_to_save" in name for name in policy.language_model.state_dict())
@@ -430,13 +430,13 @@ class TestTraining:
             (peft.LoraConfig(r=2, bias="lora_only"), r"LoRA with bias='none', got LORA with bias='lora_only'"),
         ],
     )
-    def test_an_adapter_that_a_policy_cannot_have(self, config, message):
+    def test_unsupported_adapters_are_refused(self, config, message):
         with pytest.raises(ValueError, match=message):
             LMPolicy(peft_model(language_model("llama"), config), None)
 
 
 def bytes_of(*models):
-    """Bytes of distinct memory."""
+    """Return the bytes of distinct memory."""
     storages = {}
     for model in models:
         for weight in [*model.parameters(), *model.buffers()]:
@@ -445,7 +445,7 @@ def bytes_of(*models):
 
 
 class TestMemory:
-    def test_one_base(self, family):
+    def test_one_base_in_memory(self, family):
         base = policy_of(family)
         alone = bytes_of(base.model)
         policy = base.with_lora(RANK)
@@ -454,10 +454,10 @@ class TestMemory:
         critics = [make_critic(ref_policy), make_critic(ref_policy)]
         models = [base.model, policy.model, ref_policy.model, guide.policy.model, *(critic.model for critic in critics)]
         assert bytes_of(*models, *(critic.head for critic in critics)) == alone + 5 * adapter + 2 * (32 + 1) * 4
-        # Control: a critic that is not an adapter.
+        # The control: a critic that is not an adapter.
         assert bytes_of(*models, make_critic(ref_policy, "separate").model) >= 2 * alone
 
-    def test_one_base_after_loading(self, tmp_path):
+    def test_one_base_in_memory_after_loading(self, tmp_path):
         agent = PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
@@ -467,7 +467,7 @@ class TestMemory:
 
 
 class TestSaving:
-    def test_the_merged_model_is_one_of_transformers(self, family, tmp_path):
+    def test_merged_model_loads_in_transformers(self, family, tmp_path):
         policy, texts = trained(lora_policy(family)), ragged_texts()
         before, scores = tensors(policy), logprobs(policy)
         policy.save(tmp_path)
@@ -491,13 +491,13 @@ class TestSaving:
 
     @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
     @pytest.mark.parametrize("critic", ["separate", "adapter"])
-    def test_saved_loaded_and_continued_is_never_stopped(self, family, critic, tmp_path):
+    def test_loaded_agent_continues_exactly(self, family, critic, tmp_path):
         straight = toy_agent(family, critic=critic)
         expected = history(straight, 4)
         stopped = toy_agent(family, critic=critic)
         reports = history(stopped, 2)
         stopped.save(tmp_path)
-        stopped.learn(1)  # what happens after a save changes nothing in it
+        stopped.learn(1)  # training after a save does not change the checkpoint
         loaded = PPO.load(tmp_path, envs=toy_envs())
         reports += history(loaded, 2)
         assert reports == expected
@@ -505,8 +505,8 @@ class TestSaving:
         assert same(tensors(loaded.learner.ref_policy), tensors(straight.learner.ref_policy))
         assert same(loaded.learner.critic("policy")[0].state_dict(), straight.learner.critic("policy")[0].state_dict())
 
-    def test_with_a_policy_that_was_trained_before(self, tmp_path):
-        """The reference has an adapter, too; and so has the guide."""
+    def test_policy_with_a_trained_adapter(self, tmp_path):
+        """The reference policy and the guide have adapters, too."""
 
         def agent():
             policy = trained(toy_policy().with_lora(RANK))
@@ -518,9 +518,9 @@ class TestSaving:
         stopped.save(tmp_path)
         reports += history(PPOPlusPlus.load(tmp_path, envs=toy_envs()), 2)
         assert reports == expected
-        assert not (tmp_path / "guide" / "base").exists()  # the policy's is enough
+        assert not (tmp_path / "guide" / "base").exists()  # the guide shares the policy's base
 
-    def test_the_base_as_guide_comes_back(self, tmp_path):
+    def test_base_as_guide_is_loaded(self, tmp_path):
         base = toy_policy()
         agent = PPOPlusPlus(base.with_lora(RANK), Guide(base, top_p=0.9), toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
         agent.save(tmp_path)
@@ -537,7 +537,7 @@ class TestSaving:
         assert next(loaded.policy.model.parameters()).dtype == dtype
         assert same(tensors(loaded.learn(1).policy), tensors(agent.learn(1).policy))
 
-    def test_global_generators_are_left_alone(self, tmp_path):
+    def test_global_generators_do_not_change(self, tmp_path):
         base = toy_policy()
         before = torch.get_rng_state()
         agent = toy_agent(policy=base.with_lora(RANK)).learn(1)
@@ -545,7 +545,7 @@ class TestSaving:
         PPO.load(tmp_path, envs=toy_envs()).learn(1)
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_an_adapter_alone(self, family, tmp_path):
+    def test_adapter_saved_alone(self, family, tmp_path):
         policy = trained(lora_policy(family))
         policy.language_model.save_adapter(tmp_path)
         again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False)
@@ -563,9 +563,9 @@ def call(*arguments, code=0):
 SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8"]
 
 
-class TestTheCommandLine:
-    def test_a_run_that_stops_and_goes_on(self, tmp_path):
-        """What is resumed is exact, from a base that came from a file as well as from one in memory."""
+class TestCommandLine:
+    def test_resumed_run_equals_an_uninterrupted_one(self, tmp_path):
+        """Both with a base from a file and with one in memory."""
         lora = ["--lora-rank", 4, "--lora-alpha", 16, "--lora-targets", "all-linear"]
         call("train", "ppo", *SMALL, *lora, "--iterations", 2, "--output-dir", tmp_path / "whole")
         call("train", "ppo", *SMALL, *lora, "--iterations", 1, "--output-dir", tmp_path / "parts")
@@ -585,7 +585,7 @@ class TestTheCommandLine:
         call("evaluate", tmp_path / "whole", "--examples", 4)
         call("evaluate", checkpoint / "lora", "--env", "tril/CommonGen-v0", "--examples", 4)
 
-    def test_a_policy_by_folder(self, tmp_path):
+    def test_policy_from_a_folder(self, tmp_path):
         call("train", "bc", *SMALL, "--iterations", 1, "--output-dir", tmp_path / "bc", "--policy", "tiny-seq2seq")
         policy = sorted((tmp_path / "bc" / "checkpoints").iterdir())[-1] / "policy"
         run = ["train", "ppo-pp", "--policy", policy, "--guide", policy, *SMALL, "--lora-rank", 4]
@@ -605,13 +605,13 @@ class TestTheCommandLine:
             (["--critic", "adapter"], ["adapter", "--lora-rank"]),
         ],
     )
-    def test_a_mistake_gets_a_message_and_nothing_is_written(self, arguments, words, tmp_path):
+    def test_wrong_options_write_nothing(self, arguments, words, tmp_path):
         text = call("train", "ppo", *SMALL, *arguments, "--output-dir", tmp_path / "run", code=2)
         assert all(word in text for word in words), text
         assert list(tmp_path.iterdir()) == []
 
 
-class TestTheBaseByName:
+class TestBaseByName:
     @pytest.fixture
     def base(self, tmp_path):
         toy_policy().save(tmp_path / "base")
@@ -620,7 +620,7 @@ class TestTheBaseByName:
     def agent(self, base, **settings):
         return toy_agent(policy=LMPolicy.from_pretrained(base, **settings).with_lora(RANK)).learn(1)
 
-    def test_it_is_not_written_again(self, base, tmp_path):
+    def test_base_is_not_saved_again(self, base, tmp_path):
         agent = self.agent(base)
         agent.save(tmp_path / "run")
         assert not (tmp_path / "run" / "lora" / "base").exists()
@@ -630,33 +630,33 @@ class TestTheBaseByName:
         loaded.save(tmp_path / "again")
         assert not (tmp_path / "again" / "lora" / "base").exists()
 
-    def test_its_settings_are_kept(self, base, tmp_path):
+    def test_settings_of_the_base_are_kept(self, base, tmp_path):
         agent = self.agent(base, dtype=torch.float64)
         agent.save(tmp_path / "run")
         loaded = PPO.load(tmp_path / "run", envs=toy_envs())
         assert next(loaded.policy.model.parameters()).dtype == torch.float64
         assert history(loaded, 1) == history(agent, 1)
 
-    def test_it_is_gone(self, base, tmp_path):
+    def test_missing_base_is_refused(self, base, tmp_path):
         self.agent(base).save(tmp_path / "run")
         moved = base.rename(tmp_path / "elsewhere")
         with pytest.raises(
             ValueError, match=r"the base .*base of the adapter .* cannot be loaded; put it back.*base\.json"
         ):
             PPO.load(tmp_path / "run", envs=toy_envs())
-        # The way out works.
+        # The remedy of the message works.
         file = tmp_path / "run" / "lora" / "base.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"name": str(moved)}))
         PPO.load(tmp_path / "run", envs=toy_envs())
 
-    def test_it_has_become_another(self, base, tmp_path):
+    def test_changed_base_is_refused(self, base, tmp_path):
         self.agent(base).save(tmp_path / "run")
         shutil.rmtree(base)
         toy_policy(seed=1).save(base)
         with pytest.raises(ValueError, match="is no longer the model that the adapter"):
             PPO.load(tmp_path / "run", envs=toy_envs())
 
-    def test_a_base_that_was_trained_first_is_written(self, base, tmp_path):
+    def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)
         BC(policy, toy_envs(), BCConfig(**NUMBERS)).learn(1)
         agent = toy_agent(policy=policy.with_lora(RANK)).learn(1)
@@ -665,16 +665,16 @@ class TestTheBaseByName:
         loaded = PPO.load(tmp_path / "run", envs=toy_envs())
         assert history(loaded, 1) == history(agent, 1)
 
-    def test_what_peft_wrote_loads(self, base, tmp_path):
+    def test_adapter_saved_by_peft_loads(self, base, tmp_path):
         model = peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=2, fan_in_fan_out=True))
         policy = trained(LMPolicy(model, None))
         model.save_pretrained(tmp_path / "adapter")
         again = LMPolicy.from_pretrained(tmp_path / "adapter")
         assert same(tensors(again), tensors(policy))
-        assert again.tokenizer is not None  # the base's
+        assert again.tokenizer is not None  # that of the base
         assert again.parameters()
 
-    def test_an_adapter_that_names_no_base(self, tmp_path):
+    def test_adapter_without_base_is_refused(self, tmp_path):
         peft_model(language_model("llama"), peft.LoraConfig(r=2)).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=r"does not name its base; write it into adapter_config\.json"):
             LMPolicy.from_pretrained(tmp_path)
@@ -690,7 +690,7 @@ class TestQuantised:
         return LMPolicy.from_pretrained(tmp_path / "base", **{f"load_in_{request.param}bit": True})
 
     @pytest.mark.parametrize("by_name", [True, False])
-    def test_from_base_to_checkpoint(self, base, by_name, tmp_path):
+    def test_training_and_checkpoint(self, base, by_name, tmp_path):
         assert base.language_model.is_quantised
         with pytest.raises(ValueError, match="quantised weights cannot be trained; add an adapter"):
             toy_agent(policy=base)
@@ -710,14 +710,16 @@ class TestQuantised:
         quantised = [[w.data_ptr() for w in p.model.parameters() if not w.is_floating_point()] for p in networks]
         assert quantised == [quantised[0]] * 4  # one base in memory
         agent.save(tmp_path / "run")
-        assert (tmp_path / "run" / "policy" / "adapter_config.json").is_file()  # not merged: that would round
+        assert (
+            tmp_path / "run" / "policy" / "adapter_config.json"
+        ).is_file()  # not merged, as that would round the weights
         loaded = PPO.load(tmp_path / "run", envs=toy_envs())
         assert history(loaded, 1) == history(agent, 1)
         if by_name:
             model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy")
             assert model.generate(torch.ones(1, 2, dtype=torch.long), max_new_tokens=2, pad_token_id=0).numel() > 2
 
-    def test_both_ways_at_once(self, tmp_path):
+    def test_4_and_8_bits_exclude_each_other(self, tmp_path):
         with pytest.raises(ValueError, match="load_in_4bit and load_in_8bit exclude each other"):
             LMPolicy.from_pretrained(tmp_path, load_in_4bit=True, load_in_8bit=True)
 
@@ -726,7 +728,7 @@ class TestQuantised:
         with pytest.raises(ImportError, match=r"pip install tril-gym\[quant\]"):
             LMPolicy.from_pretrained(tmp_path, load_in_4bit=True)
 
-    def test_quantised_weights_do_not_train(self):
+    def test_training_quantised_weights_is_refused(self):
         policy = policy_of()
         policy.model.quantization_method = "some"
         with pytest.raises(
@@ -738,7 +740,7 @@ class TestQuantised:
         policy.with_lora(RANK).language_model.check_trainable()
 
 
-def test_plain_policies_load_no_peft():
+def test_policy_without_adapter_does_not_import_peft():
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The table of planted defects: each row can be planted, and the script tells killed from survived."""
+"""The table of planted defects: each row can be planted, and the script reports killed and survived ones."""
 
 import mutants
 import paths

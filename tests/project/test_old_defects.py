@@ -1,6 +1,6 @@
-"""Defects of the code that was published with the papers, which must not come back.
+"""Regression tests for defects of the code that was published with the papers.
 
-A test is named after the defect that it looks for, and its docstring says what went wrong there. Other tests go deeper.
+Each docstring says what the published code did wrong. Other tests check the same parts in more detail.
 """
 
 import copy
@@ -55,11 +55,16 @@ from tril_gym.rewards.neural import sentiment
 from tril_gym.rewards.neural.training import FitConfig
 from tril_gym.wrappers import TextReward
 
-V, T = 16, 8  # of the toy world
-NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "epochs": 1, "temperature": 3.0}  # hot: texts end early
+V, T = 16, 8  # of the toy environment
+NUMBERS = {
+    "learning_rate": 1e-3,
+    "minibatch_size": 8,
+    "epochs": 1,
+    "temperature": 3.0,
+}  # a high temperature, so that texts end early
 SOURCES = sorted(Path(tril_gym.__file__).parent.rglob("*.py"))
 
-# Each algorithm, and each half of those that have two.
+# Each algorithm, and each half of LOLS and D2LOLS.
 KINDS: dict[str, tuple[type[Agent], type, dict[str, Any]]] = {
     "ppo": (PPO, PPOConfig, {}),
     "ppo-pp": (PPOPlusPlus, PPOPlusPlusConfig, {}),
@@ -95,7 +100,7 @@ def weights(policy: LMPolicy) -> Tensor:
 
 
 def text_envs(examples: list[Example], tokenizer: Any = None, num_envs: int = 8, **settings: Any) -> VectorEnv:
-    """Examples of one's own, in the toy world's words."""
+    """Return environments of the given examples, in the toy environment's words."""
     sizes = {"max_prompt_length": 4, "max_new_tokens": T, "reward": None}
     return gym.make_vec(
         "tril/CommonGen-v0",
@@ -107,8 +112,8 @@ def text_envs(examples: list[Example], tokenizer: Any = None, num_envs: int = 8,
     )
 
 
-def test_ppo_runs_with_the_actor_that_it_is_given():
-    """The base loop handed the policy over by a keyword that nobody took."""
+def test_ppo_collects_and_trains():
+    """The base loop passed the policy by a keyword that no function accepted."""
     agent, found = agent_of("ppo"), []
     before = weights(agent.policy)
     agent.learn(2, callback=found.append)
@@ -117,8 +122,8 @@ def test_ppo_runs_with_the_actor_that_it_is_given():
     assert not torch.equal(weights(agent.policy), before)
 
 
-def test_lols_aggrevated_iterations_learn_on_the_policys_rollin():
-    """They wrote like PPO++'s, so that the policy was taught by tokens that the guide had written."""
+def test_aggrevated_iterations_of_lols_learn_on_the_rollin():
+    """They collected like PPO++'s, so the policy learned on tokens of the guide."""
     agent = agent_of("lols-aggrevated", rollin_prob=0.6)
     plan = agent.plan(0)
     stubs = replace(plan, rollin=OneToken(P, logprob=-0.5), rollout=OneToken(G, logprob=-9.0))
@@ -130,15 +135,15 @@ def test_lols_aggrevated_iterations_learn_on_the_policys_rollin():
     written = collect(agent.envs, plan, episodes=16, generator=generator(2))
     guides = written.is_token & (torch.arange(T) >= written.switch.unsqueeze(1))
     assert guides.any()
-    honest = loss_gradient(agent, written)
-    assert honest.abs().max() > 1e-6
-    lied = replace(written, old_logprobs=torch.where(guides, -50.0, written.old_logprobs))
-    torch.testing.assert_close(loss_gradient(agent, lied), honest, rtol=0, atol=0)
-    assert not torch.equal(loss_gradient(agent, replace(written, old_logprobs=written.old_logprobs - 0.1)), honest)
+    expected = loss_gradient(agent, written)
+    assert expected.abs().max() > 1e-6
+    changed = replace(written, old_logprobs=torch.where(guides, -50.0, written.old_logprobs))
+    torch.testing.assert_close(loss_gradient(agent, changed), expected, rtol=0, atol=0)
+    assert not torch.equal(loss_gradient(agent, replace(written, old_logprobs=written.old_logprobs - 0.1)), expected)
 
 
 def loss_gradient(agent: Agent, trajectories: Trajectories) -> Tensor:
-    """Of the policy's loss on all texts at once."""
+    """Return the gradient of the policy's loss on all texts at once, flat."""
     learner: Any = agent.learner
     critic, _ = learner.critic("guide")
     experience = learner.credit.experience(
@@ -149,15 +154,15 @@ def loss_gradient(agent: Agent, trajectories: Trajectories) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_kl_penalty_is_paid_and_not_only_logged(kind):
-    """Two algorithms buffered the reward before the penalty was taken off it."""
-    free, again, dear = (trained_off_its_reference(kind, kl_coef) for kl_coef in (0.0, 0.0, 3.0))
+def test_kl_penalty_changes_the_update(kind):
+    """Two algorithms stored the reward before the penalty was subtracted, so it was only logged."""
+    free, again, penalised = (weights_after_a_step(kind, kl_coef) for kl_coef in (0.0, 0.0, 3.0))
     torch.testing.assert_close(again, free, rtol=0, atol=0)
-    assert float((dear - free).abs().max()) > 1e-4  # a step moves a weight by 1e-3
+    assert float((penalised - free).abs().max()) > 1e-4  # a step moves a weight by 1e-3
 
 
-def trained_off_its_reference(kind: str, kl_coef: float) -> Tensor:
-    """Weights after a step that begins away from the reference policy."""
+def weights_after_a_step(kind: str, kl_coef: float) -> Tensor:
+    """Return the weights after a step that starts away from the reference policy."""
     agent = agent_of(kind, kl_coef=kl_coef)
     noise = generator(5)
     with torch.no_grad():
@@ -170,7 +175,7 @@ def trained_off_its_reference(kind: str, kl_coef: float) -> Tensor:
 
 
 class LengthDiscriminator:
-    """A discriminator that says of each text how long it is, or always the same."""
+    """A discriminator whose logit is the length of the text, or a constant."""
 
     def __init__(self, always: float | None = None) -> None:
         self.always, self.theta = always, nn.Parameter(torch.ones(()))
@@ -189,8 +194,8 @@ class LengthDiscriminator:
         self.theta.data.copy_(state["theta"])
 
 
-def test_gail_pays_each_row_in_that_rows_own_column(monkeypatch):
-    """A row's verdict has to stand at that row's own last token, whatever the others' lengths."""
+def test_gail_pays_each_text_at_its_last_token(monkeypatch):
+    """The reward was written to one column for all rows, whatever their lengths."""
     given: list[Trajectories] = []
     update = ActorCritic.update
 
@@ -208,8 +213,8 @@ def test_gail_pays_each_row_in_that_rows_own_column(monkeypatch):
     torch.testing.assert_close(given[0].rewards, expected)
 
 
-def test_gails_loss_is_given_logits_and_not_probabilities():
-    """The loss took the sigmoid of what had been through a sigmoid already."""
+def test_loss_of_gail_takes_logits():
+    """The loss applied a sigmoid to probabilities."""
     found: list[dict[str, float]] = []
     agent = GAIL(toy_policy(), toy_envs(), GAILConfig(**NUMBERS), discriminator=LengthDiscriminator(always=2.0))
     agent.learn(1, callback=lambda report: found.append(report.metrics))
@@ -217,8 +222,8 @@ def test_gails_loss_is_given_logits_and_not_probabilities():
     assert found[0]["discriminator/loss"] == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-5)
 
 
-def test_examples_with_the_same_prompt_do_not_share_their_references():
-    """References were looked up by the decoded prompt, which several examples may have, at least once it is cut."""
+def test_examples_with_equal_prompts_keep_their_references():
+    """References were looked up by the decoded prompt, which several examples may share, as after truncation."""
     prompts = ["w2 w3", "w2 w3", "w2 w3 w4 w5 w6", "w2 w3 w4 w5 w7"]  # the last two are cut after four words
     examples = [Example(prompt, (f"w{8 + number}",)) for number, prompt in enumerate(prompts)]
     envs = text_envs(examples)
@@ -231,14 +236,14 @@ def test_examples_with_the_same_prompt_do_not_share_their_references():
     assert len({tuple(row) for row in trajectories.prompts.tolist()}) == 2  # control: prompts alike
 
 
-# What some rewards are set up with; those that need a program or another kind of model are tested by their own.
+# Settings of some rewards. Rewards that need a program or another kind of model are tested in their own files.
 SET_UP = {"spice": "pipeline", "spider": "pipeline", "preference": "model", "classifier": "model"}
 ELSEWHERE = {"meteor", "official_spice", "bert_score", "bleurt", "regressor", "output_perplexity", "perplexity"}
 
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
-    """Folders for the settings."""
+    """Return a folder with the models of the settings."""
     from spacy_pipeline import save_pipeline
 
     folder = tmp_path_factory.mktemp("stand_ins")
@@ -254,8 +259,8 @@ def stand_ins(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name in rewards.names() if name not in ELSEWHERE])
-def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, stand_ins, monkeypatch):
-    """It joined prompt and completion in place, so that a later one saw the prompt twice."""
+def test_rewards_do_not_change_their_inputs(name, stand_ins, monkeypatch):
+    """One joined prompt and completion in place, so a later reward saw the prompt twice."""
     monkeypatch.setattr(sentiment, "FIT_CONFIG", FitConfig(steps=1))  # accuracy does not matter here
     train = [
         Example("a film", ("the dog runs",), label=1, extras={"concepts": ["dog", "run"]}),
@@ -276,8 +281,8 @@ def test_a_reward_appends_nothing_to_the_texts_that_it_is_given(name, stand_ins,
     np.testing.assert_array_equal(measure(*columns), first)
 
 
-def test_a_later_reward_does_not_see_the_prompt_twice():
-    """The same where rewards are added up: whoever scores last is shown what the first was shown."""
+def test_every_reward_of_a_stack_gets_the_same_texts():
+    """The same defect, with several rewards on one environment."""
     seen: list[Any] = []
 
     def spy(*columns: Any) -> list[float]:
@@ -298,9 +303,9 @@ class PaysForTheEnd(ForeignEnv):
         return float(token == 0)
 
 
-def test_an_eos_that_is_also_the_padding_is_learned_and_paid():
-    """Masks came from ids: with padding = EOS the end was neither learned nor paid, and an empty text paid cell −1."""
-    envs = foreign_envs(4, env=PaysForTheEnd, eos_token_ids=[0])  # cells of padding hold 0, too
+def test_eos_with_the_id_of_padding_is_learned_and_paid():
+    """Masks were derived from ids: with padding = EOS, the end was neither learned nor paid."""
+    envs = foreign_envs(4, env=PaysForTheEnd, eos_token_ids=[0])  # padding cells are 0, too
     agent = agent_of("ppo", envs, policy=LMPolicy(language_model("gpt2"), None))
     plan = replace(agent.plan(0), rollout=OneToken(P, lengths=(1, 3, 8, 99), eos=0))
     trajectories = collect(envs, plan, episodes=4, generator=generator())
@@ -321,8 +326,8 @@ def test_an_eos_that_is_also_the_padding_is_learned_and_paid():
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_encoder_decoder_scores_do_not_depend_on_the_padding_of_their_prompts(family):
-    """Nothing masked the padding, which stood on the left, where positions count from."""
+def test_encoder_decoder_scores_ignore_prompt_padding(family):
+    """The padding, on the left, was not masked."""
     policy, texts, layout = LMPolicy(language_model(family), None), ragged_texts(), TextLayout.of(foreign_envs(1))
     assert len(texts.prompt_lengths.unique()) > 1
     together = policy.token_logprobs(texts, layout).logprobs
@@ -335,8 +340,8 @@ def test_encoder_decoder_scores_do_not_depend_on_the_padding_of_their_prompts(fa
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_the_encoder_decoder_reference_is_frozen(family):
-    """The anchor of the KL moved with the policy that it was to hold."""
+def test_encoder_decoder_reference_policy_is_frozen(family):
+    """The reference policy changed while the policy was trained."""
     agent = agent_of("ppo", policy=toy_policy(family))
     reference = agent.learner.ref_policy
     assert reference is not None
@@ -347,8 +352,8 @@ def test_the_encoder_decoder_reference_is_frozen(family):
     assert not any(parameter.requires_grad for parameter in reference.model.parameters())
 
 
-def test_cider_takes_no_document_frequencies_from_the_scored_batch():
-    """A text's reward depended on its neighbours, and a text alone scored 0: it stands in every document."""
+def test_cider_document_frequencies_are_not_of_the_scored_batch():
+    """A text's score depended on the other texts of its batch, and a single text scored 0."""
     train = [Example("", (text,)) for text in ("the dog runs", "the cat sits", "the man reads a book")]
     texts = ["the dog sits", "the cat sits", "a man reads"]
     references = [["the dog runs"], ["the cat sits"], ["the man reads a book"]]
@@ -365,31 +370,31 @@ def test_cider_takes_no_document_frequencies_from_the_scored_batch():
     assert together[1] == pytest.approx(10 * 3 / 4)  # three words have no 4-gram, the rest agrees
 
 
-def test_rouge_does_not_give_every_row_the_mean_of_the_batch():
-    """It did so where several ROUGEs were combined; here each row has a ROUGE-L of its own, no combination exists."""
+def test_rouge_scores_each_text():
+    """Combined ROUGE gave every text the mean of the batch."""
     score = rewards.load("rouge_l")
-    given = score(["", ""], ["the dog runs", "a cat"], [["the dog runs"], ["the dog runs"]], [{}, {}])
-    assert given.tolist() == [1.0, 0.0]
+    found = score(["", ""], ["the dog runs", "a cat"], [["the dog runs"], ["the dog runs"]], [{}, {}])
+    assert found.tolist() == [1.0, 0.0]
 
 
-def test_the_adaptive_kl_controller_keeps_its_clip():
-    """Without ±0.2 an iteration far off the target multiplied the price by as much."""
-    prices = []
+def test_adaptive_kl_controller_clips_its_error():
+    """Without the clip at ±0.2, one iteration far from the target multiplied the coefficient without bound."""
+    coefficients = []
     for kl in (0.0, 60.0, 6.6):
         controller = AdaptiveKL(1.0, target=6.0, horizon=100.0)
         controller.update(kl, episodes=50)
-        prices.append(controller.coef)
-    assert prices == pytest.approx([0.9, 1.1, 1.05])  # 1 ± 0.2 · 50/100, and within the clip 1 + 0.1 · 50/100
+        coefficients.append(controller.coef)
+    assert coefficients == pytest.approx([0.9, 1.1, 1.05])  # 1 ± 0.2 · 50/100, and within the clip 1 + 0.1 · 50/100
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_rollins_are_not_replayed_token_by_token(family, monkeypatch):
-    """They are known: the environment is put at their end, and the model reads them in one pass."""
+def test_rollins_are_read_in_one_pass(family, monkeypatch):
+    """They were replayed token by token; the environment restarts at the switch instead."""
     envs, policy = toy_envs(1), toy_policy(family)
     with pytest.warns(UserWarning, match="never learns its first token"):
         agent = agent_of("ppo-pp", envs, policy=policy, rollin_prob=1.0)
     plan = replace(agent.plan(0), rollin=OneToken(G))  # of eight tokens
-    assert agent.policy.language_model.head is not None  # found by a pass of its own
+    assert agent.policy.language_model.head is not None  # determined by a forward pass, which must not count below
     model = policy.model
     body = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
     steps, passes = counted(monkeypatch, envs, "step"), counted(monkeypatch, body, "forward")
@@ -402,7 +407,7 @@ def test_rollins_are_not_replayed_token_by_token(family, monkeypatch):
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[str]:
-    """A list that grows by one at each call of a method."""
+    """Return a list that gets an entry at each call of a method."""
     method, calls = getattr(owner, name), []
 
     def call(*rest: Any, **more: Any) -> Any:
@@ -414,8 +419,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[str]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_token_ids_are_never_floats(kind):
-    """In float32 ids above 2²⁴ fall together, and every use rounds them back."""
+def test_token_ids_are_integers(kind):
+    """They were stored as float32, which is not exact above 2²⁴."""
     envs = toy_envs()
     agent = agent_of(kind, envs, target_coef=0.1)
     trajectories = collect(envs, agent.plan(0), episodes=8, generator=generator())
@@ -433,27 +438,27 @@ def test_token_ids_are_never_floats(kind):
 
 
 class CountingTokenizer(PreTrainedTokenizerFast):
-    """Counts how often it is asked for each text."""
+    """Counts the calls for each text."""
 
-    asked: ClassVar[Counter[str]] = Counter()
+    calls: ClassVar[Counter[str]] = Counter()
 
     def __call__(self, text: Any, *rest: Any, **more: Any) -> Any:
-        self.asked.update([text] if isinstance(text, str) else text)
+        self.calls.update([text] if isinstance(text, str) else text)
         return super().__call__(text, *rest, **more)
 
 
-def test_data_are_tokenised_once_and_padding_sides_are_left_alone():
-    """Three times with three sides; here each prompt and each reference is tokenised once, and the side is left."""
+def test_each_text_is_tokenised_once():
+    """Data were tokenised three times, each time with another padding side set on the shared tokenizer."""
     tokenizer = CountingTokenizer(
         tokenizer_object=toy_tokenizer(V).backend_tokenizer, pad_token="<pad>", eos_token="<eos>"
     )
-    tokenizer.asked.clear()
+    tokenizer.calls.clear()
     before = tokenizer.padding_side, tokenizer.truncation_side
     examples = [Example(f"w{word} w3", (f"w4 w{word}",)) for word in range(2, 10)]
     envs = text_envs(examples, tokenizer)
     agent = agent_of("ppo", envs, policy=toy_policy(tokenizer=tokenizer), target_coef=0.1)
     agent.learn(4)
-    ours = {text: count for text, count in tokenizer.asked.items() if text != "a"}  # "a" asks for special tokens
+    ours = {text: count for text, count in tokenizer.calls.items() if text != "a"}  # "a" is used to find special tokens
     prompts = {example.prompt for example in examples}
     assert set(ours) <= prompts | {f" {reference}" for example in examples for reference in example.references}
     assert len(ours) > 8  # prompts and references
@@ -462,15 +467,15 @@ def test_data_are_tokenised_once_and_padding_sides_are_left_alone():
 
 
 @pytest.mark.parametrize("word", ["gc.collect", "empty_cache", "padding_side =", "load_metric", "trust_remote_code"])
-def test_sources_clear_no_caches_and_call_nothing_that_is_gone(word):
-    """Caches were emptied in the inner loop; metrics and data sets came as scripts, which `datasets` has given up."""
+def test_sources_do_not_contain(word):
+    """The inner loop emptied CUDA's cache; metrics and data sets were scripts, which `datasets` no longer loads."""
     assert len(SOURCES) > 60
     assert [path.name for path in SOURCES if word in path.read_text()] == []
     assert [path.name for path in SOURCES if "max_new_tokens" in path.read_text()]  # control
 
 
-def test_a_guide_that_is_the_reference_model_writes_with_its_own_weights():
-    """Asked for the guide, the actor wrote with the policy's model, where the guide was the reference model."""
+def test_guide_on_the_reference_model_uses_its_own_weights():
+    """Where the guide was the reference model, the guide's tokens were sampled from the policy."""
     policy = toy_policy()
     config = PPOPlusPlusConfig(**NUMBERS | {"epochs": 4})
     agent = PPOPlusPlus(policy, Guide(policy, temperature=3.0), toy_envs(), config)
@@ -486,8 +491,8 @@ def texts_of(actor: Any) -> Trajectories:
 
 
 @pytest.mark.parametrize("kind", ["ppo-pp", "aggrevated", "lols-ppo-pp", "lols-aggrevated", "d2lols-before"])
-def test_rollin_prob_is_a_probability_everywhere_and_never_a_count(kind):
-    """`tau` was the chance of a half in one algorithm and the hand-over's iteration in another."""
+def test_rollin_prob_is_a_probability_for_every_algorithm(kind):
+    """`tau` was a probability in one algorithm and a number of iterations in another."""
     _, config_type, own = KINDS[kind]
     with pytest.raises(ValueError, match=r"rollin_prob must be in \[0, 1\], got 20"):
         config_type(rollin_prob=20)
@@ -500,16 +505,16 @@ def test_rollin_prob_is_a_probability_everywhere_and_never_a_count(kind):
             config_type(**{name: 20})
 
 
-def test_the_hand_over_of_d2lols_is_a_count_of_iterations():
-    """See above; its rollins keep their own chance before and after."""
+def test_aggrevated_iterations_of_d2lols_is_a_count():
+    """See above; `rollin_prob` is the same before and after the change of algorithm."""
     agent = agent_of("d2lols-before", aggrevated_iterations=3, rollin_prob=0.3, aggrevated_rollin_prob=0.7)
     assert [agent.plan(iteration).critic for iteration in range(5)] == ["guide"] * 3 + ["policy"] * 2
     assert [agent.plan(iteration).rollin_prob for iteration in range(5)] == [0.7] * 3 + [0.3] * 2
 
 
 @pytest.mark.parametrize("kind", ["bc", *KINDS])
-def test_a_run_in_a_single_process_is_not_refused(kind, monkeypatch):
-    """Whoever had not launched several processes could not train at all."""
+def test_single_process_trains(kind, monkeypatch):
+    """Training in a single process failed."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     agent = BC(toy_policy(), toy_envs(), BCConfig(minibatch_size=8)) if kind == "bc" else agent_of(kind)
@@ -517,8 +522,8 @@ def test_a_run_in_a_single_process_is_not_refused(kind, monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-def test_imdbs_reference_is_not_the_whole_review(tmp_path):
-    """The likelihood of a reference taught the policy to repeat its prompt."""
+def test_imdb_reference_is_the_rest_of_the_review(tmp_path):
+    """The reference was the whole review, so learning its likelihood made the policy repeat the prompt."""
     words = [f"w{word}" for word in range(2, 12)]
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words), "label": 1}) + "\n")
     envs = gym.make_vec(

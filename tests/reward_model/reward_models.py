@@ -26,8 +26,8 @@ def new_run(dataset, folder, **settings):
 
 def same_weights(one, other):
     """Whether two models have the same parameters and buffers, bit for bit."""
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def saved_model(folder, config, kind=transformers.AutoModelForCausalLM, **special):

@@ -1,4 +1,4 @@
-"""Where time and memory of an iteration go."""
+"""The profile of an iteration: time and peak memory of each part."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tril_gym.utils.console import profile_table
 from tril_gym.utils.profiler import CLEAR_REFS, ProcessMemory, Timer
 
 
-class Given:
+class FixedMeter:
     """A meter with given peaks."""
 
     def __init__(self, *peaks):
@@ -24,9 +24,9 @@ class Given:
         return self.peaks.pop(0)
 
 
-def test_a_peak_belongs_to_all_parts_that_run():
-    # looks: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
-    meter = Given(5, 7, 9, 3, 8, 2)
+def test_peak_counts_for_all_running_parts():
+    # readings: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
+    meter = FixedMeter(5, 7, 9, 3, 8, 2)
     timer = Timer(meter)
     with timer.time("a"), timer.time("b"):
         pass
@@ -38,7 +38,7 @@ def test_a_peak_belongs_to_all_parts_that_run():
     assert timer.elapsed >= sum(timer.seconds[name] for name in "ac")
 
 
-def test_without_a_gauge_there_are_no_peaks():
+def test_without_a_meter_there_are_no_peaks():
     timer = Timer()
     with timer.time("a"):
         pass
@@ -74,7 +74,7 @@ def test_process_memory_measures_the_peak_since_its_reset():
     assert meter.read() < before + 20
 
 
-def test_a_profile_names_every_part_and_its_share():
+def test_profile_has_every_part_and_its_share():
     import gymnasium as gym
 
     import tril_gym  # noqa: F401  registers the environments

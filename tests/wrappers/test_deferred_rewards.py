@@ -95,7 +95,7 @@ def test_reset_of_some_rows_leaves_the_others_deferred():
     envs.reset(seed=0, options={"defer": True})
     step(envs, word, word, word, word)
     step(envs, eos, word, word, word)  # row 0 waits
-    envs.reset(options={"reset_mask": np.array([False, True, False, False])})  # row 1 begins anew, paid at once
+    envs.reset(options={"reset_mask": np.array([False, True, False, False])})  # row 1 starts again, and is paid at once
     assert step(envs, eos, word, word, word).tolist() == [0, 0, 0, 0]
     assert step(envs, eos, eos, word, word).tolist() == [0, 1, 0, 0]
     assert score.batches == [score.batches[0]]

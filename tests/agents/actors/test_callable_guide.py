@@ -1,4 +1,4 @@
-"""A function of texts as a guide: its arguments, its answers, its failures."""
+"""A function of texts as a guide: its arguments, results and failures."""
 
 import logging
 from typing import Any
@@ -35,11 +35,11 @@ class TestWriting:
     def test_whole_texts_end_with_eos(self):
         tokenizer, says = byte_tokenizer(), Says()
         trajectories = write(text_envs(tokenizer), Plan(rollout=Guide.from_callable(says)), episodes=12)
-        # Twice: a wave of eight, and one of four. Nothing stands yet.
+        # Two batches, of eight and of four; all completions are empty.
         assert [(len(prompts), set(begun)) for prompts, begun in says.asked] == [(8, {""}), (4, {""})]
         assert says.asked[0][0] + says.asked[1][0] == [info["prompt"] for info in trajectories.infos]
         assert len(set(says.asked[0][0])) > 2
-        # As references are: behind a space, and then EOS.
+        # As for references: a space before, EOS after.
         assert ids_of(trajectories) == [[*encoded(tokenizer, " The dog runs."), 1]] * 12
         assert completions(trajectories) == [" The dog runs."] * 12
         assert {info["finish_reason"] for info in trajectories.infos} == {"stop"}
@@ -113,11 +113,11 @@ class TestWriting:
         ids = encoded(tokenizer, "the dog")
         texts = Texts.from_ids([[*ids, 1], [*ids, 1]], [[], []], max_new_tokens=layout.max_new_tokens)
         guide = Guide.from_callable(says)
-        guide.start(texts, [{}, {"prompt": "told"}], layout).next(torch.zeros(2))
-        assert says.asked == [(["the dog", "told"], ["", ""])]
+        guide.start(texts, [{}, {"prompt": "the cat"}], layout).next(torch.zeros(2))
+        assert says.asked == [(["the dog", "the cat"], ["", ""])]
 
     def test_dropped_rows_change_no_other_row(self):
-        """Before the first token they are not asked for, after it they change nobody else's."""
+        """Rows dropped before the first token are not passed to the function."""
         tokenizer = byte_tokenizer(merges=0)
         layout = TextLayout.of(text_envs(tokenizer))
         begun = [encoded(tokenizer, "x" * (row + 1)) for row in range(4)]

@@ -30,7 +30,7 @@ from tril_gym.models.text_codec import TextCodec
 
 
 def greedy(guide: LMPolicy, prompt: str, begun: str = "") -> str:
-    """What a model says with `transformers`' own generation, one text at a time."""
+    """Return the model's text by `generate` of transformers."""
     prompt_ids = guide.tokenizer(prompt)["input_ids"]
     begun_ids = encoded(guide.tokenizer, begun) if begun else []
     settings = {"do_sample": False, "eos_token_id": 1, "pad_token_id": 0}
@@ -49,7 +49,7 @@ def greedy(guide: LMPolicy, prompt: str, begun: str = "") -> str:
 class TestWriting:
     @pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
     def test_texts_are_those_of_generate(self, family):
-        """Oracle: `generate` of transformers, on the prompt as the guide's own tokenizer has it."""
+        """The same as by `generate` of transformers on the prompt in the guide's own tokens."""
         guide = model_of(metaspace_tokenizer(), family, seed=3)
         envs = text_envs(byte_tokenizer())
         trajectories = write(envs, Plan(rollout=Guide(guide, top_k=1)))
@@ -58,7 +58,7 @@ class TestWriting:
         for info, text in zip(trajectories.infos, texts, strict=True):
             said = greedy(guide, info["prompt"])
             said = said if said.startswith(" ") else f" {said}"
-            # What does not fit is cut, maybe within a character.
+            # Texts that are too long are truncated, possibly within a character.
             assert text == said if info["finish_reason"] == "stop" else said.startswith(text.rstrip("\ufffd"))
 
     def test_rollouts_continue_at_the_switch(self):
@@ -85,9 +85,9 @@ class TestWriting:
             wide, narrow = (write(text_envs(tokenizer, rows), plan, episodes=16) for rows in (16, 3))
             assert same(wide, narrow)
         other = write(text_envs(tokenizer, 16), plan, episodes=16, seed=2)
-        assert completions(other) != completions(wide)  # control: it does draw
+        assert completions(other) != completions(wide)  # the control: texts are sampled
 
-    def test_global_generators_are_left_alone(self):
+    def test_global_generators_do_not_change(self):
         guide = Guide(model_of(metaspace_tokenizer(), seed=3))
         before = torch.get_rng_state()
         write(text_envs(byte_tokenizer()), Plan(rollout=guide))
@@ -102,11 +102,11 @@ class TestWriting:
             settings = {"min_new_tokens": least} if owner == "the environment's" else {}
             texts = completions(write(text_envs(byte_tokenizer(), 32, **settings), Plan(rollout=guide), episodes=64))
             shortest.append(min(len(encoded(model.tokenizer, text)) for text in texts))
-        # (A text may be written in fewer pieces than it came in, so nine may have become eight.)
+        # (Encoding a text again may take fewer tokens, so nine may become eight.)
         assert shortest[0] < 8 <= shortest[1]
 
     def test_every_eos_of_the_model_ends_a_text(self):
-        """A model may have several EOS, of which some are words to its tokenizer; none is part of a text."""
+        """A model may have several EOS ids, some of them words of its tokenizer; none is part of a text."""
         model = model_of(byte_tokenizer(merges=0), seed=3)
         [s] = encoded(model.tokenizer, "s")
         seen = []
@@ -133,7 +133,7 @@ class TestWriting:
         assert not all(map(torch.equal, before, policy.model.state_dict().values()))
 
     def test_a_t5_policy_with_a_gpt2_guide(self):
-        """Two kinds of models and of vocabularies."""
+        """Different kinds of models and vocabularies."""
         tokenizer = metaspace_tokenizer()
         policy, guide = model_of(tokenizer, "t5"), model_of(byte_tokenizer(), seed=3)
         envs = text_envs(tokenizer)
@@ -171,7 +171,7 @@ class TestWriting:
                     guide.check(layout)
 
     def test_long_prompts_are_cut_to_its_positions(self):
-        """50 positions, 20 of which are for new tokens: a prompt of more than 30 is cut, and nobody fails."""
+        """With 50 positions and 20 new tokens, prompts are truncated to 30 tokens."""
         tokenizer = metaspace_tokenizer()
         guide = model_of(byte_tokenizer(merges=0), positions=50, seed=3)
         envs = text_envs(tokenizer, max_prompt_length=20, max_new_tokens=10)
@@ -183,7 +183,7 @@ class TestWriting:
     def test_eos_is_required(self):
         guide = model_of(metaspace_tokenizer())
         guide.model.generation_config.eos_token_id = None
-        Guide(guide).check(TextLayout.of(text_envs(byte_tokenizer())))  # its tokenizer says it
+        Guide(guide).check(TextLayout.of(text_envs(byte_tokenizer())))  # its tokenizer has one
         guide.model.generation_config.eos_token_id = 50_256
         with pytest.raises(ValueError, match=r"names no EOS among its \d+ tokens, got 50256"):
             Guide(guide).check(TextLayout.of(text_envs(byte_tokenizer())))

@@ -32,28 +32,28 @@ class TestLogprobsOfTheGuidesTokens:
             figures = agent.learner.update(texts, agent.plan(1), generator=generator(7), timer=Timer())
             return torch.cat([weight.detach().flatten() for weight in agent.policy.parameters()]), figures
 
-        honest, figures = learned(torch.zeros_like(guides), 0.0)
+        expected, figures = learned(torch.zeros_like(guides), 0.0)
         for garbage in GARBAGE:
             weights, found = learned(guides, garbage)
-            assert torch.equal(weights, honest)
+            assert torch.equal(weights, expected)
             assert found == figures
-        assert not torch.equal(learned(trajectories.wrote, -5.0)[0], honest)  # control
+        assert not torch.equal(learned(trajectories.wrote, -5.0)[0], expected)  # control
 
     @pytest.mark.parametrize("name", ["ppo-pp", "aggrevated"])
     @pytest.mark.parametrize("garbage", GARBAGE)
     def test_present_ones(self, name, garbage, monkeypatch):
         agent, trajectories = self.setting(name)
-        honest = self.gradients(agent, trajectories)
-        assert max(float(gradient.abs().max()) for gradient in honest) > 1e-3
+        expected = self.gradients(agent, trajectories)
+        assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
         guides = trajectories.is_token & ~trajectories.wrote
-        for critic_owner in (guides, trajectories.wrote):
+        for where in (guides, trajectories.wrote):
             with monkeypatch.context() as patch:
                 for policy in (agent.policy, agent.learner.ref_policy):
-                    wrong = with_garbage(policy.token_logprobs, critic_owner, garbage)
+                    wrong = with_garbage(policy.token_logprobs, where, garbage)
                     patch.setattr(policy, "token_logprobs", wrong)
                 found = self.gradients(agent, trajectories)
-            same = all(torch.equal(one, other) for one, other in zip(found, honest, strict=True))
-            assert same == (critic_owner is guides)
+            same = all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+            assert same == (where is guides)
 
     @staticmethod
     def setting(name: str) -> tuple[Any, Trajectories]:

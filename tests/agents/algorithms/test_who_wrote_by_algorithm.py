@@ -180,18 +180,18 @@ class TestSwitchOfD2LOLS:
         agent: Any = KINDS["d2lols, before"](foreign_envs(8, env=ForeignDense), **numbers)
         agent.learn(3)
         guides, _ = agent.learner.critic("guide")
-        newborn, learned = Critic(agent.learner.ref_policy.language_model.full_copy()).state_dict(), guides.state_dict()
-        assert not equal(newborn, learned)
+        initial, learned = Critic(agent.learner.ref_policy.language_model.full_copy()).state_dict(), guides.state_dict()
+        assert not equal(initial, learned)
 
         plan = agent.plan(3)
         assert plan.critic == "policy"
-        mine, _ = agent.learner.critic(plan.critic, warm_start=plan.warm_start_critic)
-        assert equal(mine.state_dict(), learned if warm_start else newborn)
+        own, _ = agent.learner.critic(plan.critic, warm_start=plan.warm_start_critic)
+        assert equal(own.state_dict(), learned if warm_start else initial)
 
         before = {name: weight.clone() for name, weight in learned.items()}
         agent.learn(1)
-        assert equal(guides.state_dict(), before)  # it does not train any more
-        assert not equal(mine.state_dict(), before if warm_start else newborn)
+        assert equal(guides.state_dict(), before)  # it is no longer trained
+        assert not equal(own.state_dict(), before if warm_start else initial)
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

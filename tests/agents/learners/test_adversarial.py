@@ -1,4 +1,4 @@
-"""Learning against a discriminator: what it is shown, how it learns, and whom its logits pay."""
+"""Adversarial learning: training data and loss of the discriminator, and the rewards made from its logits."""
 
 import math
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ from tril_gym.utils.profiler import Timer
 V, T = 16, 8
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 16, "epochs": 1, "kl_coef": 0.0, "episodes_per_iteration": 16}
 NUMBERS["temperature"] = 4.0  # so that texts end early
-STILL = {"discriminator_learning_rate": 1e-30}  # so that a double stays what it is
+STILL = {"discriminator_learning_rate": 1e-30}  # so that a test double does not change
 
 
 def toy_envs(rule: str = "stop") -> VectorEnv:
@@ -44,7 +44,7 @@ def policy_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> LMPolicy:
 
 
 class TokenSumDiscriminator:
-    """A discriminator whose logit follows from the sum of a text's tokens, so that it can be worked out by hand."""
+    """A discriminator whose logit is a function of the sum of a text's tokens, easy to compute by hand."""
 
     def __init__(self, scale: float = 0.7, shift: float = 0.4) -> None:
         self.theta = nn.Parameter(torch.tensor([scale, shift], dtype=torch.float64))
@@ -66,7 +66,7 @@ class TokenSumDiscriminator:
 
 
 class Setting:
-    """A learner with texts that its policy wrote, of many lengths, and what its actor-critic is given of them."""
+    """A learner, texts of many lengths by its policy, and the trajectories that its actor-critic receives."""
 
     def __init__(self, own: Discriminator | None = None, *, rule: str = "stop", **numbers: Any) -> None:
         self.envs = toy_envs(rule)
@@ -78,11 +78,11 @@ class Setting:
         self.plan = Plan(rollout=self.policy)
         self.texts = collect(self.envs, self.plan, episodes=16, generator=generator(3))
         assert len(set(self.texts.lengths.tolist())) > 2
-        self.given: list[Trajectories] = []
+        self.received: list[Trajectories] = []
         learn = self.learner.actor_critic.update
 
         def update(trajectories: Trajectories, plan: Plan, **parts: Any) -> dict[str, float]:
-            self.given.append(trajectories)
+            self.received.append(trajectories)
             return learn(trajectories, plan, **parts)
 
         self.learner.actor_critic.update = update  # type: ignore[method-assign]
@@ -109,9 +109,9 @@ def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-class TestTheReward:
+class TestReward:
     def test_by_hand(self):
-        # Texts of 3, 1 and 2 tokens: each verdict stands in its own row, at its own text's last token.
+        # Texts of 3, 1 and 2 tokens: each reward is in its own row, at the last token of its text.
         texts = Setting().texts[torch.tensor([0, 1, 2])]
         is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
         rewards = with_final_rewards(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
@@ -120,47 +120,47 @@ class TestTheReward:
         assert torch.equal(rewards, expected)
 
     @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
-    def test_each_verdict_reaches_its_own_text(self, form):
+    def test_each_text_gets_its_own_reward(self, form):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator, reward_form=form, **STILL)
         metrics = s.update()
-        (given,) = s.given
+        (received,) = s.received
         expected = torch.zeros_like(s.texts.rewards)
         for row, length in enumerate(s.texts.lengths.tolist()):
             logits_of = discriminator.logits(alone(s.texts.texts, row)).detach()
             expected[row, length - 1] = discriminator_rewards(logits_of, form=form)[0]
-        torch.testing.assert_close(given.rewards, expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(received.rewards, expected, rtol=1e-12, atol=0)
         assert metrics["discriminator/reward"] == pytest.approx(float(expected.sum()) / 16)
-        # The control: logits differ, so that a column of all rows is something else than a row's last token.
+        # The control: rewards of a whole column differ from those at last tokens.
         slip = torch.zeros_like(expected)
         for row, length in enumerate(s.texts.lengths.tolist()):
             slip[:, length - 1] = expected[row, length - 1]
-        assert not torch.allclose(given.rewards, slip)
+        assert not torch.allclose(received.rewards, slip)
         assert len(set(expected.sum(1).tolist())) > 3
 
-    def test_nothing_else_of_the_texts_is_changed(self):
+    def test_only_rewards_change(self):
         s = Setting()
         s.update()
         for name in ("prompts", "tokens", "is_token", "is_rollin", "old_logprobs", "terminated", "truncated", "switch"):
-            assert torch.equal(getattr(s.given[0], name), getattr(s.texts, name))
+            assert torch.equal(getattr(s.received[0], name), getattr(s.texts, name))
 
-    def test_it_is_the_verdict_of_what_has_learned(self):
+    def test_rewards_come_after_the_discriminators_update(self):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator, discriminator_learning_rate=0.1, discriminator_epochs=3)
         before = s.learner.logits(s.texts.texts)
         s.update()
         after = s.learner.logits(s.texts.texts)
         assert (after - before).abs().min() > 1e-3
-        torch.testing.assert_close(s.given[0].rewards.sum(1), after, rtol=1e-12, atol=0)
+        torch.testing.assert_close(s.received[0].rewards.sum(1), after, rtol=1e-12, atol=0)
 
     @pytest.mark.parametrize("garbage", [1e6, math.nan])
-    def test_the_environments_never_counts(self, garbage):
+    def test_rewards_of_the_environment_are_ignored(self, garbage):
         one, other = Setting(), Setting()
         metrics = one.update()
         changed = other.update(replace(other.texts, rewards=torch.full_like(other.texts.rewards, garbage)))
         assert equal(one.weights, other.weights)
         assert changed == metrics
-        # The control: the actor-critic below does learn from what it is told.
+        # The control: the actor-critic does learn from other rewards.
         third = Setting()
         third.learner.actor_critic.update(
             replace(third.texts, rewards=third.texts.rewards + 1.0), third.plan, generator=generator(2), timer=Timer()
@@ -169,8 +169,8 @@ class TestTheReward:
             third.policy.language_model.state_dict().values(), one.policy.language_model.state_dict().values()
         )
 
-    def test_the_kl_penalty_reaches_the_advantages(self):
-        # γ = 1, λ = 0 and a critic that says 0: each token's advantage is its reward.
+    def test_kl_penalty_is_in_the_advantages(self):
+        # γ = 1, λ = 0 and a critic that returns 0: each token's advantage is its reward.
         numbers = {"kl_coef": 0.3, "gae_lambda": 0.0, "gamma": 1.0}
         s = Setting(TokenSumDiscriminator(), **STILL, **numbers)
         credit = s.learner.actor_critic.credit
@@ -187,14 +187,14 @@ class TestTheReward:
         ((annotated, learned),) = made
         assert annotated.ref_logprobs is not None
         drift = torch.where(annotated.is_token, annotated.old_logprobs - annotated.ref_logprobs, 0.0)
-        torch.testing.assert_close(learned.advantages.double(), s.given[0].rewards - 0.3 * drift, rtol=0, atol=1e-4)
+        torch.testing.assert_close(learned.advantages.double(), s.received[0].rewards - 0.3 * drift, rtol=0, atol=1e-4)
         assert drift.abs().max() > 1.0
         assert metrics["kl"] == pytest.approx(float(drift.sum()) / 16, rel=1e-4)
 
 
-class TestWhatItLearns:
+class TestDiscriminatorUpdate:
     @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-    def test_the_loss_is_of_logits(self, label_smoothing):
+    def test_loss_takes_logits(self, label_smoothing):
         discriminator = TokenSumDiscriminator(scale=2.0)
         s = Setting(discriminator, label_smoothing=label_smoothing, **STILL)
         metrics = s.update()
@@ -212,7 +212,7 @@ class TestWhatItLearns:
         twice = [[sigmoid(share) for share in shares] for shares in once]
         assert abs(cross_entropy(*twice) - metrics["discriminator/loss"]) > 0.02
 
-    def test_figures_are_of_before_it_learned(self):
+    def test_metrics_are_those_before_the_update(self):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator, discriminator_learning_rate=0.5, discriminator_epochs=5)
         experts, written = discriminator.logits(s.experts()).tolist(), discriminator.logits(s.texts.texts).tolist()
@@ -223,7 +223,7 @@ class TestWhatItLearns:
         assert metrics["discriminator/policy_score"] == pytest.approx(sum(map(sigmoid, written)) / 16)
         assert discriminator.theta[0].item() != pytest.approx(0.7, abs=0.05)
 
-    def test_names_of_its_figures(self):
+    def test_names_of_metrics(self):
         metrics = Setting().update()
         assert list(metrics)[:6] == [
             *("discriminator/loss", "grad_norm/discriminator", "discriminator/accuracy"),
@@ -233,33 +233,33 @@ class TestWhatItLearns:
         for name in ("accuracy", "expert_score", "policy_score"):
             assert 0.0 <= metrics[f"discriminator/{name}"] <= 1.0
 
-    def test_it_comes_to_tell_the_texts_apart(self):
+    def test_accuracy_increases(self):
         s = Setting(discriminator_epochs=20)
         accuracies = [s.update()["discriminator/accuracy"] for _ in range(3)]
         assert accuracies[0] < 0.8
         assert accuracies[-1] > 0.95
 
     @pytest.mark.parametrize("rule", ["stop", "count"])
-    def test_a_policy_that_writes_the_references_cannot_be_told_from_them(self, rule):
-        # "stop": texts with EOS. "count": as long as there is room, so that EOS is cut off.
+    def test_accuracy_is_half_for_equal_texts(self, rule):
+        # "stop": texts with EOS. "count": texts of full length, without EOS.
         s = Setting(rule=rule, discriminator_epochs=5)
         wrote = collect(s.envs, Plan(rollout=References()), episodes=16, generator=generator(1))
         assert {bool(row.any()) for row in (wrote.tokens == 1) & wrote.is_token} == {rule == "stop"}
         s.texts = wrote
-        for mine, expert in zip(as_tensors(wrote.texts), as_tensors(s.experts()), strict=True):
-            assert torch.equal(mine, expert)
+        for own, expert in zip(as_tensors(wrote.texts), as_tensors(s.experts()), strict=True):
+            assert torch.equal(own, expert)
         for _ in range(3):
             metrics = s.update()
             assert metrics["discriminator/accuracy"] == 0.5
             assert metrics["discriminator/expert_score"] == metrics["discriminator/policy_score"]
-        # Nothing better can be said of them than ½.
+        # The best prediction is ½.
         assert metrics["discriminator/loss"] > math.log(2) - 1e-6
 
-    def test_both_classes_are_of_the_same_prompts_also_within_a_minibatch(self):
+    def test_minibatches_have_both_classes_of_the_same_prompts(self):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator, minibatch_size=4, discriminator_epochs=2)
         s.update()
-        steps = discriminator.read[8:24]  # after the figures of 16 + 16 texts, and before the logits
+        steps = discriminator.read[8:24]  # after the metrics of 16 + 16 texts, and before the logits
         assert [len(texts) for texts in steps] == [4] * 16
         for experts, written in zip(steps[::2], steps[1::2], strict=True):
             assert torch.equal(experts.prompts, written.prompts)
@@ -281,7 +281,7 @@ class TestPositiveOnly:
         ]
         return replace(texts, infos=infos)
 
-    def test_experts_and_their_rivals_are_of_positive_examples(self):
+    def test_both_classes_are_of_positive_examples(self):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator, positive_only=True)
         labels = [1, 0, None, 1, 2, 0, 1] + [0] * 9
@@ -290,17 +290,17 @@ class TestPositiveOnly:
         rows = torch.tensor([0, 3, 6])
         assert torch.equal(written.tokens, s.texts.tokens[rows])
         assert torch.equal(experts.prompts, s.texts.prompts[rows])
-        # Every text is paid.
-        assert int((s.given[0].rewards != 0).sum()) == 16
+        # Every text has a reward.
+        assert int((s.received[0].rewards != 0).sum()) == 16
 
-    def test_otherwise_all_are(self):
+    def test_without_it_all_examples_are_used(self):
         discriminator = TokenSumDiscriminator()
         s = Setting(discriminator)
         s.update(self.labelled(s.texts, [0] * 16))
         assert len(discriminator.read[0]) == len(discriminator.read[1]) == 16
 
     @pytest.mark.parametrize("label", [0, None])
-    def test_an_iteration_without_any_is_refused(self, label):
+    def test_iteration_without_positive_examples_is_refused(self, label):
         s = Setting(positive_only=True)
         before = s.weights
         with pytest.raises(ValueError, match=r"positive_only needs examples labelled 1, of 16 texts none is"):
@@ -324,7 +324,7 @@ class TestPositiveOnly:
 
 @pytest.fixture(params=["tiny", "bert", "gpt2"])
 def classifier(request, tmp_path) -> ClassifierDiscriminator:
-    """The environment's ids through a new model, or text through one from a folder."""
+    """Return a new classifier of the environment's ids, or a saved one that reads text."""
     layout = TextLayout.of(toy_envs())
     if request.param == "tiny":
         return ClassifierDiscriminator.tiny(layout)
@@ -332,7 +332,7 @@ def classifier(request, tmp_path) -> ClassifierDiscriminator:
 
 
 def saved_classifier(folder: Path, kind: str = "bert", *, labels: int = 1, positions: int = 32) -> Path:
-    """A classifier as somebody might have one: with a tokenizer that knows the toy world's words by other ids."""
+    """Save a classifier whose tokenizer has other ids for the toy environment's words."""
     import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -341,7 +341,7 @@ def saved_classifier(folder: Path, kind: str = "bert", *, labels: int = 1, posit
     words = ["[PAD]", "[UNK]", *(f"w{word}" for word in reversed(range(2, V)))]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    special = {"pad_token": "[PAD]"} if kind == "bert" else {"eos_token": "[PAD]"}  # GPT-2 has no padding of its own
+    special = {"pad_token": "[PAD]"} if kind == "bert" else {"eos_token": "[PAD]"}  # GPT-2 has no padding token
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     sizes = {"vocab_size": len(words), "num_labels": labels, "initializer_range": 0.5}
     with torch.random.fork_rng(devices=[]):
@@ -358,7 +358,7 @@ def saved_classifier(folder: Path, kind: str = "bert", *, labels: int = 1, posit
 
 
 class TestClassifiers:
-    def test_neighbours_and_padding_change_nothing(self, classifier):
+    def test_logits_do_not_depend_on_batch_and_padding(self, classifier):
         texts = Setting().texts.texts
         together = classifier.logits(texts)
         assert together.shape == (16,)
@@ -372,11 +372,11 @@ class TestClassifiers:
             prompts=torch.where(texts.is_prompt, texts.prompts, 5),
         )
         assert torch.equal(classifier.logits(filled), together)
-        # The control: a word that was written does.
+        # The control: another completion has another logit.
         written = replace(texts, tokens=(texts.tokens + texts.is_token.long()).clamp(max=V - 1))
         assert not torch.allclose(classifier.logits(written), together, atol=1e-3)
 
-    def test_the_prompt_is_read(self, classifier):
+    def test_logits_depend_on_the_prompt(self, classifier):
         texts = Setting().texts.texts
         others = replace(texts, prompts=torch.where(texts.is_prompt, 2 + (texts.prompts + 3) % 14, 0))
         assert (classifier.logits(others) - classifier.logits(texts)).abs().max() > 1e-3
@@ -386,7 +386,7 @@ class TestClassifiers:
         accuracies = [s.update()["discriminator/accuracy"] for _ in range(2)]
         assert accuracies[-1] > 0.9 > accuracies[0]
 
-    def test_from_a_folder_it_reads_the_text(self, tmp_path):
+    def test_saved_classifier_reads_the_text(self, tmp_path):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         folder = saved_classifier(tmp_path)
@@ -402,7 +402,7 @@ class TestClassifiers:
                 assert written[row].item() == pytest.approx(model.eval()(**read).logits.item(), abs=1e-5)
                 assert info["completion"].replace(" ", "").startswith("w") or not info["completion"]
 
-    def test_of_a_long_text_the_end_is_judged(self, tmp_path):
+    def test_long_texts_are_truncated_at_the_beginning(self, tmp_path):
         s = Setting(discriminator=str(saved_classifier(tmp_path, positions=4)))
         (row,) = (s.texts.lengths == T).nonzero()[0].tolist()
         text = alone(s.texts.texts, row)
@@ -412,7 +412,7 @@ class TestClassifiers:
         assert torch.equal(s.learner.discriminator.logits(replace(text, tokens=begins)), logits_of)
         assert not torch.equal(s.learner.discriminator.logits(replace(text, tokens=ends)), logits_of)
 
-    def test_a_head_for_other_labels_is_made_anew_from_no_global_generator(self, tmp_path):
+    def test_new_head_does_not_use_the_global_generator(self, tmp_path):
         folder, layout = saved_classifier(tmp_path, labels=3), TextLayout.of(toy_envs())
         logits = []
         for seed in (1, 2):
@@ -438,7 +438,7 @@ class TestClassifiers:
             ClassifierDiscriminator.from_pretrained(str(saved_classifier(tmp_path)), layout)
 
     @pytest.mark.parametrize("name", ["./nothing/here", "nothing"])
-    def test_what_is_no_classifier_is_refused_by_name(self, name, tmp_path, monkeypatch):
+    def test_folders_without_classifier_are_refused(self, name, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "nothing").mkdir()
         with pytest.raises(
@@ -447,19 +447,19 @@ class TestClassifiers:
             Setting(discriminator=name)
 
 
-class TestAnAdapter:
-    def test_it_learns_on_the_policys_model_and_leaves_the_policy(self):
+class TestAdapter:
+    def test_training_does_not_change_the_policy(self):
         s = Setting(discriminator_epochs=25, discriminator_learning_rate=3e-2)
         policy = policy_of().with_lora(2)
         texts, experts = s.texts.texts, s.experts()
         discriminator = AdapterDiscriminator(policy)
         s.learner.set_discriminator(discriminator)
         before = policy.token_logprobs(texts, s.learner.actor_critic.layout).logprobs
-        assert torch.equal(discriminator.logits(texts), torch.zeros(16))  # it knows nothing yet
+        assert torch.equal(discriminator.logits(texts), torch.zeros(16))  # untrained
         s.learner._update_discriminator(experts, texts, generator(0))
         assert s.learner._update_discriminator(experts, texts, generator(0))["discriminator/accuracy"] > 0.9
         assert torch.equal(policy.token_logprobs(texts, s.learner.actor_critic.layout).logprobs, before)
-        # It has read the whole text: the last token counts, what follows does not.
+        # The last token changes the logit, padding after it does not.
         logits = discriminator.logits(texts)
         is_last = torch.arange(T) == texts.lengths.unsqueeze(1) - 1
         last = replace(texts, tokens=torch.where(is_last, 2 + texts.tokens % 14, texts.tokens))
@@ -467,7 +467,7 @@ class TestAnAdapter:
         after = replace(texts, tokens=torch.where(texts.is_token, texts.tokens, 9))
         torch.testing.assert_close(discriminator.logits(after), logits, rtol=0, atol=1e-5)
 
-    def test_it_needs_one_on_the_policy(self):
+    def test_policy_without_adapter_is_refused(self):
         with pytest.raises(ValueError, match="needs a LoRA policy"):
             Setting(discriminator="adapter")
 
@@ -482,7 +482,7 @@ class TestGAIL:
         return [*agent.policy.language_model.state_dict().values(), *agent.learner.discriminator.state_dict().values()]
 
     @pytest.mark.parametrize("discriminator", ["tiny", "folder"])
-    def test_saved_loaded_and_continued_is_never_stopped(self, discriminator, tmp_path):
+    def test_loaded_agent_continues_exactly(self, discriminator, tmp_path):
         if discriminator == "folder":
             discriminator = str(saved_classifier(tmp_path / "classifier"))
         straight, stopped = (self.agent(discriminator=discriminator) for _ in range(2))
@@ -490,16 +490,16 @@ class TestGAIL:
         start = {name: weight.clone() for name, weight in start.items()}
         straight.learn(3)
         stopped.learn(2).save(tmp_path / "run")
-        loaded, forgot_moments, forgot_weights = (GAIL.load(tmp_path / "run", envs=toy_envs()) for _ in range(3))
+        loaded, without_moments, without_weights = (GAIL.load(tmp_path / "run", envs=toy_envs()) for _ in range(3))
         assert equal(self.state(loaded), self.state(stopped))
         assert equal(self.state(loaded.learn(1)), self.state(straight))
-        # The controls: either half of what is kept of a discriminator counts.
-        forgot_moments.learner.optimizer.state.clear()
-        forgot_weights.learner.discriminator.load_state_dict(start)
-        assert not equal(self.state(forgot_moments.learn(1)), self.state(straight))
-        assert not equal(self.state(forgot_weights.learn(1)), self.state(straight))
+        # The controls: both weights and moments of the discriminator matter.
+        without_moments.learner.optimizer.state.clear()
+        without_weights.learner.discriminator.load_state_dict(start)
+        assert not equal(self.state(without_moments.learn(1)), self.state(straight))
+        assert not equal(self.state(without_weights.learn(1)), self.state(straight))
 
-    def test_a_judge_of_ones_own(self, tmp_path):
+    def test_discriminator_of_the_user(self, tmp_path):
         discriminator = TokenSumDiscriminator()
         agent = GAIL(policy_of(), toy_envs(), GAILConfig(**NUMBERS), discriminator=discriminator)
         agent.learn(1)
@@ -510,7 +510,7 @@ class TestGAIL:
         GAIL.load(tmp_path / "run", envs=toy_envs(), discriminator=again)
         assert torch.equal(again.theta, discriminator.theta)
 
-    def test_the_tasks_score_is_only_logged(self):
+    def test_score_of_the_task_is_only_logged(self):
         reports: list[Any] = []
         agent = GAIL(policy_of(), toy_envs("count"), GAILConfig(**NUMBERS))
         agent.learn(1, callback=reports.append)
@@ -519,7 +519,7 @@ class TestGAIL:
         assert metrics["reward/mean"] != pytest.approx(metrics["discriminator/reward"])
         assert metrics["time/discriminator"] > 0
 
-    def test_an_environment_without_tokenizer_is_refused_at_the_door(self):
+    def test_environment_without_tokenizer_is_refused(self):
         with pytest.raises(ValueError, match=r"references must be tokenised, but the environment shows no tokenizer"):
             GAIL(foreign_policy_of("gpt2"), foreign_envs(4), GAILConfig(**NUMBERS))
 

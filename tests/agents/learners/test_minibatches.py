@@ -1,4 +1,4 @@
-"""Minibatches of like length: nothing is lost, little is padding, and every token weighs the same."""
+"""Minibatches of similar length: each text once, little padding, the same weight for every token."""
 
 import gymnasium as gym
 import pytest
@@ -22,7 +22,7 @@ LENGTHS = torch.tensor([5, 1, 3, 3, 2, 8, 8, 1, 1, 4, 6, 7, 3, 2, 2, 5, 8, 1, 4,
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["any", "alike"])
-def test_each_text_comes_once_an_epoch(lengths):
+def test_each_text_is_used_once_per_epoch(lengths):
     found = rows_of(epochs=3, lengths=lengths)
     assert len(found) == 18
     for epoch in range(3):
@@ -32,7 +32,7 @@ def test_each_text_comes_once_an_epoch(lengths):
     assert found[:6] != found[6:12]
 
 
-def test_like_lengths_meet_and_come_in_any_order():
+def test_similar_lengths_are_grouped_in_random_order():
     def padding(rows: list[list[int]]) -> int:
         return sum(int((LENGTHS[part].max() - LENGTHS[part]).sum()) for part in map(torch.tensor, rows))
 
@@ -41,16 +41,16 @@ def test_like_lengths_meet_and_come_in_any_order():
     assert padding(alike) == 14
     assert padding(at_random) > 2 * 14
     first = {tuple(sorted(LENGTHS[rows_of(seed=seed, lengths=LENGTHS)[0]].tolist())) for seed in range(20)}
-    assert len(first) == 6  # the short ones do not always come first
+    assert len(first) == 6  # the order of minibatches is random
     ties = {tuple(sorted(next(rows for rows in rows_of(seed=seed, lengths=LENGTHS) if 4 in rows))) for seed in range(9)}
-    assert len(ties) > 1  # texts of one length meet others
+    assert len(ties) > 1  # texts of one length are shuffled
 
 
 def flat_gradient(learner: ActorCritic) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.policy.parameters() if p.grad is not None])
 
 
-def test_the_minibatches_of_an_epoch_add_up_to_the_mean_over_all_tokens():
+def test_gradients_of_an_epoch_sum_to_the_mean_over_tokens():
     envs: gym.vector.VectorEnv = foreign_envs(16, eos_token_ids=MANY_EOS)
     policy: LMPolicy = policy_of(dtype=torch.float64)
     learner = ActorCritic(policy, PPOConfig(ent_coef=0.1), TextLayout.of(envs))

@@ -1,4 +1,4 @@
-"""How gradients become steps: schedules, parts of a minibatch, lower precision, activations computed twice."""
+"""Optimizer steps: schedules, gradient accumulation, mixed precision, gradient checkpointing and AdamW."""
 
 import math
 from dataclasses import replace
@@ -42,7 +42,7 @@ NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 4, "epochs": 1, "episodes_pe
 
 
 def envs() -> VectorEnv:
-    # (references of many lengths)
+    # The references have many lengths.
     return gym.make_vec("tril/Toy-v0", num_envs=8, autoreset_mode="Disabled", rule="stop")
 
 
@@ -63,7 +63,7 @@ LEARNERS = {"actor-critic": actor_critic, "cloning": cloning}
 
 
 def texts_of(plan: Plan, episodes: int = 10) -> Trajectories:
-    """Uneven texts of uneven pay."""
+    """Return texts of different lengths and rewards."""
     texts = collect(envs(), plan, episodes=episodes, generator=generator(1))
     assert len(set(texts.lengths.tolist())) > 1
     return replace(texts, rewards=torch.randn(texts.rewards.shape, generator=generator(5), dtype=torch.float64))
@@ -78,7 +78,7 @@ def update(learner: Any, trajectories: Trajectories, plan: Plan) -> dict[str, fl
 
 
 def weights(learner: Any) -> list[Tensor]:
-    """Of all networks that learn."""
+    """Return the weights of all networks that learn."""
     networks: list[Any] = [learner.policy.language_model]
     if isinstance(learner, ActorCritic):
         networks.append(learner.critic("policy")[0])
@@ -134,7 +134,7 @@ class TestLearningRateFactors:
         ],
         ids=lambda value: getattr(value, "name", ""),
     )
-    def test_policy_and_critics_take_it_also_a_critic_that_comes_later(self, agent_type, config_type, numbers):
+    def test_schedule_holds_for_policy_and_critics(self, agent_type, config_type, numbers):
         numbers = NUMBERS | numbers | {"lr_schedule": "linear", "lr_iterations": 4, "critic_learning_rate": 1e-2}
         guide = [Guide(policy_of(seed=1))] if agent_type.takes_guide else []
         agent = agent_type(policy_of(), *guide, envs(), config_type(**numbers))
@@ -151,7 +151,7 @@ class TestLearningRateFactors:
         assert {critic_owner for critic_owner, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})
 
     @pytest.mark.parametrize("learner_of", LEARNERS.values(), ids=LEARNERS)
-    def test_what_it_takes_off_is_not_learned(self, learner_of):
+    def test_learning_rate_of_zero_changes_no_weight(self, learner_of):
         learner = learner_of(policy_of(), lr_schedule="linear", lr_iterations=2)
         plan = half_guided(learner.policy)
         trajectories = texts_of(plan)
@@ -165,7 +165,7 @@ class TestLearningRateFactors:
         assert moves[2] == 0.0
 
     @pytest.mark.parametrize("learner_of", LEARNERS.values(), ids=LEARNERS)
-    def test_saved_and_loaded_it_goes_on_where_it_was(self, learner_of):
+    def test_schedule_continues_after_loading(self, learner_of):
         def fresh() -> Any:
             return learner_of(policy_of(), lr_schedule="linear", lr_iterations=4, lr_warmup=1)
 
@@ -186,7 +186,7 @@ class TestLearningRateFactors:
             assert rate(loaded.critic("policy")[1]) == pytest.approx(2e-3 / 3)
 
 
-class TestWhatIsRefused:
+class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -209,17 +209,17 @@ class TestWhatIsRefused:
             ({"max_grad_norm": 0.0}, r"max_grad_norm must be above 0, got 0\.0"),
         ],
     )
-    def test_at_the_door(self, settings, message):
+    def test_invalid_settings(self, settings, message):
         with pytest.raises(ValueError, match=message):
             OptimizerConfig(**settings)
 
-    def test_a_warm_up_without_an_end_may_be_long(self):
+    def test_warm_up_of_a_constant_rate_may_be_long(self):
         assert OptimizerConfig(lr_warmup=9).lr_warmup == 9
         assert OptimizerConfig(lr_iterations=10, lr_warmup=9).lr_warmup == 9
 
 
 class TestGradientAccumulation:
-    """A minibatch in parts is the minibatch: means are over its tokens, however these fall into parts."""
+    """Accumulated gradients equal those of the whole minibatch: means are over all its tokens."""
 
     @staticmethod
     def outcome(learner: Any, plan: Plan) -> list[Tensor]:
@@ -231,7 +231,7 @@ class TestGradientAccumulation:
         return after
 
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_of_the_actor_critic(self, family):
+    def test_actor_critic(self, family):
         def learner_of(parts: int) -> tuple[ActorCritic, Plan]:
             numbers = {"target_coef": 0.3, "ent_coef": 0.1, "vf_coef": 2.0, "value_clip_range": 0.2}
             numbers |= {"group_by_length": False}  # else parts would be nearly alike
@@ -253,7 +253,7 @@ class TestGradientAccumulation:
         assert distance(whole, self.outcome(learner, plan)) > 1e-5
 
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_of_cloning(self, family):
+    def test_behaviour_cloning(self, family):
         def learner_of(parts: int) -> tuple[BehaviourCloning, Plan]:
             policy = policy_of(family, dtype=torch.float64)
             return cloning(policy, gradient_accumulation=parts), Plan(rollout=References())
@@ -267,7 +267,7 @@ class TestGradientAccumulation:
         assert distance(whole, self.outcome(learner, plan)) > 1e-5
 
     @pytest.mark.parametrize("learner_of", LEARNERS.values(), ids=LEARNERS)
-    def test_the_figures_are_the_same(self, learner_of):
+    def test_metrics_are_the_same(self, learner_of):
         metrics = []
         for parts in (1, 4):
             learner = learner_of(policy_of(dtype=torch.float64), gradient_accumulation=parts)
@@ -279,7 +279,7 @@ class TestGradientAccumulation:
 
 class TestMixedPrecision:
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
-    def test_an_update_of_the_actor_critic(self, family):
+    def test_actor_critic(self, family):
         policy = policy_of(family)
         learner, plan = actor_critic(policy, mixed_precision="bf16", target_coef=0.1), Plan(rollout=policy)
         trajectories = texts_of(plan)
@@ -299,8 +299,8 @@ class TestMixedPrecision:
         assert 1e-4 < distance(before, after) < 0.1
         assert all(weight.isfinite().all() for weight in after)
 
-    def test_an_accelerator_of_another_precision_does_no_harm(self):
-        """Accelerate keeps its state for the whole process: a tracker's accelerator is enough."""
+    def test_accelerator_of_another_precision(self):
+        """Accelerate keeps one state per process, which a tracker's accelerator sets."""
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState
 
@@ -314,7 +314,7 @@ class TestMixedPrecision:
             GradientState._reset_state()
         assert math.isfinite(metrics["policy/loss"])
 
-    def test_old_logprobs_of_full_precision_would_be_another_policys(self):
+    def test_old_logprobs_of_full_precision_differ(self):
         errors = []
         for rescores in (True, False):
             policy = policy_of()
@@ -326,7 +326,7 @@ class TestMixedPrecision:
         assert kept > 0.01
         assert rescored < kept / 2
 
-    def test_an_update_of_cloning(self):
+    def test_behaviour_cloning(self):
         plan, outcomes = Plan(rollout=References()), []
         for precision in ("bf16", "no"):
             learner = cloning(policy_of(), mixed_precision=precision)
@@ -337,10 +337,10 @@ class TestMixedPrecision:
 
 
 class TestGradientCheckpointing:
-    """Activations are computed again in the backward pass, and sampling still keeps its cache."""
+    """Activations are computed again in the backward pass; sampling keeps its cache."""
 
     @pytest.mark.parametrize("algorithm", [(PPO, PPOConfig), (BC, BCConfig)], ids=["ppo", "bc"])
-    def test_it_changes_no_weight(self, family, algorithm):
+    def test_weights_are_the_same(self, family, algorithm):
         agent_type, config_type = algorithm
         outcomes = []
         for checkpointing in (False, True):
@@ -362,7 +362,7 @@ class TestGradientCheckpointing:
 
 
 class TestAdamW:
-    def test_defaults_are_no_decay_and_torch_betas(self):
+    def test_defaults(self):
         (group,) = actor_critic(policy_of()).optimizer.param_groups
         assert (group["weight_decay"], group["betas"], group["lr"]) == (0.0, (0.9, 0.999), 1e-3)
 

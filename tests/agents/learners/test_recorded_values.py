@@ -1,4 +1,4 @@
-"""Values that a shared critic gives while the policy writes: those of a whole pass, for nothing."""
+"""Values of a shared critic, recorded during collection, equal those of a separate forward pass."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from tril_gym.agents.learners.critic import ValueRecordingActor
 
 
 def envs_of(limit: int | None = None, rows: int = 8) -> SyncVectorEnv:
-    """Somebody's environment; with a limit from outside if there is one."""
+    """Return foreign environments, with a time limit if given."""
     if limit is None:
         return foreign_envs(rows, eos_token_ids=MANY_EOS)
     return SyncVectorEnv([lambda: TimeLimit(foreign_envs(1, eos_token_ids=MANY_EOS).envs[0], limit)] * rows)
 
 
 def learner_of(family: str, **numbers: Any) -> ActorCritic:
-    """In float64, with a critic whose last layer says something."""
+    """Return a learner in float64 whose critic has a random last layer."""
     policy = policy_of(family, dtype=torch.float64)
     learner = ActorCritic(policy, PPOConfig(critic="shared", **numbers), TextLayout.of(envs_of()))
     nn.init.normal_(learner.critic("policy")[0].head.weight, generator=generator(3))
@@ -40,7 +40,7 @@ def written(learner: ActorCritic, plan: Plan, limit: int | None = None) -> Traje
 
 @pytest.mark.parametrize("limit", [None, 3])
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "t5", "bart"])
-def test_values_are_those_of_a_whole_pass(family, limit):
+def test_values_equal_those_of_a_forward_pass(family, limit):
     learner = learner_of(family)
     plan = guided(learner)
     kept = written(learner, learner.collection_plan(plan), limit)
@@ -57,7 +57,7 @@ def test_values_are_those_of_a_whole_pass(family, limit):
     assert mask.any()
     assert expected.values[:, :-1][mask].std() > 0.1
     assert torch.allclose(annotated.values[:, :-1][mask], expected.values[:, :-1][mask], atol=1e-9)
-    # what is read of them is the same: advantages and returns, also of texts that were cut off
+    # advantages and returns are the same, also of truncated texts
     one, other = (
         learner.credit.experience(annotated, kl_coef=learner.kl_controller.coef),
         learner.credit.experience(expected, kl_coef=learner.kl_controller.coef),
@@ -68,7 +68,7 @@ def test_values_are_those_of_a_whole_pass(family, limit):
 
 
 @pytest.mark.parametrize("limit", [None, 3])
-def test_only_texts_that_were_cut_off_are_read_again(limit, monkeypatch):
+def test_only_truncated_texts_are_read_again(limit, monkeypatch):
     learner = learner_of("gpt2")
     kept = written(learner, learner.collection_plan(Plan(rollout=learner.policy)), limit)
     critic, _ = learner.critic("policy")
@@ -94,14 +94,14 @@ def test_only_texts_that_were_cut_off_are_read_again(limit, monkeypatch):
         ),
     ],
 )
-def test_where_they_would_not_be_the_same_they_are_not_kept(family, numbers, plan_of):
+def test_values_that_would_differ_are_not_recorded(family, numbers, plan_of):
     config = PPOConfig(**{"critic": "shared"} | numbers)
     learner = ActorCritic(policy_of(family), config, TextLayout.of(envs_of()))
     plan = plan_of(learner)
     assert learner.collection_plan(plan) is plan
 
 
-def test_where_the_head_is_not_known_apart_they_are_not_kept():
+def test_models_without_known_head_record_nothing():
     policy = policy_of("bart")
     policy.model.final_logits_bias += 1.0
     learner = ActorCritic(policy, PPOConfig(critic="shared"), TextLayout.of(envs_of()))
@@ -109,8 +109,8 @@ def test_where_the_head_is_not_known_apart_they_are_not_kept():
     assert learner.collection_plan(plan) is plan
 
 
-def test_learning_keeps_them(monkeypatch):
-    """The whole loop writes with a `ValueRecordingActor` actor, and learns what it learns without."""
+def test_learning_records_values(monkeypatch):
+    """`learn` collects with a `ValueRecordingActor`; the weights are the same without it."""
 
     def weights(keeps: bool) -> torch.Tensor:
         if not keeps:

@@ -1,4 +1,4 @@
-"""Other advantages and another policy loss, handed in: one loop serves them all.
+"""Other advantages and another policy loss as arguments of the same loop.
 
 Here REINFORCE with a leave-one-out baseline over the batch: Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740
 """

@@ -1,6 +1,6 @@
-"""The whole loss and its gradient, against a slow version: one text at a time, one token after another, no padding.
+"""The whole loss and its gradient equal those of a slow version: one text and one token at a time, no padding.
 
-What the slow version is made of: plain calls of the models, lists, and the formulas as they stand in the papers.
+The slow version uses plain calls of the models, lists, and the formulas of the papers.
 """
 
 import copy
@@ -55,7 +55,7 @@ def one_step(policy: LMPolicy, guide: Guide) -> Plan:
 
 @dataclass
 class Setting:
-    """Texts of a plan, and a policy and a critic that have moved since these were written."""
+    """Texts of a plan, and a policy and a critic that have been changed since."""
 
     learner: ActorCritic
     critic: Critic
@@ -133,12 +133,12 @@ def distribution(logits: Tensor, t: int) -> Tensor:
 
 @dataclass
 class Row:
-    """A text, as Python's numbers: who learns where, and from what."""
+    """A text as Python numbers, with the positions and targets of learning."""
 
     prompt: list[int]
     tokens: list[int]
-    taught: list[int]  # places where the policy learns
-    rollout: list[int]  # places where the critic does
+    learn_at: list[int]  # positions where the policy learns
+    rollout: list[int]  # positions where the critic learns
     values: list[float]  # before the first step
     gained: list[float]  # advantages
 
@@ -149,11 +149,11 @@ def row_of(s: Setting, index: int, config: PPOConfig, slip: str) -> Row:
     places, switch = range(len(tokens)), int(trajectories.switch[index])
     rollin, rollout = [t for t in places if t < switch], [t for t in places if t >= switch]
     wrote = rollout if trajectories.learn_on == "rollout" else rollin
-    taught = rollin[-1:] if trajectories.learn_on == "switch" else wrote
+    learn_at = rollin[-1:] if trajectories.learn_on == "switch" else wrote
     if slip == "the other's tokens too":
-        taught = list(places)
+        learn_at = list(places)
     if slip == "no last token":
-        taught = [t for t in taught if t < len(tokens) - 1]
+        learn_at = [t for t in learn_at if t < len(tokens) - 1]
 
     before, anchor = (logits_of(model, prompt, tokens).detach() for model in (s.old_policy, s.learner.ref_policy.model))
     priced = places if slip == "a price on the other's tokens" else wrote
@@ -168,7 +168,7 @@ def row_of(s: Setting, index: int, config: PPOConfig, slip: str) -> Row:
         values[-1] = 0.0
     deltas = [pay[t] + gamma * values[t + 1] - values[t] for t in places]
     gained = [sum(credit**k * delta for k, delta in enumerate(deltas[t:])) for t in places]
-    return Row(prompt, tokens, taught, rollout, values, gained)
+    return Row(prompt, tokens, learn_at, rollout, values, gained)
 
 
 def slow_loss(s: Setting, config: PPOConfig = CONFIG, slip: str = "") -> Tensor:
@@ -176,14 +176,14 @@ def slow_loss(s: Setting, config: PPOConfig = CONFIG, slip: str = "") -> Tensor:
     rows = [row_of(s, index, config, slip) for index in range(len(s.trajectories))]
     policy, centre, spread = s.learner.policy.model, 0.0, 1.0
     if config.normalize_advantages:
-        learned = torch.tensor([row.gained[t] for row in rows for t in row.taught], dtype=torch.float64)
+        learned = torch.tensor([row.gained[t] for row in rows for t in row.learn_at], dtype=torch.float64)
         centre, spread = learned.mean().item(), learned.std(correction=0).item()
 
     surrogates, errors, entropies, nlls = ([[] for _ in rows] for _ in range(4))
     for index, row in enumerate(rows):
         before = logits_of(s.old_policy, row.prompt, row.tokens).detach()
         after = logits_of(policy, row.prompt, row.tokens)
-        for t in row.taught:
+        for t in row.learn_at:
             logprobs = distribution(after[t], t)
             ratio = (logprobs[row.tokens[t]] - distribution(before[t], t)[row.tokens[t]]).exp()
             advantage = (row.gained[t] - centre) / spread
@@ -211,7 +211,7 @@ def slow_loss(s: Setting, config: PPOConfig = CONFIG, slip: str = "") -> Tensor:
 
 
 def mean(rows: list[list[Tensor]], slip: str) -> Tensor:
-    """Over all tokens, whichever text they stand in."""
+    """Return the mean over all tokens of all texts."""
     if slip == "a mean of rows":
         return torch.stack([torch.stack(row).mean() for row in rows if row]).mean()
     return torch.stack([value for row in rows for value in row]).mean()
@@ -222,7 +222,7 @@ def written(texts: Texts, row: int) -> tuple[list[int], list[int]]:
 
 
 def gradients(s: Setting) -> list[Tensor]:
-    """Policy's and critic's, as the losses leave them, flat."""
+    """Return the gradients of policy and critic, flat."""
     s.learner.epochs.gradients(s.experience, s.critic)
     return [flat(network.parameters()) for network in (s.learner.policy, s.critic)]
 
@@ -237,18 +237,18 @@ def slow_gradients(s: Setting, config: PPOConfig = CONFIG, slip: str = "") -> li
 
 
 def flat(parameters: list[nn.Parameter]) -> Tensor:
-    # (the critic's body has a head for words, too, which has no gradient)
+    # (The critic's model has a language model head, too, which has no gradient.)
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
 
 
 def error(fast: Tensor, slow: Tensor) -> float:
-    """Relative, over all parameters."""
+    """Return the relative error over all parameters."""
     return float((fast - slow).norm() / slow.norm())
 
 
 @pytest.mark.parametrize("plan_of", [ppo, ppo_pp, aggrevated, one_step])
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_the_gradient_of_the_whole_loss(family, plan_of):
+def test_gradient_of_the_whole_loss(family, plan_of):
     s = setting(family, plan_of)
     assert 0 < int(s.trajectories.learn.sum()) < s.trajectories.tokens.numel()
     for fast, slow in zip(gradients(s), slow_gradients(s), strict=True):
@@ -258,14 +258,14 @@ def test_the_gradient_of_the_whole_loss(family, plan_of):
 
 @pytest.mark.parametrize("plan_of", [ppo, aggrevated])
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_the_gradient_of_the_whole_loss_with_a_shared_body(family, plan_of):
+def test_gradient_with_a_shared_critic(family, plan_of):
     config = replace(CONFIG, critic="shared")
     s = setting(family, plan_of, config)
     assert len(s.critic.parameters()) == 2  # weight and bias of its last layer
     fast, slow = gradients(s), slow_gradients(s, config)
     for one, other in zip(fast, slow, strict=True):
         assert error(one, other) < 1e-6
-    # the control: without the value's share in the body it is another gradient
+    # The control: without the value loss in the shared model the gradient differs.
     assert error(fast[0], slow_gradients(s, replace(config, vf_coef=0.0))[0]) > 1e-2
 
 
@@ -285,7 +285,7 @@ def test_with_whitened_advantages():
         (aggrevated, ["the other's tokens too", "a price on the other's tokens"]),
     ],
 )
-def test_a_slip_would_show(plan_of, slips):
+def test_wrong_formulas_are_detected(plan_of, slips):
     s = setting("gpt2", plan_of)
     fast = gradients(s)
     errors = {slip: max(map(error, fast, slow_gradients(s, slip=slip))) for slip in slips}

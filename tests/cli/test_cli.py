@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.verdict import duration
 
 SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8", "--iterations", "2"]
 TIMES = re.compile(r"^time/|tokens_per_second")
@@ -29,7 +30,8 @@ def metrics(folder):
 def run(tmp_path_factory):
     """A run of two iterations."""
     folder = tmp_path_factory.mktemp("runs") / "ppo"
-    call("train", "ppo", *SMALL, "--output-dir", folder)
+    lines = call("train", "ppo", *SMALL, "--output-dir", folder).splitlines()
+    assert lines[-1] == json.loads((folder / "evaluation.json").read_text())["verdict"]["sentence"]
     return folder
 
 
@@ -65,11 +67,13 @@ def test_files_of_a_run_folder(run):
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
     evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["verdict"]["kl"] == evaluation["after"]["metrics"]["sampled"]["kl"]
     for when in ("before", "after"):
         assert {"greedy", "sampled"} == set(evaluation[when]["metrics"])
         assert len(evaluation[when]["samples"]) == 3
         for decoding in ("greedy", "sampled"):
             found, intervals = evaluation[when]["metrics"][decoding], evaluation[when]["intervals"][decoding]
+            assert sum(evaluation[when]["rewards"][decoding]) / 8 == pytest.approx(found["reward/mean"])
             for name in ("text/repetition", "text/ended", "text/unknown_words"):
                 assert 0 <= intervals[name][0] <= found[name] <= intervals[name][1] <= 1
     assert evaluation["before"]["metrics"]["sampled"]["kl"] == pytest.approx(0, abs=1e-4)
@@ -95,6 +99,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     call("train", "ppo", "--output-dir", folder, "--resume", "--iterations", 2)
     assert metrics(folder) == metrics(run)
     ends = [json.loads((place / "evaluation.json").read_text()) for place in (folder, run)]
+    for end in ends:
+        assert end["verdict"].pop("sentence").endswith(f"in {duration(end['verdict'].pop('seconds'))}")
     assert ends[0] == ends[1]
 
 

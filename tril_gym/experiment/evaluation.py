@@ -30,11 +30,13 @@ class Evaluation:
     metrics: dict[str, dict[str, float]]  # for "greedy" and "sampled": reward/mean, text/…, score/…, metric/…, kl
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
+    rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of the examples
     texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the texts as plain data."""
-        return {"metrics": self.metrics, "intervals": self.intervals, "samples": self.samples}
+        plain = {"metrics": self.metrics, "intervals": self.intervals}
+        return plain | {"samples": self.samples, "rewards": self.rewards}
 
 
 def evaluate(
@@ -69,7 +71,7 @@ def evaluate(
     if total is None:
         raise ValueError("the environment has no fixed number of examples; give the number of texts, such as count=200")
     examples = range(total) if layout.restart == "rows" else None
-    found, intervals, kept, written = {}, {}, [], []
+    found, intervals, rewards, kept, written = {}, {}, {}, [], []
     for name, actor in (("greedy", policy.with_decoding(Decoding(greedy=True))), ("sampled", policy)):
         generator = torch.Generator().manual_seed(seed)
         texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
@@ -79,9 +81,10 @@ def evaluate(
             columns["kl"] = _kl_of_texts(texts, ref_policy, layout)
         found[name] = means_of(columns) | _prefixed("metric", measured.values)
         intervals[name] = intervals_of(columns, seed) | _prefixed("metric", measured.intervals)
+        rewards[name] = columns["reward/mean"].tolist()
         kept = sample_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
         written += [{"written": name} | row for row in _scored_texts(texts, measured)]
-    return Evaluation(found, intervals, kept, written)
+    return Evaluation(found, intervals, kept, rewards, written)
 
 
 def columns_of_texts(

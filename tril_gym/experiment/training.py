@@ -17,6 +17,7 @@ from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker
+from tril_gym.experiment.verdict import verdict_of
 from tril_gym.utils.console import (
     RunConsole,
     comparison_table,
@@ -35,11 +36,12 @@ SAMPLES = 3  # texts
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run: its folder, and the evaluations before and after training as in `evaluation.json`."""
+    """The outcome of a run: its folder, and what is in its `evaluation.json`."""
 
     folder: Path
-    before: dict[str, Any]
+    before: dict[str, Any]  # the evaluation of the held-out examples before training
     after: dict[str, Any]
+    verdict: dict[str, Any]  # whether the reward of these examples rose; see `verdict_of`
 
 
 def train(
@@ -161,10 +163,11 @@ class Run:
                 callback = partial(self._after_iteration, show, asked)
                 self.agent.learn(max(0, total - done), callback=callback, profile=profile)
             after = self._evaluate("after").as_json()
-            self._write_evaluation(before, after)
+            result = Result(self.folder.path, before, after, self._verdict(before, after))
+            self._write_evaluation(before, after, result.verdict)
             self.tracker.close()
-            self._show_results(before, after, profile)
-        return Result(self.folder.path, before, after)
+            self._show_results(result, profile)
+        return result
 
     def _announce(self) -> None:
         config, agent = self.config, self.agent
@@ -179,7 +182,7 @@ class Run:
             before: dict[str, Any] = self.folder.read_json("evaluation.json")["before"]
         else:
             before = self._evaluate("before").as_json()
-        self._write_evaluation(before, None)
+        self._write_evaluation(before)
         return before
 
     def _after_iteration(self, show: Callable[[int], None], asked: Callable[[], bool], report: Report) -> None:
@@ -223,18 +226,26 @@ class Run:
                 known_words=self.known_words,
             )
 
-    def _write_evaluation(self, before: dict[str, Any], after: dict[str, Any] | None) -> None:
-        about = {"held_out": self.components.eval_description, "seed": self.config.seed}
+    def _verdict(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        rows = self.folder.rows("metrics.jsonl")
+        seconds = sum(value for row in rows for name, value in row.items() if name.startswith("time/"))
+        return verdict_of(before, after, seconds=seconds)
+
+    def _write_evaluation(
+        self, before: dict[str, Any], after: dict[str, Any] | None = None, verdict: dict[str, Any] | None = None
+    ) -> None:
+        about = {"held_out": self.components.eval_description, "seed": self.config.seed, "verdict": verdict}
         self.folder.write_json("evaluation.json", about | {"before": before, "after": after})
 
-    def _show_results(self, before: dict[str, Any], after: dict[str, Any], profile: bool) -> None:
+    def _show_results(self, result: Result, profile: bool) -> None:
         rows, folder = self.folder.rows("metrics.jsonl"), self.folder.path
-        draw_curve(folder / "curve.png", rows, before, after)
+        draw_curve(folder / "curve.png", rows, result.before, result.after)
         if profile and rows:
             self.console.show(profile_table(rows))
-        self.console.show(comparison_table(before["metrics"], after["metrics"]))
-        self.console.show(samples_table(before["samples"], after["samples"]))
+        self.console.show(samples_table(result.before["samples"], result.after["samples"]))
+        self.console.show(comparison_table(result.before, result.after))
         self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder}/checkpoints/*/policy)")
+        self.console.say(result.verdict["sentence"])
 
 
 def _finite(value: float) -> float | None:

@@ -37,6 +37,9 @@ PROFILED = {
     "other": "the rest",
 }
 
+# Metrics that `comparison_table` leaves out: they are in its title, or follow from the intervals.
+NOT_COMPARED = ("examples", "reward/stderr")
+
 
 class RunConsole:
     """Print the messages of a run. Bars and spinners appear on a terminal only, lines everywhere.
@@ -94,16 +97,23 @@ def clip_text(text: str | None, width: int) -> str:
 
 
 def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """Return a table of metrics before and after training, for each way of decoding."""
-    table = Table(title="held-out examples", title_justify="left")
-    table.add_column("metric", no_wrap=True)
-    for decoding in before:
-        for when in ("before", "after"):
-            table.add_column(f"{decoding} {when}", justify="right")
-    names = dict.fromkeys(name for metrics in (*after.values(), *before.values()) for name in metrics)
-    for name in names:
-        cells = [metrics.get(name) for decoding in before for metrics in (before[decoding], after[decoding])]
-        table.add_row(name, *("" if cell is None else f"{cell:.4g}" for cell in cells))
+    """Return a table of two evaluations: metrics before and after training, one row for each way of decoding.
+
+    Args:
+        before: "metrics" and "intervals" for each way of decoding.
+        after: the same.
+    """
+    examples = max(metrics["examples"] for metrics in after["metrics"].values())
+    title = f"{examples} held-out examples; in brackets: 95 % bootstrap intervals"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("metric", "", "before", "after"):
+        table.add_column(column, no_wrap=True)
+    names = dict.fromkeys(name for metrics in after["metrics"].values() for name in metrics)
+    for name in (name for name in names if name not in NOT_COMPARED):
+        for decoding in (decoding for decoding, metrics in after["metrics"].items() if name in metrics):
+            found = ((part["metrics"][decoding], part["intervals"][decoding]) for part in (before, after))
+            cells = (_narrow_cell(values.get(name), bounds.get(name)) for values, bounds in found)
+            table.add_row(name, decoding, *cells)
     return table
 
 
@@ -127,6 +137,20 @@ def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return ""
     return f"{value:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
+
+
+def _narrow_cell(value: float | None, interval: tuple[float, float] | None) -> str:
+    """Return a cell of at most 20 characters for values from 0 to 100, so that the table fits 80 columns."""
+    if value is None:
+        return ""
+    numbers = [_three_digits(number) for number in (value, *(interval or ()))]
+    return numbers[0].ljust(5) + (f" [dim]\\[{', '.join(numbers[1:])}][/dim]" if interval else "")
+
+
+def _three_digits(value: float) -> str:
+    if abs(value) < 1e-5:  # rounding, such as a KL divergence before training
+        return "0"
+    return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,0 +1,113 @@
+"""The verdict on a run: paired standard errors, outcomes and the sentence."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tril_gym.experiment.verdict import duration, outcome_of, paired_change, verdict_of
+
+
+def test_paired_change_by_hand():
+    # Differences 1, 0, 2, 1: mean 1, sample variance (0 + 1 + 1 + 0) / 3 = 2/3, standard error sqrt(2/3 / 4).
+    change = paired_change([0.0, 5.0, 1.0, 2.0], [1.0, 5.0, 3.0, 3.0])
+    assert (change.before, change.after) == (2.0, 3.0)
+    assert change.stderr == pytest.approx(math.sqrt(1 / 6))
+    assert change.standard_errors == pytest.approx(math.sqrt(6))
+
+
+def test_pairing_cancels_the_difficulty_of_examples():
+    generator = np.random.default_rng(0)
+    difficulty = generator.normal(size=100)
+    before, after = difficulty.tolist(), (difficulty + 0.1 + 0.1 * generator.normal(size=100)).tolist()
+    assert paired_change(before, after).standard_errors > 5
+    assert paired_change(before, generator.permutation(after).tolist()).standard_errors < 2  # other pairs
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "standard_errors"),
+    [([1.0, 2.0], [1.0, 2.0], 0.0), ([1.0, 2.0], [2.0, 3.0], math.inf), ([1.0, 2.0], [0.0, 1.0], -math.inf)],
+)
+def test_equal_differences_have_no_standard_error(before, after, standard_errors):
+    assert paired_change(before, after).standard_errors == standard_errors
+
+
+def test_one_example_says_nothing():
+    assert math.isnan(paired_change([0.0], [1.0]).standard_errors)
+    assert outcome_of([math.nan, math.nan]) == "no gain"
+
+
+@pytest.mark.parametrize(
+    ("greedy", "sampled", "outcome"),
+    [
+        (2.0, 2.0, "gain"),
+        (math.inf, 9.0, "gain"),
+        (1.9, 1.9, "no gain"),
+        (-2.0, 0.0, "no gain"),
+        (-2.1, 0.0, "worse"),
+        (5.0, -2.1, "worse"),
+        (5.0, 1.9, "mixed"),
+        (-2.0, 2.0, "mixed"),
+    ],
+)
+def test_outcomes(greedy, sampled, outcome):
+    assert outcome_of([greedy, sampled]) == outcome
+    assert outcome_of([sampled, greedy]) == outcome
+
+
+def evaluation(greedy, sampled, **metrics):
+    return {"rewards": {"greedy": greedy, "sampled": sampled}, "metrics": {"greedy": {}, "sampled": metrics}}
+
+
+UP, FLAT = [1.0, 1.0, 2.0, 1.0], [0.0, 1.0, 0.0, 0.0]  # minus FLAT: 1, 0, 2, 1, of 2.4 standard errors
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        (
+            evaluation(UP, UP, kl=3.94),
+            "held-out greedy 0.25 → 1.25 (+2.4 standard errors), sampled 0.25 → 1.25 (+2.4), KL 3.9 nats a text,"
+            " in 2 min 10 s",
+        ),
+        (
+            evaluation(FLAT, FLAT),
+            "no gain: held-out greedy 0.25 → 0.25 (+0.0 standard errors), sampled 0.25 → 0.25 (+0.0), in 2 min 10 s",
+        ),
+        (
+            evaluation(UP, FLAT, kl=0.0),
+            "mixed: held-out greedy 0.25 → 1.25 (+2.4 standard errors), sampled 0.25 → 0.25 (+0.0), KL 0.0 nats a text,"
+            " in 2 min 10 s",
+        ),
+    ],
+)
+def test_sentences(after, sentence):
+    assert verdict_of(evaluation(FLAT, FLAT), after, seconds=130.2)["sentence"] == sentence
+
+
+def test_a_fall_is_worse():
+    found = verdict_of(evaluation(UP, FLAT), evaluation(FLAT, FLAT), seconds=1)
+    assert found["outcome"] == "worse"
+    assert found["sentence"].startswith("worse: held-out greedy 1.25 → 0.25 (-2.4 standard errors)")
+    assert found["greedy"]["standard_errors"] == pytest.approx(-math.sqrt(6))
+
+
+def test_numbers_are_json_and_small_rewards_keep_their_digits():
+    found = verdict_of(evaluation([0.0, 0.0], [0.0]), evaluation([0.0123, 0.0123], [0.05]), seconds=1)
+    assert found["greedy"]["standard_errors"] is None
+    assert found["sampled"]["stderr"] is None
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "greedy 0 → 0.012 (+inf standard errors)" in found["sentence"]
+
+
+def test_different_examples_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        paired_change([0.0, 1.0], [0.0])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (130, "2 min 10 s"), (3900, "1 h 5 min")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words

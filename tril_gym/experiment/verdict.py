@@ -1,0 +1,105 @@
+"""Whether a run improved its policy: rewards of the same held-out examples before and after training.
+
+The difference of the means has the standard error of a paired comparison, that of the mean of the n differences d_i:
+
+    stderr = sqrt(Σ (d_i − mean(d))² / (n − 1)) / sqrt(n)
+
+Examples differ in difficulty, which the differences cancel, so it is smaller than that of two independent samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+THRESHOLD = 2.0  # standard errors that count as a change: two-sided 5 % under the normal approximation
+
+Outcome = Literal["gain", "no gain", "worse", "mixed"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean reward of n examples before and after, and their paired difference."""
+
+    before: float
+    after: float
+    stderr: float  # of after − before; NaN for a single example
+    standard_errors: float  # (after − before) / stderr; ±inf where all examples changed by the same amount
+
+
+def paired_change(before: Sequence[float], after: Sequence[float]) -> Change:
+    """Compare rewards of the same n examples, (n,) and (n,)."""
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    change = fmean(differences)
+    stderr = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    without_spread = math.copysign(math.inf, change) if change else 0.0
+    return Change(fmean(before), fmean(after), stderr, change / stderr if stderr else without_spread)
+
+
+def outcome_of(standard_errors: Iterable[float]) -> Outcome:
+    """Return what changes in standard errors, one for each decoding, amount to.
+
+    "gain" if all rise by 2 or more, "worse" if any falls by more than 2, "no gain" if none rises by 2, else "mixed".
+    """
+    changes = list(standard_errors)
+    rises = [change >= THRESHOLD for change in changes]  # False for NaN
+    if all(rises):
+        return "gain"
+    if any(change < -THRESHOLD for change in changes):
+        return "worse"
+    return "mixed" if any(rises) else "no gain"
+
+
+def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+    """Compare two evaluations of the same examples.
+
+    Args:
+        before: the evaluation before training, as `Evaluation.as_json` returns it.
+        after: the evaluation after training.
+        seconds: duration of the training.
+
+    Returns:
+        "outcome", the numbers of each decoding, "kl" in nats per text (None without a reference policy), "seconds", and
+        all of it as a "sentence". A number that is not finite is None.
+    """
+    changes = {
+        decoding: paired_change(before["rewards"][decoding], after["rewards"][decoding])
+        for decoding in before["rewards"]
+    }
+    outcome = outcome_of(change.standard_errors for change in changes.values())
+    kl = after["metrics"]["sampled"].get("kl")
+    sentence = f"held-out {describe_changes(changes)}{describe_kl(kl)}, in {duration(seconds)}"
+    numbers = {
+        decoding: {name: value if math.isfinite(value) else None for name, value in asdict(change).items()}
+        for decoding, change in changes.items()
+    }
+    sentence = sentence if outcome == "gain" else f"{outcome}: {sentence}"
+    return {"outcome": outcome} | numbers | {"kl": kl, "seconds": seconds, "sentence": sentence}
+
+
+def describe_changes(changes: Mapping[str, Change]) -> str:
+    """Return mean rewards before and after in words, such as "greedy 0.79 → 0.95 (+6.1 standard errors)"."""
+    parts, unit = [], " standard errors"
+    for decoding, change in changes.items():
+        style = ".2f" if max(abs(change.before), abs(change.after)) >= 0.1 else ".2g"
+        values = f"{change.before:{style}} → {change.after:{style}}"
+        parts.append(f"{decoding} {values} ({change.standard_errors:+.1f}{unit})")
+        unit = ""  # the same for the others
+    return ", ".join(parts)
+
+
+def describe_kl(kl: float | None) -> str:
+    """Return a KL divergence in nats per text as the end of a list in words; nothing for None."""
+    return "" if kl is None else f", KL {kl:.1f} nats a text"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words, such as "45 s", "2 min 10 s" or "1 h 5 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -70,10 +70,11 @@ class CountedActor:
 
 
 class Passes:
-    """Count the forward passes of the bodies of some models, and their seconds."""
+    """Count the forward passes of the bodies of some models, and on a CPU their seconds."""
 
     def __init__(self, *models: Any) -> None:
         self.number, self.seconds = 0, 0.0
+        self.are_timed = all(model.device.type == "cpu" for model in models)  # a GPU computes after they return
         self._bodies = [body for model in models for body in bodies_of(model)]
 
     def __enter__(self) -> Passes:
@@ -173,8 +174,10 @@ def shares(timer: Timer, passes: Passes) -> dict[str, float]:
     """Return the shares of the time that the environment took, and the forward passes if they were counted."""
     seconds = timer.seconds["all"]
     extra = {"environment's share": timer.seconds["score"] / seconds}
+    if passes.number and passes.are_timed:
+        extra["passes' share"] = passes.seconds / seconds
     if passes.number:
-        extra |= {"passes' share": passes.seconds / seconds, "passes": float(passes.number)}
+        extra["passes"] = float(passes.number)
     return extra
 
 

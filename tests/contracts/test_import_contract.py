@@ -46,6 +46,19 @@ def test_the_check_detects_a_heavy_import():
     assert loaded_by("import pyarrow") == ["pyarrow"]
 
 
+TRAIN = """
+from tril_gym.cli import main
+toy = "train ppo --env tril/Toy-v0 --tiny-samples 0 --num-envs 2 --eval-examples 2 --iterations 1 --epochs 1"
+main([*toy.split(), "--output-dir", {folder!r}], standalone_mode=False)
+import sys
+assert not {{"datasets", "spacy", "nltk", "rouge_score", "wandb"}} & set(sys.modules)
+"""
+
+
+def test_training_loads_nothing_that_it_does_not_use(tmp_path):
+    assert "datasets" not in loaded_by(TRAIN.format(folder=str(tmp_path / "run")))
+
+
 def test_an_id_can_name_the_package():
     code = "import gymnasium as gym; gym.make('tril_gym:tril/Toy-v0').reset(); gym.make_vec('tril_gym:tril/Toy-v0')"
     assert loaded_by(code) == []

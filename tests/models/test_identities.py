@@ -179,8 +179,10 @@ class TestPaddingCanMatter:
 
     @pytest.mark.parametrize("family", ["t5", "bart"])
     def test_prompts_that_are_attended_to_where_they_are_padded(self, family, monkeypatch):
+        left_aligned = backbones.left_aligned
+
         def packed_but_unmasked(ids, mask):
-            ids, mask = backbones._aligned(ids, mask, "right")
+            ids, mask = left_aligned(ids, mask)
             return ids, torch.ones_like(mask)
 
         monkeypatch.setattr(backbones, "left_aligned", packed_but_unmasked)

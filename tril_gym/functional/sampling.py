@@ -34,7 +34,7 @@ def exclude_eos(logits: Tensor, positions: Tensor, *, eos_token_ids: Sequence[in
     assert positions.shape == logits.shape[:-1], (positions.shape, logits.shape)
     if min_new_tokens == 0 or not eos_token_ids:
         return logits
-    ids = torch.tensor(list(eos_token_ids), device=logits.device)
+    ids = torch.tensor(list(eos_token_ids)).to(logits.device, non_blocking=True)  # a step must not wait for the device
     too_short = (positions < min_new_tokens).unsqueeze(-1)  # (…, 1)
     # Only the columns of EOS are changed.
     return logits.index_copy(-1, ids, logits.index_select(-1, ids).masked_fill(too_short, EXCLUDED))

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from tril_gym.models.causal_decoder import CausalDecoder
 from tril_gym.models.compiled import CompiledDecoder, CompiledStep
@@ -75,21 +74,20 @@ def positions_of(config: Any) -> int | None:
 
 def right_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the real ids of every row to the right end and drop unused columns: both (B, L)."""
-    return _aligned(ids, mask, "left")
+    order, width = mask.byte().argsort(dim=1, stable=True), int(mask.sum(1).max())
+    return _in_order(ids, mask, order[:, order.shape[1] - width :])
 
 
 def left_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the real ids of every row to the left end and drop unused columns: both (B, L)."""
-    return _aligned(ids, mask, "right")
+    order, width = (~mask).byte().argsort(dim=1, stable=True), int(mask.sum(1).max())
+    return _in_order(ids, mask, order[:, :width])
 
 
-def _aligned(ids: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor]:
-    rows = [row[real] for row, real in zip(ids, mask, strict=True)]
-    ones = [torch.ones_like(row, dtype=torch.bool) for row in rows]
-    return (
-        pad_sequence(rows, batch_first=True, padding_side=padding_side),
-        pad_sequence(ones, batch_first=True, padding_side=padding_side),
-    )
+def _in_order(ids: Tensor, mask: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Select the (B, L) columns of each row; ids are 0 outside the mask."""
+    mask = mask.gather(1, columns)
+    return ids.gather(1, columns).masked_fill(~mask, 0), mask
 
 
 class DecoderOnly:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +49,11 @@ def without_peft_warnings() -> Iterator[None]:
 
 def silence_libraries() -> None:
     """Hide progress bars and warnings of transformers and datasets for the rest of the process."""
-    import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if datasets := sys.modules.get("datasets"):
+        datasets.disable_progress_bars()
+    else:  # few runs need it, and it is slow to import
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

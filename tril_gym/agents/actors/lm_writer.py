@@ -72,7 +72,7 @@ class LMWriter(Writer):
                 eos_token_ids=self._layout.eos_token_ids,
                 min_new_tokens=self.min_new_tokens,
             )
-            tokens, logprobs = sample(logits, draws.to(logits.device))
+            tokens, logprobs = sample(logits, draws.to(logits.device, non_blocking=True))
             self.lengths = self.lengths + 1
             self._pending = tokens
         # Tensors of inference mode cannot take part in a gradient; their copies can.
@@ -121,7 +121,7 @@ class LMWriter(Writer):
     def keep(self, rows: Tensor) -> None:
         """Continue these texts only."""
         are_first = torch.equal(rows, torch.arange(len(rows), device=rows.device))
-        rows = rows.to(self.lengths.device)
+        rows = rows.to(self.lengths.device, non_blocking=True)
         self.lengths = self.lengths[rows]
         if self._texts is not None:
             self._texts = self._texts[rows]

@@ -251,6 +251,15 @@ def test_every_metric_of_a_run_is_documented(run_folders):
     assert {name for name in metrics if "rollin/share" in metrics[name]} >= {"ppo-pp", "aggrevated", "d2lols"}
 
 
+def test_every_held_out_metric_is_documented(run_folders):
+    metrics = set()
+    for folder in run_folders.values():
+        for found in json.loads((folder / "evaluation.json").read_text())["after"]["metrics"].values():
+            metrics |= {"score/NAME" if metric.startswith("score/") else metric for metric in found}
+    of_evaluate = {"metric/NAME"}
+    assert metrics | of_evaluate == set(first_column(ROOT / "docs/command_line.md", "Held-out metrics"))
+
+
 def test_every_file_of_a_run_is_documented(run_folders):
     files = {path.name + "/" * path.is_dir() for folder in run_folders.values() for path in folder.iterdir()}
     assert files == set(first_column(ROOT / "docs/command_line.md", "The run folder"))

@@ -81,7 +81,7 @@ KINDS = {
 # Settings with a state of their own; warm-ups end after the save.
 STABILITY: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"critic_warmup": 3, "scale_rewards": True}),
-    "d2lols": ("d2lols", {"critic_warmup": 1, "scale_rewards": True}),
+    "d2lols": ("d2lols", {"critic_warmup": 1, "scale_rewards": True, "final_rollin_prob": 0.0, "rollin_iterations": 4}),
     "gail": (
         "gail",
         {

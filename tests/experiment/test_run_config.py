@@ -73,6 +73,10 @@ def test_resolved_values_are_those_used():
     assert (config.tiny_samples, config.lora_alpha) == (8000, 8.0)
     assert config.hyperparameters["episodes_per_iteration"] == 5
     assert config.hyperparameters["lr_iterations"] == 7
+    assert config.hyperparameters["rollin_iterations"] is None
+    scheduled = {"final_rollin_prob": 0.0, "iterations": 7}
+    assert configure("ppo-pp", **scheduled).hyperparameters["rollin_iterations"] == 7
+    assert configure("ppo-pp", **scheduled, rollin_iterations=3).hyperparameters["rollin_iterations"] == 3
     assert configure("ppo").guide is None
     assert configure("ppo", env="tril/Toy-v0").reward is None
     assert configure("ppo-pp", guide="references").guide_top_p is None

@@ -1,4 +1,4 @@
-"""Learning-rate factors: worked out by hand, and those of transformers' schedules."""
+"""Schedules: worked out by hand, and those of transformers' schedules."""
 
 import math
 
@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tril_gym.functional.schedules import learning_rate_factor
+from tril_gym.functional.schedules import learning_rate_factor, linear
 
 
 def factors(schedule, warmup, iterations, count):
     return [learning_rate_factor(i, schedule=schedule, warmup=warmup, iterations=iterations) for i in range(count)]
+
+
+def test_a_number_moves_linearly_by_hand():
+    # From 1 to 3 in four iterations, half a unit each; then it stays.
+    assert [linear(i, start=1.0, end=3.0, iterations=4) for i in range(6)] == [1.0, 1.5, 2.0, 2.5, 3.0, 3.0]
 
 
 def test_constant_with_warmup_by_hand():

@@ -229,10 +229,13 @@ def run_folders(tmp_path_factory):
 
     small = {"env": "tril/Toy-v0", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2, "iterations": 2}
     own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
+    own["ppo"] |= {"scale_rewards": True}
+    own["aggrevated"] |= {"allow_full_rollins": True, "num_envs": 32}
     own["d2lols"] |= {"aggrevated_iterations": 1}
+    own["gail"] |= {"gradient_penalty": 0.1}
     folders = {}
     for name in ALGORITHMS:
-        config = configure(name, **small, **own.get(name, {}))
+        config = configure(name, **small | own.get(name, {}))
         folder = tmp_path_factory.mktemp(name) / "run"
         folders[name] = train(config, folder, console=RunConsole(Console(quiet=True))).folder
     return folders

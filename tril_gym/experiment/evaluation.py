@@ -91,11 +91,10 @@ def columns_of_texts(
     trajectories: Trajectories, layout: TextLayout, known_words: Collection[str] | None
 ) -> dict[str, Tensor]:
     """Return the metrics of each text by name, (B,) float64; a score is NaN where a text has none."""
-    is_eos = torch.isin(trajectories.tokens, torch.tensor(layout.eos_token_ids)) & trajectories.is_token
     columns = {
         "reward/mean": trajectories.rewards.sum(1).double(),
         "text/length": trajectories.lengths.double(),
-        "text/ended": is_eos.any(1).double(),
+        "text/ended": trajectories.ended_with(layout.eos_token_ids).double(),
     }
     completions = [info["completion"] for info in trajectories.infos if info.get("completion") is not None]
     if len(completions) == len(trajectories):  # a foreign environment may report none

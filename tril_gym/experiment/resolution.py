@@ -38,6 +38,8 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     numbers = chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
+    if numbers.get("final_rollin_prob") is not None:
+        numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
 
 

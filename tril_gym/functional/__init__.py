@@ -21,7 +21,7 @@ from tril_gym.functional.masked import (
 )
 from tril_gym.functional.returns import discriminator_rewards, gae, kl_penalised_rewards
 from tril_gym.functional.sampling import Decoding
-from tril_gym.functional.schedules import learning_rate_factor
+from tril_gym.functional.schedules import learning_rate_factor, linear
 
 __all__ = [
     "Decoding",
@@ -36,6 +36,7 @@ __all__ = [
     "kl_penalised_rewards",
     "kl_terms",
     "learning_rate_factor",
+    "linear",
     "masked_mean",
     "masked_std",
     "masked_sum",

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of an iteration's learning rate."""
+"""Schedules: what a number is in an iteration, counted from 0."""
 
 import math
 from typing import Literal
@@ -34,3 +34,17 @@ def learning_rate_factor(iteration: int, *, schedule: Schedule, warmup: int, ite
     if schedule == "linear":
         return (n - i) / (n - w)
     return 0.5 * (1.0 + math.cos(math.pi * ((i - w) / (n - w))))
+
+
+def linear(iteration: int, *, start: float, end: float, iterations: int) -> float:
+    """Return a number that moves linearly, from `start` in iteration 0 to `end` in iteration n and after it.
+
+        start + (end − start) · min(i / n, 1)
+
+    Args:
+        iteration:  i, counted from 0.
+        start:      the number in iteration 0.
+        end:        the number from iteration n on.
+        iterations: n.
+    """
+    return start + (end - start) * min(iteration / iterations, 1.0)

@@ -65,12 +65,56 @@ def test_one_rollin_prob_serves_both(parts):
         assert [plan["rollin_prob"] for plan in plans(agent_type, config, parts)] == [0.3, 0.3]
 
 
+KINDS = {
+    "ppo-pp": (PPOPlusPlus, PPOPlusPlusConfig, {}),
+    "aggrevated": (AggreVaTeD, AggreVaTeDConfig, {}),
+    "lols, ppo-pp": (LOLS, LOLSConfig, {"ppo_pp_prob": 1.0}),
+    "lols, aggrevated": (LOLS, LOLSConfig, {"ppo_pp_prob": 0.0}),
+    "d2lols": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollin_prob_moves_linearly(kind, parts):
+    agent_type, config, numbers = KINDS[kind]
+
+    def probs(**schedule):
+        agent = agent_type(*parts, config(**numbers, **schedule))
+        return [agent.plan(iteration).rollin_prob for iteration in range(6)]
+
+    # From .8 by .2 an iteration to 0 in iteration 4.
+    schedule = {"rollin_prob": 0.8, "final_rollin_prob": 0.0, "rollin_iterations": 4}
+    assert probs(**schedule) == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+    assert probs(rollin_prob=0.8) == [0.8] * 6
+    assert probs(rollin_prob=0.2, final_rollin_prob=1.0, rollin_iterations=2) == pytest.approx([0.2, 0.6] + [1.0] * 4)
+
+
+def test_rollin_prob_of_aggrevated_is_constant_where_given(parts):
+    schedule = {"rollin_prob": 0.8, "final_rollin_prob": 0.0, "rollin_iterations": 4, "aggrevated_rollin_prob": 0.5}
+    agent = D2LOLS(*parts, D2LOLSConfig(aggrevated_iterations=2, **schedule))
+    assert [agent.plan(i).rollin_prob for i in range(5)] == pytest.approx([0.5, 0.5, 0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("config", [PPOPlusPlusConfig, AggreVaTeDConfig, LOLSConfig, D2LOLSConfig])
+def test_a_final_rollin_prob_needs_its_iterations(config):
+    with pytest.raises(ValueError, match=r"final_rollin_prob is 0\.0, so rollin_iterations must say"):
+        config(final_rollin_prob=0.0)
+
+
+def test_ppo_pp_warns_of_rollins_in_every_text_only_where_none_is_without():
+    with pytest.warns(UserWarning, match="never learns its first token"):
+        PPOPlusPlusConfig(rollin_prob=1.0, final_rollin_prob=1.0, rollin_iterations=3)
+    PPOPlusPlusConfig(rollin_prob=1.0, final_rollin_prob=0.5, rollin_iterations=3)
+
+
 @pytest.mark.parametrize("config", [LOLSConfig, D2LOLSConfig])
 def test_every_setting_of_aggrevated_is_one_of_both(config):
     own = {entry.name: entry.default for entry in fields(AggreVaTeDConfig)}
     shared = {entry.name for entry in fields(ActorCriticConfig)}
     settings = {name: default for name, default in own.items() if name not in shared}
-    assert set(settings) == {"rollin_prob", "allow_full_rollins", "learn_on"}
+    assert set(settings) == {
+        *("rollin_prob", "final_rollin_prob", "rollin_iterations", "allow_full_rollins", "learn_on")
+    }
     assert settings.items() <= {entry.name: entry.default for entry in fields(config)}.items()
 
 

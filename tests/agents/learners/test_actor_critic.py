@@ -273,7 +273,7 @@ class TestMetrics:
         plain = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS))
         plain.learn(2, callback=reports.append)
         assert list(reports[0].metrics) == [
-            *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length"),
+            *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length", "text/ended"),
             *("kl", "kl_coef", "critic/explained_variance"),
             *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
             *("critic/loss", "policy/ratio_error", "grad_norm/policy", "grad_norm/critic"),

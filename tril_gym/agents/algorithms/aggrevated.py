@@ -13,31 +13,15 @@ Known property: the policy never learns EOS nor the last token of a text, unless
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from tril_gym.agents.algorithms.agent import GuidedAgent
+from tril_gym.agents.algorithms.rollins import PolicyRollinConfig
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
-class AggreVaTeDConfig(ActorCriticConfig):
-    """The hyperparameters of the actor-critic update, and which tokens the policy writes and learns from."""
-
-    rollin_prob: float = config_field(
-        0.8,
-        "Probability β that the policy starts a text; the guide writes the other texts alone",
-        minimum=0,
-        maximum=1,
-        group="guide",
-    )
-    allow_full_rollins: bool = config_field(
-        False, "Let a rollin be a whole text, so that the policy learns to end one", group="guide"
-    )
-    learn_on: Literal["rollin", "switch"] = config_field(
-        "rollin", "Learn from all tokens of a rollin, or from its last token only", group="guide"
-    )
+class AggreVaTeDConfig(PolicyRollinConfig):
+    """The hyperparameters of the actor-critic update and of the policy's rollins, without additions."""
 
 
 class AggreVaTeD(GuidedAgent):
@@ -49,11 +33,4 @@ class AggreVaTeD(GuidedAgent):
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the policy writes the rollin and learns from it, the guide writes the rollout."""
-        config = self.config
-        return Plan.guide_finishes(
-            self.policy,
-            self.guide,
-            rollin_prob=config.rollin_prob,
-            learn_on=config.learn_on,
-            allow_full_rollins=config.allow_full_rollins,
-        )
+        return self.config.guide_finishes(self.policy, self.guide, rollin_prob=self.config.rollin_prob_in(iteration))

@@ -43,7 +43,7 @@ class D2LOLS(GuidedAgent):
             return Plan.guide_starts(
                 self.policy,
                 self.guide,
-                rollin_prob=config.rollin_prob,
+                rollin_prob=config.rollin_prob_in(iteration),
                 warm_start_critic=config.warm_start_critic,
             )
-        return config.guide_finishes(self.policy, self.guide)
+        return config.guide_finishes(self.policy, self.guide, rollin_prob=config.aggrevated_rollin_prob_in(iteration))

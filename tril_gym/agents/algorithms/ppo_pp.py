@@ -13,22 +13,17 @@ import warnings
 from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.agent import GuidedAgent
+from tril_gym.agents.algorithms.rollins import RollinConfig
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOPlusPlusConfig(ActorCriticConfig):
+class PPOPlusPlusConfig(RollinConfig):
     """The hyperparameters of the actor-critic update, and the share of texts that the guide starts."""
-
-    rollin_prob: float = config_field(
-        0.8, "Probability β that the guide starts a text", minimum=0, maximum=1, group="guide"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rollin_prob == 1.0:
+        if self.rollin_prob == 1.0 and self.final_rollin_prob in (None, 1.0):
             warnings.warn("with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual", stacklevel=3)
 
 
@@ -40,4 +35,4 @@ class PPOPlusPlus(GuidedAgent):
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the guide writes the rollin, the policy the rollout, which it learns from."""
-        return Plan.guide_starts(self.policy, self.guide, rollin_prob=self.config.rollin_prob)
+        return Plan.guide_starts(self.policy, self.guide, rollin_prob=self.config.rollin_prob_in(iteration))

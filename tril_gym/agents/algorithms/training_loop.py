@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.collector import collect
+from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.learner import Learner, Metrics
@@ -25,6 +26,7 @@ class Trainable(Protocol):
 
     policy: LMPolicy
     envs: VectorEnv
+    layout: TextLayout
     learner: Learner
     generator: torch.Generator
     iteration: int  # completed iterations
@@ -76,28 +78,46 @@ def learn(agent: A, iterations: int, callback: Callback | None = None, *, profil
         metrics = agent.learner.update(trajectories, plan, generator=agent.generator, timer=timer)
         agent.iteration += 1
         if callback is not None:
-            metrics = {"iteration": agent.iteration} | text_metrics(trajectories) | metrics
+            texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+            metrics = {"iteration": agent.iteration} | texts | metrics
             callback(Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories)))
     return agent
 
 
-def text_metrics(trajectories: Trajectories) -> Metrics:
+def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:
     """Return the metrics of a batch of texts that need no model."""
     rewards = trajectories.rewards.sum(1)
     lengths = trajectories.lengths.double()
-    has_rollin = trajectories.switch > 0
     metrics = {
         "episodes": len(trajectories),
         "tokens": int(lengths.sum()),
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std(correction=0)),
         "text/length": float(lengths.mean()),
+        "text/ended": float(trajectories.ended_with(layout.eos_token_ids).double().mean()),
     }
     for name, scores in trajectories.scores.items():
         metrics[f"score/{name}"] = float(scores.nanmean())
+    return metrics
+
+
+def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:
+    """Return the metrics of rollins; none for a plan without them.
+
+    If the policy writes the rollins, also the mean rewards of the texts that it wrote alone, that the guide wrote
+    alone, and that the guide finished, each only if there are any.
+    """
+    if plan.rollin is None:
+        return {}
+    metrics = {"rollin/prob": plan.rollin_prob}
+    has_rollin = trajectories.switch > 0
     if bool(has_rollin.any()):
         metrics["rollin/share"] = float(has_rollin.double().mean())
         metrics["rollin/length"] = float(trajectories.switch[has_rollin].double().mean())
+    if plan.learn_on != "rollout":
+        rewards, is_full = trajectories.rewards.sum(1), trajectories.switch == trajectories.lengths
+        writers = {"policy_alone": is_full, "guide_alone": ~has_rollin, "guide_finished": has_rollin & ~is_full}
+        metrics |= {f"reward/{name}": float(rewards[rows].mean()) for name, rows in writers.items() if rows.any()}
     return metrics
 
 

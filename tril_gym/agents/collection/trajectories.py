@@ -65,6 +65,11 @@ class Trajectories:
         """(B,) bool: truncated before its end, so that its last value is bootstrapped."""
         return self.truncated & ~self.terminated
 
+    def ended_with(self, tokens: Sequence[int]) -> Tensor:
+        """Return whether each text ends with one of these tokens, such as EOS: (B,) bool."""
+        is_last = torch.arange(self.tokens.shape[1]) == self.lengths.unsqueeze(1) - 1
+        return (torch.isin(self.tokens, torch.tensor(tokens)) & is_last).any(1)
+
     @property
     def wrote(self) -> Tensor:
         """(B, T) bool: a token written by the policy in training (w in the notation of the papers page)."""

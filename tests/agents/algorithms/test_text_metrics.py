@@ -1,0 +1,68 @@
+"""Metrics of texts by who wrote them."""
+
+import pytest
+import torch
+from doubles import EOS, G, OneToken, P, foreign_envs, generator
+
+from tril_gym.agents import Plan, TextLayout, Trajectories
+from tril_gym.agents.algorithms.training_loop import rollin_metrics, text_metrics
+from tril_gym.agents.collection.collector import collect
+
+
+def collected(plan: Plan) -> Trajectories:
+    return collect(foreign_envs(8), plan, episodes=40, generator=generator(1))
+
+
+def paid_by_row(trajectories: Trajectories, rewards: list[float]) -> None:
+    trajectories.rewards.zero_()
+    trajectories.rewards[:, 0] = torch.tensor(rewards, dtype=torch.float64)
+
+
+def kinds(trajectories: Trajectories) -> list[str]:
+    """Who wrote each text, by its tokens."""
+    names = []
+    for row in range(len(trajectories)):
+        tokens = set(trajectories.texts.completion_ids(row)) - {EOS}
+        names.append("guide_finished" if tokens == {P, G} else "guide_alone" if G in tokens else "policy_alone")
+    return names
+
+
+def test_rewards_by_who_wrote_the_texts():
+    plan = Plan.guide_finishes(OneToken(P), OneToken(G), rollin_prob=0.6, allow_full_rollins=True)
+    trajectories = collected(plan)
+    found = kinds(trajectories)
+    assert len(set(found)) == 3
+    rewards = {"policy_alone": 5.0, "guide_alone": 7.0, "guide_finished": 11.0}
+    paid_by_row(trajectories, [rewards[name] for name in found])
+    metrics = rollin_metrics(trajectories, plan)
+    assert {name: metrics[f"reward/{name}"] for name in rewards} == pytest.approx(rewards)
+    assert metrics["rollin/prob"] == 0.6
+    assert metrics["rollin/share"] == pytest.approx(1 - found.count("guide_alone") / 40)
+
+
+@pytest.mark.parametrize(
+    ("rollin_prob", "names"),
+    [(0.0, {"guide_alone"}), (1.0, {"guide_finished"}), (0.5, {"guide_alone", "guide_finished"})],
+)
+def test_only_kinds_of_texts_that_occur_are_reported(rollin_prob, names):
+    plan = Plan.guide_finishes(OneToken(P), OneToken(G), rollin_prob=rollin_prob)
+    metrics = rollin_metrics(collected(plan), plan)
+    assert {name for name in metrics if name.startswith("reward/")} == {f"reward/{name}" for name in names}
+
+
+def test_plans_in_which_the_guide_starts_have_none():
+    plan = Plan.guide_starts(OneToken(P), OneToken(G), rollin_prob=0.5)
+    assert set(rollin_metrics(collected(plan), plan)) == {"rollin/prob", "rollin/share", "rollin/length"}
+    assert rollin_metrics(collected(Plan(rollout=OneToken(P))), Plan(rollout=OneToken(P))) == {}
+
+
+def test_the_share_of_texts_that_ended():
+    # Every other text has 3 tokens, the third EOS; the rest are cut at T.
+    trajectories = collected(Plan(rollout=OneToken(P, lengths=(3, 99))))
+    layout = TextLayout.of(foreign_envs(8))
+    assert text_metrics(trajectories, layout)["text/ended"] == 0.5
+    # The last place of a full text may hold EOS too, and padding may hold anything.
+    trajectories.tokens[trajectories.lengths == 3, 4] = EOS
+    assert text_metrics(trajectories, layout)["text/ended"] == 0.5
+    trajectories.tokens[trajectories.lengths == 8, 7] = EOS
+    assert text_metrics(trajectories, layout)["text/ended"] == 1.0

@@ -4,7 +4,7 @@ from reward_examples import Example
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path_factory, monkeypatch):
-    """Keep the user's cache folder out of the tests; one folder for the whole run, so that fits are shared."""
+    """Use one temporary cache folder for the whole run, so that fits are shared."""
     folder = tmp_path_factory.getbasetemp() / "tril_gym_cache"
     monkeypatch.setenv("TRIL_GYM_CACHE", str(folder))
     return folder
@@ -12,7 +12,7 @@ def cache_folder(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def captions():
-    """Train examples for document frequencies."""
+    """Return train examples for document frequencies."""
     return [
         Example("dog ball", ("a dog runs after a ball", "the dog chases the ball")),
         Example("cat mat", ("a cat sits on the mat",)),
@@ -23,7 +23,7 @@ def captions():
 
 @pytest.fixture(scope="session")
 def reviews():
-    """Labelled train examples that any classifier can tell apart."""
+    """Return labelled train examples that any classifier can separate."""
     good, bad = ("great", "lovely", "superb", "moving"), ("awful", "boring", "dreadful", "stupid")
     examples = []
     for i in range(60):

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Example:
-    """What rewards read of an example."""
+    """The fields of an example that rewards read."""
 
     prompt: str = ""
     references: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""A pycocoevalcap whose SPICE parses a toy language, built with the Java compiler.
+"""A stand-in for pycocoevalcap whose SPICE parses a toy language; needs the Java compiler.
 
 A text is a row of propositions: "dog" is an object, "dog:brown" one with an attribute, "dog>chase>ball" a relation.
-The parser is always a stand-in. The scorer is that of the real spice-1.0.jar, or a stand-in that knows no synonyms.
+The parser is always a stand-in. The scorer is that of the real spice-1.0.jar, or a stand-in without synonyms.
 """
 
 import shutil
@@ -105,7 +105,7 @@ def real_scorer():
 
 
 def build(folder, real):
-    """Make a package pycocoevalcap in a folder, with the real scorer of another where that is not None."""
+    """Make a package pycocoevalcap in a folder; `real` is the folder of a real scorer to copy, or None."""
     spice = folder / "pycocoevalcap" / "spice"
     library, classes = spice / "lib", folder / "classes"
     library.mkdir(parents=True)
@@ -115,7 +115,7 @@ def build(folder, real):
     if real is not None:
         for jar in (real / "spice" / "lib").glob("*.jar"):
             shutil.copy(jar, library)
-        shutil.copy(real / "tokenizer" / "stanford-corenlp-3.4.1.jar", library)  # which has the graphs
+        shutil.copy(real / "tokenizer" / "stanford-corenlp-3.4.1.jar", library)  # contains the graph classes
     sources = {"edu/anu/spice/SpiceParser": PARSER} | (SCORER if real is None else {})
     files = []
     for name, source in sources.items():

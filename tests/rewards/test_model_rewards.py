@@ -1,4 +1,4 @@
-"""What holds for every reward that runs a model or a pipeline: a text's score is its own."""
+"""Contract of all rewards that run a model or a pipeline: the score of a text depends on nothing but the text."""
 
 import copy
 
@@ -28,7 +28,7 @@ quickly = settings(
 
 
 class Example:
-    """What rewards fit on."""
+    """An example that rewards are fitted on."""
 
     prompt, label = "", None
 
@@ -38,10 +38,10 @@ class Example:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    """Every such reward, on stand-ins."""
+    """Return every such reward, on small models."""
     folder = tmp_path_factory.mktemp("models")
     decoder = {"tokens": {"pad_token": "<pad>"}, "layout": "none"}
-    judge = tiny_models.classifier(folder / "judge", "gpt2", **decoder)
+    preference_model = tiny_models.classifier(folder / "preference_model", "gpt2", **decoder)
     classes = tiny_models.classifier(folder / "classes", num_labels=2)
     pair = tiny_models.classifier(folder / "pair")
     language = tiny_models.language_model(folder / "language")
@@ -55,7 +55,7 @@ def scores(tmp_path_factory):
         "bleurt": {"model": pair},
         "classifier": {"model": classes, "label": 1},
         "output_perplexity": {"model": language, "log": True},
-        "preference": {"model": judge},
+        "preference": {"model": preference_model},
         "regressor": {"model": pair, "reduction": "mean"},
         "sentiment": {"model": classes, "label": 1},
         "spice": {"pipeline": pipeline},
@@ -74,7 +74,7 @@ def columns_of(batch):
 
 
 def check(score, batch, order, tolerance):
-    """Neighbours, order, repetition and what was scored before change nothing; inputs stay as they are."""
+    """Check that a score does not depend on other texts, order, repetition or earlier calls; inputs do not change."""
     shuffled = batch + batch[:2]
     order.shuffle(shuffled)
     columns = columns_of(shuffled)
@@ -90,12 +90,12 @@ def check(score, batch, order, tolerance):
 @every_name
 @quickly
 @given(batch=st.lists(rows, min_size=1, max_size=5), order=st.randoms(use_true_random=False))
-def test_a_score_is_its_texts_own(scores, name, batch, order):
+def test_scores_do_not_depend_on_other_texts(scores, name, batch, order):
     check(scores[name], batch, order, TOLERANCE.get(name, 1e-5))
 
 
 @every_name
-def test_odd_texts_have_a_score(scores, name):
+def test_unusual_texts_have_a_score(scores, name):
     odd = ["", " \n", "x" * 10_000, "\N{DOG FACE}", "half \udce2", "dog\x00ball", "a dog chases a ball"]
     check(
         scores[name],
@@ -106,7 +106,7 @@ def test_odd_texts_have_a_score(scores, name):
     assert scores[name]([], [], [], []).shape == (0,)
 
 
-def test_these_tests_can_fail():
+def test_mean_of_the_batch_is_detected():
     def batch_mean(prompts, completions, references, extras):
         check_batch(prompts, completions, references, extras)
         return np.full(len(prompts), np.mean([len(text) for text in completions]))
@@ -115,8 +115,8 @@ def test_these_tests_can_fail():
         check(batch_mean, [("", "a", ["r"]), ("", "bbb", ["r"])], np.random.RandomState(0), 1e-5)
 
 
-def test_no_reward_is_left_out():
-    """Each text reward is held to this here, with the text rewards, or in its own file where it needs a program."""
+def test_every_reward_is_tested():
+    """Each reward is tested here, with the rewards without model, or in its own file if it needs a program."""
     from test_text_rewards import TEXT_REWARDS
 
     with_a_program = {"meteor", "official_spice"}

@@ -1,4 +1,4 @@
-"""The rewards on real data, which lie beside the repository in shared/data on some machines."""
+"""Rewards on real data, where these are beside the repository in shared/data."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def rows(name, number):
         return [json.loads(line) for _, line in zip(range(number), file, strict=False)]
 
 
-def test_people_use_their_concepts():
+def test_captions_cover_their_concepts():
     data = rows("commongen/validation", 500)
     columns = [""] * len(data), [row["references"][0] for row in data], [[]] * len(data)
     score = rewards.load("concept_coverage")
@@ -30,29 +30,29 @@ def test_people_use_their_concepts():
     assert score(*columns, [{"concepts": row["concepts"]} for row in data[1:] + data[:1]]).mean() < 0.1
 
 
-def test_people_agree_with_each_other_more_than_with_strangers():
+def test_captions_match_their_own_references_best():
     train = [Example(" ".join(row["concepts"]), tuple(row["references"])) for row in rows("commongen/train", 2000)]
     data = rows("commongen/validation", 300)
     number, completions = len(data), [row["references"][0] for row in data]
-    others = [row["references"][1:] for row in data]
+    references = [row["references"][1:] for row in data]
     for name in ("cider_d", "rouge_l"):
         score = rewards.load(name, train=train)
-        own = score([""] * number, completions, others, [{}] * number)
-        strangers = score([""] * number, completions, others[1:] + others[:1], [{}] * number)
-        assert own.mean() > 2 * strangers.mean() + 0.1
+        own = score([""] * number, completions, references, [{}] * number)
+        others = score([""] * number, completions, references[1:] + references[:1], [{}] * number)
+        assert own.mean() > 2 * others.mean() + 0.1
 
 
-def test_the_small_classifier_tells_good_reviews_from_bad(monkeypatch):
+def test_small_classifier_separates_good_and_bad_reviews(monkeypatch):
     monkeypatch.setattr(sentiment, "FIT_CONFIG", FitConfig(width=32, learning_rate=2e-3, steps=400, piece=96))
     train = [Example(row["text"], (), row["label"]) for row in rows("imdb/train", 2000)]
     score = rewards.load("sentiment", train=train)
     test = rows("imdb/test", 300)
     is_positive = np.array([row["label"] == 1 for row in test])
     found = score([row["text"] for row in test], [""] * 300, [[]] * 300, [{}] * 300) > 0.5
-    assert (found == is_positive).mean() > 0.65  # 0.5 is chance, and its standard error 0.03
+    assert (found == is_positive).mean() > 0.65  # chance is 0.5, with a standard error of 0.03
 
 
-def test_overlap_is_what_the_standard_packages_say():
+def test_overlap_scores_equal_those_of_the_standard_packages():
     """ROUGE, BLEU, chrF and TER, of each text and of the corpus, to 1e-12."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU, CHRF, TER

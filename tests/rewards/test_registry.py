@@ -6,7 +6,7 @@ import pytest
 from tril_gym import rewards
 from tril_gym.rewards import registry
 
-# What rows need before they load, and where they are tested with it.
+# Rewards that need something to load, with the error without it; they are tested in other files.
 ELSEWHERE = {
     "bert_score": "model",
     "classifier": "model",
@@ -22,12 +22,12 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("name", rewards.names())
-def test_every_row_loads_under_its_name(name, captions):
+def test_every_reward_loads_by_its_name(name, captions):
     if name in ELSEWHERE:
         try:
             score = rewards.load(name, train=captions)
         except (ValueError, ImportError) as error:
-            assert re.search(ELSEWHERE[name], str(error))  # noqa: PT017  where it is installed, nothing is raised
+            assert re.search(ELSEWHERE[name], str(error))  # noqa: PT017  no error where it is installed
             return
     else:
         score = rewards.load(name, train=captions)
@@ -43,14 +43,14 @@ def test_names_are_sorted_and_of_two_kinds():
     assert {"sacre_bleu", "distinct_1"} <= set(rewards.names("corpus"))
 
 
-def test_describe_says_what_it_measures_and_needs():
+def test_describe_names_measure_and_needs():
     for name in rewards.names():
         assert "Needs" in rewards.describe(name)
         assert "\n" not in rewards.describe(name)
     assert "references" in rewards.describe("rouge_l")
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_unknown_name_lists_the_known_ones():
     for ask in (rewards.load, rewards.describe, rewards.as_score):
         with pytest.raises(
             ValueError, match=r"'rouge'.*cider_d, .*rouge_l, .*sentiment, .*or your own module:function"
@@ -58,7 +58,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
             ask("rouge")
 
 
-def test_an_unknown_setting_is_answered_with_the_known_ones(captions):
+def test_unknown_setting_lists_the_known_ones(captions):
     with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are reduction$"):
         rewards.load("rouge_l", ovr="mean")
     with pytest.raises(ValueError, match=r"no setting 'sigma'; it has no settings"):
@@ -67,17 +67,17 @@ def test_an_unknown_setting_is_answered_with_the_known_ones(captions):
         rewards.load("sentiment", path="x")
 
 
-def test_a_bad_value_of_a_setting_is_refused():
+def test_invalid_value_of_a_setting_is_refused():
     with pytest.raises(ValueError, match=r"reduction must be .*'best'"):
         rewards.load("rouge_l", reduction="best")
 
 
-def test_rewards_that_fit_nothing_ignore_train_and_fitted(tmp_path, captions):
+def test_rewards_without_fit_ignore_train_and_fitted(tmp_path, captions):
     rewards.load("rouge_l", train=captions, fitted=tmp_path)
     rewards.load("concept_coverage", train=captions, fitted=tmp_path)
 
 
-def test_a_reward_is_one_row_and_one_factory(monkeypatch):
+def test_adding_a_reward(monkeypatch):
     row = registry.RewardSpec("text.rouge:rouge_l", "the same again", "references")
     monkeypatch.setitem(registry.REGISTRY, "twin", row)
     assert "twin" in rewards.names()
@@ -89,7 +89,7 @@ def lengths(prompts, completions, references, extras):
     return [len(completion) for completion in completions]
 
 
-def test_a_function_becomes_a_score():
+def test_function_as_score():
     score = rewards.as_score(lengths)
     assert score.name == "lengths"
     values = score(["p", "p"], ["ab", ""], [[], []], [{}, {}])
@@ -97,7 +97,7 @@ def test_a_function_becomes_a_score():
     assert values.tolist() == [2.0, 0.0]
 
 
-def test_an_object_that_can_be_called_is_named_after_its_class():
+def test_callable_object_has_the_name_of_its_class():
     class Constant:
         def __call__(self, prompts, completions, references, extras):
             return np.ones(len(prompts))
@@ -119,7 +119,7 @@ def test_scores_of_a_foreign_class_are_refused():
     assert rewards.as_score(type("Derived", (Named, rewards.Score), {})()).slow
 
 
-def test_a_score_declares_defaults(tmp_path):
+def test_score_has_defaults(tmp_path):
     score = rewards.as_score(lengths)
     assert score.slow is False
     score.save(tmp_path)
@@ -128,32 +128,32 @@ def test_a_score_declares_defaults(tmp_path):
     assert [name for name in ("sentiment", "spider") if registry._factory(registry.REGISTRY[name]).slow is False] == []
 
 
-def test_a_score_stays_itself(captions):
+def test_score_is_not_wrapped(captions):
     score = rewards.load("rouge_l")
     assert rewards.as_score(score) is score
     assert rewards.as_score("rouge_l").name == "rouge_l"
     assert rewards.as_score("cider_d", train=captions).name == "cider_d"
 
 
-def test_what_is_no_reward_is_refused():
+def test_other_objects_are_refused():
     with pytest.raises(TypeError, match="3"):
         rewards.as_score(3)
 
 
-def test_a_function_must_give_one_number_per_text():
+def test_function_must_return_one_number_per_text():
     mean = rewards.as_score(lambda prompts, completions, references, extras: 0.5)
     with pytest.raises(ValueError, match=r"'lambda'.*shape \(\) for 2 texts"):
         mean(["p", "p"], ["a", "b"], [[], []], [{}, {}])
 
 
-def test_what_a_function_returns_is_copied():
+def test_result_of_a_function_is_copied():
     kept = np.zeros(1)
     scores = rewards.as_score(lambda *batch: kept)(["p"], ["c"], [[]], [{}])
     scores += 1
     assert kept[0] == 0
 
 
-def test_a_class_by_name_must_be_a_score(tmp_path, monkeypatch):
+def test_class_by_name_must_be_a_score(tmp_path, monkeypatch):
     (tmp_path / "foreign_scores.py").write_text("class Foreign:\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ValueError, match=r"foreign_scores:Foreign must be a subclass of tril_gym.rewards.Score"):

@@ -1,4 +1,4 @@
-"""What holds for every reward that needs no model."""
+"""Contract of all rewards that need no model."""
 
 import copy
 
@@ -38,7 +38,7 @@ TEXT_REWARDS = {
 }
 RANGES = dict.fromkeys(("bleu", "chrf", "sari"), (0, 100)) | {"cider_d": (0, 10), "ter": (0, np.inf)}
 RANGES |= {"length_penalty": (-np.inf, 0), "repetition_penalty": (-1, 0)}
-# What an empty completion gets, where that is not 0; that of sari has deleted the source's one word, rightly.
+# Scores of an empty completion that are not 0; for sari it is correct to delete the only word of the source.
 EMPTY = {"ter": 100.0, "end_bonus": 1.0, "sari": pytest.approx(100 / 12)}
 TELLS_WORDS = [name for name in TEXT_REWARDS if name not in ("end_bonus", "length_penalty", "repetition_penalty")]
 WORDS = ["a", "dog", "dogs", "ball", "runs", "cat", "mat", "the", ".", "chases", "on", "\N{DOG FACE}", "  ", "Sits"]
@@ -57,7 +57,7 @@ rows = st.tuples(
 )
 every_text_reward = pytest.mark.parametrize("score", TEXT_REWARDS.values(), ids=TEXT_REWARDS.keys())
 END = {"finish_reason": "stop"}
-# The first example loads spaCy and nltk, which takes seconds.
+# The first example loads spaCy and nltk, in seconds.
 quickly = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -73,7 +73,7 @@ def alone(score, batch):
 @every_text_reward
 @quickly
 @given(batch=st.lists(rows, max_size=6), order=st.randoms(use_true_random=False))
-def test_neighbours_order_and_repetition_change_nothing(score, batch, order):
+def test_scores_do_not_depend_on_other_texts(score, batch, order):
     shuffled = batch + batch[:2]
     order.shuffle(shuffled)
     together = score_rows(score, shuffled)
@@ -85,7 +85,7 @@ def test_neighbours_order_and_repetition_change_nothing(score, batch, order):
 @every_text_reward
 @quickly
 @given(batch=st.lists(rows, min_size=1, max_size=4))
-def test_inputs_are_left_as_they_are(score, batch):
+def test_inputs_do_not_change(score, batch):
     before = copy.deepcopy(batch)
     columns = [list(column) for column in zip(*batch, strict=True)]
     columns_before = copy.deepcopy(columns)
@@ -93,7 +93,7 @@ def test_inputs_are_left_as_they_are(score, batch):
     assert columns == columns_before
     assert batch == before
     kept = values.tolist()
-    values += 1  # the array is the caller's own
+    values += 1  # the caller may change the result
     assert score(*columns).tolist() == kept
 
 
@@ -116,16 +116,14 @@ def changes_its_input(prompts, completions, references, extras):
     return np.zeros(len(prompts))
 
 
-def test_these_tests_can_fail():
-    """A batch mean in every row, and a list appended to in place: two rewards that were once published."""
+def test_wrong_rewards_are_detected():
+    """Two defects of published rewards: the mean of the batch for every text, and a change of the input."""
     with pytest.raises(AssertionError):
-        test_neighbours_order_and_repetition_change_nothing.hypothesis.inner_test(
+        test_scores_do_not_depend_on_other_texts.hypothesis.inner_test(
             rewards.as_score(batch_mean), [("", "a", [], {}), ("", "bbb", [], {})], np.random.RandomState(0)
         )
     with pytest.raises(AssertionError):
-        test_inputs_are_left_as_they_are.hypothesis.inner_test(
-            rewards.as_score(changes_its_input), [("p", "a", ["r"], {})]
-        )
+        test_inputs_do_not_change.hypothesis.inner_test(rewards.as_score(changes_its_input), [("p", "a", ["r"], {})])
 
 
 ODD = {
@@ -141,7 +139,7 @@ ODD = {
 
 @every_text_reward
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
-def test_odd_texts_score_alike_alone_and_in_company(score, text):
+def test_unusual_texts_score_the_same_in_a_batch(score, text):
     normal = ("dog ball", "a dog and a ball", ["the dog chases the ball"], {"concepts": ["dog", "ball"]} | END)
     odd = ("dog ball", text, ["the dog chases the ball", text[:200]], {"concepts": ["dog", "ball"]} | END)
     value = alone(score, [odd])[0]
@@ -151,20 +149,20 @@ def test_odd_texts_score_alike_alone_and_in_company(score, text):
 
 @pytest.mark.parametrize("name", TEXT_REWARDS)
 @pytest.mark.parametrize("blank", ["", " ", "\n\t "])
-def test_what_an_empty_completion_earns(name, blank):
+def test_score_of_an_empty_completion(name, blank):
     row = ("cat", blank, ["the dog chases the ball"], {"concepts": ["dog"]} | END)
     assert alone(TEXT_REWARDS[name], [row])[0] == EMPTY.get(name, 0.0)
 
 
 @pytest.mark.parametrize("name", TELLS_WORDS)
-def test_good_words_earn_more_than_none(name):
+def test_good_completion_scores_more_than_an_empty_one(name):
     best = ("dog", "the dog chases the ball", ["the dog chases the ball"], {"concepts": ["dog"]})
     found = alone(TEXT_REWARDS[name], [best])[0]
     assert (found < 100) if name == "ter" else (found > 0)
 
 
 @pytest.mark.parametrize("name", [name for name in TELLS_WORDS if not name.startswith(("concept_", "length_"))])
-def test_no_references_and_the_same_reference_twice(name):
+def test_missing_and_repeated_references(name):
     score, text = TEXT_REWARDS[name], "the dog sees a ball"
     none, one, twice = (alone(score, [("dog", text, ["the dog chases the ball"] * n, {})])[0] for n in (0, 1, 2))
     assert none == (100.0 if name == "ter" else 0.0)

@@ -1,4 +1,4 @@
-"""Models of two layers and their tokenizers, saved to folders, so that rewards load them as they load any other.
+"""Models of two layers with tokenizers, saved to folders for rewards to load.
 
 Tokenizers read bytes: a text of n bytes has n tokens, and the special ones around it.
 """
@@ -20,7 +20,7 @@ transformers.logging.set_verbosity_error()
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 V = 4 + 256
-LAYOUTS = {  # what stands around one text, and around two
+LAYOUTS = {  # special tokens around one text, and around two
     "none": None,
     "bos": ("<s> $A", "<s> $A $B:1"),
     "eos": ("$A </s>", "$A </s> $B:1 </s>:1"),
@@ -29,7 +29,7 @@ LAYOUTS = {  # what stands around one text, and around two
 
 
 def tokenizer(layout="none", *, max_length=64, **special):
-    """A tokenizer of bytes; "both" is laid out as BERT's, with numbers of the two texts."""
+    """Return a tokenizer of bytes; with "both", special tokens and token types are those of BERT."""
     vocab = {token: number for number, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     made = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -49,7 +49,7 @@ BERT_TOKENS = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
 
 
 def sharp(model, seed=0):
-    """Draw all weights anew, larger than they are born, so that every input matters; no global generator is touched."""
+    """Draw larger weights than the default, so that every input matters; no global generator is used."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,7 +61,7 @@ def sharp(model, seed=0):
 
 
 def config(family, **settings):
-    """A configuration of two layers and width 32."""
+    """Return a configuration of two layers and width 32."""
     sizes = {"vocab_size": V, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS} | settings
     width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     if family == "bert":
@@ -82,37 +82,37 @@ def config(family, **settings):
 
 
 def made(auto, family, *, seed=0, **settings):
-    """A model of an Auto class with sharp weights."""
+    """Return a model of an Auto class with large weights."""
     with torch.random.fork_rng(devices=[]):
         model = getattr(transformers, auto).from_config(config(family, **settings))
     return sharp(model, seed)
 
 
 def saved(folder, model, tokens):
-    """Save both; returns the folder."""
+    """Save model and tokenizer; return the folder."""
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
 
 
 def classifier(folder, family="bert", *, num_labels=1, layout="both", tokens=BERT_TOKENS, seed=0, **settings):
-    """A folder with a sequence classifier."""
+    """Return a folder with a sequence classifier."""
     model = made("AutoModelForSequenceClassification", family, num_labels=num_labels, seed=seed, **settings)
     return saved(folder, model, tokenizer(layout, **tokens))
 
 
 def language_model(folder, family="gpt2", *, layout="none", tokens=None, seed=0, max_length=64, **settings):
-    """A folder with a causal or encoder-decoder language model."""
+    """Return a folder with a causal or encoder-decoder language model."""
     auto = "AutoModelForSeq2SeqLM" if family in ("t5", "bart") else "AutoModelForCausalLM"
     model = made(auto, family, seed=seed, **settings)
     return saved(folder, model, tokenizer(layout, max_length=max_length, **tokens or {}))
 
 
 def adapted(model, *, task_type=None, **settings):
-    """A model with a LoRA adapter that does something; no global generator is touched."""
+    """Return a model with a random LoRA adapter; no global generator is used."""
     config = peft.LoraConfig(task_type=task_type, r=2, init_lora_weights=False, **settings)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name of transformers
         torch.manual_seed(0)
         return peft.get_peft_model(model, config).eval()
 
@@ -121,13 +121,13 @@ ODD = ["", " \n", "\N{DOG FACE}", "x" * 10_000, "\x00", "half \udce2", "</s>", "
 
 
 def score(reward, completions, prompts=None, references=None):
-    """Score completions with whatever else a reward reads."""
+    """Return the scores of completions."""
     number = len(completions)
     return reward(prompts or ["p"] * number, completions, references or [["a ref"]] * number, [{}] * number)
 
 
 def check_independence(reward, completions, **columns):
-    """Scores are the same alone, in another order and in small batches; they differ between texts."""
+    """Check that scores are the same alone, in another order and in small batches, and differ between texts."""
     number = len(completions)
     together = score(reward, completions, **columns)
     assert together.dtype == np.float64
@@ -141,5 +141,5 @@ def check_independence(reward, completions, **columns):
     alone = np.array([of([row])[0] for row in range(number)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(of(range(number)[::-1]), alone[::-1], rtol=1e-5, atol=1e-5)
-    assert len(set(alone.round(4))) > number // 2  # so another order would be seen
+    assert len(set(alone.round(4))) > number // 2  # so that another order would be detected
     return together

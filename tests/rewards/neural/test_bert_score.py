@@ -20,7 +20,7 @@ DEPTH = 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A BERT of three layers, with the head of a classifier that nobody reads."""
+    """Return a folder with a BERT of three layers, with a classifier's head that is ignored."""
     return tiny_models.classifier(tmp_path_factory.mktemp("bert"), num_hidden_layers=DEPTH + 1)
 
 
@@ -34,7 +34,7 @@ def embedded(*rows, counts=None):
 
 
 def test_match_by_hand():
-    # Directions in the plane: completion 0° and 90°, reference 0° and 60° and 0°.
+    # Unit vectors in the plane: completion 0° and 90°, reference 0° and 60° and 0°.
     #   cos   0°   60°      0°
     #   0°    1    1/2      1    best 1
     #   90°   0    √3/2     0    best √3/2
@@ -47,15 +47,15 @@ def test_match_by_hand():
     assert match(target, completion) == pytest.approx((recall, precision, f1))
 
 
-def test_tokens_that_count_for_nothing_can_be_matched():
-    # The first token of each text is special. 90° finds its likest, 1, in the other's special token; 0° finds √2/2.
+def test_special_tokens_are_matched_but_not_counted():
+    # The first token of each text is special. The best match of 90°, 1, is the other's special token; of 0° it is √2/2.
     completion = embedded([1, 1], [0, 1], [1, 0], counts=[False, True, True])
     target = embedded([0, 1], [1, 1], counts=[False, True])
     precision = (1 + math.sqrt(0.5)) / 2
     assert match(completion, target) == pytest.approx((precision, 1.0, 2 * precision / (precision + 1)))
 
 
-def test_unlike_texts_have_no_f1():
+def test_f1_of_orthogonal_texts_is_zero():
     assert match(embedded([1, 0]), embedded([-1, 0])) == (-1.0, -1.0, 0.0)
     assert match(embedded([1, 0]), embedded([1, 0], counts=[False])) == (0.0, 0.0, 0.0)
 
@@ -88,28 +88,28 @@ def test_equals_the_slow_definition(folder, layer):
     assert abs(precision - recall) > 1e-4
 
 
-def test_the_best_reference_counts(folder):
+def test_best_reference_counts(folder):
     reward = load(folder)
     each = score(reward, ["a dog"] * 2, references=[["the cats"], ["dog a"]])
     assert score(reward, ["a dog"], references=[["the cats", "dog a"]])[0] == pytest.approx(each.max(), abs=1e-6)
     assert score(reward, ["a dog"], references=[["the cats", "a dog"]])[0] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_nothing_to_compare_scores_nothing(folder):
+def test_empty_texts_score_zero(folder):
     reward = load(folder)
     found = score(reward, ["", " \n", "a", "a"], references=[["a"], ["a"], [], ["", " "]])
     assert found.tolist() == [0.0] * 4
     assert reward([], [], [], []).shape == (0,)
 
 
-def test_neighbours_order_and_batches_change_nothing(folder):
+def test_scores_do_not_depend_on_the_batch(folder):
     completions = [*tiny_models.ODD[2:], "the plot", "a cat sits on the mat", "cats", "d"]
     references = [["a", "some dog", "x" * 99][: 1 + row % 3] for row in range(len(completions))]
     for batch_size in (64, 2):
         check_independence(load(folder, batch_size=batch_size), completions, references=references)
 
 
-def test_long_texts_lose_their_end(folder):
+def test_long_texts_are_truncated_at_the_end(folder):
     reward = load(folder, max_length=10)
     whole, cut, other = score(reward, ["8 bytes.", "8 bytes. more", "9 bytes. more"], references=[["xyz"]] * 3)
     assert whole == pytest.approx(cut, abs=1e-5)
@@ -129,7 +129,7 @@ def test_other_families(tmp_path, family, layout, tokens):
     assert score(reward, ["a dog", ""], references=[["a dog"]] * 2) == pytest.approx([1.0, 0.0], abs=1e-5)
 
 
-def test_words_begin_with_a_space_where_the_published_code_says_so():
+def test_leading_space_as_in_the_published_code():
     encoder = Encoder(tiny_models.made("AutoModel", "gpt2"), GPT2Tokenizer())
     assert encoder._prefix == " "
     assert Encoder(tiny_models.made("AutoModel", "gpt2"), tiny_models.tokenizer())._prefix == ""
@@ -150,14 +150,14 @@ def test_equals_the_published_code(folder):
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
-def test_people_agree_with_each_other_more_than_with_strangers(folder):
-    """Even as a model sees them that has learned nothing."""
+def test_captions_match_their_own_references_best(folder):
+    """With an untrained model."""
     with gzip.open(DATA / "commongen" / "validation.jsonl.gz", "rt", encoding="utf-8") as file:
         data = [json.loads(line) for _, line in zip(range(300), file, strict=False)]
-    completions, others = [row["references"][0] for row in data], [row["references"][1:] for row in data]
-    own = score(load(folder, layer=1), completions, references=others)
-    strangers = score(load(folder, layer=1), completions, references=others[1:] + others[:1])
-    assert (own > strangers).mean() > 0.6  # by bytes; 0.5 is chance, and its standard error 0.03
+    completions, references = [row["references"][0] for row in data], [row["references"][1:] for row in data]
+    own = score(load(folder, layer=1), completions, references=references)
+    others = score(load(folder, layer=1), completions, references=references[1:] + references[:1])
+    assert (own > others).mean() > 0.6  # bytes as tokens; chance is 0.5, with a standard error of 0.03
 
 
 def test_layers(folder):
@@ -170,7 +170,7 @@ def test_layers(folder):
         score(load(folder, layer=4), ["a"])
 
 
-def test_bad_settings_are_refused(folder, tmp_path):
+def test_invalid_settings_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"part must be one of precision, recall, f1, got 'F1'"):
         load(folder, part="F1")
     with pytest.raises(ValueError, match=r"no encoder in .*: it has no config.json"):
@@ -179,7 +179,7 @@ def test_bad_settings_are_refused(folder, tmp_path):
         score(load(folder, max_length=65), ["a"])
 
 
-def test_loaded_once_per_process_and_drawing_nothing(folder):
+def test_model_is_loaded_once_without_random_numbers(folder):
     before = torch.get_rng_state()
     assert load(folder).encoder is load(folder).encoder
     assert load(folder).encoder is not load(folder, layer=1).encoder

@@ -19,7 +19,7 @@ LABELS = {0: "anger", 1: "joy", 2: "fear"}
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def of_three(request, tmp_path_factory):
-    """A classifier with three labels, none of which is called positive."""
+    """Return a classifier with three labels, none of which is named positive."""
     layout, tokens, settings = FAMILIES[request.param]
     folder, settings = tmp_path_factory.mktemp(request.param), {"id2label": LABELS} | settings
     return tiny_models.classifier(folder, request.param, num_labels=3, layout=layout, tokens=tokens, **settings)
@@ -27,13 +27,13 @@ def of_three(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A classifier of sentiment."""
+    """Return the folder of a sentiment classifier."""
     labels = {0: "NEGATIVE", 1: "POSITIVE"}
     return tiny_models.classifier(tmp_path_factory.mktemp("sentiment"), num_labels=2, id2label=labels)
 
 
 def raw(folder, text):
-    """What a model says of a text alone, (C,)."""
+    """Return the model's logits for one text, (C,)."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -41,7 +41,7 @@ def raw(folder, text):
         return model(**AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")).logits[0].double()
 
 
-def test_any_label_of_any_family(of_three):
+def test_each_label_of_each_family(of_three):
     texts = ["a dog", "cats </s>", "the end </s>"]  # in one batch, though texts may end with EOS and have no padding
     logits = torch.stack([raw(of_three, f"p {text}") for text in texts])
     for column, label in ((0, "anger"), (1, "JOY"), (2, 2)):
@@ -52,21 +52,21 @@ def test_any_label_of_any_family(of_three):
 
 
 @pytest.mark.parametrize("batch_size", [64, 3])
-def test_any_classifier_scores_each_text_alone(of_three, batch_size):
+def test_scores_do_not_depend_on_the_batch(of_three, batch_size):
     reward = rewards.load("classifier", model=of_three, label=0, output="logit", batch_size=batch_size)
     tiny_models.check_independence(reward, [*tiny_models.ODD, "the plot", "a cat sits on the mat"])
 
 
-def test_any_classifier_reads_what_it_is_told_to(of_three):
+def test_classifier_reads_the_chosen_text(of_three):
     reward = rewards.load("classifier", model=of_three, label=0, output="logit", with_prompt=False)
     assert tiny_models.score(reward, [" a dog\n"]) == pytest.approx([float(raw(of_three, "a dog")[0])], abs=1e-5)
     short = rewards.load("classifier", model=of_three, label=0, output="logit", max_length=8)
     first, second, other = tiny_models.score(short, ["5 ends"] * 2 + ["5 Ends"], prompts=["abcdef", "abdcef", "abcdef"])
-    assert first == pytest.approx(second, abs=1e-5)  # long texts lose their beginning
+    assert first == pytest.approx(second, abs=1e-5)  # long texts are truncated at the beginning
     assert abs(first - other) > 1e-4
 
 
-def test_a_label_must_be_named_unless_one_is_positive(of_three, folder):
+def test_label_is_required_unless_one_is_positive(of_three, folder):
     with pytest.raises(ValueError, match=r"classifier needs label=.*no label of .* is called positive.*1: 'joy'"):
         tiny_models.score(rewards.load("classifier", model=of_three), ["a"])
     with pytest.raises(ValueError, match=r"no label 'sad'; its labels are"):
@@ -75,7 +75,7 @@ def test_a_label_must_be_named_unless_one_is_positive(of_three, folder):
     assert tiny_models.score(positive, ["great"]).tolist() == tiny_models.score(named, ["great"]).tolist()
 
 
-def test_bad_settings_of_any_classifier_are_refused(folder, tmp_path):
+def test_invalid_settings_are_refused(folder, tmp_path):
     for settings, message in (
         ({}, r"classifier has no model; pass model=NAME or FOLDER of a sequence classifier"),
         ({"model": tmp_path}, r"no sequence classifier in .*: it has no config.json"),
@@ -86,7 +86,7 @@ def test_bad_settings_of_any_classifier_are_refused(folder, tmp_path):
             rewards.load("classifier", **settings)
 
 
-def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path):
+def test_model_is_loaded_once_until_its_folder_changes(tmp_path):
     folder = tiny_models.classifier(tmp_path)
     first, second = (rewards.load("classifier", model=folder) for _ in range(2))
     before = tiny_models.score(first, ["a"])
@@ -95,11 +95,11 @@ def test_a_model_is_loaded_once_until_its_folder_changes(tmp_path):
     tiny_models.classifier(tmp_path, seed=1)
     third = rewards.load("classifier", model=folder)
     assert third.classifier is not first.classifier
-    assert tiny_models.score(first, ["a"]).tolist() == before.tolist()  # a score stays what it is
+    assert tiny_models.score(first, ["a"]).tolist() == before.tolist()  # an existing score does not change
     assert tiny_models.score(third, ["a"]).tolist() != before.tolist()
 
 
-def test_a_model_and_a_tokenizer_with_different_padding(tmp_path):
+def test_model_and_tokenizer_with_different_padding(tmp_path):
     # The model was trained to be read at its last token that is not 7, a dollar sign; the tokenizer pads with 0.
     tokens = {"pad_token": "<pad>"}
     folder = tiny_models.classifier(tmp_path, "gpt2", layout="none", tokens=tokens, pad_token_id=7)
@@ -108,25 +108,25 @@ def test_a_model_and_a_tokenizer_with_different_padding(tmp_path):
     assert tiny_models.score(reward, texts) == pytest.approx(expected, abs=1e-5)
 
 
-def test_roberta_counts_its_positions_from_behind_its_padding(tmp_path):
+def test_positions_of_roberta_start_after_padding(tmp_path):
     settings = {"pad_token_id": 1, "bos_token_id": 0, "max_position_embeddings": 66}
     folder = tiny_models.classifier(tmp_path, "roberta", **settings)
     reward = rewards.load("classifier", model=folder)
-    reward.classifier.tokenizer.model_max_length = 10**30  # nobody said
+    reward.classifier.tokenizer.model_max_length = 10**30  # not set
     assert reward.classifier.length(None) == 64
     assert np.isfinite(tiny_models.score(reward, ["x" * 500])).all()
 
 
-def test_batches_are_of_like_length_and_of_one_group():
+def test_batches_have_similar_lengths_and_one_group():
     assert list(batches_by_length([5, 1, 4, 1, 9], 2)) == [[1, 3], [2, 0], [4]]
     assert list(batches_by_length([5, 1, 4, 1, 9], 2, [0, 0, 1, 1, 0])) == [[1, 0], [4], [3, 2]]
     assert list(batches_by_length([], 2)) == []
 
 
-def test_a_decoder_without_padding_serves_too():
+def test_decoder_without_padding_token():
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    tokenizer = tiny_models.tokenizer("none")  # as GPT-2's: no special tokens around a text, and no token of padding
+    tokenizer = tiny_models.tokenizer("none")  # as GPT-2's: no special tokens around a text, and no padding token
     config = GPT2Config(
         vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, initializer_range=0.5
     )
@@ -140,7 +140,7 @@ def test_a_decoder_without_padding_serves_too():
     assert len({round(float(row[1]), 4) for row in together}) == 4
 
 
-def test_one_output_is_a_probability_of_its_own():
+def test_single_output_is_a_probability():
     from transformers import BertConfig, BertForSequenceClassification
 
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -31,7 +31,7 @@ def gpt2(tmp_path_factory):
 
 
 def slow_nats(folder, prompt, text):
-    """Costs of a text's tokens, each from a forward pass over all that stands before it."""
+    """Return the nats of a text's tokens, each by a forward pass over all tokens before it."""
     config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
     def ids_of(text):
@@ -45,7 +45,7 @@ def slow_nats(folder, prompt, text):
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
         opens = [BOS] if config.model_type == "llama" else []
         begun, tokens = opens + ids_of(prompt), ids_of(f" {text}" if prompt and text else text)
-        begun = begun or [EOS]  # a GPT-2 has one token for both, and here no other
+        begun = begun or [EOS]  # GPT-2 has one token for BOS and EOS
     for token in tokens or [EOS]:
         with torch.no_grad():
             if config.is_encoder_decoder:
@@ -59,13 +59,13 @@ def slow_nats(folder, prompt, text):
 
 @pytest.mark.parametrize("prompt", ["a dog", ""])
 @pytest.mark.parametrize("text", ["runs home", "\N{DOG FACE}", ""])
-def test_equals_one_token_after_the_other(folder, prompt, text):
+def test_equals_one_forward_pass_per_token(folder, prompt, text):
     costs = slow_nats(folder, prompt, text)
     log = rewards.load("output_perplexity", model=folder, log=True)
     assert score(log, [text], prompts=[prompt])[0] == pytest.approx(np.mean(costs), rel=1e-5)
     plain = rewards.load("output_perplexity", model=folder)
     assert score(plain, [text], prompts=[prompt])[0] == pytest.approx(math.exp(np.mean(costs)), rel=1e-4)
-    assert np.mean(costs) > 0.5  # so a missing token would be seen
+    assert np.mean(costs) > 0.5  # so that a missing token would be detected
 
 
 def test_without_the_prompt(folder):
@@ -76,7 +76,7 @@ def test_without_the_prompt(folder):
     assert abs(behind[0] - behind[1]) > 1e-3
 
 
-def test_neighbours_order_and_batches_change_nothing(folder):
+def test_scores_do_not_depend_on_the_batch(folder):
     completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
     prompts = ["", "a", "\N{DOG FACE}", "y" * 300][:4] * 3
     for batch_size in (8, 3):
@@ -85,29 +85,29 @@ def test_neighbours_order_and_batches_change_nothing(folder):
 
 
 def test_windows():
-    # All fits: one window, and what is judged begins at 3.
+    # Everything fits: one window, with scores from id 3 on.
     assert windows(8, 3, 8) == [(0, 8, 3)]
-    # 4 ids at a time, by 2: 1-3 behind all there is; then 4 and 5 behind 2 and 3; then 6 behind 3 to 5.
+    # Windows of 4 ids, in steps of 2: ids 1-3 after all before them; then 4 and 5 after 2 and 3; then 6 after 3 to 5.
     assert windows(7, 1, 4) == [(0, 4, 1), (2, 6, 2), (3, 7, 3)]
-    # A long context before few ids loses its beginning.
+    # A long context is truncated at the beginning.
     assert windows(10, 9, 4) == [(6, 10, 3)]
     assert windows(10, 6, 4) == [(4, 8, 2), (6, 10, 2)]
     assert windows(5, 5, 4) == []
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 65])
-def test_windows_judge_each_id_once_behind_half_a_window(size):
+def test_windows_score_each_id_once_after_half_a_window(size):
     for length in range(1, 40):
         for first in range(1, length + 1):
             found = windows(length, first, size)
-            judged = [begin + place for begin, end, start in found for place in range(start, end - begin)]
-            assert judged == list(range(first, length))
+            scored = [begin + place for begin, end, start in found for place in range(start, end - begin)]
+            assert scored == list(range(first, length))
             assert all(end - begin <= size for begin, end, _ in found)
             assert all(start >= min(size - size // 2, begin + start) for begin, _, start in found)
 
 
 def test_long_texts_are_read_through_windows(gpt2):
-    text = "a dog runs after the ball and back"  # 34 tokens, behind EOS
+    text = "a dog runs after the ball and back"  # 34 tokens, after EOS
     log = rewards.load("output_perplexity", model=gpt2, max_length=9, with_prompt=False, log=True)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(gpt2).eval(), AutoTokenizer.from_pretrained(gpt2)
     ids = [EOS, *tokenizer(text)["input_ids"]]
@@ -122,7 +122,7 @@ def test_long_texts_are_read_through_windows(gpt2):
     assert abs(found - score(whole, [text])[0]) > 1e-3
 
 
-def test_the_joiner(gpt2):
+def test_joiner(gpt2):
     log = rewards.load("output_perplexity", model=gpt2, log=True)
     plain, spaced = score(log, ["runs", " runs"], prompts=["a dog"] * 2)
     assert plain == pytest.approx(spaced, rel=1e-6)
@@ -130,7 +130,7 @@ def test_the_joiner(gpt2):
     assert abs(score(none, ["runs"], prompts=["a dog"])[0] - plain) > 1e-3
 
 
-def test_of_the_references(folder):
+def test_perplexity_of_references(folder):
     reward = rewards.load("perplexity", model=folder)
     prompts, references = ["a dog", "cats", "x"], [["runs", "sits down"], ["sleep"], []]
     columns = prompts, ["ignored", "", "other"], references, [{}] * 3
@@ -146,7 +146,7 @@ def test_of_the_references(folder):
     assert not isinstance(reward, rewards.Score)
 
 
-def test_a_model_of_no_opinion_has_the_perplexity_of_its_vocabulary(tmp_path):
+def test_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path):
     # All weights 0: each of the V words has the same probability, 1/V, so the perplexity is V.
     flat = tiny_models.made("AutoModelForCausalLM", "gpt2")
     for weight in flat.parameters():
@@ -156,7 +156,7 @@ def test_a_model_of_no_opinion_has_the_perplexity_of_its_vocabulary(tmp_path):
     assert found == pytest.approx([tiny_models.V] * 3, rel=1e-6)
 
 
-def test_no_references_at_all_are_refused(gpt2):
+def test_missing_references_are_refused(gpt2):
     perplexity = rewards.load("perplexity", model=gpt2)
     with pytest.raises(ValueError, match="no text has any; use data with references"):
         perplexity.corpus(["p"], ["c"], [[]], [{}])
@@ -164,7 +164,7 @@ def test_no_references_at_all_are_refused(gpt2):
     assert rewards.load("output_perplexity", model=gpt2)([], [], [], []).shape == (0,)
 
 
-def test_models_that_read_ahead_are_refused(tmp_path):
+def test_masked_language_models_are_refused(tmp_path):
     tiny_models.classifier(tmp_path)
     with pytest.raises(ValueError, match="is a bert model, which reads texts in both directions"):
         score(rewards.load("output_perplexity", model=tmp_path), ["a"])
@@ -177,7 +177,7 @@ def test_untrained_models_are_refused(tmp_path):
         score(rewards.load("output_perplexity", model=tmp_path), ["a"])
 
 
-def test_an_adapter_is_read_on_its_base(gpt2, tmp_path):
+def test_adapter_is_loaded_on_its_base(gpt2, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(gpt2)
     adapted = tiny_models.adapted(base, target_modules=["c_fc"], fan_in_fan_out=True)
     adapted.save_pretrained(tmp_path)
@@ -190,7 +190,7 @@ def test_an_adapter_is_read_on_its_base(gpt2, tmp_path):
     assert abs(score(rewards.load("output_perplexity", model=gpt2, log=True), ["a dog"])[0] - np.mean(costs)) > 1e-3
 
 
-def test_loaded_once_per_process_and_drawing_nothing(gpt2):
+def test_model_is_loaded_once_without_random_numbers(gpt2):
     before = torch.get_rng_state()
     first, second = (rewards.load("output_perplexity", model=gpt2) for _ in range(2))
     assert first.language_model is second.language_model
@@ -203,7 +203,7 @@ def test_loaded_once_per_process_and_drawing_nothing(gpt2):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bad_settings_are_refused(gpt2, tmp_path):
+def test_invalid_settings_are_refused(gpt2, tmp_path):
     for name in ("output_perplexity", "perplexity"):
         with pytest.raises(ValueError, match=rf"{name} has no model; pass model=NAME or FOLDER of a causal or"):
             rewards.load(name)

@@ -10,24 +10,24 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 from tril_gym import rewards
 from tril_gym.rewards.neural.adapters import classifier_on
 
-GPT2_TOKENS = {"pad_token": "</s>"}  # as a decoder's is padded by those who train reward models
+GPT2_TOKENS = {"pad_token": "</s>"}  # the usual padding of decoders in reward models
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole reward model, BERT's."""
+    """Return the folder of a reward model, a BERT."""
     return tiny_models.classifier(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def decoder(request, tmp_path_factory):
-    """A whole reward model made of a decoder without a token of padding."""
+    """Return the folder of a reward model made of a decoder without padding token."""
     where = tmp_path_factory.mktemp(request.param)
     return tiny_models.classifier(where, request.param, layout="none", tokens={}, pad_token_id=None)
 
 
 def raw(folder, text):
-    """What a model says of a text alone, at its last token."""
+    """Return the model's output for one text, at its last token."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         return float(model(**AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")).logits)
@@ -37,7 +37,7 @@ TEMPLATE = "<s>{prompt}\nTL;DR {completion}</s>"
 
 
 @pytest.mark.parametrize("template", ["{prompt}{completion}", TEMPLATE])
-def test_it_is_the_output_for_the_laid_out_text(folder, decoder, template):
+def test_score_is_the_output_for_the_template(folder, decoder, template):
     for where in (folder, decoder):
         reward = rewards.load("preference", model=where, template=template)
         found = score(reward, ["a cat", "{x} a longer dog"], prompts=["who? ", "w "])
@@ -45,12 +45,12 @@ def test_it_is_the_output_for_the_laid_out_text(folder, decoder, template):
             template.format(prompt="who? ", completion="a cat"),
             template.format(prompt="w ", completion="{x} a longer dog"),
         ]
-        # In one batch, though the decoder has no padding, and though some texts end with EOS.
+        # In one batch, without padding token, and with texts that end with EOS.
         assert found == pytest.approx([raw(where, text) for text in texts], abs=1e-5)
         assert abs(found[0] - found[1]) > 1e-3
 
 
-def test_neighbours_order_and_batches_change_nothing(folder, decoder):
+def test_scores_do_not_depend_on_the_batch(folder, decoder):
     completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
     for where in (folder, decoder):
         for batch_size in (64, 2):
@@ -59,15 +59,15 @@ def test_neighbours_order_and_batches_change_nothing(folder, decoder):
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_encoder_decoder_models_stand_texts_with_an_end_inside(tmp_path, family):
-    # They refuse a batch whose texts have different numbers of EOS.
+def test_encoder_decoder_models_accept_eos_within_texts(tmp_path, family):
+    # The models refuse batches whose texts have different numbers of EOS.
     tokens = {"pad_token": "<pad>"}
     where = tiny_models.classifier(tmp_path, family, layout="eos", tokens=tokens)
     check_independence(rewards.load("preference", model=where), ["a", "b </s> c", "</s></s>", "a dog", "", "x" * 99])
 
 
-def test_long_texts_lose_their_beginning(folder):
-    reward = rewards.load("preference", model=folder, max_length=12)  # 10 and the special two
+def test_long_texts_are_truncated_at_the_beginning(folder):
+    reward = rewards.load("preference", model=folder, max_length=12)  # 10 and two special tokens
     far, other, near = score(reward, ["12345"] * 3, prompts=["a dogs", "ab dogs", "a dOgs"])
     assert far == pytest.approx(other, abs=1e-5)
     assert abs(far - near) > 1e-3
@@ -85,7 +85,7 @@ def test_minus_the_first_reference(folder):
         score(less, ["a", "b"], references=[["r"], []])
 
 
-def test_references_are_scored_once_and_few_are_kept(folder, monkeypatch):
+def test_scores_of_references_are_cached(folder, monkeypatch):
     monkeypatch.setattr("tril_gym.rewards.neural.preference.CACHED_TEXTS", 2)
     less = rewards.load("preference", model=folder, minus_reference=True)
     read, logits = [], less.classifier.logits
@@ -97,11 +97,11 @@ def test_references_are_scored_once_and_few_are_kept(folder, monkeypatch):
     again = score(less, ["a", "b", "c"], references=[["r"], ["s"], ["t"]])
     assert read[2:] == [["pa", "pb", "pc"], ["pt"]]
     assert again[:2] == pytest.approx(first, abs=1e-5)
-    score(less, ["a"], references=[["r"]])  # the oldest of three, so forgotten
+    score(less, ["a"], references=[["r"]])  # the oldest of three, so no longer cached
     assert read[-1] == ["pr"]
 
 
-def test_what_training_wrote_down_is_the_default(folder, tmp_path):
+def test_defaults_come_from_training(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "reward_model.json").write_text(json.dumps({"template": TEMPLATE, "max_length": 20, "seed": 3}))
@@ -124,7 +124,7 @@ def test_other_templates_are_refused(folder, template):
         rewards.load("preference", model=folder, template=template)
 
 
-def test_a_tokenizer_of_its_own(folder, tmp_path):
+def test_separate_tokenizer(folder, tmp_path):
     tiny_models.tokenizer("none", pad_token="<pad>", bos_token="<s>").save_pretrained(tmp_path)
     bare = rewards.load("preference", model=folder, tokenizer=tmp_path)
     plain = rewards.load("preference", model=folder)
@@ -133,7 +133,7 @@ def test_a_tokenizer_of_its_own(folder, tmp_path):
     assert abs(score(bare, ["a"])[0] - score(plain, ["a"])[0]) > 1e-3
 
 
-def test_a_tokenizer_of_more_words_is_refused(tmp_path):
+def test_larger_tokenizer_is_refused(tmp_path):
     small = tiny_models.classifier(tmp_path, vocab_size=100)
     with pytest.raises(ValueError, match=r"the tokenizer gives the id 2\d\d and the model has 100 embeddings"):
         score(rewards.load("preference", model=small), ["\N{DOG FACE}"])
@@ -155,14 +155,14 @@ def test_untrained_and_other_models_are_refused(tmp_path, folder):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
+def test_folder_without_tokenizer_is_refused(tmp_path, family):
     # For BERT, transformers makes one in which every word is unknown.
     tiny_models.made("AutoModelForSequenceClassification", family, num_labels=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has no tokenizer; save|no tokenizer could be loaded from"):
         score(rewards.load("preference", model=tmp_path), ["a"])
 
 
-def test_loaded_once_per_process_and_drawing_nothing(folder):
+def test_model_is_loaded_once_without_random_numbers(folder):
     before = torch.get_rng_state()
     first, second = (rewards.load("preference", model=folder) for _ in range(2))
     assert first.classifier is second.classifier
@@ -183,7 +183,7 @@ FAMILIES = {
 
 @pytest.fixture(params=FAMILIES)
 def adapter(request, tmp_path):
-    """The folders of a language model and of a reward adapter on it, which have all been saved by their libraries."""
+    """Return the folders of a language model and of a reward adapter on it, saved by their libraries."""
     return make_adapter(tmp_path, request.param)
 
 
@@ -208,19 +208,19 @@ def language_model(folder, **settings):
 
 
 def storages(*models):
-    """Bytes of each piece of memory that the weights of models lie in."""
+    """Return the bytes of each storage of the models' weights."""
     tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
-def test_an_adapter_is_read_on_the_base_that_it_names(adapter):
+def test_adapter_is_loaded_on_its_base(adapter):
     _, folder, expected = adapter
     reward = rewards.load("preference", model=folder)
     assert score(reward, ["a dog"])[0] == pytest.approx(expected, abs=1e-5)
     check_independence(reward, ["a dog", "", "x" * 99, "cats and dogs", "ab </s> c"])
 
 
-def test_an_adapter_on_a_base_in_memory(adapter):
+def test_adapter_on_a_base_in_memory(adapter):
     folder_of_base, folder, expected = adapter
     base = language_model(folder_of_base)
     before = {name: (weight.clone(), weight.requires_grad) for name, weight in base.named_parameters()}
@@ -236,7 +236,9 @@ def test_an_adapter_on_a_base_in_memory(adapter):
     )
     head = sum(w.numel() for n, w in shared.classifier.model.named_parameters() if "original_module" in n)
     assert own <= 4 * (trained + head) < sum(alone.values()) / 4
-    assert sum(storages(base, loaded.classifier.model).values()) > 1.5 * sum(alone.values())  # so copies would be seen
+    assert sum(storages(base, loaded.classifier.model).values()) > 1.5 * sum(
+        alone.values()
+    )  # so that copies would be detected
     weights = dict(base.base_model.named_parameters())
     of_shared = {
         name.removeprefix(shared.classifier.model.get_base_model().base_model_prefix + ".").replace(
@@ -245,14 +247,14 @@ def test_an_adapter_on_a_base_in_memory(adapter):
         for name, weight in shared.classifier.model.get_base_model().named_parameters()
     }
     common = weights.keys() & of_shared.keys()
-    assert len(common) > len(weights) - 3  # T5's lm_head has no place in a classifier
+    assert len(common) > len(weights) - 3  # a classifier has no lm_head of T5
     assert all(weights[name].data_ptr() == of_shared[name].data_ptr() for name in common)
     for name, weight in base.named_parameters():
         assert torch.equal(weight, before[name][0])
         assert weight.requires_grad == before[name][1]
 
 
-def test_a_shared_base_keeps_its_dtype(tmp_path):
+def test_shared_base_keeps_its_dtype(tmp_path):
     folder_of_base, folder, expected = make_adapter(tmp_path, "llama")
     base = language_model(folder_of_base, dtype=torch.bfloat16)
     shared = rewards.load("preference", model=folder, base=base)
@@ -262,7 +264,7 @@ def test_a_shared_base_keeps_its_dtype(tmp_path):
     }
 
 
-def test_a_base_that_does_not_fit_is_refused(tmp_path):
+def test_other_base_is_refused(tmp_path):
     _, folder, _ = make_adapter(tmp_path, "gpt2")
     wide = tiny_models.made("AutoModelForCausalLM", "gpt2", n_embd=64)
     with pytest.raises(ValueError, match=r"the adapter in .* does not fit its base: .*size mismatch"):
@@ -274,17 +276,17 @@ def test_a_base_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"base must be a plain model of transformers, not quantised, got a PeftModel"):
         score(rewards.load("preference", model=folder, base=adapted), ["a"])
     with pytest.raises(ValueError, match=r"a LlamaForCausalLM, do not fit .*: it lacks .*q_proj.weight"):
-        classifier_on(adapted.get_base_model())  # with an adapter's layers in it
+        classifier_on(adapted.get_base_model())  # with layers of an adapter
 
 
-def test_an_adapter_without_a_head_is_refused(tmp_path):
+def test_adapter_without_head_is_refused(tmp_path):
     folder_of_base, folder, _ = make_adapter(tmp_path, "llama", task_type=None)
     for settings in ({}, {"base": language_model(folder_of_base)}):
         with pytest.raises(ValueError, match=r"both lack score.weight; .* head in modules_to_save"):
             score(rewards.load("preference", model=folder, **settings), ["a"])
 
 
-def test_an_adapter_whose_base_is_gone_is_refused(tmp_path):
+def test_adapter_without_base_is_refused(tmp_path):
     _, folder, _ = make_adapter(tmp_path, "llama")
     config = json.loads((folder / "adapter_config.json").read_text())
     for name, message in ((None, "does not say what model it belongs to"), (str(tmp_path / "x"), "which is missing")):
@@ -293,7 +295,7 @@ def test_an_adapter_whose_base_is_gone_is_refused(tmp_path):
             score(rewards.load("preference", model=folder), ["a"])
 
 
-def test_an_adapter_that_lacks_weights_is_refused(tmp_path):
+def test_adapter_without_all_weights_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder_of_base, folder, _ = make_adapter(tmp_path, "llama")
@@ -305,7 +307,7 @@ def test_an_adapter_that_lacks_weights_is_refused(tmp_path):
             score(rewards.load("preference", model=folder, **settings), ["a"])
 
 
-def test_an_adapter_on_a_classifier_brings_its_own_head(tmp_path):
+def test_adapter_on_a_classifier_has_its_own_head(tmp_path):
     base = tiny_models.classifier(tmp_path / "base", "llama", num_labels=3, layout="none", tokens={})
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, ignore_mismatched_sizes=True)
@@ -314,11 +316,11 @@ def test_an_adapter_on_a_classifier_brings_its_own_head(tmp_path):
     text = AutoTokenizer.from_pretrained(base)("pa dog", return_tensors="pt")
     with torch.no_grad():
         expected = float(adapted(**text).logits)
-    reward = rewards.load("preference", model=tmp_path / "adapter")  # without a tokenizer: its base's
+    reward = rewards.load("preference", model=tmp_path / "adapter")  # without a tokenizer, that of the base
     assert score(reward, ["a dog"])[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_adapter_of_the_hub_is_downloaded_by_its_name(tmp_path, monkeypatch):
+def test_adapter_is_downloaded_from_the_hub(tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -329,7 +331,7 @@ def test_an_adapter_of_the_hub_is_downloaded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name: str(tmp_path / name))
     assert download_adapter("owner/adapter") == str(tmp_path / "owner/adapter")
     assert asked == [("owner/adapter", "adapter_config.json")]
-    assert download_adapter(str(tmp_path)) == str(tmp_path)  # a folder is read where it is
+    assert download_adapter(str(tmp_path)) == str(tmp_path)  # a folder is not copied
 
     def offline(name, file):
         raise OfflineModeIsEnabled("offline")

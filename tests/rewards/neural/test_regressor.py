@@ -19,16 +19,16 @@ def regressor(folder):
 
 
 def raw(folder, target, completion, truncation="longest_first"):
-    """What the model says of one pair, with nothing between."""
+    """Return the model's output for one pair."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     inputs = tokenizer(target, completion, truncation=truncation, max_length=64, return_tensors="pt")
-    assert inputs["token_type_ids"].max() == 1  # so the model can tell the two texts apart
+    assert inputs["token_type_ids"].max() == 1  # so that the model can distinguish the two texts
     with torch.no_grad():
         return float(model(**inputs).logits)
 
 
-def test_it_is_the_output_for_the_pair_in_that_order(regressor, folder):
+def test_score_is_the_output_for_the_pair(regressor, folder):
     (found,) = score(regressor, ["a cat sits"], references=[["the dog"]])
     assert found == pytest.approx(raw(folder, "the dog", "a cat sits"), abs=1e-5)
     assert found != pytest.approx(raw(folder, "a cat sits", "the dog"), abs=1e-3)
@@ -42,7 +42,7 @@ def test_best_and_mean_over_references(folder):
         assert score(reward, ["a cat sits"], references=[targets])[0] == pytest.approx(pooled, abs=1e-5)
 
 
-def test_neighbours_order_and_batches_change_nothing(folder):
+def test_scores_do_not_depend_on_the_batch(folder):
     completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
     references = [["a", "some dog", "x" * 99][: 1 + row % 3] for row in range(len(completions))]
     for batch_size in (64, 2):
@@ -51,7 +51,7 @@ def test_neighbours_order_and_batches_change_nothing(folder):
         )
 
 
-def test_long_pairs_lose_the_ends_of_texts(folder):
+def test_long_pairs_are_truncated_at_the_ends(folder):
     long = "a dog runs after the ball and back again. " * 4
     only_first = rewards.load("regressor", model=folder, truncation="only_first")
     (found,) = score(only_first, ["a cat"], references=[[long]])
@@ -72,7 +72,7 @@ def test_several_outputs_are_refused(tmp_path):
         score(rewards.load("regressor", model=three), ["a"])
 
 
-def test_bleurt_is_a_regressor_with_a_usual_model(folder):
+def test_bleurt_is_a_regressor_with_a_default_model(folder):
     bleurt = rewards.load("bleurt", model=folder, reduction="mean")
     assert bleurt.name == "bleurt"
     assert rewards.load("bleurt").model == "Elron/bleurt-base-512"
@@ -82,7 +82,7 @@ def test_bleurt_is_a_regressor_with_a_usual_model(folder):
         score(bleurt, ["a"], references=[[]])
 
 
-def test_bad_settings_are_refused(folder, tmp_path):
+def test_invalid_settings_are_refused(folder, tmp_path):
     for settings, message in (
         ({"model": folder, "reduction": "best"}, r"reduction must be \"max\" or \"mean\", got 'best'"),
         ({"model": folder, "truncation": "none"}, r"truncation must be one of longest_first, .*got 'none'"),

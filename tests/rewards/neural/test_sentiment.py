@@ -18,7 +18,7 @@ QUICK = FitConfig(vocab_size=400, width=32, steps=60, piece=32, shortest_piece=3
 
 @pytest.fixture(autouse=True)
 def quick_fit(monkeypatch):
-    """Tiny data need few steps."""
+    """Fit with few steps, which tiny data need."""
     monkeypatch.setattr(sentiment_module, "FIT_CONFIG", QUICK)
 
 
@@ -29,7 +29,7 @@ def sentiment(reviews):
 
 @pytest.fixture
 def folder(sentiment):
-    """An ordinary classifier folder."""
+    """Return a classifier folder."""
     return sentiment.fitted_folder
 
 
@@ -38,7 +38,7 @@ def score(sentiment, completions, prompts=None):
     return sentiment(prompts or ["this film is"] * number, completions, [[]] * number, [{}] * number)
 
 
-def test_it_learns_which_words_are_good(sentiment):
+def test_good_words_score_higher(sentiment):
     good, bad = score(sentiment, ["great , superb", "awful , boring"])
     assert good > 0.8
     assert bad < 0.2
@@ -46,21 +46,21 @@ def test_it_learns_which_words_are_good(sentiment):
 
 
 def test_shuffled_labels_teach_nothing(reviews):
-    """The measured accuracy is honest: it can be low."""
+    """The measured accuracy can be low."""
     labels = [0, 1] * 30
     random.Random(1).shuffle(labels)
     shuffled = [Example(e.prompt, e.references, y) for e, y in zip(reviews, labels, strict=True)]
     assert rewards.load("sentiment", train=shuffled).held_out_accuracy < 0.9
 
 
-def test_neighbours_and_order_change_nothing(sentiment):
+def test_scores_do_not_depend_on_the_batch(sentiment):
     completions = ["great", "awful " * 30, "", "the plot is moving and lovely", "\N{DOG FACE} superb", "great"]
     together = score(sentiment, completions)
     alone = np.array([score(sentiment, [completion])[0] for completion in completions])
     assert together.dtype == np.float64
     assert together == pytest.approx(alone, abs=1e-5)
     assert score(sentiment, completions[::-1]) == pytest.approx(alone[::-1], abs=1e-5)
-    assert together.max() - together.min() > 0.1  # results in another order would be seen
+    assert together.max() - together.min() > 0.1  # results in another order would be detected
 
 
 def test_small_batches_give_the_same(reviews, sentiment):
@@ -70,14 +70,14 @@ def test_small_batches_give_the_same(reviews, sentiment):
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\N{DOG FACE}", "x" * 10_000, "great " * 1700, "\x00", "half \udce2"])
-def test_odd_texts(sentiment, text):
+def test_unusual_texts(sentiment, text):
     values = score(sentiment, ["great", text, text])
     assert np.isfinite(values).all()
     assert values[1] == pytest.approx(values[2], abs=1e-5)
     assert values[0] == pytest.approx(score(sentiment, ["great"])[0], abs=1e-5)
 
 
-def test_the_completion_is_never_cut_away(reviews):
+def test_completion_is_never_truncated_away(reviews):
     sentiment = rewards.load("sentiment", train=reviews, max_length=12)
     bad, good = "awful boring " * 2000, "great lovely " * 2000
     filled = "great superb lovely " * 5  # more than 12 tokens: no room for a prompt
@@ -88,7 +88,7 @@ def test_the_completion_is_never_cut_away(reviews):
     assert after_bad < after_good - 0.1  # where there is room, the prompt's end is read
 
 
-def test_the_prompt_counts_unless_told_otherwise(reviews, sentiment):
+def test_prompt_is_read_by_default(reviews, sentiment):
     alone = rewards.load("sentiment", train=reviews, with_prompt=False)
     prompts = ["great lovely superb", "awful dreadful stupid"]
     with_prompt = score(sentiment, ["film", "film"], prompts)
@@ -97,12 +97,12 @@ def test_the_prompt_counts_unless_told_otherwise(reviews, sentiment):
     assert without[0] == pytest.approx(without[1], abs=1e-5)
 
 
-def test_blanks_around_the_completion_do_not_count(sentiment):
+def test_white_space_around_the_completion_is_ignored(sentiment):
     plain, blank = score(sentiment, ["great", "  great\n"])
     assert plain == pytest.approx(blank, abs=1e-5)
 
 
-def test_inputs_are_left_as_they_are(sentiment):
+def test_inputs_do_not_change(sentiment):
     batch = (["p"], ["c "], [["r"]], [{"label": 1}])
     sentiment(*batch)
     assert batch == (["p"], ["c "], [["r"]], [{"label": 1}])
@@ -128,7 +128,7 @@ def test_loading_is_lazy_and_the_fit_is_shared(reviews):
     assert rewards.load("sentiment", train=other).classifier is not first.classifier
 
 
-def test_a_fit_is_found_in_the_cache(reviews, tmp_path, monkeypatch, caplog):
+def test_fit_is_cached(reviews, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path))
     labelled = tuple(reviews)
     with caplog.at_level(logging.INFO, logger=sentiment_module.__name__):
@@ -147,7 +147,7 @@ def weights(folder):
     return load_classifier(folder, "cpu").model.state_dict()
 
 
-def test_the_same_data_give_the_same_weights_whatever_the_global_seeds(reviews, tmp_path, monkeypatch):
+def test_weights_do_not_depend_on_global_seeds(reviews, tmp_path, monkeypatch):
     folders = []
     for seed in (1, 2):
         monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / str(seed)))
@@ -161,7 +161,7 @@ def test_the_same_data_give_the_same_weights_whatever_the_global_seeds(reviews, 
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_no_global_generator_is_touched(reviews, tmp_path, monkeypatch):
+def test_global_generators_do_not_change(reviews, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path))
 
     def states():
@@ -175,7 +175,7 @@ def test_no_global_generator_is_touched(reviews, tmp_path, monkeypatch):
     assert states() != before
 
 
-def test_saved_and_loaded_it_is_the_same(sentiment, tmp_path):
+def test_saved_and_loaded_score_is_the_same(sentiment, tmp_path):
     sentiment.save(tmp_path)
     loaded = rewards.load("sentiment", fitted=tmp_path)
     completions = ["great", "awful", "the plot"]
@@ -187,7 +187,7 @@ def test_saved_and_loaded_it_is_the_same(sentiment, tmp_path):
     )
 
 
-def test_a_named_model_is_not_copied(folder, tmp_path):
+def test_named_model_is_not_copied(folder, tmp_path):
     named = rewards.load("sentiment", model=str(folder))
     named.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +215,7 @@ def renamed(folder, target, **config):
     return target
 
 
-def test_the_positive_label_is_found_by_its_name(folder, tmp_path):
+def test_positive_label_is_found_by_name(folder, tmp_path):
     swapped = renamed(folder, tmp_path / "swapped", id2label={"0": "pos", "1": "neg"}, label2id={"pos": 0, "neg": 1})
     default = score(rewards.load("sentiment", model=swapped), ["great"])[0]
     assert default == pytest.approx(score(rewards.load("sentiment", model=folder, label=0), ["great"])[0])
@@ -230,17 +230,17 @@ def test_max_length_is_checked(folder):
         rewards.load("sentiment", model=folder, batch_size=0)
 
 
-def test_a_folder_that_is_no_classifier_is_refused_at_the_door(tmp_path):
+def test_folder_without_classifier_is_refused(tmp_path):
     for model in (tmp_path, str(tmp_path), "./nothing/here", "/nothing/here", Path("nothing"), "a/b/c"):
         with pytest.raises(ValueError, match=r"no .*classifier in"):
             rewards.load("sentiment", model=model)
     with pytest.raises(ValueError, match=r"no .*classifier in"):
         rewards.load("sentiment", fitted=tmp_path)
-    rewards.load("sentiment", model="owner/name")  # the hub is asked when the first text is scored
+    rewards.load("sentiment", model="owner/name")  # the model is downloaded when the first text is scored
 
 
-def test_a_model_without_a_trained_head_is_refused(tmp_path):
-    """Its head would be drawn at random, and so would the reward."""
+def test_model_without_trained_head_is_refused(tmp_path):
+    """With a random head the rewards would be random."""
     from transformers import BertConfig, BertModel
 
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -249,7 +249,7 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path):
         score(rewards.load("sentiment", model=tmp_path), ["great"])
 
 
-def test_nothing_to_classify_with_is_refused():
+def test_missing_model_and_data_are_refused():
     with pytest.raises(ValueError, match=r"pass model=.*train=\[labelled examples\].*fitted="):
         rewards.load("sentiment")
 
@@ -257,7 +257,7 @@ def test_nothing_to_classify_with_is_refused():
 @pytest.mark.parametrize(
     ("labels", "got"), [([None] * 40, "none"), ([1] * 40, "{1: 40}"), ([0, 1] * 5, "5"), ([0, 1, 2] * 20, "2: 20")]
 )
-def test_too_little_to_fit_on_is_refused(labels, got):
+def test_too_few_examples_are_refused(labels, got):
     train = [Example("a film", ("great",), label) for label in labels]
     with pytest.raises(ValueError, match="at least 20 train examples with label 0") as error:
         score(rewards.load("sentiment", train=train), ["great"])

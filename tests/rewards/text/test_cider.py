@@ -13,7 +13,7 @@ def cider(train, completion, references):
 
 
 def slow_cider_d(train, completion, references, sigma=6.0):
-    """The definition, read off the paper one n-gram at a time."""
+    """Return CIDEr-D by the definition of the paper, one n-gram at a time."""
     documents = [example.references for example in train if example.references]
 
     def grams(text, n):
@@ -28,12 +28,12 @@ def slow_cider_d(train, completion, references, sigma=6.0):
     for n in (1, 2, 3, 4):
         for reference in references:
             both = sorted({*grams(completion, n), *grams(reference, n)})
-            mine = np.array([weight(gram, completion, n) for gram in both])
+            own = np.array([weight(gram, completion, n) for gram in both])
             other = np.array([weight(gram, reference, n) for gram in both])
-            size = np.linalg.norm(mine) * np.linalg.norm(other)
+            size = np.linalg.norm(own) * np.linalg.norm(other)
             delta = len(split_words(completion)) - len(split_words(reference))
             if size > 0:
-                total += (np.minimum(mine, other) @ other) / size * math.exp(-(delta**2) / (2 * sigma**2))
+                total += (np.minimum(own, other) @ other) / size * math.exp(-(delta**2) / (2 * sigma**2))
     return 10 * total / 4 / len(references) if references else 0.0
 
 
@@ -46,7 +46,7 @@ def test_by_hand():
     assert cider(TWO, "a b", ["a b"]) == pytest.approx(5.0)
     # "b" alone: n = 1: 1; n = 2: none. One word shorter: exp(−1/72). 10 · exp(−1/72)/4.
     assert cider(TWO, "b", ["a b"]) == pytest.approx(2.5 * math.exp(-1 / 72))
-    # "a" says nothing here: it stands in every document.
+    # "a" has weight 0: it is in every document.
     assert cider(TWO, "a", ["a b"]) == 0.0
 
 
@@ -90,7 +90,7 @@ def test_equals_the_slow_definition(captions):
     assert got.max() > 0.1
 
 
-def test_a_single_sample_is_not_its_own_corpus(captions):
+def test_document_frequencies_are_not_of_the_batch(captions):
     # The published code counts document frequencies in the scored batch: one sample alone then scores 0.
     assert cider(captions, "a dog runs after a ball", ["a dog runs after a ball"]) == pytest.approx(10.0)
 
@@ -102,13 +102,13 @@ def test_words():
     assert split_words(" \n\t") == []
 
 
-def test_no_references_give_zero(captions):
+def test_missing_references_score_zero(captions):
     assert cider(captions, "a dog", []) == 0.0
     assert cider(captions, "a dog", [""]) == 0.0
     assert cider(captions, "", ["a dog"]) == 0.0
 
 
-def test_saved_and_loaded_it_is_the_same(captions, tmp_path):
+def test_saved_and_loaded_score_is_the_same(captions, tmp_path):
     score = rewards.load("cider_d", train=captions)
     score.save(tmp_path / "reward")
     loaded = rewards.load("cider_d", fitted=tmp_path / "reward")
@@ -116,27 +116,27 @@ def test_saved_and_loaded_it_is_the_same(captions, tmp_path):
     batch = ([""] * 3, texts, [["the dog chases a ball", "\N{DOG FACE} $"]] * 3, [{}] * 3)
     assert loaded(*batch).tolist() == score(*batch).tolist()
     other = rewards.load("cider_d", train=captions[:2])
-    assert other(*batch).tolist() != score(*batch).tolist()  # so the frequencies do matter here
+    assert other(*batch).tolist() != score(*batch).tolist()  # the control: the frequencies matter
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / "cider_d.json.gz").read_bytes() == (
         tmp_path / "reward" / "cider_d.json.gz"
     ).read_bytes()
 
 
-def test_nothing_to_fit_on_is_refused_at_the_door(tmp_path):
+def test_missing_train_examples_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cider_d counts document frequencies.*pass train="):
         rewards.load("cider_d")
     with pytest.raises(ValueError, match=r"no saved cider_d in"):
         rewards.load("cider_d", fitted=tmp_path)
 
 
-def test_too_little_to_fit_on_is_refused():
+def test_too_few_train_examples_are_refused():
     for train in ([], [Example(references=("a",))], [Example(), Example(references=("a",))]):
         with pytest.raises(ValueError, match="at least 2 train examples with references"):
             cider(train, "a", ["a"])
 
 
-def test_train_may_come_late(captions):
+def test_train_examples_are_loaded_on_first_use(captions):
     asked = []
 
     def examples():
@@ -150,7 +150,7 @@ def test_train_may_come_late(captions):
     assert len(asked) == 1
 
 
-def test_two_scores_of_the_same_content_share_what_they_counted(captions):
+def test_equal_train_examples_share_their_counts(captions):
     first = rewards.load("cider_d", train=captions)
     copied = [Example(example.prompt, example.references) for example in captions]
     assert rewards.load("cider_d", train=lambda: copied).frequencies is first.frequencies

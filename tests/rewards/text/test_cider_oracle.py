@@ -1,4 +1,4 @@
-"""CIDEr-D beside the caption toolkit's scorer, which is no dependency: the test runs where somebody installed it."""
+"""CIDEr-D equals that of the caption toolkit, where this is installed."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def captions(split):
         return [json.loads(line)["references"] for line in lines]
 
 
-def test_real_captions_score_as_by_the_toolkit():
+def test_scores_equal_those_of_the_toolkit():
     module = pytest.importorskip("pycocoevalcap.cider.cider_scorer", reason="needs pycocoevalcap")
     score = rewards.load("cider_d", train=[Example("", tuple(texts)) for texts in captions("train")[:8000]])
     known = score.frequencies
@@ -31,7 +31,7 @@ def test_real_captions_score_as_by_the_toolkit():
     texts += [("a a a dog dog", ["a dog", "the dog runs"]), ("x", ["x"]), ("dog", ["a dog runs in the park ."])]
 
     class Documents(list):
-        def __len__(self):  # which the toolkit takes for the number of documents
+        def __len__(self):  # the toolkit uses it as the number of documents
             return known.documents
 
     scorer = module.CiderScorer(n=4, sigma=6.0)
@@ -45,4 +45,4 @@ def test_real_captions_score_as_by_the_toolkit():
     assert len(texts) >= 1000
     assert expected.max() > 3
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    assert np.abs(found - expected[::-1]).max() > 1  # so a wrong one would show
+    assert np.abs(found - expected[::-1]).max() > 1  # so that a wrong score would be detected

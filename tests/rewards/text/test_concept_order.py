@@ -1,4 +1,4 @@
-"""The order of concepts: where each stands, and what counts as rising."""
+"""The order of concepts: the position of each, and the longest increasing subsequence."""
 
 import pytest
 
@@ -9,22 +9,22 @@ def order(completion: str, concepts: list[str]) -> float:
     return float(rewards.load("concept_order")([""], [completion], [[]], [{"concepts": concepts}])[0])
 
 
-def test_concepts_at_the_same_word_do_not_rise():
+def test_concepts_at_the_same_word_are_not_increasing():
     # Both are found at word 0: of two that tie only one counts.
     assert order("running", ["run", "running"]) == 0.5
     assert order("running dogs", ["run", "running", "dog"]) == pytest.approx(2 / 3)
 
 
-def test_longest_increasing_part_is_counted_not_the_first():
-    # Places: c 4, a 0, b 1, d 2. The longest that rises is a, b, d; one that begins with c has only c.
+def test_longest_increasing_subsequence_counts():
+    # Positions: c 4, a 0, b 1, d 2. The longest increasing subsequence is a, b, d; one that begins with c has only c.
     text = "apple boat door and car"
     assert order(text, ["car", "apple", "boat", "door"]) == 0.75
-    # Places 0, 4, 1, 2: greedily apple, car is 2; the longest is apple, boat, door.
+    # Positions 0, 4, 1, 2: a greedy choice, apple and car, has 2; the longest is apple, boat, door.
     assert order(text, ["apple", "car", "boat", "door"]) == 0.75
 
 
-def test_earliest_mention_decides_the_place():
-    # "cat" stands at 1 and 3, "dog" at 2: the first cat comes before the dog, so only this order has both.
+def test_earliest_mention_counts():
+    # "cat" is at 1 and 3, "dog" at 2: the first cat comes before the dog, so only this order has both.
     assert order("a cat dog cat", ["cat", "dog"]) == 1.0
     assert order("a cat dog cat", ["dog", "cat"]) == 0.5
 

@@ -20,8 +20,8 @@ def test_a_concept_may_itself_be_inflected():
     assert coverage("a giraffe eats", ["giraffes", "eat"]) == 1.0
 
 
-def test_a_concept_as_it_stands_counts():
-    # The table knows the word of the text by another lemma than the concept's, but both are written alike.
+def test_exact_matches_count():
+    # The lemma of the word in the text differs from the concept's lemma, but both are spelled alike.
     assert coverage("She LEFT, better.", ["left", "better"]) == 1.0
     assert coverage("xyzzies", ["xyzzies"]) == 1.0
 
@@ -31,7 +31,7 @@ def test_whole_words_only():
     assert coverage("a hot dog-like thing", ["dog"]) == 1.0
 
 
-def test_a_concept_of_several_words_stands_in_a_row():
+def test_words_of_a_concept_are_adjacent():
     assert coverage("two ice creams", ["ice cream"]) == 1.0
     assert coverage("cream on ice", ["ice cream"]) == 0.0
 
@@ -41,7 +41,7 @@ def test_order_and_repetition_of_words_do_not_count():
     assert coverage("run dog dog dog", ["dog", "run", "ball"]) == pytest.approx(2 / 3)
 
 
-def test_nothing_written_or_nothing_asked():
+def test_empty_text_or_no_concepts():
     assert coverage("", ["dog"]) == coverage(" \n", ["dog"]) == 0.0
     assert coverage("a dog", []) == 0.0
 
@@ -54,7 +54,7 @@ def test_lemmas_are_those_of_spacys_lookup_lemmatizer():
     assert module._lexicon().lemmatise(text)[1].split() == [token.lemma_.lower() for token in nlp(text)]
 
 
-def test_words_are_not_kept_for_ever(monkeypatch):
+def test_cache_of_words_is_limited(monkeypatch):
     monkeypatch.setattr(module, "MAX_STORED_WORDS", module._lexicon().num_stored_words + 10)
     before = module._lexicon()
     assert coverage("two dogs " + " ".join(f"qx{i}" for i in range(50)), ["dog"]) == 1.0
@@ -84,7 +84,7 @@ def test_order_by_hand():
     assert of_kind("concept_order", "Park: the dog runs.", concepts) == pytest.approx(2 / 3)
     assert of_kind("concept_order", "parks run dogs", concepts) == pytest.approx(1 / 3)
     assert of_kind("concept_order", "a cat", concepts) == 0.0
-    # the first place counts: the second dog does not mend the order
+    # the first mention counts: the second dog does not change the order
     assert of_kind("concept_order", "park dog run", ["park", "run", "dog"]) == pytest.approx(2 / 3)
     assert of_kind("concept_order", "run dog, run dog", ["dog", "run"]) == 0.5
     assert of_kind("concept_order", "", concepts) == of_kind("concept_order", "dog", []) == 0.0
@@ -105,12 +105,12 @@ def test_stems_by_hand():
     assert of_kind("concept_stems", "the dogs running park.", ["dog", "run", "park"]) == pytest.approx(2 / 3)
     assert of_kind("concept_stems", "the dogs running park", ["dog", "run", "park"]) == 1.0
     assert of_kind("concept_stems", "a dog", ["dog", "dogs"]) == 1.0  # one stem
-    assert of_kind("concept_stems", "he saw", ["see"]) == 0.0  # where lemmas know better
+    assert of_kind("concept_stems", "he saw", ["see"]) == 0.0  # lemmas would match
     assert of_kind("concept_coverage", "he saw", ["see"]) == 1.0
     assert of_kind("concept_stems", "", ["dog"]) == of_kind("concept_stems", "dog", []) == 0.0
 
 
 @pytest.mark.parametrize("name", ["concept_order", "concept_stems"])
-def test_each_says_what_it_lacks(name):
+def test_missing_concepts_are_refused(name):
     with pytest.raises(ValueError, match=rf'{name} needs extras\["concepts"\]'):
         rewards.load(name)(["p"], ["c"], [[]], [{}])

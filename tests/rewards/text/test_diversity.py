@@ -1,4 +1,4 @@
-"""Figures of how varied a corpus is."""
+"""Diversity metrics of a corpus."""
 
 import math
 
@@ -8,7 +8,7 @@ from sacrebleu.metrics import BLEU
 from tril_gym import rewards
 
 
-def figure(name, *texts, **settings):
+def measure(name, *texts, **settings):
     count = len(texts)
     return rewards.load(name, **settings).corpus([""] * count, list(texts), [[]] * count, [{}] * count)
 
@@ -16,76 +16,76 @@ def figure(name, *texts, **settings):
 def test_distinct_by_hand():
     # the cat sat / The cat ran: 6 words, 4 different; pairs the cat, cat sat, the cat, cat ran: 3 of 4; triples 2 of 2
     texts = "the cat sat", "The cat ran"
-    assert figure("distinct_1", *texts) == pytest.approx(4 / 6)
-    assert figure("distinct_2", *texts) == pytest.approx(3 / 4)
-    assert figure("distinct_3", *texts) == 1.0
-    assert figure("distinct_2", "a", "b") == 0.0  # no pair spans two texts
-    assert figure("vocabulary_size", *texts) == 4
+    assert measure("distinct_1", *texts) == pytest.approx(4 / 6)
+    assert measure("distinct_2", *texts) == pytest.approx(3 / 4)
+    assert measure("distinct_3", *texts) == 1.0
+    assert measure("distinct_2", "a", "b") == 0.0  # no pair spans two texts
+    assert measure("vocabulary_size", *texts) == 4
 
 
 def test_entropy_by_hand():
     # a a b c: shares 1/2, 1/4, 1/4 have 1/2 · 1 + 2 · 1/4 · 2 = 1.5 bits
-    assert figure("entropy_1", "a a", "b c") == pytest.approx(1.5)
-    assert figure("entropy_2", "a a", "b c") == pytest.approx(1.0)  # two pairs, one each
-    assert figure("entropy_1", "a a a") == 0.0
-    assert figure("entropy_1", " ".join(f"w{i}" for i in range(8))) == pytest.approx(3.0)
+    assert measure("entropy_1", "a a", "b c") == pytest.approx(1.5)
+    assert measure("entropy_2", "a a", "b c") == pytest.approx(1.0)  # two pairs, one each
+    assert measure("entropy_1", "a a a") == 0.0
+    assert measure("entropy_1", " ".join(f"w{i}" for i in range(8))) == pytest.approx(3.0)
 
 
 def test_msttr_by_hand():
     # segments of 3 across the texts: a b a | b c c | (d is left over): 2/3 and 2/3
-    assert figure("msttr", "a b", "a b c", "c d", segment=3) == pytest.approx(2 / 3)
-    assert figure("msttr", "a b", "a", segment=100) == pytest.approx(2 / 3)  # fewer words than a segment
-    assert figure("msttr", " ".join(["w"] * 100 + [f"w{i}" for i in range(100)])) == pytest.approx((0.01 + 1) / 2)
+    assert measure("msttr", "a b", "a b c", "c d", segment=3) == pytest.approx(2 / 3)
+    assert measure("msttr", "a b", "a", segment=100) == pytest.approx(2 / 3)  # fewer words than a segment
+    assert measure("msttr", " ".join(["w"] * 100 + [f"w{i}" for i in range(100)])) == pytest.approx((0.01 + 1) / 2)
 
 
 def test_self_bleu_by_sacrebleu():
     texts = ["a dog runs in the park", "a dog runs in the yard", "two birds sing"]
     metric = BLEU(effective_order=True, force=True)
     alone = [metric.sentence_score(text, texts[:row] + texts[row + 1 :]).score for row, text in enumerate(texts)]
-    assert figure("self_bleu", *texts) == pytest.approx(sum(alone) / 3, abs=1e-12)
-    assert figure("self_bleu", "a dog runs in the park", "a dog runs in the park") == pytest.approx(100.0)
+    assert measure("self_bleu", *texts) == pytest.approx(sum(alone) / 3, abs=1e-12)
+    assert measure("self_bleu", "a dog runs in the park", "a dog runs in the park") == pytest.approx(100.0)
     # Of four texts two are read, the first and the third.
-    assert figure("self_bleu", "a b c d", "x y", "a b c d", "z", sample=2) == pytest.approx(100.0)
+    assert measure("self_bleu", "a b c d", "x y", "a b c d", "z", sample=2) == pytest.approx(100.0)
 
 
-def test_self_bleu_reads_as_many_texts_as_it_may():
+def test_self_bleu_reads_a_limited_number_of_texts():
     # of five texts four are read, 0, 1, 2 and 3 (i · 5 // 4); of the others, two are alike in all
     texts = ["a b c d", "e f g h", "a b c d", "i j k l", "e f g h"]
-    assert figure("self_bleu", *texts, sample=4) == pytest.approx(figure("self_bleu", *texts[:4]))
-    assert figure("self_bleu", *texts, sample=4) != pytest.approx(figure("self_bleu", *texts), abs=1)
-    assert figure("self_bleu", *texts, sample=5) == figure("self_bleu", *texts, sample=200)
+    assert measure("self_bleu", *texts, sample=4) == pytest.approx(measure("self_bleu", *texts[:4]))
+    assert measure("self_bleu", *texts, sample=4) != pytest.approx(measure("self_bleu", *texts), abs=1)
+    assert measure("self_bleu", *texts, sample=5) == measure("self_bleu", *texts, sample=200)
 
 
-def test_an_empty_text_is_like_no_other():
+def test_self_bleu_of_empty_texts_is_zero():
     # 100 for each of the two that are alike, 0 for the empty one
-    assert figure("self_bleu", "a b c d", "a b c d", "") == pytest.approx(200 / 3)
+    assert measure("self_bleu", "a b c d", "a b c d", "") == pytest.approx(200 / 3)
 
 
-def test_nothing_has_no_variety():
+def test_empty_corpus_has_no_diversity():
     names = ["distinct_1", "distinct_3", "entropy_1", "entropy_2", "msttr", "self_bleu", "vocabulary_size"]
     for name in names:
-        assert figure(name) == figure(name, "") == figure(name, " \n") == 0.0, name
+        assert measure(name) == measure(name, "") == measure(name, " \n") == 0.0, name
 
 
-def test_order_of_texts_changes_only_what_runs_over_them():
+def test_only_some_metrics_depend_on_the_order_of_texts():
     texts = ["a dog runs .", "two dogs", "the cat sat , and sat", "a"]
     for name in ("distinct_1", "distinct_2", "entropy_1", "entropy_2", "vocabulary_size"):
-        assert figure(name, *texts) == figure(name, *reversed(texts))
-    assert figure("self_bleu", *texts) == pytest.approx(figure("self_bleu", *reversed(texts)), abs=1e-9)
+        assert measure(name, *texts) == measure(name, *reversed(texts))
+    assert measure("self_bleu", *texts) == pytest.approx(measure("self_bleu", *reversed(texts)), abs=1e-9)
 
 
-def test_repeating_a_corpus_makes_it_less_varied():
-    """Why there are no bootstrap intervals of these: a resample repeats texts."""
+def test_repeated_corpus_is_less_diverse():
+    """The reason why there are no bootstrap intervals: a resample repeats texts."""
     texts = ["a dog runs", "two cats sleep", "birds sing loudly"]
     for name in ("distinct_1", "distinct_2"):
-        assert figure(name, *texts, *texts) == figure(name, *texts) / 2
-    assert figure("vocabulary_size", *texts, *texts) == figure("vocabulary_size", *texts)
-    assert math.isclose(figure("entropy_1", *texts, *texts), figure("entropy_1", *texts))
+        assert measure(name, *texts, *texts) == measure(name, *texts) / 2
+    assert measure("vocabulary_size", *texts, *texts) == measure("vocabulary_size", *texts)
+    assert math.isclose(measure("entropy_1", *texts, *texts), measure("entropy_1", *texts))
     assert not isinstance(rewards.load("distinct_1"), rewards.PooledScore)
     assert isinstance(rewards.load("sacre_bleu"), rewards.PooledScore)
 
 
-def test_bad_settings_are_refused():
+def test_invalid_settings_are_refused():
     for segment in (0, 1.5, math.nan, True):
         with pytest.raises(ValueError, match=rf"segment must be a whole number of at least 1, got {segment}"):
             rewards.load("msttr", segment=segment)

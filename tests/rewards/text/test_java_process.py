@@ -1,4 +1,4 @@
-"""Programs that answer line by line, with one written in Python in the place of Java."""
+"""Java processes that answer line by line, with a Python program in the place of Java."""
 
 import os
 import subprocess
@@ -53,13 +53,13 @@ def test_lines_are_answered_in_order_by_one_program(process):
     assert process.pid == pid
 
 
-def test_more_than_the_pipes_can_hold_blocks_nobody(process):
-    # A pipe holds 64 kB: 300 questions of 10 kB and as many answers fill both.
+def test_requests_larger_than_the_pipes_do_not_block(process):
+    # A pipe holds 64 kB: 300 requests of 10 kB and their replies fill both.
     answers = process.request(["long10000" + " " * 10_000] * 300)
     assert [len(answer) for answer in answers] == [10_000] * 300
 
 
-def test_one_that_dies_says_why_and_the_next_question_starts_another(process):
+def test_failed_process_is_reported_and_replaced(process):
     process.request(["a"])
     first = process.pid
     with pytest.raises(RuntimeError, match=r"exited with code 1 before it replied: no memory left\. The next text"):
@@ -69,7 +69,7 @@ def test_one_that_dies_says_why_and_the_next_question_starts_another(process):
     assert process.pid != first
 
 
-def test_its_last_errors_are_without_the_trace():
+def test_errors_are_reported_without_stack_trace():
     words = ["started", "java.lang.Error: no models", "\tat a.b(C.java:1)", "Caused by: x", "\t... 7 more"]
     die = "import sys; sys.stdin.readline(); sys.exit('\\n'.join(sys.argv[1:]))"
     process = LineProcess([sys.executable, "-SE", "-c", die, *words])
@@ -77,14 +77,14 @@ def test_its_last_errors_are_without_the_trace():
         process.request(["a"])
 
 
-def test_one_that_was_killed_between_two_questions_is_replaced(process):
+def test_killed_process_is_replaced(process):
     process.request(["a"])
     os.kill(process.pid, 9)
     process._running.process.wait()
     assert process.request(["b"]) == ["0 b"]
 
 
-def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(process, monkeypatch):
+def test_reply_to_an_interrupted_request_is_dropped(process, monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
 
@@ -95,7 +95,7 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(process, mon
     assert process.request(["b"]) == ["0 b"]
 
 
-def test_it_ends_with_its_object():
+def test_process_ends_with_its_object():
     process = LineProcess(COMMAND)
     process.request(["a"])
     pid = process.pid
@@ -104,12 +104,12 @@ def test_it_ends_with_its_object():
     assert not is_alive(pid)
 
 
-def test_a_line_break_in_a_question_is_our_own_mistake(process):
+def test_line_break_in_a_request_is_an_assertion(process):
     with pytest.raises(AssertionError, match="one_line"):
         process.request(["a\nb"])
 
 
-def test_everybody_has_the_same_program():
+def test_equal_commands_share_a_process():
     assert line_process(COMMAND) is line_process(tuple(COMMAND))
     assert line_process(COMMAND) is not line_process([*COMMAND, "other"])
 
@@ -127,30 +127,30 @@ print(*line_process(command).request(["b"]), line_process(command).pid, flush=Tr
 """
 
 
-def test_a_forked_process_has_its_own_and_all_end_with_python():
+def test_forked_process_starts_its_own():
     run = subprocess.run([sys.executable, "-c", FORK, *COMMAND], capture_output=True, text=True, check=True)
     parent, child, later = (line.rsplit(" ", 1) for line in run.stdout.splitlines())
     assert (parent[0], child[0], later[0]) == ("0 a", "0 child", "1 b")
     assert parent[1] == later[1] != child[1]
     deadline = time.monotonic() + 10
-    while any(map(is_alive, (int(parent[1]), int(child[1])))):  # until the system has buried them
+    while any(map(is_alive, (int(parent[1]), int(child[1])))):  # until the system has removed them
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_text_becomes_one_line():
+def test_text_becomes_one_line():
     assert one_line(" a\tb\r\nc\x00d\u2028e\x1f ") == "a b c d e"
     assert one_line("half \udce2 a character") == "half ? a character"
     assert one_line(" \n") == ""
 
 
-def test_an_answer_that_is_no_number_is_shown():
+def test_reply_without_number_is_in_the_message():
     assert parse_numbers(["0.5", "1"], reward="meteor") == [0.5, 1.0]
     with pytest.raises(RuntimeError, match=r"meteor did not reply with a number: .*'error: no parse'"):
         parse_numbers(["0.5", "error: no parse"], reward="meteor")
 
 
-def test_java_is_looked_for_in_java_home_and_on_the_path(tmp_path, monkeypatch):
+def test_java_is_found_by_java_home_and_path(tmp_path, monkeypatch):
     on_path, at_home = tmp_path / "java", tmp_path / "home" / "bin" / "java"
     at_home.parent.mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -169,7 +169,7 @@ def test_java_is_looked_for_in_java_home_and_on_the_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("memory", ["2", "g", "2 g", "0g", "-1g", "2gb", ""])
-def test_memory_is_a_number_with_a_unit(memory):
+def test_memory_setting_has_a_unit(memory):
     check_memory("512m")
     with pytest.raises(ValueError, match=r'memory must be a number with k, m or g, such as "2g", got'):
         check_memory(memory)

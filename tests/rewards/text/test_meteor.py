@@ -18,7 +18,7 @@ from tril_gym.rewards.text.meteor import Meteor, score_line
 
 DATA = paths.DATA
 
-# Speaks as the official program does. A text's score: the share of its words that the best reference has.
+# Has the protocol of the official program. The score is the share of a text's words that the best reference has.
 FAKE = """#!{python} -SE
 import sys
 sys.stdin.reconfigure(encoding="utf-8")
@@ -38,7 +38,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A pycocoevalcap with an empty jar, and a `java` that is a few lines of Python."""
+    """Return a folder with a pycocoevalcap with an empty jar, and a `java` written in Python."""
     folder = tmp_path_factory.mktemp("meteor")
     (folder / "pycocoevalcap" / "meteor").mkdir(parents=True)
     (folder / "pycocoevalcap" / "__init__.py").touch()
@@ -63,17 +63,17 @@ def score(reward, pairs):
     return reward([""] * len(pairs), completions, references, [{}] * len(pairs)).tolist()
 
 
-def test_one_program_scores_all_batches(fake):
+def test_one_process_scores_all_batches(fake):
     pairs = [("a dog runs", ["a cat runs", "a dog"]), ("a dog", ["the dog and a cat"]), ("x y", ["z"])]
     assert score(fake, pairs) == pytest.approx([2 / 3, 1, 0])
     pid = line_process(fake.command).pid
-    many = pairs * 200  # more than are asked at a time
+    many = pairs * 200  # more than one request
     assert score(fake, many) == score(fake, pairs) * 200
     assert score(Meteor(), pairs[::-1]) == score(fake, pairs)[::-1]
     assert line_process(fake.command).pid == pid
 
 
-def test_the_program_gets_its_options(fake, folder):
+def test_options_are_passed_to_the_program(fake, folder):
     assert fake.command[0] == str(folder / "java")
     assert fake.command[1] == "-Xmx2g"
     assert fake.command[-6:] == ["-", "-", "-stdio", "-l", "en", "-norm"]
@@ -82,28 +82,28 @@ def test_the_program_gets_its_options(fake, folder):
         Meteor(memory="2")
 
 
-def test_a_text_stays_within_its_own_field():
+def test_separators_in_texts_are_removed():
     assert score_line("a|||b\nc", ["d\r\n||| e", "||||"]) == "SCORE ||| d e |||  ||| a b c"
     assert score_line("a | b || c", ["d"]) == "SCORE ||| d ||| a | b || c"
 
 
-def test_odd_texts_are_asked_like_others(fake):
+def test_unusual_texts(fake):
     texts = ["a ||| b", "a\nb", "a \udce2 b", "\N{DOG FACE} a", "a b " * 2500, "a\x00b", "EVAL ||| a"]
     pairs = [(text, ["a", text]) for text in texts]
     assert score(fake, pairs) == [1.0] * len(texts)
     assert [score(fake, [pair])[0] for pair in pairs] == [1.0] * len(texts)
 
 
-def test_nothing_written_and_nothing_to_compare_give_zero_without_a_question(fake, monkeypatch):
+def test_empty_texts_score_zero_without_a_request(fake, monkeypatch):
     monkeypatch.setattr(module, "line_process", None)
     pairs = [("", ["a"]), (" \n", ["a"]), ("|||", ["a"]), ("a", [])]
     assert score(fake, pairs) == [0.0] * 4
     assert fake([], [], [], []).shape == (0,)
     with pytest.raises(TypeError):
-        score(fake, [("a", ["a"])])  # this one would be a question
+        score(fake, [("a", ["a"])])  # the control: this is a request
 
 
-def test_without_the_package_or_java_the_way_out_is_named(fake, tmp_path, monkeypatch):
+def test_missing_package_or_java_is_reported(fake, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
         with pytest.raises(ValueError, match=r"meteor runs a Java program and found no `java`"):
@@ -117,7 +117,7 @@ def captions(number):
     with gzip.open(DATA / "commongen" / "validation.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = [json.loads(line)["references"] for _, line in zip(range(number), file, strict=False)]
     own = [(references[0], references[1:]) for references in texts if len(references) > 1]
-    # Every second caption against its own references, the others against those of a stranger.
+    # Every second caption with its own references, the others with those of another example.
     return [(text, references if i % 2 else own[i - 1][1]) for i, (text, references) in enumerate(own)]
 
 
@@ -130,15 +130,15 @@ def official():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA}")
-def test_scores_are_those_of_the_caption_toolkit():
+def test_scores_equal_those_of_the_caption_toolkit():
     reward = official()
-    theirs = importlib.import_module("pycocoevalcap.meteor.meteor").Meteor()
-    theirs.meteor_p.stderr.close()  # which it leaves open
+    toolkit = importlib.import_module("pycocoevalcap.meteor.meteor").Meteor()
+    toolkit.meteor_p.stderr.close()  # not closed by the toolkit
     pairs = captions(110)
     texts = {str(i): [text] for i, (text, _) in enumerate(pairs)}
-    _, expected = theirs.compute_score({str(i): references for i, (_, references) in enumerate(pairs)}, texts)
-    theirs.meteor_p.stdout.close()
-    del theirs
+    _, expected = toolkit.compute_score({str(i): references for i, (_, references) in enumerate(pairs)}, texts)
+    toolkit.meteor_p.stdout.close()
+    del toolkit
     found = score(reward, pairs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     assert np.std(found) > 0.1  # the texts differ
@@ -148,7 +148,7 @@ def test_scores_are_those_of_the_caption_toolkit():
     assert line_process(reward.command).pid == pid
 
 
-def test_every_odd_text_has_an_answer_of_the_official_program():
+def test_official_program_scores_unusual_texts():
     reward = official()
     odd = [
         "\N{DOG FACE}",
@@ -187,12 +187,12 @@ def test_exact_and_stem_by_hand():
     assert stem("a red ball .", ["ball games"]) == pytest.approx(0.125 / 0.275 / 2)
 
 
-def test_the_best_reference_counts_and_synonyms_do_not():
+def test_best_reference_counts_without_synonyms():
     assert stem("the cat", ["a dog", "the cat", "the"]) == stem("the cat", ["the cat"]) == pytest.approx(15 / 16)
     assert stem("car", ["automobile"]) == 0.0
 
 
-def test_nothing_to_match_gives_zero():
+def test_no_match_scores_zero():
     assert stem("the cat", []) == stem("", ["the cat"]) == stem("the cat", [""]) == stem(" \n", [" "]) == 0.0
 
 
@@ -207,11 +207,11 @@ def test_no_corpus_is_read(monkeypatch):
 
     monkeypatch.setattr(LazyCorpusLoader, "_LazyCorpusLoader__load", read)
     assert stem("a car and a dog", ["an automobile and dogs"]) > 0
-    with pytest.raises(AssertionError, match="a corpus is read"):  # as it is by nltk's own word net
+    with pytest.raises(AssertionError, match="a corpus is read"):  # as nltk's WordNet does
         single_meteor_score(["automobile"], ["car"])
 
 
-def test_exact_and_stem_is_independent_of_neighbours_and_takes_odd_texts():
+def test_exact_and_stem_of_unusual_texts_in_a_batch():
     reward = rewards.load("meteor_exact_stem")
     texts = ["a dog", "", "\udce2 dog", "\x00", "\N{DOG FACE}", "dog ball " * 1112, "x" * 10_000, "a cat|||\n"]
     pairs = [(text, ["the dogs", text[:50]]) for text in texts]

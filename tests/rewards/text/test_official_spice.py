@@ -15,7 +15,7 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no Java compiler o
 
 
 def package(folder, monkeypatch):
-    """Put a pycocoevalcap of ours before one that may be installed."""
+    """Import the stand-in pycocoevalcap instead of an installed one."""
     monkeypatch.delitem(sys.modules, "pycocoevalcap", raising=False)
     monkeypatch.syspath_prepend(folder)
 
@@ -27,7 +27,7 @@ def stand_in_folder(tmp_path_factory):
 
 @pytest.fixture
 def stand_in(stand_in_folder, monkeypatch):
-    """A scorer that knows no synonyms."""
+    """Return a reward with the stand-in scorer, without synonyms."""
     package(stand_in_folder, monkeypatch)
     reward = OfficialSpice(memory="256m", threads=1)
     yield reward
@@ -36,7 +36,7 @@ def stand_in(stand_in_folder, monkeypatch):
 
 @pytest.fixture
 def real(tmp_path, monkeypatch):
-    """The real scorer."""
+    """Return a reward with the real scorer."""
     folder = spice_stand_in.real_scorer()
     if folder is None:
         pytest.skip("pycocoevalcap, which has the real scorer, is not installed")
@@ -63,7 +63,7 @@ BY_HAND = [
 
 
 @needs_compiler
-def test_one_program_scores_all_texts(stand_in):
+def test_one_process_scores_all_texts(stand_in):
     pairs, expected = zip(*BY_HAND, strict=True)
     found = score(stand_in, pairs)
     assert found == pytest.approx(expected)
@@ -74,24 +74,24 @@ def test_one_program_scores_all_texts(stand_in):
 
 
 @needs_compiler
-def test_parses_are_remembered(stand_in):
-    # The stand-in names PARSED after the number of texts that it has parsed: the same text is the same proposition.
+def test_parses_are_cached(stand_in):
+    # The stand-in replaces PARSED by the number of texts parsed so far: a cached text has the same proposition.
     first = score(stand_in, [("PARSED dog", ["PARSED dog"]), ("PARSED cat", ["PARSED dog"])])
     assert first == [1.0, 0.0]
     assert score(stand_in, [("n1 dog", ["PARSED dog"]), ("n2 cat", ["PARSED cat"])]) == [1.0, 1.0]
-    assert score(stand_in, [("PARSED new", ["n1 new"])]) == [0.5]  # a text that it has not seen, so not n1
+    assert score(stand_in, [("PARSED new", ["n1 new"])]) == [0.5]  # a new text, so not n1
 
 
 @needs_compiler
-def test_odd_texts(stand_in):
+def test_unusual_texts(stand_in):
     texts = ["a\tb", "a\n\nb", "a \udce2", "\N{DOG FACE} größe", "dog " * 2500, "x" * 10_000, "a\x00b", "error"]
     pairs = [(text, [text, ""]) for text in texts]
     assert score(stand_in, pairs) == [1.0] * len(texts)
-    assert score(stand_in, [("\N{DOG FACE} größe", ["größe ?"])]) == [0.5]  # they arrive as what they are
+    assert score(stand_in, [("\N{DOG FACE} größe", ["größe ?"])]) == [0.5]  # unicode is passed unchanged
 
 
 @needs_compiler
-def test_a_text_that_cannot_be_parsed_is_an_error_and_the_next_batch_is_none(stand_in):
+def test_parser_error_does_not_affect_the_next_batch(stand_in):
     pid = line_process(stand_in.command).pid
     for _ in range(2):
         with pytest.raises(
@@ -107,7 +107,7 @@ def test_a_text_that_cannot_be_parsed_is_an_error_and_the_next_batch_is_none(sta
 
 @pytest.fixture
 def empty_package(tmp_path, monkeypatch):
-    """A pycocoevalcap of empty files, beside a Java of empty files."""
+    """Return a pycocoevalcap and a Java of empty files."""
     library = tmp_path / "pycocoevalcap" / "spice" / "lib"
     library.mkdir(parents=True)
     (tmp_path / "pycocoevalcap" / "__init__.py").touch()
@@ -122,7 +122,7 @@ def empty_package(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_without_the_parser_it_says_where_it_looked_and_how_to_get_it(empty_package, tmp_path_factory):
+def test_missing_parser_is_reported(empty_package, tmp_path_factory):
     library = empty_package / "pycocoevalcap" / "spice" / "lib"
     (library / CORENLP[1]).unlink()
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_without_the_parser_it_says_where_it_looked_and_how_to_get_it(empty_pack
     assert path.endswith(str(elsewhere / CORENLP[1]))
 
 
-def test_without_the_package_or_a_compiler_the_way_out_is_named(empty_package, monkeypatch):
+def test_missing_package_or_compiler_is_reported(empty_package, monkeypatch):
     OfficialSpice()
     (empty_package / "javac").unlink()
     with pytest.raises(ValueError, match=r"official_spice compiles .* no `javac`"):
@@ -148,7 +148,7 @@ def test_without_the_package_or_a_compiler_the_way_out_is_named(empty_package, m
         OfficialSpice()
 
 
-def test_settings_reach_the_program_or_are_refused(empty_package):
+def test_settings_are_passed_or_refused(empty_package):
     command = OfficialSpice(memory="3g", threads=2).command
     assert command[1] == "-Xmx3g"
     assert command[-2:] == [str(module.SERVER), "2"]
@@ -160,7 +160,7 @@ def test_settings_reach_the_program_or_are_refused(empty_package):
         OfficialSpice(memory="much")
 
 
-def test_nothing_to_ask_gives_zero_and_long_texts_are_cut(empty_package, monkeypatch):
+def test_empty_texts_score_zero_and_long_ones_are_truncated(empty_package, monkeypatch):
     asked = []
     reward = OfficialSpice(max_words=3)
     monkeypatch.setattr(reward, "_request", lambda questions: asked.extend(questions) or [0.5] * len(questions))
@@ -172,7 +172,7 @@ def test_nothing_to_ask_gives_zero_and_long_texts_are_cut(empty_package, monkeyp
 
 
 @needs_compiler
-def test_the_real_scorer_matches_synonyms(real):
+def test_real_scorer_matches_synonyms(real):
     pairs, expected = zip(*BY_HAND, strict=True)
     assert score(real, pairs) == pytest.approx(expected)
     assert score(real, [("auto", ["car"]), ("auto", ["dog"]), ("kid:big", ["child:large"])]) == [1.0, 0.0, 1.0]
@@ -191,15 +191,15 @@ TIED = (
 
 
 @needs_compiler
-def test_with_equal_hashes_the_real_score_does_not_depend_on_what_came_before(real):
+def test_real_score_is_deterministic(real):
     assert len(set(score(real, [TIED] * 30))) == 1
     real.command = [part for part in real.command if part not in SAME_HASH]
-    assert len(set(score(real, [TIED] * 30))) > 1  # as the authors' program is
+    assert len(set(score(real, [TIED] * 30))) > 1  # as with the authors' program
     line_process(real.command).close()
 
 
 @needs_compiler
-def test_the_real_parser_is_asked_and_misses_its_models(monkeypatch):
+def test_real_parser_is_used(monkeypatch):
     # The code of CoreNLP 3.4.1, which the toolkit has for its tokenizer, suffices to build the real parser.
     folder = spice_stand_in.real_scorer()
     if folder is None:

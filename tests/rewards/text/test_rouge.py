@@ -21,18 +21,18 @@ def test_words_are_stemmed():
     assert rouge("dogs flying", ["dog runs"]) == 0.5
 
 
-def test_over_several_references():
+def test_several_references():
     references = ["the cat sat", "a dog", "the cat"]  # F1 of "the cat": 2·1·(2/3)/(5/3) = 0.8, 0, 1
     assert rouge("the cat", references) == 1.0
     assert rouge("the cat", references, reduction="mean") == pytest.approx(0.6)
 
 
-def test_no_reference_and_no_words_give_zero():
+def test_empty_texts_score_zero():
     assert rouge("the cat", []) == rouge("the cat", [], reduction="mean") == 0.0
     assert rouge("", ["the cat"]) == rouge("the cat", [""]) == rouge("", [""]) == 0.0
 
 
-def test_remembering_words_changes_no_score():
+def test_caching_words_changes_no_score():
     plain = RougeScorer(["rougeL"], use_stemmer=True)
     texts = [
         "Generously walked-on stairs",
@@ -50,7 +50,7 @@ def of_kind(name, completion, references, **settings):
     return float(rewards.load(name, **settings)(["p"], [completion], [references], [{}])[0])
 
 
-def test_the_kinds_by_hand():
+def test_variants_by_hand():
     # completion: the cat sat (3 words, 2 pairs); reference: the cat lay flat (4 words, 3 pairs)
     #   words in common the, cat: P = 2/3, R = 2/4, F1 = 2 · (1/3) / (7/6) = 4/7
     #   pairs in common the cat: P = 1/2, R = 1/3, F1 = 2 · (1/6) / (5/6) = 2/5
@@ -65,7 +65,7 @@ def test_the_kinds_by_hand():
     assert of_kind("rouge_l", *swapped) == pytest.approx(0.5)
 
 
-def test_combined_is_the_best_of_the_means_and_not_the_mean_of_the_bests():
+def test_combined_is_the_best_of_the_means():
     references = ["cat the", "the dog runs to the cat"]
     alone = [of_kind("rouge_combined", "the cat", [reference]) for reference in references]
     assert of_kind("rouge_combined", "the cat", references) == max(alone)

@@ -1,4 +1,4 @@
-"""BLEU, chrF and TER: what sacrebleu says, of each text and of a corpus."""
+"""BLEU, chrF and TER equal those of sacrebleu, for texts and corpora."""
 
 import math
 
@@ -28,7 +28,7 @@ def score(name, text, targets, **settings):
 
 
 def streams(targets):
-    """References as sacrebleu wants them for a corpus: None where a text has fewer."""
+    """Return the references as sacrebleu's streams of a corpus: None where a text has fewer."""
     most = max(map(len, targets))
     return [[of_one[i] if i < len(of_one) else None for of_one in targets] for i in range(most)]
 
@@ -66,7 +66,7 @@ CORPUS = {"sacre_bleu": BLEU(force=True), "corpus_chrf": CHRF(), "corpus_ter": T
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_each_text_scores_as_by_sacrebleu(name):
+def test_text_scores_equal_those_of_sacrebleu(name):
     found = rewards.load(name)(*columns(TEXTS, TARGETS))
     for value, text, targets in zip(found, TEXTS, TARGETS, strict=True):
         if text:
@@ -74,7 +74,7 @@ def test_each_text_scores_as_by_sacrebleu(name):
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_a_corpus_scores_as_by_sacrebleu(name):
+def test_corpus_scores_equal_those_of_sacrebleu(name):
     metric = rewards.load(name)
     expected = CORPUS[name].corpus_score(TEXTS, streams(TARGETS)).score
     assert metric.corpus(*columns(TEXTS, TARGETS)) == pytest.approx(expected, abs=1e-12)
@@ -84,7 +84,7 @@ def test_a_corpus_scores_as_by_sacrebleu(name):
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_sums_say_it_all(name):
+def test_corpus_scores_come_from_sums(name):
     metric = rewards.load(name)
     statistics = metric.statistics(*columns(TEXTS, TARGETS))
     for rows in ([0, 1], [3, 3, 0], [0, 1, 2, 3, 4]):
@@ -92,7 +92,7 @@ def test_sums_say_it_all(name):
         assert metric.from_sums(statistics[rows].sum(0)) == pytest.approx(metric.corpus(*part), abs=1e-12)
 
 
-def test_texts_without_references_count_for_nothing():
+def test_texts_without_references_do_not_count():
     for name, metric in ((name, rewards.load(name)) for name in CORPUS):
         more = columns([*TEXTS, "left out"], [*TARGETS, []])
         assert metric.corpus(*more) == metric.corpus(*columns(TEXTS, TARGETS)), name
@@ -102,7 +102,7 @@ def test_texts_without_references_count_for_nothing():
     assert [rewards.load(name).corpus([""], ["x"], [[]], [{}]) for name in CORPUS] == [0.0, 0.0, 100.0]
 
 
-def test_ter_of_two_long_texts_looks_for_no_phrases_that_moved():
+def test_ter_of_two_long_texts_has_no_shifts():
     # c d a b for a b c d: one phrase moved, 1 edit of 4 words; word by word c d go, and come again: 4 edits
     assert score("ter", "c d a b", ["a b c d"], most_words=4) == pytest.approx(25.0)
     assert score("ter", "c d a b", ["a b c d"], most_words=3) == pytest.approx(100.0)
@@ -115,8 +115,8 @@ def test_ter_of_two_long_texts_looks_for_no_phrases_that_moved():
     assert score("ter", long_text, ["a b c d"], most_words=7) == pytest.approx(100 * 202 / 4)
 
 
-def test_ter_reads_all_of_a_long_text():
-    """What rambles on for longer is worse, by as many words."""
+def test_ter_reads_long_texts_completely():
+    """The score of a longer text is worse by the number of further words."""
     target = "the dog chases the ball in the park"  # 8 words
     for count in (100, 500, 1000):
         assert score("ter", target + " x" * count, [target]) == pytest.approx(100 * count / 8)
@@ -124,8 +124,8 @@ def test_ter_reads_all_of_a_long_text():
     assert score("ter", text, [target]) == pytest.approx(metric.sentence_score(text, [target]).score, abs=1e-12)
 
 
-def test_missing_references_are_no_empty_ones():
-    """An empty string in sacrebleu's streams is a reference that wants nothing, None is no reference."""
+def test_missing_references_differ_from_empty_ones():
+    """In sacrebleu's streams an empty string is an empty reference, None is no reference."""
     filled = [[text or "" for text in stream] for stream in streams(TARGETS)]
     expected, other = (TER().corpus_score(TEXTS, kind).score for kind in (streams(TARGETS), filled))
     assert abs(expected - other) > 1
@@ -134,13 +134,13 @@ def test_missing_references_are_no_empty_ones():
 
 @pytest.mark.parametrize("name", CORPUS)
 @pytest.mark.parametrize("text", ["", "a b"])
-def test_references_that_want_nothing_score_as_by_sacrebleu(name, text):
+def test_empty_references_score_as_by_sacrebleu(name, text):
     expected = CORPUS[name].corpus_score([text, ""], [["", ""]]).score
     assert rewards.load(name).corpus(*columns([text, ""], [[""], [""]])) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_statistics_are_as_wide_whatever_the_texts(name):
+def test_statistics_have_a_fixed_width(name):
     metric = rewards.load(name)
     batches = ([], []), (["a"], [[]]), (["a b"], [["a"]]), ([""], [["a", "b"]])
     shapes = [metric.statistics(*columns(*batch)).shape for batch in batches]
@@ -156,7 +156,7 @@ def test_bleu_without_effective_order_is_quiet(caplog):
     assert score("bleu", "a b", ["a b c"]) > found + 1
 
 
-def test_a_tokenizer_that_is_not_installed_is_named(monkeypatch):
+def test_missing_tokenizer_is_reported(monkeypatch):
     def lacks(*args, **kwargs):
         raise RuntimeError("\nPlease install\n  them.\n")
 
@@ -181,15 +181,15 @@ def test_a_tokenizer_that_is_not_installed_is_named(monkeypatch):
         ("sacre_bleu", {"effective_order": True}, r"no setting 'effective_order'"),
     ],
 )
-def test_bad_settings_are_refused(name, settings, message):
+def test_invalid_settings_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
         rewards.load(name, **settings)
 
 
-def test_a_corpus_figure_pays_no_text():
+def test_corpus_metrics_are_no_rewards():
     with pytest.raises(ValueError, match=r"sacre_bleu is a figure of a whole corpus.*--metrics sacre_bleu"):
         rewards.as_score("sacre_bleu")
 
 
-def test_the_version_of_sacrebleu_counts_as_this_expects():
+def test_statistics_of_the_installed_sacrebleu():
     assert len(BLEU(force=True)._extract_corpus_statistics(["a"], [["a"]])[0]) == 2 + 2 * 4, sacrebleu.__version__

@@ -1,4 +1,4 @@
-"""SARI: by hand, and the figures that the authors' program gives for its own example."""
+"""SARI by hand, and the scores of the authors' own example."""
 
 import pytest
 
@@ -43,12 +43,12 @@ def test_the_authors_example(output, expected):
     assert score(SOURCE, output, REFERENCES) == pytest.approx(100 * expected, abs=1e-10)
 
 
-def test_a_text_that_changes_as_references_do_is_best():
+def test_text_equal_to_its_reference_scores_best():
     assert score(SOURCE, REFERENCES[1], REFERENCES[1:2]) > score(SOURCE, SOURCE, REFERENCES[1:2])
     assert score(SOURCE, REFERENCES[1], REFERENCES[1:2]) > 60
 
 
-def test_the_source_may_stand_in_the_extras():
+def test_source_in_the_extras():
     assert score("unread", "a c", ["a d"], source="plain") == pytest.approx(100 * 3 / 12)
     with pytest.raises(ValueError, match=r"source='full'.*no such key but \['plain'\]"):
         score("x", "y", ["z"], source="full")
@@ -56,7 +56,7 @@ def test_the_source_may_stand_in_the_extras():
         rewards.load("sari", source="")
 
 
-def test_nothing_to_do_and_no_references():
+def test_equal_texts_and_missing_references():
     assert score(SOURCE, "x", []) == 0.0
     assert score("", "", [""]) == 0.0
-    assert score("a", "", ["a"]) == 0.0  # deleted what was to be kept
+    assert score("a", "", ["a"]) == 0.0  # deleted a word of the reference

@@ -1,4 +1,4 @@
-"""Scene graphs of sentences that were parsed by hand, and SPICE by a pipeline of a few rules."""
+"""Scene graphs of sentences parsed by hand, and SPICE with a rule-based pipeline."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ KINDS |= {"r": "PRON", "c": "CCONJ", "-": "PART", "b": "ADV"}
 
 
 def parsed(text):
-    """A Doc from "word/lemma/kind/label/head …", heads counted from 1, 0 the root; "/tag" where it matters."""
+    """Return a Doc from "word/lemma/kind/label/head …"; heads count from 1, the root has 0; "/tag" is optional."""
     cells = [word.split("/") for word in text.split()]
     return Doc(
         Vocab(),
@@ -125,7 +125,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize(("text", "expected"), SENTENCES.values(), ids=SENTENCES)
-def test_the_graph_of_a_sentence(text, expected):
+def test_graph_of_a_sentence(text, expected):
     assert graph(text) == expected
 
 
@@ -171,7 +171,7 @@ def test_spice_by_hand(pipeline):
     assert found[6] > 0
 
 
-def test_scores_do_not_depend_on_company(pipeline):
+def test_scores_do_not_depend_on_the_batch(pipeline):
     together = score(rewards.load("spice", pipeline=pipeline), TEXTS, TARGETS)
     order = [4, 0, 6, 1, 1, 3, 2, 5]
     for reward in (rewards.load("spice", pipeline=pipeline), rewards.load("spice", pipeline=pipeline)):
@@ -181,7 +181,7 @@ def test_scores_do_not_depend_on_company(pipeline):
     assert score(reward, [], []).shape == (0,)
 
 
-def test_one_call_reads_all_new_texts_and_no_text_is_read_twice(pipeline, monkeypatch):
+def test_each_text_is_parsed_once(pipeline, monkeypatch):
     reward, calls, parse = Spice(pipeline=pipeline), [], module.parse
     monkeypatch.setattr(module, "parse", lambda texts, name: calls.append(list(texts)) or parse(texts, name))
     score(reward, ["a dog", "a cat", "a dog"], [["a dog"], ["the cat sits"], ["a dog"]])
@@ -189,7 +189,7 @@ def test_one_call_reads_all_new_texts_and_no_text_is_read_twice(pipeline, monkey
     assert calls == [["a dog", "a cat", "the cat sits"], ["a mat"]]
 
 
-def test_graphs_are_forgotten_in_time(pipeline, monkeypatch):
+def test_cache_of_graphs_is_limited(pipeline, monkeypatch):
     monkeypatch.setattr(module, "CACHED_TEXTS", 3)
     reward = Spice(pipeline=pipeline)
     first = score(reward, TEXTS, TARGETS)
@@ -210,7 +210,7 @@ def test_spider_adds_cider_and_is_saved(pipeline, tmp_path):
     np.testing.assert_array_equal(score(again, TEXTS, TARGETS), expected)
 
 
-def test_a_missing_pipeline_is_asked_for_at_the_door(tmp_path):
+def test_missing_pipeline_is_refused(tmp_path):
     for name in ("spice", "spider"):
         with pytest.raises(
             ValueError, match=rf"{name} parses.* no_such_one is .*pip install \"tril-gym\[spice\]\".*{name}.pipeline"
@@ -222,7 +222,7 @@ def test_a_missing_pipeline_is_asked_for_at_the_door(tmp_path):
         score(blank, ["a dog"], [["a dog"]])
 
 
-# What the parser of en_core_web_sm should find, written down by hand.
+# Expected parses of en_core_web_sm, by hand.
 REAL_SENTENCES = {
     "Two young girls are throwing a red ball to the dog.": {
         "girl", "ball", "dog", "girl, two", "girl, young", "ball, red", "girl, throw, ball", "girl, throw to, dog",
@@ -239,7 +239,7 @@ REAL_SENTENCES = {
 
 
 @pytest.mark.parametrize("sentence", REAL_SENTENCES)
-def test_a_real_parser_gives_the_graph_of_a_sentence(sentence):
+def test_graph_of_a_sentence_by_a_real_parser(sentence):
     (found,) = module.parse([sentence], module.resolve_pipeline("spice", None))
     assert {", ".join(proposition) for proposition in found} == REAL_SENTENCES[sentence]
 
@@ -256,7 +256,7 @@ def test_spice_with_a_real_parser_ignores_voice_but_not_roles():
     assert other == 0.0
 
 
-def test_the_default_pipeline_is_the_first_one_installed(monkeypatch):
+def test_default_pipeline_is_the_first_installed_one(monkeypatch):
     assert module.resolve_pipeline("spice", None) in module.PIPELINES
     monkeypatch.setattr(module, "PIPELINES", ("no_such_one", *module.PIPELINES))
     assert module.resolve_pipeline("spice", None) in module.PIPELINES[1:]

@@ -40,7 +40,7 @@ def pick(references: Sequence[str], draw: float) -> str:
 
 
 def reference_texts(trajectories: Trajectories, tokenize: ReferenceTokens, generator: torch.Generator) -> Texts:
-    """Return the prompts of B texts, each with one of its references, drawn anew.
+    """Return the prompts of B texts, each with one of its references, drawn at random.
 
     Raises:
         ValueError: an example has no reference.

@@ -119,7 +119,7 @@ class Trajectories:
 def minibatches(
     texts: int, *, epochs: int, size: int, generator: torch.Generator, lengths: Tensor | None = None
 ) -> Iterable[Tensor]:
-    """Yield the rows of each minibatch, (size,) int64, shuffled anew in every epoch.
+    """Yield the rows of each minibatch, (size,) int64, shuffled in every epoch.
 
     Args:
         texts: number of texts.

@@ -35,6 +35,8 @@ def help_of(*words):
         ("lora_alpha", float("inf")),
         ("save_every", 0),
         ("threads", 0),
+        ("eval_every", -1),
+        ("kl_warning", 0.0),
     ],
 )
 def test_values_outside_the_bounds_are_refused(name, value):

@@ -228,6 +228,7 @@ def run_folders(tmp_path_factory):
     from tril_gym.experiment import RunConsole, train
 
     small = {"env": "tril/Toy-v0", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2, "iterations": 2}
+    small["eval_every"] = 1
     own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
     own["ppo"] |= {"scale_rewards": True}
     own["aggrevated"] |= {"allow_full_rollins": True, "num_envs": 32}

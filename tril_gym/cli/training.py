@@ -99,8 +99,11 @@ def train_command(algorithm: str) -> click.Command:
     kind = agent_type(algorithm)
     usual = configure(algorithm)
 
-    # An option that the algorithm refuses is hidden, and its message says why.
-    options = config_options(RunConfig, asdict(usual), hidden=() if kind.takes_guide else ("guide",))
+    # An option that the algorithm refuses is hidden, and its message says why; so is one without effect.
+    hidden = {"guide"} if not kind.takes_guide else set()
+    if "kl_coef" not in usual.hyperparameters:
+        hidden.add("KL")
+    options = config_options(RunConfig, asdict(usual), hidden=hidden)
     options += [reward_arg_option(), *output_options(), *config_options(kind.config_type, usual.hyperparameters)]
     return GroupedCommand(
         algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help

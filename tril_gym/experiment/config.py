@@ -45,6 +45,12 @@ class RunConfig:
     eval_examples: int = config_field(
         200, "Maximum number of held-out examples in an evaluation", minimum=1, group="data"
     )
+    eval_every: int = config_field(
+        0,
+        "Iterations between evaluations of at most 100 held-out examples; with 0 only before and after training",
+        minimum=0,
+        group="data",
+    )
     env_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Keyword argument of the environment; may be repeated", "group": "data"}
     )
@@ -87,6 +93,12 @@ class RunConfig:
             " repeated; default: that of the environment",
             "group": "reward",
         },
+    )
+    kl_warning: float = config_field(
+        20.0,
+        "KL to the reference policy, in nats per text, above which a run without a gain in held-out reward warns",
+        above=0,
+        group="KL",
     )
     save_every: int = config_field(10, "Iterations between checkpoints", minimum=1, group="output")
     hyperparameters: dict[str, Any] = field(default_factory=dict)  # fields of the algorithm's config

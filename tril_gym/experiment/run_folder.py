@@ -1,6 +1,6 @@
 """The run folder: the settings of a run, what it measured, and its checkpoints.
 
-    config.yaml  words.json  metrics.jsonl  samples.jsonl  evaluation.json  curve.png  reward/
+    config.yaml  words.json  metrics.jsonl  samples.jsonl  evaluations.jsonl  evaluation.json  curve.png  reward/
     checkpoints/iteration-000040/
 
 Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
@@ -144,10 +144,11 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def truncate_after(self, iteration: int) -> None:
-        """Remove metrics and samples of iterations after the checkpoint, which will be run again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            kept = [row for row in self.rows(name) if row["iteration"] <= iteration]
-            write_json_lines(self.path / name, kept)
+        """Remove metrics, samples and evaluations of iterations after the checkpoint, which will be run again."""
+        for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+            if (self.path / name).is_file():
+                kept = [row for row in self.rows(name) if row["iteration"] <= iteration]
+                write_json_lines(self.path / name, kept)
 
     def save_checkpoint(self, number: int, save: Callable[[Path], None]) -> None:
         """Have `save` write a new checkpoint atomically, then delete all but the last ones."""

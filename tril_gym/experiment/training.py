@@ -12,12 +12,12 @@ from typing import Any
 from tril_gym.agents.algorithms.training_loop import Report
 from tril_gym.experiment.build import RunComponents, build_run, restore_run
 from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
-from tril_gym.experiment.evaluation import Evaluation, evaluate, sample_texts
+from tril_gym.experiment.evaluation import sample_texts
+from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker
-from tril_gym.experiment.verdict import verdict_of
 from tril_gym.utils.console import (
     RunConsole,
     comparison_table,
@@ -147,25 +147,25 @@ class Run:
     def __init__(self, folder: RunFolder, components: RunComponents, tracker: Tracker, console: RunConsole) -> None:
         self.folder, self.components, self.tracker, self.console = folder, components, tracker, console
         self.config, self.agent = components.config, components.agent
-        self.eval_envs = components.eval_envs(folder.path / "reward")
-        self.known_words = folder.read_words()
+        self.held_out = HeldOut(folder, components, self.console)
+        self.has_warned = False
 
     def run(self, *, profile: bool = False) -> Result:
         """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration."""
         with cpu_threads(self.config.cpu_threads):
             self.tracker.begin(self.folder.path, asdict(self.config))
             self._announce()
-            before = self._evaluation_before()
+            self.held_out.evaluate_before()
             if not self.folder.checkpoints():
                 self._save()
             total, done = self.config.iterations, self.agent.iteration
+            self._evaluate_if_due(done)  # a resumed run that once ended here
             with self.console.progress("training", total=total, completed=done) as show, stop_signal() as asked:
                 callback = partial(self._after_iteration, show, asked)
                 self.agent.learn(max(0, total - done), callback=callback, profile=profile)
-            after = self._evaluate("after").as_json()
-            result = Result(self.folder.path, before, after, self._verdict(before, after))
-            self._write_evaluation(before, after, result.verdict)
+            after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
             self.tracker.close()
+            result = Result(self.folder.path, self.held_out.before, after, verdict)
             self._show_results(result, profile)
         return result
 
@@ -177,16 +177,10 @@ class Run:
             f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
         )
 
-    def _evaluation_before(self) -> dict[str, Any]:
-        if (self.folder.path / "evaluation.json").is_file():  # a resumed run
-            before: dict[str, Any] = self.folder.read_json("evaluation.json")["before"]
-        else:
-            before = self._evaluate("before").as_json()
-        self._write_evaluation(before)
-        return before
-
     def _after_iteration(self, show: Callable[[int], None], asked: Callable[[], bool], report: Report) -> None:
         self._record(report)
+        self._evaluate_if_due(report.iteration)
+        self._warn_about_kl(report)
         show(report.iteration)
         self._save_or_stop(report.iteration, asked)
 
@@ -199,6 +193,23 @@ class Run:
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
             for sample in samples:
                 self.console.say(sample_line(sample))
+
+    def _evaluate_if_due(self, iteration: int) -> None:
+        if self.held_out.is_due(iteration):
+            row = self.held_out.evaluate_during(iteration)
+            for decoding, metrics in row["metrics"].items():
+                self.tracker.log(iteration, {f"held_out/{decoding}/{name}": value for name, value in metrics.items()})
+            self.console.say(f"      after iteration {iteration}: {row['verdict']['sentence']}")
+
+    def _warn_about_kl(self, report: Report) -> None:
+        if self.has_warned or "kl" not in report.metrics:
+            return
+        rows = self.held_out.rows()
+        outcome = rows[-1]["verdict"]["outcome"] if rows else None
+        kl, bound = report.metrics["kl"], self.config.kl_warning
+        if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
+            self.console.say(warning)
+            self.has_warned = True
 
     def _save_or_stop(self, iteration: int, asked: Callable[[], bool]) -> None:
         is_last = iteration == self.config.iterations
@@ -214,28 +225,10 @@ class Run:
     def _save(self) -> None:
         self.folder.save_checkpoint(self.agent.iteration, self.agent.save)
 
-    def _evaluate(self, when: str) -> Evaluation:
-        count = self.config.eval_examples
-        with self.console.waiting(f"evaluating {when} training, at most {count} held-out examples"):
-            return evaluate(
-                self.agent.policy,
-                self.eval_envs,
-                seed=self.config.seed,
-                ref_policy=self.agent.learner.ref_policy,
-                count=count,
-                known_words=self.known_words,
-            )
-
-    def _verdict(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    def _seconds(self) -> float:
+        """Return the duration of all iterations, those before a resumed run was stopped included."""
         rows = self.folder.rows("metrics.jsonl")
-        seconds = sum(value for row in rows for name, value in row.items() if name.startswith("time/"))
-        return verdict_of(before, after, seconds=seconds)
-
-    def _write_evaluation(
-        self, before: dict[str, Any], after: dict[str, Any] | None = None, verdict: dict[str, Any] | None = None
-    ) -> None:
-        about = {"held_out": self.components.eval_description, "seed": self.config.seed, "verdict": verdict}
-        self.folder.write_json("evaluation.json", about | {"before": before, "after": after})
+        return sum(value for row in rows for name, value in row.items() if name.startswith("time/"))
 
     def _show_results(self, result: Result, profile: bool) -> None:
         rows, folder = self.folder.rows("metrics.jsonl"), self.folder.path

@@ -53,25 +53,29 @@ def outcome_of(standard_errors: Iterable[float]) -> Outcome:
     return "mixed" if any(rises) else "no gain"
 
 
-def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
     """Compare two evaluations of the same examples.
 
     Args:
         before: the evaluation before training, as `Evaluation.as_json` returns it.
-        after: the evaluation after training.
-        seconds: duration of the training.
+        after: the evaluation after training, or during it, on the first n of these examples.
+        seconds: duration of the training; None leaves it out of the sentence.
 
     Returns:
         "outcome", the numbers of each decoding, "kl" in nats per text (None without a reference policy), "seconds", and
         all of it as a "sentence". A number that is not finite is None.
     """
     changes = {
-        decoding: paired_change(before["rewards"][decoding], after["rewards"][decoding])
-        for decoding in before["rewards"]
+        decoding: paired_change(before["rewards"][decoding][: len(rewards)], rewards)
+        for decoding, rewards in after["rewards"].items()
     }
     outcome = outcome_of(change.standard_errors for change in changes.values())
     kl = after["metrics"]["sampled"].get("kl")
-    sentence = f"held-out {describe_changes(changes)}{describe_kl(kl)}, in {duration(seconds)}"
+    sentence = ", ".join(
+        [f"held-out {describe_changes(changes)}"]
+        + ([] if kl is None else [f"KL {kl:.1f} nats a text"])
+        + ([] if seconds is None else [f"in {duration(seconds)}"])
+    )
     numbers = {
         decoding: {name: value if math.isfinite(value) else None for name, value in asdict(change).items()}
         for decoding, change in changes.items()
@@ -89,11 +93,6 @@ def describe_changes(changes: Mapping[str, Change]) -> str:
         parts.append(f"{decoding} {values} ({change.standard_errors:+.1f}{unit})")
         unit = ""  # the same for the others
     return ", ".join(parts)
-
-
-def describe_kl(kl: float | None) -> str:
-    """Return a KL divergence in nats per text as the end of a list in words; nothing for None."""
-    return "" if kl is None else f", KL {kl:.1f} nats a text"
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,109 @@
+"""Evaluations during training: when they happen, what they leave alone, and the warning about a large KL."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tril_gym.experiment import RunConsole, configure, resume, train
+from tril_gym.experiment.held_out import kl_warning_of
+from tril_gym.experiment.training import resumed_run
+
+SMALL = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 6, "learning_rate": 1e-2}
+
+
+def toy_run(folder, **settings):
+    """Train on the toy environment; return the output."""
+    console = Console(file=io.StringIO(), width=200)
+    train(configure("ppo", **SMALL | settings), folder, console=RunConsole(console))
+    return console.file.getvalue()
+
+
+def rows(folder, name):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def metrics(folder):
+    """Return the metrics of all iterations without those that depend on the time."""
+    found = rows(folder, "metrics.jsonl")
+    return [{name: row[name] for name in row if not name.startswith(("time/", "tokens_per"))} for row in found]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of five iterations that is evaluated after the second and the fourth."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    output = toy_run(folder, iterations=5, eval_every=2)
+    assert output.count("after iteration") == 2
+    return folder
+
+
+def test_evaluations_do_not_change_the_training(run, tmp_path):
+    toy_run(tmp_path / "without", iterations=5)
+    assert metrics(tmp_path / "without") == metrics(run)
+    assert not (tmp_path / "without" / "evaluations.jsonl").exists()
+    ends = [json.loads((folder / "evaluation.json").read_text()) for folder in (run, tmp_path / "without")]
+    assert ends[0]["after"] == ends[1]["after"]
+
+
+def test_rows_are_metrics_without_texts(run):
+    found = rows(run, "evaluations.jsonl")
+    assert [row["iteration"] for row in found] == [2, 4]
+    for row in found:
+        assert set(row) == {"iteration", "verdict", "metrics", "intervals"}
+        assert row["metrics"]["greedy"]["examples"] == 6
+        assert row["verdict"]["seconds"] is None
+    before = json.loads((run / "evaluation.json").read_text())["before"]["metrics"]
+    assert found[0]["verdict"]["sampled"]["before"] == before["sampled"]["reward/mean"]
+    assert found[0]["metrics"] != found[1]["metrics"]
+
+
+def test_a_last_iteration_has_no_row_of_its_own(tmp_path):
+    toy_run(tmp_path / "run", iterations=2, eval_every=1)
+    assert [row["iteration"] for row in rows(tmp_path / "run", "evaluations.jsonl")] == [1]
+
+
+def test_an_extended_run_equals_an_uninterrupted_one(run, tmp_path):
+    folder = tmp_path / "stopped"
+    toy_run(folder, iterations=2, eval_every=2)
+    assert not (folder / "evaluations.jsonl").exists()  # the evaluation after training took its place
+    resume(folder, iterations=5, console=RunConsole(Console(quiet=True)))
+    assert rows(folder, "evaluations.jsonl") == rows(run, "evaluations.jsonl")
+    assert metrics(folder) == metrics(run)
+
+
+def test_rows_after_the_checkpoint_are_removed(tmp_path):
+    toy_run(tmp_path / "run", iterations=3, eval_every=1)
+    with (tmp_path / "run" / "evaluations.jsonl").open("a") as file:
+        file.write('{"iteration": 4}\n{"iter')
+    resumed_run(tmp_path / "run", iterations=5, console=RunConsole(Console(quiet=True)))
+    assert [row["iteration"] for row in rows(tmp_path / "run", "evaluations.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kl", "outcome", "warns"),
+    [
+        (20.1, None, True),
+        (20.1, "no gain", True),
+        (20.1, "worse", True),
+        (20.1, "gain", False),
+        (20.1, "mixed", False),
+        (20.0, "no gain", False),
+        (float("nan"), None, False),
+    ],
+)
+def test_a_large_kl_without_a_gain_warns(kl, outcome, warns):
+    assert (kl_warning_of(7, kl, bound=20.0, outcome=outcome) is not None) == warns
+
+
+def test_the_warning_names_value_bound_and_remedies():
+    text = kl_warning_of(7, 23.44, bound=20.0, outcome="no gain")
+    for words in ("23.4 nats", "iteration 7", "kl_warning 20", "learning_rate", "kl_coef", "kl_target", "not above"):
+        assert words in text
+    assert "eval_every" in kl_warning_of(7, 23.44, bound=20.0, outcome=None)
+
+
+def test_a_run_warns_once(tmp_path):
+    assert toy_run(tmp_path / "run", iterations=4, kl_warning=1e-9).count("warning: KL") == 1
+    assert "warning" not in toy_run(tmp_path / "quiet", iterations=4, kl_warning=1e9)

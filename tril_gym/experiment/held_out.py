@@ -1,0 +1,112 @@
+"""Evaluations of a run on its held-out examples: before, during and after training, each compared with the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tril_gym.experiment.build import RunComponents
+from tril_gym.experiment.evaluation import evaluate
+from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.verdict import Outcome, verdict_of
+from tril_gym.utils.console import RunConsole
+
+EVALUATION, EVALUATIONS = "evaluation.json", "evaluations.jsonl"
+EXAMPLES_DURING = 100  # at most, in an evaluation during training
+
+
+class HeldOut:
+    """Evaluate the policy of a run, and write the results into its folder.
+
+    Evaluations have their own environment and generator, so that they do not change the training.
+
+    Attributes:
+        before: the evaluation before training, as `Evaluation.as_json` returns it; set by `evaluate_before`.
+    """
+
+    def __init__(self, folder: RunFolder, components: RunComponents, console: RunConsole) -> None:
+        self.folder, self.components, self.console = folder, components, console
+        self.config, self.agent = components.config, components.agent
+        self.envs = components.eval_envs(folder.path / "reward")
+        self.known_words = folder.read_words()
+        self.before: dict[str, Any] = {}
+
+    def evaluate_before(self) -> None:
+        """Evaluate the initial policy, or read the evaluation of a resumed run."""
+        if (self.folder.path / EVALUATION).is_file():
+            self.before = self.folder.read_json(EVALUATION)["before"]
+        else:
+            self.before = self._announced("before")
+        self._write(None, None)
+
+    def is_due(self, iteration: int) -> bool:
+        """Return whether a policy of this number of iterations is evaluated during training, and has not been yet.
+
+        The last one is evaluated after training.
+        """
+        every, total = self.config.eval_every, self.config.iterations
+        if not (every and 0 < iteration < total and iteration % every == 0):
+            return False
+        return all(row["iteration"] != iteration for row in self.rows())
+
+    def evaluate_during(self, iteration: int) -> dict[str, Any]:
+        """Evaluate the policy after an iteration; return the row that was added to `evaluations.jsonl`."""
+        found = self._evaluate(min(EXAMPLES_DURING, self.config.eval_examples))
+        row = {
+            "iteration": iteration,
+            "verdict": verdict_of(self.before, found),
+            "metrics": found["metrics"],
+            "intervals": found["intervals"],
+        }
+        self.folder.append(EVALUATIONS, row)
+        return row
+
+    def evaluate_after(self, *, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the evaluation of the trained policy and the verdict on a training of that duration."""
+        after = self._announced("after")
+        verdict = verdict_of(self.before, after, seconds=seconds)
+        self._write(after, verdict)
+        return after, verdict
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the evaluations during training."""
+        return self.folder.rows(EVALUATIONS)
+
+    def _announced(self, when: str) -> dict[str, Any]:
+        count = self.config.eval_examples
+        with self.console.waiting(f"evaluating {when} training, at most {count} held-out examples"):
+            return self._evaluate(count)
+
+    def _evaluate(self, count: int) -> dict[str, Any]:
+        return evaluate(
+            self.agent.policy,
+            self.envs,
+            seed=self.config.seed,
+            ref_policy=self.agent.learner.ref_policy,
+            count=count,
+            known_words=self.known_words,
+        ).as_json()
+
+    def _write(self, after: dict[str, Any] | None, verdict: dict[str, Any] | None) -> None:
+        about = {"held_out": self.components.eval_description, "seed": self.config.seed, "verdict": verdict}
+        self.folder.write_json(EVALUATION, about | {"before": self.before, "after": after})
+
+
+def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome | None) -> str | None:
+    """Return a warning about a KL divergence that is large without a gain in held-out reward, else None.
+
+    Args:
+        iteration: the number of the iteration.
+        kl: KL divergence from the initial policy in this iteration, in nats per text.
+        bound: in nats per text.
+        outcome: of the last evaluation during training; None if there was none since the start.
+    """
+    if not kl > bound or outcome in ("gain", "mixed"):
+        return None
+    reward = "the held-out reward was not evaluated since the start; set eval_every" if outcome is None else (
+        "the held-out reward is not above the start by 2 standard errors"
+    )  # fmt: skip
+    return (
+        f"warning: KL {kl:.1f} nats a text in iteration {iteration} is above kl_warning {bound:g}, and {reward};"
+        " to keep the texts near the initial policy's, lower learning_rate, raise kl_coef, or set kl_target and a"
+        " kl_controller"
+    )

@@ -82,6 +82,7 @@ KINDS = {
 STABILITY: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"critic_warmup": 3, "scale_rewards": True}),
     "d2lols": ("d2lols", {"critic_warmup": 1, "scale_rewards": True, "final_rollin_prob": 0.0, "rollin_iterations": 4}),
+    "ppo-pp": ("ppo-pp", {"baseline": "rollin"}),
     "gail": (
         "gail",
         {

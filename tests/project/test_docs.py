@@ -231,6 +231,7 @@ def run_folders(tmp_path_factory):
     small["eval_every"] = 1
     own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
     own["ppo"] |= {"scale_rewards": True}
+    own["ppo-pp"] |= {"baseline": "rollin"}
     own["aggrevated"] |= {"allow_full_rollins": True, "num_envs": 32}
     own["d2lols"] |= {"aggrevated_iterations": 1}
     own["gail"] |= {"gradient_penalty": 0.1}

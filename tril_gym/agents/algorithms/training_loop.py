@@ -13,6 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
@@ -75,13 +76,31 @@ def learn(agent: A, iterations: int, callback: Callback | None = None, *, profil
                 generator=agent.generator,
                 timer=timer,
             )
-        metrics = agent.learner.update(trajectories, plan, generator=agent.generator, timer=timer)
+        learned, baseline = _subtract_baselines(agent, trajectories, timer)
+        metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
         agent.iteration += 1
         if callback is not None:
             texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
-            metrics = {"iteration": agent.iteration} | texts | metrics
+            metrics = {"iteration": agent.iteration} | texts | baseline | metrics
             callback(Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories)))
     return agent
+
+
+def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Timer) -> tuple[Trajectories, Metrics]:
+    """Return the texts that the learner reads, their rewards less the baselines if it has any."""
+    learner = agent.learner
+    if learner.baseline == "none" or learner.ref_policy is None:
+        return trajectories, {}
+    with timer.time("collect"):
+        baselines = baseline_rewards(
+            agent.envs,
+            trajectories,
+            learner.ref_policy,
+            baseline=learner.baseline,
+            generator=agent.generator,
+            timer=timer,
+        )
+    return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
 
 
 def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:

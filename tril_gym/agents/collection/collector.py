@@ -14,7 +14,7 @@ B texts of a batch, E episodes, P prompt tokens, T new tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ def collect(
     episodes: int,
     generator: torch.Generator,
     examples: Sequence[int] | None = None,
+    starts: Texts | None = None,
     timer: Timer | None = None,
 ) -> Trajectories:
     """Write `episodes` texts.
@@ -77,6 +78,7 @@ def collect(
         generator: source of all randomness of the collection, the environment's seeds included (CPU).
         examples: index of the example of each text; by default the environment draws them. Needs an environment that
             can restart single rows.
+        starts: completions to begin with, one for each of the examples, in place of rollins of the plan.
         timer: counts the seconds spent in the environment as "score".
 
     Raises:
@@ -84,6 +86,7 @@ def collect(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
+    assert starts is None or (examples is not None and len(starts) == episodes), "starts need their examples"
     layout = TextLayout.of(envs)
     if examples is not None and (layout.restart != "rows" or len(examples) != episodes):
         raise ValueError(
@@ -95,7 +98,8 @@ def collect(
     for first in range(0, episodes, envs.num_envs):
         rows = slice(first, first + envs.num_envs)
         chosen = None if examples is None else np.asarray(examples[rows], dtype=np.int64)
-        parts.append(_EpisodeBatch(envs, plan, layout, randomness[rows], chosen, timer).write())
+        begun = None if starts is None else starts[torch.arange(episodes)[rows]]
+        parts.append(_EpisodeBatch(envs, plan, layout, randomness[rows], chosen, begun, timer).write())
     return Trajectories.cat(parts)
 
 
@@ -121,10 +125,11 @@ class _EpisodeBatch:
         layout: TextLayout,
         randomness: EpisodeRandomness,
         examples: np.ndarray | None,
+        starts: Texts | None,
         timer: Timer,
     ) -> None:
         self.envs, self.plan, self.layout, self.randomness, self.timer = envs, plan, layout, randomness, timer
-        self.examples = examples
+        self.examples, self.starts = examples, starts
         self.texts = len(randomness)
         # Action for rows that have ended: EOS where they are idle, else a token that is not EOS, so that no further
         # short text is scored at every other step.
@@ -174,6 +179,10 @@ class _EpisodeBatch:
 
     def _write_rollins(self, texts: Texts, infos: Infos) -> tuple[CompletionBuffer, np.ndarray]:
         """Return a buffer with each rollin up to its switch, and the switches (B,)."""
+        if self.starts is not None:
+            tokens = torch.where(self.starts.is_token, self.starts.tokens, 0)
+            begun = CompletionBuffer(replace(texts, tokens=tokens, is_token=self.starts.is_token), self.layout)
+            return begun, begun.written.copy()
         buffer, switch = CompletionBuffer(texts, self.layout), np.zeros(self.texts, dtype=np.int64)
         rows = np.flatnonzero(self.randomness.rollin_uniform.numpy() < self.plan.rollin_prob)
         if self.plan.rollin is not None and rows.size:

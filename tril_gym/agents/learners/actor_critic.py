@@ -14,6 +14,7 @@ import torch
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.agents.collection.baselines import Baseline, check_baseline
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -41,6 +42,7 @@ class ActorCritic(Learner):
 
     def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
         check_critic(policy, config.critic)
+        check_baseline(layout, config.baseline)
         self.policy, self.config, self.layout = policy, config, layout
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.kl_controller = config.controller()
@@ -72,6 +74,11 @@ class ActorCritic(Learner):
     def needs_references(self) -> bool:
         """Whether the loss has a term of references."""
         return self.config.target_coef > 0
+
+    @property
+    def baseline(self) -> Baseline:
+        """The baseline of the config."""
+        return self.config.baseline
 
     def critic(self, critic_owner: str, *, warm_start: bool = False) -> tuple[Critic, torch.optim.Optimizer]:
         """Return the critic of the policy or of the guide, and its optimizer.

@@ -44,6 +44,11 @@ class ActorCriticConfig(OptimizerConfig):
     compile: bool = config_field(
         False, "Compile the networks with torch, which takes seconds to minutes for each new batch size"
     )
+    baseline: Literal["none", "prompt", "rollin"] = config_field(
+        "none",
+        "Subtract from a text's reward that of a text that the reference policy writes: prompt: for the same example;"
+        " rollin: from the same state, with the same rollin; not for GAIL",
+    )
     scale_rewards: bool = config_field(
         False,
         "Divide rewards by the running standard deviation of all texts' rewards so far; kl_coef is then in units of"

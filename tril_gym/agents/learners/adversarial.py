@@ -91,6 +91,14 @@ class AdversarialConfig(ActorCriticConfig):
         False, "Take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline != "none":
+            raise ValueError(
+                f"baseline={self.baseline!r} is a reward of the environment, and only the discriminator's are learned;"
+                ' use baseline="none"'
+            )
+
 
 class AdversarialLearner(Learner):
     """Update a discriminator, then the policy with the discriminator's rewards."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.baselines import Baseline
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.profiler import Timer
@@ -29,6 +30,11 @@ class Learner(Protocol):
     def needs_references(self) -> bool:
         """Whether every example must have references."""
         return False
+
+    @property
+    def baseline(self) -> Baseline:
+        """Start of the other text whose reward is subtracted from a text's; see `baseline_rewards`."""
+        return "none"
 
     def collection_plan(self, plan: Plan) -> Plan:
         """Return a plan that writes the same texts and may record during collection what `update` needs."""

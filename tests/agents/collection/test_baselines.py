@@ -1,0 +1,131 @@
+"""The reward of another text from the same start is subtracted from the right text, and helps where it should."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from doubles import OneToken, foreign_envs, generator, language_model, policy_of
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories
+from tril_gym.agents.algorithms import training_loop
+from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
+from tril_gym.agents.collection.collector import collect
+from tril_gym.data.example import Example, Examples
+from tril_gym.envs.config import TextEnvConfig
+from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.envs.toy import toy_tokenizer
+
+GOOD, BAD, OTHER = 5, 7, 8  # of the toy environment, whose "count" pays the share of 5, 8, … in a text of T = 8 words
+T = 8
+
+
+def toy_envs(num_envs: int = 6, mode: str = "Disabled", **settings: Any) -> VectorEnv:
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode=mode, **settings)
+
+
+def guided(envs: VectorEnv, episodes: int = 20) -> Trajectories:
+    """Texts whose first words are the guide's, all good, and the policy's others are good."""
+    plan = Plan.guide_starts(OneToken(OTHER), OneToken(GOOD), rollin_prob=0.7)
+    return collect(envs, plan, episodes=episodes, generator=generator(1))
+
+
+@pytest.mark.parametrize("mode", ["Disabled", "NextStep"])
+@pytest.mark.parametrize("settings", [{}, {"dense": True}], ids=["sparse", "dense"])
+def test_from_the_rollin_it_has_the_rollin_and_from_the_prompt_not(mode, settings):
+    envs = toy_envs(mode=mode, **settings)
+    texts = guided(envs)
+    rollin, prompt = (
+        baseline_rewards(envs, texts, OneToken(BAD), baseline=baseline, generator=generator(2))
+        for baseline in ("rollin", "prompt")
+    )
+    # The other writer's words are worth nothing: what is left is the share of the rollin's good words.
+    torch.testing.assert_close(rollin, texts.switch.double() / T)
+    assert len(set(texts.switch.tolist())) > 3
+    assert torch.equal(prompt, torch.zeros(20, dtype=torch.float64))
+
+
+def test_it_is_for_the_same_example():
+    # "stop" pays 1 for EOS after a number of words that the prompt determines: here for those with two.
+    envs = toy_envs(rule="stop")
+    texts = collect(envs, Plan(rollout=OneToken(BAD)), episodes=20, generator=generator(1))
+    rewards = baseline_rewards(envs, texts, OneToken(BAD, (3,)), baseline="prompt", generator=generator(2))
+    first = torch.stack([torch.tensor(texts.texts.prompt_ids(row)[0]) for row in range(20)])
+    assert torch.equal(rewards, ((first - 2) % (T - 1) == 1).double())
+    assert 0 < float(rewards.sum()) < 20
+
+
+def test_where_the_policy_writes_the_rollin_both_begin_at_the_prompt():
+    envs = toy_envs()
+    plan = Plan.guide_finishes(OneToken(GOOD), OneToken(GOOD), rollin_prob=1.0, allow_full_rollins=True)
+    texts = collect(envs, plan, episodes=20, generator=generator(1))
+    rewards = baseline_rewards(envs, texts, OneToken(BAD), baseline="rollin", generator=generator(2))
+    assert not rewards.any()  # no word of the policy, all of which are good, is in it
+
+
+def test_a_whole_text_is_its_own_baseline():
+    envs = toy_envs()
+    texts = guided(envs)
+    full = replace(texts, is_rollin=texts.is_token, switch=texts.lengths)
+    rewards = baseline_rewards(envs, full, OneToken(BAD), baseline="rollin", generator=generator(2))
+    torch.testing.assert_close(rewards, texts.rewards.sum(1))
+
+
+def test_it_is_subtracted_from_the_last_token_by_hand():
+    texts = guided(toy_envs())[torch.tensor([0, 1, 2])]
+    is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
+    cut_off = torch.tensor([False, False, True])  # whose value after the end is less the baseline already
+    texts = replace(texts, is_token=is_token, truncated=cut_off, terminated=~cut_off, rewards=torch.ones(3, T))
+    expected = torch.ones(3, T, dtype=torch.float64)
+    expected[0, 2], expected[1, 0] = 0.5, 3.0
+    assert torch.equal(subtract_baselines(texts, torch.tensor([0.5, -2.0, 9.0])).rewards, expected)
+
+
+def prompt_only(prompts: np.ndarray, completions: np.ndarray, lengths: np.ndarray, has_ended: np.ndarray) -> np.ndarray:
+    """A reward that depends on the prompt alone."""
+    return np.where(has_ended, prompts[:, -1], 0).astype(np.float64)
+
+
+def advantages(baseline: str, monkeypatch: pytest.MonkeyPatch, *, shuffled: bool = False) -> tuple[Tensor, dict]:
+    """The advantages of an iteration with an untrained critic, and its metrics."""
+    examples = Examples([Example(f"w{2 + i % 14}", ("w3 w4",)) for i in range(28)], source="here")
+    config = TextEnvConfig(examples, toy_tokenizer(16), max_prompt_length=4, max_new_tokens=T, reward_fn=prompt_only)
+    envs = TextVectorEnv(config, 16, autoreset_mode="Disabled")
+    policy = LMPolicy(language_model("gpt2", vocab_size=16, positions=20), toy_tokenizer(16))
+    agent = PPO(policy, envs, PPOConfig(kl_coef=0.0, gae_lambda=1.0, epochs=1, baseline=baseline))
+    made, reports, experience = [], [], agent.learner.credit.experience
+
+    def recorded(trajectories: Trajectories, *, kl_coef: float) -> Any:
+        made.append(experience(trajectories, kl_coef=kl_coef))
+        return made[-1]
+
+    agent.learner.credit.experience = recorded  # type: ignore[method-assign]
+    if shuffled:
+        monkeypatch.setattr(
+            training_loop, "baseline_rewards", lambda *parts, **options: baseline_rewards(*parts, **options).roll(1)
+        )
+    agent.learn(1, reports.append)
+    (batch,) = made
+    return batch.advantages[batch.learn], reports[0].metrics
+
+
+def test_the_variance_of_advantages_falls_where_the_prompt_decides(monkeypatch):
+    plain, _ = advantages("none", monkeypatch)
+    less, metrics = advantages("prompt", monkeypatch)
+    shuffled, _ = advantages("prompt", monkeypatch, shuffled=True)
+    assert float(plain.var()) > 1.0
+    assert float(less.abs().max()) < 1e-5
+    assert float(shuffled.var()) > float(plain.var())  # control: another text's
+    assert metrics["reward/baseline"] == pytest.approx(metrics["reward/mean"])  # which is the environment's
+
+
+def test_an_environment_without_restart_is_refused():
+    with pytest.raises(ValueError, match=r"baseline='prompt' needs .* got restart=None; use baseline=\"none\""):
+        PPO(policy_of("gpt2"), foreign_envs(2), PPOConfig(baseline="prompt"))
+    with pytest.raises(ValueError, match="only the discriminator's are learned"):
+        GAILConfig(baseline="prompt")

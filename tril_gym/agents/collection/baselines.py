@@ -1,0 +1,85 @@
+"""Baselines: for each text the reward of another one from the same start, which its own tokens do not influence.
+
+B texts, T new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.collector import collect
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.utils.profiler import Timer
+
+Baseline = Literal["none", "prompt", "rollin"]
+
+
+def check_baseline(layout: TextLayout, baseline: Baseline) -> None:
+    """Raise if an environment cannot begin a text where another one began.
+
+    Raises:
+        ValueError: it cannot restart single rows.
+    """
+    if baseline != "none" and layout.restart != "rows":
+        raise ValueError(
+            f"baseline={baseline!r} needs an environment that can begin chosen examples, whose metadata says"
+            f' restart="rows"; got restart={layout.restart!r}; use baseline="none"'
+        )
+
+
+def baseline_rewards(
+    envs: VectorEnv,
+    trajectories: Trajectories,
+    actor: Actor,
+    *,
+    baseline: Baseline,
+    generator: torch.Generator,
+    timer: Timer | None = None,
+) -> Tensor:
+    """Return the rewards of other texts of the same examples, (B,) float64.
+
+    Args:
+        envs: the environment of the texts; it can restart single rows.
+        trajectories: B texts.
+        actor: writes the other texts.
+        baseline: "prompt": they begin at the prompt; "rollin": where the policy began, after a rollin that it did not
+            write itself.
+        generator: source of all randomness of the other texts.
+        timer: counts the seconds spent in the environment as "score".
+    """
+    keeps_rollins = baseline == "rollin" and trajectories.learn_on == "rollout"
+    is_start = trajectories.is_rollin if keeps_rollins else torch.zeros_like(trajectories.is_rollin)
+    starts = replace(trajectories.texts, is_token=is_start)
+    examples = trajectories.examples.tolist()
+    others = collect(
+        envs,
+        Plan(rollout=actor),
+        episodes=len(trajectories),
+        generator=generator,
+        examples=examples,
+        starts=starts,
+        timer=timer,
+    )
+    return others.rewards.sum(1)
+
+
+def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Trajectories:
+    """Return the same texts with baselines, (B,), subtracted from the rewards of their last tokens.
+
+    Texts that were cut off keep their rewards: the value after their end, which they bootstrap from, is less the
+    baseline already.
+    """
+    assert baselines.shape == trajectories.lengths.shape, (baselines.shape, trajectories.lengths.shape)
+    columns = torch.arange(trajectories.tokens.shape[1])
+    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
+    is_paid = is_last & ~trajectories.is_cut_off.unsqueeze(1)
+    less = torch.where(is_paid, baselines.unsqueeze(1), 0.0)
+    return replace(trajectories, rewards=trajectories.rewards - less)

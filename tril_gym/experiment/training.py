@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gymnasium.vector import VectorEnv
+
 from tril_gym.agents.algorithms.training_loop import Report
 from tril_gym.experiment.build import RunComponents, build_run, restore_run
 from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
@@ -232,13 +234,31 @@ class Run:
 
     def _show_results(self, result: Result, profile: bool) -> None:
         rows, folder = self.folder.rows("metrics.jsonl"), self.folder.path
-        draw_curve(folder / "curve.png", rows, result.before, result.after)
+        self._draw_curve(rows, result)
         if profile and rows:
             self.console.show(profile_table(rows))
         self.console.show(samples_table(result.before["samples"], result.after["samples"]))
         self.console.show(comparison_table(result.before, result.after))
         self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder}/checkpoints/*/policy)")
         self.console.say(result.verdict["sentence"])
+
+    def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:
+        ends = ({"iteration": 0} | result.before, {"iteration": self.agent.iteration} | result.after)
+        config = self.config
+        draw_curve(
+            self.folder.path / "curve.png",
+            title=f"{config.algorithm} on {config.env}, seed {config.seed}",
+            reward=f"reward of a text{describe_reward(self.components.envs)}",
+            rows=rows,
+            held_out=[ends[0], *self.held_out.rows(), ends[1]],
+            kl_target=config.hyperparameters.get("kl_target"),
+        )
+
+
+def describe_reward(envs: VectorEnv) -> str:
+    """Return the terms of an environment's reward as a sum, such as ": 0.1 cider_d + rouge_l"; "" without terms."""
+    parts = [term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in terms(envs)]
+    return f": {' + '.join(parts)}" if parts else ""
 
 
 def _finite(value: float) -> float | None:

@@ -140,17 +140,15 @@ def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
 
 
 def _narrow_cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    """Return a cell of at most 20 characters for values from 0 to 100, so that the table fits 80 columns."""
+    """Return a cell of at most 20 characters for values from 0.01 to 100, so that the table fits 80 columns."""
     if value is None:
         return ""
-    numbers = [_three_digits(number) for number in (value, *(interval or ()))]
-    return numbers[0].ljust(5) + (f" [dim]\\[{', '.join(numbers[1:])}][/dim]" if interval else "")
-
-
-def _three_digits(value: float) -> str:
-    if abs(value) < 1e-5:  # rounding, such as a KL divergence before training
-        return "0"
-    return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    numbers = (value, *(interval or ()))
+    largest = max(map(abs, numbers))
+    style = ".1f" if largest >= 10 else ".3f" if largest >= 0.01 else ".2g"
+    # Below 1e-5 it is rounding, such as a KL divergence before training.
+    first, *bounds = (f"{number if largest > 1e-5 else 0:{style}}" for number in numbers)
+    return first.ljust(5) + (f" [dim]\\[{', '.join(bounds)}][/dim]" if bounds else "")
 
 
 def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,19 +39,30 @@ def describe(tokenizer: Any) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE. Its alphabet has every byte, so decoding restores any text exactly."""
+    """Train a byte-level tokenizer. Its alphabet has every byte, so decoding restores any text exactly.
+
+    If all words of the texts fit into the vocabulary, each word is one token and other words are written byte by byte;
+    then every token but the special ones and single bytes occurs in the texts. If not, a BPE is trained.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD_TOKEN, EOS_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    special, alphabet = [PAD_TOKEN, EOS_TOKEN], sorted(pre_tokenizers.ByteLevel.alphabet())
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = list(texts)
+    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    if fits := len(special) + len(alphabet) + len(words) <= vocab_size:
+        vocabulary = {token: number for number, token in enumerate([*special, *alphabet, *words])}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+        tokenizer.add_special_tokens(special)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
+    if not fits:
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

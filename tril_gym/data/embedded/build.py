@@ -19,7 +19,7 @@ from tril_gym.data.embedded import common_gen_grammar, imdb_grammar, tldr_gramma
 from tril_gym.data.sources import SPLITS
 from tril_gym.data.tokenizers import train_tokenizer
 
-VOCAB_SIZE = 1000  # nearly every word of a grammar is one token
+VOCAB_SIZE = 1200  # every word of a grammar is one token
 SEED = 1
 
 

@@ -1,6 +1,6 @@
 """Measure collection and learning on a GPU with GPT-2's size, against `generate`, memory bandwidth and plain PyTorch.
 
-    python benchmarks/gpu.py [--device cuda] [--dtype bfloat16] [--repeat N] [--output FILE.json]
+    python benchmarks/gpu.py [--device cuda] [--dtype bfloat16] [--no-compile] [--repeat N] [--output FILE.json]
 
 12 layers, width 768, 50,257 tokens, 124 M random weights; 128 texts of 64 + 48 tokens, then of 500 + 50, all of equal
 length.
@@ -126,23 +126,26 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
     options.add_argument("--device", default="cuda", help="torch device of the models")
     options.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"), help="dtype of the weights")
+    options.add_argument("--no-compile", action="store_true", help="leave out the variants with compile=True")
     options.add_argument("--texts", type=int, default=128, help="number of texts written in parallel")
     settings = side_by_side.parse(options, arguments)
     results, bounds = [], {}
+    compiles = not (settings.smoke or settings.no_compile)
     bandwidth = bytes_per_second(settings.device, 2**20 if settings.smoke else GIB)
     for sizes in [(6, 4)] if settings.smoke else [(64, 48), (500, 50)]:
         shape = Shape(settings, *sizes)
         envs = shape.envs(vocab_size=shape.sizes["vocab_size"])
-        case = Case(shape.model(), envs, stops=False, device=shape.device, compiles=not settings.smoke)
+        case = Case(shape.model(), envs, stops=False, device=shape.device, compiles=compiles)
         comparison = case.comparison(f"rollout, {shape.title}")
-        comparison = replace(comparison, targets=[Target(name, GENERATE, 5.0) for name in (OURS, COMPILED)])
+        variants = [name for name in (OURS, COMPILED) if name in comparison.variants]
+        comparison = replace(comparison, targets=[Target(name, GENERATE, 5.0) for name in variants])
         rollout = side_by_side.run(comparison, repeat=settings.repeat)
         bound = shape.rows * shape.new_tokens / (shape.bytes_of_a_batch(case.model) / bandwidth)
-        speed = max(own["speed"]["median"] for name, own in rollout["variants"].items() if name in (OURS, COMPILED))
+        speed = max(rollout["variants"][name]["speed"]["median"] for name in variants)
         bounds[shape.title] = {"GB/s": bandwidth / 1e9, "bound, tokens/s": bound, "ours / bound": speed / bound}
-        results += [rollout, side_by_side.run(iteration(shape, compiles=not settings.smoke), repeat=settings.repeat)]
-        for result in results[-2:]:
-            side_by_side.show(result)
+        side_by_side.show(rollout)
+        results += [rollout, side_by_side.run(iteration(shape, compiles=compiles), repeat=settings.repeat)]
+        side_by_side.show(results[-1])
     side_by_side.show_table("bound of the memory bandwidth", bounds)
     return side_by_side.finish(settings, results, bounds=bounds)
 

@@ -36,7 +36,8 @@ def language_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int
         sizes["tie_word_embeddings"] = False
     positions = settings.pop("positions", 32)
     if family == "gpt2":
-        config = transformers.GPT2Config(n_positions=positions, n_embd=32, n_layer=2, n_head=2, **sizes | settings)
+        shape = {"n_embd": 32, "n_layer": 2, "n_head": 2}
+        config = transformers.GPT2Config(n_positions=positions, **shape | sizes | settings)
         model = transformers.GPT2LMHeadModel(config)
     elif family in ("llama", "qwen2"):
         kinds = {

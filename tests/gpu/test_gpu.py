@@ -181,7 +181,7 @@ def make(name: str, family: str = "gpt2", *, device: str = DEVICE, lora: bool = 
     settings = {"n_layer": numbers.pop("layers")} if "layers" in numbers else {}
     policy = policy_of(family, vocab_size=16, dtype=dtype, **settings).to(device)
     policy = policy.with_lora(2) if lora else policy
-    defaults = {"minibatch_size": 4, "learning_rate": 1e-3, "epochs": 2}
+    defaults = {"minibatch_size": 4, "learning_rate": 3e-4, "epochs": 2}
     if "rollin_prob" in kind.config_type.__dataclass_fields__:
         defaults["rollin_prob"] = 0.6
     guide = Guide(policy_of(family, vocab_size=16, dtype=dtype, seed=1).to(device), temperature=2.0)

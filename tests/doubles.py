@@ -12,10 +12,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 import transformers
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
-from tril_gym.agents import Actor, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer, collect
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Actor, Agent, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer, collect
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
@@ -81,6 +82,16 @@ def sharpened(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 def policy_of(family: str = "gpt2", **settings: Any) -> LMPolicy:
     """Return a policy without tokenizer, as for a foreign environment."""
     return LMPolicy(language_model(family, **settings), None)
+
+
+def toy_envs(num_envs: int = 12, **settings: Any) -> VectorEnv:
+    """Return the toy environment, of 16 words, in mode DISABLED."""
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
+
+
+def toy_policy(family: str = "gpt2", **settings: Any) -> LMPolicy:
+    """Return a policy with the toy environment's tokenizer."""
+    return LMPolicy(language_model(family, vocab_size=16, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
 
 
 def toy_plan(rollin_prob: float = 0.6) -> Plan:
@@ -203,6 +214,14 @@ def ragged_texts(num_texts: int = 7, *, width: int = 4, length: int = 8, vocab_s
 def alone(texts: Texts, row: int) -> Texts:
     """Return one text without padding."""
     return texts[torch.tensor([row])].trimmed()
+
+
+def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
+    """Return the metrics of further iterations, without times."""
+    reports: list[dict[str, float]] = []
+    agent.learn(iterations, callback=lambda report: reports.append(report.metrics))
+    timed = ("time/", "tokens_per_second")
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
 
 
 def write(plan: Plan, episodes: int = 40, mode: str = "NextStep", **settings: Any) -> Trajectories:

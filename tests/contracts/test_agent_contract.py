@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from doubles import G, OneToken, foreign_envs, generator, language_model, policy_of
+from doubles import G, OneToken, foreign_envs, generator, history, language_model, policy_of, toy_envs, toy_policy
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
@@ -72,9 +71,8 @@ KINDS = {
     "ppo-pp": Kind(PPOPlusPlus, PPOPlusPlusConfig, RL | {"rollin_prob": 0.6}),
     "aggrevated": Kind(AggreVaTeD, AggreVaTeDConfig, RL | {"allow_full_rollins": True}),
     "lols": Kind(LOLS, LOLSConfig, RL | {"ppo_pp_prob": 0.5}),
-    "d2lols": Kind(
-        D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}
-    ),  # the algorithm changes where runs are saved
+    # The algorithm changes where runs are saved.
+    "d2lols": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2}),
     "gail": Kind(GAIL, GAILConfig, RL),
     "shared": Kind(D2LOLS, D2LOLSConfig, RL | {"aggrevated_iterations": 2, "critic": "shared"}),
 }
@@ -105,14 +103,6 @@ def envs() -> VectorEnv:
     return toy_envs()
 
 
-def toy_envs(num_envs: int = 12, **settings: Any) -> VectorEnv:
-    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
-
-
-def toy_policy(family: str = "gpt2", **settings: Any) -> LMPolicy:
-    return LMPolicy(language_model(family, vocab_size=V, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
-
-
 def toy_guide(seed: int = 1) -> Guide:
     return Guide(toy_policy(seed=seed), top_p=0.9)
 
@@ -123,17 +113,6 @@ def weights(module: nn.Module) -> list[Tensor]:
 
 def equal(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def timeless(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not name.startswith(("time/", "tokens_per_second"))}
-
-
-def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
-    """Return the metrics of further iterations."""
-    reports: list[dict[str, float]] = []
-    agent.learn(iterations, callback=lambda report: reports.append(timeless(report.metrics)))
-    return reports
 
 
 class TestTrainedWeights:

@@ -8,7 +8,17 @@ import peft
 import pytest
 import torch
 from click.testing import CliRunner
-from doubles import alone, foreign_envs, generator, language_model, policy_of, ragged_texts
+from doubles import (
+    alone,
+    foreign_envs,
+    generator,
+    history,
+    language_model,
+    policy_of,
+    ragged_texts,
+    toy_envs,
+    toy_policy,
+)
 from test_identities import TOLERANCES, mixed_texts, ratio_error
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
 
@@ -42,14 +52,6 @@ def trained(policy, seed=0, size=0.3):
     return policy
 
 
-def toy_envs(num_envs=12, **settings):
-    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **settings)
-
-
-def toy_policy(family="gpt2", **settings):
-    return LMPolicy(language_model(family, vocab_size=16, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
-
-
 def toy_agent(family="gpt2", policy=None, **numbers):
     return PPO(policy or toy_policy(family).with_lora(RANK), toy_envs(), PPOConfig(**RL | numbers))
 
@@ -70,13 +72,6 @@ def tensors(policy):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def history(agent, iterations):
-    reports = []
-    agent.learn(iterations, callback=lambda report: reports.append(report.metrics))
-    timed = ("time/", "tokens_per_second")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
 
 
 class TestNewAdapter:
@@ -600,7 +595,7 @@ class TestCommandLine:
             (["--lora-targets", "all-linear"], ["--lora-targets", "--lora-rank"]),
             (["--load-in-4bit"], ["--load-in-4bit", "--lora-rank"]),
             (["--load-in-8bit", "--lora-rank", "8"], ["tiny", "leave --load-in-4bit and --load-in-8bit out"]),
-            (["--lora-rank", "-1"], ["lora_rank"]),
+            (["--lora-rank", "-1"], ["--lora-rank must be at least 0, got -1"]),
             (["--lora-rank", "4", "--lora-targets", "q_proj"], ["q_proj", "c_attn"]),
             (["--critic", "adapter"], ["adapter", "--lora-rank"]),
         ],

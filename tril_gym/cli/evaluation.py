@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tril_gym.cli.options import (
+    GroupedCommand,
+    GroupedOption,
     parse_names,
     parse_pairs,
     parse_rewards,
@@ -16,65 +19,88 @@ from tril_gym.cli.options import (
     with_reward_settings,
 )
 
+option = partial(click.option, cls=GroupedOption)
 AT_LEAST_ONE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=GroupedCommand)
 @click.argument("source", metavar="RUN|MODEL")
-@click.option("--env", help="Environment id  [default: that of the run; a model needs one]")
-@click.option(
-    "--dataset", metavar="DATA", help="Data set: embedded, hub, a folder, or a file  [default: that of the run]"
+@option("--env", group="data", help="Environment id  [default: that of the run; a model needs one]")
+@option(
+    "--dataset",
+    group="data",
+    metavar="DATA",
+    help="Data set: embedded, hub, a folder, or a file  [default: that of the run]",
 )
-@click.option(
+@option(
     "--split",
+    group="data",
     type=click.Choice(["train", "validation", "test"]),
     help="Split of the data set; a file has none  [default: test]",
 )
-@click.option(
+@option(
     "--env-arg",
     "env_args",
+    group="data",
     multiple=True,
     metavar="K=V",
     callback=parse_pairs,
     help="Keyword argument of the environment; may be repeated",
 )
-@click.option(
+@option(
     "--reward",
+    group="reward",
     multiple=True,
     metavar="NAME[:WEIGHT]",
     callback=parse_rewards,
     help="Reward term by name, or module:function of your own; may be repeated  [default: those of the run]",
 )
-@click.option(
+@option(
     "--reward-arg",
     "reward_args",
+    group="reward",
     multiple=True,
     metavar="NAME.KEY=VALUE",
     callback=parse_settings,
     help="Setting of a reward term; may be repeated",
 )
-@click.option(
+@option(
     "--metrics",
+    group="metric",
     multiple=True,
     metavar="NAME,…",
     callback=parse_names,
     help="Further rewards or scores of a corpus to measure, or module:function of your own; see tril-gym list rewards",
 )
-@click.option(
+@option(
     "--metric-arg",
     "metric_args",
+    group="metric",
     multiple=True,
     metavar="NAME.KEY=VALUE",
     callback=parse_settings,
     help="Setting of a metric; may be repeated",
 )
-@click.option("--examples", type=AT_LEAST_ONE, help="Maximum number of examples  [default: all]")
-@click.option("--num-envs", type=AT_LEAST_ONE, default=64, show_default=True, help="Texts that are written in parallel")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for sampling")
-@click.option("--device", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda")
-@click.option("--output", type=FILE, metavar="FILE.json", help="File to write the metrics to")
-@click.option("--per-example", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to")
+@option("--examples", group="data", type=AT_LEAST_ONE, help="Maximum number of examples  [default: all]")
+@option(
+    "--num-envs",
+    group="run",
+    type=AT_LEAST_ONE,
+    default=64,
+    show_default=True,
+    help="Texts that are written in parallel",
+)
+@option(
+    "--seed", group="run", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for sampling"
+)
+@option(
+    "--device", group="run", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda"
+)
+@option("--output", group="output", type=FILE, metavar="FILE.json", help="File to write the metrics to")
+@option(
+    "--per-example", group="output", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to"
+)
 def evaluate_command(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
     """Write each example of a split once greedily and once by sampling, and print all reward terms and metrics.
 

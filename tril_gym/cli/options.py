@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections import defaultdict
@@ -17,18 +18,40 @@ import click
 from tril_gym.utils.config_fields import describe_bounds
 from tril_gym.utils.user_code import is_function_name
 
-GROUPS = ("run", "data", "policy", "model", "guide", "reward", "optimisation", "KL", "output")  # order in --help
+GROUPS = (
+    "run",
+    "data",
+    "policy",
+    "model",
+    "guide",
+    "reward",
+    "metric",
+    "optimisation",
+    "KL",
+    "output",
+)  # order in --help
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn errors of the user's settings into a message and exit code 2."""
+def usage_errors(options: Collection[str] = ()) -> Iterator[None]:
+    """Turn errors of the user's settings into a message and exit code 2.
+
+    Args:
+        options: names of the settings that were given by a flag. Where a message says what such a setting must be, it
+            names the flag.
+    """
     from gymnasium.error import Error
 
     try:
         yield
     except (ValueError, OSError, ImportError, Error) as error:
-        raise click.UsageError(str(error)) from error
+        name, rule, rest = str(error).partition(" must be ")
+        raise click.UsageError((flag_of(name) if name in options else name) + rule + rest) from error
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
+    return "--" + name.replace("_", "-")
 
 
 class GroupedOption(click.Option):
@@ -47,6 +70,8 @@ class GroupedCommand(click.Command):
         """Write one section for each group."""
         sections: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for parameter in self.get_params(context):
+            if isinstance(parameter, click.Argument):
+                continue
             group = parameter.group if isinstance(parameter, GroupedOption) else "run"
             if record := parameter.get_help_record(context):
                 sections[group].append(record)
@@ -86,7 +111,7 @@ def field_option(name: str, hint: Any, metadata: Mapping[str, Any], value: Any, 
     if name in REPEATED:
         flags, form, parse = REPEATED[name]
         return GroupedOption(flags, multiple=True, metavar=form, callback=parse, **settings)
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(name)
     optional = types.NoneType in typing.get_args(hint)
     kind = next(part for part in typing.get_args(hint) if part is not types.NoneType) if optional else hint
     if kind is bool:
@@ -143,22 +168,29 @@ def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[
 
     found = {}
     for term in terms:
-        if is_function_name(term):  # module:function without a weight
-            module = term.partition(":")[0]
-            if module in rewards.names():
-                raise click.BadParameter(
-                    f"{term!r} has no weight after the colon; write {module}:0.5, or {module} for 1"
-                )
+        name, colon, weight = term.rpartition(":")
+        if is_function_name(term) and name not in rewards.names():  # module:function without a weight
             found[term] = 1.0
             continue
-        name, colon, weight = term.rpartition(":")
         try:
-            found[name or term] = float(weight) if colon else 1.0
+            found[name or term] = finite_number(weight) if colon else 1.0
         except ValueError as error:
             raise click.BadParameter(
-                f"{weight!r} in {term!r} is no weight; write NAME:WEIGHT, such as rouge_l:0.5"
+                f"the weight in {term!r} must be a finite number, got {weight!r}; write NAME:WEIGHT, as rouge_l:0.5"
             ) from error
     return found or None
+
+
+def finite_number(text: str) -> float:
+    """Return a number that is neither NaN nor infinite.
+
+    Raises:
+        ValueError: the text is no such number.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
 
 
 def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def train_reward_model(given: dict[str, Any], output_dir: Path | None, *, resume
 
     silence_libraries()
     console = RunConsole()
-    with usage_errors():
+    with usage_errors(given):
         if resume:
             if output_dir is None:
                 raise ValueError("--resume needs --output-dir, the folder of the run to resume")

@@ -132,7 +132,7 @@ def train_agent(
     console = RunConsole()
     settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
     given = {name: value for name, value in settings.items() if value is not None and value != {}}
-    with usage_errors():
+    with usage_errors(given):
         if resume:
             if output_dir is None:
                 raise ValueError("--resume needs --output-dir, the folder of the run to continue")

@@ -155,7 +155,7 @@ def test_every_algorithm_with_both_kinds_of_model(algorithm, policy, tmp_path):
     [
         (["train", "nope"], ["nope", "ppo-pp"]),
         (["train", "ppo", "--lr", "1"], ["--lr"]),
-        (["train", "ppo", "--clip-range", "3"], ["clip_range", "3", "0.2"]),
+        (["train", "ppo", "--clip-range", "3"], ["--clip-range", "3", "0.2"]),
         (["train", "ppo", "--env", "tril/Nope-v0"], ["Nope", "tril/IMDB-v0"]),
         (["train", "ppo", "--dataset", "no/such"], ["no/such", "embedded"]),
         (["train", "ppo", "--eval-dataset", "no/such"], ["no/such"]),
@@ -174,13 +174,14 @@ def test_every_algorithm_with_both_kinds_of_model(algorithm, policy, tmp_path):
         (["evaluate", "no/such", "--env", "tril/IMDB-v0", "--device", "nope"], ["no device 'nope'"]),
         (["train", "ppo", "--resume"], ["--output-dir"]),
         (["train", "ppo", "--iterations", "0"], ["--iterations must be at least 1"]),
-        (["train", "ppo-pp", "--rollin-prob", "2"], ["rollin_prob", "2"]),
+        (["train", "ppo-pp", "--rollin-prob", "2"], ["--rollin-prob", "2"]),
         (["evaluate", "no/such"], ["no/such", "--env"]),
         (["evaluate", "no/such", "--env", "tril/IMDB-v0"], ["no/such"]),
     ],
 )
-def test_a_mistake_gives_a_message_and_no_files(arguments, words, tmp_path, monkeypatch):
+def test_wrong_options_give_a_message_and_no_files(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for the hub
     if arguments[0] == "train":
         arguments = [*arguments, "--tiny-samples", "64"]
     text = call(*arguments, code=2)

@@ -18,18 +18,8 @@ import click
 from tril_gym.utils.config_fields import describe_bounds
 from tril_gym.utils.user_code import is_function_name
 
-GROUPS = (
-    "run",
-    "data",
-    "policy",
-    "model",
-    "guide",
-    "reward",
-    "metric",
-    "optimisation",
-    "KL",
-    "output",
-)  # order in --help
+# Order in --help.
+GROUPS = ("run", "data", "policy", "model", "guide", "reward", "metric", "optimisation", "KL", "output")
 
 
 @contextmanager

@@ -80,9 +80,8 @@ class Epochs:
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
         size = self.config.minibatch_size
-        by_length = self.config.group_by_length
-        if by_length is None:
-            by_length = not self.policy.language_model.can_pack
+        chosen = self.config.group_by_length
+        by_length = not self.policy.language_model.can_pack if chosen is None else chosen
         lengths = experience.texts.lengths if by_length else None
         parts = minibatches(len(experience), epochs=self.config.epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(parts):

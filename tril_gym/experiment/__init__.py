@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tril_gym.experiment.evaluation import evaluate as evaluate
     from tril_gym.experiment.metrics import metrics_by_name as metrics_by_name
     from tril_gym.experiment.resolution import configure as configure
+    from tril_gym.experiment.text_quality import training_words as training_words
     from tril_gym.experiment.training import Result as Result
     from tril_gym.experiment.training import resume as resume
     from tril_gym.experiment.training import train as train
@@ -38,6 +39,7 @@ _MODULES = {
     "metrics_by_name": "tril_gym.experiment.metrics",
     "resume": "tril_gym.experiment.training",
     "train": "tril_gym.experiment.training",
+    "training_words": "tril_gym.experiment.text_quality",
 }
 __all__ = [*_MODULES]
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

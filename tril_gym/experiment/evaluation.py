@@ -60,7 +60,8 @@ def evaluate(
         count: the number of examples, from the first one on; by default all.
         samples: the number of texts in `Evaluation.samples`.
         metrics: further scores to measure the texts by; see `metrics_by_name`.
-        known_words: also report "text/unknown_words", the share of texts with a word that is not in this set.
+        known_words: also report "text/unknown_words", the share of texts with a word that is not in this set;
+            see `training_words`.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.verdict import duration
 
 SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8", "--iterations", "2"]
@@ -64,6 +65,7 @@ def test_files_of_a_run_folder(run):
         "config.yaml", "words.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward",
         "checkpoints",
     }  # fmt: skip
+    assert RunFolder(run).read_config()["hyperparameters"]["critic"] == "separate"
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".")] == []
     evaluation = json.loads((run / "evaluation.json").read_text())

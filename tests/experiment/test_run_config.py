@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tril_gym.cli import main
@@ -80,6 +81,13 @@ def test_resolved_values_are_those_used():
     assert configure("ppo-pp", **scheduled).hyperparameters["rollin_iterations"] == 7
     assert configure("ppo-pp", **scheduled, rollin_iterations=3).hyperparameters["rollin_iterations"] == 3
     assert configure("ppo").guide is None
+    assert configure("ppo", policy="gpt2", reward={"rouge_l": 1.0}).threads == torch.get_num_threads()
+    assert configure("ppo", policy="gpt2", learning_rate=0.25).hyperparameters["critic_learning_rate"] == 0.25
+    mixed = {"algorithm": "lols", "policy": "gpt2", "rollin_prob": 0.25}
+    assert configure(**mixed).hyperparameters["aggrevated_rollin_prob"] == 0.25
+    assert configure(**mixed, aggrevated_rollin_prob=0.0).hyperparameters["aggrevated_rollin_prob"] == 0.0
+    # With a schedule, AggreVaTeD's probability follows that of PPO++, so it is no constant.
+    assert configure(**mixed, final_rollin_prob=0.0).hyperparameters["aggrevated_rollin_prob"] is None
     assert configure("ppo", env="tril/Toy-v0").reward is None
     assert configure("ppo-pp", guide="references").guide_top_p is None
 

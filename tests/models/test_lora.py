@@ -571,7 +571,8 @@ class TestCommandLine:
             return [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens_per"))} for row in found]
 
         assert rows("parts") == rows("whole")
-        assert RunFolder(tmp_path / "whole").read_config()["lora_targets"] == "all-linear"
+        config = RunFolder(tmp_path / "whole").read_config()
+        assert (config["lora_targets"], config["hyperparameters"]["critic"]) == ("all-linear", "adapter")
         checkpoint = sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1]
         model = AutoModelForCausalLM.from_pretrained(checkpoint / "policy")
         assert not any("lora" in name for name, _ in model.named_parameters())

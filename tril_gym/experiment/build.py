@@ -64,7 +64,6 @@ def build_run(config: RunConfig) -> RunComponents:
     config = resolve(config)
     check_device(config.device)
     kind = agent_type(config.algorithm)
-    numbers = kind.config_type(**config.hyperparameters)
     for name in GUIDE_OPTIONS:
         if (value := getattr(config, name)) is not None and not kind.takes_guide:
             flag = "--" + name.replace("_", "-")
@@ -74,13 +73,24 @@ def build_run(config: RunConfig) -> RunComponents:
     envs = make_envs(config, data, pretrained)
     check_first_episode(make_envs(replace(config, num_envs=1), eval_env_kwargs, pretrained))
     policy = add_lora(config, policy_for_envs(config, envs) if pretrained is None else pretrained)
+    config = _with_critic(config, policy)
     guide = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
+    numbers = kind.config_type(**config.hyperparameters)
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:
         check_references(config, envs)
     return RunComponents(
         config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
     )
+
+
+def _with_critic(config: RunConfig, policy: LMPolicy) -> RunConfig:
+    """Return the settings with the kind of critic that the policy has by default, where none is chosen."""
+    from tril_gym.agents.learners.critic import default_critic
+
+    if "critic" not in config.hyperparameters or config.hyperparameters["critic"] is not None:
+        return config
+    return replace(config, hyperparameters=config.hyperparameters | {"critic": default_critic(policy)})
 
 
 def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunComponents:

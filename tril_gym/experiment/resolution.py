@@ -64,8 +64,10 @@ def resolve(config: RunConfig) -> RunConfig:
 
     Resolving twice changes nothing.
     """
+    import torch
+
     kind = agent_type(config.algorithm)
-    found: dict[str, Any] = {"threads": config.cpu_threads}
+    found: dict[str, Any] = {"threads": config.cpu_threads or torch.get_num_threads()}
     if config.lora_rank and config.lora_alpha is None:
         found["lora_alpha"] = 2.0 * config.lora_rank
     if kind.takes_guide:
@@ -76,8 +78,19 @@ def resolve(config: RunConfig) -> RunConfig:
     with warnings.catch_warnings():  # a config that warns does so when the agent is built
         warnings.simplefilter("ignore", UserWarning)
         numbers = asdict(kind.config_type(**config.hyperparameters))
-    numbers["episodes_per_iteration"] = numbers["episodes_per_iteration"] or config.num_envs
-    return replace(config, hyperparameters=numbers, **found)
+    return replace(config, hyperparameters=_resolved(numbers, config.num_envs), **found)
+
+
+def _resolved(numbers: dict[str, Any], num_envs: int) -> dict[str, Any]:
+    """Return hyperparameters in which one that is None has the value of another that it follows."""
+    found = {"episodes_per_iteration": numbers["episodes_per_iteration"] or num_envs}
+    if "critic_learning_rate" in numbers:
+        found["critic_learning_rate"] = numbers["critic_learning_rate"] or numbers["learning_rate"]
+    # With a schedule of rollin_prob, iterations of AggreVaTeD follow it.
+    is_constant = numbers.get("final_rollin_prob") is None
+    if numbers.get("aggrevated_rollin_prob", 0.0) is None and is_constant:
+        found["aggrevated_rollin_prob"] = numbers["rollin_prob"]
+    return numbers | found
 
 
 def _guide_settings(config: RunConfig) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
     Args:
         policy: not changed, unless the critic is "shared".
         kind: "separate": a model of its own; "adapter": one more adapter on the policy's base model; "shared": a head
-            on the policy itself. Default: "adapter" for a LoRA policy, else "separate".
+            on the policy itself. Default: see `default_critic`.
 
     Raises:
         ValueError: see `check_critic`.
@@ -107,9 +107,13 @@ def make_critic(policy: LMPolicy, kind: CriticKind | None = None) -> Critic:
     check_critic(policy, kind)
     if kind == "shared":
         return Critic(policy.language_model, is_shared=True)
-    is_adapter = policy.lora is not None if kind is None else kind == "adapter"
     body = policy.language_model
-    return Critic(body.adapter_copy() if is_adapter else body.full_copy())
+    return Critic(body.adapter_copy() if (kind or default_critic(policy)) == "adapter" else body.full_copy())
+
+
+def default_critic(policy: LMPolicy) -> CriticKind:
+    """Return the kind of critic of a policy where none is chosen: "adapter" with LoRA, else "separate"."""
+    return "separate" if policy.lora is None else "adapter"
 
 
 def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:

@@ -85,18 +85,25 @@ def copy_of_repository(folder: Path) -> Path:
     return folder
 
 
-def run(mutant: Mutant | None, tests: str, folders: Queue[Path]) -> bool:
-    """Return whether tests fail in a free copy of the repository, with a defect planted for as long as they run."""
+def fails_in_a_copy(tests: str, folders: Queue[Path]) -> bool:
+    """Return whether tests fail in a free copy of the repository."""
     folder = folders.get()
-    path = folder / (mutant.file if mutant else TABLE.name)
-    source = path.read_text() if mutant else ""
     try:
-        if mutant:
-            path.write_text(mutant.planted(source))
         return fails(tests, folder)
     finally:
-        if mutant:
-            path.write_text(source)
+        folders.put(folder)
+
+
+def is_killed(mutant: Mutant, folders: Queue[Path]) -> bool:
+    """Return whether the tests of a mutant fail in a free copy of the repository that has its defect."""
+    folder = folders.get()
+    path = folder / mutant.file
+    source = path.read_text()
+    try:
+        path.write_text(mutant.planted(source))
+        return fails(mutant.tests, folder)
+    finally:
+        path.write_text(source)
         folders.put(folder)
 
 
@@ -116,12 +123,14 @@ def main(words: list[str]) -> int:
         with ThreadPoolExecutor(WORKERS) as pool:
             # Without a defect the tests pass, else their failure would prove nothing.
             groups = sorted({mutant.tests for mutant in chosen})
-            for tests, failed in zip(groups, pool.map(lambda tests: run(None, tests, folders), groups), strict=True):
+            for tests, failed in zip(
+                groups, pool.map(lambda tests: fails_in_a_copy(tests, folders), groups), strict=True
+            ):
                 if failed:
                     print(f"pytest {tests} fails without any defect; mend that first")
                     return 2
             survivors = []
-            for mutant, killed in zip(chosen, pool.map(lambda m: run(m, m.tests, folders), chosen), strict=True):
+            for mutant, killed in zip(chosen, pool.map(lambda m: is_killed(m, folders), chosen), strict=True):
                 print(f"{'killed  ' if killed else 'SURVIVED'}  {mutant.title}", flush=True)
                 survivors += [] if killed else [mutant]
     killed_share = 1 - len(survivors) / len(chosen)

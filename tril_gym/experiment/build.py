@@ -147,15 +147,8 @@ def build_evaluation(
     if not is_run and env is None:
         raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
     known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source)
-    if env not in (None, known.env) and known.reward == default_reward(known.env):
-        known = replace(known, reward=None)  # the other environment has its own
-    given: dict[str, Any] = {"env": env, "dataset": dataset, "reward": reward}
-    config = replace(
-        known,
-        num_envs=num_envs,
-        env_args=merged_env_args(env_args_for_reward(known.env_args, reward), env_args),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    given = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
+    config = _evaluated_config(known, env_args, {name: value for name, value in given.items() if value is not None})
     data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     with cpu_threads(config.cpu_threads):
         if is_run:
@@ -172,6 +165,14 @@ def build_evaluation(
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
     )
+
+
+def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run or a model with others for an evaluation."""
+    if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
+        known = replace(known, reward=None)  # the other environment has its own
+    env_args = merged_env_args(env_args_for_reward(known.env_args, given.get("reward")), env_args)
+    return replace(known, env_args=env_args, **given)
 
 
 def _load_run(

@@ -115,6 +115,21 @@ def switch_points(lengths: np.ndarray, uniforms: np.ndarray, *, allow_full: bool
     return np.where(last < 1, 0, 1 + np.floor(uniforms * last).astype(np.int64))
 
 
+class _Progress:
+    """What the environment has received and returned for B texts so far."""
+
+    def __init__(self, stepped: np.ndarray, max_new_tokens: int) -> None:
+        texts = len(stepped)
+        self.stepped = stepped  # (B,) tokens that the environment has received
+        self.rewards = np.zeros((texts, max_new_tokens))
+        self.terminated, self.truncated = np.zeros(texts, dtype=bool), np.zeros(texts, dtype=bool)
+
+    @property
+    def active(self) -> np.ndarray:
+        """(B,) bool: not ended yet."""
+        return ~(self.terminated | self.truncated)
+
+
 class _EpisodeBatch:
     """One text for each of the first B rows of the environment."""
 
@@ -140,27 +155,18 @@ class _EpisodeBatch:
         """Reset, write the rollins, write the rollouts."""
         texts, infos = self._reset()
         buffer, switch = self._write_rollins(texts, infos)
-        stepped = self._restart_at_switch(switch, buffer, infos)  # (B,) tokens that the environment has received
-        rewards = np.zeros(buffer.tokens.shape)
-        terminated, truncated = np.zeros(self.texts, dtype=bool), np.zeros(self.texts, dtype=bool)
-        active = np.ones(self.texts, dtype=bool)
+        progress = _Progress(self._restart_at_switch(switch, buffer, infos), buffer.tokens.shape[1])
         generator = BatchGenerator(self.plan.rollout, buffer, infos, self.randomness.rollout)
-        while active.any():
+        while (active := progress.active).any():
             # A row whose rollin is still being stepped has its next tokens already.
-            needs_token = active & (stepped == buffer.written)
+            needs_token = active & (progress.stepped == buffer.written)
             if needs_token.any():
                 self._check_not_ended(needs_token, generator)
                 generator.write()
-            rows = np.flatnonzero(active)
-            paid, ended, cut_off, step_infos = self._step(rows, buffer.tokens[rows, stepped[rows]])
-            stepped[rows] += 1
-            self._credit(rewards, paid, active, stepped)
-            self._merge_final_infos(infos, rows[ended | cut_off], step_infos)
-            terminated[rows], truncated[rows] = ended, cut_off
-            active[rows] = ~(ended | cut_off)
-            generator.keep(active[generator.rows])
+            self._step(buffer, progress, infos)
+            generator.keep(progress.active[generator.rows])
         generator.close()
-        return self._trajectories(buffer, switch, stepped, rewards, terminated, truncated, infos)
+        return self._trajectories(buffer, switch, progress, infos)
 
     def _reset(self) -> tuple[Texts, Infos]:
         """Return the prompts and infos of new episodes."""
@@ -225,16 +231,21 @@ class _EpisodeBatch:
             self.envs.reset(options=options | deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows))
         return begun
 
-    def _step(self, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step the whole environment; return the rewards of all B texts, the two flags of `rows`, and the infos."""
+    def _step(self, buffer: CompletionBuffer, progress: _Progress, infos: Infos) -> None:
+        """Step the environment with the next token of every active row."""
+        active = progress.active
+        rows = np.flatnonzero(active)
         actions = np.full(self.envs.num_envs, self.filler, dtype=np.int64)
-        actions[rows] = tokens
+        actions[rows] = buffer.tokens[rows, progress.stepped[rows]]
         with self.timer.time("score"):
-            _, rewards, terminated, truncated, infos = self.envs.step(actions)
+            _, rewards, terminated, truncated, step_infos = self.envs.step(actions)
             self._reset_ended_rows(terminated | truncated)
         if self.layout.autoreset_mode == AutoresetMode.SAME_STEP:
-            infos = infos.get("final_info", {})  # the top level describes the next text already
-        return rewards[: self.texts], terminated[rows], truncated[rows], infos
+            step_infos = step_infos.get("final_info", {})  # the top level describes the next text already
+        progress.stepped[rows] += 1
+        progress.terminated[rows], progress.truncated[rows] = terminated[rows], truncated[rows]
+        self._credit(progress.rewards, rewards[: self.texts], active, progress.stepped)
+        self._merge_final_infos(infos, np.flatnonzero(active & ~progress.active), step_infos)
 
     def _reset_ended_rows(self, ended: np.ndarray) -> None:
         """Reset rows that ended where nothing else does: without autoreset, unless the environment keeps them idle."""
@@ -262,15 +273,9 @@ class _EpisodeBatch:
             )
 
     def _trajectories(
-        self,
-        buffer: CompletionBuffer,
-        switch: np.ndarray,
-        lengths: np.ndarray,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        infos: Infos,
+        self, buffer: CompletionBuffer, switch: np.ndarray, progress: _Progress, infos: Infos
     ) -> Trajectories:
+        lengths = progress.stepped
         columns = np.arange(buffer.tokens.shape[1])
         is_token = columns < lengths[:, None]  # an outside limit may have cut a rollin that was already written
         is_rollin = is_token & (columns < switch[:, None])
@@ -283,9 +288,9 @@ class _EpisodeBatch:
             is_token=torch.from_numpy(is_token),
             is_rollin=torch.from_numpy(is_rollin),
             old_logprobs=torch.from_numpy(np.where(wrote, buffer.logprobs, 0.0)),
-            rewards=torch.from_numpy(rewards),
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(truncated),
+            rewards=torch.from_numpy(progress.rewards),
+            terminated=torch.from_numpy(progress.terminated),
+            truncated=torch.from_numpy(progress.truncated),
             switch=torch.from_numpy(np.minimum(switch, lengths)),
             examples=torch.tensor([int(info.get("example", -1)) for info in infos]),
             infos=infos,

@@ -27,7 +27,8 @@ MAX_SIZES = 256  # sizes that are compiled; torch's default limit is 8
 class _FixedLayer(DynamicLayer):
     """One layer's keys and values, (B, H, C, D) each; a new column is written at `column` (1,).
 
-    (`transformers.cache_utils.StaticLayer` finds the column in a way that differs between versions from 5.0 on.)
+    `transformers.cache_utils.StaticLayer` does not serve: in transformers 5.0 to 5.2 it writes at the `cache_position`
+    that the model passes, later at a count of its own, and both are supported here.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, column: Tensor) -> None:

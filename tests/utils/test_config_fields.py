@@ -140,9 +140,9 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--gamma", "1.5"], "gamma must be in [0, 1], got 1.5; the usual value is 1.0"),
-            (["--kl-gain", "nan"], "kl_gain must be finite and at least 0, got nan"),
-            (["--adam-betas", "0.9", "1"], "adam_betas must be in [0, 1), got (0.9, 1.0)"),
+            (["--gamma", "1.5"], "--gamma must be in [0, 1], got 1.5; the usual value is 1.0"),
+            (["--kl-gain", "nan"], "--kl-gain must be finite and at least 0, got nan"),
+            (["--adam-betas", "0.9", "1"], "--adam-betas must be in [0, 1), got (0.9, 1.0)"),
         ],
     )
     def test_values_outside_the_bounds_are_usage_errors(self, arguments, message, tmp_path):

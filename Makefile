@@ -21,8 +21,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/pytest tests/project/test_layers.py
 
+# Run the tests in two processes.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # Check that PPO++ learns on the embedded data, with three seeds: one to two minutes each.
 slow: install

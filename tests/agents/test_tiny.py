@@ -8,7 +8,7 @@ from doubles import foreign_envs
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import LMPolicy, TextLayout, tiny, tiny_guide, tiny_policy
 from tril_gym.agents.algorithms.bc import BehaviourCloning
-from tril_gym.agents.tiny import GUIDE_ROUNDS, GUIDE_TOP_P, gather_references
+from tril_gym.agents.tiny import GUIDE_TEMPERATURE, GUIDE_TOP_P, gather_references
 
 SMALL = {"width": 32, "heads": 2, "samples": 96, "progress": False}
 
@@ -100,21 +100,37 @@ def test_references_are_their_words_and_eos():
         assert [token for token in tokens if token] == [*reversed(words), 1]  # the sparse rule asks for the reverse
 
 
-def test_the_default_guide_goes_on_where_the_policy_stopped(monkeypatch):
-    rounds, pretrain = [], tiny._pretrain
+def test_the_tiny_guide_is_the_policy_sampled_more_greedily(monkeypatch):
+    runs, pretrain = [], tiny._pretrain
 
-    def counted(policy, texts, settings, number, title):
-        rounds.append(number)
-        pretrain(policy, texts, settings, number, title)
+    def counted(*arguments):
+        runs.append(arguments)
+        pretrain(*arguments)
 
     monkeypatch.setattr(tiny, "_pretrain", counted)
-    policy = tiny_policy(envs(), **SMALL)
-    assert rounds == [1]
-    guide = tiny_guide(envs(), **SMALL)
-    assert rounds == [*range(1, GUIDE_ROUNDS + 1)]  # the first was in the cache
-    assert loss_on(guide.policy) < loss_on(policy) - 0.01
-    assert guide.settings() == {"temperature": 1.0, "top_k": None, "top_p": GUIDE_TOP_P, "min_new_tokens": None}
-    assert equal(tiny_policy(envs(), **SMALL), policy)  # which the guide's training has not changed
+    policy, guide = tiny_policy(envs(), **SMALL), tiny_guide(envs(), **SMALL)
+    assert len(runs) == 1
+    assert equal(policy, guide.policy)
+    expected = {"temperature": GUIDE_TEMPERATURE, "top_k": None, "top_p": GUIDE_TOP_P, "min_new_tokens": None}
+    assert guide.settings() == expected
+
+
+def test_pretraining_ends_after_the_given_seconds():
+    untrained, stopped, whole = (
+        tiny_policy(envs(), **SMALL | settings) for settings in ({"samples": 0}, {"seconds": 1e-9}, {})
+    )
+    assert equal(untrained, stopped)
+    assert not equal(untrained, whole)
+
+
+def test_pretraining_prints_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(tiny, "LINE_SECONDS", 0.0)
+    tiny_policy(envs(), **SMALL | {"progress": True, "epochs": 1})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pretraining of the tiny causal model: 3 steps"
+    assert [line.split(" after ")[0] for line in lines[1:]] == [
+        f"pretraining of the tiny causal model: {step} of 3 steps" for step in (1, 2, 3)
+    ]
 
 
 class TestSettings:
@@ -151,7 +167,7 @@ class TestSettings:
         with pytest.raises(ValueError, match="no reference to pretrain on; use samples=0"):
             tiny_policy(bare, **SMALL)
 
-    def test_the_newborn_depends_on_its_seed_alone(self):
+    def test_untrained_weights_depend_on_the_seed_alone(self):
         settings = {"samples": 0, "width": 32, "heads": 2}
         one, two, other = (tiny_policy(envs(), **settings, seed=seed) for seed in (1, 1, 2))
         assert equal(one, two)

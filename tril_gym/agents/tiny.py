@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,16 @@ from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
 from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.console import RunConsole
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-GUIDE_ROUNDS = 2  # rounds of pretraining of a guide; a policy has one
+# A tiny guide is the tiny policy's model, sampled more greedily: what it writes has a higher reward than the policy's
+# texts have before training, and it needs no training of its own.
+GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
+LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,9 @@ class TinySettings:
     epochs: float = config_field(2.0, "Passes over the pairs", above=0)
     learning_rate: float = config_field(1e-3, "AdamW step size", above=0)
     minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
+    seconds: float | None = config_field(
+        None, "Stop pretraining after so many seconds; the weights then depend on the machine's speed", above=0
+    )
     seed: int = config_field(0, "Seed of the weights, the pairs and their order")
 
     def __post_init__(self) -> None:
@@ -67,16 +77,16 @@ def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True,
     Raises:
         ValueError: an unknown kind, or an environment without tokenizer or references.
     """
-    return _tiny(envs, kind, TinySettings(**settings), rounds=1, progress=progress)
+    return _tiny(envs, kind, TinySettings(**settings), progress=progress)
 
 
 def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
-    """Return the tiny policy after one more round of pretraining, as a guide; arguments as of `tiny_policy`."""
-    policy = _tiny(envs, kind, TinySettings(**settings), rounds=GUIDE_ROUNDS, progress=progress)
-    return Guide(policy, top_p=GUIDE_TOP_P)
+    """Return the tiny policy as a guide, sampled at a low temperature; arguments as of `tiny_policy`."""
+    policy = _tiny(envs, kind, TinySettings(**settings), progress=progress)
+    return Guide(policy, temperature=GUIDE_TEMPERATURE, top_p=GUIDE_TOP_P)
 
 
-def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, progress: bool) -> LMPolicy:
+def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, progress: bool) -> LMPolicy:
     if kind not in ("causal", "seq2seq"):
         raise ValueError(f'kind must be "causal" (tiny) or "seq2seq" (tiny-seq2seq), got {kind!r}')
     layout = TextLayout.of(envs)
@@ -85,26 +95,21 @@ def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, rounds: int, pr
     policy = LMPolicy(_build_model(kind, layout, settings), layout.tokenizer)
     if settings.samples:
         texts = gather_references(envs, layout, settings.samples, settings.seed)
-        for number in range(1, rounds + 1):
-            policy = _pretrained(policy, texts, kind, settings, number, progress)
+        policy = _pretrained(policy, texts, kind, settings, progress)
     return policy
 
 
-def _pretrained(
-    policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, number: int, progress: bool
-) -> LMPolicy:
-    """Return the policy after one more round of pretraining, from the cache if possible."""
+def _pretrained(policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, progress: bool) -> LMPolicy:
+    """Return the pretrained policy, from the cache if possible."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
         with cpu_threads(1):
-            _pretrain(
-                policy, texts, settings, number, f"pretraining {number} of tiny {kind} model" if progress else None
-            )
+            _pretrain(policy, texts, settings, f"pretraining of the tiny {kind} model" if progress else None)
         with without_progress_bars():
             policy.model.save_pretrained(folder)
 
-    folder = cached_folder(f"tiny-{kind}", _key(kind, policy.vocab_size, settings, number, texts), build)
+    folder = cached_folder(f"tiny-{kind}", _key(kind, policy.vocab_size, settings, texts), build)
     loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
     with without_progress_bars():
         return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
@@ -163,26 +168,39 @@ def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
         )
 
 
-def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, number: int, title: str | None) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
-    size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + number)
+def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str | None) -> None:
+    size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + 1)
     cloning = BehaviourCloning(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]
-    console = Console(file=sys.stderr)
-    quiet = title is None or not console.is_terminal
-    for rows in track(parts, description=title or "", console=console, transient=True, disable=quiet):
-        cloning.step(texts[rows])
+    start = time.monotonic()
+    with _progress(title, len(parts)) as show:
+        for number, rows in enumerate(parts):
+            if settings.seconds is not None and time.monotonic() - start > settings.seconds:
+                break
+            cloning.step(texts[rows])
+            show(number + 1)
 
 
-def _key(kind: str, vocab_size: int, settings: TinySettings, number: int, texts: Texts) -> str:
+@contextmanager
+def _progress(title: str | None, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of pretraining on standard error; without a title show nothing."""
+    if title is None:
+        yield lambda steps: None
+        return
+    from rich.console import Console
+
+    console = RunConsole(Console(file=sys.stderr, highlight=False))
+    with console.progress(title, total=total, line_every=LINE_SECONDS) as show:
+        yield show
+
+
+def _key(kind: str, vocab_size: int, settings: TinySettings, texts: Texts) -> str:
     """Return a hash of everything that the trained weights depend on."""
     import transformers
 
-    about = asdict(settings) | {"kind": kind, "vocab_size": vocab_size, "number": number}
+    about = asdict(settings) | {"kind": kind, "vocab_size": vocab_size}
     # The shapes determine the number of positions of the model.
     about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
     about |= {"torch": torch.__version__, "transformers": transformers.__version__}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
-from tril_gym.experiment.config import TINY, RunConfig
+from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
@@ -71,11 +71,16 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
             " the name or folder of a language model, such as the supervised one, or module:function"
         )
     if name == "references" or is_function_name(name):
-        if config.guide_top_k is not None or config.guide_top_p is not None:
-            raise ValueError(f"--guide-top-k and --guide-top-p are for a language model, not for --guide {name}")
+        for option in GUIDE_OPTIONS[1:]:
+            if getattr(config, option) is not None:
+                flag = "--" + option.replace("_", "-")
+                raise ValueError(
+                    f"{flag} is for a guide that is a language model, not for --guide {name}; leave it out"
+                )
         return guide_without_model(name)
     model = _guide_model(config, name, envs, policy)
-    return Guide(model, top_k=config.guide_top_k, top_p=config.guide_top_p)
+    temperature = 1.0 if config.guide_temperature is None else config.guide_temperature
+    return Guide(model, temperature=temperature, top_k=config.guide_top_k, top_p=config.guide_top_p)
 
 
 def guide_without_model(name: str) -> Actor:

@@ -11,7 +11,7 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.config_fields import check_bounds, config_field
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
-GUIDE_OPTIONS = ("guide", "guide_top_k", "guide_top_p")
+GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p")
 DATA_HELP = "embedded, hub, a folder, or a file"
 
 
@@ -61,6 +61,12 @@ class RunConfig:
     tiny_samples: int | None = config_field(
         None, "References that tiny models are pretrained on; default: as the preset says", minimum=0, group="policy"
     )
+    pretrain_seconds: float | None = config_field(
+        None,
+        "Stop the pretraining of tiny models after so many seconds; the weights then depend on the machine's speed",
+        above=0,
+        group="policy",
+    )
     lora_rank: int = config_field(
         0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, group="policy"
     )
@@ -79,6 +85,9 @@ class RunConfig:
         "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, or module:function of your own;"
         " default: none, it must be named",
         group="guide",
+    )
+    guide_temperature: float | None = config_field(
+        None, "Softmax temperature of a guide that is a model; default: 1, of a tiny one 0.3", above=0, group="guide"
     )
     guide_top_p: float | None = config_field(
         None, "Nucleus of a guide that is a model; default: 0.92", above=0, maximum=1, group="guide"

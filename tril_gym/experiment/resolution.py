@@ -94,21 +94,25 @@ def _resolved(numbers: dict[str, Any], num_envs: int) -> dict[str, Any]:
 
 
 def _guide_settings(config: RunConfig) -> dict[str, Any]:
-    from tril_gym.agents.tiny import GUIDE_TOP_P
+    from tril_gym.agents.tiny import GUIDE_TEMPERATURE, GUIDE_TOP_P
 
     guide = config.policy if config.guide is None and config.policy in TINY else config.guide
     if guide is None or guide == "references" or is_function_name(guide):
         return {"guide": guide}
-    return {"guide": guide, "guide_top_p": GUIDE_TOP_P if config.guide_top_p is None else config.guide_top_p}
+    defaults = {"guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0, "guide_top_p": GUIDE_TOP_P}
+    given = {name: getattr(config, name) for name in defaults if getattr(config, name) is not None}
+    return {"guide": guide} | defaults | given
 
 
 def tiny_settings(config: RunConfig) -> dict[str, Any]:
     """Return the size and pretraining of tiny models: fields of `TinySettings`, `samples` among them."""
     from tril_gym.agents.tiny import TinySettings
 
-    settings = presets.load(config.preset, config.env).tiny
+    settings = presets.load(config.preset, config.env, config.algorithm).tiny
     if config.tiny_samples is not None:
         settings = settings | {"samples": config.tiny_samples}
+    if config.pretrain_seconds is not None:
+        settings = settings | {"seconds": config.pretrain_seconds}
     return {"samples": TinySettings(**settings).samples} | settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,13 +71,39 @@ class RunConsole:
             yield
 
     @contextmanager
-    def progress(self, label: str, *, total: int, completed: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar; yield a function that sets how many steps of `total` are complete."""
+    def progress(
+        self, label: str, *, total: int, completed: int = 0, line_every: float | None = None
+    ) -> Iterator[Callable[[int], None]]:
+        """Show a bar; yield a function that sets how many steps of `total` are complete.
+
+        Args:
+            label: what makes progress.
+            total: number of steps.
+            completed: steps that are complete already.
+            line_every: where there is no terminal, print a line at the start and after so many seconds each.
+        """
+        if line_every is not None and not self.console.is_terminal:
+            yield self._progress_lines(label, total, line_every)
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = not self.console.is_terminal
         with Progress(*columns, TextColumn("left"), console=self.console, transient=True, disable=hidden) as bar:
             task = bar.add_task(escape(label), total=total, completed=completed)
             yield lambda steps: bar.update(task, completed=steps)
+
+    def _progress_lines(self, label: str, total: int, seconds: float) -> Callable[[int], None]:
+        """Print a line, and return a function that prints another one whenever so many seconds have passed."""
+        self.say(f"{label}: {total} steps")
+        start = printed = time.monotonic()
+
+        def show(steps: int) -> None:
+            nonlocal printed
+            now = time.monotonic()
+            if now - printed >= seconds:
+                printed = now
+                self.say(f"{label}: {steps} of {total} steps after {now - start:.0f} s")
+
+        return show
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:

@@ -3,7 +3,7 @@
 help:        one line
 run:         fields of `RunConfig`
 tiny:        size and pretraining of tiny policies and guides
-algorithms:  hyperparameters by algorithm; beside them, under `run`, fields of `RunConfig` for this algorithm
+algorithms:  hyperparameters by algorithm; beside them, under `run` and `tiny`, what differs for this algorithm
 envs:        the last three again by environment id; they win over the general ones
 """
 
@@ -44,7 +44,8 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
     content = _over(content, content.get("envs", {}).get(env, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))
     run = _over(content.get("run", {}), hyperparameters.pop("run", {}))
-    return Preset(name, content["help"], run, content.get("tiny", {}), hyperparameters)
+    tiny = _over(content.get("tiny", {}), hyperparameters.pop("tiny", {}))
+    return Preset(name, content["help"], run, tiny, hyperparameters)
 
 
 def read(name: str) -> dict[str, Any]:

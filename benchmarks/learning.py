@@ -1,0 +1,289 @@
+"""Measure whether every algorithm makes its policy better on its own defaults, by held-out texts.
+
+    python benchmarks/learning.py FOLDER [--algorithms NAME …] [--envs ID …] [--policies tiny tiny-seq2seq] [--seeds N]
+        [--jobs N] [--split test] [--control]
+
+A cell is an algorithm, an environment and a policy; each of its seeds is a run of `tril-gym train` without any further
+option. The policies before and after training write the examples of a split that was not used to choose settings.
+Results are kept in FOLDER, one small JSON file per run, so an interrupted sweep continues where it stopped; the table
+over all results is printed at the end and written to FOLDER/table.md. Exit code 1 if a cell fails.
+
+A cell passes if held-out reward rises by two standard errors (of the paired difference) in the median seed, greedy and
+sampled, no seed falls by more than one, the KL is at most 8 nats a text (bc: not counted, its first policy is random),
+at most 3 % of the sampled texts have unknown words, and repetition rises by at most 0.01. GAIL never sees the reward:
+it passes if no reward falls by more than two standard errors in the median seed, the likelihood of held-out references
+does not fall, and a fresh discriminator tells the texts from references less often than before.
+
+`--control` also continues imitation from the same first policy for the same time, on the references that the guide saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import VectorEnv
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, TextLayout, minibatches, tiny_policy
+from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
+from tril_gym.agents.tiny import gather_references
+from tril_gym.experiment import configure, evaluate, training_words
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.resolution import tiny_settings
+from tril_gym.experiment.verdict import verdict_of
+from tril_gym.functional.losses import discriminator_loss
+from tril_gym.models.texts import Texts
+
+ENVS = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0")
+POLICIES = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}
+EXAMPLES = 200  # held-out examples
+MOST_KL, MOST_UNKNOWN, MOST_REPETITION = 8.0, 0.03, 0.01
+LIKELIHOOD_NOISE = 0.02  # nats per token that count as unchanged
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An algorithm on an environment, with a policy."""
+
+    algorithm: str
+    env: str
+    policy: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder."""
+        return f"{self.algorithm}_{self.env.split('/')[1]}_{self.policy}"
+
+
+def run(cell: Cell, seed: int, folder: Path, split: str, *, control: bool) -> None:
+    """Train and measure one seed of a cell, unless its result exists."""
+    result = folder / f"{cell.name}_{seed}.json"
+    if not result.is_file():
+        measure = [sys.executable, __file__, str(folder), "--run", cell.algorithm, cell.env, cell.policy, str(seed)]
+        command = [*measure, "--split", split, *(["--control"] if control else [])]
+        log = folder / f"{cell.name}_{seed}.log"
+        with log.open("w") as file:
+            failed = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        found = "failed, see " + str(log) if failed else json.loads(result.read_text())["verdict"]["sentence"]
+        print(f"{cell.name}, seed {seed}: {found}", flush=True)
+
+
+def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: bool) -> dict[str, Any]:
+    """Train one seed of a cell and return what its held-out texts say."""
+    run_folder = folder / f"{cell.name}_{seed}"
+    command = [sys.executable, "-m", "tril_gym", "train", cell.algorithm, "--env", cell.env, "--policy", cell.policy]
+    options = ["--seed", str(seed), "--output-dir", str(run_folder)]
+    begin = time.perf_counter()
+    subprocess.run([*command, *options, *(["--resume"] if run_folder.is_dir() else [])], check=True)
+    wall = time.perf_counter() - begin
+    seconds = json.loads((run_folder / "evaluation.json").read_text())["verdict"]["seconds"]
+    kind = agent_type(cell.algorithm)
+    fitted = run_folder / "reward"
+    envs = gym.make_vec(cell.env, num_envs=EXAMPLES, autoreset_mode="Disabled", split=split, fitted_rewards=str(fitted))
+    train = gym.make_vec(cell.env, num_envs=64, autoreset_mode="Disabled", fitted_rewards=str(fitted))
+    words = training_words(train)
+    checkpoint = max((run_folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    agent = kind.load(checkpoint, envs=envs, **({"guide": Guide.references()} if kind.takes_guide else {}))
+    first = first_policy(cell, train, agent.policy)
+    before, after = (
+        evaluate(policy, envs, seed=seed, ref_policy=first, count=EXAMPLES, known_words=words)
+        for policy in (first, agent.policy)
+    )
+    found = {
+        "algorithm": cell.algorithm,
+        "env": cell.env,
+        "policy": cell.policy,
+        "seed": seed,
+        "split": split,
+        "seconds": {"training": seconds, "with pretraining and evaluation": wall},
+        "before": before.metrics,
+        "after": after.metrics,
+        "verdict": verdict_of(before.as_json(), after.as_json(), seconds=seconds),
+        "texts": {
+            name: [row["completion"] for row in part.samples] for name, part in (("before", before), ("after", after))
+        },
+    }
+    if cell.algorithm == "gail":
+        found["nll"] = [reference_nll(policy, envs) for policy in (first, agent.policy)]
+        found["discriminator"] = [discriminator_accuracy(policy, train, envs) for policy in (first, agent.policy)]
+    if control and cell.algorithm != "bc":
+        imitator = continued_imitation(cell, train, agent.policy, seconds, seed)
+        imitated = evaluate(imitator, envs, seed=seed, count=EXAMPLES, known_words=words)
+        found["control"] = verdict_of(before.as_json(), imitated.as_json(), seconds=seconds)
+    return found
+
+
+def first_policy(cell: Cell, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
+    """Return the policy that training began with, sampling as the trained one does."""
+    settings = tiny_settings(configure(cell.algorithm, env=cell.env, policy=cell.policy))
+    policy = tiny_policy(train, kind=POLICIES[cell.policy], progress=False, **settings)
+    return policy.with_decoding(trained.decoding)
+
+
+def continued_imitation(cell: Cell, train: VectorEnv, trained: LMPolicy, seconds: float, seed: int) -> LMPolicy:
+    """Return the first policy after that many seconds of further imitation of the train part's references."""
+    policy = first_policy(cell, train, trained)
+    agent = BC(policy, train, BCConfig(learning_rate=2e-4, epochs=1), seed=seed)
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        agent.learn(1)
+    return policy
+
+
+@torch.no_grad()
+def reference_nll(policy: LMPolicy, envs: VectorEnv) -> float:
+    """Return the negative log-likelihood of references in nats per token."""
+    texts = gather_references(envs, TextLayout.of(envs), EXAMPLES, seed=0)
+    return float(-policy.plain_logprobs(texts)[texts.is_token].mean())
+
+
+def discriminator_accuracy(policy: LMPolicy, train: VectorEnv, held_out: VectorEnv) -> float:
+    """Return how often a fresh discriminator tells held-out references from the policy's texts; chance is 0.5.
+
+    It is trained on the train part, on as many references as texts of the policy for the same prompts.
+    """
+    layout = TextLayout.of(train)
+    pairs = {
+        name: _pairs(policy, envs, count) for name, envs, count in (("train", train, 2048), ("test", held_out, 200))
+    }
+    discriminator = ClassifierDiscriminator.tiny(layout)
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3)
+    experts, written = pairs["train"]
+    for rows in minibatches(len(experts), epochs=4, size=32, generator=torch.Generator().manual_seed(0)):
+        optimizer.zero_grad()
+        discriminator_loss(discriminator.logits(experts[rows]), discriminator.logits(written[rows])).backward()
+        optimizer.step()
+    with torch.no_grad():
+        experts, written = pairs["test"]
+        right = torch.cat([discriminator.logits(experts) > 0, discriminator.logits(written) <= 0])
+    return float(right.double().mean())
+
+
+def _pairs(policy: LMPolicy, envs: VectorEnv, count: int) -> tuple[Texts, Texts]:
+    """Return references, and texts that the policy samples for the same prompts."""
+    from tril_gym.agents import Plan, collect
+
+    layout, generator = TextLayout.of(envs), torch.Generator().manual_seed(0)
+    written = collect(envs, Plan(rollout=policy), episodes=count, generator=generator)
+    from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+
+    return reference_texts(written, ReferenceTokens(layout), generator), written.texts
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the medians over the seeds of a cell, and the rules that it breaks."""
+    changes = {way: [result["verdict"][way]["standard_errors"] for result in results] for way in ("greedy", "sampled")}
+    sampled = [(result["before"]["sampled"], result["after"]["sampled"]) for result in results]
+    found = {
+        "seeds": len(results),
+        "before": {way: _median(result["before"][way]["reward/mean"] for result in results) for way in changes},
+        "after": {way: _median(result["after"][way]["reward/mean"] for result in results) for way in changes},
+        "median": {way: _median(values) for way, values in changes.items()},
+        "least": {way: min(values) for way, values in changes.items()},
+        "kl": max(after["kl"] for _, after in sampled),
+        "unknown": _median(after["text/unknown_words"] for _, after in sampled),
+        "repetition": _median(after["text/repetition"] - before["text/repetition"] for before, after in sampled),
+        "seconds": _median(result["seconds"]["training"] for result in results),
+    }
+    return found | {"broken": broken_rules(results, found)}
+
+
+def broken_rules(results: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
+    """Return the rules of the module's docstring that a cell breaks."""
+    algorithm = results[0]["algorithm"]
+    limits = {"KL": found["kl"] > MOST_KL and algorithm != "bc", "unknown words": found["unknown"] > MOST_UNKNOWN}
+    limits["repetition"] = found["repetition"] > MOST_REPETITION
+    if algorithm == "gail":
+        limits["reward"] = min(found["median"].values()) < -2
+        limits["likelihood"] = (
+            _median(after - before for before, after in (r["nll"] for r in results)) > LIKELIHOOD_NOISE
+        )
+        limits["discriminator"] = (
+            _median(after - before for before, after in (r["discriminator"] for r in results)) >= 0
+        )
+    else:
+        limits["median"] = min(found["median"].values()) < 2
+        limits["a seed fell"] = min(found["least"].values()) < -1
+    return [name for name, is_broken in limits.items() if is_broken]
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """Return the table in Markdown, one row per cell, and whether all cells pass."""
+    cells = defaultdict(list)
+    for result in results:
+        cells[result["algorithm"], result["env"], result["policy"]].append(result)
+    lines = [
+        "| algorithm | environment | policy | seeds | greedy | sampled | KL | unknown words | seconds | passes |",
+        "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    found = {cell: summary(own) for cell, own in cells.items()}
+    for (algorithm, env, policy), row in found.items():
+        rewards = [
+            f"{row['before'][way]:.3f} → {row['after'][way]:.3f} ({row['median'][way]:+.1f}; {row['least'][way]:+.1f})"
+            for way in ("greedy", "sampled")
+        ]
+        verdict = "yes" if not row["broken"] else "no: " + ", ".join(row["broken"])
+        cells_of_row = [algorithm, env, policy, row["seeds"], *rewards, f"{row['kl']:.1f}", f"{row['unknown']:.1%}"]
+        lines.append("| " + " | ".join(map(str, [*cells_of_row, f"{row['seconds']:.0f}", verdict])) + " |")
+    return "\n".join(lines), not any(row["broken"] for row in found.values())
+
+
+def _median(values: Any) -> float:
+    return float(statistics.median(values))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="results, logs and run folders")
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS))
+    parser.add_argument("--envs", nargs="+", default=list(ENVS), choices=ENVS)
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of each cell: 0 to N-1")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--split", default="test", choices=("validation", "test"))
+    parser.add_argument("--control", action="store_true", help="also imitate for the same time")
+    parser.add_argument("--run", nargs=4, metavar=("ALGORITHM", "ENV", "POLICY", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.run:
+        cell, seed = Cell(*options.run[:3]), int(options.run[3])
+        found = measure_run(cell, seed, options.folder, options.split, control=options.control)
+        (options.folder / f"{cell.name}_{seed}.json").write_text(json.dumps(found, indent=1))
+        return
+    cells = [Cell(*parts) for parts in product(options.algorithms, options.envs, options.policies)]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
+        list(
+            pool.map(
+                lambda job: run(*job, options.folder, options.split, control=options.control),
+                [(cell, seed) for seed in seeds for cell in cells],
+            )
+        )
+    results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
+    if results:
+        text, passes = table(results)
+        (options.folder / "table.md").write_text(text + "\n")
+        print(text)
+        raise SystemExit(not passes)
+
+
+if __name__ == "__main__":
+    main()

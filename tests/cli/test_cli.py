@@ -13,6 +13,7 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.verdict import duration
 
 SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8", "--iterations", "2"]
+CONSTANT = ["--lr-schedule", "constant"]  # so that a run can be extended
 TIMES = re.compile(r"^time/|tokens_per_second")
 
 
@@ -92,9 +93,10 @@ def test_the_same_seed_gives_the_same_metrics(run, tmp_path):
     assert metrics(tmp_path / "other") != metrics(run)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
-    folder = tmp_path / "stopped"
-    call("train", "ppo", *SMALL, "--output-dir", folder, "--iterations", 1)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    run, folder = tmp_path / "whole", tmp_path / "stopped"
+    call("train", "ppo", *SMALL, *CONSTANT, "--output-dir", run)
+    call("train", "ppo", *SMALL, *CONSTANT, "--output-dir", folder, "--iterations", 1)
     # lines of iterations after the last checkpoint must be replaced
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 2}\n{"iter')

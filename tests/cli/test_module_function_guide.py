@@ -21,7 +21,18 @@ def name_the_concepts(prompts, completions):
 
 
 class TestModuleFunction:
-    SMALL = ("--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8", "--iterations", "2")
+    SMALL = (
+        "--tiny-samples",
+        "64",
+        "--num-envs",
+        "8",
+        "--eval-examples",
+        "8",
+        "--iterations",
+        "2",
+        "--lr-schedule",
+        "constant",
+    )
 
     @pytest.fixture
     def here(self, tmp_path, monkeypatch):

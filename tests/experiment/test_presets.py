@@ -55,9 +55,11 @@ def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str
     if algorithm not in ALGORITHMS:
         return [algorithm]
     hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
-    return [key for key in numbers if key not in hyperparameters | {"run"}] + [
-        key for key in numbers.get("run", {}) if key not in options(algorithm)
-    ]
+    return (
+        [key for key in numbers if key not in hyperparameters | {"run", "tiny"}]
+        + [key for key in numbers.get("run", {}) if key not in options(algorithm)]
+        + [key for key in numbers.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
+    )
 
 
 def options(algorithm: str) -> set[str]:
@@ -77,6 +79,7 @@ def test_every_key_is_a_setting(name):
         ({"algorithms": {"ppo": {"learnig_rate": 1e-5}}}, "learnig_rate"),
         ({"envs": {"tril/TLDR-v0": {"algorithms": {"bc": {"clip_range": 0.2}}}}}, "clip_range"),
         ({"algorithms": {"ppo": {"run": {"polciy": "gpt2"}}}}, "polciy"),
+        ({"algorithms": {"ppo": {"tiny": {"sampels": 3}}}}, "sampels"),
         ({"algorithms": {"ppo++": {}}}, "ppo++"),
         ({"run": {"learning_rate": 1e-5}}, "learning_rate"),
         ({"envs": {"tril/IMDB": {}}}, "tril/IMDB"),
@@ -178,7 +181,10 @@ def test_lora_and_quantisation_can_be_switched_off():
     ("arguments", "words"),
     [
         (["ppo", "--guide-top-k", "5"], ["ppo works without a guide", "--guide-top-k 5"]),
-        (["ppo-pp", "--guide", "references", "--guide-top-p", "0.5"], ["for a language model", "references"]),
+        (
+            ["ppo-pp", "--guide", "references", "--guide-top-p", "0.5"],
+            ["--guide-top-p is for a guide that is a language model", "references"],
+        ),
         (["ppo", "--policy", "tiny", "--tokenizer", "gpt2"], ["created for the environment's tokenizer", "--env-arg"]),
     ],
 )
@@ -296,7 +302,7 @@ def test_a_guide_may_sample_its_whole_distribution(stand_ins):
     given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
     config = configure("ppo-pp", preset="embedded", num_envs=2, tiny_samples=0, **given)
     assert build_run(config).agent.guide.settings() == {
-        "temperature": 1.0, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
+        "temperature": 0.3, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def test_snippet_must_stand_once():
             mutant.planted(source)
 
 
-def test_failing_and_passing_tests_are_told_apart(tmp_path):
+def test_failing_and_passing_tests_are_distinguished(tmp_path):
     (tmp_path / "test_bad.py").write_text("def test_x():\n    assert False\n")
     (tmp_path / "test_good.py").write_text("def test_x():\n    pass\n")
     assert mutants.fails("test_bad.py", tmp_path)

@@ -265,7 +265,7 @@ class TestCommand:
             ([], "--dataset is missing"),
             (["--resume"], "--resume needs --output-dir"),
             (["--dataset", "nothing.jsonl"], "there is no file or folder nothing.jsonl"),
-            (["--dataset", "x", "--learning-rate", "0"], "learning_rate must be above 0"),
+            (["--dataset", "x", "--learning-rate", "0"], "--learning-rate must be above 0"),
             (["--dataset", "PAIRS", "--learning-rate", "1e30"], "start again with a --learning-rate below 1e+30"),
         ],
     )

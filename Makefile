@@ -25,9 +25,9 @@ check: install
 test: install
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# Check that PPO++ learns on the embedded data, with three seeds: one to two minutes each.
+# Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
 slow: install
-	$(BIN)/python benchmarks/demo_learns.py
+	$(BIN)/python benchmarks/learning.py runs/learning --control
 
 docs: install
 	$(BIN)/pytest tests/project/test_docs.py

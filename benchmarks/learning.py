@@ -38,7 +38,9 @@ import torch
 from gymnasium.vector import VectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, TextLayout, minibatches, tiny_policy
+from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect, tiny_policy
+from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
 from tril_gym.agents.tiny import gather_references
 from tril_gym.experiment import configure, evaluate, training_words
@@ -175,12 +177,8 @@ def discriminator_accuracy(policy: LMPolicy, train: VectorEnv, held_out: VectorE
 
 def _pairs(policy: LMPolicy, envs: VectorEnv, count: int) -> tuple[Texts, Texts]:
     """Return references, and texts that the policy samples for the same prompts."""
-    from tril_gym.agents import Plan, collect
-
     layout, generator = TextLayout.of(envs), torch.Generator().manual_seed(0)
     written = collect(envs, Plan(rollout=policy), episodes=count, generator=generator)
-    from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-
     return reference_texts(written, ReferenceTokens(layout), generator), written.texts
 
 

@@ -12,7 +12,9 @@ import benchmark_models
 import environment
 import gpu
 import growth
+import gymnasium as gym
 import iteration
+import learning
 import memory
 import pytest
 import rollout
@@ -25,6 +27,7 @@ from benchmark_models import EOS, FIRST_WORD
 from hand_written import HandWrittenPPO, Hyperparameters, write
 from side_by_side import Comparison, Sample, Spread, Target
 
+from tril_gym.agents import tiny_policy
 from tril_gym.envs.text_vector_env import TextVectorEnv
 
 
@@ -353,3 +356,61 @@ def test_peak_bytes_by_hand():
         return two * 2
 
     assert memory.peak_bytes(work) == pytest.approx(8_000, abs=100)
+
+
+class TestLearning:
+    """The table of learning: which results count as learning."""
+
+    @staticmethod
+    def result(greedy=3.0, sampled=3.0, *, algorithm="ppo", kl=2.0, unknown=0.0, repetition=0.0, **further):
+        changes = {"greedy": {"standard_errors": greedy}, "sampled": {"standard_errors": sampled}}
+        ways = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.4, "text/repetition": 0.0}}
+        after = {way: dict(metrics) for way, metrics in ways.items()}
+        after["sampled"] |= {"kl": kl, "text/unknown_words": unknown, "text/repetition": repetition}
+        about = {"algorithm": algorithm, "env": "tril/CommonGen-v0", "policy": "tiny", "seconds": {"training": 60.0}}
+        return about | {"before": ways, "after": after, "verdict": changes} | further
+
+    def test_a_gain_in_both_decodings_passes(self):
+        text, passes = learning.table([self.result(), self.result(greedy=2.5, sampled=-0.5), self.result()])
+        assert passes
+        assert (
+            "| ppo | tril/CommonGen-v0 | tiny | 3 | 0.500 → 0.500 (+3.0; +2.5) | 0.400 → 0.400 (+3.0; -0.5) |" in text
+        )
+
+    @pytest.mark.parametrize(
+        ("bad", "rule"),
+        [
+            ({"greedy": 1.9}, "median"),
+            ({"kl": 8.1}, "KL"),
+            ({"unknown": 0.04}, "unknown words"),
+            ({"repetition": 0.02}, "repetition"),
+        ],
+    )
+    def test_each_rule_can_fail(self, bad, rule):
+        _, passes = learning.table([self.result(**bad)])
+        assert not passes
+        assert learning.summary([self.result(**bad)])["broken"] == [rule]
+
+    def test_one_seed_that_falls_fails_the_cell(self):
+        results = [self.result(), self.result(), self.result(sampled=-1.1)]
+        assert learning.summary(results)["broken"] == ["a seed fell"]
+
+    @pytest.mark.parametrize(
+        ("nll", "accuracy", "broken"),
+        [
+            ((1.3, 1.3), (0.9, 0.8), []),
+            ((1.3, 1.4), (0.9, 0.8), ["likelihood"]),
+            ((1.3, 1.2), (0.8, 0.9), ["discriminator"]),
+        ],
+    )
+    def test_gail_is_judged_without_the_reward(self, nll, accuracy, broken):
+        result = self.result(0.0, 0.0, algorithm="gail", nll=nll, discriminator=accuracy)
+        assert learning.summary([result])["broken"] == broken
+
+    def test_a_fresh_discriminator_tells_random_texts_from_references(self):
+        train, held_out = (gym.make_vec("tril/Toy-v0", num_envs=32, rule="sparse") for _ in range(2))
+        untrained = tiny_policy(train, samples=0, width=32, heads=2)
+        assert learning.discriminator_accuracy(untrained, train, held_out) > 0.9
+        trained = tiny_policy(train, samples=2000, epochs=4, width=32, heads=2, progress=False)
+        assert learning.discriminator_accuracy(trained, train, held_out) < 0.75
+        assert learning.reference_nll(trained, held_out) < learning.reference_nll(untrained, held_out) - 1.0

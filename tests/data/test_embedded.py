@@ -12,6 +12,7 @@ import spacy
 from tokenizers import Tokenizer
 
 from tril_gym.data.embedded import build, common_gen_grammar
+from tril_gym.data.tokenizers import train_tokenizer
 
 FOLDER = Path(build.__file__).parent
 COLUMNS = {
@@ -156,14 +157,35 @@ def test_decoding_restores_any_text(tokenizer, text):
 def test_tokenizer_size_and_special_tokens(tokenizer):
     assert tokenizer.token_to_id("<pad>") == 0
     assert tokenizer.token_to_id("<eos>") == 1
-    assert tokenizer.get_vocab_size() <= 1000
+    assert tokenizer.get_vocab_size() <= build.VOCAB_SIZE
     assert tokenizer.encode("a<eos>").ids[-1] == 1
 
 
-def test_most_words_are_one_token(task, tokenizer):
-    texts = [text for row in rows(task, "test") for text in build.DATASETS[task].texts(row)]
-    found = [word for text in texts for word in re.findall(r" ?\w+", text)]
-    assert sum(len(tokenizer.encode(word).ids) == 1 for word in found) / len(found) > 0.84
+def test_every_word_is_one_token_and_every_token_occurs(task, tokenizer):
+    texts = [
+        text for split in ("train", "test") for row in rows(task, split) for text in build.DATASETS[task].texts(row)
+    ]
+    encodings = tokenizer.encode_batch(texts)
+    assert all(len(set(encoding.word_ids)) == len(encoding.ids) for encoding in encodings)
+    used = {token for encoding in encodings for token in encoding.ids}
+    single_bytes = range(2, 258)  # the alphabet of other texts, after the two special tokens
+    assert set(range(258, tokenizer.get_vocab_size())) <= used
+    assert used.isdisjoint({0, 1})
+    assert [tokenizer.decode(tokenizer.encode(text).ids) for text in ("Čeština 123", "naïve")] == [
+        "Čeština 123",
+        "naïve",
+    ]
+    assert all(len(tokenizer.id_to_token(token)) == 1 for token in single_bytes)
+
+
+def test_a_larger_vocabulary_than_allowed_is_cut_into_pieces():
+    texts = ["a red house", "a blue house", "two red houses"]
+    whole, pieces = (train_tokenizer(texts, size) for size in (263, 262))
+    assert whole.get_vocab_size() == 258 + 5  # "a" is a byte; " red", " house", " blue", "two" and " houses" are words
+    assert len(whole.encode("a red house").ids) == 3
+    assert pieces.get_vocab_size() == 262
+    assert len(pieces.encode("two red houses").ids) > 3
+    assert pieces.decode(pieces.encode("a new house").ids) == "a new house"
 
 
 @pytest.mark.parametrize(

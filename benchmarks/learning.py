@@ -38,7 +38,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import BC, BCConfig, Guide, LMPolicy, Plan, TextLayout, collect, tiny_policy
+from tril_gym.agents import BC, BCConfig, LMPolicy, Plan, TextLayout, collect, tiny_policy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
@@ -99,7 +99,7 @@ def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: boo
     train = gym.make_vec(cell.env, num_envs=64, autoreset_mode="Disabled", fitted_rewards=str(fitted))
     words = training_words(train)
     checkpoint = max((run_folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    agent = kind.load(checkpoint, envs=envs, **({"guide": Guide.references()} if kind.takes_guide else {}))
+    agent = kind.load(checkpoint, envs=envs)
     first = first_policy(cell, train, agent.policy)
     before, after = (
         evaluate(policy, envs, seed=seed, ref_policy=first, count=EXAMPLES, known_words=words)

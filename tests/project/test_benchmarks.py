@@ -401,11 +401,17 @@ class TestLearning:
             ((1.3, 1.3), (0.9, 0.8), []),
             ((1.3, 1.4), (0.9, 0.8), ["likelihood"]),
             ((1.3, 1.2), (0.8, 0.9), ["discriminator"]),
+            ((1.3, 1.31), (0.6, 0.62), []),
         ],
     )
     def test_gail_is_judged_without_the_reward(self, nll, accuracy, broken):
         result = self.result(0.0, 0.0, algorithm="gail", nll=nll, discriminator=accuracy)
         assert learning.summary([result])["broken"] == broken
+
+    def test_there_is_a_figure_for_each_environment(self, tmp_path):
+        curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]
+        learning.draw([self.result(curve=curve), self.result(curve=curve, algorithm="bc")], tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["commongen_tiny.png"]
 
     def test_a_fresh_discriminator_tells_random_texts_from_references(self):
         train, held_out = (gym.make_vec("tril/Toy-v0", num_envs=32, rule="sparse") for _ in range(2))

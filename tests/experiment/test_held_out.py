@@ -10,7 +10,7 @@ from tril_gym.experiment import RunConsole, configure, resume, train
 from tril_gym.experiment.held_out import kl_warning_of
 from tril_gym.experiment.training import resumed_run
 
-SMALL = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 6, "learning_rate": 1e-2}
+SMALL = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 6, "learning_rate": 1e-2, "lr_schedule": "constant"}
 
 
 def toy_run(folder, **settings):

@@ -108,7 +108,7 @@ def test_help_shows_what_a_run_without_options_uses(algorithm):
     for name in ("iterations", "num_envs", "learning_rate", "epochs", "minibatch_size", "tiny_samples"):
         assert f"default: {used[name]}]" in shown[name]
     if algorithm != "bc":
-        assert "default: 0.01]" in shown["kl_coef"]  # the preset's; the default of the dataclass is 0.001
+        assert "default: 0.02]" in shown["kl_coef"]  # the preset's; the default of the dataclass is 0.001
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -561,7 +561,7 @@ SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8"]
 class TestCommandLine:
     def test_resumed_run_equals_an_uninterrupted_one(self, tmp_path):
         """Both with a base from a file and with one in memory."""
-        lora = ["--lora-rank", 4, "--lora-alpha", 16, "--lora-targets", "all-linear"]
+        lora = ["--lora-rank", 4, "--lora-alpha", 16, "--lora-targets", "all-linear", "--lr-schedule", "constant"]
         call("train", "ppo", *SMALL, *lora, "--iterations", 2, "--output-dir", tmp_path / "whole")
         call("train", "ppo", *SMALL, *lora, "--iterations", 1, "--output-dir", tmp_path / "parts")
         call("train", "ppo", "--resume", "--iterations", 2, "--output-dir", tmp_path / "parts", "--lora-rank", 4)

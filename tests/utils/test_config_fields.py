@@ -135,7 +135,7 @@ class TestCommandLine:
     def test_help_shows_the_bounds(self):
         text = " ".join(CliRunner().invoke(main, ["train", "ppo", "--help"]).output.split())
         assert "Discount per token [in [0, 1]; default: 1.0]" in text
-        assert "AdamW step size of the policy [above 0; default: 0.0004]" in text
+        assert "AdamW step size of the policy [above 0; default: 0.0006]" in text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -268,19 +268,24 @@ def draw(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
         for column, (axes, way) in enumerate(zip(panels, ("greedy", "sampled"), strict=True), start=1):
             axes.set(title=f"{env}, {policy}: {way}", xlabel="share of the iterations", ylabel="held-out reward")
             for number, algorithm in enumerate(ALGORITHMS):
-                own = [
-                    r["curve"] for r in results if (r["algorithm"], r["env"], r["policy"]) == (algorithm, env, policy)
-                ]
-                if own:
-                    shares = [point[0] / own[0][-1][0] for point in own[0]]
-                    values = list(zip(*[[point[column] for point in curve] for curve in own], strict=True))
-                    axes.plot(shares, [statistics.median(v) for v in values], color=f"C{number}", label=algorithm)
-                    axes.fill_between(
-                        shares, *zip(*[(min(v), max(v)) for v in values], strict=True), color=f"C{number}", alpha=0.15
-                    )
+                cell = (algorithm, env, policy)
+                curves = [r["curve"] for r in results if (r["algorithm"], r["env"], r["policy"]) == cell]
+                if curves:
+                    _draw_curves(axes, curves, column, algorithm, f"C{number}")
             axes.grid(alpha=0.3)
         panels[1].legend(fontsize=8)
         FigureCanvasAgg(figure).print_png(folder / f"{env.split('/')[1].split('-')[0].lower()}_{policy}.png")
+
+
+def _draw_curves(axes: Any, curves: Sequence[Sequence[Any]], column: int, algorithm: str, color: str) -> None:
+    """Draw the median and the range of the seeds; of bc, which starts from random weights, the end only."""
+    shares = [point[0] / curves[0][-1][0] for point in curves[0]]
+    values = list(zip(*[[point[column] for point in curve] for curve in curves], strict=True))
+    if algorithm == "bc":
+        axes.axhline(statistics.median(values[-1]), color=color, linestyle="--", label="bc, at its end")
+        return
+    axes.plot(shares, [statistics.median(of_seeds) for of_seeds in values], color=color, label=algorithm)
+    axes.fill_between(shares, *zip(*[(min(v), max(v)) for v in values], strict=True), color=color, alpha=0.15)
 
 
 def _median(values: Any) -> float:

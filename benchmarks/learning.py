@@ -47,6 +47,7 @@ from tril_gym.agents.tiny import gather_references
 from tril_gym.experiment import configure, evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.resolution import tiny_settings
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.verdict import verdict_of
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
@@ -94,14 +95,13 @@ def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: boo
     begin = time.perf_counter()
     subprocess.run([*command, *options, *(["--resume"] if run_folder.is_dir() else [])], check=True)
     wall = time.perf_counter() - begin
-    seconds = json.loads((run_folder / "evaluation.json").read_text())["verdict"]["seconds"]
+    seconds = RunFolder(run_folder).read_json("evaluation.json")["verdict"]["seconds"]
     kind = agent_type(cell.algorithm)
     fitted = run_folder / "reward"
     envs = gym.make_vec(cell.env, num_envs=EXAMPLES, autoreset_mode="Disabled", split=split, fitted_rewards=str(fitted))
     train = gym.make_vec(cell.env, num_envs=64, autoreset_mode="Disabled", fitted_rewards=str(fitted))
     words = training_words(train)
-    checkpoint = max((run_folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    agent = kind.load(checkpoint, envs=envs)
+    agent = kind.load(RunFolder(run_folder).last_checkpoint(), envs=envs)
     first = first_policy(cell, train, agent.policy)
     before, after = (
         evaluate(policy, envs, seed=seed, ref_policy=first, count=EXAMPLES, known_words=words)
@@ -134,9 +134,9 @@ def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: boo
 
 def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
     """Return iteration, greedy and sampled reward of a run's own evaluations, on validation examples."""
-    ends = json.loads((run_folder / "evaluation.json").read_text())
-    rows = [json.loads(line) for line in (run_folder / "evaluations.jsonl").read_text().splitlines()]
-    last = json.loads((run_folder / "metrics.jsonl").read_text().splitlines()[-1])["iteration"]
+    folder = RunFolder(run_folder)
+    ends, last = folder.read_json("evaluation.json"), folder.rows("metrics.jsonl")[-1]["iteration"]
+    rows = folder.rows("evaluations.jsonl")
     points = [(0, ends["before"]), *((row["iteration"], row) for row in rows), (last, ends["after"])]
     return [
         (number, *(part["metrics"][way]["reward/mean"] for way in ("greedy", "sampled"))) for number, part in points

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from tril_gym.utils.config_fields import describe_bounds
+from tril_gym.utils.config_fields import describe_bounds, flag_of
 from tril_gym.utils.user_code import is_function_name
 
 # Order in --help.
@@ -37,11 +37,6 @@ def usage_errors(options: Collection[str] = ()) -> Iterator[None]:
     except (ValueError, OSError, ImportError, Error) as error:
         name, rule, rest = str(error).partition(" must be ")
         raise click.UsageError((flag_of(name) if name in options else name) + rule + rest) from error
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of a setting."""
-    return "--" + name.replace("_", "-")
 
 
 class GroupedOption(click.Option):

@@ -14,6 +14,7 @@ from tril_gym.utils.no_copy import NoCopy
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 PAD_TOKEN, EOS_TOKEN = "<pad>", "<eos>"
 FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, yet a small output layer for a tiny model
@@ -49,21 +50,29 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     special, alphabet = [PAD_TOKEN, EOS_TOKEN], sorted(pre_tokenizers.ByteLevel.alphabet())
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = list(texts)
-    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
-    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
-    if fits := len(special) + len(alphabet) + len(words) <= vocab_size:
-        vocabulary = {token: number for number, token in enumerate([*special, *alphabet, *words])}
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-        tokenizer.add_special_tokens(special)
-    else:
-        tokenizer = Tokenizer(models.BPE())
+    words = _words_by_count(texts, split, at_most=vocab_size - len(special) - len(alphabet))
+    tokens = [*special, *alphabet, *(words or ())]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE() if words is None else models.BPE(vocabulary, [], ignore_merges=True))
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
-    if not fits:
+    if words is None:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
+    else:
+        tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def _words_by_count(texts: Iterable[str], split: PreTokenizer, *, at_most: int) -> list[str] | None:
+    """Return the words of two bytes or more, frequent ones first; None as soon as there are more than `at_most`."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word for word, _ in split.pre_tokenize_str(text) if len(word) > 1)
+        if len(counts) > at_most:
+            return None
+    return sorted(counts, key=lambda word: (-counts[word], word))
 
 
 @functools.cache

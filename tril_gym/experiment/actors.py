@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig
 from tril_gym.experiment.resolution import tiny_settings
+from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 if TYPE_CHECKING:
@@ -73,9 +74,8 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
     if name == "references" or is_function_name(name):
         for option in GUIDE_OPTIONS[1:]:
             if getattr(config, option) is not None:
-                flag = "--" + option.replace("_", "-")
                 raise ValueError(
-                    f"{flag} is for a guide that is a language model, not for --guide {name}; leave it out"
+                    f"{flag_of(option)} is for a guide that is a language model, not for --guide {name}; leave it out"
                 )
         return guide_without_model(name)
     model = _guide_model(config, name, envs, policy)

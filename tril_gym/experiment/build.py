@@ -31,6 +31,7 @@ from tril_gym.experiment.environments import (
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.user_code import is_function_name
@@ -66,8 +67,7 @@ def build_run(config: RunConfig) -> RunComponents:
     kind = agent_type(config.algorithm)
     for name in GUIDE_OPTIONS:
         if (value := getattr(config, name)) is not None and not kind.takes_guide:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{config.algorithm} works without a guide, got {flag} {value}; leave it out")
+            raise ValueError(f"{config.algorithm} works without a guide, got {flag_of(name)} {value}; leave it out")
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
     envs = make_envs(config, data, pretrained)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.config_fields import check_bounds, config_field, flag_of
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
 GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p")
@@ -185,10 +185,9 @@ def check_unchanged(folder: RunFolder, algorithm: str, named: dict[str, Any]) ->
     saved = asdict(config) | config.hyperparameters
     for name, value in named.items():
         if name != "iterations" and saved[name] != value:
-            flag = "--" + name.replace("_", "-")
             raise ValueError(
-                f"a resumed run keeps its settings: {flag} is {saved[name]} in {folder.path}, got {value}; only"
-                " --iterations may change"
+                f"a resumed run keeps its settings: {flag_of(name)} is {saved[name]} in {folder.path}, got {value};"
+                " only --iterations may change"
             )
 
 

@@ -204,11 +204,11 @@ class Run:
             self.console.say(f"      after iteration {iteration}: {row['verdict']['sentence']}")
 
     def _warn_about_kl(self, report: Report) -> None:
-        if self.has_warned or "kl" not in report.metrics:
+        kl, bound = report.metrics.get("kl", 0.0), self.config.kl_warning
+        if self.has_warned or not kl > bound:  # nearly every iteration: the evaluations need not be read
             return
         rows = self.held_out.rows()
         outcome = rows[-1]["verdict"]["outcome"] if rows else None
-        kl, bound = report.metrics["kl"], self.config.kl_warning
         if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
             self.console.say(warning)
             self.has_warned = True

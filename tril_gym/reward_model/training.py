@@ -35,6 +35,7 @@ from tril_gym.reward_model.network import (
 from tril_gym.reward_model.report import epoch_line, result_lines, start_line
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
+from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.global_state import preserve_global_state
 from tril_gym.utils.interrupt import Interrupted, stop_signal
@@ -86,9 +87,9 @@ def resume_reward_model(
         raise ValueError(f"{folder.path} is no run of a reward model: {error}") from error
     for name, value in given.items():
         if getattr(config, name) != value:
-            flag = "--" + name.replace("_", "-")
             raise ValueError(
-                f"a resumed run keeps its settings: {flag} is {getattr(config, name)} in {folder.path}, got {value}"
+                f"a resumed run keeps its settings: {flag_of(name)} is {getattr(config, name)} in {folder.path},"
+                f" got {value}"
             )
     run = _build(config, folder, console)
     if not run.is_finished:

@@ -43,6 +43,11 @@ def config_field(
     return field(default=default, metadata={"help": help, "group": group} | bounds)
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a field on the command line."""
+    return "--" + name.replace("_", "-")
+
+
 def check_bounds(config: Any) -> None:
     """Refuse every number of a config that is NaN, infinite or out of its field's bounds; None is left alone.
 

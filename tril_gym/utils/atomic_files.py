@@ -1,27 +1,46 @@
-"""Write files and folders atomically: readers see the old content or the new one, never a part."""
+"""Write files and folders atomically: readers see the old content or the new one, never a part.
+
+What is written is flushed to the disk before it takes its name, so that this holds after a loss of power, too. A writer
+that is killed leaves a draft, `.NAME.….draft`, which `remove_drafts` deletes.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+DRAFT = ".draft"  # suffix of the folders that content is written in
 
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder beside `path`, and remove it after the block.
 
-    It is on the file system of `path`, so renaming from one to the other is atomic.
+    It is on the file system of `path`, so renaming from one to the other is atomic. No two have the same name.
     """
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=DRAFT, dir=path.parent))
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_draft(path: Path) -> bool:
+    """Return whether a path has the name of a `scratch_folder`."""
+    return path.name.startswith(".") and path.name.endswith(DRAFT)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what killed writers left in a folder. No other process may be writing there."""
+    for path in filter(is_draft, folder.iterdir() if folder.is_dir() else ()):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, mark: str) -> None:
@@ -42,32 +61,72 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, mark: str) -> No
         new = scratch / "new"
         new.mkdir()
         fill(new)
-        if folder.exists():
-            folder.rename(scratch / "old")
-        new.rename(folder)
+        install_folder(new, folder, replaced=scratch / "old")
+
+
+def install_folder(new: Path, folder: Path, *, replaced: Path) -> None:
+    """Flush a complete folder to the disk and give it its name; what had this name is moved to `replaced`."""
+    flush_tree(new)
+    if folder.is_symlink():
+        folder.unlink()  # the link goes, what it points at stays
+    elif folder.exists():
+        folder.rename(replaced)
+    new.rename(folder)
+    flush(folder.parent)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Create or replace a file that `write` writes to the path it is given."""
     with scratch_folder(path) as scratch:
-        write(scratch / path.name)
-        (scratch / path.name).replace(path)
+        draft = scratch / path.name
+        write(draft)
+        flush(draft)
+        draft.replace(path)
+        flush(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Create or replace a text file."""
 
     def write(draft: Path) -> None:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
     replace_file(path, write)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Create or replace a JSON file."""
-    replace_text(path, json.dumps(content, indent=2) + "\n")
+    """Create or replace a JSON file; numbers that are not finite, which JSON does not have, become null."""
+    replace_text(path, json.dumps(finite_or_none(content), indent=2) + "\n")
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Create or replace a JSON Lines file."""
-    replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    """Create or replace a JSON Lines file; numbers that are not finite become null."""
+    replace_text(path, "".join(json.dumps(finite_or_none(row)) + "\n" for row in rows))
+
+
+def finite_or_none(content: Any) -> Any:
+    """Return plain data with None in place of NaN and infinity."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: finite_or_none(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite_or_none(value) for value in content]
+    return content
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, from the caches of the system to the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush a folder with all that is below it."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)

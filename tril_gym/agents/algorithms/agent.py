@@ -63,7 +63,7 @@ class Agent(ABC):
         self.guide: Any = self._checked_guide(guide)
         self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
-        self.iteration = 0
+        self.iteration, self.is_whole = 0, True
 
     def _checked_guide(self, guide: Actor | None) -> Actor | None:
         if (guide is None) == self.takes_guide:

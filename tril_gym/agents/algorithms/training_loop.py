@@ -19,6 +19,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.nonfinite import NonFiniteError
 from tril_gym.utils.profiler import Timer, memory_meter
 
 
@@ -31,6 +32,7 @@ class Trainable(Protocol):
     learner: Learner
     generator: torch.Generator
     iteration: int  # completed iterations
+    is_whole: bool  # False in an update, and after one that an exception ended: some of its steps were taken
 
     @property
     def episodes(self) -> int:
@@ -56,18 +58,41 @@ A = TypeVar("A", bound=Trainable)
 def learn(agent: A, iterations: int, callback: Callback | None = None, *, profile: bool = False) -> A:
     """Collect, update and report, `iterations` times, and return the agent.
 
-    After an exception within an iteration (Ctrl-C included) the agent is as the last complete update left it, except
-    for the optimizer steps that the interrupted iteration had already taken.
+    After an exception (Ctrl-C included) while texts are collected, the agent is as before the iteration: it can be saved
+    or learn on as if nothing had happened. After one in the update it has taken some of its steps, and `is_whole` is
+    False.
 
     Args:
         agent: trained in place.
         iterations: iterations to run.
         callback: called with a `Report` after each iteration.
         profile: report the peak memory of each part, "memory/…" in MiB, beside its seconds.
+
+    Raises:
+        NonFiniteError: the environment paid a reward, or the update met a loss or a gradient norm, that is not finite.
     """
     for _ in range(iterations):
         timer = Timer(memory_meter(agent.policy.device) if profile else None)
         plan = agent.plan(agent.iteration)
+        trajectories, learned, baseline = _collect(agent, plan, timer)
+        agent.is_whole = False
+        metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
+        agent.iteration += 1
+        agent.is_whole = True
+        if callback is not None:
+            texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+            metrics = {"iteration": agent.iteration} | texts | baseline | metrics
+            callback(Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories)))
+    return agent
+
+
+def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, Trajectories, Metrics]:
+    """Return the texts of an iteration, what the learner reads of them, and metrics of their baselines.
+
+    Where it raises, the generator is as it was before.
+    """
+    state = agent.generator.get_state()
+    try:
         with timer.time("collect"):
             trajectories = collect(
                 agent.envs,
@@ -76,14 +101,20 @@ def learn(agent: A, iterations: int, callback: Callback | None = None, *, profil
                 generator=agent.generator,
                 timer=timer,
             )
-        learned, baseline = _subtract_baselines(agent, trajectories, timer)
-        metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
-        agent.iteration += 1
-        if callback is not None:
-            texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
-            metrics = {"iteration": agent.iteration} | texts | baseline | metrics
-            callback(Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories)))
-    return agent
+        check_rewards(trajectories)
+        return trajectories, *_subtract_baselines(agent, trajectories, timer)
+    except BaseException:
+        agent.generator.set_state(state)
+        raise
+
+
+def check_rewards(trajectories: Trajectories) -> None:
+    """Raise `NonFiniteError` where a text was paid NaN or infinity."""
+    is_finite = trajectories.rewards.isfinite().all(1)
+    if not is_finite.all():
+        row = int((~is_finite).nonzero()[0])
+        example, paid = int(trajectories.examples[row]), float(trajectories.rewards[row].sum())
+        raise NonFiniteError(f"the environment paid {paid} for text {row} (example {example}); rewards must be finite")
 
 
 def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Timer) -> tuple[Trajectories, Metrics]:

@@ -5,6 +5,7 @@ Which tokens count for which loss is written in the trajectories; who wrote them
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from tril_gym.agents.learners.credit import CreditAssignment, gae_advantages, kl
 from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_critic, make_critic
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.nonfinite import NonFiniteError
 from tril_gym.agents.learners.optimizer import adamw, checkpoint_gradients, set_learning_rate
 from tril_gym.functional.losses import policy_loss
 from tril_gym.functional.masked import explained_variance, select
@@ -141,6 +143,9 @@ class ActorCritic(Learner):
             generator: draws references and shuffles the minibatches.
             timer: counts seconds as "reference", "values" and "learn".
             learns_policy: whether the policy takes optimizer steps once the critic has warmed up.
+
+        Raises:
+            NonFiniteError: the KL, a loss or a gradient norm is not finite; see `StepGuard`.
         """
         critic, critic_optimizer = self.critic(plan.critic, warm_start=plan.warm_start_critic)
         name = "critic" if plan.critic == "policy" else "guide_critic"
@@ -152,6 +157,8 @@ class ActorCritic(Learner):
         trajectories = self.credit.add_reference_and_values(trajectories, critic, timer)
         trajectories, scale = self._scale_rewards(trajectories)
         kl, kl_coef = kl_of(trajectories), self.kl_controller.coef
+        if not math.isfinite(kl):
+            raise NonFiniteError(f"the KL to the reference policy is {kl} before the update; no step has been taken")
         experience = self.credit.experience(trajectories, kl_coef=kl_coef)
         if self.references is not None:
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
@@ -184,6 +191,7 @@ class ActorCritic(Learner):
             "schedule": {"iteration": self.iteration},
             "ref_policy": self.ref_policy.language_model.state_dict(),
             "kl": self.kl_controller.state_dict(),
+            "guard": self.epochs.guard.state_dict(),
             "reward_std": self.reward_std.state_dict(),
             "critics": {
                 critic_owner: {
@@ -201,6 +209,7 @@ class ActorCritic(Learner):
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.kl_controller.load_state_dict(state["kl"])
+        self.epochs.guard.load_state_dict(state["guard"])
         self.reward_std.load_state_dict(state["reward_std"])
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)

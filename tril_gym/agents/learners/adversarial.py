@@ -22,6 +22,7 @@ from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator, Discriminator, make_discriminator
 from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import adamw
 from tril_gym.functional.losses import discriminator_loss, gradient_penalty
 from tril_gym.functional.masked import masked_whiten
@@ -108,7 +109,7 @@ class AdversarialLearner(Learner):
     def __init__(self, policy: LMPolicy, config: AdversarialConfig, layout: TextLayout) -> None:
         self.config = config
         self.actor_critic = ActorCritic(policy, config, layout)
-        self.tokenize = ReferenceTokens(layout)
+        self.tokenize, self.guard = ReferenceTokens(layout), StepGuard(config.skip_nonfinite)
         # Pairs of references and the policy's texts of the same prompts, of the last iterations.
         self.replay: deque[tuple[Texts, Texts]] = deque(maxlen=config.discriminator_replay)
         self.set_discriminator(make_discriminator(config.discriminator, policy, layout))
@@ -188,7 +189,7 @@ class AdversarialLearner(Learner):
         pairs = [(experts, written), *self.replay]
         self.replay.append((experts, written))
         parts = self._minibatches(pairs, generator) if self._learns_discriminator(accuracy) else ()
-        steps = [self._step(*part) for part in parts]
+        steps = [step for part in parts if (step := self._step(*part))]
         means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
         return means | {
             "discriminator/accuracy": accuracy,
@@ -217,7 +218,7 @@ class AdversarialLearner(Learner):
             yield from ((experts[rows], written[rows]) for rows in drawn.split(self.config.minibatch_size))
 
     def _step(self, experts: Texts, written: Texts) -> Metrics:
-        """Take an optimizer step of the discriminator and return its metrics."""
+        """Take an optimizer step of the discriminator and return its metrics; none where the step was skipped."""
         self.optimizer.zero_grad()
         metrics = {}
         if self.config.gradient_penalty > 0:
@@ -231,8 +232,11 @@ class AdversarialLearner(Learner):
         loss = discriminator_loss(expert_logits, policy_logits, label_smoothing=self.config.label_smoothing)
         (loss if penalty is None else loss + self.config.gradient_penalty * penalty).backward()
         norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
+        metrics |= {"discriminator/loss": float(loss.detach()), "grad_norm/discriminator": float(norm)}
+        if not self.guard.allows(metrics):
+            return {}
         self.optimizer.step()
-        return {"discriminator/loss": float(loss.detach()), "grad_norm/discriminator": float(norm)} | metrics
+        return metrics
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
@@ -245,6 +249,7 @@ class AdversarialLearner(Learner):
         return {
             "discriminator": self.discriminator.state_dict(),
             "discriminator_optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state_dict(),
             "replay": [[asdict(texts) for texts in pair] for pair in self.replay],
             "actor_critic": self.actor_critic.state_dict(),
         }
@@ -253,6 +258,7 @@ class AdversarialLearner(Learner):
         """Restore what `state_dict` returned."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.guard.load_state_dict(state["guard"])
         self.replay.clear()
         self.replay.extend(
             (Texts(**experts).to("cpu"), Texts(**written).to("cpu")) for experts, written in state["replay"]

@@ -16,6 +16,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
 from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import (
     OptimizerConfig,
     adamw,
@@ -36,7 +37,7 @@ class BehaviourCloning(Learner):
     def __init__(self, policy: LMPolicy, config: OptimizerConfig, layout: TextLayout | None = None) -> None:
         self.policy, self.config = policy, config
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
-        self.autocast = autocast_of(config, policy.device)
+        self.autocast, self.guard = autocast_of(config, policy.device), StepGuard(config.skip_nonfinite)
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
 
@@ -46,12 +47,17 @@ class BehaviourCloning(Learner):
         set_learning_rate(self.optimizer, config.learning_rate * config.learning_rate_factor(self.iteration))
         with timer.time("learn"):
             parts = minibatches(len(texts), epochs=config.epochs, size=config.minibatch_size, generator=generator)
-            steps = [self.step(texts[rows]) for rows in parts]
+            steps = [metrics for rows in parts if (metrics := self.step(texts[rows]))]
         self.iteration += 1
-        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+        means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
+        return means | self.guard.skipped_since_last()
 
     def step(self, texts: Texts) -> Metrics:
-        """Take one optimizer step on a minibatch."""
+        """Take one optimizer step on a minibatch and return its metrics; none where the step was skipped.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite, and no further step may be skipped.
+        """
         nats = 0.0
         self.optimizer.zero_grad()
         for rows in torch.arange(len(texts)).tensor_split(min(self.config.gradient_accumulation, len(texts))):
@@ -60,8 +66,11 @@ class BehaviourCloning(Learner):
             loss.backward()
             nats += float(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        metrics = {"policy/loss": nats, "grad_norm/policy": float(norm)}
+        if not self.guard.allows(metrics):
+            return {}
         self.optimizer.step()
-        return {"policy/loss": nats, "grad_norm/policy": float(norm)}
+        return metrics
 
     def loss(self, texts: Texts, *, count: int | None = None) -> Tensor:
         """Return the loss in nats per token, a scalar.
@@ -74,9 +83,14 @@ class BehaviourCloning(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and its schedule."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": {"iteration": self.iteration}}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"iteration": self.iteration},
+            "guard": self.guard.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
+        self.guard.load_state_dict(state["guard"])

@@ -20,6 +20,7 @@ from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.agents.learners.learner import Metrics
+from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import autocast_of
 from tril_gym.functional import losses
 from tril_gym.models.lm_head import EntropyMode
@@ -57,6 +58,7 @@ class Epochs:
         self.policy, self.optimizer, self.layout, self.config = policy, optimizer, layout, config
         self.policy_loss = policy_loss
         self.autocast = autocast_of(config, policy.device)
+        self.guard = StepGuard(config.skip_nonfinite)
 
     def run(
         self,
@@ -69,7 +71,8 @@ class Epochs:
     ) -> Metrics:
         """Take one optimizer step per minibatch and return the means of the steps' metrics.
 
-        The epochs end early, before a step, when the policy has moved by more than 1.5 · target_kl.
+        The epochs end early, before a step, when the policy has moved by more than 1.5 · target_kl. A step whose losses
+        or gradient norms are not finite is not taken; see `StepGuard`.
 
         Args:
             experience: what is learned from.
@@ -77,6 +80,9 @@ class Epochs:
             critic_optimizer: of the critic.
             generator: shuffles the minibatches.
             learns_policy: whether the policy takes steps; if not, the critic learns alone, of a shared one the head.
+
+        Raises:
+            NonFiniteError: a loss or gradient norm is not finite, and no further step may be skipped.
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
         size = self.config.minibatch_size
@@ -97,12 +103,15 @@ class Epochs:
                 del metrics["policy/ratio_error"]  # it says something before the first update only
             kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn))
             if not kl_exceeded:
-                metrics |= self._step(batch.counts, critic, critic_optimizer, learns_policy=learns_policy)
+                norms = self._clip(critic, learns_policy=learns_policy)
+                if not self.guard.allows(loss_terms(metrics) | norms):
+                    continue  # its figures would make the means of the others NaN
+                metrics |= self._step(batch.counts, critic, critic_optimizer, norms, learns_policy=learns_policy)
             for name, value in metrics.items():  # those of the step that ends the epochs as well: they say why
                 means[name].append(value)
             if kl_exceeded:
                 break
-        return {name: sum(values) / len(values) for name, values in means.items()}
+        return {name: sum(values) / len(values) for name, values in means.items()} | self.guard.skipped_since_last()
 
     def _kl_exceeded(self, approx_kl: float) -> bool:
         """Return whether the KL to π_old, in nats per learned token of a minibatch, ends the epochs."""
@@ -178,13 +187,8 @@ class Epochs:
             count=counts.learn_critic,
         )
 
-    def _step(
-        self, counts: Counts, critic: Critic, critic_optimizer: torch.optim.Optimizer, *, learns_policy: bool
-    ) -> Metrics:
-        """Take one optimizer step of each network that has tokens to learn, and return the norms before clipping."""
-        has_policy_tokens = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
-        if not (has_policy_tokens or counts.learn_critic):
-            return {}
+    def _clip(self, critic: Critic, *, learns_policy: bool) -> Metrics:
+        """Scale the gradients of both networks down to the maximum norm; return the norms before."""
         policy_parameters, critic_parameters = self.policy.parameters(), critic.parameters()
         limit = self.config.max_grad_norm
         if self.config.joint_grad_norm and learns_policy:
@@ -192,9 +196,29 @@ class Epochs:
         else:
             policy_norm = nn.utils.clip_grad_norm_(policy_parameters, limit)
             critic_norm = nn.utils.clip_grad_norm_(critic_parameters, limit)
+        return {"grad_norm/policy": float(policy_norm), "grad_norm/critic": float(critic_norm)}
+
+    def _step(
+        self,
+        counts: Counts,
+        critic: Critic,
+        critic_optimizer: torch.optim.Optimizer,
+        norms: Metrics,
+        *,
+        learns_policy: bool,
+    ) -> Metrics:
+        """Take one optimizer step of each network that has tokens to learn; return the norms, none without a step."""
+        has_policy_tokens = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
+        if not (has_policy_tokens or counts.learn_critic):
+            return {}
         # A step with a gradient of zero is not the same as no step: the optimizer would move by its momentum.
         if has_policy_tokens and learns_policy:
             self.optimizer.step()
         if counts.learn_critic:
             critic_optimizer.step()
-        return {"grad_norm/policy": float(policy_norm), "grad_norm/critic": float(critic_norm)}
+        return norms
+
+
+def loss_terms(metrics: Metrics) -> Metrics:
+    """Return the losses among the metrics of a step."""
+    return {name: value for name, value in metrics.items() if name.endswith("/loss")}

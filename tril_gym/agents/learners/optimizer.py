@@ -47,6 +47,12 @@ class OptimizerConfig:
     )
     mixed_precision: Literal["no", "bf16"] = config_field("no", "Precision of forward and backward passes (autocast)")
     max_grad_norm: float = config_field(1.0, "Maximum gradient norm; larger gradients are scaled down", above=0)
+    skip_nonfinite: int = config_field(
+        0,
+        "Optimizer steps in a row that may be skipped because a loss or gradient norm is not finite; the next one stops"
+        " the run",
+        minimum=0,
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adam_betas", tuple(self.adam_betas))  # JSON and YAML have lists only

@@ -58,7 +58,7 @@ A = TypeVar("A", bound=Trainable)
 def learn(agent: A, iterations: int, callback: Callback | None = None, *, profile: bool = False) -> A:
     """Collect, update and report, `iterations` times, and return the agent.
 
-    After an exception (Ctrl-C included) while texts are collected, the agent is as before the iteration: it can be saved
+    After an exception while texts are collected, the agent is as before the iteration: it can be saved
     or learn on as if nothing had happened. After one in the update it has taken some of its steps, and `is_whole` is
     False.
 

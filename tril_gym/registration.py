@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.no_copy import unwrap_no_copy
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | 
         return reward_terms(default, {}) if reward == "default" else [(reward, reward, 1.0)]
     if isinstance(reward, Mapping):
         return [
-            (name, value, 1.0) if callable(value) else (name, name, _check_weight(name, value))
+            (name, value, 1.0) if callable(value) else (name, name, check_weight(name, value))
             for name, value in reward.items()
         ]
     if callable(reward):
@@ -173,13 +174,6 @@ def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | 
     raise ValueError(
         f'reward must be "default", None, a name, {{name: weight}}, a function or {{name: function}}, got {reward!r}'
     )
-
-
-def _check_weight(name: str, value: Any) -> float:
-    """Return a weight as a float, or raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"the weight of reward {name!r} must be a number, got {value!r}")
-    return float(value)
 
 
 def _fitted_folder(folder: str | Path | None, name: str | None) -> str | None:

@@ -47,8 +47,47 @@ def test_values_outside_the_bounds_are_refused(name, value):
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "much"])
 def test_weights_of_rewards_are_finite(weight):
-    with pytest.raises(ValueError, match=r"weight of reward 'rouge_l' must be a finite number"):
+    with pytest.raises(ValueError, match=r"weight of reward 'rouge_l' must be a number in"):
         RunConfig(algorithm="ppo", reward={"rouge_l": weight})
+
+
+@pytest.mark.parametrize("weight", [1e30, -1e7, True])
+def test_absurd_weights_are_refused(weight):
+    with pytest.raises(ValueError, match=r"weight of reward 'rouge_l' must be a number in \[-1000000, 1000000\], got"):
+        RunConfig(algorithm="ppo", reward={"rouge_l": weight})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "way_out"),
+    [
+        ("split", "test", "--eval-dataset"),
+        ("dataset", "mine.jsonl", "--dataset"),
+        ("num_envs", 3, "--num-envs"),
+        ("autoreset_mode", "NextStep", "a run collects whole batches"),
+        ("fitted_rewards", "folder", "a run saves"),
+        ("copy", True, "keeps no observations"),
+        ("render_mode", "ansi", "--per-example"),
+    ],
+)
+def test_keywords_that_the_run_chooses_are_refused(name, value, way_out):
+    """With --env-arg split=test a run would learn from its test examples."""
+    with pytest.raises(ValueError, match=rf"--env-arg {name}={value} would override .*; use .*{way_out}"):
+        configure("ppo", env_args={name: value})
+
+
+def test_a_foreign_environment_may_have_a_split():
+    assert RunConfig(algorithm="ppo", env="my:Env-v0", env_args={"split": "test"}).env_args == {"split": "test"}
+    with pytest.raises(ValueError, match="num_envs=2"):
+        RunConfig(algorithm="ppo", env="my:Env-v0", env_args={"num_envs": 2})
+
+
+def test_two_rewards_are_refused():
+    with pytest.raises(ValueError, match=r"--env-arg reward=rouge_l .*--reward"):
+        RunConfig(algorithm="ppo", reward={"rouge_1": 1.0}, env_args={"reward": "rouge_l"})
+
+
+def test_paths_are_settings(tmp_path):
+    assert configure("ppo", dataset=tmp_path / "mine.jsonl").dataset == str(tmp_path / "mine.jsonl")
 
 
 def test_unknown_settings_are_named():

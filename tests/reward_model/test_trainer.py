@@ -204,9 +204,12 @@ class TestPreferenceTrainer:
         assert together[:5] == pytest.approx(alone, abs=1e-5)
         assert trained.model.training
 
-    def test_a_learning_rate_that_diverges_is_named(self, tmp_path):
-        with pytest.raises(FloatingPointError, match=r"start again with a --learning-rate below 1e\+30"):
-            Trained(polite_pairs(40), tmp_path, learning_rate=1e30)
+    def test_a_learning_rate_that_diverges_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(
+            trainer_module, "preference_loss", lambda *args, **settings: math.nan * preference_loss(*args, **settings)
+        )
+        with pytest.raises(FloatingPointError, match=r"start again with a --learning-rate below 0\.5"):
+            Trained(polite_pairs(40), tmp_path, learning_rate=0.5)
 
     @pytest.mark.parametrize(
         ("broken", "words"),

@@ -265,12 +265,15 @@ class TestCommand:
             ([], "--dataset is missing"),
             (["--resume"], "--resume needs --output-dir"),
             (["--dataset", "nothing.jsonl"], "there is no file or folder nothing.jsonl"),
-            (["--dataset", "x", "--learning-rate", "0"], "--learning-rate must be above 0"),
-            (["--dataset", "PAIRS", "--learning-rate", "1e30"], "start again with a --learning-rate below 1e+30"),
+            (["--dataset", "x", "--learning-rate", "0"], "--learning-rate must be in (0, 1]"),
+            (["--dataset", "x", "--learning-rate", "1e30"], "--learning-rate must be in (0, 1], got 1e+30"),
+            (["--dataset", "PAIRS", "--learning-rate", "1"], "start again with a --learning-rate below 1.0"),
         ],
     )
     def test_mistakes_of_the_user_end_with_2(self, arguments, message, pairs_file, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
+        loss = trainer_module.preference_loss
+        monkeypatch.setattr(trainer_module, "preference_loss", lambda *args, **given: math.nan * loss(*args, **given))
         result = self.invoke(*[pairs_file if word == "PAIRS" else word for word in arguments])
         assert result.exit_code == 2
         assert message in " ".join(result.output.split())

@@ -4,8 +4,9 @@ import math
 import re
 import typing
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +39,7 @@ class Numbers:
     plain: float = 3.0
     flag: bool = config_field(False, "no number")
     name: str = config_field("x", "no number")
+    way: Literal["a", "b"] = config_field("a", "no number")
     table: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,6 +113,42 @@ def test_numbers_are_finite_with_and_without_bounds(name, value):
         Numbers(**{name: given})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"least": 1.5}, "least must be a whole number, got 1.5; the usual value is 4"),
+        ({"least": True}, "least must be a whole number, got True"),
+        ({"free": False}, "free must be a number, got False"),
+        ({"free": None}, "free must be a number, got None"),
+        ({"flag": "no"}, "flag must be True or False, got 'no'"),
+        ({"flag": 1}, "flag must be True or False, got 1"),
+        ({"name": 3}, "name must be a text, got 3"),
+        ({"way": "c"}, "way must be one of a, b, got 'c'; the usual value is a"),
+        ({"pair": (0.1, "0.2")}, "pair must be numbers, got (0.1, '0.2')"),
+        ({"pair": 0.1}, "pair must be numbers, got 0.1"),
+        ({"plain": 10**400}, None),
+        ({"free": np.float32(0.5), "least": np.int64(3), "plain": 2}, None),
+    ],
+)
+def test_values_of_another_type_are_refused(values, message):
+    if message is None:
+        Numbers(**values)
+        return
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Numbers(**values)
+
+
+@pytest.mark.parametrize("value", [1e30, 1e9])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_absurd_rates_and_coefficients_are_refused(kind, value):
+    """The rates, temperatures and coefficients of every algorithm have a maximum."""
+    names = [name for name in numbers_of(CONFIGS[kind]) if re.search(r"learning_rate|temperature|_coef|decay", name)]
+    assert names
+    for name in names:
+        with pytest.raises(ValueError, match=rf"^{name} must be in [\[(].*, got 1"):
+            CONFIGS[kind](**REQUIRED.get(kind, {}), **{name: value})
+
+
 def numbers_of(config_type: type) -> list[str]:
     """Names of the fields that hold a number."""
     hints = typing.get_type_hints(config_type)
@@ -135,13 +173,19 @@ class TestCommandLine:
     def test_help_shows_the_bounds(self):
         text = " ".join(CliRunner().invoke(main, ["train", "ppo", "--help"]).output.split())
         assert "Discount per token [in [0, 1]; default: 1.0]" in text
-        assert "AdamW step size of the policy [above 0; default: 0.0006]" in text
+        assert "AdamW step size of the policy [in (0, 1]; default: 0.0006]" in text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--gamma", "1.5"], "--gamma must be in [0, 1], got 1.5; the usual value is 1.0"),
-            (["--kl-gain", "nan"], "--kl-gain must be finite and at least 0, got nan"),
+            (["--learning-rate", "1e30"], "--learning-rate must be in (0, 1], got 1e+30; the usual value is 1e-05"),
+            (["--learning-rate", "1e400"], "--learning-rate must be finite and in (0, 1], got inf"),
+            (["--temperature", "1e-30"], "--temperature must be in [0.001, 100], got 1e-30"),
+            (["--reward", "rouge_l:1e30"], "the weight in 'rouge_l:1e30' must be a number in [-1000000, 1000000]"),
+            (["--reward", "rouge_l", "--reward", "rouge_l:2"], "the reward 'rouge_l' is given twice"),
+            (["--num-envs", "100000000000"], "--num-envs must be in [1, 100000], got 100000000000"),
+            (["--kl-gain", "nan"], "--kl-gain must be finite and in [0, 1000000], got nan"),
             (["--adam-betas", "0.9", "1"], "--adam-betas must be in [0, 1), got (0.9, 1.0)"),
         ],
     )

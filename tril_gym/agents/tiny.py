@@ -30,7 +30,7 @@ from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
-from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.config_fields import MAX_RATE, check_bounds, config_field
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
@@ -52,7 +52,7 @@ class TinySettings:
     heads: int = config_field(4, "Attention heads per layer", minimum=1)
     samples: int = config_field(8_000, "Prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
     epochs: float = config_field(2.0, "Passes over the pairs", above=0)
-    learning_rate: float = config_field(1e-3, "AdamW step size", above=0)
+    learning_rate: float = config_field(1e-3, "AdamW step size", above=0, maximum=MAX_RATE)
     minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
     seconds: float | None = config_field(
         None, "Stop pretraining after so many seconds; the weights then depend on the machine's speed", above=0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import types
 import typing
 from collections import defaultdict
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from tril_gym.utils.config_fields import describe_bounds, flag_of
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, check_weight, describe_bounds, flag_of
 from tril_gym.utils.user_code import is_function_name
 
 # Order in --help.
@@ -151,31 +150,21 @@ def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[
     """Return `NAME[:WEIGHT]` options as weights by name; None without any."""
     from tril_gym import rewards
 
-    found = {}
+    found: dict[str, float] = {}
     for term in terms:
         name, colon, weight = term.rpartition(":")
-        if is_function_name(term) and name not in rewards.names():  # module:function without a weight
-            found[term] = 1.0
-            continue
+        if not colon or (is_function_name(term) and name not in rewards.names()):  # module:function without a weight
+            name, weight = term, "1"
+        if name in found:
+            raise click.BadParameter(f"the reward {name!r} is given twice; give it once, with the sum of the weights")
         try:
-            found[name or term] = finite_number(weight) if colon else 1.0
+            found[name] = check_weight(name, float(weight))
         except ValueError as error:
             raise click.BadParameter(
-                f"the weight in {term!r} must be a finite number, got {weight!r}; write NAME:WEIGHT, as rouge_l:0.5"
+                f"the weight in {term!r} must be a number in [-{MAX_COEFFICIENT}, {MAX_COEFFICIENT}], got {weight!r};"
+                " write NAME:WEIGHT, as rouge_l:0.5"
             ) from error
     return found or None
-
-
-def finite_number(text: str) -> float:
-    """Return a number that is neither NaN nor infinite.
-
-    Raises:
-        ValueError: the text is no such number.
-    """
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not finite")
-    return number
 
 
 def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:

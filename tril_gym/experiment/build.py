@@ -22,8 +22,9 @@ from tril_gym.experiment.actors import (
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.config import GUIDE_OPTIONS, RunConfig, env_args_for_reward, merged_env_args, saved_config
 from tril_gym.experiment.environments import (
-    check_first_episode,
+    check_held_out,
     check_references,
+    check_rewards,
     default_reward,
     evaluation_data,
     make_envs,
@@ -71,7 +72,19 @@ def build_run(config: RunConfig) -> RunComponents:
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
     envs = make_envs(config, data, pretrained)
-    check_first_episode(make_envs(replace(config, num_envs=1), eval_env_kwargs, pretrained))
+    check_held_out(config, eval_env_kwargs, pretrained)
+    check_rewards(config, data, pretrained)
+    if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining
+        _build_agent(replace(config, tiny_samples=0), envs, pretrained)
+    config, agent = _build_agent(config, envs, pretrained)
+    return RunComponents(
+        config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
+    )
+
+
+def _build_agent(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None) -> tuple[RunConfig, Agent]:
+    """Return the agent of a run, and the settings with the critic that it has."""
+    kind = agent_type(config.algorithm)
     policy = add_lora(config, policy_for_envs(config, envs) if pretrained is None else pretrained)
     config = _with_critic(config, policy)
     guide = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
@@ -79,9 +92,7 @@ def build_run(config: RunConfig) -> RunComponents:
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:
         check_references(config, envs)
-    return RunComponents(
-        config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
-    )
+    return config, agent
 
 
 def _with_critic(config: RunConfig, policy: LMPolicy) -> RunConfig:
@@ -156,6 +167,7 @@ def build_evaluation(
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)
+        check_rewards(config, data, policy, fitted=folder.path / "reward" if is_run else None)
     return EvaluationComponents(
         policy=policy,
         ref_policy=ref_policy,

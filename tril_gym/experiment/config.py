@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.utils.config_fields import check_bounds, config_field, flag_of
+from tril_gym.registration import accepts_dataset
+from tril_gym.utils.config_fields import (
+    MAX_COEFFICIENT,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    check_bounds,
+    check_weight,
+    config_field,
+    flag_of,
+)
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
 GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p")
+MAX_ENVS = 100_000  # texts in parallel; more do not fit into memory
 DATA_HELP = "embedded, hub, a folder, or a file"
 
 
@@ -31,7 +40,7 @@ class RunConfig:
     iterations: int = config_field(
         40, "Total number of iterations, each of collecting texts and learning from them", minimum=1, group="run"
     )
-    num_envs: int = config_field(64, "Texts that are written in parallel", minimum=1, group="run")
+    num_envs: int = config_field(64, "Texts that are written in parallel", minimum=1, maximum=MAX_ENVS, group="run")
     seed: int = config_field(0, "Random seed of the run", minimum=0, maximum=2**32 - 1, group="run")
     device: str = config_field("cpu", "Torch device of the models, such as cpu or cuda", group="run")
     threads: int | None = config_field(
@@ -71,7 +80,11 @@ class RunConfig:
         0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, group="policy"
     )
     lora_alpha: float | None = config_field(
-        None, "Scale of LoRA adapters, as alpha / rank; default: twice the rank", above=0, group="policy"
+        None,
+        "Scale of LoRA adapters, as alpha / rank; default: twice the rank",
+        above=0,
+        maximum=MAX_COEFFICIENT,
+        group="policy",
     )
     lora_targets: str | None = config_field(
         None,
@@ -87,7 +100,11 @@ class RunConfig:
         group="guide",
     )
     guide_temperature: float | None = config_field(
-        None, "Softmax temperature of a guide that is a model; default: 1, of a tiny one 0.3", above=0, group="guide"
+        None,
+        "Softmax temperature of a guide that is a model; default: 1, of a tiny one 0.3",
+        minimum=MIN_TEMPERATURE,
+        maximum=MAX_TEMPERATURE,
+        group="guide",
     )
     guide_top_p: float | None = config_field(
         None, "Nucleus of a guide that is a model; default: 0.92", above=0, maximum=1, group="guide"
@@ -114,9 +131,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check_env_args(self)
         for name, weight in (self.reward or {}).items():
-            if not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise ValueError(f"the weight of reward {name!r} must be a finite number, got {weight!r}; 1 is usual")
+            check_weight(name, weight)
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
         flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
         for name, flag in flags.items():
@@ -137,6 +154,36 @@ class RunConfig:
     def cpu_threads(self) -> int | None:
         """Number of CPU threads to compute on; None for torch's choice."""
         return self.threads or (1 if self.policy in TINY else None)
+
+
+# Keywords of an environment that follow from settings of the run, and those settings.
+RUN_KEYWORDS = {
+    "num_envs": "--num-envs",
+    "autoreset_mode": "no other setting: a run collects whole batches",
+    "vectorization_mode": "no other setting: a run collects whole batches",
+    "vector_kwargs": "no other setting: a run collects whole batches",
+    "copy": "no other setting: a run keeps no observations",
+    "render_mode": "`tril-gym evaluate --per-example FILE.jsonl`, which writes each text",
+}
+DATA_KEYWORDS = {  # of environments that read data sets
+    "dataset": "--dataset",
+    "split": "--dataset and --eval-dataset: a run learns on the train split; `tril-gym evaluate` takes --split",
+    "fitted_rewards": "no other setting: a run saves what its rewards are fitted to in its folder",
+}
+
+
+def check_env_args(config: RunConfig) -> None:
+    """Refuse keywords of the environment that the run itself chooses, which would change its data unseen.
+
+    Raises:
+        ValueError: names the keyword, its value, and the setting to use.
+    """
+    known = RUN_KEYWORDS | (DATA_KEYWORDS if accepts_dataset(config.env.split(":")[-1]) else {})
+    known |= {} if config.reward is None else {"reward": "--reward, which is given too"}
+    for name in config.env_args.keys() & known.keys():
+        raise ValueError(
+            f"--env-arg {name}={config.env_args[name]} would override what the run chooses; use {known[name]}"
+        )
 
 
 def merged_env_args(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

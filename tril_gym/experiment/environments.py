@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
@@ -15,8 +18,12 @@ from tril_gym.registration import ENVIRONMENTS, accepts_dataset
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.user_code import import_user_module
 
+Ids = npt.NDArray[np.int64]
+
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
+
+PROBED = 3  # texts
 
 
 def make_envs(
@@ -120,19 +127,64 @@ def _whole_or_split(name: str, split: str) -> tuple[dict[str, Any], str]:
     return {"dataset": name, "split": split}, f"the {split} split of {name}"
 
 
-def check_first_episode(envs: VectorEnv) -> None:
-    """Write one empty text, so that errors of the data and the reward appear before the run starts.
+def check_rewards(
+    config: RunConfig, data: dict[str, Any], policy: LMPolicy | None, *, fitted: Path | None = None
+) -> None:
+    """Score three texts of one token and three empty ones, so that errors appear before the run starts.
+
+    Three, because a reward that does not give one number per text may be right for a single one.
+
+    Args:
+        config: the settings.
+        data: as of `make_envs`, and so are the others; the examples to learn from, which rewards fit on.
+        policy: gives the tokenizer.
+        fitted: a folder with what the rewards were fitted to.
 
     Raises:
-        ValueError: the reward fails.
+        ValueError: the reward, or the environment, fails.
     """
     from tril_gym.agents.collection.layout import TextLayout
 
+    envs = make_envs(replace(config, num_envs=PROBED), data, policy, fitted=fitted)
+    layout = TextLayout.of(envs)
+    eos = np.full(PROBED, layout.eos_token_ids[0])
     try:
+        observations, _ = envs.reset(seed=0)
+        prompts = np.array(observations[:, : layout.max_prompt_length], dtype=np.int64)
+        _, _, terminated, truncated, _ = envs.step(_last_words(prompts, layout.eos_token_ids))
+        if not (terminated | truncated).any():
+            envs.step(eos)
         envs.reset(seed=0)
-        envs.step(np.full(envs.num_envs, TextLayout.of(envs).eos_token_ids[0]))
-    except RuntimeError as error:  # of a reward
-        raise ValueError(f"{error} ({error.__cause__})" if error.__cause__ else str(error)) from error
+        envs.step(eos)
+    except Exception as error:
+        if isinstance(error, ImportError | ValueError):
+            raise
+        kind = (
+            "" if isinstance(error, RuntimeError) else f"{config.env} fails on a first text: {type(error).__name__}: "
+        )
+        raise ValueError(kind + str(error)) from error
+    finally:
+        envs.close()
+
+
+def _last_words(prompts: Ids, eos_token_ids: Sequence[int]) -> Ids:
+    """Return the last token of each prompt that is not EOS, 0 where there is none: (n, P) -> (n,)."""
+    words = (row[(row >= 0) & np.isin(row, eos_token_ids, invert=True)] for row in prompts)
+    return np.array([row[-1] if len(row) else 0 for row in words], dtype=np.int64)
+
+
+def check_held_out(config: RunConfig, data: dict[str, Any], policy: LMPolicy | None) -> None:
+    """Read the held-out examples and begin a text, without a reward, which is fitted to other examples.
+
+    Raises:
+        ValueError: the data, or the lengths of the environment, are wrong.
+    """
+    if not has_data(config.env):
+        return
+    env_args = {name: value for name, value in config.env_args.items() if name != "reward_settings"}
+    config = replace(config, num_envs=1, reward=None, env_args=env_args | {"reward": None})
+    envs = make_envs(config, data, policy)
+    envs.reset(seed=0)
     envs.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, fields, replace
+from pathlib import PurePath
 from typing import Any
 
 from tril_gym.experiment import presets
@@ -25,7 +26,7 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
         ValueError: an unknown name, or a value out of its bounds.
     """
     kind = agent_type(algorithm)
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: _as_plain(value) for name, value in settings.items() if value is not None}
     numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
     known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}
     if unknown := sorted(set(given) - known):
@@ -41,6 +42,11 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     if numbers.get("final_rollin_prob") is not None:
         numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a setting in the form in which `config.yaml` holds it: paths are texts."""
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_guide: bool) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def new_run(
     folder = RunFolder(output_dir)
     folder.require_empty()
     with cpu_threads(config.cpu_threads):
+        tracker = Tracker(track)  # before anything that takes long
         components = build_run(config)
-        tracker = Tracker(track)
         folder.create()
         try:
             folder.write_config(asdict(components.config))
@@ -126,8 +126,8 @@ def resumed_run(
     folder = RunFolder(output_dir)
     config = with_iterations(saved_config(folder), iterations)
     with cpu_threads(config.cpu_threads):
-        components = restore_run(config, folder.last_checkpoint(), folder.path / "reward")
         tracker = Tracker(track)
+        components = restore_run(config, folder.last_checkpoint(), folder.path / "reward")
         folder.write_config(asdict(config))
         folder.truncate_after(components.agent.iteration)
         return Run(folder, components, tracker, console or RunConsole())

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Any, Literal
 
 from tril_gym.rewards.neural.preference import TEMPLATE, check_template
-from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, check_bounds, config_field
 from tril_gym.utils.devices import check_device
 
 TINY = "tiny"
@@ -33,7 +33,11 @@ class RewardModelConfig:
     model: str = config_field(TINY, "tiny, or name or folder of a model of transformers", group="model")
     lora_rank: int = config_field(0, "rank of LoRA adapters; 0: train the whole model", minimum=0, group="model")
     lora_alpha: float | None = config_field(
-        None, "LoRA adapters are scaled by alpha / rank; default: twice the rank", above=0, group="model"
+        None,
+        "LoRA adapters are scaled by alpha / rank; default: twice the rank",
+        above=0,
+        maximum=MAX_COEFFICIENT,
+        group="model",
     )
     lora_targets: str | None = config_field(
         None,
@@ -44,18 +48,23 @@ class RewardModelConfig:
         None, "passes over the pairs; default: 1; tiny: as many as make about 250 steps", minimum=1
     )
     batch_size: int | None = config_field(None, "pairs per optimizer step; default: 32; tiny: 16", minimum=1)
-    learning_rate: float | None = config_field(None, "AdamW step size; default: 0.00001; tiny: 0.0005", above=0)
+    learning_rate: float | None = config_field(
+        None, "AdamW step size; default: 0.00001; tiny: 0.0005", above=0, maximum=MAX_RATE
+    )
     lr_schedule: Literal["linear", "cosine", "constant"] = config_field(
         "linear", "decay of the learning rate after its warmup"
     )
     warmup: float = config_field(0.05, "share of the steps in which the learning rate rises", minimum=0, maximum=1)
-    weight_decay: float = config_field(0.01, "AdamW weight decay of matrices", minimum=0)
+    weight_decay: float = config_field(0.01, "AdamW weight decay of matrices", minimum=0, maximum=MAX_COEFFICIENT)
     max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this", above=0)
     drop_tokens: float | None = config_field(
         None, "chance that a token is hidden in training; default: 0; tiny: 0.3", minimum=0, below=1
     )
     center_coef: float = config_field(
-        0.0, "weight of the squared sum of a pair's rewards, which keeps rewards near 0", minimum=0
+        0.0,
+        "weight of the squared sum of a pair's rewards, which keeps rewards near 0",
+        minimum=0,
+        maximum=MAX_COEFFICIENT,
     )
     seed: int = config_field(0, "random seed of weights, batches and dropout", minimum=0, group="run")
     device: str = config_field("cpu", "torch device of the model: cpu or cuda", group="run")

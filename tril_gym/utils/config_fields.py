@@ -10,10 +10,19 @@ class Config:
 
 from __future__ import annotations
 
+import functools
 import math
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
+from numbers import Integral, Real
 from typing import Any
+
+# Bounds beyond which a number is a mistake: training with it gives NaN or moves nothing.
+MAX_RATE = 1  # AdamW step size, which moves every weight by about this much
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 100
+MAX_COEFFICIENT = 1_000_000  # weight of a term of a loss or a reward
 
 
 def config_field(
@@ -49,24 +58,64 @@ def flag_of(name: str) -> str:
 
 
 def check_bounds(config: Any) -> None:
-    """Refuse every number of a config that is NaN, infinite or out of its field's bounds; None is left alone.
+    """Refuse every value of a config that is of another type than its field, NaN, infinite or out of its bounds.
+
+    None is allowed where the field's type has it.
 
     Raises:
         ValueError: names the field, the rule, the value and the usual value.
     """
+    kinds = _kinds_of(config.__class__)
     for entry in fields(config):
         value = getattr(config, entry.name)
-        bounded = describe_bounds(entry.metadata) != ""
+        if value is None and types.NoneType in kinds[entry.name]:
+            continue
+        if (rule := _broken_type_rule(kinds[entry.name], value)) is not None:
+            raise ValueError(f"{entry.name} must be {rule}, got {value!r}{_usual(entry)}")
         for number in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(number, float | int):
+            if isinstance(number, Real) and not isinstance(number, bool):
                 _check_number(entry, number, value)
-            elif bounded and number is not None:
-                raise ValueError(f"{entry.name} must be a number, got {value!r}{_usual(entry)}")
 
 
-def _check_number(entry: Field[Any], number: float, value: Any) -> None:
+@functools.cache
+def _kinds_of(config_type: type) -> dict[str, tuple[Any, ...]]:
+    """Return the types that each field of a dataclass allows."""
+    hints = typing.get_type_hints(config_type)
+    unions = (types.UnionType, typing.Union)
+    return {
+        name: typing.get_args(hint) if typing.get_origin(hint) in unions else (hint,) for name, hint in hints.items()
+    }
+
+
+def _broken_type_rule(kinds: tuple[Any, ...], value: Any) -> str | None:
+    """Return what a value of these types must be in words, None where it is; other types are not checked."""
+    rules = [_type_rule(kind, value) for kind in kinds if kind is not types.NoneType]
+    return None if None in rules or not rules else str(rules[0])
+
+
+def _type_rule(kind: Any, value: Any) -> str | None:
+    """Return what a value must be in words to be of this type, None where it is."""
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    if typing.get_origin(kind) is tuple:
+        is_sequence = isinstance(value, tuple | list)
+        return None if is_sequence and all(_type_rule(float, item) is None for item in value) else "numbers"
+    if kind is bool:
+        return None if isinstance(value, bool) else "True or False"
+    if kind in (int, float):
+        is_kind = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        # NaN and infinity have a message of their own.
+        is_infinite = isinstance(value, float) and not math.isfinite(value)
+        return None if is_kind or is_infinite else ("a whole number" if kind is int else "a number")
+    if kind is str:
+        return None if isinstance(value, str) else "a text"
+    return None
+
+
+def _check_number(entry: Field[Any], number: Any, value: Any) -> None:
     rule = describe_bounds(entry.metadata)
-    if not math.isfinite(number):
+    if not isinstance(number, Integral) and not math.isfinite(number):
         rule = f"finite and {rule}" if rule else "finite"
     elif _is_within(entry.metadata, number):
         return
@@ -81,6 +130,21 @@ def _is_within(bounds: Mapping[str, Any], number: float) -> bool:
         or (above is not None and number <= above)
         or (below is not None and number >= below)
     )
+
+
+def check_weight(name: str | None, value: Any) -> float:
+    """Return the weight of a reward as a float.
+
+    Raises:
+        ValueError: it is no number, not finite, or so large that training with it gives NaN.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not -MAX_COEFFICIENT <= value <= MAX_COEFFICIENT:  # False for NaN
+        raise ValueError(
+            f"the weight of reward {name!r} must be a number in [-{MAX_COEFFICIENT}, {MAX_COEFFICIENT}], got {value!r};"
+            " 1 is usual"
+        )
+    return float(value)
 
 
 def describe_bounds(metadata: Mapping[str, Any]) -> str:

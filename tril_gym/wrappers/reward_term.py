@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
+from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.no_copy import unwrap_no_copy
 from tril_gym.wrappers.vector import base_attribute
 
@@ -85,9 +86,7 @@ def load_term(
 ) -> Term:
     """Return the term that a wrapper of `env` adds; a reward by name fits on the environment's train examples."""
     score, settings, fitted = unwrap_no_copy(score), unwrap_no_copy(settings), unwrap_no_copy(fitted)
-    weight = float(weight)
-    if not np.isfinite(weight):
-        raise ValueError(f"the weight of a reward must be a finite number, got {weight}")
+    weight = check_weight(name or (score if isinstance(score, str) else "function"), weight)
     if isinstance(score, str):
         score = rewards.load(score, train=base_attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
     elif settings or fitted:

@@ -9,7 +9,7 @@ from typing import Literal
 from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.kl import KLController, kl_controller
 from tril_gym.functional.sampling import Decoding
-from tril_gym.utils.config_fields import config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, MAX_TEMPERATURE, MIN_TEMPERATURE, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ActorCriticConfig(OptimizerConfig):
     """Hyperparameters of the actor-critic update."""
 
     critic_learning_rate: float | None = config_field(
-        None, "AdamW step size of the critic; default: the policy's", above=0
+        None, "AdamW step size of the critic; default: the policy's", above=0, maximum=MAX_RATE
     )
     critic: Literal["separate", "adapter", "shared"] | None = config_field(
         None,
@@ -35,9 +35,13 @@ class ActorCriticConfig(OptimizerConfig):
     value_clip_range: float | None = config_field(
         None, "Largest change of a value per iteration, in units of reward; default: unlimited", above=0
     )
-    vf_coef: float = config_field(0.5, "Weight of the value loss", minimum=0)
-    ent_coef: float = config_field(0.0, "Weight of the entropy bonus, reward per nat", minimum=0)
-    target_coef: float = config_field(0.0, "Weight of the negative log-likelihood of a reference", minimum=0)
+    vf_coef: float = config_field(0.5, "Weight of the value loss", minimum=0, maximum=MAX_COEFFICIENT)
+    ent_coef: float = config_field(
+        0.0, "Weight of the entropy bonus, reward per nat", minimum=0, maximum=MAX_COEFFICIENT
+    )
+    target_coef: float = config_field(
+        0.0, "Weight of the negative log-likelihood of a reference", minimum=0, maximum=MAX_COEFFICIENT
+    )
     group_by_length: bool | None = config_field(
         None, "Minibatches of texts of similar length; default: only for models that pad texts to one length"
     )
@@ -55,7 +59,9 @@ class ActorCriticConfig(OptimizerConfig):
         " scaled reward",
     )
     normalize_advantages: bool = config_field(False, "Whiten advantages over the learned tokens")
-    kl_coef: float = config_field(0.001, "Reward lost per nat of KL to the reference policy", minimum=0, group="KL")
+    kl_coef: float = config_field(
+        0.001, "Reward lost per nat of KL to the reference policy", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = config_field("k1", "Estimator of the KL inside the reward", group="KL")
     kl_controller: Literal["fixed", "adaptive", "proportional", "pid"] = config_field(
         "fixed", "Controller that moves kl_coef towards kl_target", group="KL"
@@ -67,16 +73,28 @@ class ActorCriticConfig(OptimizerConfig):
         10_000.0, "Time constant of the adaptive controller in episodes", above=0, group="KL"
     )
     kl_gain: float = config_field(
-        1e-4, "K_p of the proportional and the PID controller, reward per nat", minimum=0, group="KL"
+        1e-4,
+        "K_p of the proportional and the PID controller, reward per nat",
+        minimum=0,
+        maximum=MAX_COEFFICIENT,
+        group="KL",
     )
-    kl_integral_gain: float = config_field(1e-4, "K_i of the PID controller, reward per nat", minimum=0, group="KL")
-    kl_derivative_gain: float = config_field(0.0, "K_d of the PID controller, reward per nat", minimum=0, group="KL")
+    kl_integral_gain: float = config_field(
+        1e-4, "K_i of the PID controller, reward per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
+    )
+    kl_derivative_gain: float = config_field(
+        0.0, "K_d of the PID controller, reward per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
+    )
     target_kl: float | None = config_field(
         None, "Stop the epochs early at 1.5 times this KL, nats per token; default: never", above=0
     )
     joint_grad_norm: bool = config_field(False, "Clip one gradient norm over policy and critic, not one each")
     temperature: float = config_field(
-        1.0, "Softmax temperature of the policy, in sampling and scoring", above=0, group="policy"
+        1.0,
+        "Softmax temperature of the policy, in sampling and scoring",
+        minimum=MIN_TEMPERATURE,
+        maximum=MAX_TEMPERATURE,
+        group="policy",
     )
     top_k: int | None = config_field(
         None, "Sample from the k most probable tokens; only to reproduce published settings", minimum=1, group="policy"

@@ -28,7 +28,7 @@ from tril_gym.functional.losses import discriminator_loss, gradient_penalty
 from tril_gym.functional.masked import masked_whiten
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, config_field
 from tril_gym.utils.profiler import Timer
 
 
@@ -42,7 +42,7 @@ class AdversarialConfig(ActorCriticConfig):
         group="reward",
     )
     discriminator_learning_rate: float = config_field(
-        1e-3, "AdamW step size of the discriminator, constant", above=0, group="reward"
+        1e-3, "AdamW step size of the discriminator, constant", above=0, maximum=MAX_RATE, group="reward"
     )
     discriminator_epochs: int = config_field(
         1, "Passes of the discriminator over the texts of an iteration", minimum=1, group="reward"
@@ -70,6 +70,7 @@ class AdversarialConfig(ActorCriticConfig):
         0.0,
         "Weight γ of the R1 penalty, half the squared gradient of the logit of references by their embeddings",
         minimum=0,
+        maximum=MAX_COEFFICIENT,
         group="reward",
     )
     label_smoothing: float = config_field(

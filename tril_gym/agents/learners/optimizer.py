@@ -13,7 +13,7 @@ from torch import nn
 
 from tril_gym.functional.sampling import Decoding
 from tril_gym.functional.schedules import learning_rate_factor
-from tril_gym.utils.config_fields import check_bounds, config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, check_bounds, config_field
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -25,8 +25,8 @@ class OptimizerConfig:
     episodes_per_iteration: int | None = config_field(
         None, "Texts collected per iteration; default: one per environment row", minimum=1
     )
-    learning_rate: float = config_field(1e-5, "AdamW step size of the policy", above=0)
-    weight_decay: float = config_field(0.0, "AdamW weight decay of all networks", minimum=0)
+    learning_rate: float = config_field(1e-5, "AdamW step size of the policy", above=0, maximum=MAX_RATE)
+    weight_decay: float = config_field(0.0, "AdamW weight decay of all networks", minimum=0, maximum=MAX_COEFFICIENT)
     adam_betas: tuple[float, float] = config_field(
         (0.9, 0.999), "AdamW decay rates of the running means of gradient and squared gradient", minimum=0, below=1
     )

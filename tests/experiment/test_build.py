@@ -1,0 +1,92 @@
+"""What a new run checks before it takes time: device, tracker, reward, guide, adapters, references."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tril_gym.agents import tiny
+from tril_gym.cli import main
+from tril_gym.utils.devices import check_device
+
+FUNCTIONS = """
+def one_short(prompts, completions, references, extras):
+    return [0.5] * (len(completions) - 1) if len(completions) > 1 else [0.5]
+
+def broken(prompts, completions, references, extras):
+    raise KeyError("stars")
+
+def words(texts):
+    return [float(len(text.split())) for text in texts]
+"""
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    yield tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["own.py"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "cuda"], "no device 'cuda'"),
+        (["--device", "mps"], "no device 'mps'"),
+        (["--device", "meta"], "no device 'meta'"),
+        (["--device", ""], "no device ''"),
+        (["--track", "foo"], "tracker 'foo' is not installed"),
+        (["--reward", "own:one_short"], "for 3 texts"),
+        (["--reward", "own:broken"], "stars"),
+        (["--guide", "no/such"], "no/such"),
+        (["--guide", "own:missing"], "no function of the name missing"),
+        (["--lora-rank", "4", "--lora-targets", "nope"], "nope"),
+        (["--env-arg", "split=test"], "--env-arg split=test would override what the run chooses"),
+        (["--critic", "adapter"], "LoRA"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a device that is refused here")
+def test_mistakes_are_found_before_pretraining(arguments, words, in_folder, monkeypatch):
+    def pretrain(*args, **settings):
+        raise AssertionError("pretraining has begun")
+
+    monkeypatch.setattr(tiny, "_pretrained", pretrain)
+    result = CliRunner().invoke(main, ["train", "ppo-pp", "--num-envs", "4", *arguments])
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_without_a_mistake_pretraining_begins(in_folder, monkeypatch):
+    """The check above can fail: valid settings reach the pretraining."""
+    monkeypatch.setattr(tiny, "_pretrained", lambda *args: 1 / 0)
+    result = CliRunner().invoke(main, ["train", "ppo-pp", "--num-envs", "4"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_a_device_without_float64_is_refused(monkeypatch):
+    """Such as mps: token probabilities are summed in float64."""
+
+    def ones(*shape, dtype, device):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(ValueError, match="'mps' has no float64, in which token probabilities are summed"):
+        check_device("mps")
+
+
+def test_rewards_are_tried_out_on_the_examples_to_learn_from(tmp_path):
+    """The 4 examples that 40 rows hold out are too few to fit a reward to."""
+    rows = [{"concepts": [f"dog{i}", "run"], "references": [f"dog{i} runs in the park."]} for i in range(40)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = ["--num-envs", "4", "--eval-examples", "4", "--iterations", "1", "--tiny-samples", "0", "--epochs", "1"]
+    arguments = ["train", "ppo", "--dataset", str(tmp_path / "mine.jsonl"), *few, "--output-dir", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "of the 40 examples" in result.output
+    assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["reward/mean"])

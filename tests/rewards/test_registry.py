@@ -141,8 +141,8 @@ def test_other_objects_are_refused():
 
 
 def test_function_must_return_one_number_per_text():
-    mean = rewards.as_score(lambda prompts, completions, references, extras: 0.5)
-    with pytest.raises(ValueError, match=r"'lambda'.*shape \(\) for 2 texts"):
+    mean = rewards.as_score(lambda prompts, completions, references, extras: [0.5])
+    with pytest.raises(ValueError, match=r"'lambda'.*shape \(1,\) for 2 texts"):
         mean(["p", "p"], ["a", "b"], [[], []], [{}, {}])
 
 

@@ -7,8 +7,9 @@ B texts, K numbers that are summed over them.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,22 +74,46 @@ class PooledScore(CorpusScore):
         return self.from_sums(self.statistics(prompts, completions, references, extras).sum(0))
 
 
-class FunctionScore(Score):
-    """A score made of a plain function of (prompts, completions, references, extras)."""
+def as_numbers(values: Any, num_texts: int) -> Scores:
+    """Return what a score gave for B texts as (B,) float64.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
+    Lists, arrays and tensors of any dtype and device are taken, with a gradient or without, also as a column (B, 1).
 
-    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
-        """Call the function and check that it returned one number per text."""
-        num_texts = check_batch(prompts, completions, references, extras)
-        scores = np.array(self.function(prompts, completions, references, extras), dtype=np.float64)
-        if scores.shape != (num_texts,):
-            raise ValueError(
-                f"reward {self.name!r} must give one number per text, got shape {scores.shape} for {num_texts} texts"
-            )
-        return scores
+    Raises:
+        ValueError: they are not one number per text; the message says what they are.
+    """
+    if isinstance(values, Iterator):
+        values = list(values)
+    items = [_without_gradient(item) for item in values] if isinstance(values, list | tuple) else values
+    try:
+        array = np.asarray(_without_gradient(items))
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"one number per text is needed, got a ragged list for {num_texts} texts") from error
+    if array.shape == (num_texts, 1):
+        array = array[:, 0]
+    if array.dtype.kind not in "fiub" or array.shape != (num_texts,):
+        is_array = array.shape and array.dtype.kind in "fiub"
+        got = f"{array.dtype} of shape {array.shape}" if is_array else _kind_of(values)
+        raise ValueError(f"one number per text is needed, got {got} for {num_texts} texts")
+    return array.astype(np.float64)
+
+
+def _without_gradient(values: Any) -> Any:
+    """Return a tensor as an array, anything else as it is."""
+    torch = sys.modules.get("torch")  # imported already if `values` is one of its tensors
+    if torch is not None and isinstance(values, torch.Tensor):
+        return values.detach().cpu().double().numpy() if values.is_floating_point() else values.detach().cpu().numpy()
+    return values
+
+
+def _kind_of(values: Any) -> str:
+    """Return in words what is no array of numbers."""
+    if values is None:
+        return "None (no `return`?)"
+    if isinstance(values, list | tuple):
+        kinds = sorted({type(item).__name__ for item in values})
+        return f"a {type(values).__name__} of {' and '.join(kinds) or 'nothing'}"
+    return f"one {type(values).__name__}"
 
 
 def check_batch(prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> int:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tril_gym.rewards.base import CorpusScore, FunctionScore, Score
+from tril_gym.rewards.base import CorpusScore, Score
 from tril_gym.rewards.fitting import Train
+from tril_gym.rewards.functions import FunctionScore
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 

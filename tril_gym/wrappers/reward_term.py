@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
-from tril_gym.rewards.base import columns_of
+from tril_gym.rewards.base import as_numbers, columns_of
 from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.no_copy import unwrap_no_copy
 from tril_gym.wrappers.vector import base_attribute
@@ -39,18 +39,16 @@ class Term:
     def checked(self, compute: Callable[[], Any], infos: Sequence[Info]) -> npt.NDArray[np.float64]:
         """Return computed scores as (B,) finite numbers; the message of a failure shows the texts."""
         try:
-            scores = np.asarray(compute())
+            values = compute()
         except ImportError:
             raise  # an optional package is missing, and the message says how to get it
         except Exception as error:
             kind = ValueError if isinstance(error, ValueError) else RuntimeError
             raise kind(f"reward {self.name!r} failed on {self._shown(infos)}: {error}") from error
-        if scores.shape != (len(infos),) or scores.dtype.kind not in "fiub":
-            raise RuntimeError(
-                f"reward {self.name!r} must give {len(infos)} numbers for {self._shown(infos)},"
-                f" got {scores.dtype} of shape {scores.shape}"
-            )
-        scores = scores.astype(np.float64)
+        try:
+            scores = as_numbers(values, len(infos))
+        except ValueError as error:
+            raise RuntimeError(f"reward {self.name!r} must give numbers for {self._shown(infos)}: {error}") from error
         if not np.isfinite(scores).all():
             row = int(np.flatnonzero(np.logical_not(np.isfinite(scores)))[0])
             raise RuntimeError(f"reward {self.name!r} gave {scores[row]} for {self._shown([infos[row]])}")

@@ -1,9 +1,9 @@
 """Measure the effect of a good and of a useless guide on the toy environment, over several seeds.
 
-    python benchmarks/toy_guides.py [--seeds N] [--output FILE.json]
+    python benchmarks/toy_guides.py [--seeds N] [--words N …] [--most N] [--output FILE.json]
 
-Good guide: the sparse rule "prefix", three words among sixteen; it needs neither EOS nor the last token, and EOS is
-excluded by min_new_tokens. The guide writes the right token with probability 0.95. Measured is the number of texts
+Good guide: the sparse rule "prefix", three words among 8, 16 and 32; it needs neither EOS nor the last token, and EOS
+is excluded by min_new_tokens. The guide writes the right token with probability 0.95. Measured is the number of texts
 until the policy's own texts have a mean reward of 0.5.
 
 Useless guide: it writes random tokens; rule "count". PPO learns for 12 iterations; D2LOLS, which switches to PPO++
@@ -42,7 +42,8 @@ from tril_gym.envs.toy import ToyRules, guide_tokens
 from tril_gym.models.texts import Texts
 
 ROWS = 64
-SPARSE = {"rule": "prefix", "vocab_size": 16, "max_prompt_length": 3, "max_new_tokens": 4, "min_new_tokens": 4}
+SPARSE = {"rule": "prefix", "max_prompt_length": 3, "max_new_tokens": 4, "min_new_tokens": 4}
+WORDS = (8, 16, 32)
 SPARSE_CONFIG = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "minibatch_size": 32, "ent_coef": 0.01}
 COUNT_CONFIG = {"learning_rate": 1e-2, "minibatch_size": 64}
 COMMON = {"normalize_advantages": True, "kl_coef": 0.0}
@@ -73,10 +74,10 @@ def mean_reward(policy: LMPolicy, envs: VectorEnv, episodes: int = 256) -> float
     return float(collect(envs, Plan(rollout=policy), episodes=episodes, generator=generator).rewards.sum(1).mean())
 
 
-def sparse_agent(name: str, seed: int) -> Agent:
+def sparse_agent(name: str, seed: int, words: int) -> Agent:
     """Build an agent for the sparse rule, with a good guide if it takes one."""
-    envs = toy(**SPARSE, num_examples=1)
-    policy, guide = new_policy(envs, seed), noisy_guide(ToyRules("prefix", vocab_size=16, max_new_tokens=4), 0.95)
+    envs = toy(**SPARSE, vocab_size=words, num_examples=1)
+    policy, guide = new_policy(envs, seed), noisy_guide(ToyRules("prefix", vocab_size=words, max_new_tokens=4), 0.95)
     settings = COMMON | SPARSE_CONFIG
     if name == "ppo":
         return PPO(policy, envs, PPOConfig(**settings), seed=seed)
@@ -108,21 +109,28 @@ def with_useless_guide(seed: int, iterations: int = 12) -> dict[str, float]:
     return rewards
 
 
+def with_good_guide(seeds: range, words: int, most: int) -> dict[str, list[int | None]]:
+    """Return the texts that each seed of each algorithm needs, and print their medians."""
+    counts: dict[str, list[int | None]] = {}
+    for name in ("ppo-pp", "aggrevated", "ppo"):
+        counts[name] = [texts_to_reach(sparse_agent(name, seed, words), 0.5, most) for seed in seeds]
+        median = statistics.median(most if count is None else count for count in counts[name])
+        reached = sum(count is not None for count in counts[name])
+        print(f"good guide, {words:2d} words  {name:11s} median {median:g} texts, {reached} of {len(seeds)} reach the goal:"
+              f" {counts[name]}", flush=True)  # fmt: skip
+    return counts
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__, count="--seeds", help="number of seeds", threads=1)
     options.add_argument("--most", type=int, default=12_000, help="number of texts after which an agent is given up")
+    options.add_argument("--words", type=int, nargs="+", default=WORDS, help="vocabularies of the sparse rule")
     settings = side_by_side.parse(options, arguments)
     if settings.smoke:
         settings.most = 128
     iterations = 1 if settings.smoke else 12
     seeds = range(settings.repeat)
-    good: dict[str, list[int | None]] = {
-        name: [texts_to_reach(sparse_agent(name, seed), 0.5, settings.most) for seed in seeds]
-        for name in ("ppo-pp", "aggrevated", "ppo")
-    }
-    for name, counts in good.items():
-        median = statistics.median(settings.most if count is None else count for count in counts)
-        print(f"good guide     {name:11s} median {median:g} texts of {counts}", flush=True)
+    good = {words: with_good_guide(seeds, words, settings.most) for words in settings.words}
     useless = [with_useless_guide(seed, iterations) for seed in seeds]
     for name in useless[0]:
         rewards = [round(own[name], 3) for own in useless]

@@ -178,3 +178,12 @@ class TestSettings:
         monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
         tiny_policy(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
         assert steps == [32, 32]
+
+    def test_the_step_size_follows_its_schedule(self, monkeypatch):
+        rates = []
+        monkeypatch.setattr(
+            BehaviourCloning, "step", lambda self, texts: rates.append(self.optimizer.param_groups[0]["lr"])
+        )
+        schedule = {"lr_schedule": "linear", "lr_warmup": 2, "learning_rate": 0.3}
+        tiny_policy(envs(), **SMALL | {"samples": 160, "epochs": 1} | schedule)
+        assert rates == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1])

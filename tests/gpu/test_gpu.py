@@ -369,8 +369,8 @@ class TestCommandLine:
 
     def test_resume(self, tmp_path):
         run = tmp_path / "run"
-        toy = ["train", "ppo", "--env", "tril/Toy-v0"]
-        self.call(*toy, *SMALL, "--output-dir", run, "--iterations", 1, "--policy", "tiny-seq2seq")
+        toy = ["train", "ppo", "--env", "tril/Toy-v0", "--policy", "tiny-seq2seq"]
+        self.call(*toy, *SMALL, "--output-dir", run, "--lr-schedule", "constant", "--iterations", 1)
         self.call("train", "ppo", "--output-dir", run, "--resume", "--iterations", 2)
         assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 

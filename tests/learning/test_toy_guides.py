@@ -70,11 +70,11 @@ def test_aggrevated_learns_nothing_from_a_useless_guide():
 
 @pytest.mark.parametrize("name", ["ppo-pp", "aggrevated"])
 def test_good_guide_finds_sparse_rewards(name):
-    assert texts_to_reach(sparse_agent(name, 0), 0.5, 6000) is not None
+    assert texts_to_reach(sparse_agent(name, 0, 16), 0.5, 6000) is not None
 
 
 def test_sparse_rewards_are_not_found_without_guide():
-    assert texts_to_reach(sparse_agent("ppo", 0), 0.5, 3000) is None
+    assert texts_to_reach(sparse_agent("ppo", 0, 16), 0.5, 3000) is None
 
 
 def test_useless_guide_does_not_prevent_learning():

@@ -209,7 +209,7 @@ def test_sample_efficiency_by_hand():
 
 def test_toy_guides(tmp_path, capsys):
     written = smoke(toy_guides, tmp_path)
-    assert list(written["good"]) == ["ppo-pp", "aggrevated", "ppo"]
+    assert [list(written["good"][words]) for words in ("8", "16", "32")] == [["ppo-pp", "aggrevated", "ppo"]] * 3
     (rewards,) = written["useless"]
     assert list(rewards) == ["start", "ppo", "d2lols", "lols"]
     assert all(0 <= reward <= 1 for reward in rewards.values())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -26,7 +26,7 @@ from tril_gym.agents.actors.references import ReferenceTokens, pick
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
-from tril_gym.agents.learners.optimizer import OptimizerConfig
+from tril_gym.agents.learners.optimizer import OptimizerConfig, set_learning_rate
 from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
@@ -53,7 +53,11 @@ class TinySettings:
     samples: int = config_field(8_000, "Prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
     epochs: float = config_field(2.0, "Passes over the pairs", above=0)
     learning_rate: float = config_field(1e-3, "AdamW step size", above=0, maximum=MAX_RATE)
+    lr_schedule: Literal["constant", "linear", "cosine"] = config_field("constant", "Schedule of the steps' size")
+    lr_warmup: int = config_field(0, "Steps of linear warm-up", minimum=0)
+    weight_decay: float = config_field(0.0, "AdamW weight decay", minimum=0, maximum=1)
     minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
+    threads: int = config_field(1, "CPU threads of pretraining; another number rounds differently", minimum=1)
     seconds: float | None = config_field(
         None, "Stop pretraining after so many seconds; the weights then depend on the machine's speed", above=0
     )
@@ -104,7 +108,7 @@ def _pretrained(policy: LMPolicy, texts: Texts, kind: str, settings: TinySetting
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
-        with cpu_threads(1):
+        with cpu_threads(settings.threads):
             _pretrain(policy, texts, settings, f"pretraining of the tiny {kind} model" if progress else None)
         with without_progress_bars():
             policy.model.save_pretrained(folder)
@@ -170,8 +174,16 @@ def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
 
 def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str | None) -> None:
     size, generator = settings.minibatch_size, torch.Generator().manual_seed(settings.seed + 1)
-    cloning = BehaviourCloning(policy, OptimizerConfig(learning_rate=settings.learning_rate, minibatch_size=size))
     steps = max(1, round(settings.epochs * len(texts) / size))
+    config = OptimizerConfig(
+        learning_rate=settings.learning_rate,
+        lr_schedule=settings.lr_schedule,
+        lr_warmup=min(settings.lr_warmup, steps - 1),
+        lr_iterations=steps,  # of one step each
+        weight_decay=settings.weight_decay,
+        minibatch_size=size,
+    )
+    cloning = BehaviourCloning(policy, config)
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]
     start = time.monotonic()
@@ -179,6 +191,7 @@ def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str
         for number, rows in enumerate(parts):
             if settings.seconds is not None and time.monotonic() - start > settings.seconds:
                 break
+            set_learning_rate(cloning.optimizer, config.learning_rate * config.learning_rate_factor(number))
             cloning.step(texts[rows])
             show(number + 1)
 

@@ -115,9 +115,10 @@ def with_good_guide(seeds: range, words: int, most: int) -> dict[str, list[int |
     for name in ("ppo-pp", "aggrevated", "ppo"):
         counts[name] = [texts_to_reach(sparse_agent(name, seed, words), 0.5, most) for seed in seeds]
         median = statistics.median(most if count is None else count for count in counts[name])
-        reached = sum(count is not None for count in counts[name])
-        print(f"good guide, {words:2d} words  {name:11s} median {median:g} texts, {reached} of {len(seeds)} reach the goal:"
-              f" {counts[name]}", flush=True)  # fmt: skip
+        reached = f"{sum(count is not None for count in counts[name])} of {len(seeds)} reach the goal"
+        print(
+            f"good guide, {words:2d} words  {name:11s} median {median:g} texts, {reached}: {counts[name]}", flush=True
+        )
     return counts
 
 

@@ -163,10 +163,10 @@ def test_malformed_files(tmp_path):
         load_examples(IMDB, path)
     path = tmp_path / "broken.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a b", "label": 1}\n' * 100)[:-10])
-    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz cannot be read"):
+    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz, line \d+: cannot be read: .*; check that it is complete"):
         load_examples(IMDB, path)
     path.write_bytes(b"plain")
-    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz cannot be read"):
+    with pytest.raises(ValueError, match=r"broken\.jsonl\.gz, line 1: cannot be read: Not a gzipped file"):
         load_examples(IMDB, path)
     path = tmp_path / "broken.parquet"
     path.write_bytes(b"plain")
@@ -176,6 +176,98 @@ def test_malformed_files(tmp_path):
     path.write_text("\n")
     with pytest.raises(ValueError, match="no usable row: it is empty"):
         load_examples(IMDB, path)
+
+
+@pytest.mark.parametrize("place", range(10, 2000, 97))
+def test_a_flipped_byte_of_a_gzip_file_is_found(place, tmp_path):
+    """Deflate, length or checksum: each is one message with the file and a line, never a shorter data set."""
+    rows = b"".join(b'{"text": "word%d and %d more", "label": 1}\n' % (i * i, 7 * i) for i in range(500))
+    content = bytearray(gzip.compress(rows))
+    content[place % len(content)] ^= 0x10
+    path = tmp_path / "flipped.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"flipped\.jsonl\.gz, line \d+: "):
+        load_examples(IMDB, path)
+
+
+@pytest.mark.parametrize(
+    "text", ['"text": ' + "[" * 200_000 + "]" * 200_000, '"text": ' + '{"a":' * 900 + "1" + "}" * 900]
+)
+def test_deeply_nested_json_is_one_message(text, tmp_path):
+    path = tmp_path / "deep.jsonl"
+    path.write_text(f'{{"text": "a b", "label": 1}}\n{{{text}, "label": 1}}\n')
+    with pytest.raises(ValueError, match=r"deep\.jsonl, line 2: (its JSON is nested too deeply|text must be)") as error:
+        load_examples(IMDB, path)
+    assert len(str(error.value)) < 1000
+    assert load_examples(IMDB, path, on_bad_row="skip").skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "name"),
+    [
+        (IMDB, {"text": "good \ud83d film with words", "label": 1}, "prompt"),
+        (IMDB, {"text": "a film with words \udc00", "label": 1}, "a reference"),
+        (COMMON_GEN, {"concepts": ["dog\ud800"], "references": []}, "prompt"),
+        (COMMON_GEN, {"concepts": ["dog"], "references": ["fine", "\udfff"]}, "a reference"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(task, row, name, tmp_path):
+    path = write(tmp_path / "halves.jsonl", [row])  # JSON can spell one
+    with pytest.raises(ValueError, match=rf"halves\.jsonl, line 1: {name} has '.*' at character \d+, half of a surr"):
+        load_examples(task, path)
+
+
+def test_whole_surrogate_pairs_are_characters(tmp_path):
+    (tmp_path / "whole.jsonl").write_text('{"text": "a \\ud83d\\ude00 b c", "label": 1}\n')
+    assert load_examples(IMDB, tmp_path / "whole.jsonl")[0].prompt == "a \U0001f600"
+
+
+@pytest.mark.parametrize("texts", [{"prompt": 3}, {"prompt": "a", "references": ["b", 5]}, {"prompt": b"a"}])
+def test_examples_hold_texts(texts):
+    with pytest.raises(ValueError, match="must be a text, got"):
+        Example(**texts)
+
+
+def test_long_values_are_shortened_in_messages(tmp_path):
+    path = write(tmp_path / "long.jsonl", [{"text": "a b", "label": "x" * 100_000}])
+    with pytest.raises(ValueError, match=r"line 1: label must be 1 .*x+ … x+") as error:
+        load_examples(IMDB, path)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_repeated_column_of_csv_is_refused(tmp_path):
+    path = tmp_path / "twice.csv"
+    path.write_text("text,label,text\na b,1,c d\n")
+    with pytest.raises(ValueError, match=r"twice\.csv, line 1: the column 'text' is there twice"):
+        load_examples(IMDB, path)
+
+
+PUBLISHED = [
+    {"concept_set_idx": 0, "concepts": ["dog", "run"], "target": "A dog runs."},
+    {"concept_set_idx": 0, "concepts": ["run", "dog"], "target": "Dogs run."},
+    {"concept_set_idx": 1, "concepts": ["cat"], "target": ""},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
+def test_published_columns_are_read_from_files(ending, tmp_path):
+    """As `datasets` saves the public data set: one row for each reference, under other names."""
+    path = write(tmp_path / f"train.{ending}", PUBLISHED)
+    for dataset in (path, tmp_path):
+        examples = load_examples(COMMON_GEN, dataset)
+        assert [example.references for example in examples] == [("A dog runs.", "Dogs run."), ()]
+
+
+def test_published_columns_are_read_from_objects():
+    table = datasets.Dataset.from_list(PUBLISHED)
+    for dataset in (table, datasets.DatasetDict(train=table)):
+        assert [len(example.references) for example in load_examples(COMMON_GEN, dataset)] == [2, 0]
+
+
+def test_both_names_of_a_column_are_in_the_message(tmp_path):
+    path = write(tmp_path / "neither.jsonl", [{"concepts": ["dog"], "sentence": "A dog."}])
+    with pytest.raises(ValueError, match=r"no column 'references' \(or 'target'\); found concepts, sentence"):
+        load_examples(COMMON_GEN, path)
 
 
 def test_malformed_csv(tmp_path):

@@ -231,9 +231,9 @@ def test_evaluate_refuses_before_it_writes(run_folder, own, tmp_path):
         (("--metrics", "rouge_l", "--metric-arg", "rouge_l=mean"), "NAME.KEY=VALUE"),
         (("--metrics", f"{own}:wrong"), "metric 'wrong' fails"),
         (("--per-example", tmp_path / "no" / "texts.jsonl"), "there is no folder"),
-        (("--reward", "rouge_l:abc"), "must be a finite number, got 'abc'"),
-        (("--reward", "rouge_l:nan"), "must be a finite number, got 'nan'"),
-        (("--reward", "rouge_l:0.5:x"), "must be a finite number, got 'x'"),
+        (("--reward", "rouge_l:abc"), "must be a number in [-1000000, 1000000], got 'abc'"),
+        (("--reward", "rouge_l:nan"), "must be a number in [-1000000, 1000000], got 'nan'"),
+        (("--reward", "rouge_l:0.5:x"), "must be a number in [-1000000, 1000000], got 'x'"),
         (("--reward-arg", "bleu.x=1"), "no term of the reward"),
     ]:
         done = run("evaluate", run_folder, *words)

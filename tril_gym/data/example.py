@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,27 @@ class Example:
                 f"references must be a sequence of texts, got one text {self.references!r}; put it in a list"
             )
         object.__setattr__(self, "references", tuple(self.references))  # a list is accepted too
+        for name, text in (("prompt", self.prompt), *(("a reference", text) for text in self.references)):
+            check_text(name, text)
         if not self.prompt.endswith(self.suffix):
             raise ValueError(
                 f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}"
             )
+
+
+def check_text(name: str, text: Any) -> None:
+    """Check that a value is a text which UTF-8 can hold.
+
+    Raises:
+        ValueError: it is none, or has half of a surrogate pair, which JSON can spell and tokenizers refuse.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a text, got {text!r}")
+    if not text.isascii() and (half := LONE_SURROGATE.search(text)):
+        raise ValueError(
+            f"{name} has {half[0]!r} at character {half.start()}, half of a surrogate pair, which is no character;"
+            " write the whole character, or leave it out"
+        )
 
 
 class Examples(Sequence[Example]):

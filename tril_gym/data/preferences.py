@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example, Examples, check_text
 from tril_gym.data.readers import READERS
 from tril_gym.data.sources import HELD_OUT, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
@@ -54,6 +54,7 @@ def read(row: DataRow) -> Example:
     if chosen == rejected:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
     boundary = (prompt[-1:] or " ", chosen[0], rejected[0])
+    check_text("rejected", rejected)
     joiner = "" if any(character.isspace() for character in boundary) else " "
     return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected})
 

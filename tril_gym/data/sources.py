@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tril_gym.data.example import Example, Examples
-from tril_gym.data.readers import READERS, Line, read_file
+from tril_gym.data.readers import READERS, TOO_DEEP, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
@@ -19,6 +19,7 @@ from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+MAX_MESSAGE = 600  # characters about a row, whose values may be long
 HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
 
 
@@ -96,7 +97,7 @@ def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: s
         try:
             found.append(to_example(task, row))
         except ValueError as error:
-            reason = reason or f"{source}, line {number}: {error}"
+            reason = reason or f"{source}, line {number}: {_shortened(str(error))}"
             if on_bad_row == "raise":
                 raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
             skipped += 1
@@ -109,17 +110,42 @@ def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: s
     return Examples(task.gather(found), source=source, skipped=skipped)
 
 
+def _shortened(message: str) -> str:
+    """Return a message without the middle of a long value in it."""
+    half = MAX_MESSAGE // 2
+    return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
+
+
 def to_example(task: Task, row: dict[str, Any] | ValueError) -> Example:
     """Turn a row into an example; raise ValueError with the reason where that fails."""
     if isinstance(row, ValueError):
         raise row
+    row = rename_columns(task, row)
     for column in task.columns:
         if column not in row:
+            published = f" (or {task.hub.columns[column]!r})" if column in task.hub.columns else ""
             raise ValueError(
-                f"there is no column {column!r}; found {', '.join(map(str, row))},"
+                f"there is no column {column!r}{published}; found {', '.join(map(str, row))},"
                 f" and {task.name} has {', '.join(task.columns)}"
             )
-    return task.read(row)
+    try:
+        return task.read(row)
+    except RecursionError as error:  # while a message is written
+        raise ValueError(TOO_DEEP) from error
+
+
+def rename_columns(task: Task, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with our names of the columns in place of those of the public data set.
+
+    Where the public data set has one reference in each row, it becomes a list; "" stands in test sets without one.
+    """
+    named = dict(row)
+    for ours, theirs in task.hub.columns.items():
+        if ours not in row and theirs in row:
+            named[ours] = named.pop(theirs)
+            if ours in task.list_columns and isinstance(named[ours], str):
+                named[ours] = [named[ours]] if named[ours] else []
+    return named
 
 
 def _from_file(task: Task, path: Path, on_bad_row: str) -> Examples:
@@ -180,23 +206,11 @@ def _from_hub(task: Task, repository: str, split: str, on_bad_row: str) -> Examp
         raise ValueError(f"{repository} has no split {split!r}; it has {', '.join(available)}")
     table = _query_hub(repository, lambda datasets: datasets.load_dataset(repository, split=hub_split))
     source = f"{repository} ({hub_split} split)"
-    lines = ((number, _rename(task, row)) for number, row in enumerate(table, start=1))
-    examples = to_examples(task, lines, source=source, on_bad_row=on_bad_row)
+    examples = to_examples(task, enumerate(table, start=1), source=source, on_bad_row=on_bad_row)
     if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
         train, validation = hold_out(examples)
         return Examples(train if split == "train" else validation, source=source, skipped=examples.skipped)
     return examples
-
-
-def _rename(task: Task, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the hub under our column names."""
-    named = dict(row)
-    for ours, theirs in task.hub.columns.items():
-        if ours not in row and theirs in row:
-            named[ours] = named.pop(theirs)
-            if ours in task.list_columns and isinstance(named[ours], str):  # one reference per row; "" in test sets
-                named[ours] = [named[ours]] if named[ours] else []
-    return named
 
 
 def _query_hub(repository: str, query: Callable[[Any], Any]) -> Any:

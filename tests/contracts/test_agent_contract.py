@@ -401,7 +401,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("cut", [{"top_k": 50}, {"top_p": 0.9}])
     def test_truncated_distribution_warns(self, cut):
-        with pytest.warns(UserWarning, match="cut the policy's own distribution"):
+        with pytest.warns(UserWarning, match="cut what the policy draws"):
             PPOConfig(**cut)
         PPOConfig(top_p=1.0)  # truncates nothing
 

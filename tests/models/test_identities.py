@@ -114,6 +114,7 @@ class TestSamplingAndScoringCanDisagree:
     def test_dropout(self, family):
         policy = policy_of(family, **({} if family not in ("llama", "qwen2") else {"attention_dropout": 0.1}))
         trajectories, layout = mixed_texts(policy)
+        policy.model.train()
         for module in policy.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.1

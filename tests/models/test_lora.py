@@ -25,14 +25,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfi
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.learners.critic import make_critic
-from tril_gym.agents.learners.optimizer import checkpoint_gradients
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.language_model import uses_gradient_checkpointing
 from tril_gym.models.lora import Lora
+from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
 from tril_gym.utils.quiet import without_peft_warnings
 
 RANK = 4

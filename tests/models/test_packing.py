@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from doubles import V, alone, foreign_envs, generator, policy_of, ragged_texts
+from doubles import V, alone, foreign_envs, generator, language_model, policy_of, ragged_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,7 +118,7 @@ def test_models_without_support_are_not_packed(monkeypatch):
 
     def attending_to_all(*ids, **inputs):
         if inputs.get("attention_mask") is None:
-            rows, columns = inputs["inputs_embeds"].shape[:2]
+            rows, columns = inputs["input_ids"].shape
             inputs["attention_mask"] = torch.ones(columns, columns, dtype=torch.bool).tril().expand(rows, 1, -1, -1)
         return forward(*ids, **inputs)
 
@@ -166,5 +166,7 @@ def test_gpt2_takes_no_id_for_padding(monkeypatch):
     begun = Texts.from_ids(ids.tolist(), [[], []], max_new_tokens=layout.max_new_tokens)
     write_completions(policy, begun, [{}, {}], layout, torch.rand(2, layout.max_new_tokens, generator=generator(0)))
     assert not warnings
-    policy.model(input_ids=ids)  # the control
+    model = language_model("gpt2")  # the control
+    model.config.pad_token_id = 0
+    model(input_ids=ids)
     assert warnings

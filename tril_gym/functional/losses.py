@@ -153,3 +153,16 @@ def ratio_error(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor
     """
     error = log_ratio(logprobs, old_logprobs, learn).expm1().abs()
     return torch.cat([error.flatten(), error.new_zeros(1)]).max()
+
+
+@torch.no_grad()
+def sampling_error(logprobs: Tensor, sampled: Tensor, wrote: Tensor) -> tuple[float, float]:
+    """Return the largest and the summed |log π(token) at scoring − log π(token) at sampling|, in nats.
+
+    Args:
+        logprobs: (B, T) scored before the first update.
+        sampled:  (B, T) noted when the token was drawn.
+        wrote:    (B, T) bool: the tokens to compare.
+    """
+    error = log_ratio(logprobs, sampled, wrote).abs()
+    return (float(error.max()), float(error.sum())) if error.numel() else (0.0, 0.0)

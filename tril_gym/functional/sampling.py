@@ -1,13 +1,16 @@
 """The distribution of the next token: one for sampling and for scoring.
 
-Logits go through the same steps wherever they are used: EOS excluded while the text is too short, temperature, top-k,
-top-p. The results are logits again, −inf on excluded tokens; `sample`, `logprobs_of` and `entropy` use their softmax.
+Logits go through the same steps wherever they are used: EOS excluded while the text is too short, temperature, and in
+sampling top-k and top-p, which scoring leaves out. The results are logits again, −inf on excluded tokens; `sample`,
+`logprobs_of` and `entropy` use their softmax.
 
 B texts, V words in the vocabulary; "…" any shape in front. Half-precision logits are converted to float32.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -160,6 +163,11 @@ class Decoding:
                 f"greedy=True takes the most probable token, so temperature={self.temperature}, top_k={self.top_k} and "
                 f"top_p={self.top_p} would have no effect; leave them out, or greedy"
             )
+
+    @property
+    def scored(self) -> Decoding:
+        """The decoding whose log-probabilities count: without top-k and top-p, which only decide what is drawn."""
+        return self if self.greedy else replace(self, top_k=None, top_p=None)
 
     @property
     def truncates(self) -> bool:

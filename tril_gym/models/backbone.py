@@ -8,21 +8,30 @@ caches.
 - Encoder-decoder: prompts go to the encoder padded on the right. A decoder with relative positions (T5) may have
   its prefix right-aligned as well; one with absolute positions (BART) may not, so its columns stay left-aligned.
 
+What a config does not tell is a `ReadingMode`, which a probe finds (agents/actors/model_check.py).
+
 B texts, P prompt tokens, T new tokens, L columns of one sequence, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from tril_gym.models.architecture import body_of, decoder_start, positions_of, rope_limit
 from tril_gym.models.causal_decoder import CausalDecoder
 from tril_gym.models.compiled import CompiledDecoder, CompiledStep
-from tril_gym.models.decoders import Decoder, position_ids
-from tril_gym.models.encoder_decoder import AlignedDecoder, CachedDecoder, EncodedPrompts
+from tril_gym.models.decoders import (
+    Decoder,
+    NextTokenOutput,
+    ReadingMode,
+    RereadingDecoder,
+    position_ids,
+)
+from tril_gym.models.encoder_decoder import CachedDecoder, EncodedPrompts
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.lm_head import Head
 from tril_gym.models.packing import pack, supports_packing
@@ -33,6 +42,7 @@ class Backbone(Protocol):
     """The forward passes of one language model."""
 
     model: Any
+    mode: ReadingMode
 
     @property
     def can_pack(self) -> bool:
@@ -60,16 +70,10 @@ class Backbone(Protocol):
         """Raise `ValueError` if texts can be longer than the model's positions."""
 
 
-def backbone_of(model: Any) -> Backbone:
+def backbone_of(model: Any, mode: ReadingMode | None = None) -> Backbone:
     """Return the backbone that fits a model."""
-    return EncoderDecoder(model) if model.config.is_encoder_decoder else DecoderOnly(model)
-
-
-def positions_of(config: Any) -> int | None:
-    """Return how many tokens a model has positions for; None if positions are relative and unlimited."""
-    if hasattr(config, "relative_attention_num_buckets"):
-        return None
-    return getattr(config, "max_position_embeddings", None)
+    kind = EncoderDecoder if model.config.is_encoder_decoder else DecoderOnly
+    return kind(model, mode or ReadingMode())
 
 
 def right_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,13 +97,18 @@ def _in_order(ids: Tensor, mask: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
 class DecoderOnly:
     """GPT-2, Llama, Qwen2 and the like."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, mode: ReadingMode) -> None:
+        self.model, self.mode = model, mode
         self.compiled: CompiledStep | None = None  # generates, if the model was compiled
 
     def logits(self, texts: Texts) -> Tensor:
         """Return (B, T, V). The head is applied to the completion's columns only."""
-        sequence, width = self._sequence(texts.without_last()), texts.tokens.shape[1]
+        width = texts.tokens.shape[1]
+        if self.mode.from_first_column:
+            ids, mask = self._left_aligned(texts.without_last())
+            logits = self.model(input_ids=ids, use_cache=False).logits
+            return _states_before(logits, texts, mask)[:, :width]
+        sequence = self._sequence(texts.without_last())
         logits = self.model(**sequence, use_cache=False, logits_to_keep=width).logits
         assert logits.shape[:2] == texts.tokens.shape, (logits.shape, texts.tokens.shape)
         return logits
@@ -107,28 +116,44 @@ class DecoderOnly:
     def hidden(self, texts: Texts) -> Tensor:
         """Return (B, T + 1, D). Texts share rows if that saves work and the model keeps them apart."""
         model = self.model
+        if self.mode.from_first_column:
+            ids, mask = self._left_aligned(texts)
+            return _states_before(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state, texts, mask)
         packed = pack(texts, model.get_input_embeddings().weight.shape[1]) if self.can_pack else None
         if packed is not None:
-            # As embeddings: without a mask, GPT-2 takes some ids for padding, and warns of it.
-            embedded = model.get_input_embeddings()(packed.ids)
-            output = model.base_model(inputs_embeds=embedded, position_ids=packed.positions, use_cache=False)
+            output = body_of(model)(input_ids=packed.ids, position_ids=packed.positions, use_cache=False)
             return packed.states_of(output.last_hidden_state)
-        output = model.base_model(**self._sequence(texts), use_cache=False)
+        output = body_of(model)(**self._sequence(texts), use_cache=False)
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
 
     @cached_property
     def can_pack(self) -> bool:
         """Whether the model keeps texts in one row apart, found by a probe."""
-        return supports_packing(self.model)
+        return self.mode.packs and not self.mode.from_first_column and supports_packing(self.model)
 
     def decoder(self, texts: Texts, head: Head | None, max_length: int) -> Decoder:
         """Read prompt and tokens in one forward pass."""
+        if self.mode.cache == "none":
+            return RereadingDecoder(partial(self._read, head), *self._left_aligned(texts))
         ids = torch.cat([texts.prompts, texts.tokens], dim=1)
         ids, mask = right_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        decoder = CausalDecoder(self.model, head, ids, mask)
+        decoder = CausalDecoder(self.model, head, ids, mask, rows_leave=self.mode.cache == "rows")
         if self.compiled is None or not decoder.can_be_compiled:
             return decoder
         return CompiledDecoder(self.compiled, decoder, max_length)
+
+    def _read(self, head: Head | None, ids: Tensor, last: Tensor) -> NextTokenOutput:
+        """Read left-aligned texts (B, L) and predict the token after the column `last` (B,) of each."""
+        rows = torch.arange(len(last), device=last.device)
+        if head is None:
+            return NextTokenOutput(self.model(input_ids=ids, use_cache=False).logits[rows, last], None)
+        state = body_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state[rows, last]
+        return NextTokenOutput(head(state), state)
+
+    @staticmethod
+    def _left_aligned(texts: Texts) -> tuple[Tensor, Tensor]:
+        mask = torch.cat([texts.is_prompt, texts.is_token], dim=1)
+        return left_aligned(torch.cat([texts.prompts, texts.tokens], dim=1), mask)
 
     def compile(self) -> None:
         """Compile the body for scoring, and one step of generation."""
@@ -137,7 +162,14 @@ class DecoderOnly:
 
     def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompt and completion share the model's positions."""
-        positions = positions_of(self.model.config)
+        config = self.model.config
+        positions, changes_at = positions_of(config), rope_limit(config)
+        if changes_at is not None and max_prompt_length + max_new_tokens > changes_at:
+            raise ValueError(
+                f"the rotary positions of {config.model_type} change for a whole batch as soon as one text is longer"
+                f" than {changes_at} tokens (longrope), the environment's texts need {max_prompt_length} +"
+                f" {max_new_tokens}; make the environment with a smaller max_prompt_length or max_new_tokens"
+            )
         if positions is not None and max_prompt_length + max_new_tokens > positions:
             raise ValueError(
                 f"the model has {positions} positions, the environment's texts need {max_prompt_length} +"
@@ -159,8 +191,8 @@ class EncoderDecoder:
 
     can_pack = False  # encoders take no positions
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, mode: ReadingMode) -> None:
+        self.model, self.mode = model, mode
 
     def logits(self, texts: Texts) -> Tensor:
         """Return (B, T, V)."""
@@ -192,9 +224,10 @@ class EncoderDecoder:
         ids, mask = self._with_start(texts.tokens, texts.is_token)
         prompts = EncodedPrompts(self.model, head, *left_aligned(texts.prompts, texts.is_prompt))
         have_equal_lengths = bool((lengths == lengths[:1]).all())
-        if have_equal_lengths or positions_of(self.model.config) is None:
-            return CachedDecoder(prompts, *right_aligned(ids, mask))
-        return AlignedDecoder(prompts, *left_aligned(ids, mask))
+        can_shift = positions_of(self.model.config) is None and not self.mode.from_first_column
+        if self.mode.cache != "none" and (have_equal_lengths or can_shift):
+            return CachedDecoder(prompts, *right_aligned(ids, mask), rows_leave=self.mode.cache == "rows")
+        return RereadingDecoder(prompts.decode, *left_aligned(ids, mask), select=prompts.select_rows)
 
     def compile(self) -> None:
         """Compile encoder and decoder for scoring."""
@@ -202,13 +235,14 @@ class EncoderDecoder:
 
     def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
-        positions = positions_of(self.model.config)
         needed = max_new_tokens + len(decoder_start(self.model))  # a critic reads the last token, too
-        if positions is not None and max(max_prompt_length, needed) > positions:
-            raise ValueError(
-                f"the model has {positions} positions, the environment's prompts need {max_prompt_length} and its"
-                f" completions {needed}; make the environment with a smaller max_prompt_length or max_new_tokens"
-            )
+        for side, name, length in (("encoder", "prompts", max_prompt_length), ("decoder", "completions", needed)):
+            positions = positions_of(self.model.config, side)
+            if positions is not None and length > positions:
+                raise ValueError(
+                    f"the model's {side} has {positions} positions, the environment's {name} need {length}; make the"
+                    " environment with a smaller max_prompt_length or max_new_tokens"
+                )
 
     def _with_start(self, tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
         """Put the decoder's first S ids before (B, T) tokens: both (B, S + T)."""
@@ -217,19 +251,12 @@ class EncoderDecoder:
         return torch.cat([start, tokens], dim=1), torch.cat([is_start, is_token], dim=1)
 
 
-def decoder_start(model: Any) -> list[int]:
-    """Return the ids before the first token of a completion: the start token, and BART's forced BOS.
+def _states_before(states: Tensor, texts: Texts, mask: Tensor) -> Tensor:
+    """Select the states before each token and after the last: (B, L, D) of left-aligned texts -> (B, T + 1, D).
 
-    Raises:
-        ValueError: the model names no start token.
+    Those past the end of a text are its last one.
     """
-    start = model.generation_config.decoder_start_token_id
-    if start is None:
-        start = model.config.decoder_start_token_id
-    if start is None:
-        raise ValueError(
-            f"{type(model).__name__} has no decoder_start_token_id, without which it cannot generate; set"
-            " model.generation_config.decoder_start_token_id"
-        )
-    forced = model.generation_config.forced_bos_token_id
-    return [start] if forced is None else [start, forced]
+    before = torch.arange(texts.tokens.shape[1] + 1, device=states.device)
+    last = (mask.sum(1) - 1).unsqueeze(1)
+    columns = torch.minimum(texts.prompt_lengths.unsqueeze(1) - 1 + before, last)
+    return states.gather(1, columns.unsqueeze(-1).expand(-1, -1, states.shape[-1]))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tril_gym.models.architecture import body_of
 from tril_gym.models.decoders import AttentionMask, Decoder, NextTokenOutput, position_ids
 from tril_gym.models.kernels import accepts_4d_masks
 from tril_gym.models.kv_cache import Rows, join_caches, keeps_every_column, preallocated_cache, select_rows
@@ -47,14 +48,15 @@ class CausalDecoder(Decoder):
     The first pass reads texts in groups of similar length, so that little padding is read.
     """
 
-    def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor, *, rows_leave: bool = True) -> None:
+        self._rows_leave = rows_leave
         self.model, self.head, self.mask, self.cache = (
             model,
             head,
             AttentionMask(mask),
             preallocated_cache(model.config),
         )
-        self._embed, self._keeps_every_column = model.get_input_embeddings(), keeps_every_column(self.cache)
+        self._keeps_every_column = keeps_every_column(self.cache)
         positions = position_ids(mask)
         self.next_positions = positions[:, -1:] + 1  # (B, 1)
         lengths = mask.sum(1).tolist()
@@ -79,7 +81,7 @@ class CausalDecoder(Decoder):
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> NextTokenOutput:
         """Read some columns, which are added to the cache."""
         inputs = {
-            "inputs_embeds": self._embed(ids),  # without a mask, GPT-2 takes some ids for padding
+            "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
             "past_key_values": cache,
@@ -87,7 +89,7 @@ class CausalDecoder(Decoder):
         }
         if self.head is None:
             return NextTokenOutput(self.model(**inputs, logits_to_keep=1).logits[:, -1], None)
-        output = self.model.base_model.forward(**inputs)  # `forward`: not the one compiled by `compile_bodies`
+        output = body_of(self.model).forward(**inputs)  # `forward`: not the one compiled by `compile_bodies`
         state = output.last_hidden_state[:, -1]
         return NextTokenOutput(self.head(state), state)
 
@@ -99,6 +101,10 @@ class CausalDecoder(Decoder):
         mask = self.mask.for_single_query(self.model, keeps_every_column=self._keeps_every_column)
         self.output = self._forward(tokens.unsqueeze(1), mask, positions, self.cache)
         return self.output
+
+    def batch_size_for(self, texts: int) -> int:
+        """Return how many rows are needed for so many texts."""
+        return texts if self._rows_leave else len(self.mask.mask)
 
     def select_rows(self, rows: Rows) -> None:
         """Keep these rows only."""

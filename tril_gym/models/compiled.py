@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from tril_gym.models.architecture import body_of
 from tril_gym.models.causal_decoder import CausalDecoder
 from tril_gym.models.decoders import Decoder, NextTokenOutput
 from tril_gym.models.kv_cache import Rows
@@ -84,7 +85,7 @@ class CompiledStep:
 
     def _forward(self, embedded: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         inputs = {"inputs_embeds": embedded, "attention_mask": mask, "position_ids": positions}
-        output = self.model.base_model.forward(**inputs, past_key_values=cache, use_cache=True)
+        output = body_of(self.model).forward(**inputs, past_key_values=cache, use_cache=True)
         return output.last_hidden_state[:, -1]  # type: ignore[no-any-return]
 
     def state(self, embedded: Tensor, mask: Tensor, positions: Tensor, memory: _Memory) -> Tensor:

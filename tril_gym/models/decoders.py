@@ -9,9 +9,9 @@ B texts, L columns that the decoder has read, V vocabulary, D hidden.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,21 @@ class NextTokenOutput:
         return NextTokenOutput(
             torch.cat([output.logits for _, output in parts])[order], torch.cat(states)[order] if states else None
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingMode:
+    """How texts are given to a model. The default is fastest; others are for models that need them to be right.
+
+    `agents.actors.model_check` finds the mode of a model.
+    """
+
+    # What is kept between tokens: a cache whose rows leave with their texts; a cache of the whole batch, to its end; or
+    # nothing, so that every token reads its whole text again.
+    cache: Literal["rows", "batch", "none"] = "rows"
+    # Whether all texts begin in the first column, without positions and mask: for models that ignore one of these.
+    from_first_column: bool = False
+    packs: bool = True  # whether texts may share rows, where a probe finds that they do not read each other
 
 
 class Decoder(ABC):
@@ -105,3 +120,44 @@ class AttentionMask:
 def position_ids(mask: Tensor) -> Tensor:
     """Return (B, L): 0 at the first real token of each row."""
     return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+class RereadingDecoder(Decoder):
+    """Left-aligned rows of any lengths, without a cache: every pass reads each text from its first column.
+
+    Slower than a cache. No mask is needed: padding is after the text, where the causal mask hides it.
+
+    Args:
+        read: maps ids (B, L) and the last column of each text (B,) to the prediction of its next token.
+        ids: (B, L) int64.
+        mask: (B, L) bool.
+        select: called with the rows that are kept.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Tensor, Tensor], NextTokenOutput],
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        select: Callable[[Rows], None] = lambda rows: None,
+    ) -> None:
+        self._read, self._select, self.ids = read, select, ids
+        self._lengths = mask.sum(1)  # (B,)
+        self.output = self._read(self.ids, self._lengths - 1)
+
+    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> NextTokenOutput:
+        """Add a token to each row that is written."""
+        is_written = torch.ones_like(tokens, dtype=torch.bool) if is_written is None else is_written
+        if int(self._lengths[is_written].max()) == self.ids.shape[1]:
+            self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
+        here = torch.arange(self.ids.shape[1], device=tokens.device) == self._lengths.unsqueeze(1)
+        self.ids = torch.where(here & is_written.unsqueeze(1), tokens.unsqueeze(1), self.ids)
+        self._lengths = self._lengths + is_written
+        self.output = self._read(self.ids, self._lengths - 1)
+        return self.output
+
+    def select_rows(self, rows: Rows) -> None:
+        """Keep these rows only."""
+        self._select(rows)
+        self.ids, self._lengths = self.ids[rows], self._lengths[rows]

@@ -57,8 +57,9 @@ class EncodedPrompts:
 class CachedDecoder(Decoder):
     """Right-aligned rows, which all write in the same column, so that keys and values can be cached."""
 
-    def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
+    def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, *, rows_leave: bool = True) -> None:
         self.prompts, self.mask, self.cache = prompts, AttentionMask(mask), preallocated_pair(prompts.model.config)
+        self._rows_leave = rows_leave
         self._keeps_every_column = keeps_every_column(self.cache.self_attention_cache)
         self.output = prompts.decode(ids, mask=self.mask.as_2d(), cache=self.cache)
 
@@ -69,41 +70,13 @@ class CachedDecoder(Decoder):
         self.output = self.prompts.decode(tokens.unsqueeze(1), mask=mask, cache=self.cache)
         return self.output
 
+    def batch_size_for(self, texts: int) -> int:
+        """Return how many rows are needed for so many texts."""
+        return texts if self._rows_leave else len(self.mask.mask)
+
     def select_rows(self, rows: Rows) -> None:
         """Keep these rows only."""
         self.prompts.select_rows(rows)
         dropped = self.mask.select_rows(rows, trim=self._keeps_every_column)
         select_rows(self.cache.self_attention_cache, rows, dropped)
         select_rows(self.cache.cross_attention_cache, rows, 0)
-
-
-class AlignedDecoder(Decoder):
-    """Left-aligned rows of different lengths, for absolute positions: every pass reads each text from its first column.
-
-    Slower than a cache, and only used where texts that already have different lengths are continued.
-    """
-
-    def __init__(self, prompts: EncodedPrompts, ids: Tensor, mask: Tensor) -> None:
-        self.prompts, self.ids = prompts, ids
-        self._lengths = mask.sum(1)  # (B,)
-        self.output = self._forward()
-
-    def _forward(self) -> NextTokenOutput:
-        # No mask for the decoder: the causal mask hides the padding after a row's last column.
-        return self.prompts.decode(self.ids, self._lengths - 1)
-
-    def append(self, tokens: Tensor, is_written: Tensor | None = None) -> NextTokenOutput:
-        """Add a token to each row that is written."""
-        is_written = torch.ones_like(tokens, dtype=torch.bool) if is_written is None else is_written
-        if int(self._lengths[is_written].max()) == self.ids.shape[1]:
-            self.ids = torch.cat([self.ids, torch.zeros_like(self.ids[:, :1])], dim=1)
-        here = torch.arange(self.ids.shape[1], device=tokens.device) == self._lengths.unsqueeze(1)
-        self.ids = torch.where(here & is_written.unsqueeze(1), tokens.unsqueeze(1), self.ids)
-        self._lengths = self._lengths + is_written
-        self.output = self._forward()
-        return self.output
-
-    def select_rows(self, rows: Rows) -> None:
-        """Keep these rows only."""
-        self.prompts.select_rows(rows)
-        self.ids, self._lengths = self.ids[rows], self._lengths[rows]

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tril_gym.models.architecture import body_of
 
 ATTENTION = "tril_gym_sdpa"  # name of `single_query_attention` in `transformers`
 MASKED = torch.finfo(torch.float32).min  # instead of −inf, which gives NaN in a row without any key
@@ -14,7 +17,22 @@ MASKED = torch.finfo(torch.float32).min  # instead of −inf, which gives NaN in
 
 def use_fast_kernels(model: Any) -> Any:
     """Fuse a model's activations, and let it use `single_query_attention`, in place; return the model."""
-    return use_single_query_attention(fuse_activations(model))
+    return use_single_query_attention(fuse_activations(skip_padding_check(model)))
+
+
+def skip_padding_check(model: Any) -> Any:
+    """Let a model take every id for a token, in place; return the model.
+
+    GPT-2 and others that are given no mask search the ids for padding, which waits for the device, and warn of it.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.warn_if_padding_and_no_attention_mask = _skip  # type: ignore[method-assign]
+    return model
+
+
+def _skip(*_: Any) -> None:
+    """Do nothing."""
 
 
 def fuse_activations(model: Any) -> Any:
@@ -78,7 +96,7 @@ def single_query_attention(
         settings:       dropout and the like.
 
     Returns:
-        (B, Q, H, D), and None in place of the attention weights.
+        (B, Q, H, width of the values), and None in place of the attention weights.
     """
     if not _is_single(query, key, settings):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -87,7 +105,7 @@ def single_query_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
     B, H, _, D = query.shape  # noqa: N806
     L = key.shape[2]  # noqa: N806
-    keys, values = key.reshape(B * H, L, D), value.reshape(B * H, L, D)
+    keys, values = key.reshape(B * H, L, D), value.reshape(B * H, L, value.shape[3])  # DeepSeek's are narrower
     scores = torch.bmm(query.reshape(B * H, 1, D), keys.transpose(1, 2)).view(B, H, 1, L)
     scores *= D**-0.5 if scaling is None else scaling
     if position_bias is not None:
@@ -97,7 +115,7 @@ def single_query_attention(
     elif attention_mask is not None:
         scores += attention_mask
     output = torch.bmm(scores.softmax(-1).view(B * H, 1, L), values)
-    return output.view(B, 1, H, D), None
+    return output.view(B, 1, H, value.shape[3]), None
 
 
 def _is_single(query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
@@ -119,7 +137,7 @@ def compile_bodies(model: Any) -> Any:
     The parts are called as before. Generation, whose cache grows with every token, calls their `forward`, which is not
     compiled.
     """
-    parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
+    parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [body_of(model)]
     for part in parts:
         part.compile(dynamic=True)
     return model

@@ -152,7 +152,8 @@ def select_rows(cache: Any, rows: Rows, lead: int) -> None:
         if isinstance(layer, PreallocatedLayer):
             layer.select_rows(rows, moved, lead)
         else:
-            layer.batch_select_indices(torch.arange(rows.stop) if isinstance(rows, slice) else rows)
+            # States of linear attention have no `batch_select_indices`.
+            layer.reorder_cache(torch.arange(rows.stop) if isinstance(rows, slice) else rows)
 
 
 def join_caches(config: Any, parts: Sequence[tuple[Tensor, Any]]) -> Any:

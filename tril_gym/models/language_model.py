@@ -6,8 +6,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary, D hidden.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.models.backbone import backbone_of
-from tril_gym.models.decoders import Decoder
+from tril_gym.models.decoders import Decoder, ReadingMode
 from tril_gym.models.kernels import use_fast_kernels
-from tril_gym.models.lm_head import EntropyMode, Head, Warp, find_head, score_states
+from tril_gym.models.lm_head import EntropyMode, Head, Warp, find_head, score_states, smallest_text
 from tril_gym.models.lora import Lora, is_peft_model
+from tril_gym.models.noise import disable_dropout
 from tril_gym.models.pretrained import (
     BaseModelRef,
     align_storage,
@@ -53,19 +53,23 @@ class LanguageModel:
         model: a `PreTrainedModel` with a language-modelling head, a `PeftModel` with LoRA around one, or a `Lora`.
         tokenizer: its tokenizer, or None.
         base_ref: where the weights (with LoRA: the base's) can be loaded from again, if known.
+        mode: how the model must be read, where it is not as most are.
     """
 
     model: Any  # of `transformers`; with LoRA, its layers carry the adapter
     lora: Lora | None  # the adapter, which alone is trained; None: the whole model is
 
-    def __init__(self, model: Any, tokenizer: Any, base_ref: BaseModelRef | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, base_ref: BaseModelRef | None = None, mode: ReadingMode | None = None
+    ) -> None:
         if is_peft_model(model):
             model = Lora(model)
         self.lora = model if isinstance(model, Lora) else None
         network = model if self.lora is None else self.lora.network
-        self.model = use_fast_kernels(disable_dropout(align_storage(network)))
+        self.model = disable_dropout(use_fast_kernels(align_storage(network)))
         self.tokenizer, self.base_ref = tokenizer, base_ref
-        self.backbone = backbone_of(self.model)
+        self.backbone = backbone_of(self.model, mode)
+        self.checked: set[tuple[int, int, bool, bool]] = set()  # what `agents.actors.model_check` has found right
 
     @classmethod
     def from_pretrained(
@@ -104,7 +108,21 @@ class LanguageModel:
 
     def _derive(self, model: Any) -> LanguageModel:
         """Return another model (or `Lora`) with the same tokenizer and base reference."""
-        return LanguageModel(model, self.tokenizer, self.base_ref)
+        derived = LanguageModel(model, self.tokenizer, self.base_ref, self.backbone.mode)
+        derived.checked = set(self.checked)
+        return derived
+
+    def read_as(self, mode: ReadingMode) -> None:
+        """Let the model be read in another way."""
+        if mode != self.backbone.mode:
+            self.backbone = backbone_of(self.model, mode)
+            for name in ("head", "width"):  # found again when they are needed
+                vars(self).pop(name, None)
+
+    @property
+    def is_low_precision(self) -> bool:
+        """Whether rounding alone makes two readings of a text differ noticeably."""
+        return self.is_quantised or next(self.model.parameters()).dtype in (torch.float16, torch.bfloat16)
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +143,12 @@ class LanguageModel:
     def head(self) -> Head | None:
         """The last layer, if that is all there is between the last hidden state and the logits; else None."""
         return find_head(self.backbone)
+
+    @cached_property
+    def width(self) -> int:
+        """Size of the last hidden states, D: in OPT-350m that of the embeddings, half of `config.hidden_size`."""
+        with torch.no_grad():
+            return self.backbone.hidden(smallest_text(self.model)).shape[-1]
 
     @property
     def can_pack(self) -> bool:
@@ -321,35 +345,3 @@ class LanguageModel:
     def _save_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-
-
-def disable_dropout(model: Any) -> Any:
-    """Set every dropout rate of a model to zero, in place; return the model.
-
-    By module rather than `eval()`: in evaluation mode `transformers` switches gradient checkpointing off as well.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        # Attention layers of `transformers` keep their rates as plain floats, under names of their own.
-        rates = [name for name in vars(module) if name.endswith(("dropout", "layerdrop"))]
-        for name in rates:
-            if isinstance(getattr(module, name), float):
-                setattr(module, name, 0.0)
-    return model.train()
-
-
-def uses_gradient_checkpointing(model: nn.Module) -> bool:
-    """Return whether a model recomputes activations in its backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode inside the block."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)

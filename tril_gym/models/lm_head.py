@@ -40,9 +40,7 @@ def find_head(backbone: Any) -> Head | None:
     """
     model = backbone.model
     layer = model.get_output_embeddings()
-    device = next(model.parameters()).device
-    ids = torch.arange(2, device=device).unsqueeze(0).clamp(max=layer.weight.shape[0] - 1)
-    text = Texts(ids, torch.ones_like(ids, dtype=torch.bool), ids, torch.ones_like(ids, dtype=torch.bool))
+    text = smallest_text(model)
     calls: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output.clone())))
     try:
@@ -56,6 +54,13 @@ def find_head(backbone: Any) -> Head | None:
         return None
     scales = (1.0, hidden.shape[-1] ** -0.5)
     return next((Head(layer, scale) for scale in scales if torch.equal(layer_input, hidden * scale)), None)
+
+
+def smallest_text(model: Any) -> Texts:
+    """Return a prompt and a completion of two tokens each, on the model's device, to find out about the model."""
+    device = next(model.parameters()).device
+    ids = torch.arange(2, device=device).unsqueeze(0).clamp(max=model.get_output_embeddings().weight.shape[0] - 1)
+    return Texts(ids, torch.ones_like(ids, dtype=torch.bool), ids, torch.ones_like(ids, dtype=torch.bool))
 
 
 def score_states(

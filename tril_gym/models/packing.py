@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tril_gym.models.architecture import body_of
 from tril_gym.models.texts import Texts
 
 WIDTHS = (1, 2, 3, 4)  # row widths that are tried, as multiples of the longest text
@@ -106,16 +107,16 @@ def pack(texts: Texts, hidden_size: int) -> PackedTexts | None:
 def supports_packing(model: Any) -> bool:
     """Return whether a model reads a text in a shared row as if it were alone in it.
 
-    Found by a probe: the states of a text must not change by a bit when the text before it is replaced.
+    Found by a probe: the states of a text must not change by a bit when the text before it is replaced. The probe has
+    two rows, since flash attention takes several texts for one unless they are all in a single row.
     """
-    device, embed = next(model.parameters()).device, model.get_input_embeddings()
-    most = embed.weight.shape[0] - 1
-    positions = torch.tensor([[0, 1, 0, 1]], device=device)
+    device, most = next(model.parameters()).device, model.get_input_embeddings().weight.shape[0] - 1
+    positions = torch.tensor([[0, 1, 0, 1]] * 2, device=device)
 
     def states(*before: int) -> Tensor:
-        ids = torch.tensor([[*before, 2, 3]], device=device).clamp(max=most)
-        output = model.base_model(inputs_embeds=embed(ids), position_ids=positions, use_cache=False)
+        ids = torch.tensor([[*before, 2, 3]] * 2, device=device).clamp(max=most)
+        output = body_of(model)(input_ids=ids, position_ids=positions, use_cache=False)
         hidden: Tensor = output.last_hidden_state
-        return hidden[0, 2:]
+        return hidden[:, 2:]
 
     return torch.equal(states(0, 1), states(4, 5))

@@ -276,7 +276,8 @@ class TestMetrics:
             *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length", "text/ended"),
             *("kl", "kl_coef", "critic/explained_variance"),
             *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
-            *("critic/loss", "policy/ratio_error", "grad_norm/policy", "grad_norm/critic"),
+            *("critic/loss", "policy/ratio_error", "policy/sampling_error_max", "policy/sampling_error_mean"),
+            *("grad_norm/policy", "grad_norm/critic"),
             *("time/score", "time/collect", "time/reference", "time/values", "time/learn", "time/other"),
             "tokens_per_second",
         ]
@@ -293,6 +294,24 @@ class TestMetrics:
         assert second["policy/ratio_error"] < 1e-4
         assert abs(second["kl"]) > 1e-4
         assert first["policy/approx_kl"] > 1e-6  # over the epochs it does move
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_sampling_that_differs_from_scoring_warns_once(self, dtype, caplog):
+        found = []
+        for off in (0.0, 0.4):
+            caplog.clear()
+            policy = policy_of("gpt2", dtype=dtype)
+            learner, plan = learner_of(policy), Plan(rollout=policy)
+            for _ in range(2):
+                trajectories = texts_of(plan)
+                trajectories = replace(trajectories, old_logprobs=trajectories.old_logprobs + off)
+                metrics = update(learner, trajectories, plan)
+            assert len(caplog.records) == (off > 0)
+            found.append((metrics["policy/sampling_error_mean"], metrics["policy/sampling_error_max"]))
+        rounding = 0.1 if dtype == torch.bfloat16 else 1e-4
+        assert max(found[0]) < rounding
+        assert found[1] == pytest.approx((0.4, 0.4), abs=rounding)
+        assert "differ from those at scoring by 0.4 nats" in caplog.text
 
     @pytest.mark.parametrize(("dtype", "rescored"), [(torch.bfloat16, True), (torch.float32, False)])
     def test_in_half_precision_old_logprobs_are_computed_again(self, dtype, rescored):
@@ -340,16 +359,20 @@ class TestMetrics:
 
 
 class TestACutDistribution:
-    """Top-k and top-p in the policy: what they exclude has no finite log-probability, and must not end the training."""
+    """Top-k and top-p in the policy cut what is drawn; log-probabilities, KL and ratios are those of the softmax."""
 
-    @pytest.mark.filterwarnings("ignore:.*cut the policy's own distribution")
+    @pytest.mark.filterwarnings("ignore:.*cut what the policy draws")
     @pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.5}])
-    @pytest.mark.parametrize("kl_coef", [0.0, 0.01])
-    def test_nothing_becomes_infinite(self, cut, kl_coef):
+    def test_kl_is_that_of_the_whole_softmax(self, cut):
         reports = []
-        agent = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS | {"learning_rate": 1e-2}, kl_coef=kl_coef, **cut))
+        agent = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS | {"learning_rate": 1e-3}, **cut))
         agent.learn(3, callback=reports.append)
-        assert max(report.metrics["kl"] for report in reports) > 20.0  # the reference excludes some of what was written
+        first = reports[0].metrics
+        assert abs(first["kl"]) < 1e-4
+        assert first["policy/sampling_error_max"] < 1e-4
+        assert 0.05 < first["policy/cut_mass"] < 0.95
+        # The controls: the policy draws from its cut, and it moves, but by far less than one excluded token would cost.
+        assert all(0.001 < abs(report.metrics["kl"]) < 10.0 for report in reports[1:])
         values = torch.tensor([list(report.metrics.values()) for report in reports])
         assert values.isfinite().all()
         assert all(parameter.isfinite().all() for parameter in agent.policy.model.parameters())

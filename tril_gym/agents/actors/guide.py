@@ -76,6 +76,11 @@ class Guide(Actor):
         except ValueError as error:
             raise ValueError(f"the guide does not fit the environment: {error}") from None
 
+    def check_readings(self, layout: TextLayout) -> None:
+        """Find how the model must be read, in the environment or in its own tokens; see `Actor`."""
+        own = CrossTokenizerBridge(self.policy, layout).layout if self.reads_text(layout) else layout
+        self.policy.check_readings(own)
+
     def settings(self) -> dict[str, Any]:
         """Return the keywords that make this guide again from its policy."""
         decoding = self.policy.decoding

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tril_gym.agents.collection.actor import Writer
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.functional.sampling import Decoding, sample
+from tril_gym.functional.sampling import Decoding, logprobs_of, sample
 from tril_gym.models.decoders import Decoder, NextTokenOutput
-from tril_gym.models.language_model import LanguageModel, evaluation_mode, uses_gradient_checkpointing
+from tril_gym.models.language_model import LanguageModel
+from tril_gym.models.noise import evaluation_mode, uses_gradient_checkpointing
 from tril_gym.models.texts import Texts
 
 # Ended texts are removed from the model's cache when they are this share of it; the last rows at once.
@@ -48,6 +49,7 @@ class LMWriter(Writer):
         self._language_model, self._decoding, self._layout, self._value = language_model, decoding, layout, value
         self.min_new_tokens = layout.min_new_tokens
         self.values: Tensor | None = None
+        self.cut_mass: Tensor | None = None
         self.lengths = texts.lengths
         # `transformers` uses no cache in a model that trains with gradient checkpointing.
         self._cache_needs_evaluation_mode = uses_gradient_checkpointing(language_model.model)
@@ -73,11 +75,29 @@ class LMWriter(Writer):
                 min_new_tokens=self.min_new_tokens,
             )
             tokens, logprobs = sample(logits, draws.to(logits.device, non_blocking=True))
+            if self._decoding.scored != self._decoding:
+                logprobs = self._uncut_logprobs(output, tokens, logprobs)
             self.lengths = self.lengths + 1
             self._pending = tokens
         # Tensors of inference mode cannot take part in a gradient; their copies can.
         self.values = None if self.values is None else self.values.clone()
+        self.cut_mass = None if self.cut_mass is None else self.cut_mass.clone()
         return tokens.clone(), logprobs.clone()
+
+    def _uncut_logprobs(self, output: NextTokenOutput, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        """Return log-probabilities (B,) without top-k and top-p, and note the probability that these exclude.
+
+        log p = log (p / kept) + log kept
+        """
+        logits = self._decoding.scored.apply(
+            self._active(output.logits),
+            self.lengths,
+            eos_token_ids=self._layout.eos_token_ids,
+            min_new_tokens=self.min_new_tokens,
+        )
+        uncut = logprobs_of(logits, tokens)
+        self.cut_mass = -torch.expm1((uncut - logprobs).clamp(max=0.0))
+        return uncut
 
     def _forward(self) -> NextTokenOutput:
         """Let the model read what it has not read yet."""

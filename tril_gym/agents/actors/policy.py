@@ -1,7 +1,7 @@
 """A policy: a language model and how it is sampled. It writes tokens, and returns log-probabilities of written ones.
 
 The distribution that is sampled is the distribution that is scored: one `Decoding` warps the logits in both. Plain
-sampling (temperature 1, no top-k, no top-p) is the default.
+sampling (temperature 1, no top-k, no top-p) is the default. Top-k and top-p decide what is drawn only.
 
 B texts, P prompt tokens, T new tokens, V vocabulary.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.lm_writer import LMWriter
+from tril_gym.agents.actors.model_check import check_model
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
@@ -27,8 +28,8 @@ from tril_gym.models.lm_head import EntropyMode
 from tril_gym.models.lora import Lora
 from tril_gym.models.texts import Texts
 
-# Nats. Log-probability of a token that top-k or top-p exclude, instead of −inf: with that, the KL to a reference that
-# excludes what the policy wrote is infinite, and its gradient is NaN.
+# Nats. Log-probability of an EOS before the minimum length, which only another actor can write, instead of −inf: with
+# that, gradients are NaN.
 EXCLUDED_LOGPROB = -100.0
 
 
@@ -129,6 +130,10 @@ class LMPolicy(Actor):
             )
         self.language_model.backbone.check_positions(layout.max_prompt_length, layout.max_new_tokens)
 
+    def check_readings(self, layout: TextLayout, *, values: bool = False) -> None:
+        """Find how the model must be read in this environment, once; see `model_check.check_model`."""
+        check_model(self.language_model, layout, values=values)
+
     def start(
         self, texts: Texts, infos: Infos, layout: TextLayout, *, value: Callable[[Tensor], Tensor] | None = None
     ) -> LMWriter:
@@ -145,6 +150,7 @@ class LMPolicy(Actor):
     ) -> TokenLogprobs:
         """Return log-probabilities (and entropies) of tokens under the distribution that this policy samples.
 
+        Top-k and top-p are left out: they cut what is drawn, and log-probabilities are those of the whole softmax.
         Differentiable; tensors on the model's device, 0 on padding.
 
         Args:
@@ -153,7 +159,9 @@ class LMPolicy(Actor):
             entropies: "none", "detached", or with a "gradient".
             hidden: (B, T + 1, D) what `LanguageModel.hidden` returns for the texts, if known.
         """
-        warp = partial(self.decoding.apply, eos_token_ids=layout.eos_token_ids, min_new_tokens=layout.min_new_tokens)
+        warp = partial(
+            self.decoding.scored.apply, eos_token_ids=layout.eos_token_ids, min_new_tokens=layout.min_new_tokens
+        )
         scores = self.language_model.token_logprobs(texts, warp, entropies=entropies, hidden=hidden)
         return replace(scores, logprobs=scores.logprobs.masked_fill(scores.logprobs == EXCLUDED, EXCLUDED_LOGPROB))
 

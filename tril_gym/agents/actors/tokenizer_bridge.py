@@ -14,7 +14,7 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.models.backbone import positions_of
+from tril_gym.models.architecture import positions_of
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 
@@ -42,8 +42,9 @@ class CrossTokenizerBridge:
             max_new_tokens=new_tokens,
             tokenizer=policy.tokenizer,
         )
-        positions = positions_of(policy.model.config)
-        shared = 0 if policy.model.config.is_encoder_decoder else new_tokens
+        config = policy.model.config
+        positions = positions_of(config, "encoder" if config.is_encoder_decoder else "decoder")
+        shared = 0 if config.is_encoder_decoder else new_tokens
         self.max_prompt_length = None if positions is None else positions - shared
 
     def continue_texts(self, guide: Actor, prompts: list[str], completions: list[str], draws: Tensor) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.model_check import check_training_mode
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.algorithms.training_loop import learn
@@ -45,7 +46,7 @@ class Agent(ABC):
 
     name: ClassVar[str]  # as on the command line
     config_type: ClassVar[type]
-    learner_type: ClassVar[type] = ActorCritic  # called with policy, config and layout
+    learner_type: ClassVar[Any] = ActorCritic  # called with policy, config and layout
     takes_guide: ClassVar[bool] = False
     guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
 
@@ -60,8 +61,12 @@ class Agent(ABC):
         policy.check(self.layout)
         policy.language_model.check_trainable()
         self.policy = policy.with_decoding(config.decoding())
+        if config.check_model:
+            policy.check_readings(self.layout, values=self.learner_type.has_critic)
         self.guide: Any = self._checked_guide(guide)
         self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
+        if config.check_model and config.gradient_checkpointing:
+            check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole = 0, True
 
@@ -72,6 +77,8 @@ class Agent(ABC):
             return None
         guide = _independent(as_actor(guide), self.policy)
         guide.check(self.layout)
+        if self.config.check_model:
+            guide.check_readings(self.layout)
         if self.guide_finishes and not guide.can_continue:
             raise ValueError(
                 f"{self.name} lets its guide finish texts, and {guide!r} can only begin them; use a language model or"

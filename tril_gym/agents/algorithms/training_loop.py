@@ -146,6 +146,8 @@ def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:
         "text/length": float(lengths.mean()),
         "text/ended": float(trajectories.ended_with(layout.eos_token_ids).double().mean()),
     }
+    if trajectories.cut_mass is not None:
+        metrics["policy/cut_mass"] = float(trajectories.cut_mass.sum() / trajectories.wrote.sum().clamp(min=1))
     for name, scores in trajectories.scores.items():
         metrics[f"score/{name}"] = float(scores.nanmean())
     return metrics

@@ -17,6 +17,7 @@ class Writer(ABC):
 
     min_new_tokens: int = 0  # guarantee: no text ends before it has this many tokens
     values: Tensor | None = None  # (B,) V of each text before the token that `next` wrote last; None: not known
+    cut_mass: Tensor | None = None  # (B,) probability that top-k and top-p excluded there; None: nothing is cut
 
     @abstractmethod
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -62,6 +63,9 @@ class Actor(ABC):
 
     def check(self, layout: TextLayout) -> None:  # noqa: B027  most actors fit every environment
         """Raise `ValueError` for an environment that this actor cannot write in."""
+
+    def check_readings(self, layout: TextLayout) -> None:  # noqa: B027  only models read
+        """Raise `ValueError` if the actor has a model that reads the same tokens differently; see `model_check`."""
 
 
 def as_actor(found: Any) -> Actor:

@@ -296,4 +296,5 @@ class _EpisodeBatch:
             infos=infos,
             learn_on=self.plan.learn_on,
             values=None if values is None else torch.from_numpy(np.pad(values, ((0, 0), (0, 1)))),
+            cut_mass=None if buffer.cut_mass is None else torch.from_numpy(np.where(wrote, buffer.cut_mass, 0.0)),
         )

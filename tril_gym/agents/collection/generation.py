@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tril_gym.agents.collection.actor import Actor, as_writer
+from tril_gym.agents.collection.actor import Actor, Writer, as_writer
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.texts import Texts
@@ -33,6 +33,7 @@ class CompletionBuffer:
         self.written = begun.lengths.numpy()  # (B,) tokens of each text
         self.logprobs = np.zeros(self.tokens.shape)  # (B, T) nats
         self.values: np.ndarray | None = None  # (B, T) before each token, where the writer knows them
+        self.cut_mass: np.ndarray | None = None  # (B, T) probability that was excluded, where the writer cuts
         self._is_eos = np.zeros(layout.vocab_size, dtype=bool)
         self._is_eos[list(layout.eos_token_ids)] = True
 
@@ -56,15 +57,18 @@ class CompletionBuffer:
         last = self.tokens[rows, np.maximum(written, 1) - 1]
         return ((written > 0) & self._is_eos[last]) | (written == self.layout.max_new_tokens)
 
-    def append(self, rows: np.ndarray, tokens: Tensor, logprobs: Tensor | None, values: Tensor | None) -> None:
+    def append(self, rows: np.ndarray, tokens: Tensor, logprobs: Tensor | None, writer: Writer) -> None:
         """Add one token to each of these rows, with what its writer knows of it."""
         columns = self.written[rows]
         self.tokens[rows, columns] = tokens.cpu().numpy()
         if logprobs is not None:
             self.logprobs[rows, columns] = logprobs.double().cpu().numpy()
-        if values is not None:
+        if writer.values is not None:
             self.values = np.zeros(self.tokens.shape) if self.values is None else self.values
-            self.values[rows, columns] = values.double().cpu().numpy()
+            self.values[rows, columns] = writer.values.double().cpu().numpy()
+        if writer.cut_mass is not None:
+            self.cut_mass = np.zeros(self.tokens.shape) if self.cut_mass is None else self.cut_mass
+            self.cut_mass[rows, columns] = writer.cut_mass.double().cpu().numpy()
         self.written[rows] += 1
 
     def copy_beginnings(self, rows: np.ndarray, source: CompletionBuffer, lengths: np.ndarray) -> None:
@@ -72,6 +76,9 @@ class CompletionBuffer:
         is_copied = np.arange(self.tokens.shape[1]) < lengths[:, None]
         self.tokens[rows] = np.where(is_copied, source.tokens, 0)
         self.logprobs[rows] = np.where(is_copied, source.logprobs, 0.0)
+        if source.cut_mass is not None:
+            self.cut_mass = np.zeros(self.tokens.shape)
+            self.cut_mass[rows] = np.where(is_copied, source.cut_mass, 0.0)
         self.written[rows] = lengths
 
 
@@ -101,7 +108,7 @@ class BatchGenerator:
         assert self.writer is not None, "every text has ended"
         buffer, rows = self.buffer, self.rows
         tokens, logprobs = self.writer.next(torch.from_numpy(self.uniforms[rows, buffer.written[rows]]))
-        buffer.append(rows, tokens, logprobs, self.writer.values)
+        buffer.append(rows, tokens, logprobs, self.writer)
         self.keep(~buffer.has_ended(rows))
 
     def keep(self, stays: np.ndarray) -> None:

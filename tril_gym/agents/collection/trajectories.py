@@ -41,6 +41,7 @@ class Trajectories:
     ref_logprobs: Tensor | None = None  # (B, T) nats, log π_ref(token), used where the policy wrote
     # (B, T + 1) V before each token and after the last; `collect` fills in those that the rollout's writer knows
     values: Tensor | None = None
+    cut_mass: Tensor | None = None  # (B, T) probability that top-k and top-p excluded where the policy wrote
 
     def __len__(self) -> int:
         return self.prompts.shape[0]

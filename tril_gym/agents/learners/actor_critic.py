@@ -5,6 +5,7 @@ Which tokens count for which loss is written in the trajectories; who wrote them
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
@@ -25,12 +27,17 @@ from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_c
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
-from tril_gym.agents.learners.optimizer import adamw, checkpoint_gradients, set_learning_rate
-from tril_gym.functional.losses import policy_loss
+from tril_gym.agents.learners.optimizer import adamw, set_learning_rate
+from tril_gym.functional.losses import policy_loss, sampling_error
 from tril_gym.functional.masked import explained_variance, select
 from tril_gym.functional.running import RunningStd
 from tril_gym.models.kernels import compile_bodies
+from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.utils.profiler import Timer
+
+log = logging.getLogger(__name__)
+# Nats on average, in full and in low precision; more than rounding explains.
+SAMPLING_ERROR = {False: 1e-3, True: 0.1}
 
 
 class ActorCritic(Learner):
@@ -41,6 +48,8 @@ class ActorCritic(Learner):
         config: hyperparameters.
         layout: sizes of the environment.
     """
+
+    has_critic = True
 
     def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
         check_critic(policy, config.critic)
@@ -61,6 +70,7 @@ class ActorCritic(Learner):
             policy, self.optimizer, layout, config, policy_loss=partial(policy_loss, clip_range=config.clip_range)
         )
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
+        self._warned = False  # of the sampling error
         self.critic_updates: Counter[str] = Counter()  # by owner
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
@@ -154,6 +164,7 @@ class ActorCritic(Learner):
         set_learning_rate(self.optimizer, self.config.learning_rate * factor)
         set_learning_rate(critic_optimizer, self._critic_learning_rate * factor)
 
+        sampled = trajectories.old_logprobs
         trajectories = self.credit.add_reference_and_values(trajectories, critic, timer)
         trajectories, scale = self._scale_rewards(trajectories)
         kl, kl_coef = kl_of(trajectories), self.kl_controller.coef
@@ -170,8 +181,30 @@ class ActorCritic(Learner):
             self.kl_controller.update(kl, len(trajectories))
         self.critic_updates[plan.critic] += 1
         self.iteration += 1
+        steps |= self._sampling_error(trajectories, sampled, steps)
         metrics = {"kl": kl, "kl_coef": kl_coef, f"{name}/explained_variance": float(explained)}
         return metrics | scale | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
+
+    def _sampling_error(self, trajectories: Trajectories, sampled: Tensor, steps: Metrics) -> Metrics:
+        """Return how far scoring is from sampling, in nats, and warn once where that is more than rounding.
+
+        In low precision the texts were scored again, so all are compared; else those of the first minibatch.
+        """
+        low, wrote = self.credit.is_low_precision, trajectories.wrote
+        if low:
+            largest, total = sampling_error(trajectories.old_logprobs, sampled, wrote)
+            mean = total / max(1, int(wrote.sum()))
+        else:
+            largest, mean = steps["policy/sampling_error_max"], steps["policy/sampling_error_mean"]
+        if mean > SAMPLING_ERROR[low] and not self._warned:
+            self._warned = True
+            log.warning(
+                "log-probabilities at sampling differ from those at scoring by %.2g nats on average; more than %g is"
+                " more than rounding, so the update does not learn from the distribution that was sampled",
+                mean,
+                SAMPLING_ERROR[low],
+            )
+        return {"policy/sampling_error_max": largest, "policy/sampling_error_mean": mean}
 
     def _scale_rewards(self, trajectories: Trajectories) -> tuple[Trajectories, Metrics]:
         """Divide the rewards by the standard deviation of all texts' totals so far, these included, if configured.

@@ -107,8 +107,9 @@ class ActorCriticConfig(OptimizerConfig):
         super().__post_init__()
         if self.decoding().truncates:
             warnings.warn(
-                f"top_k={self.top_k} and top_p={self.top_p} cut the policy's own distribution, whose KL to a reference"
-                " with another cut is infinite; leave both out, unless you reproduce published settings",
+                f"top_k={self.top_k} and top_p={self.top_p} cut what the policy draws, so that the update, whose"
+                " log-probabilities are those of the whole softmax, is biased (policy/cut_mass: the probability that is"
+                " cut off); leave both out, unless you reproduce published settings",
                 stacklevel=3,
             )
         self.controller()

@@ -105,6 +105,7 @@ class AdversarialConfig(ActorCriticConfig):
 class AdversarialLearner(Learner):
     """Update a discriminator, then the policy with the discriminator's rewards."""
 
+    has_critic = True
     needs_references = True
 
     def __init__(self, policy: LMPolicy, config: AdversarialConfig, layout: TextLayout) -> None:

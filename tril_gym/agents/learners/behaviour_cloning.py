@@ -17,14 +17,9 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
-from tril_gym.agents.learners.optimizer import (
-    OptimizerConfig,
-    adamw,
-    autocast_of,
-    checkpoint_gradients,
-    set_learning_rate,
-)
+from tril_gym.agents.learners.optimizer import OptimizerConfig, adamw, autocast_of, set_learning_rate
 from tril_gym.functional.losses import nll_loss
+from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 

@@ -35,11 +35,10 @@ class Critic:
     def __init__(self, body: LanguageModel, *, is_shared: bool = False) -> None:
         self.body, self.is_shared = body, is_shared
         embedding = body.model.get_input_embeddings().weight
-        width = getattr(body.model.config, "hidden_size", embedding.shape[1])
         # Adapters are at least float32, whatever their base is, and so is the head.
         dtype = embedding.dtype if body.lora is None else body.parameters()[0].dtype
         # Skip the usual initialisation, which would draw from the global generator.
-        self.head = nn.utils.skip_init(nn.Linear, width, 1, device=embedding.device, dtype=dtype)
+        self.head = nn.utils.skip_init(nn.Linear, body.width, 1, device=embedding.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

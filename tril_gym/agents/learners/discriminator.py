@@ -19,7 +19,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.learners.critic import Critic, make_critic, value_after
 from tril_gym.functional.sampling import at_least_float32
 from tril_gym.models.backbone import left_aligned
-from tril_gym.models.language_model import disable_dropout
+from tril_gym.models.noise import disable_dropout
 from tril_gym.models.pretrained import align_storage
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars

@@ -25,6 +25,9 @@ from tril_gym.agents.learners.optimizer import autocast_of
 from tril_gym.functional import losses
 from tril_gym.models.lm_head import EntropyMode
 
+# What compares sampling with scoring; after an update, the policy has moved.
+BEFORE_FIRST_UPDATE = ("policy/ratio_error", "policy/sampling_error_max", "policy/sampling_error_mean")
+
 
 class PolicyLoss(Protocol):
     """Scores how well a policy does: a scalar to minimise."""
@@ -100,7 +103,8 @@ class Epochs:
                 batch, critic, counts, entropies="gradient" if self.config.ent_coef > 0 else logged
             )
             if step > 0:
-                del metrics["policy/ratio_error"]  # it says something before the first update only
+                for name in BEFORE_FIRST_UPDATE:
+                    del metrics[name]
             kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn))
             if not kl_exceeded:
                 norms = self._clip(critic, learns_policy=learns_policy)
@@ -146,19 +150,22 @@ class Epochs:
             with self.autocast():
                 value = self.value_loss(part, counts, critic, hidden=hidden)
             (loss + self.config.vf_coef * value).backward()
-            errors.append(float(terms.pop("policy/ratio_error")))
+            errors.append([float(terms.pop(name)) for name in BEFORE_FIRST_UPDATE])
             for name, term in (terms | {"critic/loss": value}).items():
                 metrics[name] += float(term.detach())
-        return metrics | {"policy/ratio_error": max(errors)}
+        ratios, largest, sums = zip(*errors, strict=True)
+        mean = sum(sums) / max(1, batch.counts.learn)
+        return metrics | dict(zip(BEFORE_FIRST_UPDATE, (max(ratios), max(largest), mean), strict=True))
 
     def policy_terms(
         self, part: Experience, counts: Counts, *, entropies: EntropyMode = "gradient", hidden: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the policy's part of the total loss, and its terms by name."""
+        """Return the policy's part of the total loss, and its terms by name; of the sampling error, the sum."""
         config, learn, count = self.config, part.learn, counts.learn
         scores = self.policy.token_logprobs(part.texts, self.layout, entropies=entropies, hidden=hidden)
         logprobs, old_logprobs = scores.logprobs, part.old_logprobs
         total = self.policy_loss(logprobs, old_logprobs, part.advantages, learn, count=count)
+        largest, error = losses.sampling_error(logprobs, old_logprobs, learn)
         terms = {
             "policy/loss": total,
             "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, learn, count=count),
@@ -166,6 +173,8 @@ class Epochs:
                 logprobs, old_logprobs, learn, clip_range=config.clip_range, count=count
             ),
             "policy/ratio_error": losses.ratio_error(logprobs, old_logprobs, learn),
+            "policy/sampling_error_max": torch.tensor(largest),
+            "policy/sampling_error_mean": torch.tensor(error),
         }
         if scores.entropy is not None:
             terms["policy/entropy"] = losses.entropy_bonus(scores.entropy, learn, count=count)

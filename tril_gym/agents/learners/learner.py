@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -20,6 +20,8 @@ class Learner(Protocol):
 
     Inherit from it for the defaults; `update`, `state_dict` and `load_state_dict` have none.
     """
+
+    has_critic: ClassVar[bool] = False  # whether it reads the policy's hidden states
 
     @property
     def ref_policy(self) -> LMPolicy | None:

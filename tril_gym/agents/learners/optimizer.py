@@ -53,6 +53,9 @@ class OptimizerConfig:
         " the run",
         minimum=0,
     )
+    check_model: bool = config_field(
+        True, "Check before training that the model reads the same tokens alike, however they are given to it"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adam_betas", tuple(self.adam_betas))  # JSON and YAML have lists only
@@ -98,12 +101,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Set the learning rate of all parameters of an optimizer."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def checkpoint_gradients(model: Any) -> None:
-    """Let a model of `transformers` recompute activations in the backward pass instead of keeping them."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # old name
-    enable({"use_reentrant": False})  # the reentrant kind gives no gradient to adapters on a frozen model
 
 
 def autocast_of(config: OptimizerConfig, device: torch.device) -> Autocast:

@@ -1,0 +1,234 @@
+"""The check of a model at the door: right families pass, and each kind of mistake is noticed or avoided."""
+
+import pytest
+import torch
+from doubles import foreign_envs, language_model, policy_of
+from torch import nn
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+)
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from tril_gym.agents import PPO, LMPolicy, PPOConfig, TextLayout
+from tril_gym.agents.actors import model_check
+from tril_gym.agents.actors.model_check import LIMIT, Probe, check_model, examine
+from tril_gym.models.decoders import ReadingMode
+from tril_gym.models.noise import checkpoint_gradients
+
+SIZES = {"max_prompt_length": 12, "max_new_tokens": 8}
+
+
+def layout(**sizes) -> TextLayout:
+    return TextLayout.of(foreign_envs(1, **SIZES | sizes))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"max_prompt_length": 1}, {"max_new_tokens": 1}], ids=["usual", "P=1", "T=1"])
+def test_tested_families_are_read_as_fast_as_possible(family, sizes):
+    model = policy_of(family, dtype=torch.float64).language_model
+    report = examine(model, layout(**sizes), values=True)
+    assert report.is_right
+    assert report.mode == ReadingMode()
+    assert len(report.readings) == 5
+    assert max(reading.error for reading in report.readings) < 1e-9 or family == "t5"  # which is partly float32
+
+
+def test_a_check_changes_no_weight_and_no_random_number():
+    model = policy_of("gpt2").language_model
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check_model(model, layout())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_model_is_checked_once_for_each_layout(monkeypatch):
+    model, seen = policy_of("gpt2").language_model, []
+    monkeypatch.setattr(model_check, "examine", lambda *of, **more: seen.append(of) or examine(*of, **more))
+    for sizes in ({}, {}, {"max_new_tokens": 5}):
+        check_model(model, layout(**sizes))
+        check_model(model.frozen_copy(), layout(**sizes))
+    assert len(seen) == 2
+
+
+def test_texts_of_the_check_share_rows():
+    model = policy_of("gpt2").language_model
+    probe = Probe(model, layout())
+    probe.readings(values=False)
+    from tril_gym.models.packing import pack
+
+    packed = pack(probe.texts.without_last(), 32)
+    assert packed is not None
+    assert packed.ids.shape[0] >= 2
+
+
+class TestMistakesAreNoticed:
+    """Each breaks one reading; the check names it."""
+
+    def broken(self, monkeypatch, target, name, value, family="gpt2") -> dict[str, float]:
+        monkeypatch.setattr(target, name, value)
+        readings = Probe(policy_of(family).language_model, layout()).readings(values=True)
+        return {reading.name: reading.error for reading in readings if not reading.error <= LIMIT}
+
+    def test_positions_that_count_padding(self, monkeypatch):
+        from tril_gym.models import backbone
+
+        wrong = self.broken(
+            monkeypatch, backbone, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+        )
+        assert set(wrong) == {"scored in a batch"}
+
+    def test_positions_that_count_padding_while_writing(self, monkeypatch):
+        from tril_gym.models import causal_decoder
+
+        wrong = self.broken(
+            monkeypatch, causal_decoder, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+        )
+        assert set(wrong) == {"written token by token"}
+
+    def test_rows_of_the_cache_that_are_mixed_up(self, monkeypatch):
+        from tril_gym.models import causal_decoder
+
+        select = causal_decoder.select_rows
+        wrong = self.broken(
+            monkeypatch, causal_decoder, "select_rows", lambda cache, rows, lead: select(cache, rows.flip(0), lead)
+        )
+        assert set(wrong) == {"written token by token"}
+
+    def test_packing_of_texts_that_read_each_other(self, monkeypatch):
+        from tril_gym.models import backbone, packing
+
+        pack = packing.pack
+
+        def joined(texts, hidden_size):
+            packed = pack(texts, hidden_size)
+            if packed is not None:
+                packed.positions[:] = torch.arange(packed.positions.shape[1])
+            return packed
+
+        wrong = self.broken(monkeypatch, backbone, "pack", joined, family="llama")
+        assert "scored in shared rows" in wrong
+
+    def test_nan_is_an_error(self):
+        model = language_model("gpt2")
+        model.transformer.wte.weight.data[:] = float("nan")
+        assert not examine(LMPolicy(model, None).language_model, layout()).is_right
+
+    def test_a_refusal_names_model_readings_and_way_out(self):
+        model = language_model("gpt2")
+        model.transformer.wpe.weight.data[3] = float("nan")
+        with pytest.raises(ValueError, match=r"^gpt2 models cannot be used: .*token by token: inf nats.*0\.001"):
+            PPO(LMPolicy(model, None), foreign_envs(2, **SIZES))
+        PPO(LMPolicy(model, None), foreign_envs(2, **SIZES), PPOConfig(check_model=False))
+
+
+def tiny(model_type, config_type, **settings):
+    torch.manual_seed(0)
+    model = model_type(config_type(vocab_size=24, pad_token_id=0, eos_token_id=1, bos_token_id=2, **settings))
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            weight.data.normal_(0.0, weight.shape[1] ** -0.5)
+    return LMPolicy(model, None)
+
+
+BART = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}
+
+
+class TestFamiliesThatAreReadDifferently:
+    def test_state_space_models_are_written_without_a_cache(self, caplog):
+        policy = tiny(MambaForCausalLM, MambaConfig, hidden_size=32, num_hidden_layers=2, state_size=8)
+        policy.check_readings(layout(), values=True)
+        assert policy.language_model.backbone.mode.cache == "none"
+        assert "mamba models are written without a cache" in caplog.text
+
+    def test_a_decoder_without_position_ids_reads_from_the_first_column(self):
+        settings = BART | {"is_decoder": True, "is_encoder_decoder": False, "max_position_embeddings": 32}
+        policy = tiny(BartForCausalLM, BartConfig, **settings)
+        policy.check_readings(layout())
+        assert policy.language_model.backbone.mode.from_first_column
+        assert policy.frozen_copy().language_model.backbone.mode == policy.language_model.backbone.mode
+
+    @pytest.mark.parametrize("family", ["gpt2", "llama"])
+    def test_flash_attention_does_not_pack(self, family, flash_rule):
+        model = language_model(family)
+        model.set_attn_implementation(flash_rule)
+        policy = LMPolicy(model, None)
+        policy.check_readings(layout(), values=True)
+        assert not policy.language_model.can_pack
+        assert policy.language_model.backbone.mode.cache == "rows"
+        policy.language_model.backbone.can_pack = True  # the control
+        readings = Probe(policy.language_model, layout()).readings(values=False)
+        assert [reading.name for reading in readings if reading.error > LIMIT] == ["scored in shared rows"]
+
+
+@pytest.fixture
+def flash_rule():
+    """An attention that keeps packed texts apart in batches of one row only, as flash attention does."""
+
+    def attention(module, query, key, value, attention_mask, **settings):
+        if attention_mask is None and query.shape[0] > 1 and query.shape[2] > 1:
+            settings.pop("is_causal", None)
+            return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, is_causal=True, **settings)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **settings)
+
+    def mask(batch_size, *of, **settings):
+        packed = sdpa_mask(batch_size, *of, **settings)
+        # Several rows: only padding is masked, which the emulation knows by the attention mask that it was given.
+        return None if batch_size > 1 and settings.get("attention_mask") is None else packed
+
+    AttentionInterface.register("one_row_packing", attention)
+    AttentionMaskInterface.register("one_row_packing", mask)
+    return "one_row_packing"
+
+
+class TestNoise:
+    """Sources of noise are off in evaluation mode, and with gradient checkpointing, which needs training mode."""
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_dropout_and_jitter_are_off(self, checkpointing):
+        sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        policy = tiny(
+            PhimoeForCausalLM,
+            PhimoeConfig,
+            **sizes,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            router_jitter_noise=0.1,
+            input_jitter_noise=0.1,
+            max_position_embeddings=64,
+        )
+        envs = foreign_envs(2, **SIZES)
+        PPO(policy, envs, PPOConfig(gradient_checkpointing=checkpointing))
+        assert any(module.training for module in policy.model.modules()) == checkpointing
+
+    def test_rates_that_layers_read_from_the_configuration(self):
+        from transformers import FalconConfig, FalconForCausalLM
+
+        policy = tiny(
+            FalconForCausalLM,
+            FalconConfig,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            hidden_dropout=0.3,
+            attention_dropout=0.3,
+        )
+        checkpoint_gradients(policy.model)
+        model_check.check_training_mode(policy.language_model, layout())
+        assert policy.model.config.hidden_dropout == 0.3  # what is saved with the model
+        policy.model.transformer.h[0].config.hidden_dropout = 0.3  # the control
+        with pytest.raises(ValueError, match="falcon models cannot be trained with gradient_checkpointing"):
+            model_check.check_training_mode(policy.language_model, layout())
+
+    def test_a_model_without_checkpointing_is_never_in_training_mode(self):
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+        policy = LMPolicy(model.train(), None)
+        assert not any(module.training for module in policy.model.modules())
+        assert all(module.p == 0 for module in policy.model.modules() if isinstance(module, nn.Dropout))

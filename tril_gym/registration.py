@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.vector import AutoresetMode, VectorEnv
 
+    from tril_gym.data.example import Example
     from tril_gym.envs.config import TextEnvConfig
 
 
@@ -111,11 +112,18 @@ def accepts_dataset(env_id: str) -> bool:
     return env_id in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(env_id)).parameters
 
 
-def _config_function(env_id: str) -> Callable[..., TextEnvConfig]:
+def examples_of(env_id: str, *, dataset: Any, split: str | None = None, on_bad_row: str = "raise") -> Sequence[Example]:
+    """Return the examples that an environment with the keyword `dataset` would have, without making it."""
+    from tril_gym.data.sources import load_examples
+
+    (task,) = _config_function(env_id.split(":")[-1]).args
+    return load_examples(task, dataset, split=split, on_bad_row=on_bad_row)
+
+
+def _config_function(env_id: str) -> Any:
     if env_id not in ENVIRONMENTS:
         raise ValueError(f"unknown environment {env_id!r}; the environments are {', '.join(ENVIRONMENTS)}")
-    function: Callable[..., TextEnvConfig] = pkgutil.resolve_name(f"tril_gym.envs.{ENVIRONMENTS[env_id].config}")
-    return function
+    return pkgutil.resolve_name(f"tril_gym.envs.{ENVIRONMENTS[env_id].config}")
 
 
 def _make_config(env_id: str, reward: Any, keywords: dict[str, Any]) -> TextEnvConfig:

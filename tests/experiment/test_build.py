@@ -1,6 +1,7 @@
 """What a new run checks before it takes time: device, tracker, reward, guide, adapters, references."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from click.testing import CliRunner
 
 from tril_gym.agents import tiny
 from tril_gym.cli import main
+from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.environments import training_data
 from tril_gym.utils.devices import check_device
 
 FUNCTIONS = """
@@ -90,3 +93,38 @@ def test_rewards_are_tried_out_on_the_examples_to_learn_from(tmp_path):
     assert result.exit_code == 0, result.output
     assert "of the 40 examples" in result.output
     assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["reward/mean"])
+
+
+REVIEWS = [{"text": f"film {i} was good and long", "label": i % 2} for i in range(40)]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(("shared", "words"), [(0, "10 prompts, none of them"), (4, "10 prompts, 4 of them")])
+def test_shared_prompts_of_the_held_out_part_are_counted(shared, words, tmp_path, caplog):
+    train = write_rows(tmp_path / "train.jsonl", REVIEWS[:20])
+    other = write_rows(tmp_path / "other.jsonl", REVIEWS[20 - shared : 30 - shared])
+    config = RunConfig(algorithm="ppo", env="tril/IMDB-v0", dataset=train, eval_dataset=other)
+    description = training_data(config)[2]
+    assert description.endswith(f"{words} in the training part")
+    assert ("4 of the 10 held-out prompts are also in the training part" in caplog.text) == bool(shared)
+
+
+def test_a_held_out_part_by_hash_shares_no_prompt(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", REVIEWS + REVIEWS)
+    data, held_out, description = training_data(RunConfig(algorithm="ppo", env="tril/IMDB-v0", dataset=train))
+    assert "none of them in the training part" in description
+    assert len(data["dataset"]) + len(held_out["dataset"]) == 80
+    assert held_out["dataset"].held_out
+    assert not data["dataset"].held_out
+
+
+def test_bad_rows_of_a_single_file_may_be_skipped(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", [*REVIEWS, {"text": "no label here"}])
+    config = RunConfig(algorithm="ppo", env="tril/IMDB-v0", dataset=train)
+    with pytest.raises(ValueError, match="line 41"):
+        training_data(config)
+    assert "40 examples" in training_data(replace(config, env_args={"on_bad_row": "skip"}))[2]

@@ -62,13 +62,14 @@ class Examples(Sequence[Example]):
 
     Attributes:
         source: where they come from, for messages.
+        held_out: whether they are to be evaluated on, not learned from.
         skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
         prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
     """
 
-    def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0) -> None:
+    def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0, held_out: bool = False) -> None:
         self._examples = tuple(examples)
-        self.source, self.skipped = source, skipped
+        self.source, self.skipped, self.held_out = source, skipped, held_out
         self.prompt_tables: dict[tuple[object, ...], Any] = {}
 
     @overload

@@ -30,6 +30,7 @@ class Task:
         read: turns a row into an example, or raises ValueError with the reason.
         gather: combines the examples of a data set (CommonGen joins those of one concept set).
         list_columns: columns that hold lists: in a CSV file JSON lists.
+        cuts_references: whether references are longer than T by design, as the second halves of IMDB's reviews are.
         max_prompt_length: P.
         max_new_tokens: T.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
@@ -41,6 +42,7 @@ class Task:
     read: Callable[[DataRow], Example]
     gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple
     list_columns: tuple[str, ...] = ()
+    cuts_references: bool = False
     max_prompt_length: int
     max_new_tokens: int
     prompt_truncation_side: Literal["left", "right"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
 
 PAD_TOKEN, EOS_TOKEN = "<pad>", "<eos>"
+FIT = "fit"  # or fit:8000
+MIN_FITTED_SIZE = 300  # tokens: all bytes, the special tokens, and a few words
 FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, yet a small output layer for a tiny model
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -24,14 +26,37 @@ EMBEDDED = Path(__file__).parent / "embedded"
 def resolve_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Examples]) -> Any:
     """Return a tokenizer that has an EOS token; embedded, fitted and named ones are loaded once per process."""
     if tokenizer is None:
-        raise ValueError('tokenizer must be "embedded", a name, a folder or a tokenizer, got None')
+        raise ValueError('tokenizer must be "embedded", "fit", a name, a folder or a tokenizer, got None')
     loaded = tokenizer
     if isinstance(tokenizer, str | Path):
-        built_in = {"embedded": lambda: _embedded(task), "fit": lambda: _fitted(NoCopy(train_examples()))}
-        loaded = built_in.get(str(tokenizer), lambda: _named(str(tokenizer)))()
+        name = str(tokenizer)
+        if name == "embedded":
+            loaded = _embedded(task)
+        elif name == FIT or name.startswith(f"{FIT}:"):
+            size = fitted_size(name)  # before the examples are loaded
+            loaded = _fitted(NoCopy(train_examples()), size)
+        else:
+            loaded = _named(name)
     if getattr(loaded, "eos_token_id", None) is None:
         raise ValueError(f"the tokenizer {describe(loaded)} has no EOS token, so no text could end; set its eos_token")
     return loaded
+
+
+def fitted_size(name: str) -> int:
+    """Return the vocabulary size that "fit" or "fit:8000" names.
+
+    Raises:
+        ValueError: it is no whole number, or too small.
+    """
+    _, colon, size = name.partition(":")
+    if not colon:
+        return FITTED_SIZE
+    if not size.isdecimal() or int(size) < MIN_FITTED_SIZE:
+        raise ValueError(
+            f"tokenizer must be {FIT} or {FIT}:N with a vocabulary size N of at least {MIN_FITTED_SIZE}, got {name!r};"
+            f" {FIT} alone has {FITTED_SIZE} tokens"
+        )
+    return int(size)
 
 
 def describe(tokenizer: Any) -> str:
@@ -81,10 +106,10 @@ def _embedded(task: str) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _fitted(examples: NoCopy) -> Any:
+def _fitted(examples: NoCopy, size: int) -> Any:
     train: Examples = examples.value  # type: ignore[assignment]
     texts = (text for example in train for text in (example.prompt, *(f" {it}" for it in example.references)))
-    return _fast(tokenizer_object=train_tokenizer(texts, FITTED_SIZE))
+    return _fast(tokenizer_object=train_tokenizer(texts, size))
 
 
 def _fast(**source: Any) -> Any:

@@ -20,6 +20,7 @@ from tril_gym.data.sources import load_examples, load_train_examples
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
+from tril_gym.envs.lengths import warn_of_cut_references
 from tril_gym.envs.prompts import prompt_table
 
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
@@ -168,8 +169,8 @@ def text_env_config(
             `Example`, or a `datasets.Dataset`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
-        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), a name, a folder, or a
-            tokenizer.
+        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
+            name, a folder, or a tokenizer.
         max_prompt_length: P.
         max_new_tokens: T.
         min_new_tokens: m, advice only.
@@ -177,7 +178,7 @@ def text_env_config(
         vocab_size: V, by default the tokenizer's length.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
-    return TextEnvConfig(
+    config = TextEnvConfig(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
         resolve_tokenizer(tokenizer, task.name, train_examples),
         max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
@@ -189,6 +190,9 @@ def text_env_config(
         vocab_size=vocab_size,
         train_examples=train_examples,
     )
+    if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
+        warn_of_cut_references(config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=JOINER)
+    return config
 
 
 def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:

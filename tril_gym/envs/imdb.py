@@ -32,6 +32,7 @@ IMDB = Task(
     name="imdb",
     columns=("text", "label"),
     read=read,
+    cuts_references=True,
     max_prompt_length=64,
     max_new_tokens=48,
     prompt_truncation_side="left",  # the completion continues the end of the prompt

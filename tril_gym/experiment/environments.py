@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.experiment.config import RunConfig
-from tril_gym.registration import ENVIRONMENTS, accepts_dataset
+from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.user_code import import_user_module
+
+logger = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int64]
 
@@ -86,7 +89,27 @@ def default_reward(env: str) -> dict[str, float] | None:
 
 
 def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return keywords of the training and of the held-out environment, and a description of the held-out examples."""
+    """Return keywords of the training and of the held-out environment, and a description of the held-out examples.
+
+    The description has the number of held-out prompts that are in the training part too; there should be none.
+    """
+    train, held_out, description = _divided_data(config)
+    if not held_out:
+        return train, held_out, description
+    given = {"on_bad_row": config.env_args.get("on_bad_row", "raise")}
+    learned = {example.prompt for example in examples_of(config.env, **train, **given)}
+    prompts = [example.prompt for example in examples_of(config.env, **held_out, **given)]
+    if shared := sum(prompt in learned for prompt in prompts):
+        logger.warning(
+            "%d of the %d held-out prompts are also in the training part, so their metrics do not show generalisation;"
+            " --eval-dataset names other data",
+            shared,
+            len(prompts),
+        )
+    return train, held_out, f"{description}; {len(prompts)} prompts, {shared or 'none'} of them in the training part"
+
+
+def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
     if not has_data(config.env):
         if config.dataset is not None or config.eval_dataset is not None:
             name = config.dataset or config.eval_dataset
@@ -98,14 +121,19 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
         return train, *_whole_or_split(config.eval_dataset, "validation")
     if not Path(name).is_file():
         return train, *_whole_or_split(name, "validation")
+    from tril_gym.data.example import Examples
     from tril_gym.data.sources import HELD_OUT, hold_out
 
-    examples = gym.make(config.env, dataset=name, reward=None).unwrapped.examples  # type: ignore[attr-defined]
+    examples = examples_of(config.env, dataset=name, on_bad_row=config.env_args.get("on_bad_row", "raise"))
     kept, held_out = hold_out(examples)
     if not kept or not held_out:
-        raise ValueError(f"{name} has only {len(examples)} examples, too few to hold {HELD_OUT:.0%} out for evaluation")
+        raise ValueError(
+            f"{name} has only {len(examples)} examples, too few to hold {HELD_OUT:.0%} out for evaluation; add some, or"
+            " name other data with --eval-dataset"
+        )
     description = f"{len(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
-    return {"dataset": kept}, {"dataset": held_out}, description
+    parts = Examples(kept, source=f"the learning part of {name}"), Examples(held_out, source=description, held_out=True)
+    return {"dataset": parts[0]}, {"dataset": parts[1]}, description
 
 
 def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:
@@ -116,7 +144,7 @@ def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | No
     if Path(name).is_file() and split is not None:
         raise ValueError(f"{name} is one file and has no splits; leave --split {split} out")
     if Path(name).is_file() and name == config.dataset and eval_dataset is None:
-        return training_data(config)[1:]
+        return _divided_data(config)[1:]
     return _whole_or_split(name, split or "test")
 
 

@@ -97,6 +97,16 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @option(
     "--device", group="run", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda"
 )
+@option(
+    "--dtype",
+    group="model",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Precision of a model's weights  [default: as they were saved]",
+)
+@option("--revision", group="model", help="Branch, tag or commit of a model's repository  [default: the newest]")
+@option("--attn-implementation", group="model", help="Attention of a model, such as sdpa, eager or flash_attention_2")
+@option("--device-map", group="model", help="Placement of a model's layers, such as auto  [default: all on --device]")
+@option("--trust-remote-code", group="model", is_flag=True, help="Run code from a model's repository")
 @option("--output", group="output", type=FILE, metavar="FILE.json", help="File to write the metrics to")
 @option(
     "--per-example", group="output", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to"
@@ -107,6 +117,7 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
     The source is a run folder, or the name or folder of a language model. Intervals are bootstrapped over the examples.
     """
     from tril_gym.experiment.build import build_evaluation
+    from tril_gym.experiment.config import LOADING_OPTIONS
     from tril_gym.experiment.evaluation import evaluate
     from tril_gym.experiment.metrics import check_metrics, metrics_by_name
     from tril_gym.utils.atomic_files import write_json, write_json_lines
@@ -123,7 +134,8 @@ def evaluate_command(source: str, output: Path | None, per_example: Path | None,
         examples, seed = options.pop("examples"), options.pop("seed")
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
-        parts = build_evaluation(source, **options)
+        loading = {name: options.pop(name) for name in LOADING_OPTIONS}
+        parts = build_evaluation(source, loading=loading, **options)
         with cpu_threads(parts.threads):
             metrics = metrics_by_name(names, settings, parts.envs, fitted=parts.fitted)
             check_metrics(metrics, parts.envs)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
-from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig
+from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.config import GUIDE_OPTIONS, LOADING_OPTIONS, TINY, RunConfig
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.user_code import is_function_name, resolve_function
@@ -24,21 +25,64 @@ def checkpoint_policy(checkpoint: Path) -> LMPolicy:
     return LMPolicy.from_pretrained(checkpoint / "policy")
 
 
-def pretrained_policy(config: RunConfig) -> LMPolicy | None:
-    """Return a policy by name or folder; None for tiny ones, which need an environment first."""
+def pretrained_policy(config: RunConfig, *, trains: bool = True) -> LMPolicy | None:
+    """Return a policy by name or folder; None for tiny ones, which need an environment first.
+
+    Args:
+        config: the settings of a run.
+        trains: whether the policy will be trained, and must fit into memory with all that this needs.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be trained in the free memory.
+    """
     if config.policy in TINY:
         return None
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.utils.tokenization import load_tokenizer
 
-    settings: dict[str, Any] = {"with_tokenizer": config.tokenizer is None}
-    if config.load_in_4bit or config.load_in_8bit:  # quantised on the device that it is used on
-        bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
-        settings |= bits | {"device_map": {"": config.device}}
-    policy = LMPolicy.from_pretrained(config.policy, **settings).to(config.device)
+    settings = _loading_settings(config)
+    if trains and not config.lora_rank:
+        _check_memory(config, settings)
+    policy = LMPolicy.from_pretrained(config.policy, with_tokenizer=config.tokenizer is None, **settings)
+    if "device_map" not in settings:
+        policy.to(config.device)
     if config.tokenizer is not None:
         policy.language_model.tokenizer = load_tokenizer(config.tokenizer)
     return policy
+
+
+def _loading_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the keywords by which the policy is loaded."""
+    import torch
+
+    chosen = {name: getattr(config, name) for name in LOADING_OPTIONS}
+    settings = {name: value for name, value in chosen.items() if value}
+    if config.dtype is not None:
+        settings["dtype"] = getattr(torch, config.dtype)
+    if config.load_in_4bit or config.load_in_8bit:  # quantised on the device that it is used on
+        bits = {"load_in_4bit": config.load_in_4bit, "load_in_8bit": config.load_in_8bit}
+        settings = bits | {"device_map": {"": config.device}} | settings
+    return settings
+
+
+def _check_memory(config: RunConfig, settings: dict[str, Any]) -> None:
+    """Raise `ValueError` if all weights of a model cannot be trained in the free memory of the device."""
+    import torch
+
+    from tril_gym.models.memory import FROZEN, TRAINED, check_memory, count_weights, free_memory
+    from tril_gym.models.pretrained import is_adapter, model_kind
+
+    if is_adapter(config.policy):
+        return
+    try:
+        weights = count_weights(*model_kind(config.policy, settings))
+    except Exception:  # an estimate must not stop a model that can be loaded; if it cannot, loading says why
+        return
+    copies = TRAINED
+    if agent_type(config.algorithm).learner_type.has_critic:
+        copies += FROZEN + (0 if config.hyperparameters.get("critic") == "shared" else TRAINED)
+    free = free_memory(torch.device(config.device))
+    check_memory(config.policy, weights, settings.get("dtype", torch.float32), copies, free)
 
 
 def policy_for_envs(config: RunConfig, envs: VectorEnv) -> LMPolicy:

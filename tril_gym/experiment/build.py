@@ -146,8 +146,11 @@ def build_evaluation(
     reward: dict[str, float] | None,
     num_envs: int,
     device: str,
+    loading: dict[str, Any] | None = None,
 ) -> EvaluationComponents:
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
+
+    `loading` has fields of `RunConfig` that say how a model is loaded.
 
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.
@@ -157,7 +160,10 @@ def build_evaluation(
     is_run = folder.is_run()
     if not is_run and env is None:
         raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
-    known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source)
+    loading = {name: value for name, value in (loading or {}).items() if value}
+    for name in loading if is_run else ():
+        raise ValueError(f"{flag_of(name)} is for a model, and {source} is a run folder; leave it out")
+    known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source, **loading)
     given = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
     config = _evaluated_config(known, env_args, {name: value for name, value in given.items() if value is not None})
     data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
@@ -199,7 +205,7 @@ def _load_run(
 
 
 def _load_model(config: RunConfig, device: str) -> LMPolicy:
-    policy = pretrained_policy(replace(config, device=device))
+    policy = pretrained_policy(replace(config, device=device), trains=False)
     if policy is None:
         raise ValueError(f"{config.policy} is created by training; evaluate the run folder that `tril-gym train` wrote")
     return policy

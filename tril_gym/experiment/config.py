@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.run_folder import RunFolder
@@ -19,6 +19,7 @@ from tril_gym.utils.config_fields import (
 )
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
+LOADING_OPTIONS = ("dtype", "revision", "attn_implementation", "device_map", "trust_remote_code")
 GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p")
 MAX_ENVS = 100_000  # texts in parallel; more do not fit into memory
 DATA_HELP = "embedded, hub, a folder, or a file"
@@ -93,6 +94,23 @@ class RunConfig:
     )
     load_in_4bit: bool = config_field(False, "Quantise the policy's model to 4 bits; needs LoRA", group="policy")
     load_in_8bit: bool = config_field(False, "Quantise the policy's model to 8 bits; needs LoRA", group="policy")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = config_field(
+        None,
+        "Precision of the policy's weights; default: float32 where all are trained, else as they were saved",
+        group="policy",
+    )
+    revision: str | None = config_field(
+        None, "Branch, tag or commit of the policy's repository; default: the newest", group="policy"
+    )
+    attn_implementation: str | None = config_field(
+        None, "Attention of the policy, such as sdpa, eager or flash_attention_2; default: the model's", group="policy"
+    )
+    device_map: str | None = config_field(
+        None, "Placement of the policy's layers, such as auto; default: all on --device", group="policy"
+    )
+    trust_remote_code: bool = config_field(
+        False, "Run code from the policy's repository, for models that transformers does not know", group="policy"
+    )
     guide: str | None = config_field(
         None,
         "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, or module:function of your own;"
@@ -139,6 +157,11 @@ class RunConfig:
         for name, flag in flags.items():
             if getattr(self, name) and not self.lora_rank:
                 raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
+        for name in LOADING_OPTIONS if self.policy in TINY else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{flag_of(name)} is for models that are loaded, --policy {self.policy} is created; leave it out"
+                )
         if self.policy in TINY and (self.load_in_4bit or self.load_in_8bit):
             raise ValueError(
                 f"--policy {self.policy} is created, not loaded, so it cannot be quantised; leave --load-in-4bit and"

@@ -9,7 +9,14 @@ from typing import Any
 
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import GUIDE_OPTIONS, TINY, RunConfig, env_args_for_reward, merged_env_args
+from tril_gym.experiment.config import (
+    GUIDE_OPTIONS,
+    LOADING_OPTIONS,
+    TINY,
+    RunConfig,
+    env_args_for_reward,
+    merged_env_args,
+)
 from tril_gym.utils.user_code import is_function_name
 
 
@@ -57,7 +64,7 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
     if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
         dropped |= {*GUIDE_OPTIONS}
     if given.get("policy") in TINY:
-        dropped |= {"load_in_4bit", "load_in_8bit"}
+        dropped |= {"load_in_4bit", "load_in_8bit", *LOADING_OPTIONS}
     if given.get("lora_rank") == 0:
         dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in dropped}

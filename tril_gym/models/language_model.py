@@ -6,6 +6,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary, D hidden.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from tril_gym.models.pretrained import (
     load_adapter,
     load_model,
     save_adapter,
+    source_settings,
 )
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
@@ -69,6 +71,7 @@ class LanguageModel:
         self.model = disable_dropout(use_fast_kernels(align_storage(network)))
         self.tokenizer, self.base_ref = tokenizer, base_ref
         self.backbone = backbone_of(self.model, mode)
+        self.dtype_is_chosen = True  # whether low precision was asked for, or is only how the weights were saved
         self.checked: set[tuple[int, int, bool, bool]] = set()  # what `agents.actors.model_check` has found right
 
     @classmethod
@@ -88,7 +91,9 @@ class LanguageModel:
             with_tokenizer: False for a model that was saved without one.
             load_in_4bit: quantise the model (NF4), which then trains with LoRA only.
             load_in_8bit: the same in 8 bits.
-            model_settings: for the model's own `from_pretrained`, such as another `quantization_config`.
+            model_settings: for the model's own `from_pretrained`, such as `dtype`, `revision`, `attn_implementation`,
+                `device_map`, `trust_remote_code`, or another `quantization_config`. Without a `dtype` the weights are
+                loaded as they were saved, and converted to float32 where all of them are trained.
 
         Raises:
             ValueError: `transformers` finds no model of this name, or the hardware cannot quantise.
@@ -101,15 +106,19 @@ class LanguageModel:
             source: str | Path = name
             if base_ref is not None and not (Path(name) / "tokenizer_config.json").is_file():
                 source = base_ref.name  # an adapter without a tokenizer beside it has its base's
-            return cls(lora, load_tokenizer(source) if with_tokenizer else None, base_ref)
+            of_source = source_settings(settings) if source != name else {}
+            return cls(lora, load_tokenizer(source, **of_source) if with_tokenizer else None, base_ref)
         model = load_model(name, **settings)
         base_ref = BaseModelRef.of(model, name, settings)
-        return cls(model, load_tokenizer(name) if with_tokenizer else None, base_ref)
+        tokenizer = load_tokenizer(name, **source_settings(settings)) if with_tokenizer else None
+        loaded = cls(model, tokenizer, base_ref)
+        loaded.dtype_is_chosen = "dtype" in settings
+        return loaded
 
     def _derive(self, model: Any) -> LanguageModel:
         """Return another model (or `Lora`) with the same tokenizer and base reference."""
         derived = LanguageModel(model, self.tokenizer, self.base_ref, self.backbone.mode)
-        derived.checked = set(self.checked)
+        derived.dtype_is_chosen, derived.checked = self.dtype_is_chosen, set(self.checked)
         return derived
 
     def read_as(self, mode: ReadingMode) -> None:
@@ -179,6 +188,24 @@ class LanguageModel:
         if not self.parameters():
             frozen = "its weights are frozen" if self.lora is None else "its adapter is frozen (is_trainable=True?)"
             raise ValueError(f"nothing of the policy can be trained: {frozen}; let them require gradients")
+
+    def prepare_training(self) -> None:
+        """Convert weights that are all trained to float32, in place; those whose dtype was chosen stay, with a warning.
+
+        In half precision most steps of AdamW are lost: at a learning rate of 1e-5 a step is less than half the distance
+        to the next bfloat16 of every weight above 0.004.
+        """
+        if self.lora is not None or self.is_quantised or not self.is_low_precision:
+            return
+        if not self.dtype_is_chosen:
+            self.model.float()
+            return
+        warnings.warn(
+            f"all weights of {type(self.model).__name__} are trained in {str(self.model.dtype).removeprefix('torch.')},"
+            " in which small steps are rounded away; load it with dtype=torch.float32 (--dtype float32), or train an"
+            " adapter (with_lora, --lora-rank)",
+            stacklevel=3,
+        )
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model in place. Networks that share its base are not moved: move it before they are made."""

@@ -17,6 +17,8 @@ from tril_gym.models.lora import Lora
 from tril_gym.utils.quiet import without_progress_bars
 
 ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
+# Keywords that say which files of a name are loaded, and whether code among them is run.
+SOURCE_SETTINGS = ("revision", "trust_remote_code")
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
 
 
@@ -58,15 +60,12 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
 
     Raises:
         ValueError: `transformers` finds no model of this name, or the hardware cannot quantise.
-        ImportError: quantising needs bitsandbytes.
+        ImportError: quantising needs bitsandbytes, or an attention needs a package that is missing.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     if load_in_4bit or load_in_8bit:
-        settings["quantization_config"] = _quantisation(load_in_4bit, load_in_8bit)
+        settings["quantization_config"] = _quantisation(load_in_4bit, load_in_8bit, settings.get("dtype"))
     try:
-        config = AutoConfig.from_pretrained(name)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        kind, _ = model_kind(name, settings)
         with without_progress_bars():
             return kind.from_pretrained(name, **settings)
     except RuntimeError as error:
@@ -80,8 +79,32 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
         ) from error
 
 
-def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
-    """Return the settings of bitsandbytes; 4 bits as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314)."""
+def model_kind(name: str | Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the class of `transformers` that loads a model, and its configuration.
+
+    Args:
+        name: a hub name or a folder.
+        settings: keywords of `load_model`, of which those that say where the configuration is are used.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(name, **source_settings(settings))
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
+
+
+def source_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keywords that hold for configuration and tokenizer as well."""
+    return {name: settings[name] for name in SOURCE_SETTINGS if name in settings}
+
+
+def _quantisation(load_in_4bit: bool, load_in_8bit: bool, compute: Any) -> Any:
+    """Return the settings of bitsandbytes; 4 bits as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
+
+    Args:
+        load_in_4bit: quantise to 4 bits.
+        load_in_8bit: quantise to 8 bits.
+        compute: dtype to compute in, of 4 bits; None or "auto": bfloat16.
+    """
     if load_in_4bit and load_in_8bit:
         raise ValueError("load_in_4bit and load_in_8bit exclude each other; choose one")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -90,7 +113,8 @@ def _quantisation(load_in_4bit: bool, load_in_8bit: bool) -> Any:
 
     if load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    compute = torch.bfloat16 if compute in (None, "auto") else compute
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def is_quantised(model: Any) -> bool:

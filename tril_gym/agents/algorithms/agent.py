@@ -60,6 +60,7 @@ class Agent(ABC):
         self.layout = TextLayout.of(envs)
         policy.check(self.layout)
         policy.language_model.check_trainable()
+        policy.language_model.prepare_training()
         self.policy = policy.with_decoding(config.decoding())
         if config.check_model:
             policy.check_readings(self.layout, values=self.learner_type.has_critic)

@@ -191,6 +191,8 @@ class ActorCritic(Learner):
         In low precision the texts were scored again, so all are compared; else those of the first minibatch.
         """
         low, wrote = self.credit.is_low_precision, trajectories.wrote
+        if not low and "policy/sampling_error_mean" not in steps:  # the first step was skipped
+            return {}
         if low:
             largest, total = sampling_error(trajectories.old_logprobs, sampled, wrote)
             mean = total / max(1, int(wrote.sum()))

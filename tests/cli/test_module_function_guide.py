@@ -63,13 +63,16 @@ class TestModuleFunction:
         begun = sum(row["rollin/share"] * 8 for row in self.figures(here / "whole"))
         assert sum(my_guides.asked) >= begun > 0  # a text of which nothing is left has no rollin
         self.call("train", "ppo-pp", *guide, *self.SMALL, "--output-dir", "parts", "--iterations", 1)
-        self.call("train", "ppo-pp", "--output-dir", "parts", "--resume", "--iterations", 2)
+        text = self.call("train", "ppo-pp", "--output-dir", "parts", "--resume", "--iterations", 2, code=2)
+        assert "--guide my_guides:name_the_concepts; if you trust it, add --trust-code" in " ".join(text.split())
+        self.call("train", "ppo-pp", "--output-dir", "parts", "--resume", "--iterations", 2, *guide)
         assert self.figures(here / "parts") == self.figures(here / "whole")
         # An evaluation needs no guide, a resumed run does.
         (here / "my_guides.py").unlink()
         del sys.modules["my_guides"]
         self.call("evaluate", "whole", "--examples", 4)
-        text = self.call("train", "ppo-pp", "--output-dir", "whole", "--resume", "--iterations", 3, code=2)
+        more = ("--resume", "--iterations", 3, "--trust-code")
+        text = self.call("train", "ppo-pp", "--output-dir", "whole", *more, code=2)
         assert "no such module" in text
 
     @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_rows_after_the_checkpoint_are_removed(tmp_path):
     toy_run(tmp_path / "run", iterations=3, eval_every=1)
     with (tmp_path / "run" / "evaluations.jsonl").open("a") as file:
         file.write('{"iteration": 4}\n{"iter')
-    resumed_run(tmp_path / "run", iterations=5, console=RunConsole(Console(quiet=True)))
+    resumed_run(tmp_path / "run", {"iterations": 5}, console=RunConsole(Console(quiet=True)))
     assert [row["iteration"] for row in rows(tmp_path / "run", "evaluations.jsonl")] == [1, 2]
 
 

@@ -251,5 +251,8 @@ def test_a_run_with_user_rewards_and_settings(own, tmp_path):
     assert config["reward"] == {f"{own}:Uses": 0.5, f"{own}:brevity": 1.0}
     assert config["env_args"] == {"reward_settings": {f"{own}:Uses": {"word": "a"}}}
     done = run("evaluate", tmp_path / "run", "--examples", 4)
+    assert done.exit_code == 2
+    assert "--trust-code" in done.output
+    done = run("evaluate", tmp_path / "run", "--examples", 4, "--trust-code")
     assert done.exit_code == 0, done.output
     assert "score/uses" in done.output

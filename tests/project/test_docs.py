@@ -29,6 +29,7 @@ from tril_gym.cli import main
 from tril_gym.cli.options import with_reward_settings
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.config import MAY_CHANGE
 from tril_gym.experiment.resolution import configure
 
 ROOT = paths.ROOT
@@ -129,12 +130,13 @@ def check_tril_gym(words: list[str]) -> None:
 
 def check_run(algorithm: str, values: dict[str, Any]) -> None:
     """Fail for settings that a run rejects before it reads any data."""
-    folder, resume, *_ = (values.pop(name) for name in ("output_dir", "resume", "track", "profile"))
+    outputs = ("output_dir", "resume", "track", "profile", "trust_code", "force_unlock", "debug")
+    folder, resume, *_ = (values.pop(name) for name in outputs)
     values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if resume:
         assert folder is not None, "--resume needs --output-dir"
-        assert set(given) <= {"iterations"}, "a resumed run might reject other settings than iterations"
+        assert set(given) <= set(MAY_CHANGE), "a resumed run might reject other settings"
         return
     configure(algorithm, **given)
     assert "guide" not in given or agent_type(algorithm).takes_guide, f"{algorithm} takes no guide"

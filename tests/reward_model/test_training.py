@@ -253,6 +253,14 @@ class TestCommand:
         again = self.invoke("--output-dir", str(tmp_path / "run"), "--resume")
         assert again.exit_code == 0, again.output
 
+    def test_a_step_that_is_not_finite_ends_with_1(self, pairs_file, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = self.invoke("--dataset", pairs_file, "--learning-rate", "1")
+        assert result.exit_code == 1
+        text = " ".join(result.output.split())
+        assert "start again with a --learning-rate below 1.0" in text
+        assert "The newest checkpoint is of step" in text or "No checkpoint was written yet" in text
+
     def test_help_lists_every_setting(self):
         assert "reward-model" in CliRunner().invoke(main, ["train", "--help"]).output
         text = self.invoke("--help").output
@@ -267,7 +275,6 @@ class TestCommand:
             (["--dataset", "nothing.jsonl"], "there is no file or folder nothing.jsonl"),
             (["--dataset", "x", "--learning-rate", "0"], "--learning-rate must be in (0, 1]"),
             (["--dataset", "x", "--learning-rate", "1e30"], "--learning-rate must be in (0, 1], got 1e+30"),
-            (["--dataset", "PAIRS", "--learning-rate", "1"], "start again with a --learning-rate below 1.0"),
         ],
     )
     def test_mistakes_of_the_user_end_with_2(self, arguments, message, pairs_file, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
@@ -111,11 +112,19 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @option(
     "--per-example", group="output", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to"
 )
-def evaluate_command(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
+@option("--trust-code", group="run", is_flag=True, help="Also run code that only the settings of the run folder name")
+@option("--debug", group="run", is_flag=True, help="Show the traceback of an error")
+def evaluate_command(source: str, debug: bool, **options: Any) -> None:
     """Write each example of a split once greedily and once by sampling, and print all reward terms and metrics.
 
     The source is a run folder, or the name or folder of a language model. Intervals are bootstrapped over the examples.
     """
+    with reported_failures(debug=debug):
+        evaluate_source(source, **options)
+
+
+def evaluate_source(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
+    """Evaluate a run or a model with the settings of the command line."""
     from tril_gym.experiment.build import build_evaluation
     from tril_gym.experiment.config import LOADING_OPTIONS
     from tril_gym.experiment.evaluation import evaluate

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tril_gym.cli.failures import debug_option, reported_failures
 from tril_gym.cli.options import GroupedCommand, GroupedOption, config_options, free_folder, usage_errors
 
 REWARD_MODEL = "reward-model"
@@ -17,9 +18,10 @@ def reward_model_command() -> click.Command:
     """Return the command `tril-gym train reward-model`."""
     from tril_gym.reward_model.config import RewardModelConfig
 
-    def run(output_dir: Path | None, resume: bool, **options: Any) -> None:
+    def run(output_dir: Path | None, resume: bool, force_unlock: bool, debug: bool, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
-        train_reward_model(given, output_dir, resume=resume)
+        with reported_failures(debug=debug):
+            train_reward_model(given, output_dir, resume=resume, force_unlock=force_unlock)
 
     options = [
         *config_options(RewardModelConfig, {}),
@@ -29,36 +31,39 @@ def reward_model_command() -> click.Command:
             type=click.Path(path_type=Path),
             help="Folder of the model  [default: runs/reward-model-seedN]",
         ),
-        GroupedOption(["--resume"], group="run", is_flag=True, help="Resume the run in --output-dir"),
+        GroupedOption(["--resume"], group="run", is_flag=True, help="Resume the run in --output-dir, or begin it"),
+        GroupedOption(
+            ["--force-unlock"],
+            group="run",
+            is_flag=True,
+            help="Take the folder from another process that seems to use it but has ended",
+        ),
+        debug_option(),
     ]
     return GroupedCommand(REWARD_MODEL, callback=run, params=[*options], help=REWARD_MODEL_HELP)
 
 
-def train_reward_model(given: dict[str, Any], output_dir: Path | None, *, resume: bool) -> None:
+def train_reward_model(
+    given: dict[str, Any], output_dir: Path | None, *, resume: bool, force_unlock: bool = False
+) -> None:
     """Start or resume the training of a reward model."""
+    from tril_gym.experiment.run_folder import RunFolder
     from tril_gym.reward_model.config import RewardModelConfig
     from tril_gym.reward_model.training import prepare_reward_model, resume_reward_model
     from tril_gym.utils.console import RunConsole
-    from tril_gym.utils.interrupt import Interrupted
     from tril_gym.utils.quiet import silence_libraries
 
     silence_libraries()
     console = RunConsole()
     with usage_errors(given):
-        if resume:
-            if output_dir is None:
-                raise ValueError("--resume needs --output-dir, the folder of the run to resume")
-            run = resume_reward_model(output_dir, given, console=console)
+        if resume and output_dir is None:
+            raise ValueError("--resume needs --output-dir, the folder of the run to resume")
+        if resume and output_dir is not None and RunFolder(output_dir).has_begun():
+            run = resume_reward_model(output_dir, given, console=console, force_unlock=force_unlock)
         else:
             if "dataset" not in given:
                 raise ValueError("--dataset is missing: a file or folder of pairs with prompt, chosen and rejected")
             config = RewardModelConfig(**given)
             folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{config.seed}")
-            run = prepare_reward_model(config, folder, console=console)
-    try:
-        run.run()
-    except FloatingPointError as error:
-        raise click.UsageError(str(error)) from error
-    except Interrupted as stop:
-        console.say(str(stop))
-        raise SystemExit(130) from None
+            run = prepare_reward_model(config, folder, console=console, force_unlock=force_unlock)
+    run.run()

@@ -10,10 +10,11 @@ import re
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tril_gym.cli.failures import debug_option, reported_failures
 from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
@@ -25,6 +26,9 @@ from tril_gym.cli.options import (
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+
+if TYPE_CHECKING:
+    from tril_gym.experiment.training import Run
 
 
 class TrainGroup(click.Group):
@@ -77,8 +81,22 @@ def output_options() -> list[GroupedOption]:
             ["--resume"],
             group="run",
             is_flag=True,
-            help="Continue the run in --output-dir; of its settings, only --iterations may change",
+            help="Continue the run in --output-dir, or begin it; of its settings, only --iterations, --keep and"
+            " --skip-nonfinite may change",
         ),
+        GroupedOption(
+            ["--trust-code"],
+            group="run",
+            is_flag=True,
+            help="With --resume: also run code that only the settings of the folder name",
+        ),
+        GroupedOption(
+            ["--force-unlock"],
+            group="run",
+            is_flag=True,
+            help="Take the folder from another process that seems to use it but has ended",
+        ),
+        debug_option(),
         GroupedOption(
             ["--profile"], group="output", is_flag=True, help="Print time and memory of an iteration at the end"
         ),
@@ -111,41 +129,46 @@ def train_command(algorithm: str) -> click.Command:
 
 
 def train_agent(
-    algorithm: str,
-    *,
-    output_dir: Path | None,
-    resume: bool,
-    profile: bool,
-    track: str | None,
-    **settings: Any,
+    algorithm: str, *, profile: bool, debug: bool, output_dir: Path | None, resume: bool, **options: Any
 ) -> None:
     """Start or resume a run with the settings of the command line, None where an option was not used."""
-    from tril_gym.experiment import training
-    from tril_gym.experiment.config import check_unchanged
-    from tril_gym.experiment.resolution import configure
-    from tril_gym.experiment.run_folder import RunFolder
-    from tril_gym.utils.console import RunConsole
-    from tril_gym.utils.interrupt import Interrupted
     from tril_gym.utils.quiet import silence_libraries
 
     silence_libraries()
+    with reported_failures(debug=debug):
+        run = prepare_run(algorithm, output_dir, resume=resume, **options)
+        run.run(profile=profile)
+
+
+def prepare_run(
+    algorithm: str,
+    output_dir: Path | None,
+    *,
+    resume: bool,
+    track: str | None,
+    trust_code: bool,
+    force_unlock: bool,
+    **settings: Any,
+) -> Run:
+    """Return a new run, or with `resume` the one in the folder if it has begun."""
+    from tril_gym.experiment import training
+    from tril_gym.experiment.resolution import configure
+    from tril_gym.experiment.run_folder import RunFolder
+    from tril_gym.utils.console import RunConsole
+
     console = RunConsole()
     settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
     given = {name: value for name, value in settings.items() if value is not None and value != {}}
+    outputs: dict[str, Any] = {"track": track, "console": console, "force_unlock": force_unlock}
     with usage_errors(given):
         if resume:
             if output_dir is None:
                 raise ValueError("--resume needs --output-dir, the folder of the run to continue")
-            check_unchanged(RunFolder(output_dir), algorithm, given)
-            run = training.resumed_run(output_dir, iterations=given.get("iterations"), track=track, console=console)
-        else:
-            config = configure(algorithm, **given)
-            run = training.new_run(config, output_dir or default_folder(config), track=track, console=console)
-    try:
-        run.run(profile=profile)
-    except Interrupted as stop:
-        console.say(str(stop))
-        raise SystemExit(130) from None
+            if RunFolder(output_dir).has_begun():
+                return training.resumed_run(output_dir, given, algorithm=algorithm, trust_code=trust_code, **outputs)
+            console.say(f"{output_dir} has no run yet: it begins now")
+        config = configure(algorithm, **given)
+        return training.new_run(config, output_dir or default_folder(config), **outputs)
 
 
 def default_folder(config: Any) -> Path:

@@ -5,7 +5,7 @@ This happens before anything is written, so that wrong settings leave no run fol
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,14 @@ from tril_gym.experiment.actors import (
     pretrained_policy,
 )
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import GUIDE_OPTIONS, RunConfig, env_args_for_reward, merged_env_args, saved_config
+from tril_gym.experiment.config import (
+    GUIDE_OPTIONS,
+    MAY_CHANGE,
+    RunConfig,
+    env_args_for_reward,
+    merged_env_args,
+    saved_config,
+)
 from tril_gym.experiment.environments import (
     check_held_out,
     check_references,
@@ -31,7 +38,8 @@ from tril_gym.experiment.environments import (
     training_data,
 )
 from tril_gym.experiment.resolution import resolve
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import CONFIG, RunFolder
+from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
 from tril_gym.utils.threads import cpu_threads
@@ -109,8 +117,11 @@ def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunCompone
     data, eval_env_kwargs, eval_description = training_data(config)
     envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=fitted)
     # A function cannot be saved in a checkpoint.
-    guide = {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, **guide)
+    guide: dict[str, Any] = (
+        {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
+    )
+    changes = {name: config.hyperparameters[name] for name in MAY_CHANGE if name in config.hyperparameters}
+    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, changes=changes, **guide)
     return RunComponents(
         config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
     )
@@ -147,10 +158,12 @@ def build_evaluation(
     num_envs: int,
     device: str,
     loading: dict[str, Any] | None = None,
+    trust_code: bool = False,
 ) -> EvaluationComponents:
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
-    `loading` has fields of `RunConfig` that say how a model is loaded.
+    Other settings than those of the run may be given. `loading` has fields of `RunConfig` that say how a model is loaded.
+    Code that only the run's settings name is run with `trust_code`.
 
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.
@@ -163,9 +176,14 @@ def build_evaluation(
     loading = {name: value for name, value in (loading or {}).items() if value}
     for name in loading if is_run else ():
         raise ValueError(f"{flag_of(name)} is for a model, and {source} is a run folder; leave it out")
-    known = saved_config(folder) if is_run else RunConfig(algorithm="none", policy=source, **loading)
-    given = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
-    config = _evaluated_config(known, env_args, {name: value for name, value in given.items() if value is not None})
+    all_given = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
+    given = {name: value for name, value in all_given.items() if value is not None}
+    named = given | {"env_args": env_args}
+    known = saved_config(folder, named) if is_run else RunConfig(algorithm="none", policy=source, **loading)
+    config = _evaluated_config(known, env_args, given)
+    if is_run:
+        used = asdict(replace(config, guide=None))  # an evaluation has none
+        check_trusted(used, named, where=str(folder.path / CONFIG), trust_code=trust_code)
     data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     with cpu_threads(config.cpu_threads):
         if is_run:
@@ -199,7 +217,7 @@ def _load_run(
     checkpoint = folder.last_checkpoint()
     envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=folder.path / "reward")
     kind = agent_type(config.algorithm)
-    guide = {"guide": _NoGuide()} if kind.takes_guide else {}
+    guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
     agent = kind.load(checkpoint, envs=envs, device=device, **guide)
     return agent.policy, agent.learner.ref_policy, envs
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tril_gym.experiment.build import RunComponents
+from tril_gym.experiment.build import RunComponents, build_run
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.verdict import Outcome, verdict_of
 from tril_gym.utils.console import RunConsole
+
+if TYPE_CHECKING:
+    from tril_gym.agents.algorithms.agent import Agent
 
 EVALUATION, EVALUATIONS = "evaluation.json", "evaluations.jsonl"
 EXAMPLES_DURING = 100  # at most, in an evaluation during training
@@ -31,12 +34,25 @@ class HeldOut:
         self.before: dict[str, Any] = {}
 
     def evaluate_before(self) -> None:
-        """Evaluate the initial policy, or read the evaluation of a resumed run."""
-        if (self.folder.path / EVALUATION).is_file():
-            self.before = self.folder.read_json(EVALUATION)["before"]
-        else:
-            self.before = self._announced("before")
+        """Evaluate the initial policy, or read the evaluation of a resumed run.
+
+        Where a resumed run has none, the initial policy is made again, as it was made when the run began.
+        """
+        found = self._read_before()
+        if found is None and self.agent.iteration > 0:
+            name = self.folder.path / EVALUATION
+            self.console.say(f"{name} has no evaluation before training: the initial policy is made again to repeat it")
+            found = self._announced("before", build_run(self.config).agent)
+        self.before = self._announced("before", self.agent) if found is None else found
         self._write(None, None)
+
+    def _read_before(self) -> dict[str, Any] | None:
+        """Return the evaluation before training; None where it is missing or cannot be read."""
+        try:
+            found: dict[str, Any] = self.folder.read_json(EVALUATION)["before"]
+            return found if {"metrics", "intervals", "samples", "rewards"} <= found.keys() else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def is_due(self, iteration: int) -> bool:
         """Return whether a policy of this number of iterations is evaluated during training, and has not been yet.
@@ -50,7 +66,7 @@ class HeldOut:
 
     def evaluate_during(self, iteration: int) -> dict[str, Any]:
         """Evaluate the policy after an iteration; return the row that was added to `evaluations.jsonl`."""
-        found = self._evaluate(min(EXAMPLES_DURING, self.config.eval_examples))
+        found = self._evaluate(min(EXAMPLES_DURING, self.config.eval_examples), self.agent)
         row = {
             "iteration": iteration,
             "verdict": verdict_of(self.before, found),
@@ -62,7 +78,7 @@ class HeldOut:
 
     def evaluate_after(self, *, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the evaluation of the trained policy and the verdict on a training of that duration."""
-        after = self._announced("after")
+        after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds)
         self._write(after, verdict)
         return after, verdict
@@ -71,17 +87,17 @@ class HeldOut:
         """Return the evaluations during training."""
         return self.folder.rows(EVALUATIONS)
 
-    def _announced(self, when: str) -> dict[str, Any]:
+    def _announced(self, when: str, agent: Agent) -> dict[str, Any]:
         count = self.config.eval_examples
         with self.console.waiting(f"evaluating {when} training, at most {count} held-out examples"):
-            return self._evaluate(count)
+            return self._evaluate(count, agent)
 
-    def _evaluate(self, count: int) -> dict[str, Any]:
+    def _evaluate(self, count: int, agent: Agent) -> dict[str, Any]:
         return evaluate(
-            self.agent.policy,
+            agent.policy,
             self.envs,
             seed=self.config.seed,
-            ref_policy=self.agent.learner.ref_policy,
+            ref_policy=agent.learner.ref_policy,
             count=count,
             known_words=self.known_words,
         ).as_json()

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tril_gym.utils.atomic_files import replace_file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,10 +17,10 @@ SMOOTHING = 5  # iterations of the curve's moving average
 
 
 def draw_curve(path: Path, **data: Any) -> None:
-    """Write `curve_figure` of the same data as a PNG."""
+    """Write `curve_figure` of the same data as a PNG, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(curve_figure(**data)).print_png(path)
+    replace_file(path, FigureCanvasAgg(curve_figure(**data)).print_png)
 
 
 def curve_figure(
@@ -71,10 +73,11 @@ def _draw_held_out(panel: Any, held_out: Sequence[Mapping[str, Any]]) -> None:
     """Draw the mean reward of each evaluation with its interval."""
     iterations = [evaluation["iteration"] for evaluation in held_out]
     for decoding, marker, color in (("greedy", "o", "C1"), ("sampled", "s", "C0")):
-        means = [evaluation["metrics"][decoding]["reward/mean"] for evaluation in held_out]
+        means = _column([evaluation["metrics"][decoding] for evaluation in held_out], "reward/mean")
+        intervals = [evaluation["intervals"][decoding].get("reward/mean") for evaluation in held_out]
         bounds = [
-            evaluation["intervals"][decoding].get("reward/mean", (mean, mean))
-            for evaluation, mean in zip(held_out, means, strict=True)
+            (mean, mean) if interval is None or None in interval else interval
+            for interval, mean in zip(intervals, means, strict=True)
         ]
         below = [max(0.0, mean - low) for mean, (low, _) in zip(means, bounds, strict=True)]
         above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]

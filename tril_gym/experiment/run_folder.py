@@ -1,28 +1,46 @@
 """The run folder: the settings of a run, what it measured, and its checkpoints.
 
     config.yaml  words.json  metrics.jsonl  samples.jsonl  evaluations.jsonl  evaluation.json  curve.png  reward/
-    checkpoints/iteration-000040/
+    checkpoints/iteration-000040/  lock.json (while a process runs it)
 
 Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
 
-Files and checkpoints are written atomically, so an interrupted run leaves none half-written.
+Files and checkpoints are written atomically, so an interrupted run leaves none half-written. Only lines at the end of a
+JSON Lines file may be cut short; they are left out when it is read, and removed when the run goes on.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from tril_gym import __version__
-from tril_gym.utils.atomic_files import replace_text, write_json, write_json_lines
+from tril_gym.experiment.checkpoints import Checkpoints
+from tril_gym.experiment.lock import LOCK, RunLock
+from tril_gym.experiment.trust import masked
+from tril_gym.utils.atomic_files import (
+    finite_or_none,
+    flush,
+    flush_tree,
+    is_draft,
+    remove_drafts,
+    replace_text,
+    write_json,
+    write_json_lines,
+)
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 WORDS = "words.json"
 FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
+CHECKPOINTS, REWARD = "checkpoints", "reward"
+LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
 
 
 class RunFolder:
@@ -35,27 +53,70 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, unit: str = "iteration") -> None:
         self.path, self.unit = Path(path), unit
+        self._checkpoints = Checkpoints(self.path / CHECKPOINTS, unit=unit)
+        self._lock: RunLock | None = None
+        self._existed = False  # before `create`
 
     def require_empty(self) -> None:
         """Check that a new run may use the folder.
 
         Raises:
-            ValueError: it is a file, or something is in it.
+            ValueError: it is a file, or something is in it but what a run leaves that was killed as it began.
         """
         if self.path.is_file():
             raise ValueError(f"--output-dir {self.path} is a file; name a folder that is empty or does not exist")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and not all(map(_is_beginning, self.path.iterdir())):
             raise ValueError(
                 f"--output-dir {self.path} is not empty; add --resume to continue its run, or name another folder"
             )
 
-    def create(self) -> None:
-        """Create the folder."""
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    def has_begun(self) -> bool:
+        """Return whether there is something to resume: settings, or files of somebody else to refuse."""
+        return self.path.exists() and not (self.path.is_dir() and all(map(_is_beginning, self.path.iterdir())))
+
+    def create(self, *, force_unlock: bool = False) -> None:
+        """Create the folder and lock it; see `lock`.
+
+        Raises:
+            LockedError: another process is creating it.
+        """
+        self._existed = self.path.exists()
+        (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        self.lock(force=force_unlock)
+
+    def lock(self, *, force: bool = False) -> None:
+        """Keep other processes from writing in the folder, and delete what a killed one left unfinished.
+
+        Args:
+            force: take the folder from the process that has it.
+
+        Raises:
+            LockedError: another process has it.
+        """
+        self._lock = RunLock(self.path, force=force)
+        remove_drafts(self.path)
+        remove_drafts(self.path / CHECKPOINTS)
+
+    def unlock(self) -> None:
+        """Let other processes write in the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def remove(self) -> None:
-        """Delete the folder with all that is in it."""
-        shutil.rmtree(self.path)
+        """Delete what is in the folder, and the folder unless it was there before."""
+        self.unlock()
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not self._existed:
+            self.path.rmdir()
+
+    def clear_results(self) -> None:
+        """Delete what a run without a checkpoint has written but its settings, so that it can start over."""
+        for name in (*LINES, "evaluation.json", WORDS):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / REWARD, ignore_errors=True)
+        (self.path / CHECKPOINTS).mkdir(exist_ok=True)
 
     def is_run(self) -> bool:
         """Return whether a run wrote the folder, of this version or another."""
@@ -64,16 +125,16 @@ class RunFolder:
     def _is_first_version(self) -> bool:
         """Return whether 0.1.0 wrote the folder: an agent's config.json (not that of a model), or settings.json."""
         try:
-            is_agent = "algorithm" in json.loads((self.path / "config.json").read_text())
+            is_agent = "algorithm" in json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             is_agent = False
         return not (self.path / CONFIG).is_file() and (is_agent or (self.path / "settings.json").is_file())
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Write the settings of the run, with the version of this package."""
+        """Write the settings of the run, secrets masked, with the version of this package."""
         import yaml
 
-        content = yaml.safe_dump({"version": __version__} | settings, sort_keys=False, allow_unicode=True)
+        content = yaml.safe_dump({"version": __version__} | masked(settings), sort_keys=False, allow_unicode=True)
         replace_text(self.path / CONFIG, content)
 
     def read_config(self) -> dict[str, Any]:
@@ -88,7 +149,7 @@ class RunFolder:
         if self._is_first_version():
             self._refuse_version(FIRST_VERSION)
         try:
-            settings = yaml.safe_load((self.path / CONFIG).read_text())
+            settings = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
             version = str(settings.pop("version"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
             reason = str(error).partition("\n")[0]
@@ -118,7 +179,7 @@ class RunFolder:
             ValueError: it is missing or broken, so this is no run folder.
         """
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} is no run folder: {name} cannot be read ({error})") from error
 
@@ -131,42 +192,94 @@ class RunFolder:
         return frozenset(self.read_json(WORDS)) if (self.path / WORDS).is_file() else None
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
-        """Append lines to a JSON Lines file."""
-        with (self.path / name).open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        """Append lines to a JSON Lines file; numbers that are not finite become null."""
+        lines = "".join(json.dumps(finite_or_none(row)) + "\n" for row in rows)
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(lines)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of a JSON Lines file, without a last line whose writing was interrupted."""
+        """Return the rows of a JSON Lines file, without lines that were not written to their end."""
+        return [row for _, row in self._lines(name) if row is not None]
+
+    def _lines(self, name: str) -> list[tuple[int, dict[str, Any] | None]]:
+        """Return the number of each line with its row, None for one that is no object with the run's counter."""
         path = self.path / name
         if not path.is_file():
             return []
-        lines = path.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        rows = [_row_of(line, counter=self.unit) for line in lines[:-1]]
+        return list(enumerate([*rows, None] if lines[-1] else rows, start=1))
 
-    def truncate_after(self, iteration: int) -> None:
-        """Remove metrics, samples and evaluations of iterations after the checkpoint, which will be run again."""
-        for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
-            if (self.path / name).is_file():
-                kept = [row for row in self.rows(name) if row["iteration"] <= iteration]
+    def truncate_after(self, number: int, names: Collection[str] = LINES) -> None:
+        """Remove the lines of later iterations than the checkpoint's, and what no row can be read from, with a warning.
+
+        Args:
+            number: of the checkpoint; later iterations will be run again.
+            names: the JSON Lines files.
+        """
+        for name in names:
+            lines = self._lines(name)
+            if torn := [str(line) for line, row in lines if row is None]:
+                log.warning("%s: removed what cannot be read, line %s", self.path / name, ", ".join(torn))
+            if lines:
+                kept = [row for _, row in lines if row is not None and row[self.unit] <= number]
                 write_json_lines(self.path / name, kept)
 
-    def save_checkpoint(self, number: int, save: Callable[[Path], None]) -> None:
-        """Have `save` write a new checkpoint atomically, then delete all but the last ones."""
-        save(self.path / "checkpoints" / f"{self.unit}-{number:06d}")
-        for old in self.checkpoints()[:-KEPT]:
-            shutil.rmtree(old)
+    def save_checkpoint(self, number: int, save: Callable[[Path], None], *, keep: int = KEPT) -> Path:
+        """Have `save` write a new checkpoint atomically, then delete all but the last ones; return it.
+
+        Args:
+            number: the number of the checkpoint.
+            save: creates the folder that it is given.
+            keep: how many to keep.
+
+        Raises:
+            LockedError: another process has taken the folder.
+        """
+        if self._lock is not None:
+            self._lock.check()
+        for name in (*LINES, "evaluation.json"):  # what a checkpoint follows must not be lost where it is kept
+            if (self.path / name).is_file():
+                flush(self.path / name)
+        if (self.path / REWARD).is_dir():
+            flush_tree(self.path / REWARD)
+        flush(self.path)
+        return self._checkpoints.save(number, save, keep=keep)
 
     def checkpoints(self) -> list[Path]:
-        """Return all complete checkpoints, the newest last."""
-        return sorted((self.path / "checkpoints").glob(f"{self.unit}-*"))
+        """Return all checkpoints, the newest last."""
+        return self._checkpoints.found()
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint without damage, with a warning for each that is damaged; None without any.
+
+        Raises:
+            ValueError: all are damaged.
+        """
+        return self._checkpoints.newest_whole()
 
     def last_checkpoint(self) -> Path:
-        """Return the newest checkpoint.
+        """Return the newest checkpoint without damage.
 
         Raises:
             ValueError: there is none.
         """
-        found = self.checkpoints()
-        if not found:
-            raise ValueError(f"{self.path} has no checkpoint to continue from; start the run again in an empty folder")
-        return found[-1]
+        found = self.newest_checkpoint()
+        if found is None:
+            raise ValueError(f"{self.path} has no checkpoint yet; --resume starts its run over")
+        return found
+
+
+def _is_beginning(path: Path) -> bool:
+    """Return whether a run that was killed before it wrote its settings may have left this."""
+    is_empty_folder = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    return path.name == LOCK or is_draft(path) or (path.name == CHECKPOINTS and is_empty_folder)
+
+
+def _row_of(line: str, *, counter: str) -> dict[str, Any] | None:
+    """Return the row of a line; None where it is no JSON object with a number as its counter."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get(counter), int) else None

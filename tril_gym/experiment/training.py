@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,15 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.algorithms.training_loop import Report
 from tril_gym.experiment.build import RunComponents, build_run, restore_run
-from tril_gym.experiment.config import RunConfig, saved_config, with_iterations
+from tril_gym.experiment.config import RunConfig, check_unchanged, saved_config, with_changes
 from tril_gym.experiment.evaluation import sample_texts
 from tril_gym.experiment.held_out import HeldOut, kl_warning_of
+from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
 from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker
+from tril_gym.experiment.trust import check_trusted, masked
 from tril_gym.utils.console import (
     RunConsole,
     comparison_table,
@@ -28,7 +29,8 @@ from tril_gym.utils.console import (
     sample_line,
     samples_table,
 )
-from tril_gym.utils.interrupt import Interrupted, stop_signal
+from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
+from tril_gym.utils.processes import check_single_process
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import terms
 
@@ -65,7 +67,8 @@ def train(
 
     Raises:
         ValueError: a setting is wrong; nothing has been written.
-        Interrupted: the user pressed Ctrl-C; the iteration in progress is complete and saved.
+        Interrupted: a signal such as Ctrl-C asked for a stop; the iteration in progress is complete and saved.
+        Exception: a part of the run failed; the notes of the exception say what is saved and how to go on.
     """
     return new_run(config, output_dir, track=track, console=console).run(profile=profile)
 
@@ -73,42 +76,53 @@ def train(
 def resume(
     output_dir: str | Path,
     *,
-    iterations: int | None = None,
     track: str | None = None,
     console: RunConsole | None = None,
     profile: bool = False,
+    trust_code: bool = False,
+    force_unlock: bool = False,
+    **settings: Any,
 ) -> Result:
-    """Continue the run in a folder from its last checkpoint, as if it had never stopped.
+    """Continue the run in a folder from its last checkpoint, as if it had never stopped; without one start it over.
 
     Args:
         output_dir: the run folder.
-        iterations: the total number of iterations; by default as before.
         track: as in `train`, as the following ones.
         console: prints the progress.
         profile: measure memory.
+        trust_code: also run code that only the settings of the folder name: functions, modules and servers.
+        force_unlock: take the folder from another process that seems to use it.
+        settings: those of `MAY_CHANGE`, such as the total number of `iterations`; and what a folder does not hold, such
+            as a key in `env_args`.
 
     Raises:
-        ValueError: there is no run to resume, or `iterations` exceeds its learning-rate schedule.
-        Interrupted: the user pressed Ctrl-C.
+        ValueError: there is no run to resume, its settings name code and are not trusted, or `iterations` exceeds its
+            learning-rate schedule.
+        Interrupted: as in `train`, as other exceptions.
     """
-    return resumed_run(output_dir, iterations=iterations, track=track, console=console).run(profile=profile)
+    given = {name: value for name, value in settings.items() if value is not None}
+    run = resumed_run(output_dir, given, track=track, console=console, trust_code=trust_code, force_unlock=force_unlock)
+    return run.run(profile=profile)
 
 
 def new_run(
-    config: RunConfig, output_dir: str | Path, *, track: str | None = None, console: RunConsole | None = None
+    config: RunConfig,
+    output_dir: str | Path,
+    *,
+    track: str | None = None,
+    console: RunConsole | None = None,
+    force_unlock: bool = False,
 ) -> Run:
     """Return a run that is ready to start in a new folder. Nothing is written before all settings are checked."""
     folder = RunFolder(output_dir)
     folder.require_empty()
+    check_single_process()
+    tracker = Tracker(track)  # before anything that takes long
     with cpu_threads(config.cpu_threads):
-        tracker = Tracker(track)  # before anything that takes long
         components = build_run(config)
-        folder.create()
+        folder.create(force_unlock=force_unlock)
         try:
-            folder.write_config(asdict(components.config))
-            save_rewards(components, folder.path / "reward")
-            if (words := training_words(components.envs)) is not None:
-                folder.write_words(words)
+            write_beginning(folder, components)
             return Run(folder, components, tracker, console or RunConsole())
         except BaseException:  # including Ctrl-C while a reward is fitted
             folder.remove()
@@ -117,20 +131,56 @@ def new_run(
 
 def resumed_run(
     output_dir: str | Path,
+    given: Mapping[str, Any],
     *,
-    iterations: int | None = None,
+    algorithm: str | None = None,
     track: str | None = None,
     console: RunConsole | None = None,
+    trust_code: bool = False,
+    force_unlock: bool = False,
 ) -> Run:
-    """Return the run of a folder as its last checkpoint left it."""
-    folder = RunFolder(output_dir)
-    config = with_iterations(saved_config(folder), iterations)
-    with cpu_threads(config.cpu_threads):
-        tracker = Tracker(track)
-        components = restore_run(config, folder.last_checkpoint(), folder.path / "reward")
-        folder.write_config(asdict(config))
-        folder.truncate_after(components.agent.iteration)
-        return Run(folder, components, tracker, console or RunConsole())
+    """Return the run of a folder as its last checkpoint left it, or at its beginning where it has none.
+
+    Args:
+        output_dir: the run folder.
+        given: settings that the user names; they may differ from the run's only for `MAY_CHANGE`.
+        algorithm: the algorithm that the user names.
+        track: as of `resume`, as the following ones.
+        console: as of `resume`.
+        trust_code: as of `resume`.
+        force_unlock: as of `resume`.
+    """
+    folder, console = RunFolder(output_dir), console or RunConsole()
+    config = saved_config(folder, given)
+    check_single_process()
+    check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
+    check_trusted(asdict(config), given, where=str(folder.path / CONFIG), trust_code=trust_code)
+    config, tracker = with_changes(config, given), Tracker(track)
+    folder.lock(force=force_unlock)
+    try:
+        with cpu_threads(config.cpu_threads):
+            checkpoint = folder.newest_checkpoint()
+            if checkpoint is None:
+                console.say(f"{folder.path} has no checkpoint yet: its run starts over")
+                components = build_run(config)
+                folder.clear_results()
+                write_beginning(folder, components)
+            else:
+                components = restore_run(config, checkpoint, folder.path / REWARD)
+                folder.write_config(asdict(config))
+                folder.truncate_after(components.agent.iteration)
+            return Run(folder, components, tracker, console)
+    except BaseException:
+        folder.unlock()
+        raise
+
+
+def write_beginning(folder: RunFolder, components: RunComponents) -> None:
+    """Write what a run folder has before the first iteration; the settings first, so that it can be resumed."""
+    folder.write_config(asdict(components.config))
+    save_rewards(components, folder.path / REWARD)
+    if (words := training_words(components.envs)) is not None:
+        folder.write_words(words)
 
 
 def save_rewards(components: RunComponents, folder: Path) -> None:
@@ -151,25 +201,62 @@ class Run:
         self.config, self.agent = components.config, components.agent
         self.held_out = HeldOut(folder, components, self.console)
         self.has_warned = False
+        # Iterations whose metrics are written, and that of the newest checkpoint; None before the training begins.
+        self._recorded = self.agent.iteration
+        self._saved: int | None = self.agent.iteration if folder.checkpoints() else None
 
     def run(self, *, profile: bool = False) -> Result:
-        """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration."""
-        with cpu_threads(self.config.cpu_threads):
-            self.tracker.begin(self.folder.path, asdict(self.config))
-            self._announce()
-            self.held_out.evaluate_before()
-            if not self.folder.checkpoints():
-                self._save()
-            total, done = self.config.iterations, self.agent.iteration
-            self._evaluate_if_due(done)  # a resumed run that once ended here
-            with self.console.progress("training", total=total, completed=done) as show, stop_signal() as asked:
-                callback = partial(self._after_iteration, show, asked)
-                self.agent.learn(max(0, total - done), callback=callback, profile=profile)
-            after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
+        """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration.
+
+        An exception says in its notes what is saved and how to go on.
+        """
+        try:
+            with cpu_threads(self.config.cpu_threads), stop_at_once():
+                return self._run(profile)
+        except Interrupted:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            error.add_note(self._way_out(error))
+            raise
+        finally:
             self.tracker.close()
-            result = Result(self.folder.path, self.held_out.before, after, verdict)
-            self._show_results(result, profile)
+            self.folder.unlock()
+
+    def _run(self, profile: bool) -> Result:
+        self.tracker.begin(self.folder.path, masked(asdict(self.config)))
+        self._announce()
+        self.held_out.evaluate_before()
+        if self._saved is None:
+            self._save()
+        total, done = self.config.iterations, self.agent.iteration
+        self._evaluate_if_due(done)  # a resumed run that once ended here
+        with self.console.progress("training", total=total, completed=done) as show, stop_signal() as asked:
+            callback = partial(self._after_iteration, show, asked)
+            self.agent.learn(max(0, total - done), callback=callback, profile=profile)
+        after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
+        result = Result(self.folder.path, self.held_out.before, after, verdict)
+        self._show_results(result, profile)
         return result
+
+    def _way_out(self, error: BaseException) -> str:
+        """Save what is complete, unless a signal stops at once, and say what is saved and how to go on."""
+        kept = "" if isinstance(error, KeyboardInterrupt | LockedError) else self._rescue()
+        if self._saved is None:
+            kept += "no checkpoint was written yet, so the run will start over"
+        else:
+            kept += f"the newest checkpoint is of iteration {self._saved} of {self.config.iterations}"
+        return f"{kept}; to continue, use --output-dir {self.folder.path} --resume"
+
+    def _rescue(self) -> str:
+        """Save the agent where it is whole and newer than its checkpoint; return why not where that fails."""
+        is_new = self._saved is not None and self._saved < self.agent.iteration
+        if not (is_new and self.agent.is_whole and self._recorded == self.agent.iteration):
+            return ""
+        try:
+            self._save()
+        except (Exception, KeyboardInterrupt) as error:
+            return f"iteration {self.agent.iteration} could not be saved ({error}), "
+        return ""
 
     def _announce(self) -> None:
         config, agent = self.config, self.agent
@@ -179,7 +266,7 @@ class Run:
             f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
         )
 
-    def _after_iteration(self, show: Callable[[int], None], asked: Callable[[], bool], report: Report) -> None:
+    def _after_iteration(self, show: Callable[[int], None], asked: StopRequest, report: Report) -> None:
         self._record(report)
         self._evaluate_if_due(report.iteration)
         self._warn_about_kl(report)
@@ -187,7 +274,7 @@ class Run:
         self._save_or_stop(report.iteration, asked)
 
     def _record(self, report: Report) -> None:
-        self.folder.append("metrics.jsonl", {name: _finite(value) for name, value in report.metrics.items()})
+        self.folder.append("metrics.jsonl", report.metrics)
         self.tracker.log(report.iteration, report.metrics)
         self.console.say(metrics_line(report.metrics))
         if report.iteration == 1 or report.iteration % SAMPLES_EVERY == 0:
@@ -195,6 +282,7 @@ class Run:
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
             for sample in samples:
                 self.console.say(sample_line(sample))
+        self._recorded = report.iteration
 
     def _evaluate_if_due(self, iteration: int) -> None:
         if self.held_out.is_due(iteration):
@@ -213,24 +301,26 @@ class Run:
             self.console.say(warning)
             self.has_warned = True
 
-    def _save_or_stop(self, iteration: int, asked: Callable[[], bool]) -> None:
+    def _save_or_stop(self, iteration: int, asked: StopRequest) -> None:
         is_last = iteration == self.config.iterations
         if is_last or asked() or iteration % self.config.save_every == 0:
             self._save()
-        if asked() and not is_last:
-            self.tracker.close()
+        if asked.number is not None:
+            rest = ", before the evaluation" if is_last else ""
             raise Interrupted(
-                f"stopped after iteration {iteration} of {self.config.iterations}; to continue, use"
-                f" --output-dir {self.folder.path} --resume"
+                f"stopped after iteration {iteration} of {self.config.iterations}{rest}; to continue, use"
+                f" --output-dir {self.folder.path} --resume",
+                asked.number,
             )
 
     def _save(self) -> None:
-        self.folder.save_checkpoint(self.agent.iteration, self.agent.save)
+        self.folder.save_checkpoint(self.agent.iteration, self.agent.save, keep=self.config.keep)
+        self._saved = self.agent.iteration
 
     def _seconds(self) -> float:
         """Return the duration of all iterations, those before a resumed run was stopped included."""
         rows = self.folder.rows("metrics.jsonl")
-        return sum(value for row in rows for name, value in row.items() if name.startswith("time/"))
+        return sum(value or 0.0 for row in rows for name, value in row.items() if name.startswith("time/"))
 
     def _show_results(self, result: Result, profile: bool) -> None:
         rows, folder = self.folder.rows("metrics.jsonl"), self.folder.path
@@ -245,22 +335,20 @@ class Run:
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:
         ends = ({"iteration": 0} | result.before, {"iteration": self.agent.iteration} | result.after)
         config = self.config
-        draw_curve(
-            self.folder.path / "curve.png",
-            title=f"{config.algorithm} on {config.env}, seed {config.seed}",
-            reward=f"reward of a text{describe_reward(self.components.envs)}",
-            rows=rows,
-            held_out=[ends[0], *self.held_out.rows(), ends[1]],
-            kl_target=config.hyperparameters.get("kl_target"),
-        )
+        try:
+            draw_curve(
+                self.folder.path / "curve.png",
+                title=f"{config.algorithm} on {config.env}, seed {config.seed}",
+                reward=f"reward of a text{describe_reward(self.components.envs)}",
+                rows=rows,
+                held_out=[ends[0], *self.held_out.rows(), ends[1]],
+                kl_target=config.hyperparameters.get("kl_target"),
+            )
+        except Exception as error:  # of a library or the disk: the run is complete without a picture
+            self.console.say(f"warning: curve.png could not be drawn ({type(error).__name__}: {error})")
 
 
 def describe_reward(envs: VectorEnv) -> str:
     """Return the terms of an environment's reward as a sum, such as ": 0.1 cider_d + rouge_l"; "" without terms."""
     parts = [term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in terms(envs)]
     return f": {' + '.join(parts)}" if parts else ""
-
-
-def _finite(value: float) -> float | None:
-    """Return None for NaN and infinity, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -66,7 +66,7 @@ def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: 
         all of it as a "sentence". A number that is not finite is None.
     """
     changes = {
-        decoding: paired_change(before["rewards"][decoding][: len(rewards)], rewards)
+        decoding: paired_change(_floats(before["rewards"][decoding][: len(rewards)]), _floats(rewards))
         for decoding, rewards in after["rewards"].items()
     }
     outcome = outcome_of(change.standard_errors for change in changes.values())
@@ -82,6 +82,11 @@ def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: 
     }
     sentence = sentence if outcome == "gain" else f"{outcome}: {sentence}"
     return {"outcome": outcome} | numbers | {"kl": kl, "seconds": seconds, "sentence": sentence}
+
+
+def _floats(values: Iterable[float | None]) -> list[float]:
+    """Return numbers with NaN in place of the null that JSON has for it."""
+    return [math.nan if value is None else value for value in values]
 
 
 def describe_changes(changes: Mapping[str, Change]) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
+import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -34,11 +34,12 @@ from tril_gym.reward_model.network import (
 )
 from tril_gym.reward_model.report import epoch_line, result_lines, start_line
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
-from tril_gym.utils.atomic_files import scratch_folder, write_json_lines
+from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.global_state import preserve_global_state
-from tril_gym.utils.interrupt import Interrupted, stop_signal
+from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
+from tril_gym.utils.processes import check_single_process
 from tril_gym.utils.quiet import only_errors_of_transformers
 from tril_gym.utils.threads import cpu_threads
 
@@ -47,7 +48,11 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def prepare_reward_model(
-    config: RewardModelConfig, output_dir: str | Path, *, console: RunConsole | None = None
+    config: RewardModelConfig,
+    output_dir: str | Path,
+    *,
+    console: RunConsole | None = None,
+    force_unlock: bool = False,
 ) -> RewardModelRun:
     """Return a new run in a new folder. Nothing is written before all settings are known to be valid.
 
@@ -55,6 +60,7 @@ def prepare_reward_model(
         config: all settings.
         output_dir: an empty or new folder.
         console: prints the progress; by default on standard output.
+        force_unlock: take the folder from another process that seems to use it.
 
     Raises:
         ValueError: a setting or the data is not valid, or the folder is not empty.
@@ -62,13 +68,17 @@ def prepare_reward_model(
     folder = RunFolder(output_dir, unit="step")
     folder.require_empty()
     run = _build(config, folder, console)
-    folder.create()
+    folder.create(force_unlock=force_unlock)
     folder.write_config(asdict(run.config))
     return run
 
 
 def resume_reward_model(
-    output_dir: str | Path, given: Mapping[str, Any], *, console: RunConsole | None = None
+    output_dir: str | Path,
+    given: Mapping[str, Any],
+    *,
+    console: RunConsole | None = None,
+    force_unlock: bool = False,
 ) -> RewardModelRun:
     """Return the run of a folder, at its last checkpoint.
 
@@ -76,6 +86,7 @@ def resume_reward_model(
         output_dir: the folder.
         given: settings that the user named; none may differ from the run's.
         console: prints the progress; by default on standard output.
+        force_unlock: take the folder from another process that seems to use it.
 
     Raises:
         ValueError: there is no such run, or a setting or the pairs have changed.
@@ -91,21 +102,21 @@ def resume_reward_model(
                 f"a resumed run keeps its settings: {flag_of(name)} is {getattr(config, name)} in {folder.path},"
                 f" got {value}"
             )
-    run = _build(config, folder, console)
-    if not run.is_finished:
-        run.check_pairs()
-        kept = [row for row in folder.rows(METRICS) if row["step"] <= run.step]
-        write_json_lines(folder.path / METRICS, kept)
-    return run
+    folder.lock(force=force_unlock)
+    try:
+        run = _build(config, folder, console)
+        if not run.is_finished:
+            run.check_pairs()
+            folder.truncate_after(run.step, [METRICS])
+        return run
+    except BaseException:
+        folder.unlock()
+        raise
 
 
 def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None) -> RewardModelRun:
     """Read the pairs and make the network."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun and accelerate launch
-        raise ValueError(
-            f"a reward model is trained by one process, got WORLD_SIZE={os.environ['WORLD_SIZE']}; start it without"
-            " torchrun or accelerate launch"
-        )
+    check_single_process()
     pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row)
     with _threads(config):
         model, tokenizer, max_length = _network(config, pairs)
@@ -151,8 +162,8 @@ class RewardModelRun:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The last checkpoint; None where there is none."""
-        return next(reversed(self.folder.checkpoints()), None)
+        """The newest checkpoint without damage; None where there is none."""
+        return self.folder.newest_checkpoint()
 
     @property
     def step(self) -> int:
@@ -177,9 +188,24 @@ class RewardModelRun:
         """Train, evaluate, save; return the content of evaluation.json.
 
         Raises:
-            Interrupted: Ctrl-C was pressed; the folder has a checkpoint and the model so far.
+            Interrupted: a signal such as Ctrl-C asked for a stop; the folder has a checkpoint and the model so far.
             FloatingPointError: a step's loss or gradient norm was not finite.
         """
+        try:
+            with stop_at_once():
+                return self._run()
+        except Interrupted:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            step = f"the newest checkpoint is of step {self.step} of {self.total_steps}" if self.step else (
+                "no checkpoint was written yet, so the run will start over"
+            )  # fmt: skip
+            error.add_note(f"{step}; to continue, use --output-dir {self.folder.path} --resume")
+            raise
+        finally:
+            self.folder.unlock()
+
+    def _run(self) -> dict[str, Any]:
         if self.is_finished:
             self.console.say(f"the run in {self.folder.path} is finished")
             found: dict[str, Any] = self.folder.read_json(EVALUATION)
@@ -187,9 +213,9 @@ class RewardModelRun:
             with _threads(self.config):
                 self.console.say(start_line(self.config, self.pairs, steps=self.total_steps))
                 with preserve_global_state(), only_errors_of_transformers():
-                    step = self._train()
+                    step, stop = self._train()
                 if step < self.total_steps:
-                    self._interrupt(step)
+                    self._interrupt(step, stop.number)
                 found = self._finish()
         for line in result_lines(found["right"], self.folder.path):
             self.console.say(line)
@@ -210,8 +236,8 @@ class RewardModelRun:
                 f"{self.config.dataset} is no longer what the run in {self.folder.path} began with; start a new run"
             )
 
-    def _train(self) -> int:
-        """Train from the last checkpoint on, and return the last step."""
+    def _train(self) -> tuple[int, StopRequest]:
+        """Train from the last checkpoint on; return the last step, and the request by which it may have stopped."""
         # Imported here: it takes a second, and errors in the settings come first.
         from tril_gym.reward_model.trainer import PreferenceTrainer, RunCallback, training_arguments
 
@@ -241,7 +267,7 @@ class RewardModelRun:
                 callback=callback,
             )
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-            return int(trainer.state.global_step)
+            return int(trainer.state.global_step), stop_requested
 
     def _keep_checkpoint(self, draft: Path, step: int) -> None:
         def move(place: Path) -> None:
@@ -257,11 +283,12 @@ class RewardModelRun:
         self.folder.append(METRICS, metrics)
         self.console.say(epoch_line(metrics, epochs=self.config.epochs))
 
-    def _interrupt(self, step: int) -> None:
+    def _interrupt(self, step: int, number: int | None) -> None:
         self._save({"finished": False})
         raise Interrupted(
             f"stopped after step {step} of {self.total_steps}; the folder has the model so far; resume with"
-            f" --output-dir {self.folder.path} --resume"
+            f" --output-dir {self.folder.path} --resume",
+            signal.SIGINT if number is None else number,
         )
 
     def _finish(self) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -42,23 +44,43 @@ PROFILED = {
 NOT_COMPARED = ("examples", "reward/stderr")
 
 
+class SteadyConsole(Console):
+    """A rich console that goes quiet, instead of ending the process, when nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more; what is still buffered goes nowhere, so that Python's exit does not fail on it."""
+        self.quiet = True
+        with suppress(OSError, ValueError, AttributeError):  # no descriptor: nothing is flushed at exit
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+
+
 class RunConsole:
     """Print the messages of a run. Bars and spinners appear on a terminal only, lines everywhere.
+
+    Where the output is closed (`| head`, a terminal that is gone) the rest is not printed; the run goes on.
 
     Args:
         console: the rich console to print on; by default standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or SteadyConsole(highlight=False)
 
     def say(self, text: str) -> None:
         """Print one line without wrapping it."""
-        self.console.print(escape(text), soft_wrap=True)
+        self._print(escape(text), soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """Print a table."""
-        self.console.print(table)
+        self._print(table)
+
+    def _print(self, content: RenderableType, **settings: Any) -> None:
+        try:
+            self.console.print(content, **settings)
+        except (OSError, ValueError):  # the terminal is gone, or the file is closed
+            self.console.quiet = True
 
     @contextmanager
     def waiting(self, activity: str) -> Iterator[None]:
@@ -114,7 +136,13 @@ def metrics_line(metrics: Mapping[str, float]) -> str:
 
 def sample_line(sample: Mapping[str, Any]) -> str:
     """Return one sampled text with its reward and prompt on one line."""
-    return f"      {sample['reward']:6.3f}  {clip_text(sample['prompt'], 70)} → {clip_text(sample['completion'], 110)}"
+    reward = _reward(sample["reward"], "6.3f")
+    return f"      {reward}  {clip_text(sample['prompt'], 70)} → {clip_text(sample['completion'], 110)}"
+
+
+def _reward(value: float | None, style: str) -> str:
+    """Return a reward as text; a file has null for one that is not finite."""
+    return f"{math.nan if value is None else value:{style}}"
 
 
 def clip_text(text: str | None, width: int) -> str:
@@ -163,6 +191,7 @@ def evaluation_table(
 def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return ""
+    interval = None if interval is None or None in interval else interval
     return f"{value:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
 
 
@@ -170,7 +199,7 @@ def _narrow_cell(value: float | None, interval: tuple[float, float] | None) -> s
     """Return a cell of at most 20 characters for values from 0.01 to 100, so that the table fits 80 columns."""
     if value is None:
         return ""
-    numbers = (value, *(interval or ()))
+    numbers = (value, *(() if interval is None or None in interval else interval))
     largest = max(map(abs, numbers))
     style = ".1f" if largest >= 10 else ".3f" if largest >= 0.01 else ".2g"
     # Below 1e-5 it is rounding, such as a KL divergence before training.
@@ -185,7 +214,9 @@ def samples_table(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[s
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1)
     for old, new in zip(before, after, strict=True):
-        cells = (f"{clip_text(sample['completion'], 300)} ({sample['reward']:.3f})" for sample in (old, new))
+        cells = (
+            f"{clip_text(sample['completion'], 300)} ({_reward(sample['reward'], '.3f')})" for sample in (old, new)
+        )
         table.add_row(escape(clip_text(old["prompt"], 300)), *map(escape, cells))
     return table
 
@@ -194,16 +225,16 @@ def profile_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of mean seconds, share and peak memory of each part of an iteration, from metrics by iteration."""
     measured = rows[1:] or rows  # the first iteration also loads and allocates
     parts = [name for name in PROFILED if any(f"time/{name}" in row for row in measured)]
-    seconds = {name: sum(row.get(f"time/{name}", 0.0) for row in measured) / len(measured) for name in parts}
+    seconds = {name: sum(row.get(f"time/{name}") or 0.0 for row in measured) / len(measured) for name in parts}
     table = Table(title="time and memory of an iteration", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("part", no_wrap=True)
     for column in ("seconds", "share", "peak MiB"):
         table.add_column(column, justify="right")
     total = sum(seconds.values()) or 1.0
     for name in parts:
-        peaks = [row[f"memory/{name}"] for row in measured if f"memory/{name}" in row]
+        peaks = [row[f"memory/{name}"] for row in measured if row.get(f"memory/{name}") is not None]
         share, peak = f"{seconds[name] / total:.1%}", f"{max(peaks):.0f}" if peaks else ""
         table.add_row(PROFILED[name], f"{seconds[name]:.3f}", share, peak)
-    speed = sum(row["tokens_per_second"] for row in measured) / len(measured)
+    speed = sum(row["tokens_per_second"] or 0.0 for row in measured) / len(measured)
     table.caption = f"{len(measured)} iterations of {total:.3f} seconds, {speed:.0f} tokens per second"
     return table

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from tril_gym import __version__
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.model_check import check_training_mode
 from tril_gym.agents.actors.policy import LMPolicy
@@ -31,6 +33,7 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
+from tril_gym.utils.versions import check_not_newer
 
 
 class Agent(ABC):
@@ -154,9 +157,9 @@ class Agent(ABC):
         torch.save(
             {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
         )
-        about = {"algorithm": self.name, "iteration": self.iteration, "seed": self.seed, "config": asdict(self.config)}
-        about["guide"] = _describe(self.guide, self.policy)
-        (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n")
+        about = {"version": __version__, "algorithm": self.name, "iteration": self.iteration, "seed": self.seed}
+        about |= {"config": asdict(self.config), "guide": _describe(self.guide, self.policy)}
+        (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
         if guide.shares_base(self.policy):
@@ -165,30 +168,33 @@ class Agent(ABC):
             guide.save(folder) if guide.lora is None else guide.language_model.save_adapter(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, envs: VectorEnv, device: str | torch.device = "cpu", **parts: Any) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        envs: VectorEnv,
+        device: str | torch.device = "cpu",
+        changes: Mapping[str, Any] | None = None,
+        **parts: Any,
+    ) -> Self:
         """Load an agent that `save` wrote; it continues as if never stopped.
 
         Args:
             folder: the saved agent.
             envs: an environment like the one it was trained in.
             device: torch device of the policy and the guide.
+            changes: hyperparameters with another value than the saved one.
             parts: what could not be saved: `guide=`, if it is neither a language model nor the references, and
                 GAIL's `discriminator=`, if it is your own.
 
         Raises:
-            ValueError: the folder holds no agent or one of another algorithm, or the guide is missing.
+            ValueError: the folder holds no agent, one of another algorithm or of a newer version, or the guide is
+                missing.
         """
         folder = Path(folder)
-        try:
-            about = json.loads((folder / "agent.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
-        if about["algorithm"] != cls.name:
-            raise ValueError(
-                f"{folder} holds an agent of {about['algorithm']}, not of {cls.name}; use the class of that algorithm"
-            )
+        about = cls._read_about(folder)
         policy = saved_policy(folder).to(device)
-        config = cls.config_type(**about["config"])
+        config = cls.config_type(**about["config"] | dict(changes or {}))
         if cls.takes_guide and "guide" not in parts:
             parts["guide"] = _saved_guide(folder, about["guide"], policy)
         agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
@@ -197,6 +203,30 @@ class Agent(ABC):
         agent.learner.load_state_dict(saved["learner"])
         agent.iteration = about["iteration"]
         return agent
+
+    @classmethod
+    def _read_about(cls, folder: Path) -> dict[str, Any]:
+        """Return the description of a saved agent of this algorithm.
+
+        Raises:
+            ValueError: there is none, or another algorithm or a newer version wrote it.
+        """
+        try:
+            about: dict[str, Any] = json.loads((folder / "agent.json").read_text(encoding="utf-8"))
+            algorithm, numbers = about["algorithm"], about["config"].keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder} holds no saved agent (agent.json: {error})") from error
+        check_not_newer(str(about.get("version", "0.1.0")), str(folder))
+        if algorithm != cls.name:
+            raise ValueError(
+                f"{folder} holds an agent of {algorithm}, not of {cls.name}; use the class of that algorithm"
+            )
+        if unknown := sorted(numbers - {entry.name for entry in fields(cls.config_type)}):
+            raise ValueError(
+                f"{folder / 'agent.json'} has the hyperparameter {unknown[0]!r}, which {cls.name} of tril-gym"
+                f" {__version__} does not have; use the version that wrote it"
+            )
+        return about
 
 
 class GuidedAgent(Agent):

@@ -1,0 +1,70 @@
+"""How a command ends that does not succeed: one message and an exit code, with a traceback only where it is asked for.
+
+1: a part of the run failed. 2: a mistake of the user (`usage_errors`). 128 + n: signal n stopped it, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+
+from tril_gym.cli.options import GroupedOption
+from tril_gym.utils.interrupt import Interrupted, exit_code_of, stop_at_once
+
+MOST = 2000  # characters of an error that are shown
+
+
+def debug_option() -> GroupedOption:
+    """Return the option that shows tracebacks."""
+    return GroupedOption(["--debug"], group="run", is_flag=True, help="Show the traceback of an error")
+
+
+@contextmanager
+def reported_failures(*, debug: bool) -> Iterator[None]:
+    """End the command with a message where the block fails or a signal stops it.
+
+    Args:
+        debug: show the traceback first.
+    """
+    try:
+        with stop_at_once():
+            yield
+    except Interrupted as stop:
+        _report(str(stop))
+        raise SystemExit(exit_code_of(stop)) from None
+    except KeyboardInterrupt as stop:
+        _report("\n".join(["stopped at once", *_notes(stop)]))
+        raise SystemExit(exit_code_of(stop)) from None
+    except click.ClickException as error:
+        _show_traceback(error.__cause__ if debug else None)
+        raise
+    except Exception as error:
+        _show_traceback(error if debug else None)
+        hint = [] if debug else ["--debug shows the traceback."]
+        _report("\n".join([f"Error: {describe(error)}", *_notes(error), *hint]))
+        raise SystemExit(1) from None
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in words, with its kind where the message does not say enough."""
+    text = str(error).strip()
+    text = text if len(text) <= MOST else text[:MOST] + " …"
+    is_own = type(error) in (RuntimeError, ValueError) or type(error).__module__.startswith("tril_gym.")
+    return text if is_own and text else ": ".join(filter(None, [type(error).__name__, text]))
+
+
+def _notes(error: BaseException) -> list[str]:
+    return [note[0].upper() + note[1:] + "." for note in vars(error).get("__notes__", ()) if note]
+
+
+def _show_traceback(error: BaseException | None) -> None:
+    if error is not None:
+        _report("".join(traceback.format_exception(error)))
+
+
+def _report(text: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        click.echo(text, err=True)

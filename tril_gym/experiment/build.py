@@ -162,8 +162,8 @@ def build_evaluation(
 ) -> EvaluationComponents:
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
-    Other settings than those of the run may be given. `loading` has fields of `RunConfig` that say how a model is loaded.
-    Code that only the run's settings name is run with `trust_code`.
+    `loading` has fields of `RunConfig` that say how a model is loaded. Code that only the settings of the run name is
+    run with `trust_code`.
 
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.
@@ -181,9 +181,8 @@ def build_evaluation(
     named = given | {"env_args": env_args}
     known = saved_config(folder, named) if is_run else RunConfig(algorithm="none", policy=source, **loading)
     config = _evaluated_config(known, env_args, given)
-    if is_run:
-        used = asdict(replace(config, guide=None))  # an evaluation has none
-        check_trusted(used, named, where=str(folder.path / CONFIG), trust_code=trust_code)
+    if is_run:  # an evaluation has no guide
+        check_trusted(asdict(replace(config, guide=None)), named, where=folder.path / CONFIG, trust_code=trust_code)
     data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     with cpu_threads(config.cpu_threads):
         if is_run:

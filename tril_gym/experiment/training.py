@@ -154,7 +154,7 @@ def resumed_run(
     config = saved_config(folder, given)
     check_single_process()
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
-    check_trusted(asdict(config), given, where=str(folder.path / CONFIG), trust_code=trust_code)
+    check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
     config, tracker = with_changes(config, given), Tracker(track)
     folder.lock(force=force_unlock)
     try:

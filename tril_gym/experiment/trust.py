@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tril_gym.utils.config_fields import flag_of
@@ -30,7 +31,9 @@ NO_SECRET = re.compile(r"^(bos|eos|pad|unk|sep|cls|mask|stop|special|image|start
 USER_IN_ADDRESS = re.compile(r"(://)[^/@\s]+@")
 
 
-def check_trusted(settings: Mapping[str, Any], named: Mapping[str, Any], *, where: str, trust_code: bool) -> None:
+def check_trusted(
+    settings: Mapping[str, Any], named: Mapping[str, Any], *, where: str | Path, trust_code: bool
+) -> None:
     """Check that the settings of a run folder name no code but what the user names as well.
 
     Args:

@@ -83,7 +83,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     callback=parse_settings,
     help="Setting of a metric; may be repeated",
 )
-@option("--examples", group="data", type=AT_LEAST_ONE, help="Maximum number of examples  [default: all]")
+@option("--examples", group="data", type=AT_LEAST_ONE, help="Number of examples, a random sample  [default: all]")
 @option(
     "--num-envs",
     group="run",

@@ -58,7 +58,10 @@ class RunConfig:
         None, "Data set of held-out examples; default: the validation part of --dataset", group="data"
     )
     eval_examples: int = config_field(
-        200, "Maximum number of held-out examples in an evaluation", minimum=1, group="data"
+        200,
+        "Number of held-out examples in an evaluation, a random sample; all where there are fewer",
+        minimum=1,
+        group="data",
     )
     eval_every: int = config_field(
         0,

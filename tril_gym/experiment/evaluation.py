@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
@@ -22,6 +23,8 @@ from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
+ORDER_SEED = 0  # of the order in which samples of examples are taken
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -30,7 +33,7 @@ class Evaluation:
     metrics: dict[str, dict[str, float]]  # for "greedy" and "sampled": reward/mean, text/…, score/…, metric/…, kl
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
-    rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of the examples
+    rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of evaluation
     texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
 
     def as_json(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def evaluate(
         envs: a vector environment. One that cannot restart single rows draws the examples itself, by the seed.
         seed: random seed for sampling. The same seed gives the same metrics.
         ref_policy: also report "kl", the KL divergence of the sampled texts from this policy in nats per text.
-        count: the number of examples, from the first one on; by default all.
+        count: evaluate on a random sample of so many examples, the same for every seed; by default on all, in order.
         samples: the number of texts in `Evaluation.samples`.
         metrics: further scores to measure the texts by; see `metrics_by_name`.
         known_words: also report "text/unknown_words", the share of texts with a word that is not in this set;
@@ -71,7 +74,7 @@ def evaluate(
     total = layout.num_examples if count is None else min(count, layout.num_examples or count)
     if total is None:
         raise ValueError("the environment has no fixed number of examples; give the number of texts, such as count=200")
-    examples = range(total) if layout.restart == "rows" else None
+    examples = chosen_examples(layout.num_examples, count) if layout.restart == "rows" else None
     found, intervals, rewards, kept, written = {}, {}, {}, [], []
     for name, actor in (("greedy", policy.with_decoding(Decoding(greedy=True))), ("sampled", policy)):
         generator = torch.Generator().manual_seed(seed)
@@ -86,6 +89,24 @@ def evaluate(
         kept = sample_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
         written += [{"written": name} | row for row in _scored_texts(texts, measured)]
     return Evaluation(found, intervals, kept, rewards, written)
+
+
+def chosen_examples(num_examples: int | None, count: int | None) -> list[int]:
+    """Return the indices of the examples to evaluate on: all in order, or the first `count` of a random order.
+
+    Data sets are often sorted, by class for one, so the first examples are not like the others. The order is the same
+    for every seed of an evaluation, so that runs are evaluated on the same examples, and a smaller sample is part of a
+    larger one.
+
+    Raises:
+        ValueError: the environment has no fixed number of examples.
+    """
+    if num_examples is None:
+        raise ValueError("an environment that restarts single rows must have a number of examples in its metadata")
+    if count is None:
+        return list(range(num_examples))
+    order: list[int] = np.random.default_rng(ORDER_SEED).permutation(num_examples).tolist()
+    return order[:count]
 
 
 def columns_of_texts(

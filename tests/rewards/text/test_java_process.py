@@ -1,9 +1,11 @@
 """Java processes that answer line by line, with a Python program in the place of Java."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +175,34 @@ def test_memory_setting_has_a_unit(memory):
     check_memory("512m")
     with pytest.raises(ValueError, match=r'memory must be a number with k, m or g, such as "2g", got'):
         check_memory(memory)
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java 11")
+def test_numbers_have_a_point_in_every_language(tmp_path, monkeypatch):
+    """Where the system writes 0,5 so would the program, which is no number to Python."""
+    program = tmp_path / "Half.java"
+    program.write_text(
+        'public class Half { public static void main(String[] a) { System.out.println(String.format("%.1f", 0.5)); } }'
+    )
+    german = "-Duser.language=de -Duser.country=DE -Duser.language.format=de -Duser.country.format=DE"
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", german)
+    replies = [
+        subprocess.run(["java", *options, str(program)], capture_output=True, text=True, check=True).stdout.strip()
+        for options in ((), java.ENGLISH)
+    ]
+    assert replies == ["0,5", "0.5"]
+    with pytest.raises(RuntimeError, match="did not reply with a number"):
+        parse_numbers(replies[:1], reward="meteor")
+
+
+def test_java_rewards_start_java_in_english(monkeypatch):
+    from tril_gym.rewards.text import meteor, official_spice
+
+    for module in (meteor, official_spice):
+        monkeypatch.setattr(module, "caption_file", lambda reward, path: Path("x.jar"))
+        monkeypatch.setattr(module, "find_java", lambda reward, compiler=False: "java")
+    monkeypatch.setattr(official_spice, "class_path", lambda corenlp: ["x.jar"])
+    for reward in (meteor.Meteor(), official_spice.OfficialSpice()):
+        assert set(java.ENGLISH) <= set(
+            reward.command[: reward.command.index("-jar" if reward.name == "meteor" else "-cp")]
+        )

@@ -23,6 +23,10 @@ from tril_gym.rewards.base import well_formed
 
 STDERR_BYTES = 32_768  # at the end of a dead program's standard error, which are searched for
 STDERR_LINES = 4  # the last lines, which are shown,
+# Numbers with a point and lower case as in English, whatever the language of the system.
+ENGLISH = tuple(
+    f"-Duser.{key}{kind}={value}" for kind in ("", ".format") for key, value in (("language", "en"), ("country", "US"))
+)
 TRACE = re.compile(r"\s+(at |\.\.\. \d+ more)")  # without the lines of a Java stack trace
 
 

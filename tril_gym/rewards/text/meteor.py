@@ -20,6 +20,7 @@ import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch, well_formed
 from tril_gym.rewards.text.java_process import (
+    ENGLISH,
     caption_file,
     check_memory,
     find_java,
@@ -56,7 +57,7 @@ class Meteor(Score):
         """
         check_memory(memory)
         jar = caption_file(self.name, "meteor/meteor-1.5.jar")
-        options = [f"-Xmx{memory}", "-Dfile.encoding=UTF-8"]
+        options = [f"-Xmx{memory}", "-Dfile.encoding=UTF-8", *ENGLISH]
         self.command = [find_java(self.name), *options, "-jar", str(jar), *OPTIONS]
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:

@@ -30,6 +30,7 @@ import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.text.java_process import (
+    ENGLISH,
     caption_file,
     check_memory,
     find_java,
@@ -81,7 +82,7 @@ class OfficialSpice(Score):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.max_words = max_words
         jars = class_path(corenlp)
-        options = [f"-Xmx{memory}", *SAME_HASH, "-cp", os.pathsep.join(jars)]
+        options = [f"-Xmx{memory}", *ENGLISH, *SAME_HASH, "-cp", os.pathsep.join(jars)]
         java = find_java(self.name, compiler=True)
         self.command = [java, *options, str(SERVER), str(threads or os.cpu_count() or 1)]
 

@@ -1,0 +1,61 @@
+"""Evaluations: which examples are chosen, and that no figure depends on the number of texts in parallel."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import SyncVectorEnv
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import tiny_policy
+from tril_gym.data import Example
+from tril_gym.experiment import evaluate
+from tril_gym.experiment.evaluation import chosen_examples
+
+TOY = {"max_new_tokens": 6, "num_examples": 23, "rule": "count", "dense": True}
+
+
+def test_a_sample_is_spread_over_a_sorted_data_set():
+    """The first 200 of IMDB as it is published are all negative."""
+    chosen = chosen_examples(1000, 200)
+    assert len(set(chosen)) == 200
+    assert 60 < sum(index < 500 for index in chosen) < 140
+    assert chosen_examples(1000, 200) == chosen
+    assert chosen_examples(1000, 100) == chosen[:100], "an evaluation during training is on part of the same examples"
+
+
+@pytest.mark.parametrize("count", [23, 30])
+def test_a_sample_of_all_is_every_example(count):
+    assert sorted(chosen_examples(23, count)) == list(range(23))
+    assert chosen_examples(23, None) == list(range(23))
+
+
+def test_both_classes_of_a_sorted_data_set_are_evaluated():
+    data = [Example(f"a film that is number {i}", ("and good",), label=int(i >= 100)) for i in range(200)]
+    envs = gym.make_vec("tril/IMDB-v0", num_envs=8, dataset=data, reward=None, autoreset_mode="Disabled")
+    policy = tiny_policy(envs, samples=0, width=16, heads=2, layers=1)
+    found = evaluate(policy, envs, seed=0, count=20, samples=20)
+    labels = [data[sample["example"]].label for sample in found.samples]
+    assert 4 <= sum(labels) <= 16
+
+
+def toy(num_envs, *, sync=False):
+    if sync:  # as an environment of the user, whose rows cannot restart
+        return SyncVectorEnv([lambda: gym.make("tril/Toy-v0", **TOY)] * num_envs)
+    return gym.make_vec("tril/Toy-v0", num_envs=num_envs, autoreset_mode="Disabled", **TOY)
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("count", [None, 10])
+def test_figures_do_not_depend_on_the_number_of_envs(kind, sync, count):
+    policy = tiny_policy(toy(2), kind=kind, samples=0, width=16, heads=2, layers=1)
+    ref_policy = tiny_policy(toy(2), kind=kind, samples=0, width=16, heads=2, layers=1, seed=1)
+    runs = [evaluate(policy, toy(n, sync=sync), seed=3, count=count, ref_policy=ref_policy) for n in (1, 4, 7, 64)]
+    for run in runs[1:]:
+        assert run.rewards == runs[0].rewards
+        assert [row["completion"] for row in run.texts] == [row["completion"] for row in runs[0].texts]
+        for decoding, metrics in runs[0].metrics.items():
+            assert run.metrics[decoding] == pytest.approx(metrics, rel=1e-5), decoding
+    other = evaluate(policy, toy(4, sync=sync), seed=4, count=count)
+    assert other.rewards["sampled"] != runs[0].rewards["sampled"], "another seed gives other figures"
+    assert np.isfinite(runs[0].metrics["sampled"]["kl"])

@@ -12,6 +12,7 @@ import benchmark_models
 import environment
 import gpu
 import growth
+import guide_question
 import gymnasium as gym
 import iteration
 import learning
@@ -214,6 +215,34 @@ def test_toy_guides(tmp_path, capsys):
     assert list(rewards) == ["start", "ppo", "d2lols", "lols"]
     assert all(0 <= reward <= 1 for reward in rewards.values())
     capsys.readouterr()
+
+
+class TestGuideQuestion:
+    def test_every_arm_runs_once(self, data, tmp_path, capsys):
+        (data / "commongen" / "test.jsonl.gz").write_bytes((data / "commongen" / "train.jsonl.gz").read_bytes())
+        sizes = {"width": 16, "layers": 1, "samples": 8, "epochs": 1, "minibatch_size": 8}
+        smallest = ["--seeds", "1", "--iterations", "1", "--texts", "4", "--examples", "1"]
+        text = guide_question.main(
+            [str(data / "commongen"), str(tmp_path / "found"), *smallest, "--pretraining", json.dumps(sizes)]
+        )
+        rows = text.splitlines()[2:]
+        assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(guide_question.ARMS)
+        before = (tmp_path / "found" / "0_0.json").read_text()
+        guide_question.main([str(data / "commongen"), str(tmp_path / "found"), *smallest])  # nothing is left to run
+        assert (tmp_path / "found" / "0_0.json").read_text() == before
+        capsys.readouterr()
+
+    def test_differences_are_paired_by_seed(self):
+        def result(arm, seed, after):
+            metrics = {way: {"reward/mean": after, "kl": 1.0} for way in ("greedy", "sampled")}
+            start = {way: {"reward/mean": 0.5} for way in metrics}
+            return {"arm": arm, "seed": seed, "before": start, "after": metrics, "tokens": 10}
+
+        rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result("BC", 0, 0.5), result("BC", 1, 0.7)]
+        # Gains of BC: 0 and 0.2, mean 0.1, standard error 0.1; less PPO's: −0.1 twice.
+        own, difference = guide_question.table(rows).splitlines()[-1].split(" | ")[2:4]
+        assert own == f"+0.100 ± {12.71 * 0.1:.3f}"
+        assert difference == "-0.100 ± 0.000"
 
 
 def test_sample_efficiency(tmp_path, capsys):

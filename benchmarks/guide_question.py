@@ -1,0 +1,186 @@
+"""Is a guide worth its texts on real data? PPO against guided algorithms, from the same first policies.
+
+    python benchmarks/guide_question.py COMMONGEN FOLDER [--arms NAME …] [--seeds N] [--device cuda] [--iterations N]
+
+COMMONGEN is a folder with train, validation and test files of concepts and references. The policy is a decoder of 4.1
+million parameters, pretrained from random weights on 60,000 references, three times over; three such policies, one for
+every third seed. The good guide is the same network, pretrained five times over and sampled at temperature 0.3; the
+useless guide has random weights. All arms train on the same number of texts with the same settings, chosen for PPO on
+validation examples. `bc` imitates as many references, four times over, as its updates cost less than PPO's.
+
+Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
+t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,
+for references, read. Results are kept in FOLDER, one JSON file per run, so an interrupted measurement continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Guide, LMPolicy, tiny_policy
+from tril_gym.experiment import evaluate
+from tril_gym.experiment.algorithms import agent_type
+
+ENV, TOKENIZER, MAX_NEW_TOKENS = "tril/CommonGen-v0", "fit:12000", 24
+TEXTS = 256  # per iteration
+NETWORK = {"width": 192, "layers": 4}
+PRETRAINING = {
+    "samples": 60_000,
+    "epochs": 3,
+    "learning_rate": 2e-3,
+    "lr_schedule": "linear",
+    "lr_warmup": 100,
+    "weight_decay": 0.1,
+    "minibatch_size": 128,
+}
+FIRST_POLICIES = 3
+GOOD = {"seed": 10, "samples": 66_000, "epochs": 5}
+ACTOR_CRITIC = {
+    "learning_rate": 2e-4,
+    "lr_schedule": "linear",
+    "critic_learning_rate": 2e-3,
+    "critic_warmup": 1,
+    "gae_lambda": 1.0,
+    "epochs": 1,
+    "minibatch_size": 32,
+    "normalize_advantages": True,
+    "temperature": 0.7,
+    "kl_coef": 0.02,
+}
+SWITCH = {"gae_lambda": 0.95, "allow_full_rollins": True}
+LATE = SWITCH | {"rollin_prob": 0.3, "aggrevated_rollin_prob": 0.8, "aggrevated_iterations": 8}
+# Algorithm, guide, and settings beside the common ones.
+ARMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "PPO": ("ppo", None, {}),
+    "PPO++, good guide, β 0.5": ("ppo-pp", "good", {"rollin_prob": 0.5}),
+    "PPO++, references, β 0.5": ("ppo-pp", "references", {"rollin_prob": 0.5}),
+    "PPO++, references, β 1": ("ppo-pp", "references", {"rollin_prob": 1.0}),
+    "AggreVaTeD, good guide": ("aggrevated", "good", SWITCH),
+    "D2LOLS, good guide": ("d2lols", "good", LATE),
+    "PPO++, useless guide, β 0.5": ("ppo-pp", "useless", {"rollin_prob": 0.5}),
+    "BC": ("bc", None, {"learning_rate": 1e-4, "epochs": 4, "minibatch_size": 32}),
+}
+T_QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}  # 97.5 %, by degrees of freedom
+
+
+def make_envs(data: Path, num_envs: int, **settings: Any) -> VectorEnv:
+    settings |= {"dataset": str(data), "tokenizer": TOKENIZER, "max_new_tokens": MAX_NEW_TOKENS}
+    return gym.make_vec(ENV, num_envs=num_envs, autoreset_mode="Disabled", **settings)
+
+
+def guide_named(name: str | None, envs: VectorEnv, options: argparse.Namespace) -> Guide | None:
+    if name is None:
+        return None
+    if name == "references":
+        return Guide.references()
+    if name == "useless":
+        return Guide(tiny_policy(envs, samples=0).to(options.device))
+    good = NETWORK | PRETRAINING | GOOD | options.pretraining
+    return Guide(tiny_policy(envs, **good).to(options.device), temperature=0.3, top_p=0.92)
+
+
+def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one seed of an arm; return what its texts earn on the test split before and after."""
+    algorithm, guide_name, settings = ARMS[arm]
+    envs = make_envs(options.data, options.texts)
+    test = make_envs(options.data, options.examples, split="test")
+    sizes = NETWORK | PRETRAINING | options.pretraining
+    first, policy = (tiny_policy(envs, **sizes, seed=seed % FIRST_POLICIES).to(options.device) for _ in range(2))
+    kind = agent_type(algorithm)
+    common = {} if algorithm == "bc" else ACTOR_CRITIC | {"lr_iterations": options.iterations}
+    guide = guide_named(guide_name, envs, options)
+    parts: dict[str, Any] = {} if guide is None else {"guide": guide}
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no text is the policy's own with β 1
+        agent = kind(policy=policy, envs=envs, config=kind.config_type(**common | settings), seed=seed, **parts)
+    first = first.with_decoding(agent.policy.decoding)
+    before = measured(agent.policy, test, first)
+    rows: list[Mapping[str, float]] = []
+    begin = time.perf_counter()
+    agent.learn(options.iterations, callback=lambda report: rows.append(dict(report.metrics)))
+    seconds = time.perf_counter() - begin
+    after = measured(agent.policy, test, first)
+    found = {"before": before, "after": after, "tokens": sum(row["tokens"] for row in rows)}
+    worth = {name: rows[0][name] for name in ("reward/policy_alone", "reward/guide_alone") if name in rows[0]}
+    return {"arm": arm, "seed": seed, "seconds": seconds, "worth": worth} | found
+
+
+def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, dict[str, float]]:
+    """Return the metrics of greedy and of sampled texts."""
+    return evaluate(policy, envs, seed=0, ref_policy=first, count=envs.num_envs).metrics
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the half-width of its 95 % interval by Student's t; NaN for a single value."""
+    freedom = len(values) - 1
+    quantile = T_QUANTILES.get(freedom, 2.0 if freedom > 9 else 2.45)
+    width = quantile * statistics.stdev(values) / math.sqrt(len(values)) if freedom else math.nan
+    return statistics.mean(values), width
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table in Markdown, one row per arm, in the order of `ARMS`."""
+    gains: dict[str, dict[str, dict[int, float]]] = {}
+    for result in results:
+        for way in ("greedy", "sampled"):
+            change = result["after"][way]["reward/mean"] - result["before"][way]["reward/mean"]
+            gains.setdefault(result["arm"], {}).setdefault(way, {})[result["seed"]] = change
+    lines = ["| | seeds | greedy | less PPO's | sampled | less PPO's | KL | tokens |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for arm in (arm for arm in ARMS if arm in gains):
+        cells = []
+        for way in ("greedy", "sampled"):
+            own, theirs = gains[arm][way], gains.get("PPO", {}).get(way, {})
+            paired = [gain - theirs[seed] for seed, gain in own.items() if seed in theirs]
+            cells.append(_cell(list(own.values())))
+            cells.append("" if arm == "PPO" or not paired else _cell(paired))
+        rows = [result for result in results if result["arm"] == arm]
+        kl = statistics.mean(row["after"]["sampled"]["kl"] for row in rows)
+        tokens = statistics.mean(row["tokens"] for row in rows)
+        lines.append(f"| {arm} | {len(rows)} | {' | '.join(cells)} | {kl:.1f} | {tokens:,.0f} |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, width = mean_and_interval(values)
+    return f"{mean:+.3f} ± {width:.3f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the data set's folder")
+    parser.add_argument("folder", type=Path, help="results, one JSON file per run")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--texts", type=int, default=TEXTS, help="per iteration")
+    parser.add_argument("--examples", type=int, default=400, help="of the test split")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pretraining", type=json.loads, default={}, help="other settings of pretraining, as JSON")
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(options.seeds):
+        for number, arm in enumerate(ARMS):
+            path = options.folder / f"{number}_{seed}.json"
+            if arm in options.arms and not path.is_file():
+                found = run(arm, seed, options)
+                path.write_text(json.dumps(found, indent=1))
+                print(f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}", flush=True)
+    text = table([json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))])
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ ORDER = (
     "models",
     "rewards.base",
     "rewards.fitting",
+    "rewards.retries",
     "rewards.functions",
     "rewards.registry",
     "rewards",  # its public names, all defined in the packages before

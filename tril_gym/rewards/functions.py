@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, as_numbers, check_batch
+from tril_gym.rewards.retries import Retried
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class FunctionScore(Score):
     """A score made of a function.
 
     A function that returns a single number for several texts is one of one text: it is called once per text, and a log
-    message says so; `per_text` avoids it.
+    message says so; `per_text` avoids it. A function that raises is called again; see `Retried`.
 
     Args:
         function: of a batch or, with `is_per_text`, of one text.
@@ -43,7 +44,8 @@ class FunctionScore(Score):
     """
 
     def __init__(self, function: Callable[..., Any], *, is_per_text: bool | None = None) -> None:
-        self.function, self.is_per_text = function, is_per_text
+        self.function = function if isinstance(function, Retried) else Retried(function)
+        self.is_per_text = is_per_text
         self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
         if is_per_text is None and passing(function, INPUTS) is None and passing(function, OF_ONE_TEXT) is not None:
             self.is_per_text = True  # its parameters have names of one text
@@ -101,6 +103,20 @@ def per_text(function: Callable[..., Any]) -> FunctionScore:
     The names are prompt, completion, references and extras.
     """
     return FunctionScore(function, is_per_text=True)
+
+
+def with_retries(
+    function: Callable[..., Any], *, retries: int = 2, pause: float = 1.0, timeout: float | None = None
+) -> FunctionScore:
+    """Return the score of a function that may fail for a moment, such as one that asks a service.
+
+    Args:
+        function: as `FunctionScore` takes it.
+        retries: further calls after one that raised.
+        pause: seconds before the second call; each further pause is twice as long.
+        timeout: seconds that a call may take; None for any number.
+    """
+    return FunctionScore(Retried(function, retries=retries, pause=pause, timeout=timeout))
 
 
 def passing(function: Callable[..., Any], names: Sequence[str]) -> Call | None:

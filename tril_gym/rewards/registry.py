@@ -17,6 +17,8 @@ from typing import Any, Literal
 from tril_gym.rewards.base import CorpusScore, Score
 from tril_gym.rewards.fitting import Train
 from tril_gym.rewards.functions import FunctionScore
+from tril_gym.rewards.retries import SETTINGS as RETRY_SETTINGS
+from tril_gym.rewards.retries import Retried, RetriedScore
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 
@@ -288,12 +290,19 @@ def load(
     else:
         factory = _factory(_spec(name))
     known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in ("train", "fitted")]
+    attempts = _attempts_of(settings, known) if is_function_name(name) else {}
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
         raise ValueError(f"reward {name!r} has no setting {unknown[0]!r}; {its_settings}")
     if "train" in inspect.signature(factory).parameters:
         settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
-    return factory(**settings)
+    score = factory(**settings)
+    return RetriedScore(score, **attempts) if is_function_name(name) and isinstance(score, Score) else score
+
+
+def _attempts_of(settings: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """Take the settings of retries out of those of a reward that has none of these names itself."""
+    return {key: settings.pop(key) for key in RETRY_SETTINGS if key in settings and key not in known}
 
 
 def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train | None = None) -> Score:
@@ -320,9 +329,12 @@ def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train 
 
 
 def _from_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
-    if settings:
-        raise ValueError(f"reward {name} is a function and has no settings, got {', '.join(settings)}")
-    return FunctionScore(function)
+    if unknown := sorted(settings.keys() - set(RETRY_SETTINGS)):
+        raise ValueError(
+            f"reward {name} is a function and has no settings of its own, got {', '.join(unknown)}; how it is called"
+            f" again has the settings {', '.join(RETRY_SETTINGS)}"
+        )
+    return FunctionScore(Retried(function, **settings))
 
 
 def _spec(name: str) -> RewardSpec:

@@ -1,8 +1,18 @@
 """What all tests share. Nothing heavy is imported here: tests of environments and rewards need no torch."""
 
+import signal
+
 import pytest
 
 FAMILIES = ("gpt2", "llama", "qwen2", "t5", "bart")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_signals():
+    """Handle signals as usual where the test run was started with some ignored, in the background or by nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,7 +59,7 @@ def test_unknown_name_lists_the_known_ones():
 
 
 def test_unknown_setting_lists_the_known_ones(captions):
-    with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are reduction$"):
+    with pytest.raises(ValueError, match=r"no setting 'ovr'; its settings are reduction, tokenizer$"):
         rewards.load("rouge_l", ovr="mean")
     with pytest.raises(ValueError, match=r"no setting 'sigma'; it has no settings"):
         rewards.load("cider_d", train=captions, sigma=3)

@@ -1,6 +1,12 @@
 """The cache on disk: built once, verified, safe against failures and concurrent builds."""
 
 import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
@@ -86,7 +92,61 @@ def test_a_failed_build_leaves_nothing_behind(cache_folder):
     assert list((cache_folder / "model").iterdir()) == []
 
 
-def test_the_first_of_two_concurrent_builds_is_kept():
+def test_one_of_several_threads_builds_and_the_others_wait(caplog):
+    """Threads lock each other out as processes do."""
+    begun, go_on, builds = threading.Event(), threading.Event(), []
+
+    def build(folder):
+        builds.append(folder)
+        begun.set()
+        assert go_on.wait(30)
+        (folder / "weights.bin").write_bytes(b"weights")
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(cached_folder, "model", "abc", build)
+        assert begun.wait(30)
+        others = [pool.submit(cached_folder, "model", "abc", build) for _ in range(2)]
+        while caplog.text.count("another process is building model of the cache; waiting") < 2:
+            time.sleep(0.01)
+        assert not any(other.done() for other in others)
+        go_on.set()
+        assert {first.result(30), *(other.result(30) for other in others)} == {builds[0].parents[1] / "abc"}
+    assert len(builds) == 1
+
+
+BUILD_AND_DIE = """
+import os, sys
+from tril_gym.utils.cache import cached_folder
+def build(folder):
+    (folder / "half.bin").write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+cached_folder("model", "abc", build)
+"""
+
+
+def test_what_a_killed_build_left_is_removed(cache_folder):
+    subprocess.run([sys.executable, "-c", BUILD_AND_DIE], check=False)
+    (left,) = (cache_folder / "model").iterdir()
+    assert [path.name for path in left.rglob("*.bin")] == ["half.bin"]
+    folder = cached_folder("model", "abc", Builder())
+    assert list((cache_folder / "model").iterdir()) == [folder]
+    other = cache_folder / "model" / ".abd.left"
+    other.mkdir()
+    folder.rename(cache_folder / "model" / "gone")
+    cached_folder("model", "abc", Builder())
+    assert other.exists(), "of another key, which another process may be building"
+
+
+def test_a_file_system_without_locks_is_used_without(cache_folder, monkeypatch):
+    def acquire(self, *args, **keywords):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert (cached_folder("model", "abc", Builder()) / "weights.bin").exists()
+
+
+def test_the_first_of_two_builds_without_locks_is_kept(monkeypatch):
+    monkeypatch.setattr(cache, "_build_lock", lambda kind, key: nullcontext(False))
     late, early = Builder(), Builder()
 
     def interrupted(folder):

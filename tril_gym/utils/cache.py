@@ -1,21 +1,27 @@
 """A cache on disk for results that take seconds to compute, in the user's cache folder.
 
 A cached folder is built elsewhere and renamed, so it is never seen half built, and it holds the checksums of its files,
-so a damaged one is built again. The cache is `$TRIL_GYM_CACHE`, else `tril_gym` under `$XDG_CACHE_HOME` or `~/.cache`.
+so a damaged one is built again. A lock lets one process build while others wait for it; the next build removes what a
+killed one left. The cache is `$TRIL_GYM_CACHE`, else `tril_gym` under `$XDG_CACHE_HOME` or `~/.cache`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tril_gym.utils.atomic_files import scratch_folder
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "checksums.json"
+LOCKS = ".locks"  # folder of the cache
 
 
 def cache_root() -> Path:
@@ -41,6 +47,12 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     with ExitStack() as stack:
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            is_alone = stack.enter_context(_build_lock(kind, key))
+            if is_intact(folder):  # another process has built it meanwhile
+                return folder
+            if is_alone:
+                for rest in parent.glob(f".{key}.*"):  # of a build that was killed
+                    shutil.rmtree(rest, ignore_errors=True)
             scratch = stack.enter_context(scratch_folder(folder))
         except OSError as error:
             raise OSError(f"cannot write to the cache {parent}; set TRIL_GYM_CACHE to another folder") from error
@@ -50,6 +62,29 @@ def cached_folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         (built / MANIFEST).write_text(json.dumps(checksums(built), indent=0))
         _install(built, folder, scratch / "replaced")
     return folder
+
+
+@contextmanager
+def _build_lock(kind: str, key: str) -> Iterator[bool]:
+    """Hold the lock of one cached folder; yield whether there is one, which some file systems do not have."""
+    from filelock import FileLock, Timeout
+
+    folder = cache_root() / LOCKS
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / f"{kind}-{key}.lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("another process is building %s of the cache; waiting for it", kind)
+            lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def is_intact(folder: Path) -> bool:

@@ -134,6 +134,8 @@ def test_fit_is_cached(reviews, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger=sentiment_module.__name__):
         folder = sentiment_module.fit(labelled, "content")
     assert "accuracy 1.000 on 6 held-out texts" in caplog.text
+    assert caplog.records[0].levelname == "WARNING", "said before it takes a minute or two, also without logging set up"
+    assert "fitting the sentiment classifier to 60 labelled texts" in caplog.text
     made = (folder / "model.safetensors").stat().st_mtime_ns
     assert sentiment_module.fit(labelled, "content") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made

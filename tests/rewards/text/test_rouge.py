@@ -1,7 +1,10 @@
+import logging
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from tril_gym import rewards
+from tril_gym.rewards.text.rouge import _warn_once, unicode_words
 
 
 def rouge(completion, references, **settings):
@@ -70,3 +73,57 @@ def test_combined_is_the_best_of_the_means():
     alone = [of_kind("rouge_combined", "the cat", [reference]) for reference in references]
     assert of_kind("rouge_combined", "the cat", references) == max(alone)
     assert of_kind("rouge_combined", "the cat", references, reduction="mean") == pytest.approx(sum(alone) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Привет, мир!", ["привет", "мир"]),
+        ("我爱 Python3。", ["我", "爱", "python3"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("Caf\u00e9 cafe\u0301_x", ["caf\u00e9", "caf\u00e9", "x"]),
+        ("größer als", ["größer", "als"]),
+        ("カタカナ", ["カ", "タ", "カ", "ナ"]),
+        ("...", []),
+    ],
+)
+def test_words_of_any_script(text, words):
+    assert unicode_words(text) == words
+
+
+@pytest.mark.parametrize("name", ["rouge_1", "rouge_2", "rouge_l", "rouge_lsum", "rouge_combined"])
+@pytest.mark.parametrize("text", ["Кошка сидит на ковре", "猫坐在垫子上", "बिल्ली चटाई पर"])
+def test_equal_texts_of_other_scripts_score_1(name, text):
+    assert of_kind(name, text, [text]) == 0.0, "the letters a-z only"
+    assert of_kind(name, text, [text], tokenizer="unicode") == 1.0
+
+
+def test_other_scripts_by_hand():
+    # 猫在垫上 and 猫坐在垫子上: 4 and 6 characters, all 4 in order: P = 1, R = 4/6, F1 = 0.8
+    assert of_kind("rouge_l", "猫在垫上", ["猫坐在垫子上"], tokenizer="unicode") == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("text", ["Dogs were running, don't they?", "a_b c-d 12th", "", "Generously walked-on stairs"])
+def test_both_tokenizers_agree_on_ascii(text):
+    for reference in ("the dogs don't run", "a b c 12th", "generous walks"):
+        assert rouge(text, [reference], tokenizer="unicode") == rouge(text, [reference])
+
+
+@pytest.mark.parametrize(
+    ("reference", "warns"), [("猫坐在垫子上", True), ("Кошка и cat", True), ("Der größte Bär", False), ("ok", False)]
+)
+def test_references_that_are_not_read_are_named_once(reference, warns, caplog):
+    _warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            rouge("x", [reference])
+    assert len(caplog.records) == warns
+    assert ("rouge_l.tokenizer=unicode" in caplog.text) == warns
+    caplog.clear()
+    rouge("x", [reference], tokenizer="unicode")
+    assert caplog.records == []
+
+
+def test_other_tokenizers_are_refused():
+    with pytest.raises(ValueError, match="tokenizer must be one of ascii, unicode, got 'zh'"):
+        rewards.load("rouge_l", tokenizer="zh")

@@ -23,7 +23,7 @@ from tril_gym.rewards.neural import training
 from tril_gym.rewards.neural.classifier import MODEL_KIND, join_texts
 from tril_gym.rewards.neural.pretrained import check_folder, check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
-from tril_gym.utils.cache import cached_folder
+from tril_gym.utils.cache import cache_root, cached_folder
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.threads import cpu_threads
 
@@ -160,6 +160,11 @@ def _fit(examples: Sequence[ExampleLike], config: training.FitConfig, folder: Pa
     num_held_out = max(1, round(config.held_out * len(labelled)))
     kept, held_out = labelled[num_held_out:], labelled[:num_held_out]
 
+    logger.warning(
+        "fitting the sentiment classifier to %d labelled texts, which takes a minute or two; it is kept in %s",
+        len(labelled),
+        cache_root(),
+    )
     tokenizer = training.train_tokenizer([text for text, _ in kept], config)
     train_rows, held_out_rows = training.encode(tokenizer, kept), training.encode(tokenizer, held_out)
     with seeded(config.seed), cpu_threads(1):

@@ -65,6 +65,8 @@ def _check_header(path: Path, reader: csv.DictReader[str]) -> None:
         names = list(reader.fieldnames or ())
     except (csv.Error, UnicodeDecodeError) as error:
         raise _not_csv(path, reader, error) from error
+    if len(names) == 1 and (others := [mark for mark in ";\t|" if mark in names[0]]):
+        raise ValueError(f"{path}, line 1: columns are separated by commas, not {others[0]!r}, got {names[0]!r}")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}, line 1: the column {repeated[0]!r} is there twice; give each column its own name")
 

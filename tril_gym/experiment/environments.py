@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from tril_gym.data.readers import READERS
 from tril_gym.experiment.config import RunConfig
 from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of
 from tril_gym.utils.batched_infos import row_of
@@ -119,21 +120,37 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     train = {"dataset": name} if Path(name).is_file() else {"dataset": name, "split": "train"}
     if config.eval_dataset is not None:
         return train, *_whole_or_split(config.eval_dataset, "validation")
-    if not Path(name).is_file():
-        return train, *_whole_or_split(name, "validation")
     from tril_gym.data.example import Examples
-    from tril_gym.data.sources import HELD_OUT, hold_out
+    from tril_gym.data.sources import HELD_OUT, file_of_split, hold_out
+
+    if not Path(name).is_file():
+        if Path(name).is_dir():
+            _check_has_validation(file_of_split(Path(name), "train"))
+        return train, *_whole_or_split(name, "validation")
 
     examples = examples_of(config.env, dataset=name, on_bad_row=config.env_args.get("on_bad_row", "raise"))
     kept, held_out = hold_out(examples)
     if not kept or not held_out:
         raise ValueError(
-            f"{name} has only {len(examples)} examples, too few to hold {HELD_OUT:.0%} out for evaluation; add some, or"
-            " name other data with --eval-dataset"
+            f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or name"
+            " other data with --eval-dataset"
         )
     description = f"{len(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
     parts = Examples(kept, source=f"the learning part of {name}"), Examples(held_out, source=description, held_out=True)
     return {"dataset": parts[0]}, {"dataset": parts[1]}, description
+
+
+def _check_has_validation(train: Path) -> None:
+    """Check that a folder with this train split has a validation split.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not any((train.parent / f"validation{ending}").is_file() for ending in READERS):
+        raise ValueError(
+            f"{train.parent} has no validation split to evaluate on; add a file validation.jsonl, name other data with"
+            f" --eval-dataset, or hold a part of the train split out with --dataset {train}"
+        )
 
 
 def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:

@@ -109,7 +109,7 @@ def _type_rule(kind: Any, value: Any) -> str | None:
         is_infinite = isinstance(value, float) and not math.isfinite(value)
         return None if is_kind or is_infinite else ("a whole number" if kind is int else "a number")
     if kind is str:
-        return None if isinstance(value, str) else "a text"
+        return None if isinstance(value, str) and value.strip() else "a text that is not empty"
     return None
 
 

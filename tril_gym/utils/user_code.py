@@ -36,6 +36,8 @@ def resolve_function(name: str, *, option: str) -> Any:
         raise ValueError(
             f"{option} is module:function, but there is no such module to import here ({error})"
         ) from error
+    except Exception as error:  # of the user's code, such as SyntaxError
+        raise ValueError(f"{option}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         found = pkgutil.resolve_name(name)
     except AttributeError:

@@ -44,7 +44,10 @@ class Term:
             raise  # an optional package is missing, and the message says how to get it
         except Exception as error:
             kind = ValueError if isinstance(error, ValueError) else RuntimeError
-            raise kind(f"reward {self.name!r} failed on {self._shown(infos)}: {error}") from error
+            # What the message of a KeyError means is in its type.
+            reason = str(error) if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {error}"
+            reason = reason.removeprefix(f"reward {self.name!r}: ")
+            raise kind(f"reward {self.name!r} failed on {self._shown(infos)}: {reason}") from error
         try:
             scores = as_numbers(values, len(infos))
         except ValueError as error:

@@ -35,7 +35,7 @@ from tril_gym.wrappers.reward_term import terms
         ({"tokenizer": None}, "None"),
         ({"reward": "no_such_reward"}, "no_such_reward"),
         ({"reward": {"rouge_l": "much"}}, "'much'"),
-        ({"reward": {"rouge_l": float("nan")}}, "finite"),
+        ({"reward": {"rouge_l": float("nan")}}, "must be a number in"),
         ({"reward": 3}, "got 3"),
         ({"reward_settings": {"cider_d": {}}}, "cider_d"),
         ({"reward": "rouge_l", "fitted_rewards": "no/such/folder"}, "no/such/folder"),

@@ -66,5 +66,6 @@ def test_messages_name_option_and_reason(folder, name, message):
 
 def test_an_error_inside_the_module_is_not_hidden(folder):
     (folder / "broken.py").write_text("import os\nos.no_such_attribute\n")
-    with pytest.raises(AttributeError, match="no_such_attribute"):
+    with pytest.raises(ValueError, match=r"broken cannot be imported: AttributeError: .*no_such_attribute") as error:
         resolve_function("broken:f", option="--guide broken:f")
+    assert isinstance(error.value.__cause__, AttributeError)

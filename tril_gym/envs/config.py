@@ -26,6 +26,10 @@ from tril_gym.envs.prompts import prompt_table
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
 RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
 
+# Beyond these an array of a few texts does not fit into memory.
+MAX_LENGTH = 1_000_000  # tokens of a prompt, and of a completion
+MAX_VOCABULARY = 10_000_000  # tokens
+
 # The string between prompt and completion where a reference is tokenised.
 JOINER = " "
 
@@ -59,8 +63,8 @@ class TextEnvConfig:
         self.examples, self.tokenizer = examples, tokenizer
         self._load_train_examples = train_examples
         self.reward_fn, self.dense_reward = reward_fn, dense_reward
-        self.max_prompt_length = check_integer("max_prompt_length", max_prompt_length, 1)
-        self.max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 1)
+        self.max_prompt_length = check_integer("max_prompt_length", max_prompt_length, 1, MAX_LENGTH)
+        self.max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 1, MAX_LENGTH)
         self.min_new_tokens = check_integer("min_new_tokens", min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens must be at most max_new_tokens = {max_new_tokens}, got {min_new_tokens}")
@@ -200,17 +204,19 @@ def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
     least = max(len(tokenizer), int(tokenizer.eos_token_id) + 1)
     if vocab_size is None:
         return least
-    if check_integer("vocab_size", vocab_size, 1) < least:
+    if check_integer("vocab_size", vocab_size, 1, MAX_VOCABULARY) < least:
         raise ValueError(
             f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}"
         )
     return int(vocab_size)
 
 
-def check_integer(name: str, value: Any, minimum: int) -> int:
-    """Return an integer setting, or raise ValueError where it is below its minimum."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Return an integer setting, or raise ValueError where it is out of its bounds."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < minimum or (maximum is not None and value > maximum):
+        most = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
     return int(value)
 
 

@@ -25,6 +25,7 @@ from tril_gym.envs.text_batch import TextBatch, check_actions
 from tril_gym.envs.text_env import METADATA, check_render_mode
 from tril_gym.utils.batched_infos import batched
 
+MAX_ENVS = 1_000_000  # texts; more do not fit into memory
 Seeds = int | Sequence[int | None] | None
 NO_ROWS = np.empty(0, np.int64)
 Step = tuple[Ids, Floats, Mask, Mask, dict[str, Any]]
@@ -56,7 +57,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         copy: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        self.config, self.num_envs = config, check_integer("num_envs", num_envs, 1)
+        self.config, self.num_envs = config, check_integer("num_envs", num_envs, 1, MAX_ENVS)
         self.copy, self.render_mode = copy, check_render_mode(render_mode)
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = dict(type(self).metadata) | {

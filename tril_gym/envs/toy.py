@@ -24,12 +24,13 @@ import numpy as np
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
-from tril_gym.envs.config import TextEnvConfig, check_integer
+from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig, check_integer
 
 Rule = Literal["count", "sparse", "prefix", "stop"]
 
 PAD, EOS, FIRST_WORD = 0, 1, 2
 NUM_EXAMPLES = 64
+MAX_EXAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class ToyRules:
             raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}")
         if self.dense and self.rule != "count":
             raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be scored at the end only')
-        check_integer("vocab_size", self.vocab_size, 4)
-        check_integer("max_new_tokens", self.max_new_tokens, 2)
+        check_integer("vocab_size", self.vocab_size, 4, MAX_VOCABULARY)
+        check_integer("max_new_tokens", self.max_new_tokens, 2, MAX_LENGTH)
         check_integer("good_every", self.good_every, 1)
 
     @property
@@ -158,8 +159,8 @@ def toy_config(
     return TextEnvConfig(
         _examples(
             rules,
-            check_integer("max_prompt_length", max_prompt_length, 1),
-            check_integer("num_examples", num_examples, 1),
+            check_integer("max_prompt_length", max_prompt_length, 1, MAX_LENGTH),
+            check_integer("num_examples", num_examples, 1, MAX_EXAMPLES),
         ),
         toy_tokenizer(vocab_size),
         max_prompt_length=max_prompt_length,

@@ -29,6 +29,7 @@ from tril_gym.experiment.config import (
     saved_config,
 )
 from tril_gym.experiment.environments import (
+    check_guide_function,
     check_held_out,
     check_references,
     check_rewards,
@@ -82,6 +83,8 @@ def build_run(config: RunConfig) -> RunComponents:
     envs = make_envs(config, data, pretrained)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
+    if config.guide is not None and is_function_name(config.guide):
+        check_guide_function(config, data, pretrained, guide_without_model(config.guide))
     if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining
         _build_agent(replace(config, tiny_samples=0), envs, pretrained)
     config, agent = _build_agent(config, envs, pretrained)

@@ -26,6 +26,7 @@ Ids = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
+    from tril_gym.agents.collection.actor import Actor
 
 PROBED = 3  # texts
 
@@ -67,14 +68,21 @@ def make_envs(
         known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
     except TypeError as error:
-        raise ValueError(f"{config.env} cannot be created with {', '.join(keywords)}: {error}") from error
+        raise ValueError(
+            f"{config.env} cannot be created with {', '.join(keywords | mode)}: {error}; a text environment of your own"
+            " takes them as docs/your_own_environment.md describes"
+        ) from error
 
 
 def _spec(env: str) -> EnvSpec:
     """Return the spec of an id, or of module:id after importing the module that registers it."""
     module, _, name = env.rpartition(":")
     if module:
-        import_user_module(module)
+        try:
+            import_user_module(module)
+        except Exception as error:  # of the user's code, such as SyntaxError
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"--env {env} is module:id, but {module} cannot be imported: {reason}") from error
     return gym.spec(name)
 
 
@@ -132,8 +140,8 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     kept, held_out = hold_out(examples)
     if not kept or not held_out:
         raise ValueError(
-            f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or name"
-            " other data with --eval-dataset"
+            f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or"
+            " name other data with --eval-dataset"
         )
     description = f"{len(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
     parts = Examples(kept, source=f"the learning part of {name}"), Examples(held_out, source=description, held_out=True)
@@ -216,6 +224,31 @@ def _last_words(prompts: Ids, eos_token_ids: Sequence[int]) -> Ids:
     """Return the last token of each prompt that is not EOS, 0 where there is none: (n, P) -> (n,)."""
     words = (row[(row >= 0) & np.isin(row, eos_token_ids, invert=True)] for row in prompts)
     return np.array([row[-1] if len(row) else 0 for row in words], dtype=np.int64)
+
+
+def check_guide_function(config: RunConfig, data: dict[str, Any], policy: LMPolicy | None, guide: Actor) -> None:
+    """Let a function of the user finish three texts, so that its errors appear before the run starts.
+
+    Raises:
+        ValueError: it fails.
+    """
+    import torch
+
+    from tril_gym.agents.collection.generation import write_completions
+    from tril_gym.agents.collection.layout import TextLayout
+    from tril_gym.models.texts import Texts
+
+    envs = make_envs(replace(config, num_envs=PROBED), data, policy)
+    layout = TextLayout.of(envs)
+    observations, infos = envs.reset(seed=0)
+    texts = Texts.from_observations(torch.as_tensor(np.array(observations)), layout.max_prompt_length)
+    uniforms = torch.full((PROBED, layout.max_new_tokens), 0.5, dtype=torch.float64)
+    try:
+        write_completions(guide, texts, [row_of(infos, row) for row in range(PROBED)], layout, uniforms)
+    except Exception as error:
+        raise ValueError(f"--guide {config.guide} fails on first texts: {error}") from error
+    finally:
+        envs.close()
 
 
 def check_held_out(config: RunConfig, data: dict[str, Any], policy: LMPolicy | None) -> None:

@@ -41,7 +41,7 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
             f"{algorithm} has no setting {unknown[0]!r}; `tril-gym train {algorithm} --help` lists its settings"
         )
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
-    chosen = presets.load(preset or ("embedded" if policy in TINY else "pretrained"), env, algorithm)
+    chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm)
     run = _override_preset(chosen.run, given, takes_guide=kind.takes_guide)
     numbers = chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
@@ -49,6 +49,11 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     if numbers.get("final_rollin_prob") is not None:
         numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+
+
+def _preset_for(policy: str) -> str:
+    """Return the preset of runs with this policy that name none."""
+    return "embedded" if policy in TINY else "pretrained"
 
 
 def _as_plain(value: Any) -> Any:

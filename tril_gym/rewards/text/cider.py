@@ -189,7 +189,7 @@ def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequ
     if len(documents) < 2:
         raise ValueError(
             f"cider_d needs at least 2 train examples with references, got {len(documents)}: "
-            "an n-gram of every document has weight 0"
+            "an n-gram of every document has weight 0; add some, or choose a reward that needs no references"
         )
     return DocumentFrequencies.count(documents)
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test slow docs bench structure mutants
+.PHONY: install demo check test slow docs bench structure mutants crash soak
 
 install: .venv/.installed
 
@@ -49,3 +49,11 @@ bench: install
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/score_workers.py --threads 1
 	$(if $(DATA),$(BIN)/python benchmarks/scoring.py $(DATA)/commongen)
+
+# Kill runs of every algorithm at random file operations, resume them, and compare: half an hour.
+crash: install
+	$(BIN)/python scripts/crash.py
+
+# 2,000 iterations with random faults of reward and guide, and with kills: half an hour.
+soak: install
+	$(BIN)/python scripts/soak.py

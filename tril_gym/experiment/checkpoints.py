@@ -64,9 +64,18 @@ class Checkpoints:
             (new / MANIFEST).write_text(json.dumps(manifest, indent=0) + "\n", encoding="utf-8")
             install_folder(new, place, replaced=scratch / "replaced")
         self._whole.add(place)
+        self.prune(number, keep=keep)
+        return place
+
+    def prune(self, number: int, *, keep: int) -> None:
+        """Delete all checkpoints up to one but the last ones.
+
+        Args:
+            number: of that checkpoint.
+            keep: how many to keep.
+        """
         for old in [path for path in self.found() if self._number_of(path) <= number][:-keep]:
             self._remove(old)
-        return place
 
     def _remove(self, path: Path) -> None:
         """Delete a checkpoint; of a link, the link. Its name goes first, so a half-deleted one is never found."""

@@ -246,6 +246,10 @@ class RunFolder:
         flush(self.path)
         return self._checkpoints.save(number, save, keep=keep)
 
+    def prune_checkpoints(self, number: int, *, keep: int = KEPT) -> None:
+        """Delete all checkpoints up to that of a number but the last ones, as a save does that was not killed."""
+        self._checkpoints.prune(number, keep=keep)
+
     def checkpoints(self) -> list[Path]:
         """Return all checkpoints, the newest last."""
         return self._checkpoints.found()

@@ -108,6 +108,7 @@ def resume_reward_model(
         if not run.is_finished:
             run.check_pairs()
             folder.truncate_after(run.step, [METRICS])
+            folder.prune_checkpoints(run.step)
         return run
     except BaseException:
         folder.unlock()

@@ -39,6 +39,7 @@ ORDER = (
     "agents",
     "experiment",
     "reward_model",
+    "bridges",
     "cli",
     "__main__",
 )

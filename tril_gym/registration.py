@@ -66,7 +66,7 @@ def make_text_env(
         reward_settings: keywords of rewards by name, such as {"sentiment": {"model": "..."}}. "workers" sets the number
             of processes that score in a vector environment; see `VectorTextReward`.
         fitted_rewards: a folder whose sub-folders, named after the rewards, hold what they were fitted to.
-        render_mode: None, "ansi" or "human".
+        render_mode: None, "ansi", "human" or "rgb_array".
         keywords: those of the environment's configuration; see `text_env_config` and `toy_config`.
     """
     from tril_gym.envs.text_env import TextEnv
@@ -85,6 +85,7 @@ def make_text_vector_env(
     autoreset_mode: str | AutoresetMode = "NextStep",
     copy: bool = True,
     render_mode: str | None = None,
+    max_episode_steps: int | None = None,
     **keywords: Any,
 ) -> VectorEnv:
     """Return a vector environment of `num_envs` texts, wrapped in its reward.
@@ -97,13 +98,20 @@ def make_text_vector_env(
         fitted_rewards: see `make_text_env`.
         autoreset_mode: "NextStep", "SameStep" or "Disabled".
         copy: return copies of the observations; False returns the array that the next step changes.
-        render_mode: None, "ansi" or "human".
+        render_mode: None, "ansi", "human" or "rgb_array".
+        max_episode_steps: steps after which a text is truncated, unscored; None: T, with which it ends.
         keywords: those of the environment's configuration; see `text_env_config` and `toy_config`.
     """
     from tril_gym.envs.text_vector_env import TextVectorEnv
 
-    config = _make_config(env_id, reward, keywords)
-    envs = TextVectorEnv(config, num_envs, autoreset_mode=autoreset_mode, copy=copy, render_mode=render_mode)
+    envs = TextVectorEnv(
+        _make_config(env_id, reward, keywords),
+        num_envs,
+        autoreset_mode=autoreset_mode,
+        copy=copy,
+        render_mode=render_mode,
+        max_episode_steps=max_episode_steps,
+    )
     return _with_reward(envs, env_id, reward, reward_settings, fitted_rewards)
 
 
@@ -130,7 +138,8 @@ def _make_config(env_id: str, reward: Any, keywords: dict[str, Any]) -> TextEnvC
     function = _config_function(env_id)
     known = inspect.signature(function).parameters
     if unknown := sorted(set(keywords) - set(known)):
-        raise ValueError(f"{env_id} has no keyword {unknown[0]!r}; its own keywords are {', '.join(known)}")
+        # In Python's own words: other libraries look for them.
+        raise TypeError(f"{env_id} got an unexpected keyword argument {unknown[0]!r}; its own are {', '.join(known)}")
     config = function(**{name: unwrap_no_copy(value) for name, value in keywords.items()})
     keeps_own = reward is None or (isinstance(reward, str) and reward == "default")
     return config if keeps_own else config.without_reward()

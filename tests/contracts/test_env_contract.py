@@ -11,6 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from tril_gym.data import Example
+from tril_gym.envs.text_image import text_image
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 
@@ -216,8 +217,27 @@ def test_rendering(capsys):
     envs.step([TOKEN, EOS])
     assert capsys.readouterr().out.endswith(" [stop]\n")
     assert envs.render() == (None, None)
-    with pytest.raises(ValueError, match="rgb_array"):
-        bare("tril/Toy-v0", render_mode="rgb_array")
+    with pytest.raises(TypeError, match="'rgb_array', got 'depth_array'"):
+        bare("tril/Toy-v0", render_mode="depth_array")
+
+
+def test_frames_are_images_of_the_text():
+    env = gym.make("tril/Toy-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    env.step(TOKEN)
+    assert before.shape == env.render().shape == (360, 640, 3)
+    assert before.dtype == np.uint8
+    assert not np.array_equal(before, env.render())
+    envs = gym.make_vec("tril/Toy-v0", num_envs=2, render_mode="rgb_array")
+    envs.reset(seed=[0, 1])
+    assert np.array_equal(envs.render()[0], before)
+
+
+def test_an_image_has_the_last_lines_of_a_long_text():
+    long = "\n".join(f"line {number}" for number in range(40))
+    assert np.array_equal(text_image(long), text_image(long.partition("line 20\n")[2]))
+    assert not np.array_equal(text_image(long), text_image(long.replace("39", "38")))
 
 
 def test_render_without_a_mode_warns():

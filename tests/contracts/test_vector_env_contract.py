@@ -19,7 +19,7 @@ from contract_checks import (
     same_steps,
     toy_envs,
 )
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from tril_gym.data import Example
@@ -47,6 +47,26 @@ def test_vector_equals_sync_for_a_thousand_steps(mode, seed, rule, dense):
     ended = same_steps(native, sync, steps=1000, seed=seed, eos_prob=0.1)
     assert ended > 500
     same(native.action_masks(), np.stack(sync.call("action_masks")))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+@pytest.mark.parametrize("limit", [1, 3, 8])  # 8 is T: the last token also ends the text
+def test_a_time_limit_equals_gymnasiums(mode, limit):
+    native = gym.make_vec("tril/Toy-v0", num_envs=3, autoreset_mode=mode, max_episode_steps=limit)
+    sync = SyncVectorEnv([lambda: gym.make("tril/Toy-v0", max_episode_steps=limit)] * 3, autoreset_mode=mode)
+    assert same_steps(native, sync, steps=60, seed=0, eos_prob=0.2) > 20
+
+
+def test_a_row_at_the_time_limit_is_idle_where_nothing_resets_it():
+    envs = gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled", max_episode_steps=2, reward="rouge_l")
+    envs.reset(seed=0)
+    steps = [envs.step([TOKEN, TOKEN]) for _ in range(3)]
+    assert [step[3].tolist() for step in steps] == [[False] * 2, [True] * 2, [False] * 2]
+    assert not any(step[2].any() for step in steps)
+    assert all(step[4] == {} for step in steps)
+    assert np.array_equal(steps[1][0], steps[2][0])
+    with pytest.raises(ValueError, match="max_episode_steps"):
+        gym.make_vec("tril/Toy-v0", num_envs=2, max_episode_steps=0)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,6 +1,7 @@
 """Wrappers: scores and observations, equal for single and vector environments, transparent to all else."""
 
 import copy
+import functools
 import json
 import pickle
 import warnings
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from contract_checks import bare, native_and_sync, random_actions, same, same_steps
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
 from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
@@ -18,7 +20,8 @@ from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
-from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, terms
+from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, WithoutInfo, terms
+from tril_gym.wrappers.text_space import AnyText
 
 MODES = ["NextStep", "SameStep", "Disabled"]
 TOKEN, EOS = 5, 1
@@ -387,7 +390,11 @@ def test_defer_needs_mode_disabled():
 # ---- the observation wrappers
 
 
-@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
+KEEPING = functools.partial(WithoutInfo, keep=["finish_reason"])
+RLLIB = functools.partial(ActionMasking, key="observations", dtype=np.float32)
+
+
+@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation, WithoutInfo])
 def test_observation_wrappers_pass_check_env(wrapper):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
@@ -398,7 +405,7 @@ def test_observation_wrappers_pass_check_env(wrapper):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
+@pytest.mark.parametrize("wrapper", [ActionMasking, RLLIB, TextObservation])
 def test_observation_wrappers_single_equals_vector(wrapper, mode):
     native, sync = native_and_sync("tril/CommonGen-v0", 2, mode, wrapper, reward=None, min_new_tokens=3)
     assert native.single_observation_space == sync.single_observation_space
@@ -424,6 +431,74 @@ def test_action_mask_equals_action_masks(min_new_tokens):
     assert EOS not in {env.action_space.sample(observation["action_mask"]) for _ in range(200)}
 
 
+def test_action_masks_have_the_names_and_the_type_that_a_library_wants():
+    for env in (RLLIB(toy(min_new_tokens=2)), RLLIB(toys(2, min_new_tokens=2))):
+        observation, _ = env.reset(seed=0)
+        assert list(observation) == ["observations", "action_mask"]
+        assert observation["action_mask"].dtype == np.float32
+        assert observation["action_mask"][..., EOS].max() == 0
+        assert observation in env.observation_space
+    assert type(gym.make(RLLIB(gym.make("tril/Toy-v0")).spec).observation_space["action_mask"]) is gym.spaces.Box
+    with pytest.raises(ValueError, match="must differ, got 'mask' for both"):
+        ActionMasking(toy(), key="mask", mask_key="mask")
+
+
+def test_without_info_keeps_what_is_named():
+    env, kept = WithoutInfo(toy()), WithoutInfo(toy(), keep=["finish_reason"])
+    assert env.reset(seed=0)[1] == kept.reset(seed=0)[1] == {}
+    assert env.step(EOS)[4] == {}
+    assert kept.step(EOS)[4] == {"finish_reason": "stop"}
+    envs = WithoutInfo(toys(2), keep=["finish_reason"])
+    assert envs.reset(seed=0)[1] == {}
+    assert envs.step([EOS, TOKEN])[4].keys() == {"finish_reason", "_finish_reason"}
+    with pytest.raises(ValueError, match=r"got the string 'prompt'; write keep=\['prompt'\]"):
+        WithoutInfo(toy(), keep="prompt")
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_texts_under_async_vector_env(shared_memory):
+    """Gymnasium's own space of texts has neither these characters nor the texts of later steps."""
+
+    def make():
+        return TextObservation(gym.make("tril/CommonGen-v0", reward=None))
+
+    processes, sync = AsyncVectorEnv([make] * 2, shared_memory=shared_memory), SyncVectorEnv([make] * 2)
+    try:
+        same(processes.reset(seed=0), sync.reset(seed=0))
+        for tokens in ([300, 40], [301, 500], [320, 1]):
+            same(processes.step(np.array(tokens))[:4], sync.step(np.array(tokens))[:4])
+    finally:
+        processes.close()
+
+
+def test_wrappers_find_the_tokenizer_around_async_vector_env():
+    processes = AsyncVectorEnv([lambda: gym.make("tril/CommonGen-v0", reward=None)] * 2)
+    try:
+        envs = TextObservation(TextReward(processes, "cider_d"))
+        observations, infos = envs.reset(seed=0)
+        assert observations["prompt"] == tuple(infos["prompt"])
+        assert envs.step(np.array([1, 1]))[4]["scores"]["cider_d"].tolist() == [0.0, 0.0]
+    finally:
+        processes.close()
+    foreign = AsyncVectorEnv([lambda: gym.make("CartPole-v1")])
+    try:
+        with pytest.raises(ValueError, match="has no tokenizer"):
+            TextObservation(foreign)
+        foreign.reset(seed=0)  # its process still runs
+    finally:
+        foreign.close()
+
+
+def test_a_text_beyond_the_shared_memory_is_refused():
+    space = AnyText()
+    memory = create_shared_memory(space, n=1)
+    write_to_shared_memory(space, 0, "naïve ☕" * 10, memory)
+    (text,) = read_from_shared_memory(space, memory, n=1)
+    assert text == "naïve ☕" * 10
+    with pytest.raises(ValueError, match="make AsyncVectorEnv with shared_memory=False"):
+        write_to_shared_memory(space, 0, "x" * 70_000, memory)
+
+
 def test_text_observation_decodes_prompt_and_completion():
     env = TextObservation(toy())
     observation, info = env.reset(seed=0)
@@ -441,7 +516,7 @@ def test_text_observation_decodes_prompt_and_completion():
 
 
 def test_wrapped_environments_can_be_copied_and_pickled():
-    for wrap in (lambda env: TextReward(env, "rouge_l"), ActionMasking, TextObservation):
+    for wrap in (lambda env: TextReward(env, "rouge_l"), ActionMasking, RLLIB, TextObservation, KEEPING):
         for env in (wrap(toy()), wrap(toys(2))):
             env.reset(seed=0)
             action = TOKEN if isinstance(env, gym.Env) else [TOKEN] * 2

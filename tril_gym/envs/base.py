@@ -36,6 +36,14 @@ class TextEnvMixin:
         """Return the examples that a reward may fit on."""
         return self.config.train_examples()
 
+    def attribute(self, name: str) -> Any:
+        """Return an attribute, None if it is missing.
+
+        For `AsyncVectorEnv.call("attribute", "tokenizer")`: its own `get_attr` calls whatever is callable, as a
+        tokenizer is.
+        """
+        return getattr(self, name, None)
+
     @property
     def spec(self) -> EnvSpec | None:
         """The specification from which `gym.make` made this environment."""

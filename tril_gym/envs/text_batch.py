@@ -98,6 +98,11 @@ class TextBatch:
             self._clear_common_length()
         return np.zeros(len(tokens)), has_ended
 
+    def stop(self, rows: Ids) -> None:
+        """End texts where they are."""
+        self._clear_common_length()
+        self.is_writing[rows] = False
+
     def tokens(self, row: int) -> list[int]:
         """Return the completion of a row."""
         first = self.config.max_prompt_length

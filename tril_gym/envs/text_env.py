@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 
 from tril_gym.envs.arrays import Ids, Mask
@@ -14,9 +15,14 @@ from tril_gym.envs.base import TextEnvMixin
 from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_restart
 from tril_gym.envs.text_batch import TextBatch
+from tril_gym.envs.text_image import text_image
 
-RENDER_MODES = ("ansi", "human")
+Image = npt.NDArray[np.uint8]
+RENDER_MODES = ("ansi", "human", "rgb_array")
 METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 10}  # tokens a second
+NO_RENDER_MODE = (
+    f"render() needs a render mode: make the environment with render_mode={' or '.join(map(repr, RENDER_MODES))}"
+)
 ROW = np.zeros(1, np.int64)  # the only row of the batch
 
 
@@ -82,14 +88,14 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
         """Return (V,), True on the advised actions: all but EOS before `min_new_tokens`."""
         return self.config.action_masks(self._text.lengths)[0]
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """Return the text so far ("ansi"); in "human" mode each step prints its token instead."""
+    def render(self) -> str | Image | None:  # type: ignore[override]
+        """Return the text so far ("ansi") or its image ("rgb_array"); in "human" mode each step prints its token."""
         if self.render_mode is None:
-            gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
+            gym.logger.warn(NO_RENDER_MODE)
             return None
         if self._text.examples[0] < 0:
             raise ResetNeeded("there is no text yet: call reset() before render()")
-        return self._text.frame(0) if self.render_mode == "ansi" else None
+        return rendered(self._text.frame(0), self.render_mode)
 
     def _check_action(self, action: Any) -> Ids:
         """Return an action as an int64 array of shape (1,)."""
@@ -105,8 +111,19 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
         print(self.config.decode(tokens)[len(before) :], end=end, flush=True)
 
 
+def rendered(frame: str, render_mode: str) -> str | Image | None:
+    """Return a frame as a render mode shows it; None in "human" mode, in which steps print."""
+    if render_mode == "rgb_array":
+        return text_image(frame)
+    return frame if render_mode == "ansi" else None
+
+
 def check_render_mode(render_mode: str | None) -> str | None:
-    """Return a render mode, or raise ValueError for one that text environments do not have."""
+    """Return a render mode.
+
+    Raises:
+        TypeError: text environments do not have it. Other libraries try modes and expect this error.
+    """
     if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}")
+        raise TypeError(f"render_mode must be None, {' or '.join(map(repr, RENDER_MODES))}, got {render_mode!r}")
     return render_mode

@@ -22,7 +22,7 @@ from tril_gym.envs.base import TextEnvMixin
 from tril_gym.envs.config import TextEnvConfig, check_integer
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_row_restarts
 from tril_gym.envs.text_batch import TextBatch, check_actions
-from tril_gym.envs.text_env import METADATA, check_render_mode
+from tril_gym.envs.text_env import METADATA, NO_RENDER_MODE, check_render_mode, rendered
 from tril_gym.utils.batched_infos import batched
 
 MAX_ENVS = 1_000_000  # texts; more do not fit into memory
@@ -44,6 +44,9 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
     ## Restart
     `reset(options={"example": (n,), "completion": (n, T) padded with -1})`; the example -1 draws one. With
     `"reset_mask": (n,) bool` only the rows where it is True are reset, and only their options are read.
+
+    ## Time limit
+    With `max_episode_steps` a row is `truncated` at that step after its reset, as by Gymnasium's `TimeLimit`.
     """
 
     metadata = METADATA
@@ -56,6 +59,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         copy: bool = True,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
     ) -> None:
         self.config, self.num_envs = config, check_integer("num_envs", num_envs, 1, MAX_ENVS)
         self.copy, self.render_mode = copy, check_render_mode(render_mode)
@@ -72,6 +76,10 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         # Generator and seed of each row; the seed alone until the first draw, since making a generator is slow.
         self._generators: list[tuple[np.random.Generator, int] | int | None] = [None] * self.num_envs
         self._has_begun = False
+        self._limit: int | None = None
+        if max_episode_steps is not None:
+            self._limit = check_integer("max_episode_steps", max_episode_steps, 1)
+        self._steps = np.zeros(self.num_envs, np.int64)  # since the reset of each row, counted where there is a limit
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -102,14 +110,26 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
             raise ResetNeeded("no text has begun: call reset() before step()")
         actions = check_actions(actions, (self.num_envs,))
         texts = self._texts
+        was_writing = None if self._limit is None else texts.is_writing.copy()
         if texts.common_length is not None or np.count_nonzero(texts.is_writing) == self.num_envs:
             rewards, terminated = texts.write(None, actions)
             ready = NO_ROWS
         else:
             rewards, terminated, ready = self._step_some(actions)
+        truncated = self._truncate(was_writing, terminated)
         # A common length after the step implies one before it: no row has ended, and none waits for a reset.
-        infos = {} if texts.common_length is not None else self._reset_and_infos(terminated, ready)
-        return self._observations(), rewards, terminated, np.zeros(self.num_envs, bool), infos
+        infos = {} if texts.common_length is not None else self._reset_and_infos(terminated, truncated, ready)
+        return self._observations(), rewards, terminated, truncated, infos
+
+    def _truncate(self, was_writing: Mask | None, terminated: Mask) -> Mask:
+        """End the rows at the limit of steps; return which are. None of them without a limit."""
+        if was_writing is None:
+            return np.zeros(self.num_envs, bool)
+        self._steps += was_writing
+        truncated: Mask = was_writing & (self._steps == self._limit)
+        if truncated.any():
+            self._texts.stop(np.flatnonzero(truncated & ~terminated))
+        return truncated
 
     def _step_some(self, actions: Ids) -> tuple[Floats, Mask, Ids]:
         """Step while some rows have ended; return rewards, terminated, and the rows that this step resets."""
@@ -121,16 +141,17 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         rewards[writing], terminated[writing] = self._texts.write(writing, actions[writing])
         return rewards, terminated, ready
 
-    def _reset_and_infos(self, terminated: Mask, ready: Ids) -> dict[str, Any]:
+    def _reset_and_infos(self, terminated: Mask, truncated: Mask, ready: Ids) -> dict[str, Any]:
         """Reset rows as the autoreset mode requires; return the infos of the rows that ended or were reset."""
-        if not (len(ready) or np.count_nonzero(terminated)):
+        ended = np.flatnonzero(terminated | truncated)
+        if not (len(ready) or len(ended)):
             return {}
-        ends = {row: self._texts.end_info(row) for row in np.flatnonzero(terminated).tolist()}
+        ends = {row: self._texts.end_info(row) if terminated[row] else {} for row in ended.tolist()}
         if self.render_mode == "human":
             for row in ends:
                 print(self._texts.frame(row), flush=True)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            ready = np.flatnonzero(terminated)
+            ready = ended
             ends = {
                 row: {"final_obs": self._texts.observations[row].copy(), "final_info": info}
                 for row, info in ends.items()
@@ -143,6 +164,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         """Begin rows in states; where no example is given, one is drawn with the generator of the row."""
         if len(rows) == 0:
             return
+        self._steps[rows] = 0
         num_examples = len(self.config.examples)
         drawn = [
             (int(self._generator(row)[0].integers(num_examples)) if example == SAMPLE_EXAMPLE else example, completion)
@@ -155,13 +177,13 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         return self.config.action_masks(self._texts.lengths)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the text so far of each row ("ansi"); in "human" mode steps print the texts that end instead."""
+        """Return each row as text ("ansi") or image ("rgb_array"); in "human" mode steps print the texts that end."""
         if self.render_mode is None:
-            gym.logger.warn('render() needs a render mode: make the environment with render_mode="ansi" or "human"')
+            gym.logger.warn(NO_RENDER_MODE)
             return None
         if not self._has_begun:
             raise ResetNeeded("there is no text yet: call reset() before render()")
-        return tuple(self._texts.frame(row) if self.render_mode == "ansi" else None for row in range(self.num_envs))
+        return tuple(rendered(self._texts.frame(row), self.render_mode) for row in range(self.num_envs))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Return the attribute or the result of the method `name` of each row, as `SyncVectorEnv.call` does."""

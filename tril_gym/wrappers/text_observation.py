@@ -8,28 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.spaces import Dict, Text
+from gymnasium.spaces import Dict
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
+from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import VectorObservation, base_attribute
-
-MAX_CHARACTERS = 1_000_000
-
-
-class AnyText(Text):
-    """The space of all strings; `Text` would need a list of all characters of Unicode."""
-
-    def __init__(self) -> None:
-        super().__init__(MAX_CHARACTERS, min_length=0)
-
-    def contains(self, x: Any) -> bool:
-        """Return whether x is a string."""
-        return isinstance(x, str) and len(x) <= self.max_length
-
-    def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """Draw a short text of letters and digits."""
-        return super().sample(mask or (int(self.np_random.integers(50)), None), probability)
 
 
 def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[str, Any]:

@@ -6,15 +6,21 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import Space
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from tril_gym.utils.batched_infos import rows_with
 
 
 def base_attribute(env: gym.Env | VectorEnv, name: str) -> Any:
-    """Return an attribute of the unwrapped environment (`SyncVectorEnv`: of its first row), None if it is missing."""
+    """Return an attribute of the unwrapped environment (`SyncVectorEnv`: of its first row), None if it is missing.
+
+    Of an `AsyncVectorEnv`: a copy of the attribute of its first row, whose environment is in another process.
+    """
     base = env.unwrapped
+    if isinstance(base, AsyncVectorEnv):
+        is_ours = all(base.call("has_wrapper_attr", "attribute"))  # to call a missing one would end the process
+        return base.call("attribute", name)[0] if is_ours else None
     rows = getattr(base, "envs", None)  # SyncVectorEnv
     return getattr(rows[0].unwrapped if rows else base, name, None)
 

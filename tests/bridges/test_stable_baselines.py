@@ -1,0 +1,78 @@
+"""Stable-Baselines3 learns in the environments: through its own front door, and in the native vector environment."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import tril_gym  # noqa: F401 - registers the environments
+from tril_gym.bridges import StableBaselinesVecEnv
+
+TOKEN, EOS = 5, 1
+
+
+def native(n=3, **keywords):
+    return StableBaselinesVecEnv(gym.make_vec("tril/Toy-v0", num_envs=n, autoreset_mode="SameStep", **keywords))
+
+
+def test_it_equals_their_vector_environment_over_single_ones():
+    ours, theirs = native(), DummyVecEnv([lambda: gym.make("tril/Toy-v0")] * 3)
+    ours.seed(4), theirs.seed(4)
+    assert np.array_equal(ours.reset(), theirs.reset())
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(60):
+        actions = rng.integers(16, size=3)
+        mine, other = ours.step(actions), theirs.step(actions)
+        for a, b in zip(mine[:3], other[:3], strict=True):
+            assert np.array_equal(a, b)
+        for a, b in zip(mine[3], other[3], strict=True):
+            assert a.get("completion") == b.get("completion")
+            assert a.get("TimeLimit.truncated", False) == b["TimeLimit.truncated"]
+            if "terminal_observation" in b:
+                ended += 1
+                assert np.array_equal(a["terminal_observation"], b["terminal_observation"])
+        assert [info["example"] for info in ours.reset_infos] == [info["example"] for info in theirs.reset_infos]
+    assert ended > 10
+
+
+def test_returns_and_lengths_of_texts_are_in_their_infos():
+    envs = native(n=2, dense=True)
+    envs.reset()
+    rewards = [envs.step(np.array([TOKEN, TOKEN]))[1] for _ in range(2)]
+    *last, infos = envs.step(np.array([EOS, TOKEN]))
+    assert infos[0]["episode"] == {"r": pytest.approx(sum(r[0] for r in rewards) + last[1][0]), "l": 3}
+    assert "episode" not in infos[1]
+
+
+def test_its_methods():
+    envs = native(n=2, min_new_tokens=2, render_mode="rgb_array")
+    envs.reset()
+    assert [mask[EOS] for mask in envs.env_method("action_masks")] == [False, False]
+    assert len(envs.get_attr("tokenizer", indices=[1])) == 1
+    assert envs.env_is_wrapped(gym.Wrapper) == [False, False]
+    assert envs.get_images()[0].shape == (360, 640, 3)
+    with pytest.raises(NotImplementedError, match="make the environment with render_mode=.human"):
+        envs.set_attr("render_mode", "human")
+    with pytest.raises(ValueError, match="got 'Disabled'"):
+        StableBaselinesVecEnv(gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled"))
+
+
+@pytest.mark.parametrize("make", [lambda: make_vec_env("tril/Toy-v0", n_envs=4, seed=0), lambda: native(n=4)])
+def test_their_ppo_runs_on_both(make):
+    model = PPO("MlpPolicy", make(), n_steps=16, batch_size=32, n_epochs=1, seed=0, device="cpu")
+    model.learn(64)
+    assert model.num_timesteps == 64
+
+
+def test_maskable_ppo_never_writes_what_is_not_advised():
+    env = gym.make("tril/Toy-v0", min_new_tokens=3)
+    model = MaskablePPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, seed=0, device="cpu")
+    model.learn(64)
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        action, _ = model.predict(observation, action_masks=env.unwrapped.action_masks())
+        assert action != EOS
+        observation, *_ = env.step(action)

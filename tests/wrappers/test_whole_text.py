@@ -1,0 +1,106 @@
+"""A step that writes a whole text equals the steps that write its tokens."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from tril_gym.wrappers import TextReward, WholeText
+
+MODES = ["NextStep", "SameStep"]
+
+
+def common_gen(**keywords):
+    return gym.make("tril/CommonGen-v0", reward="rouge_l", **keywords)
+
+
+def written_by_tokens(env, tokens, **reset):
+    env.reset(**reset)
+    total = 0.0
+    for token in tokens:
+        _, reward, terminated, truncated, info = env.step(token)
+        total += reward
+        if terminated or truncated:
+            break
+    return total, info
+
+
+def test_one_step_writes_a_reference_and_earns_its_whole_reward():
+    env = WholeText(common_gen())
+    prompt, info = env.reset(seed=0)
+    assert prompt == info["prompt"]
+    reference = info["references"][0]
+    text, reward, terminated, truncated, info = env.step(reference)
+    assert text == f"{prompt} {reference}"
+    assert (reward, terminated, truncated) == (pytest.approx(1.0), True, False)
+    assert info["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("text", [" the dog runs", "the dog runs", "", "a <eos> b", "naïve", "dog " * 40])
+def test_it_equals_the_steps_of_its_tokens(text):
+    bare = common_gen()
+    joined = text if not text or text[0].isspace() else f" {text}"
+    ids = bare.unwrapped.tokenizer(joined, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    total, info = written_by_tokens(bare, [*ids, 1], seed=3)
+    env = WholeText(common_gen())
+    prompt, _ = env.reset(seed=3)
+    whole, reward, *flags, found = env.step(text)
+    assert (reward, flags) == (total, [True, False])
+    assert found == info
+    assert whole == prompt + info["completion"]
+    assert info["finish_reason"] == ("length" if text.startswith("dog dog") else "stop")
+
+
+def test_a_restart_goes_on_behind_its_completion():
+    bare = common_gen()
+    ids = bare.unwrapped.tokenizer(" the dog", add_special_tokens=False)["input_ids"]
+    env = WholeText(common_gen())
+    begun, info = env.reset(options={"example": 2, "completion": ids})
+    assert begun == info["prompt"] + " the dog"
+    assert env.step(" runs")[0] == info["prompt"] + " the dog runs"
+
+
+def test_rows_of_a_vector_environment_equal_single_ones():
+    texts = ["the dog runs", "a cat", "", "dog " * 40]
+    envs = WholeText(gym.make_vec("tril/CommonGen-v0", num_envs=4, autoreset_mode="Disabled", reward="rouge_l"))
+    for seed in (0, 10):
+        prompts, infos = envs.reset(seed=seed)
+        written, rewards, terminated, truncated, infos = envs.step(texts)
+        assert terminated.all()
+        assert not truncated.any()
+        for row, text in enumerate(texts):
+            env = WholeText(common_gen())
+            assert env.reset(seed=seed + row)[0] == prompts[row]
+            whole, reward, *_, info = env.step(text)
+            assert (written[row], rewards[row]) == (whole, reward)
+            assert infos["completion"][row] == info["completion"]
+            assert infos["scores"]["rouge_l"][row] == info["scores"]["rouge_l"]
+    assert written in envs.observation_space
+
+
+def test_deferred_rewards_are_paid_in_the_one_step():
+    envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled", reward=None)
+    envs = WholeText(
+        TextReward(envs, lambda prompts, completions, references, extras: [1.0] * len(prompts), defer=True)
+    )
+    envs.reset(seed=0)
+    assert envs.step(["a dog", "a cat runs"])[1].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_autoreset_modes_are_refused(mode):
+    with pytest.raises(ValueError, match=f"autoreset_mode=\"Disabled\" .* got '{mode}'"):
+        WholeText(gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode=mode))
+
+
+def test_bad_actions_are_refused():
+    env = WholeText(common_gen())
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="an action is the completion as a string, got 5"):
+        env.step(5)
+    envs = WholeText(gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled"))
+    envs.reset(seed=0)
+    for actions in ("w5", ["w5"]):
+        with pytest.raises(ValueError, match="actions must be 2 strings"):
+            envs.step(actions)
+    with pytest.raises(ValueError, match="leave reset_mask out"):
+        envs.reset(options={"reset_mask": np.array([True, False])})

@@ -1,0 +1,104 @@
+"""Prompts and rewards of an environment for TRL's trainers, such as GRPO.
+
+dataset, functions = prompt_dataset(env), reward_functions(env)
+GRPOTrainer(model, reward_funcs=functions, train_dataset=dataset, args=GRPOConfig(reward_weights=reward_weights(env)))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+from tril_gym.wrappers.reward_term import Term, terms
+from tril_gym.wrappers.vector import base_attribute
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RewardFunction = Callable[..., list[float]]
+
+
+def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
+    """Return the examples of an environment with the columns `prompt`, `references` and `extras` (as JSON).
+
+    Raises:
+        ValueError: the environment has no examples.
+    """
+    from datasets import Dataset
+
+    examples = base_attribute(env, "examples")
+    if examples is None:
+        raise ValueError(f"{env} has no examples, whose prompts a data set could hold")
+    return Dataset.from_list(
+        [
+            {
+                "prompt": example.prompt,
+                "references": list(example.references),
+                "extras": json.dumps(example_extras(example), default=_as_plain),
+            }
+            for example in examples
+        ]
+    )
+
+
+def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
+    """Return the terms of an environment's reward, unweighted, as functions that TRL calls by keyword.
+
+    They read the columns of `prompt_dataset`. Completions may be strings or conversations, of which the last message
+    counts.
+
+    Raises:
+        ValueError: the environment pays no term.
+    """
+    found = terms(env)
+    if not found:
+        raise ValueError(f"{env} has no reward term; make the environment with reward=, or wrap it in TextReward")
+    return [_reward_function(term) for term in found]
+
+
+def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
+    """Return the weight of each of `reward_functions`."""
+    return [float(term.weight) for term in terms(env)]
+
+
+def example_extras(example: Any) -> dict[str, Any]:
+    """Return the extras of an example as an info has them, its label among them."""
+    return dict(example.extras) | ({} if example.label is None else {"label": example.label})
+
+
+def _reward_function(term: Term) -> RewardFunction:
+    def reward(
+        *,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        references: Sequence[Sequence[str]] | None = None,
+        extras: Sequence[str] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        infos = [
+            {
+                "prompt": _text(prompt),
+                "completion": _text(completion),
+                "references": list(references[row]) if references is not None else [],
+                "extras": json.loads(extras[row]) if extras is not None else {},
+            }
+            for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return term(infos).tolist()  # type: ignore[no-any-return]
+
+    reward.__name__ = term.name  # TRL logs it
+    return reward
+
+
+def _text(text: Any) -> str:
+    """Return a string, or the content of a conversation's last message."""
+    return text if isinstance(text, str) else str(text[-1]["content"])
+
+
+def _as_plain(value: Any) -> Any:
+    """Return numpy's numbers and arrays as JSON has them."""
+    return value.tolist()

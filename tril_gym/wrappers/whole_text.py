@@ -1,0 +1,141 @@
+"""A wrapper in which one step writes a whole completion, given as text: for libraries of single-turn text tasks.
+
+n rows, T new tokens, V words in the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from tril_gym.utils.batched_infos import row_of
+from tril_gym.wrappers.text_observation import tokenizer_of
+from tril_gym.wrappers.text_space import AnyText
+from tril_gym.wrappers.vector import TextVectorWrapper
+
+
+class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Make an observation the text so far, and an action the rest of it: every episode is one step.
+
+    `reset` returns the prompt; `step(" a completion")` tokenises the string, ends it with EOS, or at T tokens, and
+    returns the whole text, the sum of the tokens' rewards and the last token's info. A space is put between prompt and
+    completion where the string has none. Names of special tokens in the string are ordinary text.
+
+    A vector environment must be in autoreset mode DISABLED: `reset()` begins its next n texts.
+    """
+
+    def __new__(cls, env: Any = None) -> Any:
+        """Return the wrapper for a single or a vector environment; without `env` an empty one, for copy and pickle."""
+        return VectorWholeText(env) if isinstance(env, VectorEnv) else super().__new__(cls)
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self.observation_space, self.action_space = AnyText(), AnyText()
+        self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
+        self._begun = ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin a text; with a restart's completion, the observation includes it."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._begun = self._spelling.text_so_far(observation, info)
+        self._is_empty = self._spelling.is_empty(observation)
+        return self._begun, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Write the rest of the text."""
+        total = 0.0
+        for token in self._spelling.tokens(action, is_first=self._is_empty):
+            _, reward, terminated, truncated, info = self.env.step(token)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return info.get("prompt", self._begun) + info.get("completion", ""), total, terminated, truncated, info
+
+
+class VectorWholeText(TextVectorWrapper):
+    """`WholeText` around a vector environment; observations and actions are n strings."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        if self.autoreset_mode != AutoresetMode.DISABLED:
+            raise ValueError(
+                'WholeText ends all rows in one step, so make the environment with autoreset_mode="Disabled" and reset'
+                f" it for the next texts, got {self.autoreset_mode.value!r}"
+            )
+        self.single_observation_space, self.single_action_space = AnyText(), AnyText()
+        self.observation_space = batch_space(AnyText(), self.num_envs)
+        self.action_space = batch_space(AnyText(), self.num_envs)
+        self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
+        self._begun: tuple[str, ...] = ()
+        self._is_empty: list[bool] = []
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin n texts.
+
+        Raises:
+            ValueError: only some rows are to be reset.
+        """
+        if options and "reset_mask" in options:
+            raise ValueError("WholeText resets all rows at once; leave reset_mask out")
+        observations, infos = self.env.reset(seed=seed, options=options)
+        rows = [row_of(infos, row) for row in range(self.num_envs)]
+        self._begun = tuple(map(self._spelling.text_so_far, observations, rows))
+        self._is_empty = list(map(self._spelling.is_empty, observations))
+        return self._begun, infos
+
+    def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Write the rest of all n texts."""
+        if isinstance(actions, str) or len(actions) != self.num_envs:
+            raise ValueError(f"actions must be {self.num_envs} strings, got {actions!r}")
+        columns = [self._spelling.tokens(*pair) for pair in zip(actions, self._is_empty, strict=True)]
+        totals, flags = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
+        ends: dict[int, dict[str, Any]] = {}
+        for column in range(max(map(len, columns))):
+            tokens = [row[min(column, len(row) - 1)] for row in columns]  # those of ended rows are not read
+            _, rewards, terminated, truncated, infos = self.env.step(np.array(tokens))
+            totals += rewards
+            flags |= np.stack([terminated, truncated])
+            ends |= {row: row_of(infos, row) for row in np.flatnonzero(terminated | truncated).tolist()}
+            if flags.any(axis=0).all():
+                break
+        infos = {}
+        for row, info in sorted(ends.items()):
+            infos = self._add_info(infos, info, row)
+        texts = tuple(
+            ends[row].get("prompt", self._begun[row]) + ends[row].get("completion", "") for row in range(self.num_envs)
+        )
+        return texts, totals, flags[0], flags[1], infos
+
+
+class Spelling:
+    """Turns observations into text and completions into tokens."""
+
+    def __init__(self, tokenizer: Any, text: Mapping[str, Any]) -> None:
+        self.tokenizer, self.text = tokenizer, text
+
+    def is_empty(self, observation: Any) -> bool:
+        """Return whether a text has no completion yet."""
+        return bool((observation[self.text["max_prompt_length"] :] < 0).all())
+
+    def text_so_far(self, observation: Any, info: Mapping[str, Any]) -> str:
+        """Return the prompt, and the completion of a restart."""
+        ids = observation[self.text["max_prompt_length"] :]
+        known = ids[(ids >= 0) & (ids < len(self.tokenizer))].tolist()
+        completion: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(info["prompt"]) + completion
+
+    def tokens(self, completion: str, is_first: bool) -> list[int]:
+        """Return a completion as token ids, with EOS; those beyond T end the text before."""
+        if not isinstance(completion, str):
+            raise ValueError(f"an action is the completion as a string, got {completion!r}")
+        joiner = self.text.get("joiner", "") if is_first and completion and not completion[0].isspace() else ""
+        settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False}
+        ids = self.tokenizer(joiner + completion, **settings)["input_ids"]
+        return [*ids, self.text["eos_token_ids"][0]]

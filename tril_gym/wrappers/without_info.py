@@ -1,0 +1,69 @@
+"""A wrapper without infos, for libraries whose buffers hold only numbers of fixed shape (TorchRL, RLlib, Tianshou)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
+
+from tril_gym.wrappers.vector import TextVectorWrapper
+
+
+class WithoutInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Drop all infos but those that are named. Rewards and observations stay as they are.
+
+    Infos of text environments are strings and lists of any length. Put this outside of `TextReward` and of wrappers
+    that read infos; wrappers outside of it, such as `RecordEpisodeStatistics`, may add infos of their own.
+
+    Args:
+        env: a single or a vector environment.
+        keep: keys to keep, such as "finish_reason"; "final_obs" of a vector environment in autoreset mode SAME_STEP.
+    """
+
+    def __new__(cls, env: Any = None, keep: Collection[str] = ()) -> Any:
+        """Return the wrapper for a single or a vector environment; without `env` an empty one, for copy and pickle."""
+        return VectorWithoutInfo(env, keep) if isinstance(env, VectorEnv) else super().__new__(cls)
+
+    def __init__(self, env: gym.Env, keep: Collection[str] = ()) -> None:
+        self._keep = check_keys(keep)
+        RecordConstructorArgs.__init__(self, keep=sorted(self._keep))
+        gym.Wrapper.__init__(self, env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and drop infos."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {key: value for key, value in info.items() if key in self._keep}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and drop infos."""
+        *results, info = self.env.step(action)
+        return *results, {key: value for key, value in info.items() if key in self._keep}  # type: ignore[return-value]
+
+
+class VectorWithoutInfo(TextVectorWrapper):
+    """`WithoutInfo` around a vector environment; what is kept keeps its mask (`_finish_reason`)."""
+
+    def __init__(self, env: VectorEnv, keep: Collection[str] = ()) -> None:
+        super().__init__(env)
+        keys = check_keys(keep)
+        self._keep = keys | {f"_{key}" for key in keys}
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and drop infos."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return observations, {key: value for key, value in infos.items() if key in self._keep}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step, and drop infos."""
+        *results, infos = self.env.step(actions)
+        return *results, {key: value for key, value in infos.items() if key in self._keep}  # type: ignore[return-value]
+
+
+def check_keys(keep: Collection[str]) -> set[str]:
+    """Return the keys to keep as a set, or raise ValueError for a single string."""
+    if isinstance(keep, str):
+        raise ValueError(f"keep must be a list of keys, got the string {keep!r}; write keep=[{keep!r}]")
+    return set(keep)

@@ -38,7 +38,7 @@ class StableBaselinesVecEnv(VecEnv):
     def reset(self) -> Any:
         """Begin all texts, with the seeds and options that were set."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        observations, infos = self.envs.reset(seed=seeds)
+        observations, infos = self.envs.reset(seed=seeds)  # type: ignore[arg-type]  # a list has one seed per row
         self.reset_infos = [row_of(infos, row) for row in range(self.num_envs)]
         self._returns[:], self._lengths[:] = 0.0, 0
         self._reset_seeds()

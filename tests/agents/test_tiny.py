@@ -141,7 +141,7 @@ class TestSettings:
         ({"width": 30, "heads": 4}, "width must be a multiple of heads, got 30 and 4 heads"),
         ({"samples": -1}, "samples must be at least 0, got -1"),
         ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be in [(]0, 1[]]"),
     )
 
     @pytest.mark.parametrize(("settings", "message"), BAD)

@@ -406,26 +406,26 @@ class TestRefused:
         PPOConfig(top_p=1.0)  # truncates nothing
 
     BAD = (
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0; the usual value is 1e-05"),
+        ({"learning_rate": 0.0}, "learning_rate must be in (0, 1], got 0.0; the usual value is 1e-05"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"minibatch_size": -1}, "minibatch_size must be at least 1, got -1"),
         ({"episodes_per_iteration": 0}, "episodes_per_iteration must be at least 1, got 0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0; the usual value is 1.0"),
     )
     BAD_RL = (
-        ({"critic_learning_rate": 0.0}, "critic_learning_rate must be above 0, got 0.0"),
+        ({"critic_learning_rate": 0.0}, "critic_learning_rate must be in (0, 1], got 0.0"),
         ({"gamma": 1.5}, "gamma must be in [0, 1], got 1.5; the usual value is 1.0"),
         ({"gae_lambda": -0.1}, "gae_lambda must be in [0, 1], got -0.1; the usual value is 0.95"),
         ({"clip_range": 1.0}, "clip_range must be in (0, 1), got 1.0; the usual value is 0.2"),
         ({"value_clip_range": 0.0}, "value_clip_range must be above 0, got 0.0"),
-        ({"vf_coef": -1.0}, "vf_coef must be at least 0, got -1.0; the usual value is 0.5"),
-        ({"kl_coef": -0.1}, "kl_coef must be at least 0, got -0.1"),
-        ({"kl_coef": float("nan")}, "kl_coef must be finite and at least 0, got nan"),
+        ({"vf_coef": -1.0}, "vf_coef must be in [0, 1000000], got -1.0; the usual value is 0.5"),
+        ({"kl_coef": -0.1}, "kl_coef must be in [0, 1000000], got -0.1"),
+        ({"kl_coef": float("nan")}, "kl_coef must be finite and in [0, 1000000], got nan"),
         ({"kl_controller": "adaptive"}, "kl_target must be given"),
         ({"kl_controller": "adaptive", "kl_target": -1.0}, "kl_target must be above 0, got -1.0"),
-        ({"kl_controller": "loose"}, "controller must be one of fixed, adaptive, proportional, pid, got 'loose'"),
+        ({"kl_controller": "loose"}, "kl_controller must be one of fixed, adaptive, proportional, pid, got 'loose'"),
         ({"target_kl": 0.0}, "target_kl must be above 0, got 0.0"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0; the usual value is 1.0"),
+        ({"temperature": 0.0}, "temperature must be in [0.001, 100], got 0.0; the usual value is 1.0"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 1.5}, "top_p must be in (0, 1], got 1.5"),
     )
@@ -451,7 +451,7 @@ class TestRefused:
         (LOLSConfig, {"aggrevated_rollin_prob": 1.1}, "aggrevated_rollin_prob must be in [0, 1], got 1.1"),
         (D2LOLSConfig, {"aggrevated_rollin_prob": 1.1}, "aggrevated_rollin_prob must be in [0, 1], got 1.1"),
         (D2LOLSConfig, {"aggrevated_iterations": -1}, "aggrevated_iterations must be at least 0, got -1"),
-        (GAILConfig, {"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be above 0, got 0.0"),
+        (GAILConfig, {"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be in (0, 1], got 0.0"),
         (GAILConfig, {"discriminator_epochs": 0}, "discriminator_epochs must be at least 1, got 0"),
         (GAILConfig, {"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
     )

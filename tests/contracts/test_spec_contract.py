@@ -83,7 +83,7 @@ def test_copies_of_specs_share_their_objects():
     assert again.unwrapped.tokenizer is tokenizer
     assert again.unwrapped.examples is env.unwrapped.examples
     assert again.unwrapped.examples[0] is EXAMPLES[0]
-    assert terms(again)[0].score.function is my_reward
+    assert terms(again)[0].score.function.function is my_reward
     envs = gym.make_vec("tril/IMDB-v0", num_envs=2, **keywords)
     again = gym.make_vec(copy.deepcopy(envs.spec))
     assert again.unwrapped.tokenizer is tokenizer

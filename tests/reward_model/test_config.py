@@ -18,7 +18,7 @@ def resolved(num_pairs, **settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be in .0, 1., got 0.0"),
         ({"learning_rate": math.inf}, "learning_rate must be finite"),
         ({"learning_rate": math.nan}, "learning_rate must be .*, got nan"),
         ({"epochs": 0}, "epochs must be .*, got 0"),

@@ -89,7 +89,7 @@ class RewardModelConfig:
 def _check_device(device: str) -> None:
     import torch
 
-    check_device(device)
+    check_device(device, samples=False)
     if torch.device(device).type not in DEVICES or torch.device(device).index:  # Trainer takes the first of a kind
         raise ValueError(
             f"device must be one of {', '.join(DEVICES)}, got {device!r}; choose a GPU with CUDA_VISIBLE_DEVICES"

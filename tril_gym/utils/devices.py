@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 
-def check_device(device: str) -> None:
-    """Check that torch can use a device here, and sum in float64 on it, as the sampling of tokens does.
+def check_device(device: str, *, samples: bool = True) -> None:
+    """Check that torch can use a device here.
+
+    Args:
+        device: its name.
+        samples: whether tokens are sampled on it, for which probabilities are summed in float64.
 
     Raises:
         ValueError: it cannot.
@@ -12,7 +16,10 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        float(torch.ones(2, dtype=torch.float64, device=device).cumsum(0)[-1])
+        if samples:
+            float(torch.ones(2, dtype=torch.float64, device=device).cumsum(0)[-1])
+        else:
+            torch.empty(0, device=device)
     except TypeError as error:  # of a device without float64, such as mps
         raise ValueError(
             f"the device {device!r} has no float64, in which token probabilities are summed; use cpu or cuda"

@@ -372,7 +372,7 @@ class TestRefused:
     def test_decoder_with_too_few_positions(self, kind, envs):
         # Start token and forced BOS stand before the eight tokens, all of which a critic reads.
         short, enough = (LMPolicy(language_model("bart", vocab_size=V, positions=n), None) for n in (9, 10))
-        with pytest.raises(ValueError, match=r"has 9 positions, .* prompts need 4 and its completions 10"):
+        with pytest.raises(ValueError, match=r"decoder has 9 positions, .*completions need 10"):
             kind(short, envs)
         kind(enough, envs).learn(1)
 

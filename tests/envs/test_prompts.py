@@ -9,7 +9,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from tril_gym.data import Example, Examples
-from tril_gym.envs.prompts import PromptTable, prompt_table, special_tokens
+from tril_gym.envs.prompts import PromptTable, prompt_table
+from tril_gym.utils.tokenization import special_tokens
 
 WORDS = {word: i for i, word in enumerate(["<pad>", "<eos>", "<bos>", *"abcdefgh", "end:", "<unk>"])}
 PAD, EOS, BOS, A, B, C, D, E, F, G, H, END, UNK = range(13)
@@ -80,6 +81,9 @@ def test_each_prompt_is_tokenised_once():
     class Counting:
         def __init__(self, inner):
             self.inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
 
         def __call__(self, text, **keywords):
             calls.append(text)

@@ -54,6 +54,8 @@ class TextEnvConfig:
         min_new_tokens: int = 0,
         prompt_truncation_side: str = "right",
         vocab_size: int | None = None,
+        eos_token_ids: Sequence[int] | None = None,
+        prompt_eos: bool = True,
         train_examples: Callable[[], Sequence[Example]] | None = None,
         reward_fn: RewardFunction | None = None,
         dense_reward: bool = False,
@@ -72,7 +74,7 @@ class TextEnvConfig:
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self._num_known = len(tokenizer)
-        self.eos_token_ids = [int(tokenizer.eos_token_id)]
+        self.eos_token_ids = check_eos_ids(eos_token_ids, tokenizer, self.vocab_size)
         self.is_eos = np.zeros(self.vocab_size, dtype=bool)
         self.is_eos[self.eos_token_ids] = True
         self.prompts = prompt_table(
@@ -81,6 +83,7 @@ class TextEnvConfig:
             max_prompt_length=self.max_prompt_length,
             truncation_side=prompt_truncation_side,
             vocab_size=self.vocab_size,
+            keeps_eos=prompt_eos,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextEnvConfig:
@@ -108,6 +111,7 @@ class TextEnvConfig:
             "dense_reward": self.dense_reward,
             "restart": restart,
             "joiner": JOINER,
+            "prompt_eos": self.prompts.ends_in_eos,
         }
 
     def observation_space(self) -> Box:
@@ -164,6 +168,8 @@ def text_env_config(
     min_new_tokens: int = 0,
     prompt_truncation_side: str | None = None,
     vocab_size: int | None = None,
+    eos_token_ids: Sequence[int] | None = None,
+    prompt_eos: bool = True,
 ) -> TextEnvConfig:
     """Return the configuration of a task on a data set.
 
@@ -180,6 +186,9 @@ def text_env_config(
         min_new_tokens: m, advice only.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V, by default the tokenizer's length.
+        eos_token_ids: the ids of which each ends a text; by default the tokenizer's EOS.
+        prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
+            decoder-only models.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
     config = TextEnvConfig(
@@ -192,6 +201,8 @@ def text_env_config(
         if prompt_truncation_side is None
         else prompt_truncation_side,
         vocab_size=vocab_size,
+        eos_token_ids=eos_token_ids,
+        prompt_eos=prompt_eos,
         train_examples=train_examples,
     )
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
@@ -206,9 +217,25 @@ def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
         return least
     if check_integer("vocab_size", vocab_size, 1, MAX_VOCABULARY) < least:
         raise ValueError(
-            f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}"
+            f"vocab_size must cover the tokenizer {describe(tokenizer)} of {least} tokens, got {vocab_size}; if that is"
+            f" the number of a model's logits, extend it: model.resize_token_embeddings({least})"
         )
     return int(vocab_size)
+
+
+def check_eos_ids(ids: Sequence[int] | None, tokenizer: Any, vocab_size: int) -> list[int]:
+    """Return the ids that end a text, the tokenizer's EOS first: references end in it.
+
+    Raises:
+        ValueError: there are none, or one is no action.
+    """
+    own = int(tokenizer.eos_token_id)
+    if ids is None:
+        return [own]
+    wrong = [token for token in ids if not isinstance(token, int | np.integer) or not 0 <= token < vocab_size]
+    if wrong or not ids:
+        raise ValueError(f"eos_token_ids must be ids of 0 to {vocab_size - 1}, one at least, got {list(ids)}")
+    return sorted({int(token) for token in ids}, key=lambda token: (token != own, token))
 
 
 def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

@@ -15,8 +15,8 @@ import numpy as np
 from tril_gym.data.example import Examples
 from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
-from tril_gym.envs.prompts import tokenise
 from tril_gym.utils.no_copy import NoCopy
+from tril_gym.utils.tokenization import encode
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
     """Return the tokens of at most 500 references, EOS counted: (n,)."""
     references = [reference for example in examples for reference in example.references]
     step = max(1, math.ceil(len(references) / COUNTED))
-    lengths = [len(tokenise(tokenizer, joiner + reference)) + 1 for reference in references[::step]]
+    lengths = [len(encode(tokenizer, joiner + reference)) + 1 for reference in references[::step]]
     return np.array(lengths, dtype=np.int64)
 
 

@@ -11,17 +11,36 @@ import numpy as np
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.arrays import Ids
+from tril_gym.utils.tokenization import encode, special_tokens
 
 
 class PromptTable:
-    """The N prompts, aligned right in P columns, -1 where there is no token."""
+    """The N prompts, aligned right in P columns, -1 where there is no token.
+
+    Args:
+        examples: with the prompts.
+        tokenizer: also gives the special tokens around a prompt.
+        max_prompt_length: P.
+        truncation_side: the side on which a prompt that is too long is cut.
+        vocab_size: V.
+        keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
+    """
 
     def __init__(
-        self, examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
+        self,
+        examples: Examples,
+        tokenizer: Any,
+        *,
+        max_prompt_length: int,
+        truncation_side: str,
+        vocab_size: int,
+        keeps_eos: bool = True,
     ) -> None:
         self.examples, self.tokenizer = examples, tokenizer
         self.truncation_side, self.vocab_size = truncation_side, vocab_size
-        self._before, self._after = special_tokens(tokenizer)
+        self._before, after = special_tokens(tokenizer)
+        self._after = [token for token in after if keeps_eos or token != tokenizer.eos_token_id]
+        self.ends_in_eos = tokenizer.eos_token_id in self._after
         self._room = max_prompt_length - len(self._before) - len(self._after)
         if self._room < 1:
             raise ValueError(
@@ -43,7 +62,7 @@ class PromptTable:
 
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]
-        body = tokenise(self.tokenizer, example.prompt)
+        body = encode(self.tokenizer, example.prompt)
         if len(body) > self._room:
             body = self._truncate(example, index)
         tokens = self._before + body + self._after
@@ -60,8 +79,8 @@ class PromptTable:
 
     def _truncate(self, example: Example, index: int) -> list[int]:
         """Return the tokens of a prompt, cut on the truncation side; its suffix is kept."""
-        head = tokenise(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
-        tail = tokenise(self.tokenizer, example.suffix) if example.suffix else []
+        head = encode(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
+        tail = encode(self.tokenizer, example.suffix) if example.suffix else []
         keep = self._room - len(tail)
         if keep < 1:
             raise ValueError(
@@ -72,11 +91,17 @@ class PromptTable:
 
 
 def prompt_table(
-    examples: Examples, tokenizer: Any, *, max_prompt_length: int, truncation_side: str, vocab_size: int
+    examples: Examples,
+    tokenizer: Any,
+    *,
+    max_prompt_length: int,
+    truncation_side: str,
+    vocab_size: int,
+    keeps_eos: bool = True,
 ) -> PromptTable:
     """Return the table of these settings, which all environments with the same examples share."""
     # The table holds the tokenizer, so no other object can get its id.
-    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size)
+    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size, keeps_eos)
     if key not in examples.prompt_tables:
         examples.prompt_tables[key] = PromptTable(
             examples,
@@ -84,21 +109,7 @@ def prompt_table(
             max_prompt_length=max_prompt_length,
             truncation_side=truncation_side,
             vocab_size=vocab_size,
+            keeps_eos=keeps_eos,
         )
     table: PromptTable = examples.prompt_tables[key]
     return table
-
-
-def tokenise(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise a text without special tokens and without a limit of length."""
-    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
-
-
-def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the tokens that a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    tokens, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
-    if all(special):
-        return tokens, []
-    first, last = special.index(0), len(special) - special[::-1].index(0)
-    return tokens[:first], tokens[last:]

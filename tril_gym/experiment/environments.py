@@ -49,7 +49,7 @@ def make_envs(
     """
     keywords: dict[str, Any] = dict(data) | config.env_args
     if has_data(config.env):
-        own = {} if policy is None else {"tokenizer": policy.tokenizer, "vocab_size": policy.vocab_size}
+        own = {} if policy is None else _keywords_of(policy)
         if policy is None and data["dataset"] != "embedded":
             own = {"tokenizer": "fit"}
         keywords = own | keywords
@@ -72,6 +72,18 @@ def make_envs(
             f"{config.env} cannot be created with {', '.join(keywords | mode)}: {error}; a text environment of your own"
             " takes them as docs/your_own_environment.md describes"
         ) from error
+
+
+def _keywords_of(policy: LMPolicy) -> dict[str, Any]:
+    """Return the keywords of an environment for a policy: its tokenizer, and where its texts and prompts end."""
+    own: dict[str, Any] = {"tokenizer": policy.tokenizer, "vocab_size": policy.vocab_size}
+    eos = None if policy.tokenizer is None else policy.tokenizer.eos_token_id
+    ends = [token for token in policy.eos_token_ids if token != eos]
+    if eos is not None and ends:
+        own["eos_token_ids"] = [eos, *ends]
+    if not policy.model.config.is_encoder_decoder:
+        own["prompt_eos"] = False
+    return own
 
 
 def _spec(env: str) -> EnvSpec:

@@ -48,3 +48,11 @@ def decoder_start(model: Any) -> list[int]:
         )
     forced = model.generation_config.forced_bos_token_id
     return [start] if forced is None else [start, forced]
+
+
+def eos_ids_of(model: Any) -> tuple[int, ...]:
+    """Return the ids at which a model's texts end by its generation config: none, one, or several, as in Llama 3."""
+    named = model.generation_config.eos_token_id
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list | tuple) else (named,)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tril_gym.utils.tokenization import encode
+
 # Text is tokenised behind one of these, so that its first piece is tokenised as inside a text. The first one is in few
 # vocabularies, and what a vocabulary does not know merges with nothing.
 ANCHORS = ("☃", ".", "a")
@@ -70,6 +72,4 @@ class TextCodec:
                 yield both[len(head) :]
 
     def _encode(self, text: str) -> list[int]:
-        """Tokenise without special tokens, neither around the text nor where it contains their names, and uncut."""
-        settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
-        return list(self.tokenizer(text, **settings)["input_ids"])
+        return encode(self.tokenizer, text)

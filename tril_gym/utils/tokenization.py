@@ -1,4 +1,4 @@
-"""Load tokenizers by name or from a folder."""
+"""Load tokenizers by name or from a folder, and encode text whatever it contains."""
 
 from __future__ import annotations
 
@@ -33,3 +33,33 @@ def load_tokenizer(name: str | Path, **settings: Any) -> Any:
     if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in files):
         raise ValueError(f"{str(name)!r} has no tokenizer; save the model's there with tokenizer.save_pretrained")
     return tokenizer
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise a text without special tokens and without a limit of length.
+
+    The name of a special token that the text contains, such as "<eos>", stays text.
+    """
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
+    ids = list(tokenizer(text, **settings)["input_ids"])
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    if special.isdisjoint(ids):
+        return ids
+    # Some vocabularies, such as T5's, have the names among their ordinary pieces: there they are spelled by letters.
+    return [piece for token in ids for piece in (_letters(tokenizer, token) if token in special else [token])]
+
+
+def _letters(tokenizer: Any, token: int) -> list[int]:
+    """Return the ids of the letters of a token's name, as far as the vocabulary has them."""
+    ids = [tokenizer.convert_tokens_to_ids(letter) for letter in tokenizer.convert_ids_to_tokens(token)]
+    return [letter for letter in ids if letter is not None]
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    tokens, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    if all(special):
+        return tokens, []
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return tokens[:first], tokens[last:]

@@ -32,6 +32,7 @@ from tril_gym.models.language_model import LanguageModel
 from tril_gym.models.noise import evaluation_mode
 from tril_gym.models.texts import Texts
 from tril_gym.utils.seeding import seeded
+from tril_gym.utils.tokenization import encode
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +313,7 @@ def ordinary_ids(language_model: LanguageModel, count: int) -> list[int]:
     special = _special_ids(language_model.model.config)
     if tokenizer is not None:
         special |= set(tokenizer.all_special_ids)
-        found = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
+        found = encode(tokenizer, SENTENCE)
         known = [token for token in found if token < size and token not in special]
         if len(set(known)) >= 8:
             return known

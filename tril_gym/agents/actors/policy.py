@@ -23,6 +23,7 @@ from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import EXCLUDED, Decoding
+from tril_gym.models.architecture import eos_ids_of
 from tril_gym.models.language_model import LanguageModel, TokenLogprobs
 from tril_gym.models.lm_head import EntropyMode
 from tril_gym.models.lora import Lora
@@ -104,6 +105,11 @@ class LMPolicy(Actor):
         """Number of logits."""
         return self.language_model.vocab_size
 
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The ids at which the model's texts end by its generation config, as far as it has logits for them."""
+        return tuple(token for token in eos_ids_of(self.model) if 0 <= token < self.vocab_size)
+
     def parameters(self) -> list[nn.Parameter]:
         """Return what training changes."""
         return self.language_model.parameters()
@@ -123,12 +129,37 @@ class LMPolicy(Actor):
         Raises:
             ValueError: vocabularies of different size, or texts longer than the model's positions.
         """
+        known = 0 if layout.tokenizer is None else len(layout.tokenizer)
+        if known > self.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {known} tokens, the model {self.vocab_size} logits; extend the model to the"
+                f" tokenizer with model.resize_token_embeddings({known}), and save it so"
+            )
         if self.vocab_size != layout.vocab_size:
             raise ValueError(
                 f"the model has {self.vocab_size} logits, the environment {layout.vocab_size} actions; make the"
                 f" environment with the model's own tokenizer, and vocab_size={self.vocab_size} if that is shorter"
             )
         self.language_model.backbone.check_positions(layout.max_prompt_length, layout.max_new_tokens)
+
+    def check_ends(self, layout: TextLayout) -> None:
+        """Raise if the environment ends texts, or prompts, otherwise than the model that trains in it.
+
+        Raises:
+            ValueError: the model ends its texts at further ids, or it is decoder-only and prompts end in EOS.
+        """
+        known = list(self.eos_token_ids)
+        if not {*known}.isdisjoint(layout.eos_token_ids) and not {*known} <= {*layout.eos_token_ids}:
+            both = [*layout.eos_token_ids, *sorted({*known} - {*layout.eos_token_ids})]
+            raise ValueError(
+                f"the model's texts end at any of the ids {known}, those of the environment at"
+                f" {list(layout.eos_token_ids)}; make the environment with eos_token_ids={both}"
+            )
+        if layout.prompt_eos and not self.model.config.is_encoder_decoder:
+            raise ValueError(
+                "prompts end in EOS, which the tokenizer puts there, and a decoder-only model continues nothing after"
+                " it; make the environment with prompt_eos=False"
+            )
 
     def check_readings(self, layout: TextLayout, *, values: bool = False) -> None:
         """Find how the model must be read in this environment, once; see `model_check.check_model`."""

@@ -1,6 +1,6 @@
 """References as token ids: what imitation learns from, and an actor that writes them.
 
-`tokenizer(joiner + text, no special tokens) + EOS`, cut to T tokens; a text that is cut has no EOS.
+The ids of joiner + text, as they continue a text, and EOS, cut to T tokens; a text that is cut has no EOS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter
 from tril_gym.agents.collection.actor import Actor
-from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
 
@@ -23,13 +23,13 @@ class ReferenceTokens:
     def __init__(self, layout: TextLayout) -> None:
         if layout.tokenizer is None:
             raise ValueError("references must be tokenised, but the environment shows no tokenizer attribute")
-        self.layout = layout
+        self.layout, self._codec = layout, codec_of(layout)
         self._cache: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
         """Return the ids of one reference, EOS included where it fits."""
         if text not in self._cache:
-            ids = self.layout.tokenizer(self.layout.joiner + text, add_special_tokens=False)["input_ids"]
+            ids = self._codec.ids(self.layout.joiner + text)
             self._cache[text] = [*ids, self.layout.eos_token_ids[0]][: self.layout.max_new_tokens]
         return self._cache[text]
 

@@ -14,9 +14,10 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.models.architecture import positions_of
+from tril_gym.models.architecture import eos_ids_of, positions_of
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
+from tril_gym.utils.tokenization import special_tokens
 
 
 class CrossTokenizerBridge:
@@ -44,6 +45,8 @@ class CrossTokenizerBridge:
         )
         config = policy.model.config
         positions = positions_of(config, "encoder" if config.is_encoder_decoder else "decoder")
+        ends_in_eos = self.tokenizer.eos_token_id in special_tokens(self.tokenizer)[1]
+        self._drops_eos = ends_in_eos and not config.is_encoder_decoder
         shared = 0 if config.is_encoder_decoder else new_tokens
         self.max_prompt_length = None if positions is None else positions - shared
 
@@ -56,12 +59,17 @@ class CrossTokenizerBridge:
         return [self._text(written, row).removeprefix(self._text(begun, row)) for row in range(len(prompts))]
 
     def _prompt_ids(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise with the special tokens of the model's prompts; the tokenizer cuts those that are too long."""
+        """Tokenise with the special tokens of the model's prompts; the tokenizer cuts those that are too long.
+
+        A decoder-only model does not continue what ends in EOS, so there it is left out.
+        """
         limit = self.max_prompt_length
-        ids: list[list[int]] = self.tokenizer(texts, truncation=limit is not None, max_length=limit, verbose=False)[
-            "input_ids"
-        ]
-        return ids
+        settings = {"truncation": limit is not None, "max_length": limit, "split_special_tokens": True}
+        ids: list[list[int]] = self.tokenizer(texts, verbose=False, **settings)["input_ids"]
+        return [self._without_eos(prompt) for prompt in ids] if self._drops_eos else ids
+
+    def _without_eos(self, prompt: list[int]) -> list[int]:
+        return prompt[:-1] if prompt[-1] == self.tokenizer.eos_token_id else prompt
 
     def _text(self, texts: Texts, row: int) -> str:
         ids = [token for token in texts.completion_ids(row) if token not in self.layout.eos_token_ids]
@@ -86,10 +94,9 @@ def _max_new_tokens(policy: LMPolicy, layout: TextLayout) -> int:
 
 def _eos_token_ids(policy: LMPolicy) -> tuple[int, ...]:
     """Return the EOS ids of the model's generation config, else the tokenizer's."""
-    named = policy.model.generation_config.eos_token_id
-    named = policy.tokenizer.eos_token_id if named is None else named
-    ids = tuple(named) if isinstance(named, list | tuple) else (named,)
-    if not ids or any(token is None or not 0 <= token < policy.vocab_size for token in ids):
+    ids = eos_ids_of(policy.model) or (policy.tokenizer.eos_token_id,)
+    named = list(ids) if len(ids) > 1 else ids[0]
+    if any(token is None or not 0 <= token < policy.vocab_size for token in ids):
         raise ValueError(
             f"its model names no EOS among its {policy.vocab_size} tokens, got {named}, so its texts could not end; set"
             " model.generation_config.eos_token_id"

@@ -62,6 +62,7 @@ class Agent(ABC):
         self.envs, self.seed = envs, seed
         self.layout = TextLayout.of(envs)
         policy.check(self.layout)
+        policy.check_ends(self.layout)
         policy.language_model.check_trainable()
         policy.language_model.prepare_training()
         self.policy = policy.with_decoding(config.decoding())

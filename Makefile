@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test slow docs bench structure mutants crash soak
+.PHONY: install demo check test slow docs bench structure mutants crash soak models
 
 install: .venv/.installed
 
@@ -35,6 +35,10 @@ docs: install
 # Packages, their imports and their sizes.
 structure: install
 	$(BIN)/python scripts/structure.py
+
+# Check a tiny model of every family of transformers and write docs/models.md: ten minutes.
+models: install
+	$(BIN)/python scripts/models_table.py
 
 # Plant defects one by one and print which ones the tests notice: a quarter of an hour.
 mutants: install

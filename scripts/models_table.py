@@ -14,8 +14,8 @@ import argparse
 import logging
 import math
 import signal
-import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,17 +97,61 @@ SIZES: dict[str, Any] = {
     "word_embed_proj_dim": 32,
     "rotary_dim": 4,
     "mlp_ratio": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 64,
     "use_cache": True,
 }
-# Settings of single families, beyond or instead of the sizes above.
+LATENT = {"num_key_value_heads": 4, "head_dim": 8}  # attention with a compressed cache has a key for each head
+DECODER = {"is_decoder": True}  # encoders that can be decoders
+MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+FIXED = {"num_key_value_heads": None, "head_dim": None, "v_head_dim": None}  # what follows from other settings
+# Settings of single families, beyond or instead of the sizes above; None leaves a size out.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": 48},
-    "deepseek_v2": {"num_key_value_heads": 4, "head_dim": 8},
-    "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 8},
-    "opt": {"word_embed_proj_dim": 16},
-    "falcon": {"hidden_dropout": 0.1},
-    "mixtral": {"router_jitter_noise": 0.1},
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "axk1", "axk2", "glm4_moe_lite"), LATENT),
+    **dict.fromkeys(("glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), LATENT),
+    **dict.fromkeys(("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"), DECODER),
+    **dict.fromkeys(("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer"), DECODER),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod", "reformer"), DECODER),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid", "minimax"), MIXED),
+    **dict.fromkeys(("falcon", "xlstm"), FIXED),
+    "bart": {"is_encoder_decoder": True},
+    "bamba": {"attn_layer_indices": [1]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "moe_jitter_eps": 0.1},
+    },
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+    "gemma4_text": {"num_kv_shared_layers": 0, "head_dim": None, "num_key_value_heads": None},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0, "head_dim": None, "num_key_value_heads": None},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 6},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "longt5": {"encoder_attention_type": "local", "local_radius": 8},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2},
+    "mixtral": {"router_jitter_noise": 0.1},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention"]},
+    "opt": {"word_embed_proj_dim": 16},
+    "phi3": {"max_position_embeddings": 64, "original_max_position_embeddings": 64},
+    "plbart": {"is_encoder_decoder": True},
+    "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": 2, "num_encoder_attention_heads": 4}
+    | {"num_decoder_attention_heads": 4},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "attention_window_size": 8},
+    "reformer": DECODER | {"axial_pos_embds": False, "attn_layers": ["local", "local"]} | {"attention_head_size": 8},
+    "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "router_jitter_noise": 0.1},
+    "xlnet": {"max_position_embeddings": None},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"], "attention_head_dim": 16},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "attention_hidden_size": 64, "num_key_value_heads": 4}
+    | {"attention_head_dim": 16},
+    "zaya": {"num_experts_per_tok": 1},
 }
 
 
@@ -141,10 +185,22 @@ def tiny_config(family: str) -> Any:
     """Return a configuration of a family with tiny sizes."""
     from transformers import CONFIG_MAPPING
 
-    kind = CONFIG_MAPPING[family]
+    return shrunk(CONFIG_MAPPING[family], SETTINGS.get(family, {}))
+
+
+def shrunk(kind: Any, settings: dict[str, Any]) -> Any:
+    """Return a configuration with tiny sizes, its parts (encoder, decoder, text) included."""
     default = kind()
-    sizes = {name: value for name, value in SIZES.items() if hasattr(default, name)}
-    return kind(**sizes | SETTINGS.get(family, {}))
+    kept = {name: value for name, value in SIZES.items() if settings.get(name, value) is not None or value is None}
+    sizes = {name: value for name, value in kept.items() if hasattr(default, name)}
+    if default.is_encoder_decoder:
+        sizes["decoder_start_token_id"] = SIZES["decoder_start_token_id"]
+    for name in {*kind.sub_configs} - {*settings}:
+        part = getattr(default, name)
+        if part is not None:
+            sizes[name] = shrunk(type(part), SETTINGS.get(part.model_type, {}))
+    chosen = sizes | settings
+    return kind(**{name: value for name, value in chosen.items() if value is not None or name.startswith("forced")})
 
 
 def tiny_model(family: str, kind: str, *, seed: int = 0) -> Any:
@@ -212,22 +268,36 @@ def verdict(report: ModelReport) -> tuple[str, str]:
 
 def first_line(error: Exception) -> str:
     """Return the kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.110}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.80}"
+
+
+MARKS = "<!-- table -->", "<!-- /table -->"
+
+
+def with_table(page: str, rows: list[Row]) -> str:
+    """Return the page with these rows in place of its table."""
+    import transformers
+
+    counts = Counter(row.verdict.split(" with")[0] for row in rows)
+    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}\n{versions}: {found}.\n\n{table(rows)}\n{MARKS[1]}{after}"
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows in Markdown."""
-    lines = ["| family | kind | verdict | |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row.family} | {row.kind} | {row.verdict} | {row.reason.replace('|', ' ')} |" for row in rows]
+    lines = ["| family | kind | verdict | notes |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{row.family}` | {row.kind} | {row.verdict} | {row.reason.replace('|', ' ')} |" for row in rows]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Check families and print or write the table."""
+    """Check families, and print or write the table."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -235,9 +305,11 @@ def main() -> None:
     chosen = parser.parse_args().families
     known = families()
     rows = []
-    for family in chosen or known:
+    for family in chosen or sorted(known):
         rows.append(try_family(family, known[family]))
-        print(f"{family:28} {rows[-1].verdict:36} {rows[-1].reason}", file=sys.stderr, flush=True)
+        print(f"{family:28} {rows[-1].verdict:36} {rows[-1].reason}", flush=True)
+    if not chosen:
+        DOCUMENT.write_text(with_table(DOCUMENT.read_text(), rows))
 
 
 if __name__ == "__main__":

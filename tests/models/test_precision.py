@@ -84,6 +84,19 @@ def test_evaluation_reads_a_model_as_saved(saved, monkeypatch):
     assert dtypes(parts.policy) == {torch.bfloat16}
 
 
+def test_evaluation_checks_a_model_unless_told_otherwise(saved, tmp_path, monkeypatch):
+    import tril_gym.agents.actors.policy as policies
+
+    def refuse(*of, **more):
+        raise ValueError("checked")
+
+    monkeypatch.setattr(policies, "check_model", refuse)
+    options = ["evaluate", str(saved), "--env", "tril/Toy-v0", "--examples", "2", "--num-envs", "2"]
+    result = CliRunner().invoke(main, options)
+    assert (result.exit_code, "checked" in result.output) == (2, True)
+    assert CliRunner().invoke(main, [*options, "--no-check-model"]).exit_code == 0
+
+
 class TestMemory:
     def test_weights_are_counted_without_making_them(self, tmp_path):
         model = language_model("gpt2")

@@ -162,10 +162,12 @@ def build_evaluation(
     device: str,
     loading: dict[str, Any] | None = None,
     trust_code: bool = False,
+    check_model: bool = True,
 ) -> EvaluationComponents:
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
-    `loading` has fields of `RunConfig` that say how a model is loaded. Code that only the settings of the run name is
+    `loading` has fields of `RunConfig` that say how a model is loaded; `check_model` checks
+    how it reads. Code that only the settings of the run name is
     run with `trust_code`.
 
     Raises:
@@ -193,6 +195,8 @@ def build_evaluation(
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)
+            if check_model:
+                _check_model(policy, envs)
         check_rewards(config, data, policy, fitted=folder.path / "reward" if is_run else None)
     return EvaluationComponents(
         policy=policy,
@@ -203,6 +207,14 @@ def build_evaluation(
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
     )
+
+
+def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:
+    from tril_gym.agents.collection.layout import TextLayout
+
+    layout = TextLayout.of(envs)
+    policy.check(layout)
+    policy.check_readings(layout)
 
 
 def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 
 def body_of(model: Any) -> Any:
-    """Return a decoder-only model without its head. In Llama 4 the attribute `base_model` is the whole model."""
-    return model.get_decoder() if model.base_model is model else model.base_model
+    """Return a decoder-only model without its head. In Llama 4 `base_model` is the whole model, its body a part."""
+    if model.base_model is not model:
+        return model.base_model
+    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), model)
 
 
 def positions_of(config: Any, side: str = "decoder") -> int | None:

@@ -1,0 +1,113 @@
+"""Families of models with peculiarities: each is read right, or refused with one message."""
+
+import models_table
+import pytest
+from doubles import foreign_envs, language_model, policy_of
+from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
+
+from tril_gym.agents import PPO, LMPolicy, PPOConfig, TextLayout
+from tril_gym.agents.actors.model_check import examine
+from tril_gym.agents.learners.critic import make_critic
+from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
+from tril_gym.models.backbone import backbone_of
+
+# Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
+CHECKED = ("gpt2", "llama", "gemma2", "deepseek_v2", "mixtral", "falcon", "opt", "mamba", "qwen3_next", "gemma3n_text")
+CHECKED += ("t5", "bart", "led")
+
+
+@pytest.mark.parametrize("family", CHECKED)
+def test_the_page_says_what_the_check_finds(family):
+    row = models_table.try_family(family, models_table.families()[family])
+    assert row.verdict.startswith("works")
+    assert f"| `{family}` | {row.kind} | {row.verdict} | {row.reason} |" in models_table.DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("family", ["xlm", "fsmt"])
+def test_a_family_that_cannot_be_read_is_refused_with_one_message(family):
+    kind = models_table.families()[family]
+    policy = LMPolicy(models_table.tiny_model(family, kind), None)
+    with pytest.raises(ValueError, match=f"^{family} models cannot be used: .*docs/models.md") as caught:
+        PPO(policy, foreign_envs(2, vocab_size=policy.vocab_size, max_prompt_length=12))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_critic_has_the_width_of_the_states():
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
+    config = OPTConfig(vocab_size=24, num_attention_heads=4, max_position_embeddings=64, **sizes)
+    policy = LMPolicy(OPTForCausalLM(config), None)
+    assert policy.language_model.width == 16  # the states are projected down to the embeddings
+    assert make_critic(policy).head.in_features == 16
+    PPO(policy, foreign_envs(4), PPOConfig(epochs=1)).learn(1)
+
+
+def test_width_of_other_families(family):
+    assert policy_of(family).language_model.width == 32
+
+
+def test_values_narrower_than_keys():
+    report = examine(
+        LMPolicy(models_table.tiny_model("deepseek_v2", "causal"), None).language_model, models_table.LAYOUT
+    )
+    assert report.is_right
+    assert report.mode.cache == "rows"
+
+
+class TestLimits:
+    def test_led_has_one_on_each_side(self):
+        config = LEDConfig(max_encoder_position_embeddings=40, max_decoder_position_embeddings=20)
+        assert [positions_of(config, side) for side in ("encoder", "decoder")] == [40, 20]
+        backbone = backbone_of(models_table.tiny_model("led", "encoder-decoder"))
+        backbone.model.config.max_decoder_position_embeddings = 20
+        backbone.check_positions(40, 19)
+        with pytest.raises(ValueError, match="decoder has 20 positions, the environment's completions need 21"):
+            backbone.check_positions(40, 20)
+
+    def test_longrope_is_refused_where_it_switches(self):
+        factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24} | factors
+        config = Phi3Config(
+            vocab_size=24,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=96,
+            original_max_position_embeddings=24,
+            pad_token_id=0,
+            rope_parameters=rope,
+        )
+        assert rope_limit(config) == 24
+        assert rope_limit(LlamaConfig()) is None
+        from transformers import Phi3ForCausalLM
+
+        backbone = backbone_of(Phi3ForCausalLM(config))
+        backbone.check_positions(12, 12)
+        with pytest.raises(ValueError, match=r"rotary positions of phi3 change .* longer than 24 tokens .* 13 \+ 12"):
+            backbone.check_positions(13, 12)
+
+
+def test_ids_reach_models_that_read_more_than_embeddings():
+    """Gemma 3n has embeddings of its own in each layer, which inputs_embeds alone does not reach."""
+    model = LMPolicy(models_table.tiny_model("gemma3n_text", "causal"), None).language_model
+    report = examine(model, models_table.LAYOUT, values=True)
+    assert report.is_right
+    assert report.mode.cache == "rows"
+
+
+def test_eos_ids_of_a_generation_config():
+    model = language_model("gpt2")
+    for named, expected in ((None, ()), (7, (7,)), ([7, 9], (7, 9))):
+        model.generation_config.eos_token_id = named
+        assert eos_ids_of(model) == expected
+
+
+def test_batches_stay_whole_where_rows_cannot_leave():
+    from tril_gym.models.decoders import ReadingMode
+
+    model = policy_of("gpt2").language_model
+    model.read_as(ReadingMode(cache="batch", packs=False))
+    layout = TextLayout.of(foreign_envs(1, max_prompt_length=12))
+    report = examine(model, layout, values=True)
+    assert report.is_right
+    assert report.mode.cache == "batch"

@@ -12,6 +12,7 @@ checkpoints and all weights and optimizer states must be identical.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -195,12 +196,18 @@ def main(algorithms: str, policies: str, kills: int, seed: int | None) -> None:
 
     seed = int(time.time()) if seed is None else seed
     click.echo(f"seed {seed}, {kills} kills each")
-    for algorithm in algorithms.split(","):
-        for policy in policies.split(","):
-            start, work = time.monotonic(), Path(tempfile.mkdtemp(prefix="crash-"))
+    failures = 0
+    for algorithm, policy in itertools.product(algorithms.split(","), policies.split(",")):
+        start, work = time.monotonic(), Path(tempfile.mkdtemp(prefix="crash-"))
+        try:
             ends = crash(algorithm, policy, work, kills=kills, rng=random.Random(f"{seed} {algorithm} {policy}"))
-            shutil.rmtree(work)
-            click.echo(f"{algorithm:11s} {policy:13s} {ends} ends identical  {time.monotonic() - start:.0f} s")
+        except AssertionError as error:
+            failures += 1
+            click.echo(f"{algorithm:11s} {policy:13s} FAILED: {error}")
+            continue
+        shutil.rmtree(work)
+        click.echo(f"{algorithm:11s} {policy:13s} {ends} ends identical  {time.monotonic() - start:.0f} s")
+    raise SystemExit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Change:
 
     before: float
     after: float
-    stderr: float  # of after − before; NaN for a single example
+    stderr: float  # of after − before; NaN for a single example or a number that is not finite
     standard_errors: float  # (after − before) / stderr; ±inf where all examples changed by the same amount
 
 
@@ -34,7 +34,8 @@ def paired_change(before: Sequence[float], after: Sequence[float]) -> Change:
     """Compare rewards of the same n examples, (n,) and (n,)."""
     differences = [new - old for old, new in zip(before, after, strict=True)]
     change = fmean(differences)
-    stderr = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
+    has_spread = len(differences) > 1 and all(map(math.isfinite, differences))
+    stderr = stdev(differences) / math.sqrt(len(differences)) if has_spread else math.nan
     without_spread = math.copysign(math.inf, change) if change else 0.0
     return Change(fmean(before), fmean(after), stderr, change / stderr if stderr else without_spread)
 

@@ -6,10 +6,11 @@ from doubles import foreign_envs, language_model, policy_of
 from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
 
 from tril_gym.agents import PPO, LMPolicy, PPOConfig, TextLayout
-from tril_gym.agents.actors.model_check import examine
+from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
 from tril_gym.models.backbone import backbone_of
+from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
 
 # Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
 CHECKED = ("gpt2", "llama", "gemma2", "deepseek_v2", "mixtral", "falcon", "opt", "mamba", "qwen3_next", "gemma3n_text")
@@ -30,6 +31,20 @@ def test_a_family_that_cannot_be_read_is_refused_with_one_message(family):
     with pytest.raises(ValueError, match=f"^{family} models cannot be used: .*docs/models.md") as caught:
         PPO(policy, foreign_envs(2, vocab_size=policy.vocab_size, max_prompt_length=12))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "switch_transformers", "dbrx", "phimoe", "falcon"])
+def test_noise_is_off_in_training_mode(family):
+    """Their configurations here have dropout or jitter, which gradient checkpointing must not switch on."""
+    model = models_table.tiny_model(family, models_table.families()[family])
+    policy = LMPolicy(model, None)
+    checkpoint_gradients(policy.model)
+    assert uses_gradient_checkpointing(policy.model)
+    check_training_mode(policy.language_model, models_table.LAYOUT)
+    model.train()  # the control: all of it in training mode
+    if family not in ("falcon", "mixtral"):  # whose rates of noise the policy has set to 0 for good
+        with pytest.raises(ValueError, match="cannot be trained with gradient_checkpointing"):
+            check_training_mode(policy.language_model, models_table.LAYOUT)
 
 
 def test_a_critic_has_the_width_of_the_states():

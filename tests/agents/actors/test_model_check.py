@@ -49,6 +49,15 @@ def test_a_check_changes_no_weight_and_no_random_number():
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
+def test_training_is_the_same_without_a_check(family):
+    weights = []
+    for checked in (True, False):
+        policy, envs = policy_of(family), foreign_envs(6, **SIZES)
+        PPO(policy, envs, PPOConfig(epochs=1, minibatch_size=3, learning_rate=1e-3, check_model=checked)).learn(2)
+        weights.append(torch.cat([weight.detach().flatten() for weight in policy.parameters()]))
+    assert torch.equal(*weights)
+
+
 def test_a_model_is_checked_once_for_each_layout(monkeypatch):
     model, seen = policy_of("gpt2").language_model, []
     monkeypatch.setattr(model_check, "examine", lambda *of, **more: seen.append(of) or examine(*of, **more))

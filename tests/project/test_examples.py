@@ -10,6 +10,7 @@ from typing import Any
 
 import paths
 import pytest
+import torch
 
 EXAMPLES = paths.ROOT / "examples"
 
@@ -27,7 +28,8 @@ def example(tmp_path, monkeypatch) -> Callable[..., Any]:
 
 def test_every_example_is_tested():
     tests = Path(__file__).read_text()
-    assert [path.stem for path in sorted(EXAMPLES.glob("*.py")) if f'example("{path.stem}"' not in tests] == []
+    names = [path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in sorted(EXAMPLES.rglob("*.py"))]
+    assert [name for name in names if f'"{name}"' not in tests] == []
 
 
 def test_step_by_hand(example, capsys):
@@ -69,6 +71,35 @@ def test_tldr_three_stages(example, tmp_path):
     assert (tmp_path / "home/reward_model/model.safetensors").is_file()
 
 
-def test_sb3_style(example):
-    history = example("sb3_style", updates=8, num_envs=8, steps=64)
-    assert history[-1] > history[0] + 0.2  # it learns: seeds 0 to 7 gain 0.4 and more
+class TestLibraries:
+    """Other libraries learn in the environments; the sizes are smaller than the examples' own."""
+
+    @pytest.fixture(autouse=True)
+    def _beside_each_other(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(EXAMPLES / "libraries"))
+        with torch.random.fork_rng():
+            yield
+
+    @pytest.mark.parametrize(
+        ("name", "sizes"),
+        [
+            ("libraries/stable_baselines3_ppo", {"steps": 12_000}),
+            ("libraries/maskable_ppo", {"steps": 12_000}),
+            ("libraries/cleanrl_style_ppo", {"updates": 12}),
+        ],
+    )
+    def test_they_learn(self, example, name, sizes):
+        before, after = example(name, **sizes)
+        assert after > before + 0.2
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torchrl, about itself
+    def test_torchrl(self, example):
+        first, last = example("libraries/torchrl_ppo", steps=3 * 1024)
+        assert 0 <= first <= 1
+        assert 0 <= last <= 1
+
+    def test_trl(self, example, tmp_path):
+        pytest.importorskip("trl", reason="trl is not installed; it runs in an environment of its own")
+        first, last = example("libraries/trl_grpo", steps=1, samples=64, folder=str(tmp_path / "grpo"))
+        assert 0 <= first <= 2
+        assert 0 <= last <= 2

@@ -24,8 +24,9 @@ PACKAGES = [
         for name in ("agents", "envs", "data", "rewards", "wrappers", "experiment", "models", "functional")
     ),
     "tril_gym.reward_model",
+    "tril_gym.bridges",
 ]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.py"))]
 PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -28,3 +28,31 @@ def test_no_tracker_does_nothing(tmp_path):
     tracker.begin(tmp_path, {})
     tracker.log(1, {"reward/mean": 0.5})
     tracker.close()
+
+
+@pytest.mark.parametrize("method", ["init_trackers", "log", "end_training"])
+def test_a_failure_is_said_once_and_nothing_more_is_sent(tmp_path, monkeypatch, caplog, method):
+    calls = []
+
+    class Accelerator:
+        def __init__(self, **settings):
+            pass
+
+        def __getattr__(self, name):
+            def call(*args, **settings):
+                calls.append(name)
+                if name == method:
+                    raise ConnectionError("no route to host")
+
+            return call
+
+    monkeypatch.setattr("accelerate.Accelerator", Accelerator)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
+    tracker = Tracker("wandb")
+    tracker.begin(tmp_path, {})
+    tracker.log(1, {"kl": 0.5})
+    tracker.log(2, {"kl": 0.5})
+    tracker.close()
+    tracker.close()
+    assert caplog.text.count("the tracker wandb failed (ConnectionError: no route to host)") == 1
+    assert calls.count(method) == 1

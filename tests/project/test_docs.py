@@ -29,8 +29,8 @@ from tril_gym.cli import main
 from tril_gym.cli.options import with_reward_settings
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.experiment.config import MAY_CHANGE
 from tril_gym.experiment.resolution import configure
+from tril_gym.experiment.resuming import MAY_CHANGE
 
 ROOT = paths.ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

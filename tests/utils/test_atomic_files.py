@@ -1,6 +1,7 @@
 """Atomic writers: a failure changes nothing, leftovers are removed, files of the user are kept."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,25 @@ def test_a_failed_file_leaves_the_old_one(tmp_path):
         atomic_files.replace_file(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_drafts_of_killed_writers_are_removed(tmp_path):
+    """Each draft has a name of its own, so two writers never share one."""
+    for _ in range(2):  # a killed writer: the block is never left
+        draft = Path(tempfile.mkdtemp(prefix=".config.yaml.", suffix=atomic_files.DRAFT, dir=tmp_path))
+        (draft / "config.yaml").write_text("half")
+    with atomic_files.scratch_folder(tmp_path / "config.yaml") as other:
+        assert atomic_files.is_draft(other)
+    for name in ("config.yaml", ".hidden", "mine.draft"):
+        (tmp_path / name).touch()
+    atomic_files.remove_drafts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", ".hidden", "mine.draft"}
+    atomic_files.remove_drafts(tmp_path / "nowhere")
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic_files, "flush", lambda path: flushed.append((path.name, (tmp_path / "saved").exists())))
+    atomic_files.write_folder(tmp_path / "saved", write_version("1"), mark="mark.json")
+    assert flushed[:2] == [("mark.json", False), ("new", False)]
+    assert flushed[2:] == [(tmp_path.name, True)]  # then the name

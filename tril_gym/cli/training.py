@@ -28,7 +28,7 @@ from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_mo
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 
 if TYPE_CHECKING:
-    from tril_gym.experiment.training import Run
+    from tril_gym.experiment.run import Run
 
 
 class TrainGroup(click.Group):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tril_gym.experiment.evaluation import evaluate as evaluate
     from tril_gym.experiment.metrics import metrics_by_name as metrics_by_name
     from tril_gym.experiment.resolution import configure as configure
+    from tril_gym.experiment.run import Result as Result
     from tril_gym.experiment.text_quality import training_words as training_words
-    from tril_gym.experiment.training import Result as Result
     from tril_gym.experiment.training import resume as resume
     from tril_gym.experiment.training import train as train
     from tril_gym.utils.console import RunConsole as RunConsole
@@ -30,7 +30,7 @@ _MODULES = {
     "AlgorithmSpec": "tril_gym.experiment.algorithms",
     "Evaluation": "tril_gym.experiment.evaluation",
     "Interrupted": "tril_gym.utils.interrupt",
-    "Result": "tril_gym.experiment.training",
+    "Result": "tril_gym.experiment.run",
     "RunConfig": "tril_gym.experiment.config",
     "RunConsole": "tril_gym.utils.console",
     "agent_type": "tril_gym.experiment.algorithms",

@@ -22,11 +22,9 @@ from tril_gym.experiment.actors import (
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
-    MAY_CHANGE,
     RunConfig,
     env_args_for_reward,
     merged_env_args,
-    saved_config,
 )
 from tril_gym.experiment.environments import (
     check_guide_function,
@@ -39,6 +37,7 @@ from tril_gym.experiment.environments import (
     training_data,
 )
 from tril_gym.experiment.resolution import resolve
+from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
 from tril_gym.experiment.run_folder import CONFIG, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
@@ -181,8 +180,7 @@ def build_evaluation(
     loading = {name: value for name, value in (loading or {}).items() if value}
     for name in loading if is_run else ():
         raise ValueError(f"{flag_of(name)} is for a model, and {source} is a run folder; leave it out")
-    all_given = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
-    given = {name: value for name, value in all_given.items() if value is not None}
+    given = _given(env=env, dataset=dataset, reward=reward, num_envs=num_envs)
     named = given | {"env_args": env_args}
     known = saved_config(folder, named) if is_run else RunConfig(algorithm="none", policy=source, **loading)
     config = _evaluated_config(known, env_args, given)
@@ -215,6 +213,11 @@ def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:
     layout = TextLayout.of(envs)
     policy.check(layout)
     policy.check_readings(layout)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """Return the settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:

@@ -12,7 +12,6 @@ JSON Lines file may be cut short; they are left out when it is read, and removed
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,20 +19,17 @@ from typing import Any
 
 from tril_gym import __version__
 from tril_gym.experiment.checkpoints import Checkpoints
+from tril_gym.experiment.json_lines import append_rows, read_rows, truncate_rows
 from tril_gym.experiment.lock import LOCK, RunLock
 from tril_gym.experiment.trust import masked
 from tril_gym.utils.atomic_files import (
-    finite_or_none,
     flush,
     flush_tree,
     is_draft,
     remove_drafts,
     replace_text,
     write_json,
-    write_json_lines,
 )
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 WORDS = "words.json"
@@ -193,22 +189,11 @@ class RunFolder:
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
         """Append lines to a JSON Lines file; numbers that are not finite become null."""
-        lines = "".join(json.dumps(finite_or_none(row)) + "\n" for row in rows)
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(lines)
+        append_rows(self.path / name, rows)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of a JSON Lines file, without lines that were not written to their end."""
-        return [row for _, row in self._lines(name) if row is not None]
-
-    def _lines(self, name: str) -> list[tuple[int, dict[str, Any] | None]]:
-        """Return the number of each line with its row, None for one that is no object with the run's counter."""
-        path = self.path / name
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        rows = [_row_of(line, counter=self.unit) for line in lines[:-1]]
-        return list(enumerate([*rows, None] if lines[-1] else rows, start=1))
+        return read_rows(self.path / name, counter=self.unit)
 
     def truncate_after(self, number: int, names: Collection[str] = LINES) -> None:
         """Remove the lines of later iterations than the checkpoint's, and what no row can be read from, with a warning.
@@ -218,12 +203,7 @@ class RunFolder:
             names: the JSON Lines files.
         """
         for name in names:
-            lines = self._lines(name)
-            if torn := [str(line) for line, row in lines if row is None]:
-                log.warning("%s: removed what cannot be read, line %s", self.path / name, ", ".join(torn))
-            if lines:
-                kept = [row for _, row in lines if row is not None and row[self.unit] <= number]
-                write_json_lines(self.path / name, kept)
+            truncate_rows(self.path / name, number, counter=self.unit)
 
     def save_checkpoint(self, number: int, save: Callable[[Path], None], *, keep: int = KEPT) -> Path:
         """Have `save` write a new checkpoint atomically, then delete all but the last ones; return it.
@@ -278,12 +258,3 @@ def _is_beginning(path: Path) -> bool:
     """Return whether a run that was killed before it wrote its settings may have left this."""
     is_empty_folder = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
     return path.name == LOCK or is_draft(path) or (path.name == CHECKPOINTS and is_empty_folder)
-
-
-def _row_of(line: str, *, counter: str) -> dict[str, Any] | None:
-    """Return the row of a line; None where it is no JSON object with a number as its counter."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get(counter), int) else None

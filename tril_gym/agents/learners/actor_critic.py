@@ -167,9 +167,7 @@ class ActorCritic(Learner):
         sampled = trajectories.old_logprobs
         trajectories = self.credit.add_reference_and_values(trajectories, critic, timer)
         trajectories, scale = self._scale_rewards(trajectories)
-        kl, kl_coef = kl_of(trajectories), self.kl_controller.coef
-        if not math.isfinite(kl):
-            raise NonFiniteError(f"the KL to the reference policy is {kl} before the update; no step has been taken")
+        kl, kl_coef = finite_kl(trajectories), self.kl_controller.coef
         experience = self.credit.experience(trajectories, kl_coef=kl_coef)
         if self.references is not None:
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
@@ -251,3 +249,11 @@ class ActorCritic(Learner):
             critic.load_state_dict(saved["critic"])
             optimizer.load_state_dict(saved["optimizer"])
             self.critic_updates[critic_owner] = saved["updates"]
+
+
+def finite_kl(trajectories: Trajectories) -> float:
+    """Return the KL to the reference policy in nats per text; raise `NonFiniteError` where it is not finite."""
+    kl = kl_of(trajectories)
+    if not math.isfinite(kl):
+        raise NonFiniteError(f"the KL to the reference policy is {kl} before the update; no step has been taken")
+    return kl

@@ -89,9 +89,7 @@ class Epochs:
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
         size = self.config.minibatch_size
-        chosen = self.config.group_by_length
-        by_length = not self.policy.language_model.can_pack if chosen is None else chosen
-        lengths = experience.texts.lengths if by_length else None
+        lengths = self._lengths_to_group(experience)
         parts = minibatches(len(experience), epochs=self.config.epochs, size=size, generator=generator, lengths=lengths)
         for step, rows in enumerate(parts):
             batch = experience.part(rows)
@@ -116,6 +114,12 @@ class Epochs:
             if kl_exceeded:
                 break
         return {name: sum(values) / len(values) for name, values in means.items()} | self.guard.skipped_since_last()
+
+    def _lengths_to_group(self, experience: Experience) -> Tensor | None:
+        """Return the lengths of the texts, (B,), if minibatches are of similar ones; None for random minibatches."""
+        chosen = self.config.group_by_length
+        by_length = not self.policy.language_model.can_pack if chosen is None else chosen
+        return experience.texts.lengths if by_length else None
 
     def _kl_exceeded(self, approx_kl: float) -> bool:
         """Return whether the KL to π_old, in nats per learned token of a minibatch, ends the epochs."""

@@ -1,0 +1,99 @@
+"""The settings of a run that goes on: read from its folder, compared with what the user names, and what may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tril_gym import __version__
+from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.trust import masked, unmasked
+from tril_gym.utils.config_fields import flag_of
+
+MAY_CHANGE = ("iterations", "keep", "skip_nonfinite")  # settings that a resumed run may be given anew
+
+
+def saved_config(folder: RunFolder, given: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return the settings of the run in a folder.
+
+    Args:
+        folder: the run folder.
+        given: settings that the user names, which have the secrets that the folder does not hold.
+
+    Raises:
+        ValueError: the folder has no run of an agent, or one of another version, or a secret is missing.
+    """
+    settings = folder.read_config()
+    if "algorithm" not in settings:
+        raise ValueError(f"{folder.path} is no run of an agent: its config.yaml names no algorithm")
+    kind = agent_type(settings["algorithm"])
+    own = dict(settings.get("hyperparameters") or {})
+    _check_known(settings, RunConfig, folder)
+    _check_known(own, kind.config_type, folder)
+    settings = unmasked(settings, given)
+    numbers = kind.config_type(**own)
+    return replace(RunConfig(**settings), hyperparameters=asdict(numbers))
+
+
+def _check_known(settings: Mapping[str, Any], config_type: type, folder: RunFolder) -> None:
+    if unknown := sorted(settings.keys() - {entry.name for entry in fields(config_type)}):
+        raise ValueError(
+            f"{folder.path / 'config.yaml'} has the setting {unknown[0]!r}, which tril-gym {__version__} does not know;"
+            " if you wrote it, remove it, else use the version that did"
+        )
+
+
+def check_unchanged(config: RunConfig, given: Mapping[str, Any], *, algorithm: str | None, folder: Path) -> None:
+    """Check that the settings named for a resumed run are those that it has, apart from `MAY_CHANGE`.
+
+    Args:
+        config: the settings of the run.
+        given: the settings that the user names; of `env_args`, those that are named.
+        algorithm: the algorithm that the user names; None for none.
+        folder: the run folder, for messages.
+
+    Raises:
+        ValueError: one differs, or the run is one of another algorithm.
+    """
+    if algorithm not in (None, config.algorithm):
+        raise ValueError(f"{folder} is a run of {config.algorithm}, not of {algorithm}")
+    saved = asdict(config) | config.hyperparameters
+    for name, value in given.items():
+        if name not in saved:
+            raise ValueError(f"{config.algorithm} has no setting {name!r}")
+        if name not in MAY_CHANGE and not _agrees(saved[name], value, in_part=name == "env_args"):
+            raise ValueError(
+                f"a resumed run keeps its settings: {flag_of(name)} is {masked(saved[name], name=name)} in {folder},"
+                f" got {masked(value, name=name)}; only {', '.join(map(flag_of, MAY_CHANGE))} may change"
+            )
+
+
+def _agrees(saved: Any, given: Any, *, in_part: bool) -> bool:
+    """Return whether a setting is as it was, or of a mapping the part that is given."""
+    if in_part and isinstance(saved, Mapping) and isinstance(given, Mapping):
+        return all(key in saved and _agrees(saved[key], value, in_part=True) for key, value in given.items())
+    return bool(saved == given)
+
+
+def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """Return the same settings with those of `MAY_CHANGE` that are given.
+
+    Raises:
+        ValueError: the learning-rate schedule is shorter than the iterations.
+    """
+    iterations = given.get("iterations", config.iterations)
+    numbers = config.hyperparameters
+    schedule, last = numbers["lr_schedule"], numbers["lr_iterations"]
+    if iterations > config.iterations and schedule != "constant" and iterations > last:
+        raise ValueError(
+            f"--iterations {iterations} is more than the {last} after which the learning rate of this run is 0"
+            " (lr_schedule); start a new run, for example with the policy of this one"
+        )
+    numbers = numbers | {name: given[name] for name in MAY_CHANGE if name in given and name in numbers}
+    own = {name: given[name] for name in MAY_CHANGE if name in given and name not in numbers}
+    agent_type(config.algorithm).config_type(**numbers)  # checks the bounds
+    return replace(config, hyperparameters=numbers, **own)

@@ -14,7 +14,7 @@ from tril_gym.bridges import prompt_dataset, reward_functions, reward_weights
 
 def main(steps: int = 40, samples: int = 8_000, folder: str = "grpo") -> tuple[float, float]:
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=64)
-    policy = tiny_policy(envs, width=64, samples=samples)
+    policy = tiny_policy(envs, width=64, samples=samples, epochs=6, learning_rate=2e-3)
     arguments = GRPOConfig(
         output_dir=folder,
         max_steps=steps,

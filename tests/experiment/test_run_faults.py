@@ -25,7 +25,6 @@ from tril_gym.experiment.lock import LOCK, LockedError
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.training import new_run, resumed_run
 from tril_gym.utils import interrupt
-from tril_gym.utils.console import SteadyConsole
 
 SETTINGS = {
     "env": "tril/Toy-v0",
@@ -442,14 +441,24 @@ class TestCommandLine:
         process.stderr.close()
         assert equal_runs(whole, tmp_path / "run")
 
-    def test_a_terminal_that_is_gone_makes_the_console_quiet(self):
+    def test_a_terminal_that_is_gone_makes_the_console_quiet(self, monkeypatch):
         class Gone(io.StringIO):
+            calls = 0
+
+            def isatty(self):
+                return True
+
             def write(self, text):
+                Gone.calls += 1
                 raise OSError(5, "Input/output error")
 
-        console = RunConsole(SteadyConsole(file=Gone()))
-        console.say("one")
+        monkeypatch.setattr(sys, "stdout", Gone())
+        console = RunConsole()
+        with console.progress("training", total=2) as show:
+            show(1)
+            console.say("one")
         console.say("two")
+        assert Gone.calls == 1
 
     def test_killed_and_resumed_by_the_same_command(self, whole, tmp_path):
         command = [sys.executable, "-m", "tril_gym", "train", "ppo", *OPTIONS]

@@ -79,7 +79,7 @@ def _check_free(path: Path, *, now: float) -> None:
     if holder is None:
         return
     way_out = "wait until it has ended, or use --force-unlock if you are sure that it has"
-    if holder["host"] == socket.gethostname():
+    if holder["host"] == socket.gethostname() and os.name != "nt":  # where no signal asks whether a process lives
         if _lives(holder):
             raise LockedError(f"{path.parent} is in use by {_named(holder)} on this machine; {way_out}")
         return

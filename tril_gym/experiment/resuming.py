@@ -9,9 +9,10 @@ from typing import Any
 
 from tril_gym import __version__
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.config import RunConfig, merged_env_args
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.trust import masked, unmasked
+from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import flag_of
 
 MAY_CHANGE = ("iterations", "keep", "skip_nonfinite")  # settings that a resumed run may be given anew
@@ -65,22 +66,30 @@ def check_unchanged(config: RunConfig, given: Mapping[str, Any], *, algorithm: s
     for name, value in given.items():
         if name not in saved:
             raise ValueError(f"{config.algorithm} has no setting {name!r}")
-        if name not in MAY_CHANGE and not _agrees(saved[name], value, in_part=name == "env_args"):
+        if name not in MAY_CHANGE and not _agrees(saved[name], value, is_env=name == "env_args"):
             raise ValueError(
                 f"a resumed run keeps its settings: {flag_of(name)} is {masked(saved[name], name=name)} in {folder},"
                 f" got {masked(value, name=name)}; only {', '.join(map(flag_of, MAY_CHANGE))} may change"
             )
 
 
-def _agrees(saved: Any, given: Any, *, in_part: bool) -> bool:
-    """Return whether a setting is as it was, or of a mapping the part that is given."""
-    if in_part and isinstance(saved, Mapping) and isinstance(given, Mapping):
-        return all(key in saved and _agrees(saved[key], value, in_part=True) for key, value in given.items())
+def _agrees(saved: Any, given: Any, *, is_env: bool) -> bool:
+    """Return whether a setting is as it was; of `env_args` the part that is given, without how rewards are retried."""
+    if is_env and isinstance(saved, Mapping) and isinstance(given, Mapping):
+        named = {key: value for key, value in given.items() if key not in RETRY_SETTINGS}
+        return all(key in saved and _agrees(saved[key], value, is_env=True) for key, value in named.items())
     return bool(saved == given)
 
 
+def _retries_in(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `env_args` with only the settings by which rewards are called again."""
+    settings = env_args.get("reward_settings", {})
+    found = {reward: {key: own[key] for key in RETRY_SETTINGS if key in own} for reward, own in settings.items()}
+    return {"reward_settings": {reward: own for reward, own in found.items() if own}}
+
+
 def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    """Return the same settings with those of `MAY_CHANGE` that are given.
+    """Return the same settings with those of `MAY_CHANGE` that are given, and how rewards are called again.
 
     Raises:
         ValueError: the learning-rate schedule is shorter than the iterations.
@@ -96,4 +105,6 @@ def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
     numbers = numbers | {name: given[name] for name in MAY_CHANGE if name in given and name in numbers}
     own = {name: given[name] for name in MAY_CHANGE if name in given and name not in numbers}
     agent_type(config.algorithm).config_type(**numbers)  # checks the bounds
+    if (retries := _retries_in(given.get("env_args", {})))["reward_settings"]:
+        own["env_args"] = merged_env_args({"reward_settings": {}} | config.env_args, retries)
     return replace(config, hyperparameters=numbers, **own)

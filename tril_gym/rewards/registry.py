@@ -17,8 +17,8 @@ from typing import Any, Literal
 from tril_gym.rewards.base import CorpusScore, Score
 from tril_gym.rewards.fitting import Train
 from tril_gym.rewards.functions import FunctionScore
-from tril_gym.rewards.retries import SETTINGS as RETRY_SETTINGS
 from tril_gym.rewards.retries import Retried, RetriedScore
+from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings
 from tril_gym.utils.attempts import attempt, check_attempts
 
-SETTINGS = ("retries", "pause", "timeout")
-
 
 class Retried:
     """A function that is called again where it raises, with the signature and the name of the function.

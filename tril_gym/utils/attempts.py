@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SETTINGS = ("retries", "pause", "timeout")
+
 # Another call would raise the same.
 BUGS = (TypeError, AttributeError, NameError, ImportError, SyntaxError, AssertionError, NotImplementedError)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -44,16 +45,44 @@ PROFILED = {
 NOT_COMPARED = ("examples", "reward/stderr")
 
 
-class SteadyConsole(Console):
-    """A rich console that goes quiet, instead of ending the process, when nobody reads its output any more."""
+class SteadyOutput:
+    """Standard output that goes nowhere, instead of raising, once nobody reads it any more."""
 
-    def on_broken_pipe(self) -> None:
-        """Print nothing more; what is still buffered goes nowhere, so that Python's exit does not fail on it."""
-        self.quiet = True
-        with suppress(OSError, ValueError, AttributeError):  # no descriptor: nothing is flushed at exit
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.file.fileno())
-            os.close(nowhere)
+    is_open = True
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of standard output."""
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return self.is_open and sys.stdout is not None and sys.stdout.isatty()
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return sys.stdout.fileno()
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._do(lambda: sys.stdout.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._do(lambda: sys.stdout.flush())
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        if not self.is_open or sys.stdout is None:
+            return
+        try:
+            work()
+        except (OSError, ValueError):  # a pipe that is closed, a terminal that is gone, a closed file
+            self.is_open = False
+            with suppress(OSError, ValueError):  # what is buffered goes nowhere, so that Python's exit does not fail
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)
 
 
 class RunConsole:
@@ -66,21 +95,15 @@ class RunConsole:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or SteadyConsole(highlight=False)
+        self.console = console or Console(file=cast(TextIO, SteadyOutput()), highlight=False)
 
     def say(self, text: str) -> None:
         """Print one line without wrapping it."""
-        self._print(escape(text), soft_wrap=True)
+        self.console.print(escape(text), soft_wrap=True)
 
     def show(self, table: RenderableType) -> None:
         """Print a table."""
-        self._print(table)
-
-    def _print(self, content: RenderableType, **settings: Any) -> None:
-        try:
-            self.console.print(content, **settings)
-        except (OSError, ValueError):  # the terminal is gone, or the file is closed
-            self.console.quiet = True
+        self.console.print(table)
 
     @contextmanager
     def waiting(self, activity: str) -> Iterator[None]:

@@ -156,7 +156,7 @@ def _with_reward(
     from tril_gym.wrappers.text_reward import TextReward
 
     terms = reward_terms(unwrap_no_copy(reward), ENVIRONMENTS[env_id].default_reward)
-    settings = dict(unwrap_no_copy(reward_settings) or {})
+    settings = _reward_settings(unwrap_no_copy(reward_settings))
     if unknown := sorted(set(settings) - {name for name, _, _ in terms if name}):
         names = ", ".join(name for name, _, _ in terms if name) or "none by name"
         raise ValueError(f"reward_settings has {unknown[0]!r}, which is no term of the reward; its terms: {names}")
@@ -173,6 +173,17 @@ def _with_reward(
             fitted=_fitted_folder(unwrap_no_copy(fitted_rewards), name) if isinstance(score, str) else None,
         )
     return env
+
+
+def _reward_settings(settings: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of rewards by name, or raise ValueError."""
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
+        raise ValueError(
+            f'reward_settings must be settings by the name of a reward, such as {{"chrf": {{"word_order": 2}}}}, got'
+            f" {settings!r}"
+        )
+    return dict(settings)
 
 
 def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | None, Any, float]]:

@@ -407,7 +407,7 @@ class TestRefused:
 
     BAD = (
         ({"learning_rate": 0.0}, "learning_rate must be in (0, 1], got 0.0; the usual value is 1e-05"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be in [1, 100000], got 0"),
         ({"minibatch_size": -1}, "minibatch_size must be at least 1, got -1"),
         ({"episodes_per_iteration": 0}, "episodes_per_iteration must be at least 1, got 0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0, got 0.0; the usual value is 1.0"),
@@ -452,7 +452,7 @@ class TestRefused:
         (D2LOLSConfig, {"aggrevated_rollin_prob": 1.1}, "aggrevated_rollin_prob must be in [0, 1], got 1.1"),
         (D2LOLSConfig, {"aggrevated_iterations": -1}, "aggrevated_iterations must be at least 0, got -1"),
         (GAILConfig, {"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be in (0, 1], got 0.0"),
-        (GAILConfig, {"discriminator_epochs": 0}, "discriminator_epochs must be at least 1, got 0"),
+        (GAILConfig, {"discriminator_epochs": 0}, "discriminator_epochs must be in [1, 100000], got 0"),
         (GAILConfig, {"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
     )
 

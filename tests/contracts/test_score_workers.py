@@ -97,7 +97,7 @@ def test_a_dead_worker_is_reported():
 def test_invalid_settings_of_workers_are_refused():
     with pytest.raises(ValueError, match=r"'<lambda>'|'lambda' cannot be sent to worker processes"):
         toys(lambda *columns: [0.0], workers=1)
-    with pytest.raises(ValueError, match="workers must be at least 1 process, got -1"):
+    with pytest.raises(ValueError, match="workers must be at least 1 process and at most 1024, got -1"):
         toys(Words(), workers=-1)
     with pytest.raises(ValueError, match="workers=2 score texts while the other rows"):
         gym.make("tril/CommonGen-v0", reward="rouge_l", reward_settings={"rouge_l": {"workers": 2}})

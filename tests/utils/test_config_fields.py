@@ -127,7 +127,8 @@ def test_numbers_are_finite_with_and_without_bounds(name, value):
         ({"way": "c"}, "way must be one of a, b, got 'c'; the usual value is a"),
         ({"pair": (0.1, "0.2")}, "pair must be numbers, got (0.1, '0.2')"),
         ({"pair": 0.1}, "pair must be numbers, got 0.1"),
-        ({"plain": 10**400}, None),
+        ({"plain": 10**400}, "plain must be at most 9007199254740992, got 1000"),
+        ({"least": 2**60}, "least must be at least 1 and at most 9007199254740992, got 1152921504606846976"),
         ({"free": np.float32(0.5), "least": np.int64(3), "plain": 2}, None),
     ],
 )

@@ -93,7 +93,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="Texts that are written in parallel",
 )
 @option(
-    "--seed", group="run", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for sampling"
+    "--seed",
+    group="run",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Random seed for sampling",
 )
 @option(
     "--device", group="run", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda"

@@ -37,6 +37,8 @@ def resolve_tokenizer(tokenizer: Any, task: str, train_examples: Callable[[], Ex
             loaded = _fitted(NoCopy(train_examples()), size)
         else:
             loaded = _named(name)
+    if not callable(loaded):
+        raise ValueError(f'tokenizer must be "embedded", "fit", a name, a folder or a tokenizer, got {tokenizer!r}')
     if getattr(loaded, "eos_token_id", None) is None:
         raise ValueError(f"the tokenizer {describe(loaded)} has no EOS token, so no text could end; set its eos_token")
     return loaded

@@ -9,6 +9,7 @@ from tril_gym.experiment.run_folder import KEPT
 from tril_gym.registration import accepts_dataset
 from tril_gym.utils.config_fields import (
     MAX_COEFFICIENT,
+    MAX_RANK,
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     check_bounds,
@@ -80,7 +81,7 @@ class RunConfig:
         group="policy",
     )
     lora_rank: int = config_field(
-        0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, group="policy"
+        0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, maximum=MAX_RANK, group="policy"
     )
     lora_alpha: float | None = config_field(
         None,

@@ -22,6 +22,9 @@ from typing import Any
 # Bounds beyond which a number is a mistake: training with it gives NaN or moves nothing.
 MAX_RATE = 1  # AdamW step size, which moves every weight by about this much
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 100
+MAX_EPOCHS = 100_000
+MAX_RANK = 65_536  # of LoRA adapters: wider than any layer
+MAX_WHOLE = 2**53  # of any whole number: larger ones overflow
 MAX_COEFFICIENT = 1_000_000  # weight of a term of a loss or a reward
 
 
@@ -115,7 +118,9 @@ def _type_rule(kind: Any, value: Any) -> str | None:
 
 def _check_number(entry: Field[Any], number: Any, value: Any) -> None:
     rule = describe_bounds(entry.metadata)
-    if not isinstance(number, Integral) and not math.isfinite(number):
+    if isinstance(number, Integral) and abs(int(number)) > MAX_WHOLE:
+        rule = f"{rule} and at most {MAX_WHOLE}".removeprefix(" and ")
+    elif not isinstance(number, Integral) and not math.isfinite(number):
         rule = f"finite and {rule}" if rule else "finite"
     elif _is_within(entry.metadata, number):
         return

@@ -21,6 +21,8 @@ from tril_gym.rewards.base import columns_of
 
 Info = Mapping[str, Any]
 
+MAX_WORKERS = 1024  # processes
+
 _score: rewards.Score | None = None  # the only score of a worker process
 
 
@@ -36,8 +38,11 @@ class ScoreWorkers:
     """
 
     def __init__(self, score: rewards.Score, number: int) -> None:
-        if number < 1:
-            raise ValueError(f"workers must be at least 1 process, got {number}; 0 or None scores in this one")
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_WORKERS:
+            raise ValueError(
+                f"workers must be at least 1 process and at most {MAX_WORKERS}, got {number!r}; 0 or None scores in"
+                " this one"
+            )
         try:
             pickle.dumps(score)
         except Exception as error:

@@ -10,14 +10,14 @@ from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig
-from tril_gym.utils.config_fields import config_field
+from tril_gym.utils.config_fields import MAX_EPOCHS, config_field
 
 
 @dataclass(frozen=True, kw_only=True)
 class BCConfig(OptimizerConfig):
     """The hyperparameters of the optimizer; one pass is usual, since references do not depend on the policy."""
 
-    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1, maximum=MAX_EPOCHS)
 
 
 class BC(Agent):

@@ -28,7 +28,7 @@ from tril_gym.functional.losses import discriminator_loss, gradient_penalty
 from tril_gym.functional.masked import masked_whiten
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, config_field
 from tril_gym.utils.profiler import Timer
 
 
@@ -45,7 +45,11 @@ class AdversarialConfig(ActorCriticConfig):
         1e-3, "AdamW step size of the discriminator, constant", above=0, maximum=MAX_RATE, group="reward"
     )
     discriminator_epochs: int = config_field(
-        1, "Passes of the discriminator over the texts of an iteration", minimum=1, group="reward"
+        1,
+        "Passes of the discriminator over the texts of an iteration",
+        minimum=1,
+        maximum=MAX_EPOCHS,
+        group="reward",
     )
     discriminator_warmup: int = config_field(
         0, "First iterations in which only discriminator and critic learn", minimum=0, group="reward"

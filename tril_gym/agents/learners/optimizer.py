@@ -13,7 +13,7 @@ from torch import nn
 
 from tril_gym.functional.sampling import Decoding
 from tril_gym.functional.schedules import learning_rate_factor
-from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, check_bounds, config_field
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, check_bounds, config_field
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -37,7 +37,7 @@ class OptimizerConfig:
         None, "Iterations until the learning rates are 0; default: all of the run's", minimum=1
     )
     lr_warmup: int = config_field(0, "Iterations of linear warm-up of the learning rates", minimum=0)
-    epochs: int = config_field(4, "Passes over the texts of an iteration", minimum=1)
+    epochs: int = config_field(4, "Passes over the texts of an iteration", minimum=1, maximum=MAX_EPOCHS)
     minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
     gradient_accumulation: int = config_field(
         1, "Parts that a minibatch is computed in, to save memory; does not change the result", minimum=1

@@ -131,7 +131,7 @@ def parse_value(text: str) -> Any:
     """Return the value of a JSON text (a number, true, null, a list, …), or any other text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 

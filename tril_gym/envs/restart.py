@@ -70,6 +70,8 @@ def as_integers(name: str, x: Any) -> Ids:
         return array.astype(np.int64)
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"options['{name}'] must hold integers, got {x!r}")
+    if array.max() > np.iinfo(np.int64).max:  # of uint64, whose largest number would become -1
+        raise ValueError(f"options['{name}'] must hold integers below 2**63, got {array.max()}")
     return array.astype(np.int64)
 
 

@@ -62,15 +62,15 @@ def make_envs(
         if _spec(config.env).vector_entry_point is None:  # a user's environment without a vector version
             return gym.make_vec(config.env, num_envs=config.num_envs, vector_kwargs=mode, **keywords)
         # Collection keeps no observation beyond a step, so ours need no copies.
-        ours: dict[str, Any] = {"copy": False} if config.env.split(":")[-1].startswith("tril/") else {}
+        ours: dict[str, Any] = {"copy": False} if _is_ours(config.env) else {}
         return gym.make_vec(config.env, num_envs=config.num_envs, **ours | mode | keywords)
     except gym.error.Error as error:
         known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
         raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
     except TypeError as error:
+        way_out = "" if _is_ours(config.env) else "; docs/your_own_environment.md describes what a run needs"
         raise ValueError(
-            f"{config.env} cannot be created with {', '.join(keywords | mode)}: {error}; a text environment of your own"
-            " takes them as docs/your_own_environment.md describes"
+            f"{config.env} cannot be created with {', '.join(keywords | mode)}: {error}{way_out}"
         ) from error
 
 
@@ -84,6 +84,10 @@ def _keywords_of(policy: LMPolicy) -> dict[str, Any]:
     if not policy.model.config.is_encoder_decoder:
         own["prompt_eos"] = False
     return own
+
+
+def _is_ours(env: str) -> bool:
+    return env.split(":")[-1].startswith("tril/")
 
 
 def _spec(env: str) -> EnvSpec:

@@ -2,10 +2,11 @@
 
 import models_table
 import pytest
-from doubles import foreign_envs, language_model, policy_of
+import torch
+from doubles import foreign_envs, history, language_model, policy_of
 from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
 
-from tril_gym.agents import PPO, LMPolicy, PPOConfig, TextLayout
+from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
@@ -126,3 +127,20 @@ def test_batches_stay_whole_where_rows_cannot_leave():
     report = examine(model, layout, values=True)
     assert report.is_right
     assert report.mode.cache == "batch"
+
+
+@pytest.mark.parametrize("family", ["mamba", "qwen3_next", "llama4_text", "gemma3n_text", "led", "t5gemma", "rwkv"])
+def test_a_family_trains_with_a_guide(family):
+    """Texts that the guide began have different lengths where the policy takes them up."""
+    model = models_table.tiny_model(family, models_table.families()[family])
+    policy = LMPolicy(model, None)
+    eos = list(range(1, policy.vocab_size, 6))  # texts end at different times
+    envs = foreign_envs(6, vocab_size=policy.vocab_size, max_prompt_length=12, eos_token_ids=eos)
+    config = PPOPlusPlusConfig(epochs=1, minibatch_size=6, learning_rate=1e-4, rollin_prob=0.7)
+    agent = PPOPlusPlus(policy, Guide(policy.frozen_copy(), temperature=2.0), envs, config)
+    before = [weight.detach().clone() for weight in policy.parameters()]
+    metrics = history(agent, 1)[0]
+    assert metrics["policy/sampling_error_max"] < 1e-3
+    assert abs(metrics["kl"]) < 1e-3
+    assert metrics["text/ended"] > 0
+    assert any(not torch.equal(now, then) for now, then in zip(policy.parameters(), before, strict=True))

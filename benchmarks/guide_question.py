@@ -154,7 +154,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(values: Sequence[float]) -> str:
     mean, width = mean_and_interval(values)
-    return f"{mean:+.3f} ± {width:.3f}"
+    return f"{mean:+.3f}" if math.isnan(width) else f"{mean:+.3f} ± {width:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

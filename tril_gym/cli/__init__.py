@@ -1,10 +1,11 @@
-"""The `tril-gym` command line: train an agent or a reward model, evaluate a policy, list what there is."""
+"""The `tril-gym` command line: train, evaluate, compare and draw runs, list what there is."""
 
 import logging
 
 import click
 
 from tril_gym import __version__
+from tril_gym.cli.comparison import compare_command, plot_command
 from tril_gym.cli.evaluation import evaluate_command
 from tril_gym.cli.listing import list_group
 from tril_gym.cli.training import train_group
@@ -22,4 +23,6 @@ def main() -> None:
 
 main.add_command(train_group)
 main.add_command(evaluate_command)
+main.add_command(compare_command)
+main.add_command(plot_command)
 main.add_command(list_group)

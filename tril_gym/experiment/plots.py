@@ -18,9 +18,16 @@ SMOOTHING = 5  # iterations of the curve's moving average
 
 def draw_curve(path: Path, **data: Any) -> None:
     """Write `curve_figure` of the same data as a PNG, atomically."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    save_figure(curve_figure(**data), path)
 
-    replace_file(path, FigureCanvasAgg(curve_figure(**data)).print_png)
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, or as an SVG where the file's name ends so, atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    is_svg = path.suffix == ".svg"
+    replace_file(path, FigureCanvasSVG(figure).print_svg if is_svg else FigureCanvasAgg(figure).print_png)
 
 
 def curve_figure(

@@ -195,6 +195,23 @@ def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Tab
     return table
 
 
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of runs, each compared with the first; the rows are those of `comparison`."""
+    title = "held-out reward; Δ: difference to the first run ± half its 95 % interval"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for column in ("greedy", "Δ", "sampled", "Δ", "KL"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for number, row in enumerate(rows):
+        cells = []
+        for found in (row["greedy"], row["sampled"]):
+            low, high = found["interval"]
+            difference = f"{found['difference']:+.3f} ± {(high - low) / 2:.3f}"
+            cells += [f"{found['mean']:.3f}", difference if number else ""]
+        table.add_row(escape(row["name"]), *cells, "" if row["kl"] is None else f"{row['kl']:.1f}")
+    return table
+
+
 def evaluation_table(
     title: str,
     metrics: Mapping[str, Mapping[str, float]],

@@ -1,0 +1,124 @@
+"""Finished runs beside each other: paired by example, and only where they were evaluated on the same examples."""
+
+import io
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+
+from tril_gym.cli import main
+from tril_gym.experiment import RunConsole, configure, train
+from tril_gym.experiment.comparison import comparison, curves_figure, finished_run, named_groups
+
+SMALL = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "iterations": 2, "eval_every": 1, "tiny_samples": 0}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    train(configure("ppo", **SMALL), folder, console=RunConsole(Console(file=io.StringIO())))
+    return folder
+
+
+@pytest.fixture
+def copy(first, tmp_path):
+    """Return a function that copies the run with other rewards or settings."""
+
+    def make(name, *, rewards=None, **settings):
+        folder = tmp_path / name
+        shutil.copytree(first, folder)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        for key, value in settings.items():
+            (config["hyperparameters"] if key in config["hyperparameters"] else config)[key] = value
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        if rewards is not None:
+            found = json.loads((folder / "evaluation.json").read_text())
+            found["after"]["rewards"] = {"greedy": rewards, "sampled": rewards}
+            (folder / "evaluation.json").write_text(json.dumps(found))
+        return folder
+
+    return make
+
+
+def command(*arguments):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def test_differences_are_paired_by_example(copy):
+    one, two = copy("one", rewards=[0.0, 1.0, 2.0, 3.0]), copy("two", rewards=[0.1, 1.3, 2.1, 3.3], seed=1)
+    base, row = comparison([finished_run(one), finished_run(two)])
+    # Differences 0.1, 0.3, 0.1, 0.3: mean 0.2, standard deviation 0.2 / sqrt(3), standard error 0.1 / sqrt(3).
+    assert row["greedy"]["difference"] == pytest.approx(0.2)
+    assert row["greedy"]["standard_errors"] == pytest.approx(0.2 / (0.1 / 3**0.5))
+    low, high = row["greedy"]["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * 0.1 / 3**0.5)
+    assert (base["greedy"]["difference"], base["name"], row["name"], row["seed"]) == (0.0, "one", "two", 1)
+
+
+def test_the_curve_has_all_evaluations(first):
+    assert [iteration for iteration, _ in finished_run(first).curve] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"eval_examples": 5}, "differ in --eval-examples: 4 and 5"),
+        ({"env": "tril/IMDB-v0"}, "differ in --env: tril/Toy-v0 and tril/IMDB-v0"),
+        ({"reward": {"rouge_l": 1.0}}, "differ in --reward"),
+    ],
+)
+def test_runs_on_other_examples_are_refused(copy, settings, words):
+    runs = [finished_run(copy("one")), finished_run(copy("two", **settings))]
+    with pytest.raises(ValueError, match=words):
+        comparison(runs)
+    with pytest.raises(ValueError, match=words):
+        curves_figure(runs)
+
+
+def test_runs_of_one_group_differ_in_their_seed_only(copy):
+    runs = [copy("a"), copy("b", seed=1), copy("c", learning_rate=0.5), copy("d", learning_rate=0.5, seed=3)]
+    groups = named_groups([finished_run(run) for run in runs])
+    assert {name: [run.path.name for run in members] for name, members in groups.items()} == {
+        f"ppo, --learning-rate {finished_run(runs[0]).config.hyperparameters['learning_rate']}": ["a", "b"],
+        "ppo, --learning-rate 0.5": ["c", "d"],
+    }
+
+
+def test_compare_prints_a_table_and_writes_the_numbers(copy, tmp_path):
+    one, two = copy("one", rewards=[0.0] * 4), copy("two", rewards=[0.25] * 4)
+    done = command("compare", one, two, "--output", tmp_path / "it.json")
+    assert done.exit_code == 0
+    assert "+0.250 ± 0.000" in done.output
+    assert [row["name"] for row in json.loads((tmp_path / "it.json").read_text())] == ["one", "two"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_plot_writes_a_picture(first, tmp_path, ending):
+    path = tmp_path / f"it.{ending}"
+    assert command("plot", first, "--output", path).exit_code == 0
+    if ending == "png":
+        assert path.read_bytes().startswith(b"\x89PNG")
+    else:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_mistakes_are_explained(first, copy, tmp_path):
+    unfinished = copy("unfinished")
+    found = json.loads((unfinished / "evaluation.json").read_text())
+    (unfinished / "evaluation.json").write_text(json.dumps(found | {"after": None}))
+    for arguments, words in (
+        (["compare", first], "compare needs two run folders or more"),
+        (["compare", first, tmp_path / "nothing"], "is no run folder"),
+        (["compare", first, unfinished], "has no evaluation after training yet"),
+        (["compare", first, first, "--output", tmp_path / "no" / "it.json"], "there is no folder"),
+        (["plot", first, "--output", tmp_path / "it.jpg"], "must end in .png or .svg"),
+    ):
+        done = command(*arguments)
+        assert done.exit_code == 2
+        assert words in " ".join(done.output.split()), done.output

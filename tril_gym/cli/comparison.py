@@ -1,0 +1,67 @@
+"""`tril-gym compare` and `tril-gym plot`: finished runs beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tril_gym.cli.options import usage_errors
+
+FORMATS = (".png", ".svg")
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("compare")
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--output", type=FILE, metavar="FILE.json", help="File to write the numbers to")
+def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
+    """Compare the held-out texts of finished runs with those of the first one.
+
+    Differences are paired by example, so the runs must have been evaluated on the same ones. In brackets: their 95 %
+    intervals.
+    """
+    from tril_gym.experiment.comparison import comparison, finished_run
+    from tril_gym.utils.atomic_files import write_json
+    from tril_gym.utils.console import RunConsole, runs_table
+
+    with usage_errors():
+        if len(runs) < 2:
+            raise ValueError(f"compare needs two run folders or more, got {runs[0]}")
+        _check_folder("--output", output)
+        rows = comparison([finished_run(run) for run in runs])
+        if output is not None:
+            write_json(output, rows)
+    RunConsole().show(runs_table(rows))
+
+
+@click.command("plot")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--output",
+    type=FILE,
+    metavar="FILE.png|FILE.svg",
+    default=Path("curves.png"),
+    show_default=True,
+    help="File to write the picture to",
+)
+def plot_command(runs: tuple[str, ...], output: Path) -> None:
+    """Draw the held-out reward of finished runs by iteration.
+
+    Runs that differ in their seed only become one curve, the median with the range as a band. `train --eval-every N`
+    gives a curve more points than its ends.
+    """
+    from tril_gym.experiment.comparison import curves_figure, finished_run
+    from tril_gym.experiment.plots import save_figure
+
+    with usage_errors():
+        if output.suffix not in FORMATS:
+            raise ValueError(f"--output {output} must end in {' or '.join(FORMATS)}")
+        _check_folder("--output", output)
+        save_figure(curves_figure([finished_run(run) for run in runs]), output)
+    click.echo(f"wrote {output}")
+
+
+def _check_folder(flag: str, file: Path | None) -> None:
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"{flag} {file}: there is no folder {file.parent}")

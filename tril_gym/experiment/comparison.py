@@ -1,0 +1,166 @@
+"""Compare finished runs by the same held-out examples, and draw their curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.resuming import saved_config
+from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.verdict import paired_change
+from tril_gym.utils.config_fields import flag_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WAYS = ("greedy", "sampled")
+# Settings that decide which texts are scored, and by what: compared runs have them in common.
+SAME = ("env", "env_args", "dataset", "eval_dataset", "eval_examples", "reward")
+# Settings in which the runs of one curve may differ.
+OF_ONE_RUN = ("seed", "device", "threads", "save_every", "eval_every")
+SHOWN_SETTINGS = 3  # in the name of a curve
+NORMAL = 1.96  # standard errors of a 95 % interval
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run folder says about its held-out texts."""
+
+    path: Path
+    config: RunConfig
+    after: dict[str, Any]  # the evaluation after training
+    curve: list[tuple[int, dict[str, float]]]  # reward of each way of decoding after so many iterations
+
+
+def finished_run(path: str | Path) -> FinishedRun:
+    """Read a run folder.
+
+    Raises:
+        ValueError: there is no run of an agent in it, or it has not reached its end.
+    """
+    folder = RunFolder(path)
+    config = saved_config(folder)
+    found = folder.read_json("evaluation.json")
+    if not found.get("after"):
+        raise ValueError(
+            f"{path} has no evaluation after training yet; let the run reach its end: tril-gym train"
+            f" {config.algorithm} --output-dir {path} --resume"
+        )
+    last = config.iterations
+    parts = [(0, found["before"]), *((row["iteration"], row) for row in folder.rows("evaluations.jsonl"))]
+    curve = {
+        iteration: {way: part["metrics"][way]["reward/mean"] for way in WAYS}
+        for iteration, part in [*parts, (last, found["after"])]
+    }
+    return FinishedRun(Path(path), config, found["after"], sorted(curve.items()))
+
+
+def check_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Check that the runs were evaluated on the same examples, by the same reward.
+
+    Raises:
+        ValueError: they were not; it names the setting.
+    """
+    first, *others = runs
+    for run in others:
+        for name in SAME:
+            one, other = getattr(first.config, name), getattr(run.config, name)
+            if one != other:
+                raise ValueError(
+                    f"{first.path} and {run.path} differ in {flag_of(name)}: {one} and {other}, so their rewards cannot"
+                    " be compared; evaluate both on the same examples with tril-gym evaluate"
+                )
+
+
+def comparison(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """Compare runs with the first one, example by example.
+
+    Returns:
+        one row for each run, with "run" (its folder), "name" (the part that distinguishes it), "algorithm", "seed",
+        "iterations", "kl", and for each way of decoding "mean", "difference" to the first run, its 95 % "interval",
+        and the difference in "standard_errors".
+
+    Raises:
+        ValueError: the runs were not evaluated on the same examples.
+    """
+    check_comparable(runs)
+    rows = []
+    names = [run.path.name for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        config = run.config
+        name = name if names.count(name) == 1 else str(run.path)
+        row: dict[str, Any] = {"run": str(run.path), "name": name, "algorithm": config.algorithm, "seed": config.seed}
+        row |= {"iterations": config.iterations, "kl": run.after["metrics"]["sampled"].get("kl")}
+        for way in WAYS:
+            change = paired_change(runs[0].after["rewards"][way], run.after["rewards"][way])
+            difference = change.after - change.before
+            row[way] = {
+                "mean": change.after,
+                "difference": difference,
+                "interval": [difference - NORMAL * change.stderr, difference + NORMAL * change.stderr],
+                "standard_errors": change.standard_errors,
+            }
+        rows.append(row)
+    return rows
+
+
+def named_groups(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Return the runs that differ in their seed only, by a name of what distinguishes them from the others."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_settings(run.config), sort_keys=True, default=str), []).append(run)
+    names = _names([_settings(members[0].config) for members in groups.values()])
+    return dict(zip(names, groups.values(), strict=True))
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    plain = asdict(config)
+    return {name: value for name, value in (plain | plain.pop("hyperparameters")).items() if name not in OF_ONE_RUN}
+
+
+def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the algorithm of each, with settings that others of the same algorithm have otherwise."""
+    names = []
+    for number, own in enumerate(settings):
+        rivals = [other for other in settings if other["algorithm"] == own["algorithm"]]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
+        shown = [f"{flag_of(name)} {own[name]}" for name in differing if name != "preset"][:SHOWN_SETTINGS]
+        name = ", ".join([own["algorithm"], *shown])
+        names.append(name if name not in names else f"{name} ({number + 1})")
+    return names
+
+
+def curves_figure(runs: Sequence[FinishedRun]) -> Figure:
+    """Draw the held-out reward of runs by iteration: the median of the seeds, and their range as a band.
+
+    Raises:
+        ValueError: the runs were not evaluated on the same examples.
+    """
+    from matplotlib.figure import Figure
+
+    check_comparable(runs)
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(WAYS), sharey=True)
+    for color, (name, members) in enumerate(named_groups(runs).items()):
+        seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {members[0].config.seed}"
+        for panel, way in zip(panels, WAYS, strict=True):
+            curves = [dict(member.curve) for member in members]
+            common = sorted(set.intersection(*(set(curve) for curve in curves)))
+            values = [[curve[iteration][way] for curve in curves] for iteration in common]
+            label = f"{name} ({seeds})" if way == WAYS[0] else None
+            panel.plot(common, [median(of) for of in values], color=f"C{color}", marker="o", markersize=4, label=label)
+            panel.fill_between(
+                common, [min(of) for of in values], [max(of) for of in values], color=f"C{color}", alpha=0.15
+            )
+    for panel, way in zip(panels, WAYS, strict=True):
+        panel.set(title=way, xlabel="iteration")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("held-out reward of a text")
+    figure.suptitle(runs[0].config.env)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure

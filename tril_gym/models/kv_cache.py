@@ -128,16 +128,21 @@ def _moved_rows(rows: Tensor) -> Tensor:
     return (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
 
 
-def preallocated_cache(config: Any, layer_type: type[PreallocatedLayer] = PreallocatedLayer) -> DynamicCache:
+def preallocated_cache(config: Any) -> DynamicCache:
     """Return the cache that `transformers` makes for a decoder, with preallocated layers for the dynamic ones."""
     cache = DynamicCache(config=config)
-    cache.layers = [layer_type() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def preallocated_pair(config: Any) -> EncoderDecoderCache:
-    """Return the caches of an encoder-decoder: of the decoder's own columns, and of the encoded prompt."""
-    return EncoderDecoderCache(preallocated_cache(config), preallocated_cache(config, PromptLayer))
+    """Return the caches of an encoder-decoder: of the decoder's own columns, and of the encoded prompt.
+
+    A decoder with a sliding window (T5Gemma) attends to the whole prompt all the same.
+    """
+    prompt = DynamicCache(config=config)
+    prompt.layers = [PromptLayer() for _ in prompt.layers]
+    return EncoderDecoderCache(preallocated_cache(config), prompt)
 
 
 def keeps_every_column(cache: DynamicCache) -> bool:

@@ -188,6 +188,7 @@ class Probe:
         self.layout = replace(layout, min_new_tokens=0)
         self.begun, self.counts = probe_texts(language_model, layout)
 
+    @torch.no_grad()
     def readings(self, *, values: bool) -> tuple[Reading, ...]:
         """Compare each way of reading with the plain model; stop where the model raises an error."""
         ways: dict[str, Callable[[], float]] = {
@@ -196,6 +197,8 @@ class Probe:
             "scored in a batch": self._padded,
             "scored in shared rows": self._packed,
         }
+        if self.language_model.model.config.is_encoder_decoder:  # which may write texts of equal lengths in another way
+            ways["written from equal lengths"] = self._written_from_prompts
         if values:
             ways["read by a critic"] = self._states
         found = []
@@ -211,11 +214,22 @@ class Probe:
         return tuple(found)
 
     def _written(self) -> float:
-        """Write the texts, then read them with the plain model."""
+        """Write the texts from their beginnings, and read them with the plain model."""
+        self.texts, logprobs = self._write(self.begun)
+        self.plain = self._plain_logprobs(self.texts)
+        return self._reduced((logprobs - self.plain).abs()[self.texts.is_token & ~self.begun.is_token])
+
+    def _written_from_prompts(self) -> float:
+        """Write texts that all begin with the prompt."""
+        texts, logprobs = self._write(self.begun.with_completions([[] for _ in range(len(self.begun))]))
+        return self._reduced((logprobs - self._plain_logprobs(texts)).abs()[texts.is_token])
+
+    def _write(self, texts: Texts) -> tuple[Texts, Tensor]:
+        """Write on texts as the policy does; return them, and the log-probabilities (B, T) of what was written."""
         language_model, layout, counts = self.language_model, self.layout, self.counts
-        begun = self.begun.lengths
-        tokens, logprobs = self.begun.tokens.clone(), torch.zeros(self.begun.tokens.shape, dtype=torch.float64)
-        writer = LMWriter(language_model, Decoding(), self.begun.to(language_model.device), layout)
+        begun = texts.lengths
+        tokens, logprobs = texts.tokens.clone(), torch.zeros(texts.tokens.shape, dtype=torch.float64)
+        writer = LMWriter(language_model, Decoding(), texts.to(language_model.device), layout)
         rows = torch.arange(len(counts))
         for step in range(int(counts.max())):
             stays = counts[rows] > step
@@ -230,24 +244,25 @@ class Probe:
         writer.close()
         columns = torch.arange(tokens.shape[1])
         is_token = columns < (begun + counts).unsqueeze(1)
-        self.texts = replace(self.begun, tokens=torch.where(is_token, tokens, 0), is_token=is_token)
-        self.plain = torch.stack([self._plain_logprobs(row) for row in range(len(counts))])
-        return self._error(logprobs, is_token & ~self.begun.is_token)
+        return replace(texts, tokens=torch.where(is_token, tokens, 0), is_token=is_token), logprobs
 
-    def _plain_logprobs(self, row: int) -> Tensor:
-        """Return the log-probabilities (T,) of one text under the plain model, in evaluation mode."""
+    def _plain_logprobs(self, texts: Texts) -> Tensor:
+        """Return the log-probabilities (B, T) under the plain model in evaluation mode, each text alone."""
+        with evaluation_mode(self.language_model.model):
+            return torch.stack([self._of_plain_model(texts, row) for row in range(len(texts))])
+
+    def _of_plain_model(self, texts: Texts, row: int) -> Tensor:
         model, device = self.language_model.model, self.language_model.device
-        prompt, completion = self.texts.prompt_ids(row), self.texts.completion_ids(row)
+        prompt, completion = texts.prompt_ids(row), texts.completion_ids(row)
         if model.config.is_encoder_decoder:
             start = decoder_start(model)
             inputs = {"input_ids": prompt, "decoder_input_ids": [*start, *completion[:-1]]}
         else:
             inputs = {"input_ids": [*prompt, *completion[:-1]]}
-        with evaluation_mode(model):
-            arguments = {name: torch.tensor([ids], device=device) for name, ids in inputs.items()}
-            logits = model(**arguments, use_cache=False).logits[0, -len(completion) :]
+        arguments = {name: torch.tensor([ids], device=device) for name, ids in inputs.items()}
+        logits = model(**arguments, use_cache=False).logits[0, -len(completion) :]
         found = at_least_float32(logits).log_softmax(-1).cpu().double()
-        logprobs = torch.zeros(self.texts.tokens.shape[1], dtype=torch.float64)
+        logprobs = torch.zeros(texts.tokens.shape[1], dtype=torch.float64)
         logprobs[: len(completion)] = found.gather(1, torch.tensor(completion).unsqueeze(1)).squeeze(1)
         return logprobs
 

@@ -168,7 +168,7 @@ def test_user_functions_work_as_rewards(own):
         ("no_such_module:f", {}, "no such module"),
         ("{own}:missing", {}, "no function of the name missing"),
         ("{own}:number", {}, "is not a function"),
-        ("{own}:brevity", {"word": "x"}, "is a function and has no settings, got word"),
+        ("{own}:brevity", {"word": "x"}, "is a function and has no settings of its own, got word"),
         ("{own}:Uses", {"words": "x"}, "no setting 'words'; its settings are word"),
     ],
 )

@@ -10,7 +10,18 @@ import paths
 import pytest
 
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
-NOT_SOURCE = {".git", ".venv", "runs", "build", "dist", "wandb", "__pycache__", "shared"}
+NOT_SOURCE = {
+    ".git",
+    ".venv",
+    "runs",
+    "build",
+    "dist",
+    "wandb",
+    "__pycache__",
+    "shared",
+    ".hypothesis",
+    ".pytest_cache",
+}
 
 
 def repository_files():

@@ -208,12 +208,14 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --reward unfinished:f", "unfinished cannot be imported: SyntaxError"),
     # folders
     (f"{TRAIN} --output-dir notes.txt", "--output-dir notes.txt is a file"),
+    (f"{TRAIN} --output-dir notes.txt/run", "--output-dir notes.txt/run cannot be created: {folder}/notes.txt is no"),
     (f"{TRAIN} --output-dir taken", "--output-dir taken is not empty"),
     (f"{TRAIN} --resume", "--resume needs --output-dir"),
     (f"{TRAIN} --resume --output-dir taken", "taken is no run folder"),
     # evaluation and reward models
     ("evaluate nowhere", "nowhere is no run folder, so it is taken for a model, and a model needs --env"),
     ("evaluate empty_folder --env tril/CommonGen-v0", "no language model could be loaded as 'empty_folder'"),
+    ("evaluate nowhere --env tril/CommonGen-v0 --num-envs 99999999999", "--num-envs must be in [1, 100000]"),
     ("evaluate tiny --env tril/CommonGen-v0", "tiny is created by training"),
     ("evaluate nowhere --env tril/CommonGen-v0 --env-arg split=train", "--env-arg split=train would override"),
     ("evaluate nowhere --env tril/CommonGen-v0 --split dev", "'dev' is not one of 'train', 'validation', 'test'"),

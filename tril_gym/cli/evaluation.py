@@ -142,7 +142,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
 
     silence_libraries()
     console = RunConsole()
-    with usage_errors():
+    with usage_errors([name for name, value in options.items() if value not in (None, (), {})]):
         for flag, file in (("--output", output), ("--per-example", per_example)):
             if file is not None and not file.parent.is_dir():
                 raise ValueError(f"{flag} {file}: there is no folder {file.parent}")

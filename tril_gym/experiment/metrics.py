@@ -86,8 +86,11 @@ def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
     for metric in metrics:
         try:
             measure([metric], texts, seed=0)
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"metric {metric.name!r} fails: {error}") from error
+        except ImportError:
+            raise  # the message says which package is missing
+        except Exception as error:
+            reason = str(error) if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"metric {metric.name!r} fails: {reason}") from error
 
 
 def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, seed: int) -> Measured:

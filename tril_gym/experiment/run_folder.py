@@ -12,6 +12,7 @@ JSON Lines file may be cut short; they are left out when it is read, and removed
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -61,6 +62,11 @@ class RunFolder:
         """
         if self.path.is_file():
             raise ValueError(f"--output-dir {self.path} is a file; name a folder that is empty or does not exist")
+        parent = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ValueError(
+                f"--output-dir {self.path} cannot be created: {parent} is no folder that you may write to; name another"
+            )
         if self.path.is_dir() and not all(map(_is_beginning, self.path.iterdir())):
             raise ValueError(
                 f"--output-dir {self.path} is not empty; add --resume to continue its run, or name another folder"

@@ -9,6 +9,7 @@ states. Reward and guide raise at random: mostly for a moment, sometimes for goo
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ class Meter:
         """Measure, where this iteration is one of them."""
         if iteration in self.iterations and iteration not in self.found:
             gc.collect()
+            with suppress(OSError, AttributeError):  # glibc keeps what was freed: a few MiB more or less
+                ctypes.CDLL(None).malloc_trim(0)
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
             self.found[iteration] = (memory, len(os.listdir("/proc/self/fd")), threading.active_count())

@@ -252,6 +252,7 @@ class TestCheckpoints:
         assert equal(weights(AutoModelForCausalLM.from_pretrained(tmp_path / "policy")), weights(agent.policy.model))
         assert AutoTokenizer.from_pretrained(tmp_path / "policy").eos_token_id == 1
 
+    @pytest.mark.filterwarnings("ignore:all weights of GPT2LMHeadModel are trained in bfloat16")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     def test_precision_is_kept(self, dtype, tmp_path):
         agent = KINDS["ppo"](toy_policy(dtype=dtype), toy_envs()).learn(1)

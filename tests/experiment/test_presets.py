@@ -322,8 +322,9 @@ def test_a_run_is_evaluated_by_another_reward(stand_ins, tmp_path):
     config = small("tril", "bc", "tril/IMDB-v0", stand_ins, max_new_tokens=4, min_new_tokens=0)
     agent = build_run(config).agent
     (tmp_path / "checkpoints").mkdir()
-    RunFolder(tmp_path).write_config(asdict(config))
-    agent.save(tmp_path / "checkpoints" / "iteration-000000")
+    folder = RunFolder(tmp_path)
+    folder.write_config(asdict(config))
+    folder.save_checkpoint(0, agent.save)
     what = ["evaluate", str(tmp_path), "--examples", "2", "--num-envs", "2"]
     for more in ([], ["--reward", "rouge_l"]):
         result = CliRunner().invoke(main, what + more)
@@ -338,13 +339,14 @@ def test_truncated_policy_distributions_warn():
 
 
 @pytest.mark.parametrize("env", TASKS)
-def test_without_a_network_the_message_names_the_model(env, monkeypatch, tmp_path):
+def test_without_a_network_the_message_names_the_data_or_the_model(env, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     words = ["train", "ppo-pp", "--preset", "tril", "--env", env, "--no-load-in-4bit"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 2
-    assert of(env=env).policy in result.output.replace("\n", "")
-    assert "Traceback" not in result.output
-    assert not list(tmp_path.glob("runs"))
+    for dataset, name in (([], "could not load"), (["--dataset", "embedded"], of(env=env).policy)):
+        result = CliRunner().invoke(main, words + dataset)
+        assert result.exit_code == 2
+        assert name in result.output.replace("\n", "")
+        assert "Traceback" not in result.output
+        assert not list(tmp_path.glob("runs"))

@@ -134,7 +134,7 @@ def test_a_function_that_fails_on_a_list_hears_of_per_text():
         (number for number in WORDS),
         map(float, WORDS),
     ],
-    ids=str,
+    ids=lambda values: type(values).__name__ if iter(values) is values else str(values),
 )
 def test_results_with_a_plain_meaning_are_taken(values):
     found = as_numbers(values, 3)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from tril_gym.agents.collection.actor import Actor
 
 
-def checkpoint_policy(checkpoint: Path) -> LMPolicy:
+def checkpoint_policy(config: RunConfig, checkpoint: Path) -> LMPolicy:
     """Return the policy of a checkpoint."""
     from tril_gym.agents.actors.policy import LMPolicy
 
-    return LMPolicy.from_pretrained(checkpoint / "policy")
+    trust = {"trust_remote_code": True} if config.trust_remote_code else {}
+    return LMPolicy.from_pretrained(checkpoint / "policy", **trust)
 
 
 def pretrained_policy(config: RunConfig, *, trains: bool = True) -> LMPolicy | None:

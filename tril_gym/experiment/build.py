@@ -117,13 +117,20 @@ def _with_critic(config: RunConfig, policy: LMPolicy) -> RunConfig:
 def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunComponents:
     """Build everything that a run needs to continue from a checkpoint."""
     data, eval_env_kwargs, eval_description = training_data(config)
-    envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=fitted)
+    envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=fitted)
     # A function cannot be saved in a checkpoint.
     guide: dict[str, Any] = (
         {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
     )
     changes = {name: config.hyperparameters[name] for name in MAY_CHANGE if name in config.hyperparameters}
-    agent = agent_type(config.algorithm).load(checkpoint, envs=envs, device=config.device, changes=changes, **guide)
+    agent = agent_type(config.algorithm).load(
+        checkpoint,
+        envs=envs,
+        device=config.device,
+        changes=changes,
+        trust_remote_code=config.trust_remote_code,
+        **guide,
+    )
     return RunComponents(
         config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
     )
@@ -232,10 +239,11 @@ def _load_run(
     config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str
 ) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
     checkpoint = folder.last_checkpoint()
-    envs = make_envs(config, data, checkpoint_policy(checkpoint), fitted=folder.path / "reward")
+    envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / "reward")
     kind = agent_type(config.algorithm)
     guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
-    agent = kind.load(checkpoint, envs=envs, device=device, **guide)
+    trust = config.trust_remote_code
+    agent = kind.load(checkpoint, envs=envs, device=device, trust_remote_code=trust, **guide)
     return agent.policy, agent.learner.ref_policy, envs
 
 

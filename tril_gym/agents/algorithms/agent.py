@@ -176,6 +176,7 @@ class Agent(ABC):
         envs: VectorEnv,
         device: str | torch.device = "cpu",
         changes: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
         **parts: Any,
     ) -> Self:
         """Load an agent that `save` wrote; it continues as if never stopped.
@@ -185,6 +186,7 @@ class Agent(ABC):
             envs: an environment like the one it was trained in.
             device: torch device of the policy and the guide.
             changes: hyperparameters with another value than the saved one.
+            trust_remote_code: run code that was saved with the models, as those have that are not part of transformers.
             parts: what could not be saved: `guide=`, if it is neither a language model nor the references, and
                 GAIL's `discriminator=`, if it is your own.
 
@@ -194,10 +196,10 @@ class Agent(ABC):
         """
         folder = Path(folder)
         about = cls._read_about(folder)
-        policy = saved_policy(folder).to(device)
+        policy = saved_policy(folder, trust_remote_code=trust_remote_code).to(device)
         config = cls.config_type(**about["config"] | dict(changes or {}))
         if cls.takes_guide and "guide" not in parts:
-            parts["guide"] = _saved_guide(folder, about["guide"], policy)
+            parts["guide"] = _saved_guide(folder, about["guide"], policy, trust_remote_code=trust_remote_code)
         agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
@@ -248,17 +250,20 @@ class GuidedAgent(Agent):
         super().__init__(policy, envs, config, guide=guide, seed=seed)
 
 
-def saved_policy(folder: Path) -> LMPolicy:
-    """Return the policy of a saved agent."""
-    return _saved_model(folder / "lora" if (folder / "lora").is_dir() else folder / "policy")
+def saved_policy(folder: Path, *, trust_remote_code: bool = False) -> LMPolicy:
+    """Return the policy of a saved agent; `trust_remote_code` as of `Agent.load`."""
+    model = folder / "lora" if (folder / "lora").is_dir() else folder / "policy"
+    return _saved_model(model, trust_remote_code=trust_remote_code)
 
 
-def _saved_model(folder: Path) -> LMPolicy:
+def _saved_model(folder: Path, *, trust_remote_code: bool) -> LMPolicy:
     """Load what `LMPolicy.save` wrote, in its own precision, without a tokenizer if there was none."""
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    if is_adapter(folder):
-        return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer)
-    return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, dtype="auto")
+    settings: dict[str, Any] = {"with_tokenizer": (folder / "tokenizer_config.json").is_file()}
+    if trust_remote_code:
+        settings["trust_remote_code"] = True
+    if not is_adapter(folder):
+        settings["dtype"] = "auto"
+    return LMPolicy.from_pretrained(folder, **settings)
 
 
 def _independent(guide: Actor, policy: LMPolicy) -> Actor:
@@ -283,13 +288,13 @@ def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:
     return {"kind": "references" if isinstance(guide, References) else "other"}
 
 
-def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy) -> Actor:
+def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy, *, trust_remote_code: bool) -> Actor:
     settings = dict(about)
     kind = settings.pop("kind")
     if kind == "references":
         return References()
     if kind == "model":
-        return Guide(_saved_model(folder / "guide").to(policy.device), **settings)
+        return Guide(_saved_model(folder / "guide", trust_remote_code=trust_remote_code).to(policy.device), **settings)
     if kind == "model on the policy's base":
         return Guide(policy.with_language_model(policy.language_model.load_delta(folder / "guide")), **settings)
     raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

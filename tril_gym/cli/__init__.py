@@ -1,4 +1,4 @@
-"""The `tril-gym` command line: train, evaluate, compare and draw runs, list what there is."""
+"""The `tril-gym` command line: train, evaluate and try out policies, compare and draw runs, list what there is."""
 
 import logging
 
@@ -8,6 +8,7 @@ from tril_gym import __version__
 from tril_gym.cli.comparison import compare_command, plot_command
 from tril_gym.cli.evaluation import evaluate_command
 from tril_gym.cli.listing import list_group
+from tril_gym.cli.sampling import sample_command
 from tril_gym.cli.training import train_group
 
 __all__ = ["main"]
@@ -23,6 +24,7 @@ def main() -> None:
 
 main.add_command(train_group)
 main.add_command(evaluate_command)
+main.add_command(sample_command)
 main.add_command(compare_command)
 main.add_command(plot_command)
 main.add_command(list_group)

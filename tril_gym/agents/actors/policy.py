@@ -8,7 +8,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tril_gym.agents.actors.free_prompts import complete
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.actors.model_check import check_model
 from tril_gym.agents.collection.actor import Actor
@@ -164,6 +165,22 @@ class LMPolicy(Actor):
     def check_readings(self, layout: TextLayout, *, values: bool = False) -> None:
         """Find how the model must be read in this environment, once; see `model_check.check_model`."""
         check_model(self.language_model, layout, values=values)
+
+    def generate(
+        self, prompts: str | Sequence[str], *, max_new_tokens: int | None = None, greedy: bool = False, seed: int = 0
+    ) -> Any:
+        """Return a completion of a prompt, or a list of them; see `complete` in `free_prompts.py` for the rest.
+
+        Args:
+            prompts: a text, or a list of texts.
+            max_new_tokens: None: 64, or as many as the model has positions for.
+            greedy: write the most probable tokens; else sample as in training.
+            seed: of sampling.
+        """
+        policy = self.with_decoding(Decoding(greedy=True)) if greedy else self
+        if isinstance(prompts, str):
+            return complete(policy, [prompts], max_new_tokens=max_new_tokens, seed=seed)[0]
+        return complete(policy, prompts, max_new_tokens=max_new_tokens, seed=seed)
 
     def start(
         self, texts: Texts, infos: Infos, layout: TextLayout, *, value: Callable[[Tensor], Tensor] | None = None

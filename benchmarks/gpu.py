@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -104,8 +105,10 @@ def iteration(shape: Shape, *, compiles: bool) -> Comparison:
     settings = {"learning_rate": common.learning_rate, "minibatch_size": shape.minibatch, "epochs": common.epochs}
 
     def build(compiles: bool) -> PPO:
-        policy = LMPolicy(copy.deepcopy(model), None)
-        return PPO(policy, shape.envs(reward=reward, vocab_size=vocab_size), PPOConfig(compile=compiles, **settings))
+        policy, envs = LMPolicy(copy.deepcopy(model), None), shape.envs(reward=reward, vocab_size=vocab_size)
+        with warnings.catch_warnings():  # speed alone is measured here
+            warnings.filterwarnings("ignore", message="all weights of .* are trained in bfloat16")
+            return PPO(policy, envs, PPOConfig(compile=compiles, **settings))
 
     agents = {PPO_OURS: build(False)} | ({PPO_COMPILED: build(True)} if compiles else {})
     by_hand = HandWrittenPPO(model, reward_by_hand, common, eos=EOS, stops=False, shared=False, generates=True)

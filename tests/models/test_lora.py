@@ -595,7 +595,7 @@ class TestCommandLine:
             (["--lora-targets", "all-linear"], ["--lora-targets", "--lora-rank"]),
             (["--load-in-4bit"], ["--load-in-4bit", "--lora-rank"]),
             (["--load-in-8bit", "--lora-rank", "8"], ["tiny", "leave --load-in-4bit and --load-in-8bit out"]),
-            (["--lora-rank", "-1"], ["--lora-rank must be at least 0, got -1"]),
+            (["--lora-rank", "-1"], ["--lora-rank must be in [0, 65536], got -1"]),
             (["--lora-rank", "4", "--lora-targets", "q_proj"], ["q_proj", "c_attn"]),
             (["--critic", "adapter"], ["adapter", "--lora-rank"]),
         ],

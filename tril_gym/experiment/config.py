@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -154,6 +155,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_env_args(self)
+        if self.reward is not None and not isinstance(self.reward, Mapping):
+            raise ValueError(f"reward must be weights by name, such as {{'rouge_l': 1.0}}, got {self.reward!r}")
         for name, weight in (self.reward or {}).items():
             check_weight(name, weight)
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -11,19 +11,14 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.models.texts import Texts
 from tril_gym.utils.tokenization import encode, special_tokens
 
-if TYPE_CHECKING:
-    from tril_gym.agents.actors.policy import LMPolicy
-
 USUAL_LENGTH = 64  # new tokens where none is named
 
 
-def complete(
-    policy: LMPolicy, prompts: Sequence[str], *, max_new_tokens: int | None = None, seed: int = 0
-) -> list[str]:
+def complete(policy: Any, prompts: Sequence[str], *, max_new_tokens: int | None = None, seed: int = 0) -> list[str]:
     """Return what a policy writes after each prompt, without special tokens.
 
     Args:
-        policy: samples as its decoding says.
+        policy: an `LMPolicy`; it samples as its decoding says.
         prompts: B texts, as an environment would give them.
         max_new_tokens: T; None: 64, or as many as the model has positions for.
         seed: random seed. What is written after a prompt depends on the seed, the prompt and its place in the list.
@@ -65,7 +60,7 @@ def complete(
     ]
 
 
-def prompt_ids(policy: LMPolicy, prompts: Sequence[str]) -> list[list[int]]:
+def prompt_ids(policy: Any, prompts: Sequence[str]) -> list[list[int]]:
     """Tokenise prompts as environments do for this policy: a decoder-only model's end in no EOS."""
     if policy.tokenizer is None:
         raise ValueError("the policy has no tokenizer to read prompts with; load it with one")
@@ -83,7 +78,7 @@ def prompt_ids(policy: LMPolicy, prompts: Sequence[str]) -> list[list[int]]:
     return found
 
 
-def _length_that_fits(policy: LMPolicy, width: int) -> int:
+def _length_that_fits(policy: Any, width: int) -> int:
     """Return the usual length, or the greatest for which the model has positions after prompts of a width."""
     for length in range(USUAL_LENGTH, 1, -1):
         try:

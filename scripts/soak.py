@@ -143,7 +143,10 @@ def live(iterations: int, folder: Path, meter: Meter) -> str:
             else:
                 new_run(configure("ppo-pp", **settings(iterations)), folder, console=console).run()
             return f"{failures} failures" + (f"; {meter.check()}" if meter.iterations else "")
-        except (RuntimeError, ValueError) as error:  # a fault that lasted for all attempts, also at the door
+        except (
+            RuntimeError,
+            ValueError,
+        ) as error:  # a fault that lasted for all attempts, also in the checks before the run
             if "a fault of the soak" not in str(error):
                 raise
             failures += 1

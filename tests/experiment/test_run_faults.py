@@ -1,4 +1,4 @@
-"""Parts of a run that fail: it ends with what is saved and how to go on, and goes on as if nothing had happened."""
+"""Parts of a run that fail: it says what is saved and how to continue, and continues as if nothing had happened."""
 
 import io
 import json

@@ -134,7 +134,7 @@ def test_any_options_of_reset_begin_there_or_are_refused(chosen):
     begun, message = result_or_refusal(lambda: env.reset(options=chosen), ValueError)
     if message:
         assert "options['" in message
-        assert env.step(3)[0][4] == 3, "the text before goes on"
+        assert env.step(3)[0][4] == 3, "the text before continues"
         return
     observation, info = begun
     assert env.observation_space.contains(observation)
@@ -160,7 +160,7 @@ def test_any_options_of_a_vector_reset_begin_there_or_are_refused(chosen, mask):
     if message:
         assert "options['" in message
         after = envs.step(np.full(3, 3))[0]
-        assert (after[:, :4] == before[:, :4]).all(), "the texts before go on"
+        assert (after[:, :4] == before[:, :4]).all(), "the texts before continue"
         assert (after[:, 4] == 3).all()
         return
     observations, _ = begun

@@ -38,7 +38,7 @@ def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
             {
                 "prompt": example.prompt,
                 "references": list(example.references),
-                "extras": json.dumps(example_extras(example), default=_as_plain),
+                "extras": json.dumps(example.all_extras, default=_as_plain),
             }
             for example in examples
         ]
@@ -63,11 +63,6 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
 def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
     """Return the weight of each of `reward_functions`."""
     return [float(term.weight) for term in terms(env)]
-
-
-def example_extras(example: Any) -> dict[str, Any]:
-    """Return the extras of an example as an info has them, its label among them."""
-    return dict(example.extras) | ({} if example.label is None else {"label": example.label})
 
 
 def _reward_function(term: Term) -> RewardFunction:

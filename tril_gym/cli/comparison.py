@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tril_gym.cli.options import usage_errors
+from tril_gym.cli.options import check_parent, usage_errors
 
 FORMATS = (".png", ".svg")
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -28,7 +28,7 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
     with usage_errors():
         if len(runs) < 2:
             raise ValueError(f"compare needs two run folders or more, got {runs[0]}")
-        _check_folder("--output", output)
+        check_parent("--output", output)
         rows = comparison([finished_run(run) for run in runs])
         if output is not None:
             write_json(output, rows)
@@ -57,11 +57,6 @@ def plot_command(runs: tuple[str, ...], output: Path) -> None:
     with usage_errors():
         if output.suffix not in FORMATS:
             raise ValueError(f"--output {output} must end in {' or '.join(FORMATS)}")
-        _check_folder("--output", output)
+        check_parent("--output", output)
         save_figure(curves_figure([finished_run(run) for run in runs]), output)
     click.echo(f"wrote {output}")
-
-
-def _check_folder(flag: str, file: Path | None) -> None:
-    if file is not None and not file.parent.is_dir():
-        raise ValueError(f"{flag} {file}: there is no folder {file.parent}")

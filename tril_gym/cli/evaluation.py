@@ -12,6 +12,7 @@ from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
+    check_parent,
     parse_names,
     parse_pairs,
     parse_rewards,
@@ -144,8 +145,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
     console = RunConsole()
     with usage_errors([name for name, value in options.items() if value not in (None, (), {})]):
         for flag, file in (("--output", output), ("--per-example", per_example)):
-            if file is not None and not file.parent.is_dir():
-                raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
+            check_parent(flag, file)
         examples, seed = options.pop("examples"), options.pop("seed")
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))

@@ -22,6 +22,16 @@ def debug_option() -> GroupedOption:
     return GroupedOption(["--debug"], group="run", is_flag=True, help="Show the traceback of an error")
 
 
+def unlock_option() -> GroupedOption:
+    """Return the option that takes a run folder from another process."""
+    return GroupedOption(
+        ["--force-unlock"],
+        group="run",
+        is_flag=True,
+        help="Take the folder from another process that seems to use it but has ended",
+    )
+
+
 @contextmanager
 def reported_failures(*, debug: bool) -> Iterator[None]:
     """End the command with a message where the block fails or a signal stops it.

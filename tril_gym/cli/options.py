@@ -189,6 +189,12 @@ def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> 
     return env_args | ({"reward_settings": env_args.get("reward_settings", {}) | settings} if settings else {})
 
 
+def check_parent(flag: str, file: Path | None) -> None:
+    """Raise `ValueError` if the folder of a file that an option names does not exist."""
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
+
+
 def free_folder(base: Path) -> Path:
     """Return this folder, or the first of `base-2`, `base-3`, … that does not exist."""
     candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]

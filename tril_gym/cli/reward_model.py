@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tril_gym.cli.failures import debug_option, reported_failures
+from tril_gym.cli.failures import debug_option, reported_failures, unlock_option
 from tril_gym.cli.options import GroupedCommand, GroupedOption, config_options, free_folder, usage_errors
 
 REWARD_MODEL = "reward-model"
@@ -32,12 +32,7 @@ def reward_model_command() -> click.Command:
             help="Folder of the model  [default: runs/reward-model-seedN]",
         ),
         GroupedOption(["--resume"], group="run", is_flag=True, help="Resume the run in --output-dir, or begin it"),
-        GroupedOption(
-            ["--force-unlock"],
-            group="run",
-            is_flag=True,
-            help="Take the folder from another process that seems to use it but has ended",
-        ),
+        unlock_option(),
         debug_option(),
     ]
     return GroupedCommand(REWARD_MODEL, callback=run, params=[*options], help=REWARD_MODEL_HELP)

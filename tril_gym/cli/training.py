@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tril_gym.cli.failures import debug_option, reported_failures
+from tril_gym.cli.failures import debug_option, reported_failures, unlock_option
 from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
@@ -90,12 +90,7 @@ def output_options() -> list[GroupedOption]:
             is_flag=True,
             help="With --resume: also run code that only the settings of the folder name",
         ),
-        GroupedOption(
-            ["--force-unlock"],
-            group="run",
-            is_flag=True,
-            help="Take the folder from another process that seems to use it but has ended",
-        ),
+        unlock_option(),
         debug_option(),
         GroupedOption(
             ["--profile"], group="output", is_flag=True, help="Print time and memory of an iteration at the end"

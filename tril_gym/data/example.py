@@ -41,6 +41,11 @@ class Example:
                 f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}"
             )
 
+    @property
+    def all_extras(self) -> dict[str, Any]:
+        """The extras as infos have them: with the label, if there is one."""
+        return dict(self.extras) | ({} if self.label is None else {"label": self.label})
+
 
 def check_text(name: str, text: Any) -> None:
     """Check that a value is a text which UTF-8 can hold.

@@ -131,9 +131,7 @@ class TextEnvConfig:
     def reset_info(self, index: int) -> dict[str, Any]:
         """Return the info of a reset to an example; the caller owns the data and may change them."""
         example = self.examples[index]
-        extras = copy_plain_data(dict(example.extras))
-        if example.label is not None:
-            extras["label"] = example.label
+        extras = copy_plain_data(example.all_extras)
         return {"example": index, "prompt": example.prompt, "references": list(example.references), "extras": extras}
 
     def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:

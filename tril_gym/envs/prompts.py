@@ -11,7 +11,7 @@ import numpy as np
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.arrays import Ids
-from tril_gym.utils.tokenization import encode, special_tokens
+from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
 
 
 class PromptTable:
@@ -38,8 +38,7 @@ class PromptTable:
     ) -> None:
         self.examples, self.tokenizer = examples, tokenizer
         self.truncation_side, self.vocab_size = truncation_side, vocab_size
-        self._before, after = special_tokens(tokenizer)
-        self._after = [token for token in after if keeps_eos or token != tokenizer.eos_token_id]
+        self._before, self._after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
         self.ends_in_eos = tokenizer.eos_token_id in self._after
         self._room = max_prompt_length - len(self._before) - len(self._after)
         if self._room < 1:
@@ -90,26 +89,11 @@ class PromptTable:
         return (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
 
 
-def prompt_table(
-    examples: Examples,
-    tokenizer: Any,
-    *,
-    max_prompt_length: int,
-    truncation_side: str,
-    vocab_size: int,
-    keeps_eos: bool = True,
-) -> PromptTable:
-    """Return the table of these settings, which all environments with the same examples share."""
+def prompt_table(examples: Examples, tokenizer: Any, **settings: Any) -> PromptTable:
+    """Return the table of these settings, those of `PromptTable`, which environments with the same examples share."""
     # The table holds the tokenizer, so no other object can get its id.
-    key = (id(tokenizer), max_prompt_length, truncation_side, vocab_size, keeps_eos)
+    key = (id(tokenizer), *sorted(settings.items()))
     if key not in examples.prompt_tables:
-        examples.prompt_tables[key] = PromptTable(
-            examples,
-            tokenizer,
-            max_prompt_length=max_prompt_length,
-            truncation_side=truncation_side,
-            vocab_size=vocab_size,
-            keeps_eos=keeps_eos,
-        )
+        examples.prompt_tables[key] = PromptTable(examples, tokenizer, **settings)
     table: PromptTable = examples.prompt_tables[key]
     return table

@@ -1,4 +1,4 @@
-"""The settings of a run that goes on: read from its folder, compared with what the user names, and what may change."""
+"""The settings of a resumed run: read from its folder, compared with what the user names, and what may change."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Run:
     def run(self, *, profile: bool = False) -> Result:
         """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration.
 
-        An exception says in its notes what is saved and how to go on.
+        An exception says in its notes what is saved and how to continue.
         """
         try:
             with cpu_threads(self.config.cpu_threads), stop_at_once():
@@ -91,7 +91,7 @@ class Run:
         return result
 
     def _way_out(self, error: BaseException) -> str:
-        """Save what is complete, unless a signal stops at once, and say what is saved and how to go on."""
+        """Save what is complete, unless a signal stops at once, and say what is saved and how to continue."""
         kept = "" if isinstance(error, KeyboardInterrupt | LockedError) else self._rescue()
         if self._saved is None:
             kept += "no checkpoint was written yet, so the run will start over"

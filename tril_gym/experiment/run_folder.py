@@ -6,7 +6,7 @@
 Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
 
 Files and checkpoints are written atomically, so an interrupted run leaves none half-written. Only lines at the end of a
-JSON Lines file may be cut short; they are left out when it is read, and removed when the run goes on.
+JSON Lines file may be cut short; they are left out when it is read, and removed when the run is resumed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from tril_gym.experiment.actors import checkpoint_policy
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.devices import check_device
@@ -26,15 +28,18 @@ def sampled_policy(
     Raises:
         ValueError: neither a run with a checkpoint nor a model.
     """
-    from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.functional.sampling import Decoding
 
     check_device(device)
     folder, trained_at = RunFolder(source), 1.0
-    name = source
     if folder.is_run():
-        trained_at = saved_config(folder).hyperparameters.get("temperature", 1.0)
-        name = str(folder.last_checkpoint() / "policy")
-    settings: dict[str, Any] = {"trust_remote_code": True} if trust_remote_code else {}
-    policy = LMPolicy.from_pretrained(name, **settings).to(device)
+        config = saved_config(folder)
+        trained_at = config.hyperparameters.get("temperature", 1.0)
+        checkpoint = folder.last_checkpoint()
+        policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), checkpoint).to(device)
+    else:
+        from tril_gym.agents.actors.policy import LMPolicy
+
+        trust = {"trust_remote_code": True} if trust_remote_code else {}
+        policy = LMPolicy.from_pretrained(source, **trust).to(device)
     return policy.with_decoding(Decoding(temperature=trained_at if temperature is None else temperature))

@@ -70,7 +70,7 @@ class Tracker:
         except Exception as error:
             self._accelerator = None
             log.warning(
-                "the tracker %s failed (%s: %s); the run goes on without it, and metrics.jsonl has all metrics",
+                "the tracker %s failed (%s: %s); the run continues without it, and metrics.jsonl has all metrics",
                 self.name,
                 type(error).__name__,
                 error,

@@ -41,7 +41,7 @@ def train(
     Raises:
         ValueError: a setting is wrong; nothing has been written.
         Interrupted: a signal such as Ctrl-C asked for a stop; the iteration in progress is complete and saved.
-        Exception: a part of the run failed; the notes of the exception say what is saved and how to go on.
+        Exception: a part of the run failed; the notes of the exception say what is saved and how to continue.
     """
     return new_run(config, output_dir, track=track, console=console).run(profile=profile)
 

@@ -76,6 +76,17 @@ def backbone_of(model: Any, mode: ReadingMode | None = None) -> Backbone:
     return kind(model, mode or ReadingMode())
 
 
+def longest_completion(backbone: Backbone, max_prompt_length: int, most: int) -> int:
+    """Return the greatest number of new tokens, up to `most`, that a model has positions for; 0 for none."""
+    for new_tokens in range(most, 0, -1):
+        try:
+            backbone.check_positions(max_prompt_length, new_tokens)
+        except ValueError:
+            continue
+        return new_tokens
+    return 0
+
+
 def right_aligned(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the real ids of every row to the right end and drop unused columns: both (B, L)."""
     order, width = mask.byte().argsort(dim=1, stable=True), int(mask.sum(1).max())

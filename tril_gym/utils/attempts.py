@@ -34,10 +34,16 @@ def check_attempts(retries: Any, pause: Any, timeout: Any) -> None:
         raise ValueError(f"timeout must be a number of seconds above 0, or None, got {timeout!r}; 60 is usual")
 
 
-def attempt(call: Callable[[], T], *, what: str, retries: int, pause: float, timeout: float | None = None) -> T:
+def attempt(
+    call: Callable[[], T],
+    *,
+    what: str,
+    retries: int,
+    pause: float,
+    timeout: float | None = None,
+    at_once: tuple[type[Exception], ...] = BUGS,
+) -> T:
     """Return what a call returns, after further calls where it raises; the last error is raised.
-
-    Errors of the code itself (`BUGS`) are raised at once.
 
     Args:
         call: the call.
@@ -45,6 +51,7 @@ def attempt(call: Callable[[], T], *, what: str, retries: int, pause: float, tim
         retries: further calls.
         pause: seconds before the second call; each further pause is twice as long.
         timeout: seconds that each call may take; None for any number.
+        at_once: errors after which it is not called again, by default those of the code itself.
 
     Raises:
         TimeoutError: the last call took longer.
@@ -52,7 +59,7 @@ def attempt(call: Callable[[], T], *, what: str, retries: int, pause: float, tim
     for number in range(retries):
         try:
             return within(timeout, call)
-        except BUGS:
+        except at_once:
             raise
         except Exception as error:
             seconds = pause * 2**number

@@ -88,7 +88,7 @@ class SteadyOutput:
 class RunConsole:
     """Print the messages of a run. Bars and spinners appear on a terminal only, lines everywhere.
 
-    Where the output is closed (`| head`, a terminal that is gone) the rest is not printed; the run goes on.
+    Where the output is closed (`| head`, a terminal that is gone) the rest is not printed; the run continues.
 
     Args:
         console: the rich console to print on; by default standard output.

@@ -20,7 +20,7 @@ class Interrupted(Exception):  # noqa: N818  (not an error)
     """The run stopped after a complete iteration because a signal asked for it.
 
     Args:
-        message: what is complete, and how to go on.
+        message: what is complete, and how to continue.
         number: the signal.
     """
 

@@ -55,6 +55,12 @@ def _letters(tokenizer: Any, token: int) -> list[int]:
     return [letter for letter in ids if letter is not None]
 
 
+def special_tokens_of_prompts(tokenizer: Any, *, keeps_eos: bool) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after every prompt; without EOS unless it is kept."""
+    before, after = special_tokens(tokenizer)
+    return before, [token for token in after if keeps_eos or token != tokenizer.eos_token_id]
+
+
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
     encoded = tokenizer("a", return_special_tokens_mask=True)

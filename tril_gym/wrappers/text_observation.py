@@ -20,12 +20,18 @@ def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[
     """Return one observation as tokens and as text; the prompt is that after truncation."""
     prompt, completion = observation[:max_prompt_length], observation[max_prompt_length:]
 
-    def text(ids: Any) -> str:
-        known = ids[(ids >= 0) & (ids < len(tokenizer))].tolist()
-        decoded: str = tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return decoded
+    return {
+        "tokens": observation,
+        "prompt": text_of(prompt, tokenizer),
+        "completion": text_of(completion, tokenizer),
+    }
 
-    return {"tokens": observation, "prompt": text(prompt), "completion": text(completion)}
+
+def text_of(ids: Any, tokenizer: Any) -> str:
+    """Return columns of an observation as text, without special tokens and ids beyond the tokenizer."""
+    known = ids[(ids >= 0) & (ids < len(tokenizer))].tolist()
+    decoded: str = tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return decoded
 
 
 class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):

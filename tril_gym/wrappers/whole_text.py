@@ -14,8 +14,9 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tril_gym.utils.batched_infos import row_of
-from tril_gym.wrappers.text_observation import tokenizer_of
+from tril_gym.utils.batched_infos import batched, row_of
+from tril_gym.utils.tokenization import encode
+from tril_gym.wrappers.text_observation import text_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import TextVectorWrapper
 
@@ -105,13 +106,10 @@ class VectorWholeText(TextVectorWrapper):
             ends |= {row: row_of(infos, row) for row in np.flatnonzero(terminated | truncated).tolist()}
             if flags.any(axis=0).all():
                 break
-        infos = {}
-        for row, info in sorted(ends.items()):
-            infos = self._add_info(infos, info, row)
         texts = tuple(
             ends[row].get("prompt", self._begun[row]) + ends[row].get("completion", "") for row in range(self.num_envs)
         )
-        return texts, totals, flags[0], flags[1], infos
+        return texts, totals, flags[0], flags[1], batched(dict(sorted(ends.items())), self.num_envs)
 
 
 class Spelling:
@@ -126,16 +124,11 @@ class Spelling:
 
     def text_so_far(self, observation: Any, info: Mapping[str, Any]) -> str:
         """Return the prompt, and the completion of a restart."""
-        ids = observation[self.text["max_prompt_length"] :]
-        known = ids[(ids >= 0) & (ids < len(self.tokenizer))].tolist()
-        completion: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(info["prompt"]) + completion
+        return str(info["prompt"]) + text_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
 
     def tokens(self, completion: str, is_first: bool) -> list[int]:
         """Return a completion as token ids, with EOS; those beyond T end the text before."""
         if not isinstance(completion, str):
             raise ValueError(f"an action is the completion as a string, got {completion!r}")
         joiner = self.text.get("joiner", "") if is_first and completion and not completion[0].isspace() else ""
-        settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False}
-        ids = self.tokenizer(joiner + completion, **settings)["input_ids"]
-        return [*ids, self.text["eos_token_ids"][0]]
+        return [*encode(self.tokenizer, joiner + completion), self.text["eos_token_ids"][0]]

@@ -27,7 +27,6 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     TextLayout,
 )
-from tril_gym.agents.actors import text_guide as module
 from tril_gym.models.texts import Texts
 
 
@@ -145,7 +144,7 @@ class TestFailures:
     @pytest.fixture
     def slept(self, monkeypatch) -> list[float]:
         seconds: list[float] = []
-        monkeypatch.setattr(module.time, "sleep", seconds.append)
+        monkeypatch.setattr("time.sleep", seconds.append)
         return seconds
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""The check of a model at the door: right families pass, and each kind of mistake is noticed or avoided."""
+"""The check of a model before it is used: right families pass, and each kind of mistake is noticed or avoided."""
 
 import pytest
 import torch

@@ -80,7 +80,7 @@ def test_more_skips_than_allowed_raise():
         guard.allows(figures)
     assert (guard.in_row, guard.skipped_since_last()) == (2, {"steps/skipped": 3})
     again = StepGuard(2)
-    again.load_state_dict(guard.state_dict())  # a resumed run goes on counting
+    again.load_state_dict(guard.state_dict())  # a resumed run continues to count
     with pytest.raises(NonFiniteError, match="loss is nan, norm is inf before an optimizer step, after 2 skipped"):
         again.allows({"loss": math.nan, "norm": math.inf, "other": 0.0})
     assert StepGuard(0).skipped_since_last() == {}

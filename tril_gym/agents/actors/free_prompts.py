@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.models.backbone import longest_completion
+from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
-from tril_gym.utils.tokenization import encode, special_tokens
+from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
 
 USUAL_LENGTH = 64  # new tokens where none is named
 
@@ -28,7 +30,9 @@ def complete(policy: Any, prompts: Sequence[str], *, max_new_tokens: int | None 
     """
     texts = Texts.from_ids(prompt_ids(policy, prompts), [[]] * len(prompts), max_new_tokens=0)
     width = texts.prompts.shape[1]
-    length = _length_that_fits(policy, width) if max_new_tokens is None else max_new_tokens
+    length = max_new_tokens
+    if length is None:  # where not even one token fits, `check` says what is too long
+        length = max(1, longest_completion(policy.language_model.backbone, width, USUAL_LENGTH))
     if length < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {length}")
     ends = policy.eos_token_ids or (policy.tokenizer.eos_token_id,)
@@ -51,13 +55,8 @@ def complete(policy: Any, prompts: Sequence[str], *, max_new_tokens: int | None 
             writer.keep(going.nonzero()[:, 0])
             rows = rows[going]
     writer.close()
-    known = len(policy.tokenizer)
-    return [
-        policy.tokenizer.decode(
-            [token for token in ids if token < known], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        for ids in written
-    ]
+    codec = TextCodec(policy.tokenizer)
+    return [codec.decode(ids) for ids in written]
 
 
 def prompt_ids(policy: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -66,9 +65,8 @@ def prompt_ids(policy: Any, prompts: Sequence[str]) -> list[list[int]]:
         raise ValueError("the policy has no tokenizer to read prompts with; load it with one")
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts must be a list of one text or more, got {prompts!r}")
-    before, after = special_tokens(policy.tokenizer)
-    if not policy.model.config.is_encoder_decoder:
-        after = [token for token in after if token != policy.tokenizer.eos_token_id]
+    keeps_eos = policy.model.config.is_encoder_decoder
+    before, after = special_tokens_of_prompts(policy.tokenizer, keeps_eos=keeps_eos)
     found = []
     for prompt in prompts:
         body = encode(policy.tokenizer, prompt) if isinstance(prompt, str) else []
@@ -76,14 +74,3 @@ def prompt_ids(policy: Any, prompts: Sequence[str]) -> list[list[int]]:
             raise ValueError(f"a prompt must be a text with a token or more, got {prompt!r}")
         found.append([*before, *body, *after])
     return found
-
-
-def _length_that_fits(policy: Any, width: int) -> int:
-    """Return the usual length, or the greatest for which the model has positions after prompts of a width."""
-    for length in range(USUAL_LENGTH, 1, -1):
-        try:
-            policy.language_model.backbone.check_positions(width, length)
-        except ValueError:
-            continue
-        return length
-    return 1  # `check` then says what is too long

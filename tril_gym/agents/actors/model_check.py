@@ -134,13 +134,17 @@ def check_training_mode(language_model: LanguageModel, layout: TextLayout) -> No
         training = language_model.token_logprobs(texts).logprobs
         with evaluation_mode(model):
             error = (language_model.token_logprobs(texts).logprobs - training).abs().nan_to_num(nan=float("inf"))
-    limit = LOW_PRECISION_LIMIT if language_model.is_low_precision else LIMIT
-    if float(error.max()) > limit:
+    if float(error.max()) > _limit_of(language_model):
         raise ValueError(
             f"{model.config.model_type} models cannot be trained with gradient_checkpointing: it needs their training"
             f" mode, in which they read the same tokens differently by {float(error.max()):.2g} nats; leave"
             " gradient_checkpointing out"
         )
+
+
+def _limit_of(language_model: LanguageModel) -> float:
+    """Return how many nats two readings may differ."""
+    return LOW_PRECISION_LIMIT if language_model.is_low_precision else LIMIT
 
 
 def _tell(kind: str, report: ModelReport) -> None:
@@ -162,8 +166,7 @@ def examine(language_model: LanguageModel, layout: TextLayout, *, values: bool =
     """Set the first mode in which all readings agree, or leave the mode as it is; return the report on it."""
     known, kind = language_model.backbone.mode, language_model.model.config.is_encoder_decoder
     modes = (known, *(mode for mode in (ENCODER_DECODER_MODES if kind else CAUSAL_MODES) if mode != known))
-    limit = LOW_PRECISION_LIMIT if language_model.is_low_precision else LIMIT
-    reports = []
+    limit, reports = _limit_of(language_model), []
     # No model should draw numbers here, but one with noise would.
     with seeded(0, device=language_model.device), torch.no_grad():
         for mode in modes:

@@ -8,8 +8,6 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,8 +19,7 @@ from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
-
-log = logging.getLogger(__name__)
+from tril_gym.utils.attempts import attempt
 
 # (prompts, completions so far) -> the rest of each completion
 TextFunction = Callable[[list[str], list[str]], Sequence[str]]
@@ -88,20 +85,17 @@ class CallableGuide(Actor):
         return True
 
     def _continue_texts(self, prompts: list[str], completions: list[str], draws: Tensor) -> Sequence[str]:
-        for attempt in range(self.retries + 1):
-            try:
-                found = self.f(list(prompts), list(completions))
-                break
-            except Exception as error:
-                failed = f"the guide {self.name} raised {type(error).__name__}: {error}"
-                if attempt == self.retries:
-                    raise RuntimeError(
-                        f"{failed} (attempt {attempt + 1} of {self.retries + 1}, a batch of {len(prompts)} texts);"
-                        " correct it, or allow more attempts: Guide.from_callable(f, retries=...)"
-                    ) from error
-                seconds = self.pause * 2**attempt
-                log.warning("%s; it is called again in %g s", failed, seconds)
-                time.sleep(seconds)
+        def call() -> Sequence[str]:
+            return self.f(list(prompts), list(completions))
+
+        try:
+            found = attempt(call, what=f"the guide {self.name}", retries=self.retries, pause=self.pause, at_once=())
+        except Exception as error:
+            calls = self.retries + 1
+            raise RuntimeError(
+                f"the guide {self.name} raised {type(error).__name__}: {error} (attempt {calls} of {calls}, a batch of"
+                f" {len(prompts)} texts); correct it, or allow more attempts: Guide.from_callable(f, retries=...)"
+            ) from error
         self._check_texts(found, len(prompts))
         return found
 

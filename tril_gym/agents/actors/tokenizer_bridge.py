@@ -15,6 +15,7 @@ from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.models.architecture import eos_ids_of, positions_of
+from tril_gym.models.backbone import longest_completion
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 from tril_gym.utils.tokenization import special_tokens
@@ -78,18 +79,9 @@ class CrossTokenizerBridge:
 
 def _max_new_tokens(policy: LMPolicy, layout: TextLayout) -> int:
     """Return 2 T, or as many tokens as the model has positions for after a prompt of P, but at least T."""
-
-    def check(new_tokens: int) -> None:
-        policy.language_model.backbone.check_positions(layout.max_prompt_length, new_tokens)
-
-    check(layout.max_new_tokens)
-    for new_tokens in range(2 * layout.max_new_tokens, layout.max_new_tokens, -1):
-        try:
-            check(new_tokens)
-        except ValueError:
-            continue
-        return new_tokens
-    return layout.max_new_tokens
+    backbone = policy.language_model.backbone
+    backbone.check_positions(layout.max_prompt_length, layout.max_new_tokens)
+    return longest_completion(backbone, layout.max_prompt_length, 2 * layout.max_new_tokens)
 
 
 def _eos_token_ids(policy: LMPolicy) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What all tests share. Nothing heavy is imported here: tests of environments and rewards need no torch."""
 
 import signal
+import sys
 
 import pytest
 
@@ -22,6 +23,17 @@ def session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIL_GYM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules_of_a_test(tmp_path_factory):
+    """Forget modules that a test wrote and imported: another test may write one of the same name."""
+    path, known, folder = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp())
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - known:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(params=FAMILIES)

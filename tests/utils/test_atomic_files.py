@@ -74,3 +74,15 @@ def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     atomic_files.write_folder(tmp_path / "saved", write_version("1"), mark="mark.json")
     assert flushed[:2] == [("mark.json", False), ("new", False)]
     assert flushed[2:] == [(tmp_path.name, True)]  # then the name
+
+
+def test_a_link_is_replaced_and_moves_with_its_target(tmp_path):
+    home = tmp_path / "home"
+    for name in ("1", "2"):
+        (home / name).mkdir(parents=True)
+        (home / name / "mark").write_text(name)
+        atomic_files.replace_link(home / "newest", home / name)
+        assert (home / "newest" / "mark").read_text() == name
+    home.rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "newest" / "mark").read_text() == "2"
+    assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["1", "2", "newest"]

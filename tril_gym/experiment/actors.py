@@ -71,12 +71,12 @@ def _check_memory(config: RunConfig, settings: dict[str, Any]) -> None:
     import torch
 
     from tril_gym.models.memory import FROZEN, TRAINED, check_memory, count_weights, free_memory
-    from tril_gym.models.pretrained import is_adapter, model_kind
+    from tril_gym.models.pretrained import is_adapter, model_folder, model_kind
 
-    if is_adapter(config.policy):
+    if is_adapter(source := model_folder(config.policy)):
         return
     try:
-        weights = count_weights(*model_kind(config.policy, settings))
+        weights = count_weights(*model_kind(source, settings))
     except Exception:  # an estimate must not stop a model that can be loaded; if it cannot, loading says why
         return
     copies = TRAINED

@@ -47,13 +47,16 @@ class Checkpoints:
     def _number_of(self, path: Path) -> int:
         return self._number(path) or 0
 
-    def save(self, number: int, fill: Callable[[Path], None], *, keep: int) -> Path:
+    def save(
+        self, number: int, fill: Callable[[Path], None], *, keep: int, saved: Callable[[Path], None] | None = None
+    ) -> Path:
         """Add a checkpoint, then delete all but the last ones up to it.
 
         Args:
             number: its number; an older one of this number is replaced.
             fill: creates the folder that it is given and writes the content. If it raises, nothing changes.
             keep: how many to keep.
+            saved: called with the new checkpoint before older ones are deleted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.path(number)
@@ -64,6 +67,8 @@ class Checkpoints:
             (new / MANIFEST).write_text(json.dumps(manifest, indent=0) + "\n", encoding="utf-8")
             install_folder(new, place, replaced=scratch / "replaced")
         self._whole.add(place)
+        if saved is not None:
+            saved(place)
         self.prune(number, keep=keep)
         return place
 

@@ -68,7 +68,9 @@ class RunConfig:
     env_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Keyword argument of the environment; may be repeated", "group": "data"}
     )
-    policy: str = config_field("tiny", "Policy: tiny, tiny-seq2seq, or the name or folder of a model", group="policy")
+    policy: str = config_field(
+        "tiny", "Policy: tiny, tiny-seq2seq, the name or folder of a model, or a run folder", group="policy"
+    )
     tokenizer: str | None = config_field(
         None, "Tokenizer of a model that comes without one; default: the model's own", group="policy"
     )
@@ -117,8 +119,8 @@ class RunConfig:
     )
     guide: str | None = config_field(
         None,
-        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, or module:function of your own;"
-        " default: none, it must be named",
+        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, or module:function of your"
+        " own; default: none, it must be named",
         group="guide",
     )
     guide_temperature: float | None = config_field(

@@ -181,7 +181,7 @@ class Run:
             self.console.show(profile_table(rows))
         self.console.show(samples_table(result.before["samples"], result.after["samples"]))
         self.console.show(comparison_table(result.before, result.after))
-        self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder}/checkpoints/*/policy)")
+        self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder / 'policy'})")
         self.console.say(result.verdict["sentence"])
 
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:

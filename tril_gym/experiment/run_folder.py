@@ -1,7 +1,7 @@
 """The run folder: the settings of a run, what it measured, and its checkpoints.
 
     config.yaml  words.json  metrics.jsonl  samples.jsonl  evaluations.jsonl  evaluation.json  curve.png  reward/
-    checkpoints/iteration-000040/  lock.json (while a process runs it)
+    checkpoints/iteration-000040/  policy (a link to that of the newest checkpoint)  lock.json (while a process runs it)
 
 Version 0.1.0 wrote config.json (the reward model's settings.json) in place of config.yaml, and no version.
 
@@ -28,6 +28,7 @@ from tril_gym.utils.atomic_files import (
     flush_tree,
     is_draft,
     remove_drafts,
+    replace_link,
     replace_text,
     write_json,
 )
@@ -36,7 +37,7 @@ CONFIG = "config.yaml"
 WORDS = "words.json"
 FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
-CHECKPOINTS, REWARD = "checkpoints", "reward"
+CHECKPOINTS, REWARD, POLICY = "checkpoints", "reward", "policy"
 LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
 
 
@@ -118,6 +119,9 @@ class RunFolder:
         for name in (*LINES, "evaluation.json", WORDS):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / REWARD, ignore_errors=True)
+        if (self.path / POLICY).is_symlink():
+            (self.path / POLICY).unlink()
+        shutil.rmtree(self.path / POLICY, ignore_errors=True)
         (self.path / CHECKPOINTS).mkdir(exist_ok=True)
 
     def is_run(self) -> bool:
@@ -214,6 +218,8 @@ class RunFolder:
     def save_checkpoint(self, number: int, save: Callable[[Path], None], *, keep: int = KEPT) -> Path:
         """Have `save` write a new checkpoint atomically, then delete all but the last ones; return it.
 
+        `policy` shows the policy of the new one before an old one is deleted.
+
         Args:
             number: the number of the checkpoint.
             save: creates the folder that it is given.
@@ -230,7 +236,12 @@ class RunFolder:
         if (self.path / REWARD).is_dir():
             flush_tree(self.path / REWARD)
         flush(self.path)
-        return self._checkpoints.save(number, save, keep=keep)
+        return self._checkpoints.save(number, save, keep=keep, saved=self.show_policy)
+
+    def show_policy(self, checkpoint: Path) -> None:
+        """Let `policy` show the policy of a checkpoint; those of reward models have none."""
+        if (checkpoint / POLICY).is_dir():
+            replace_link(self.path / POLICY, checkpoint / POLICY)
 
     def prune_checkpoints(self, number: int, *, keep: int = KEPT) -> None:
         """Delete all checkpoints up to that of a number but the last ones, as a save does that was not killed."""

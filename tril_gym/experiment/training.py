@@ -142,6 +142,7 @@ def resumed_run(
                 components = restore_run(config, checkpoint, folder.path / REWARD)
                 folder.write_config(asdict(config))
                 folder.truncate_after(components.agent.iteration)
+                folder.show_policy(checkpoint)
                 folder.prune_checkpoints(components.agent.iteration, keep=config.keep)
             return Run(folder, components, tracker, console)
     except BaseException:

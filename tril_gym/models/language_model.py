@@ -29,6 +29,7 @@ from tril_gym.models.pretrained import (
     is_quantised,
     load_adapter,
     load_model,
+    model_folder,
     save_adapter,
     source_settings,
 )
@@ -87,7 +88,7 @@ class LanguageModel:
         """Load a model and its tokenizer by name or from a folder; an adapter's folder gives a model with LoRA.
 
         Args:
-            name: a hub name or a folder.
+            name: a hub name, the folder of a model, or that of a run or an agent, of which the policy is loaded.
             with_tokenizer: False for a model that was saved without one.
             load_in_4bit: quantise the model (NF4), which then trains with LoRA only.
             load_in_8bit: the same in 8 bits.
@@ -101,6 +102,9 @@ class LanguageModel:
         """
         bits = {"load_in_4bit": load_in_4bit, "load_in_8bit": load_in_8bit}
         settings = model_settings | {bit: True for bit, wanted in bits.items() if wanted}
+        given, name = name, model_folder(name)
+        if name != given and not (Path(name) / "tokenizer_config.json").is_file():
+            with_tokenizer = False  # of an environment without one
         if is_adapter(name):
             lora, base_ref = load_adapter(Path(name), settings)
             source: str | Path = name

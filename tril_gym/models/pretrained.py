@@ -20,6 +20,7 @@ ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
 # Keywords that say which files of a name are loaded, and whether code among them is run.
 SOURCE_SETTINGS = ("revision", "trust_remote_code")
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
+POLICY_FOLDER, RUN_CONFIG = "policy", "config.yaml"  # in a run folder
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,27 @@ def model_kind(name: str | Path, settings: Mapping[str, Any]) -> tuple[Any, Any]
 
     config = AutoConfig.from_pretrained(name, **source_settings(settings))
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
+
+
+def model_folder(name: str | Path) -> str | Path:
+    """Return where the files of a model are: for a run folder, or an agent's, its `policy`; else the name itself.
+
+    Links are resolved, so that all files are those of one policy, also while a run shows its next one.
+
+    Raises:
+        ValueError: the run has no policy.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or any((folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
+        return folder.resolve() if folder.is_symlink() else name
+    if (folder / POLICY_FOLDER).is_dir():
+        return (folder / POLICY_FOLDER).resolve()
+    if (folder / RUN_CONFIG).is_file():
+        raise ValueError(
+            f"{str(name)!r} is a run folder without a policy: an agent's run has one once its first checkpoint is"
+            f" written; name another run, or the folder of a model such as {folder / 'checkpoints'}/*/policy"
+        )
+    return name
 
 
 def source_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

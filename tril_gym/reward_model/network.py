@@ -15,7 +15,7 @@ import torch
 
 from tril_gym.data.preferences import Margins, Pair
 from tril_gym.models.lora import ALL_LINEAR
-from tril_gym.models.pretrained import align_storage
+from tril_gym.models.pretrained import align_storage, model_folder
 from tril_gym.rewards.base import well_formed
 from tril_gym.rewards.neural.preference import REPORT
 from tril_gym.rewards.neural.pretrained import Ids, pad, quiet_loading
@@ -66,7 +66,8 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
     """
     from transformers import AutoModelForSequenceClassification
 
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name  # an adapter stores the path of its base
+    source = model_folder(name)
+    name = str(Path(source).resolve()) if Path(source).is_dir() else name  # an adapter stores the path of its base
     try:
         with seeded(seed, INITIAL_WEIGHTS), quiet_loading():
             model, loading = AutoModelForSequenceClassification.from_pretrained(

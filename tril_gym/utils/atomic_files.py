@@ -75,6 +75,25 @@ def install_folder(new: Path, folder: Path, *, replaced: Path) -> None:
     flush(folder.parent)
 
 
+def replace_link(link: Path, target: Path) -> None:
+    """Create a link to a folder, or replace one atomically.
+
+    The link is relative, so that both can be moved together. A folder in its place, such as a copy that a program made
+    of a link, is replaced, too. On a file system without links the folder is copied.
+    """
+    with scratch_folder(link) as scratch:
+        draft = scratch / link.name
+        try:
+            draft.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+        except OSError:
+            shutil.copytree(target, draft)
+            flush_tree(draft)
+        if link.is_dir() and not (link.is_symlink() and draft.is_symlink()):
+            link.rename(scratch / "replaced")
+        draft.replace(link)
+        flush(link.parent)
+
+
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Create or replace a file that `write` writes to the path it is given."""
     with scratch_folder(path) as scratch:

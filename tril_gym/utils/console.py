@@ -12,6 +12,7 @@ from typing import Any, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.file_proxy import FileProxy
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -45,6 +46,11 @@ PROFILED = {
 NOT_COMPARED = ("examples", "reward/stderr")
 
 
+def standard_output() -> Any:
+    """Return standard output, None where there is none; of rich's stand-in, which prints on a console, its output."""
+    return sys.stdout.rich_proxied_file if isinstance(sys.stdout, FileProxy) else sys.stdout
+
+
 class SteadyOutput:
     """Standard output that goes nowhere, instead of raising, once nobody reads it any more."""
 
@@ -53,35 +59,38 @@ class SteadyOutput:
     @property
     def encoding(self) -> str:
         """The encoding of standard output."""
-        return getattr(sys.stdout, "encoding", None) or "utf-8"
+        return getattr(standard_output(), "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
-        return self.is_open and sys.stdout is not None and sys.stdout.isatty()
+        output = standard_output()
+        return self.is_open and output is not None and output.isatty()
 
     def fileno(self) -> int:
         """Return its descriptor."""
-        return sys.stdout.fileno()
+        number: int = standard_output().fileno()
+        return number
 
     def write(self, text: str) -> int:
         """Write a text."""
-        self._do(lambda: sys.stdout.write(text))
+        self._do(lambda output: output.write(text))
         return len(text)
 
     def flush(self) -> None:
         """Hand on what is buffered."""
-        self._do(lambda: sys.stdout.flush())
+        self._do(lambda output: output.flush())
 
-    def _do(self, work: Callable[[], Any]) -> None:
-        if not self.is_open or sys.stdout is None:
+    def _do(self, work: Callable[[Any], Any]) -> None:
+        output = standard_output()
+        if not self.is_open or output is None:
             return
         try:
-            work()
+            work(output)
         except (OSError, ValueError):  # a pipe that is closed, a terminal that is gone, a closed file
             self.is_open = False
             with suppress(OSError, ValueError):  # what is buffered goes nowhere, so that Python's exit does not fail
                 nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, sys.stdout.fileno())
+                os.dup2(nowhere, output.fileno())
                 os.close(nowhere)
 
 

@@ -31,7 +31,7 @@ class Registration:
     Attributes:
         config: "module of tril_gym.envs:function"; the function returns a `TextEnvConfig` for the environment's
             keywords.
-        default_reward: weights of rewards by name; empty where the environment computes its own reward.
+        default_reward: weights of rewards by name; empty where the environment computes its own reward, or has none.
     """
 
     config: str
@@ -44,6 +44,7 @@ ENVIRONMENTS: dict[str, Registration] = {
         config="common_gen:common_gen_config", default_reward={"cider_d": 0.1, "concept_coverage": 1.0}
     ),
     "tril/TLDR-v0": Registration(config="tldr:tldr_config", default_reward={"rouge_l": 1.0}),
+    "tril/Text-v0": Registration(config="text:text_config", default_reward={}),
     "tril/Toy-v0": Registration(config="toy:toy_config", default_reward={}),
 }
 
@@ -141,8 +142,12 @@ def _make_config(env_id: str, reward: Any, keywords: dict[str, Any]) -> TextEnvC
         # In Python's own words: other libraries look for them.
         raise TypeError(f"{env_id} got an unexpected keyword argument {unknown[0]!r}; its own are {', '.join(known)}")
     config = function(**{name: unwrap_no_copy(value) for name, value in keywords.items()})
-    keeps_own = reward is None or (isinstance(reward, str) and reward == "default")
-    return config if keeps_own else config.without_reward()
+    if reward is None:
+        return config
+    if not (isinstance(reward, str) and reward == "default"):
+        return config.without_reward()
+    is_missing = config.reward_fn is None and not ENVIRONMENTS[env_id].default_reward
+    return config.with_missing_reward() if is_missing else config
 
 
 def _with_reward(

@@ -11,7 +11,7 @@ import pytest
 import spacy
 from tokenizers import Tokenizer
 
-from tril_gym.data.embedded import build, common_gen_grammar
+from tril_gym.data.embedded import build, common_gen_grammar, text_grammar
 from tril_gym.data.tokenizers import train_tokenizer
 
 FOLDER = Path(build.__file__).parent
@@ -19,6 +19,7 @@ COLUMNS = {
     "imdb": {"text": str, "label": int},
     "common_gen": {"concepts": list, "references": list},
     "tldr": {"post": str, "subreddit": str, "title": str, "summary": str},
+    "text": {"prompt": str, "references": list, "answer": str, "kind": str},
 }
 
 
@@ -56,7 +57,7 @@ def tokenizer(task) -> Tokenizer:
 def test_counts_and_columns(task):
     for split, size in zip(build.SPLITS, build.DATASETS[task].sizes, strict=True):
         found = rows(task, split)
-        assert len(found) == size >= (2000 if split == "train" else 200)
+        assert len(found) == size >= {"text": (200, 50)}.get(task, (2000, 200))[split != "train"]
         for row in found:
             assert {name: type(value) for name, value in row.items()} == COLUMNS[task]
 
@@ -66,6 +67,7 @@ def test_no_row_is_repeated(task):
         "imdb": lambda row: row["text"],
         "common_gen": lambda row: frozenset(row["concepts"]),
         "tldr": lambda row: row["post"],
+        "text": lambda row: row["prompt"],
     }[task]
     assert Counter(map(main, every_row(task))).most_common(1)[0][1] == 1
 
@@ -111,6 +113,28 @@ def test_common_gen_sentences_have_the_stated_form():
     for sentence in sentences:
         assert re.fullmatch(r"[a-z]+(,? [a-z]+){5,13}\.", sentence), sentence
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence), sentence
+
+
+def right_answer(kind: str, question: str) -> str:
+    numbers, words = [int(number) for number in re.findall(r"\d+", question)], re.findall(r"\w+", question)
+    if kind in ("sum", "difference", "larger"):
+        return str({"sum": sum(numbers), "difference": numbers[0] - numbers[-1], "larger": max(numbers)}[kind])
+    if kind == "choice":
+        group = text_grammar.GROUPS[question.removeprefix("Which word is ").split("?")[0]]
+        (letter,) = re.findall(rf"(\w): (?:{'|'.join(group)})\b", question)
+        return letter
+    if kind == "opposite":
+        (pair,) = (pair for pair in text_grammar.OPPOSITES if words[-1] in pair)
+        return pair[1 - pair.index(words[-1])]
+    return " ".join(sorted(words[3:])) if kind == "order" else " ".join([words[3]] * numbers[0])
+
+
+def test_answers_of_questions_are_right():
+    found = every_row("text")
+    assert {row["kind"] for row in found} == set(text_grammar.KINDS)
+    for row in found:
+        assert row["references"] == [row["answer"]]
+        assert row["answer"] == right_answer(row["kind"], row["prompt"].removesuffix(" Answer:")), row
 
 
 def test_references_have_the_lemmas_of_all_concepts(lemmatize):
@@ -163,7 +187,10 @@ def test_tokenizer_size_and_special_tokens(tokenizer):
 
 def test_every_word_is_one_token_and_every_token_occurs(task, tokenizer):
     texts = [
-        text for split in ("train", "test") for row in rows(task, split) for text in build.DATASETS[task].texts(row)
+        text
+        for split in {"train", "test", *build.DATASETS[task].tokenizer_splits}
+        for row in rows(task, split)
+        for text in build.DATASETS[task].texts(row)
     ]
     encodings = tokenizer.encode_batch(texts)
     assert all(len(set(encoding.word_ids)) == len(encoding.ids) for encoding in encodings)

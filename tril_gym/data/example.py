@@ -9,6 +9,8 @@ from typing import Any, overload
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+Message = Mapping[str, Any]  # of a chat: "role" and "content", both texts, and what else a chat template reads
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -20,6 +22,8 @@ class Example:
         label: the class of the example, where it has one (IMDB: 1 positive, 0 negative).
         extras: further data for rewards (CommonGen: {"concepts": [...]}).
         suffix: the end of `prompt` that truncation keeps, such as "TL;DR:".
+        messages: the chat of which `prompt` is a transcript; an environment shows the chat as its tokenizer's template
+            renders it.
     """
 
     prompt: str
@@ -27,6 +31,7 @@ class Example:
     label: int | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
+    messages: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.references, str):

@@ -44,7 +44,10 @@ def load_examples(
         return _from_object(task, dataset, split, on_bad_row)
     name = str(dataset)
     if name == "hub" or name.startswith("hub:"):
-        return _from_hub(task, name.partition(":")[2] or task.hub.repository, split or "train", on_bad_row)
+        repository = name.partition(":")[2] or task.hub.repository
+        if not repository:
+            raise ValueError(f"{task.name} has no public data set of its own; name one: hub:owner/name")
+        return _from_hub(task, repository, split or "train", on_bad_row)
     if name == "embedded":
         return _from_file(task, EMBEDDED / task.name / f"{split or 'train'}.jsonl.gz", on_bad_row)
     path = Path(name).expanduser()

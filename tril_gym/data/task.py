@@ -16,7 +16,7 @@ DataRow = Mapping[str, Any]  # a row of a data set: values by column
 class Hub:
     """A public data set on the Hugging Face hub."""
 
-    repository: str  # owner/name
+    repository: str  # owner/name; "" where a task has no public data set of its own
     columns: Mapping[str, str] = field(default_factory=dict)  # our name: theirs, where they differ
 
 
@@ -27,24 +27,26 @@ class Task:
     Attributes:
         name: also the folder of the embedded data.
         columns: names of the columns that every row must have.
+        optional_columns: names of further columns that `read` knows.
         read: turns a row into an example, or raises ValueError with the reason.
         gather: combines the examples of a data set (CommonGen joins those of one concept set).
         list_columns: columns that hold lists: in a CSV file JSON lists.
         cuts_references: whether references are longer than T by design, as the second halves of IMDB's reviews are.
-        max_prompt_length: P.
-        max_new_tokens: T.
+        max_prompt_length: P; None measures the prompts.
+        max_new_tokens: T; None measures the references.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         hub: where the public data set is.
     """
 
     name: str
     columns: tuple[str, ...]
+    optional_columns: tuple[str, ...] = ()
     read: Callable[[DataRow], Example]
     gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple
     list_columns: tuple[str, ...] = ()
     cuts_references: bool = False
-    max_prompt_length: int
-    max_new_tokens: int
+    max_prompt_length: int | None
+    max_new_tokens: int | None
     prompt_truncation_side: Literal["left", "right"]
     hub: Hub
 

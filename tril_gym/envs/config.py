@@ -20,7 +20,7 @@ from tril_gym.data.sources import load_examples, load_train_examples
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
-from tril_gym.envs.lengths import warn_of_cut_references
+from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import prompt_table
 
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
@@ -41,6 +41,7 @@ class TextEnvConfig:
         prompts: the tokenised prompts of the examples.
         is_eos: (V,) True on the actions that end a text.
         reward_fn: the reward of the environment itself; None where rewards are left to wrappers.
+        reward_missing: whether nothing rewards the texts, since the task has no reward and none was named.
         dense_reward: whether `reward_fn` rewards single tokens before the end.
     """
 
@@ -64,7 +65,7 @@ class TextEnvConfig:
             raise ValueError(f"an environment needs one example or more, found none in {examples.source}")
         self.examples, self.tokenizer = examples, tokenizer
         self._load_train_examples = train_examples
-        self.reward_fn, self.dense_reward = reward_fn, dense_reward
+        self.reward_fn, self.dense_reward, self.reward_missing = reward_fn, dense_reward, False
         self.max_prompt_length = check_integer("max_prompt_length", max_prompt_length, 1, MAX_LENGTH)
         self.max_new_tokens = check_integer("max_new_tokens", max_new_tokens, 1, MAX_LENGTH)
         self.min_new_tokens = check_integer("min_new_tokens", min_new_tokens, 0)
@@ -95,6 +96,12 @@ class TextEnvConfig:
         config.reward_fn, config.dense_reward = None, False
         return config
 
+    def with_missing_reward(self) -> TextEnvConfig:
+        """Return the same configuration, whose metadata tell agents that nobody rewards the texts."""
+        config = copy.copy(self)
+        config.reward_missing = True
+        return config
+
     def train_examples(self) -> Sequence[Example]:
         """Return the examples that a reward may fit on, those of the train split; they are loaded on the first call."""
         return self.examples if self._load_train_examples is None else self._load_train_examples()
@@ -112,6 +119,7 @@ class TextEnvConfig:
             "restart": restart,
             "joiner": JOINER,
             "prompt_eos": self.prompts.ends_in_eos,
+            **({"reward_missing": True} if self.reward_missing else {}),
         }
 
     def observation_space(self) -> Box:
@@ -132,7 +140,8 @@ class TextEnvConfig:
         """Return the info of a reset to an example; the caller owns the data and may change them."""
         example = self.examples[index]
         extras = copy_plain_data(example.all_extras)
-        return {"example": index, "prompt": example.prompt, "references": list(example.references), "extras": extras}
+        prompt = self.prompts.text(index)
+        return {"example": index, "prompt": prompt, "references": list(example.references), "extras": extras}
 
     def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:
         """Return the info of the step that ends a text."""
@@ -179,8 +188,8 @@ def text_env_config(
         on_bad_row: "raise", or "skip" to leave malformed rows out.
         tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
             name, a folder, or a tokenizer.
-        max_prompt_length: P.
-        max_new_tokens: T.
+        max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
+        max_new_tokens: T; where the task has none, the 95th percentile of the references, at most 128.
         min_new_tokens: m, advice only.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V, by default the tokenizer's length.
@@ -189,11 +198,16 @@ def text_env_config(
             decoder-only models.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
+    tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
+    P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
+    T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806
+    if P is None or T is None:
+        P, T = measured_lengths(train_examples(), tokenizer, (P, T), joiner=JOINER, keeps_eos=prompt_eos)  # noqa: N806
     config = TextEnvConfig(
         load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
-        resolve_tokenizer(tokenizer, task.name, train_examples),
-        max_prompt_length=task.max_prompt_length if max_prompt_length is None else max_prompt_length,
-        max_new_tokens=task.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        tokenizer,
+        max_prompt_length=P,
+        max_new_tokens=T,
         min_new_tokens=min_new_tokens,
         prompt_truncation_side=task.prompt_truncation_side
         if prompt_truncation_side is None

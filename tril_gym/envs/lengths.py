@@ -1,6 +1,7 @@
-"""Whether the references of a data set fit into T tokens: one that does not loses its end, and its EOS.
+"""Lengths of prompts and references: P and T that hold most of them, and a message where references do not fit.
 
-A policy that imitates cut references, or a guide that writes them, does not learn to end a text.
+A reference that does not fit into T tokens loses its end, and its EOS. A policy that imitates cut references, or a
+guide that writes them, does not learn to end a text.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from tril_gym.data.example import Examples
 from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
 from tril_gym.utils.no_copy import NoCopy
-from tril_gym.utils.tokenization import encode
+from tril_gym.utils.tokenization import encode, encode_chat, special_tokens_of_prompts
 
 logger = logging.getLogger(__name__)
 
 MAX_SHARE = 0.05  # of references that are cut, above which a log message says so
 COUNTED = 500  # references, evenly spaced
+MOST = (512, 128)  # tokens of a prompt and of a completion, where they are measured
 
 
 def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
@@ -29,6 +31,58 @@ def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
     references = [reference for example in examples for reference in example.references]
     step = max(1, math.ceil(len(references) / COUNTED))
     lengths = [len(encode(tokenizer, joiner + reference)) + 1 for reference in references[::step]]
+    return np.array(lengths, dtype=np.int64)
+
+
+def measured_lengths(
+    examples: Examples, tokenizer: Any, given: tuple[int | None, int | None], *, joiner: str, keeps_eos: bool
+) -> tuple[int, int]:
+    """Return P and T: what is given, else the 95th percentile of prompts and of references, at most 512 and 128.
+
+    T is 128 where no example has a reference. A log message, one for each data set, has both.
+
+    Args:
+        examples: the examples to learn from.
+        tokenizer: the tokenizer of the environment.
+        given: P and T, None for each that is to be measured.
+        joiner: between prompt and completion.
+        keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
+    """
+    return _measure_once(NoCopy(examples), NoCopy(tokenizer), given, joiner, keeps_eos)
+
+
+@functools.lru_cache(maxsize=16)
+def _measure_once(
+    examples: NoCopy, tokenizer: NoCopy, given: tuple[int | None, int | None], joiner: str, keeps_eos: bool
+) -> tuple[int, int]:
+    data: Examples = examples.value  # type: ignore[assignment]
+    P, T = given  # noqa: N806
+    measured = []
+    if P is None:
+        P = _holding_most(prompt_lengths(data, tokenizer.value, keeps_eos=keeps_eos), MOST[0])  # noqa: N806
+        measured.append(f"max_prompt_length={P} for the prompts, at most {MOST[0]}")
+    if T is None:
+        T = _holding_most(reference_lengths(data, tokenizer.value, joiner), MOST[1])  # noqa: N806
+        measured.append(f"max_new_tokens={T} for the references, at most {MOST[1]}")
+    logger.warning("%s: 95 %% fit into %s; other values can be given", data.source, ", and ".join(measured))
+    return P, T
+
+
+def _holding_most(lengths: Ids, most: int) -> int:
+    """Return the 95th percentile of lengths, `most` where it is more or there are none."""
+    return min(int(np.quantile(lengths, 1 - MAX_SHARE, method="inverted_cdf")), most) if len(lengths) else most
+
+
+def prompt_lengths(examples: Examples, tokenizer: Any, *, keeps_eos: bool) -> Ids:
+    """Return the tokens of each prompt, special ones counted: (N,)."""
+    before, after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
+    around = len(before) + len(after)
+    lengths = [
+        len(encode_chat(tokenizer, example.messages))
+        if example.messages
+        else len(encode(tokenizer, example.prompt)) + around
+        for example in examples
+    ]
     return np.array(lengths, dtype=np.int64)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tril_gym.data.example import Example, Examples
 from tril_gym.envs.arrays import Ids
-from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
+from tril_gym.utils.tokenization import encode, encode_chat, render_chat, special_tokens_of_prompts
 
 
 class PromptTable:
@@ -59,16 +59,30 @@ class PromptTable:
             self._is_tokenised[index] = True
         return self._tokens[indices]
 
+    def text(self, index: int) -> str:
+        """Return the prompt of an example as infos show it: a chat is rendered by the tokenizer's template."""
+        example = self.examples[index]
+        return render_chat(self.tokenizer, example.messages) if example.messages else example.prompt
+
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]
+        if example.messages:
+            return self._tokenise_chat(example, index)
         body = encode(self.tokenizer, example.prompt)
         if len(body) > self._room:
             body = self._truncate(example, index)
-        tokens = self._before + body + self._after
         if not body:
             raise ValueError(
                 f"the prompt of example {index} of {self.examples.source} has no tokens: {example.prompt!r}"
             )
+        return self._checked(self._before + body + self._after, index)
+
+    def _tokenise_chat(self, example: Example, index: int) -> list[int]:
+        """Return the tokens of a chat, whose template has all special tokens; the truncation side loses some."""
+        tokens, length = encode_chat(self.tokenizer, example.messages), self._tokens.shape[1]
+        return self._checked(tokens[:length] if self.truncation_side == "right" else tokens[-length:], index)
+
+    def _checked(self, tokens: list[int], index: int) -> list[int]:
         if max(tokens) >= self.vocab_size:
             raise ValueError(
                 f"the prompt of example {index} has token {max(tokens)}, but vocab_size is {self.vocab_size};"

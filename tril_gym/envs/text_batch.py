@@ -120,7 +120,7 @@ class TextBatch:
 
     def frame(self, row: int) -> str:
         """Return a row as text: prompt, completion, and its finish reason."""
-        prompt = self.config.examples[int(self.examples[row])].prompt
+        prompt = self.config.prompts.text(int(self.examples[row]))
         tokens = self.tokens(row)
         end = "…" if self.is_writing[row] else f" [{self.config.finish_reason(tokens)}]"
         return f"{prompt}\n> {self.config.decode(tokens)}{end}"

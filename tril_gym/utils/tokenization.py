@@ -1,7 +1,8 @@
-"""Load tokenizers by name or from a folder, and encode text whatever it contains."""
+"""Load tokenizers by name or from a folder, encode text whatever it contains, and render chats."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,47 @@ def encode(tokenizer: Any, text: str) -> list[int]:
         return ids
     # Some vocabularies, such as T5's, have the names among their ordinary pieces: there they are spelled by letters.
     return [piece for token in ids for piece in (_letters(tokenizer, token) if token in special else [token])]
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return a chat as the tokenizer's template spells it, up to where the assistant begins to write.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or the template refuses these messages.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            "a prompt is a list of chat messages, and the tokenizer has no chat template to render it with; use the"
+            " tokenizer of an instruct model, or prompts that are texts"
+        )
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # of the template: it may refuse roles, or their order
+        raise ValueError(f"the chat template of the tokenizer refuses {list(messages)!r}: {error}") from error
+    return rendered
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Tokenise a rendered chat: the template's markers are special tokens, names of them in the contents stay text."""
+    rendered = render_chat(tokenizer, messages)
+    contents = [str(message["content"]) for message in messages]
+    if not any(token in content for content in contents for token in tokenizer.all_special_tokens):
+        return _encode_markers(tokenizer, rendered)
+    ids, end = [], 0
+    for content in contents:
+        start = rendered.find(content.strip(), end)
+        if start < 0:  # the template leaves it out, or changes it
+            continue
+        ids += _encode_markers(tokenizer, rendered[end:start]) + encode(tokenizer, content.strip())
+        end = start + len(content.strip())
+    return ids + _encode_markers(tokenizer, rendered[end:])
+
+
+def _encode_markers(tokenizer: Any, text: str) -> list[int]:
+    settings = {"add_special_tokens": False, "split_special_tokens": False, "truncation": False, "verbose": False}
+    return list(tokenizer(text, **settings)["input_ids"])
 
 
 def _letters(tokenizer: Any, token: int) -> list[int]:

@@ -61,6 +61,7 @@ class Agent(ABC):
             raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(config).__name__}")
         self.envs, self.seed = envs, seed
         self.layout = TextLayout.of(envs)
+        self._check_reward()
         policy.check(self.layout)
         policy.check_ends(self.layout)
         policy.language_model.check_trainable()
@@ -74,6 +75,14 @@ class Agent(ABC):
             check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole = 0, True
+
+    def _check_reward(self) -> None:
+        if self.layout.reward_missing and self.learner_type.needs_rewards:
+            raise ValueError(
+                f"{self.name} learns from rewards, and this environment has none of its own; name one with --reward, in"
+                ' Python gym.make_vec(…, reward=…): a name such as "exact_match", {name: weight}, or a function of your'
+                " texts (docs/your_own_reward.md); reward=None says that a wrapper of yours rewards the texts"
+            )
 
     def _checked_guide(self, guide: Actor | None) -> Actor | None:
         if (guide is None) == self.takes_guide:

@@ -29,6 +29,7 @@ class TextLayout:
     restart: str | None = None  # "rows": any row can restart in any state; in DISABLED, ended rows are then idle
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
     prompt_eos: bool = False  # whether prompts end in EOS
+    reward_missing: bool = False  # nothing rewards the texts, since none was named where one must be
     joiner: str = " "  # between a prompt and a completion that is tokenised from text
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
 
@@ -61,7 +62,15 @@ class TextLayout:
         missing = [key for key in required if key not in text]
         if missing:
             raise ValueError(f'metadata["text"] lacks {", ".join(missing)}; it must have {", ".join(required)}')
-        optional = ("min_new_tokens", "num_examples", "dense_reward", "restart", "joiner", "prompt_eos")
+        optional = (
+            "min_new_tokens",
+            "num_examples",
+            "dense_reward",
+            "restart",
+            "joiner",
+            "prompt_eos",
+            "reward_missing",
+        )
         return TextLayout(
             max_prompt_length=int(text["max_prompt_length"]),
             max_new_tokens=int(text["max_new_tokens"]),

@@ -111,6 +111,7 @@ class AdversarialLearner(Learner):
 
     has_critic = True
     needs_references = True
+    needs_rewards = False
 
     def __init__(self, policy: LMPolicy, config: AdversarialConfig, layout: TextLayout) -> None:
         self.config = config

@@ -28,6 +28,7 @@ class BehaviourCloning(Learner):
     """Trains a policy to write like the texts of an iteration, whoever wrote them."""
 
     needs_references = True
+    needs_rewards = False
 
     def __init__(self, policy: LMPolicy, config: OptimizerConfig, layout: TextLayout | None = None) -> None:
         self.policy, self.config = policy, config

@@ -22,6 +22,7 @@ class Learner(Protocol):
     """
 
     has_critic: ClassVar[bool] = False  # whether it reads the policy's hidden states
+    needs_rewards: ClassVar[bool] = True  # whether it learns from the environment's rewards
 
     @property
     def ref_policy(self) -> LMPolicy | None:

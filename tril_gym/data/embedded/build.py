@@ -1,6 +1,6 @@
 """Write the embedded data sets and their tokenizers: python -m tril_gym.data.embedded.build [FOLDER].
 
-Each data set has a grammar (`imdb_grammar.py`, `common_gen_grammar.py`, `tldr_grammar.py`), a generator of rows without
+Each data set has a grammar (`imdb_grammar.py` and the other files of this form), a generator of rows without
 repetition. The rows are divided into splits, and a byte-level BPE is trained on the texts of the train split, in the
 form that the environments give them. The output is reproducible byte for byte: the seed is fixed, and the archives
 store neither a time nor a file name.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tril_gym.data.embedded import common_gen_grammar, imdb_grammar, tldr_grammar
+from tril_gym.data.embedded import common_gen_grammar, imdb_grammar, text_grammar, tldr_grammar
 from tril_gym.data.sources import SPLITS
 from tril_gym.data.tokenizers import train_tokenizer
 
@@ -30,6 +30,7 @@ class EmbeddedDataset:
     examples: Callable[[random.Random], Iterator[dict]]
     sizes: tuple[int, int, int]  # rows in each of SPLITS
     texts: Callable[[dict], list[str]]  # prompt and completion of a row, as the environment writes them
+    tokenizer_splits: tuple[str, ...] = ("train",)  # a small train split lacks words of the others
 
 
 def common_gen_texts(row: dict) -> list[str]:
@@ -42,6 +43,11 @@ def imdb_texts(row: dict) -> list[str]:
     return [row["text"]]
 
 
+def text_texts(row: dict) -> list[str]:
+    """Return the question with its answer."""
+    return [f"{row['prompt']} {row['answer']}"]
+
+
 def tldr_texts(row: dict) -> list[str]:
     """Return the prompt with the summary, and the summary four times more, so that it counts beside the longer post."""
     prompt = "SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:".format(**row)
@@ -52,6 +58,7 @@ DATASETS = {
     "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts),
     "common_gen": EmbeddedDataset(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
     "tldr": EmbeddedDataset(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
+    "text": EmbeddedDataset(text_grammar.examples, (200, 50, 50), text_texts, SPLITS),
 }
 
 
@@ -80,7 +87,8 @@ def build(folder: Path) -> None:
         made = make_splits(dataset)
         for split, rows in made.items():
             write_rows(folder / name / f"{split}.jsonl.gz", rows)
-        tokenizer = train_tokenizer((text for row in made["train"] for text in dataset.texts(row)), VOCAB_SIZE)
+        known = [row for split in dataset.tokenizer_splits for row in made[split]]
+        tokenizer = train_tokenizer((text for row in known for text in dataset.texts(row)), VOCAB_SIZE)
         tokenizer.save(str(folder / name / "tokenizer.json"), pretty=False)
 
 

@@ -1,0 +1,166 @@
+"""`tril/Text-v0`: rows of one's own, lengths that are measured, chats, and the reward that must be named."""
+
+import logging
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.data import Example
+from tril_gym.envs import lengths
+from tril_gym.envs.text import TEXT
+from tril_gym.envs.toy import toy_tokenizer
+
+CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "say hello"}]
+TEMPLATE = (
+    "{% for message in messages %}<start> {{ message['role'] }} {{ message['content'] }} <eos> {% endfor %}"
+    "{% if add_generation_prompt %}<start> assistant{% endif %}"
+)
+
+
+def chat_tokenizer():
+    words = ["<pad>", "<eos>", "<start>", "<unk>", "system", "user", "assistant", "be", "brief", "say", "hello"]
+    inner = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        extra_special_tokens=["<start>"],
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+class TestRows:
+    def test_all_other_columns_are_extras(self):
+        row = {"prompt": "2 + 2 =", "references": ["4", "four"], "answer": 4, "level": "easy"}
+        assert TEXT.read(row) == Example("2 + 2 =", ("4", "four"), extras={"answer": 4, "level": "easy"})
+
+    @pytest.mark.parametrize(
+        ("columns", "references"),
+        [
+            ({}, ()),
+            ({"completion": "a"}, ("a",)),
+            ({"completion": [{"role": "assistant", "content": "a"}]}, ("a",)),
+            ({"references": '["a", "b"]'}, ("a", "b")),
+            ({"completion": "b", "references": ["a", "b"]}, ("b", "a")),
+            ({"completion": "", "references": None}, ()),
+        ],
+    )
+    def test_references_and_completion(self, columns, references):
+        assert TEXT.read({"prompt": "say", **columns}).references == references
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ({"prompt": ""}, "prompt must be a text that is not empty, got ''"),
+            ({"prompt": 3}, "prompt must be a text that is not empty, got 3"),
+            ({"prompt": []}, "prompt must have one message or more"),
+            ({"prompt": [{"role": "user"}]}, "got {'role': 'user'} as message 0"),
+            ({"prompt": [*CHAT, {"role": "assistant", "content": "hello"}]}, "must not be the assistant's.*completion"),
+            ({"prompt": "a", "completion": ["b"]}, r"completion must be a text, got \['b'\]"),
+            ({"prompt": "a", "references": "b"}, "--column completion=references"),
+            ({"prompt": "a", "finish_reason": "b"}, "give it another"),
+        ],
+    )
+    def test_other_values_are_refused(self, row, message):
+        with pytest.raises(ValueError, match=message):
+            TEXT.read(row)
+
+
+def make(data, **keywords):
+    lengths._measure_once.cache_clear()
+    return gym.make("tril/Text-v0", **{"dataset": data, "tokenizer": toy_tokenizer(16), "reward": None} | keywords)
+
+
+def sizes(env):
+    return [env.metadata["text"][name] for name in ("max_prompt_length", "max_new_tokens")]
+
+
+class TestLengths:
+    def test_they_hold_95_percent(self, caplog):
+        # Prompts of 1 … 20 tokens: 19 hold 19 of 20. References of 1 … 20 words have one token more, EOS.
+        data = [Example(" ".join(["w3"] * count), (" ".join(["w4"] * count),)) for count in range(1, 21)]
+        with caplog.at_level(logging.WARNING):
+            assert sizes(make(data)) == [19, 20]
+            assert sizes(make(data[:19])) == [19, 20], "18 of 19 are less than 95 %"
+        said = caplog.records[0].getMessage()
+        assert "max_prompt_length=19 for the prompts" in said
+        assert "max_new_tokens=20 for the references" in said
+
+    def test_what_is_given_is_kept(self):
+        data = [Example("w3 w3", ("w4",))]
+        assert sizes(make(data, max_prompt_length=7)) == [7, 2]
+        assert sizes(make(data, max_new_tokens=9)) == [2, 9]
+        with pytest.raises(ValueError, match=r"max_prompt_length must be a whole number .*, got 0"):
+            make(data, max_prompt_length=0)
+
+    def test_they_have_limits(self):
+        data = [Example(" ".join(["w3"] * 600), (" ".join(["w4"] * 200),))]
+        assert sizes(make(data)) == [512, 128]
+        assert sizes(make([Example("w3")])) == [1, 128], "without references"
+
+
+class TestChats:
+    def test_the_template_renders_them(self):
+        tokenizer = chat_tokenizer()
+        example = TEXT.read({"prompt": CHAT})
+        env = make([example], tokenizer=tokenizer)
+        observation, info = env.reset(seed=0)
+        rendered = "<start> system be brief <eos> <start> user say hello <eos> <start> assistant"
+        assert info["prompt"] == rendered
+        assert observation[: -env.metadata["text"]["max_new_tokens"]].tolist() == [
+            2, 4, 7, 8, 1, 2, 5, 9, 10, 1, 2, 6,
+        ]  # fmt: skip
+        assert sizes(env)[0] == 12
+
+    def test_names_of_markers_in_a_message_stay_text(self):
+        env = make(
+            [TEXT.read({"prompt": [{"role": "user", "content": "say <eos> hello"}]})], tokenizer=chat_tokenizer()
+        )
+        observation, _ = env.reset(seed=0)
+        prompt = observation[observation >= 0].tolist()
+        assert prompt.count(1) == 1, "only the template's own"
+        assert prompt[2:4] == [9, 3]
+        assert prompt[-4:] == [10, 1, 2, 6]
+
+    def test_json_in_a_cell_is_a_chat(self):
+        example = TEXT.read({"prompt": '[{"role": "user", "content": "say"}]'})
+        assert example.messages == ({"role": "user", "content": "say"},)
+        assert TEXT.read({"prompt": '[{"role": 1'}).messages == ()
+
+    def test_a_tokenizer_without_template_is_refused(self):
+        with pytest.raises(ValueError, match=r"no chat template.*instruct model"):
+            make([TEXT.read({"prompt": CHAT})])
+
+
+class TestReward:
+    def test_a_reward_that_must_be_named_is_in_the_metadata(self):
+        assert make([Example("w3")], reward="default").metadata["text"]["reward_missing"]
+        for reward in (None, "length_bonus", lambda completions: np.zeros(len(completions))):
+            assert "reward_missing" not in make([Example("w3")], reward=reward).metadata["text"]
+        assert "reward_missing" not in gym.make("tril/Toy-v0").metadata["text"]
+
+    def test_agents_that_need_one_are_refused(self):
+        from tril_gym.agents import BC, GAIL, PPO, tiny_policy
+
+        envs = gym.make_vec("tril/Text-v0", num_envs=2)
+        policy = tiny_policy(envs, samples=0, width=8, heads=2, layers=1)
+        with pytest.raises(ValueError, match=r"ppo learns from rewards.*--reward.*reward=None"):
+            PPO(policy, envs)
+        assert BC(policy, envs).layout.reward_missing
+        assert GAIL(policy, envs).layout.reward_missing
+        assert not PPO(policy, gym.make_vec("tril/Text-v0", num_envs=2, reward=None)).layout.reward_missing
+
+
+def test_embedded_prompts():
+    env = gym.make("tril/Text-v0", reward=None)
+    assert len(env.unwrapped.examples) == 200
+    assert all(example.references and example.extras["answer"] for example in env.unwrapped.examples)
+    assert sizes(env) == [20, 4]

@@ -1,4 +1,4 @@
-"""The `tril-gym` command line: train, evaluate and try out policies, compare and draw runs, list what there is."""
+"""The `tril-gym` command line: train, evaluate, try out and export policies, compare and draw runs, list names."""
 
 import logging
 
@@ -7,6 +7,7 @@ import click
 from tril_gym import __version__
 from tril_gym.cli.comparison import compare_command, plot_command
 from tril_gym.cli.evaluation import evaluate_command
+from tril_gym.cli.exports import export_command
 from tril_gym.cli.listing import list_group
 from tril_gym.cli.sampling import sample_command
 from tril_gym.cli.training import train_group
@@ -25,6 +26,7 @@ def main() -> None:
 main.add_command(train_group)
 main.add_command(evaluate_command)
 main.add_command(sample_command)
+main.add_command(export_command)
 main.add_command(compare_command)
 main.add_command(plot_command)
 main.add_command(list_group)

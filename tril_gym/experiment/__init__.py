@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tril_gym.experiment.config import RunConfig as RunConfig
     from tril_gym.experiment.evaluation import Evaluation as Evaluation
     from tril_gym.experiment.evaluation import evaluate as evaluate
+    from tril_gym.experiment.exports import export_policy as export_policy
     from tril_gym.experiment.metrics import metrics_by_name as metrics_by_name
     from tril_gym.experiment.resolution import configure as configure
     from tril_gym.experiment.run import Result as Result
@@ -36,6 +37,7 @@ _MODULES = {
     "agent_type": "tril_gym.experiment.algorithms",
     "configure": "tril_gym.experiment.resolution",
     "evaluate": "tril_gym.experiment.evaluation",
+    "export_policy": "tril_gym.experiment.exports",
     "metrics_by_name": "tril_gym.experiment.metrics",
     "resume": "tril_gym.experiment.training",
     "train": "tril_gym.experiment.training",

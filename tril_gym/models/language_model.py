@@ -32,6 +32,7 @@ from tril_gym.models.pretrained import (
     model_folder,
     save_adapter,
     source_settings,
+    tokenizer_source,
 )
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
@@ -107,9 +108,7 @@ class LanguageModel:
             with_tokenizer = False  # of an environment without one
         if is_adapter(name):
             lora, base_ref = load_adapter(Path(name), settings)
-            source: str | Path = name
-            if base_ref is not None and not (Path(name) / "tokenizer_config.json").is_file():
-                source = base_ref.name  # an adapter without a tokenizer beside it has its base's
+            source = tokenizer_source(name, base_ref)
             of_source = source_settings(settings) if source != name else {}
             return cls(lora, load_tokenizer(source, **of_source) if with_tokenizer else None, base_ref)
         model = load_model(name, **settings)

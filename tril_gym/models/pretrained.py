@@ -19,6 +19,7 @@ from tril_gym.utils.quiet import without_progress_bars
 ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
 # Keywords that say which files of a name are loaded, and whether code among them is run.
 SOURCE_SETTINGS = ("revision", "trust_remote_code")
+QUANTISATION_SETTINGS = ("load_in_4bit", "load_in_8bit", "quantization_config", "device_map")
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
 POLICY_FOLDER, RUN_CONFIG = "policy", "config.yaml"  # in a run folder
 
@@ -161,12 +162,13 @@ def save_adapter(lora: Lora, base_ref: BaseModelRef | None, folder: Path) -> Non
             base.save_pretrained(folder / BASE_FOLDER)
 
 
-def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseModelRef | None]:
+def load_adapter(folder: Path, settings: dict[str, Any], *, in_full: bool = False) -> tuple[Lora, BaseModelRef | None]:
     """Load an adapter on its base; return it with the reference to the base.
 
     Args:
         folder: with the files of peft. The base is beside them, or named in base.json or in peft's configuration.
         settings: keywords of `load_model` for the base, which override those it was loaded with.
+        in_full: load the base without quantising it, on the CPU.
 
     Raises:
         ValueError: the base cannot be loaded, or has changed.
@@ -180,6 +182,8 @@ def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseMode
     if not name:
         raise ValueError(f"{folder} holds an adapter that does not name its base; write it into {ADAPTER_CONFIG} there")
     settings = (known.settings if known else {}) | settings
+    if in_full:
+        settings = {key: value for key, value in settings.items() if key not in QUANTISATION_SETTINGS}
     way_out = f"put it back, or write where it is into {folder / (BASE_FILE if known else ADAPTER_CONFIG)}"
     try:
         model = load_model(name, **settings)
@@ -188,6 +192,13 @@ def load_adapter(folder: Path, settings: dict[str, Any]) -> tuple[Lora, BaseMode
     if known is not None and settings == known.settings and not known.is_of(model):
         raise ValueError(f"{name} is no longer the model that the adapter in {folder} was trained on; {way_out}")
     return Lora.load(model, folder), known or BaseModelRef.of(model, name, settings)
+
+
+def tokenizer_source(folder: str | Path, base_ref: BaseModelRef | None) -> str | Path:
+    """Return where the tokenizer of an adapter is: in its folder, or where there is none, with its base."""
+    if base_ref is None or (Path(folder) / "tokenizer_config.json").is_file():
+        return folder
+    return base_ref.name
 
 
 def fingerprint(model: nn.Module) -> str:

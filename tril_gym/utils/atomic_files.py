@@ -43,19 +43,32 @@ def remove_drafts(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], *, mark: str) -> None:
+def require_replaceable(folder: Path, *, mark: str | None = None) -> None:
+    """Check that a folder may be written, with `mark` as of `write_folder`.
+
+    Raises:
+        ValueError: something else exists at that path.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name a folder that is empty or does not exist")
+    is_of_this_kind = mark is not None and (folder / mark).is_file()
+    if folder.is_dir() and any(folder.iterdir()) and not is_of_this_kind:
+        raise ValueError(f"{folder} contains other files; name a folder that is empty or does not exist")
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], *, mark: str | None = None) -> None:
     """Create a folder, or replace an older one of its kind.
 
     Args:
         folder: the folder to write.
         fill: writes the content into the empty folder that it is given. If it raises, nothing changes.
-        mark: a file that every folder of this kind contains. A folder without it belongs to the user and is kept.
+        mark: a file that every folder of this kind contains. A folder without it belongs to the user and is kept, and
+            with None every folder that is not empty.
 
     Raises:
         ValueError: something else exists at that path.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file()):
-        raise ValueError(f"{folder} contains other files; name a folder that is empty or does not exist")
+    require_replaceable(folder, mark=mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder) as scratch:
         new = scratch / "new"

@@ -169,6 +169,7 @@ class Agent(ABC):
         )
         about = {"version": __version__, "algorithm": self.name, "iteration": self.iteration, "seed": self.seed}
         about |= {"config": asdict(self.config), "guide": _describe(self.guide, self.policy)}
+        about |= {"layout": self.layout.as_json()}
         (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     def _write_guide(self, guide: LMPolicy, folder: Path) -> None:

@@ -38,6 +38,15 @@ class TextLayout:
         """Whether rows that ended are idle until they are reset, so that a batch can be written to its end."""
         return self.restart == "rows" and self.autoreset_mode == AutoresetMode.DISABLED
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the sizes and the ends of texts as plain data."""
+        return {
+            "max_prompt_length": self.max_prompt_length,
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "eos_token_ids": list(self.eos_token_ids),
+        }
+
     @staticmethod
     def of(envs: VectorEnv) -> TextLayout:
         """Read the metadata of a vector environment.

@@ -1,0 +1,111 @@
+"""Export the policy of a run as a folder that plain `transformers` loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.held_out import EVALUATION
+from tril_gym.experiment.model_card import CARD, model_card
+from tril_gym.experiment.run_folder import POLICY, RunFolder
+from tril_gym.utils.atomic_files import require_replaceable, write_folder
+
+if TYPE_CHECKING:
+    from tril_gym.agents.actors.policy import LMPolicy
+    from tril_gym.functional.sampling import Decoding
+
+
+def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """Write the newest policy of a run into a new folder, with its tokenizer, generation config and model card.
+
+    An adapter is merged into its base; a base that was quantised in training is loaded in full for it. The folder is
+    complete or not there.
+
+    Args:
+        run: a run folder of an agent.
+        folder: where to write; empty, or a folder that does not exist.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: no run with a checkpoint, or the folder is not empty.
+    """
+    source, folder = RunFolder(run), Path(folder)
+    settings = source.read_config()
+    if "algorithm" not in settings:
+        raise ValueError(f"{source.path} is no run of an agent; the folder of a reward model is itself one to load")
+    require_replaceable(folder)
+    checkpoint = source.last_checkpoint()
+    policy = _plain_policy(checkpoint / POLICY, trust_remote_code=trust_remote_code)
+    about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
+    policy.model.generation_config.update(**generation_settings(policy, about.get("layout", {}), _decoding(settings)))
+    found = source.read_json(EVALUATION) if (source.path / EVALUATION).is_file() else {}
+    card = model_card(
+        folder.name,
+        settings,
+        iteration=about["iteration"],
+        evaluation=found,
+        is_encoder_decoder=bool(policy.model.config.is_encoder_decoder),
+        has_tokenizer=policy.tokenizer is not None,
+    )
+
+    def fill(new: Path) -> None:
+        policy.save(new)
+        (new / CARD).write_text(card, encoding="utf-8")
+
+    write_folder(folder, fill)
+    return folder
+
+
+def _plain_policy(folder: Path, *, trust_remote_code: bool) -> LMPolicy:
+    """Load the policy of a checkpoint, an adapter merged."""
+    from tril_gym.agents.actors.policy import LMPolicy
+    from tril_gym.models.pretrained import is_adapter, load_adapter, tokenizer_source
+    from tril_gym.utils.tokenization import load_tokenizer
+
+    settings: dict[str, Any] = {"trust_remote_code": True} if trust_remote_code else {}
+    if not is_adapter(folder):
+        has_tokenizer = (folder / "tokenizer_config.json").is_file()
+        return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, **settings)
+    lora, base_ref = load_adapter(folder, settings, in_full=True)
+    return LMPolicy(lora.merged(), load_tokenizer(tokenizer_source(folder, base_ref)))
+
+
+def _decoding(settings: Mapping[str, Any]) -> Decoding:
+    """Return how a run of these settings samples from its policy."""
+    config_type = agent_type(settings["algorithm"]).config_type
+    known = {entry.name for entry in fields(config_type)}
+    numbers = {name: value for name, value in settings["hyperparameters"].items() if name in known}
+    decoding: Decoding = config_type(**numbers).decoding()
+    return decoding
+
+
+def generation_settings(policy: LMPolicy, layout: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
+    """Return the generation config by which `model.generate` samples as the policy does in its environment.
+
+    Args:
+        policy: the policy.
+        layout: what `agent.json` has of the environment; empty in checkpoints without it.
+        decoding: how the run samples.
+    """
+    tokenizer = policy.tokenizer
+    ends = list(layout.get("eos_token_ids") or policy.eos_token_ids)
+    if not ends and tokenizer is not None:
+        ends = [tokenizer.eos_token_id]
+    pad = None if tokenizer is None else tokenizer.pad_token_id
+    found = {
+        "do_sample": True,
+        "temperature": decoding.temperature,
+        "top_k": decoding.top_k or 0,  # 0: all; transformers has 50
+        "top_p": 1.0 if decoding.top_p is None else decoding.top_p,
+        "eos_token_id": ends if len(ends) != 1 else ends[0],
+        "pad_token_id": ends[0] if pad is None and ends else pad,
+    }
+    lengths = {name: layout[name] for name in ("max_new_tokens", "min_new_tokens") if layout.get(name)}
+    return found | lengths

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.no_copy import unwrap_no_copy
+from tril_gym.utils.suggestions import with_suggestion
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -131,7 +132,8 @@ def examples_of(env_id: str, *, dataset: Any, split: str | None = None, on_bad_r
 
 def _config_function(env_id: str) -> Any:
     if env_id not in ENVIRONMENTS:
-        raise ValueError(f"unknown environment {env_id!r}; the environments are {', '.join(ENVIRONMENTS)}")
+        name = with_suggestion(env_id, ENVIRONMENTS)
+        raise ValueError(f"unknown environment {name}; the environments are {', '.join(ENVIRONMENTS)}")
     return pkgutil.resolve_name(f"tril_gym.envs.{ENVIRONMENTS[env_id].config}")
 
 
@@ -140,7 +142,8 @@ def _make_config(env_id: str, reward: Any, keywords: dict[str, Any]) -> TextEnvC
     known = inspect.signature(function).parameters
     if unknown := sorted(set(keywords) - set(known)):
         # In Python's own words: other libraries look for them.
-        raise TypeError(f"{env_id} got an unexpected keyword argument {unknown[0]!r}; its own are {', '.join(known)}")
+        name = with_suggestion(unknown[0], known)
+        raise TypeError(f"{env_id} got an unexpected keyword argument {name}; its own are {', '.join(known)}")
     config = function(**{name: unwrap_no_copy(value) for name, value in keywords.items()})
     if reward is None:
         return config
@@ -162,9 +165,12 @@ def _with_reward(
 
     terms = reward_terms(unwrap_no_copy(reward), ENVIRONMENTS[env_id].default_reward)
     settings = _reward_settings(unwrap_no_copy(reward_settings))
-    if unknown := sorted(set(settings) - {name for name, _, _ in terms if name}):
-        names = ", ".join(name for name, _, _ in terms if name) or "none by name"
-        raise ValueError(f"reward_settings has {unknown[0]!r}, which is no term of the reward; its terms: {names}")
+    names = [name for name, _, _ in terms if name]
+    if unknown := sorted(set(settings) - set(names)):
+        raise ValueError(
+            f"reward_settings has {with_suggestion(unknown[0], names)}, which is no term of the reward; its terms:"
+            f" {', '.join(names) or 'none by name'}"
+        )
     for name, score, weight in terms:
         own = dict(settings.get(name, {})) if name else {}
         workers = own.pop("workers", None)  # a setting of the wrapper, whatever the reward

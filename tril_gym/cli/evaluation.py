@@ -56,7 +56,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     metavar="NAME[:WEIGHT]",
     callback=parse_rewards,
-    help="Reward term by name, or module:function of your own; may be repeated  [default: those of the run]",
+    help="Reward term by name, or FILE.py:function of your own; may be repeated  [default: those of the run]",
 )
 @option(
     "--reward-arg",
@@ -73,7 +73,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     multiple=True,
     metavar="NAME,…",
     callback=parse_names,
-    help="Further rewards or scores of a corpus to measure, or module:function of your own; see tril-gym list rewards",
+    help="Further rewards or scores of a corpus to measure, by name (see tril-gym list rewards) or as FILE.py:function",
 )
 @option(
     "--metric-arg",

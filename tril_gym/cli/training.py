@@ -26,6 +26,7 @@ from tril_gym.cli.options import (
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.utils.suggestions import with_suggestion
 
 if TYPE_CHECKING:
     from tril_gym.experiment.run import Run
@@ -47,8 +48,9 @@ class TrainGroup(click.Group):
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         """Return the command that the first argument names."""
         if args and not args[0].startswith("-") and args[0] not in (*ALGORITHMS, REWARD_MODEL):
+            name = with_suggestion(args[0], (*ALGORITHMS, REWARD_MODEL))
             context.fail(
-                f"unknown algorithm {args[0]!r}; the algorithms are {', '.join(ALGORITHMS)}; {REWARD_MODEL} trains a"
+                f"unknown algorithm {name}; the algorithms are {', '.join(ALGORITHMS)}; {REWARD_MODEL} trains a"
                 " reward model"
             )
         return super().resolve_command(context, args)

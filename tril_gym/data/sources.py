@@ -15,6 +15,7 @@ from tril_gym.data.readers import READERS, TOO_DEEP, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
+from tril_gym.utils.suggestions import path_with_suggestion
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ def load_examples(
     if path.is_dir():
         return _from_file(task, file_of_split(path, split or "train"), on_bad_row)
     if not path.is_file():
+        found = path_with_suggestion(name, ("embedded", "hub"))
         raise ValueError(
-            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {name!r} is none of these'
+            f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {found} is none of these'
         )
     if split is not None:
         raise ValueError(f"split={split!r} needs a data set with splits, and {name} is one file; leave split out")

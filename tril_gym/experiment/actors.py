@@ -114,7 +114,7 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
     if name is None:
         raise ValueError(
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
-            " the name or folder of a language model, such as the supervised one, or module:function"
+            " the name or folder of a language model, such as the supervised one, or FILE.py:function"
         )
     if name == "references" or is_function_name(name):
         for option in GUIDE_OPTIONS[1:]:

@@ -6,6 +6,8 @@ import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tril_gym.utils.suggestions import with_suggestion
+
 if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
 
@@ -36,6 +38,8 @@ def agent_type(name: str) -> type[Agent]:
         ValueError: no algorithm has this name.
     """
     if name not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {name!r}; the algorithms are {', '.join(ALGORITHMS)}")
+        raise ValueError(
+            f"unknown algorithm {with_suggestion(name, ALGORITHMS)}; the algorithms are {', '.join(ALGORITHMS)}"
+        )
     agent: type[Agent] = pkgutil.resolve_name(f"tril_gym.agents.algorithms.{ALGORITHMS[name].agent}")
     return agent

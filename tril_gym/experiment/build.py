@@ -42,6 +42,7 @@ from tril_gym.experiment.run_folder import CONFIG, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
+from tril_gym.utils.suggestions import path_with_suggestion
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.user_code import is_function_name
 
@@ -183,7 +184,9 @@ def build_evaluation(
     folder = RunFolder(source)
     is_run = folder.is_run()
     if not is_run and env is None:
-        raise ValueError(f"{source} is no run folder, so it is taken for a model, and a model needs --env")
+        raise ValueError(
+            f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
+        )
     loading = {name: value for name, value in (loading or {}).items() if value}
     for name in loading if is_run else ():
         raise ValueError(f"{flag_of(name)} is for a model, and {source} is a run folder; leave it out")

@@ -18,6 +18,7 @@ from tril_gym.data.readers import READERS
 from tril_gym.experiment.config import RunConfig
 from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of
 from tril_gym.utils.batched_infos import row_of
+from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ def make_envs(
         ours: dict[str, Any] = {"copy": False} if _is_ours(config.env) else {}
         return gym.make_vec(config.env, num_envs=config.num_envs, **ours | mode | keywords)
     except gym.error.Error as error:
-        known = ", ".join(name for name in gym.registry if name.startswith("tril/"))
-        raise ValueError(f"no environment {config.env!r}: {error}; ours are {known}") from error
+        name = with_suggestion(config.env, gym.registry)
+        raise ValueError(f"no environment {name}: {error}; ours are {', '.join(ENVIRONMENTS)}") from error
     except TypeError as error:
         way_out = "" if _is_ours(config.env) else "; docs/your_own_environment.md describes what a run needs"
         raise ValueError(

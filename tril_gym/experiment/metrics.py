@@ -20,6 +20,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
+from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.wrappers.reward_term import terms
 from tril_gym.wrappers.vector import base_attribute
 
@@ -57,7 +58,8 @@ def metrics_by_name(
         ValueError: an unknown name or setting, or the same name twice.
     """
     if unknown := sorted(set(settings) - set(names)):
-        raise ValueError(f"settings for {unknown[0]!r}, which is none of the metrics {', '.join(names) or '(none)'}")
+        name = with_suggestion(unknown[0], names)
+        raise ValueError(f"settings for {name}, which is none of the metrics {', '.join(names) or '(none)'}")
     if len(set(names)) < len(names):
         raise ValueError(f"each metric may be named once, got {', '.join(names)}")
     scores = {term.name: term.score for term in terms(envs)}

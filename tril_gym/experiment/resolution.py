@@ -17,6 +17,7 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
+from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name
 
 
@@ -37,9 +38,9 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
     known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}
     if unknown := sorted(set(given) - known):
-        raise ValueError(
-            f"{algorithm} has no setting {unknown[0]!r}; `tril-gym train {algorithm} --help` lists its settings"
-        )
+        every = known | {entry.name for entry in fields(kind.config_type)}
+        name = with_suggestion(unknown[0], every)
+        raise ValueError(f"{algorithm} has no setting {name}; `tril-gym train {algorithm} --help` lists its settings")
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm)
     run = _override_preset(chosen.run, given, takes_guide=kind.takes_guide)

@@ -14,6 +14,7 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.trust import masked, unmasked
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import flag_of
+from tril_gym.utils.suggestions import with_suggestion
 
 MAY_CHANGE = ("iterations", "keep", "skip_nonfinite")  # settings that a resumed run may be given anew
 
@@ -41,9 +42,11 @@ def saved_config(folder: RunFolder, given: Mapping[str, Any] | None = None) -> R
 
 
 def _check_known(settings: Mapping[str, Any], config_type: type, folder: RunFolder) -> None:
-    if unknown := sorted(settings.keys() - {entry.name for entry in fields(config_type)}):
+    known = {entry.name for entry in fields(config_type)}
+    if unknown := sorted(settings.keys() - known):
         raise ValueError(
-            f"{folder.path / 'config.yaml'} has the setting {unknown[0]!r}, which tril-gym {__version__} does not know;"
+            f"{folder.path / 'config.yaml'} has the setting {with_suggestion(unknown[0], known)}, which tril-gym"
+            f" {__version__} does not know;"
             " if you wrote it, remove it, else use the version that did"
         )
 
@@ -65,7 +68,7 @@ def check_unchanged(config: RunConfig, given: Mapping[str, Any], *, algorithm: s
     saved = asdict(config) | config.hyperparameters
     for name, value in given.items():
         if name not in saved:
-            raise ValueError(f"{config.algorithm} has no setting {name!r}")
+            raise ValueError(f"{config.algorithm} has no setting {with_suggestion(name, saved)}")
         if name not in MAY_CHANGE and not _agrees(saved[name], value, is_env=name == "env_args"):
             raise ValueError(
                 f"a resumed run keeps its settings: {flag_of(name)} is {masked(saved[name], name=name)} in {folder},"

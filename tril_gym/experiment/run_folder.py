@@ -32,6 +32,7 @@ from tril_gym.utils.atomic_files import (
     replace_text,
     write_json,
 )
+from tril_gym.utils.suggestions import path_with_suggestion
 
 CONFIG = "config.yaml"
 WORDS = "words.json"
@@ -154,6 +155,8 @@ class RunFolder:
 
         if self._is_first_version():
             self._refuse_version(FIRST_VERSION)
+        if not self.path.exists():
+            raise ValueError(f"there is no run folder {path_with_suggestion(str(self.path))}")
         try:
             settings = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
             version = str(settings.pop("version"))

@@ -1,7 +1,8 @@
 """A run folder from somebody else runs no code, and its settings hold no secrets.
 
-Names of code in the settings of a folder, `module:function`, `module:id` or the address of a server, are used only
-where the user names them, too, or trusts the folder. Values whose names are those of keys and passwords are masked.
+Names of code in the settings of a folder, `module:function`, `FILE.py:function`, `module:id` or the address of a
+server, are used only where the user names them, too, or trusts the folder. Values whose names are those of keys and
+passwords are masked.
 """
 
 from __future__ import annotations

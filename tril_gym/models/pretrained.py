@@ -15,6 +15,7 @@ from torch import nn
 
 from tril_gym.models.lora import Lora
 from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.suggestions import path_with_suggestion
 
 ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
 # Keywords that say which files of a name are loaded, and whether code among them is run.
@@ -75,8 +76,9 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
             raise
         raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it without") from error
     except (OSError, ValueError) as error:
+        named = path_with_suggestion(str(name), ("tiny", "tiny-seq2seq"))
         raise ValueError(
-            f"no language model could be loaded as {str(name)!r}; give the folder of a saved model, a hub name"
+            f"no language model could be loaded as {named}; give the folder of a saved model, a hub name"
             f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
         ) from error
 

@@ -19,6 +19,7 @@ from tril_gym.rewards.fitting import Train
 from tril_gym.rewards.functions import FunctionScore
 from tril_gym.rewards.retries import Retried, RetriedScore
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
+from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 
@@ -293,7 +294,7 @@ def load(
     attempts = _attempts_of(settings, known) if is_function_name(name) else {}
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
-        raise ValueError(f"reward {name!r} has no setting {unknown[0]!r}; {its_settings}")
+        raise ValueError(f"reward {name!r} has no setting {with_suggestion(unknown[0], known)}; {its_settings}")
     if "train" in inspect.signature(factory).parameters:
         settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
     score = factory(**settings)
@@ -339,7 +340,10 @@ def _from_function(name: str, function: Callable[..., Any], settings: dict[str, 
 
 def _spec(name: str) -> RewardSpec:
     if name not in REGISTRY:
-        raise ValueError(f"unknown reward {name!r}; the rewards are {', '.join(names())}, or your own module:function")
+        raise ValueError(
+            f"unknown reward {with_suggestion(name, REGISTRY)}; the rewards are {', '.join(names())}, or your own"
+            " module:function or FILE.py:function"
+        )
     return REGISTRY[name]
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from tril_gym.utils.suggestions import with_suggestion
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -39,7 +41,7 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
         ValueError: no preset has this name.
     """
     if name not in names():
-        raise ValueError(f"unknown preset {name!r}; the presets are {', '.join(names())}")
+        raise ValueError(f"unknown preset {with_suggestion(name, names())}; the presets are {', '.join(names())}")
     content = read(name)
     content = _over(content, content.get("envs", {}).get(env, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))

@@ -119,8 +119,8 @@ class RunConfig:
     )
     guide: str | None = config_field(
         None,
-        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, or a function of your own as"
-        " FILE.py:function or module:function; default: none, it must be named",
+        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, or a function of your own"
+        " as FILE.py:function or module:function; default: none, it must be named",
         group="guide",
     )
     guide_temperature: float | None = config_field(

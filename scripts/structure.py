@@ -40,6 +40,7 @@ ORDER = (
     "experiment",
     "reward_model",
     "bridges",
+    "testing",
     "cli",
     "__main__",
 )

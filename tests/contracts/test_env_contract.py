@@ -1,35 +1,30 @@
 """Every environment passes Gymnasium's checks and keeps the contract of one episode."""
 
 import json
-import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from contract_checks import CHEAP, EOS, EXAMPLES, IDS, TOKEN, bare, same, toy_envs
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
 
 from tril_gym.data import Example
 from tril_gym.envs.text_image import text_image
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
-
-# ---- Gymnasium's own checks
-
-
-@pytest.mark.parametrize("env_id", IDS)
-def test_check_env_unwrapped(env_id):
-    check_env(gym.make(env_id, render_mode="ansi", reward=None).unwrapped)
+from tril_gym.testing import check_env
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_check_env_whole(env_id, capsys):
-    env = gym.make(env_id, render_mode="ansi", **CHEAP[env_id])
-    with warnings.catch_warnings():
-        # its warning for every wrapped environment
-        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
-        check_env(env)
+@pytest.mark.parametrize("keywords", [{}, {"min_new_tokens": 3, "max_new_tokens": 5, "render_mode": "ansi"}])
+def test_environments_conform(env_id, keywords):
+    check_env(lambda: gym.make(env_id, **CHEAP[env_id] | keywords))
+    check_env(lambda: gym.make(env_id, reward=None, **keywords).unwrapped)
+
+
+@pytest.mark.parametrize("keywords", [{"rule": "stop"}, {"rule": "sparse"}, {"dense": True, "max_new_tokens": 2}])
+def test_every_toy_conforms(keywords):
+    check_env(lambda: gym.make("tril/Toy-v0", **keywords))
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -58,23 +53,6 @@ def test_metadata_belongs_to_the_instance():
 
 
 # ---- one episode
-
-
-@pytest.mark.parametrize("env_id", IDS)
-def test_same_seed_same_episode(env_id):
-    def episode(seed):
-        env = gym.make(env_id, reward=None)
-        env.action_space.seed(0)
-        log = [env.reset(seed=seed)]
-        for _ in range(5):
-            log.append(env.step(env.action_space.sample()))
-            if log[-1][2]:
-                break
-        return log
-
-    same(episode(3), episode(3))
-    with pytest.raises(AssertionError):
-        same(episode(3), episode(4))
 
 
 def test_observation_columns_and_infos():

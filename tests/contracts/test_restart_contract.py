@@ -21,18 +21,6 @@ def test_restart_begins_after_the_given_completion():
     assert env.step(TOKEN)[4]["tokens"] == [7, 8] + [TOKEN] * 6, "the given completion counts towards the length"
 
 
-def test_restart_equals_the_same_tokens_as_steps():
-    """Observation, action mask and all later steps are equal after a restart and after the same tokens as steps."""
-    stepped, restarted = bare("tril/Toy-v0", min_new_tokens=4), bare("tril/Toy-v0", min_new_tokens=4)
-    _, info = stepped.reset(seed=0)
-    for token in (7, 8, 9):
-        observation, *_ = stepped.step(token)
-    same(restarted.reset(seed=9, options={"example": info["example"], "completion": [7, 8, 9]})[0], observation)
-    same(restarted.action_masks(), stepped.action_masks())
-    for token in (4, 5, EOS):
-        same(restarted.step(token), stepped.step(token))
-
-
 def test_example_minus_one_draws_as_usual():
     env, other = bare("tril/Toy-v0"), bare("tril/Toy-v0")
     same(env.reset(seed=0, options={"example": -1}), other.reset(seed=0))

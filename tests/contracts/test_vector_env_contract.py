@@ -1,5 +1,7 @@
 """The native vector environment equals `SyncVectorEnv` over single ones."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -13,10 +15,8 @@ from contract_checks import (
     TOKEN,
     bare,
     native_and_sync,
-    random_actions,
     rng_states,
     same,
-    same_steps,
     toy_envs,
 )
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -25,16 +25,18 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from tril_gym.data import Example
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
+from tril_gym.testing import check_vector_env
+from tril_gym.testing.vector_steps import equal_steps, random_actions
 
 # ---- equality with SyncVectorEnv
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_id", IDS)
-def test_vector_equals_sync(env_id, mode):
-    native, sync = native_and_sync(env_id, 3, mode, **CHEAP[env_id])
-    ended = same_steps(native, sync, steps=60, seed=0, eos_prob=0.2)
-    assert ended > 20
+def test_vector_environments_conform(env_id, mode):
+    check_vector_env(
+        partial(gym.make_vec, env_id, **CHEAP[env_id]), partial(gym.make, env_id, **CHEAP[env_id]), modes=[mode]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -44,7 +46,7 @@ def test_vector_equals_sync(env_id, mode):
 def test_vector_equals_sync_for_a_thousand_steps(mode, seed, rule, dense):
     native, sync = native_and_sync("tril/Toy-v0", 4, mode, rule=rule, dense=dense, min_new_tokens=3)
     native.reset(seed=1), sync.reset(seed=1)  # None in the list below keeps this generator
-    ended = same_steps(native, sync, steps=1000, seed=seed, eos_prob=0.1)
+    ended = equal_steps(native, sync, steps=1000, seed=seed, eos_prob=0.1)
     assert ended > 500
     same(native.action_masks(), np.stack(sync.call("action_masks")))
 
@@ -54,7 +56,7 @@ def test_vector_equals_sync_for_a_thousand_steps(mode, seed, rule, dense):
 def test_a_time_limit_equals_gymnasiums(mode, limit):
     native = gym.make_vec("tril/Toy-v0", num_envs=3, autoreset_mode=mode, max_episode_steps=limit)
     sync = SyncVectorEnv([lambda: gym.make("tril/Toy-v0", max_episode_steps=limit)] * 3, autoreset_mode=mode)
-    assert same_steps(native, sync, steps=60, seed=0, eos_prob=0.2) > 20
+    assert equal_steps(native, sync, steps=60, seed=0, eos_prob=0.2) > 20
 
 
 def test_a_row_at_the_time_limit_is_idle_where_nothing_resets_it():
@@ -80,46 +82,16 @@ def test_vector_equals_sync_on_real_data(env_id, folder, mode):
     native, sync = native_and_sync(
         env_id, 3, mode, reward="rouge_l", dataset=str(REAL_DATA / folder), split="validation"
     )
-    assert same_steps(native, sync, steps=100, seed=2, eos_prob=0.2) > 30
+    assert equal_steps(native, sync, steps=100, seed=2, eos_prob=0.2) > 30
 
 
-def test_vector_equals_sync_with_labels_arrays_and_nested_extras():
+def test_labels_arrays_and_nested_extras_conform():
     """Only some examples have labels and extras; arrays are among them."""
     examples = [*EXAMPLES, Example("w9", extras={"array": np.arange(2), "number": 2.5, "nested": {"a": 1}})]
-    keywords = {"dataset": examples, "tokenizer": bare("tril/Toy-v0").tokenizer, "reward": None}
-    for mode in MODES:
-        native, sync = native_and_sync("tril/IMDB-v0", 4, mode, **keywords)
-        same_steps(native, sync, steps=100, seed=0, eos_prob=0.4)
-
-
-def test_comparison_detects_broken_environments():
-    """Each vector environment is broken on purpose in one way."""
-
-    def late_flag(result):
-        return (*result[:2], np.zeros_like(result[2]), *result[3:])
-
-    def wrong_mask(result):
-        for key, value in result[4].items():
-            if key == "_references":
-                value[:] = True
-        return result
-
-    def reward_of_neighbour(result):
-        return (result[0], np.roll(result[1], 1), *result[2:])
-
-    def float_observation(result):
-        return (result[0].astype(np.int32), *result[1:])
-
-    def lost_key(result):
-        result[4].pop("tokens", None)
-        return result
-
-    for break_it in (late_flag, wrong_mask, reward_of_neighbour, float_observation, lost_key):
-        native, sync = native_and_sync("tril/Toy-v0", 3, "NextStep", dense=True)
-        whole = native.step
-        native.step = lambda actions, whole=whole, break_it=break_it: break_it(whole(actions))
-        with pytest.raises(AssertionError):
-            same_steps(native, sync, steps=100, seed=0)
+    keywords = {"dataset": examples, "tokenizer": bare("tril/Toy-v0").tokenizer}
+    check_vector_env(
+        partial(gym.make_vec, "tril/IMDB-v0", reward=None, **keywords), partial(bare, "tril/IMDB-v0", **keywords)
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -136,15 +108,6 @@ def test_unseeded_rows_get_different_seeds():
     envs = toy_envs()
     assert isinstance(envs.np_random, tuple)
     assert len(set(envs.np_random_seed)) == 3
-
-
-def test_global_generators_are_not_used():
-    before = np.random.get_state()[1].tolist()  # noqa: NPY002
-    envs = toy_envs("NextStep")
-    envs.reset(seed=0)
-    for _ in range(20):
-        envs.step([TOKEN] * 3)
-    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 
 def test_invalid_seeds_change_nothing():

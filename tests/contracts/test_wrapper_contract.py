@@ -9,7 +9,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from contract_checks import bare, native_and_sync, random_actions, same, same_steps
+from contract_checks import bare, native_and_sync, same
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
@@ -20,6 +20,7 @@ from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
+from tril_gym.testing.vector_steps import equal_steps, random_actions
 from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, WithoutInfo, terms
 from tril_gym.wrappers.text_space import AnyText
 
@@ -137,7 +138,7 @@ def test_two_terms_of_one_name_are_refused():
 @pytest.mark.parametrize("mode", MODES)
 def test_vector_reward_equals_single(mode):
     native, sync = native_and_sync("tril/CommonGen-v0", 3, mode, reward={"rouge_l": 0.5, "concept_coverage": 1.0})
-    assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.2) > 10
+    assert equal_steps(native, sync, steps=40, seed=0, eos_prob=0.2) > 10
     assert (
         [term.name for term in terms(native)] == [term.name for term in terms(sync)] == ["rouge_l", "concept_coverage"]
     )
@@ -148,7 +149,7 @@ def test_reward_around_sync_vector_env(mode):
     """The wrapper around SyncVectorEnv equals SyncVectorEnv over wrapped environments."""
     around = TextReward(SyncVectorEnv([toy] * 3, autoreset_mode=mode), CountWords())
     inside = SyncVectorEnv([lambda: TextReward(toy(), CountWords())] * 3, autoreset_mode=mode)
-    assert same_steps(around, inside, steps=200, seed=0, eos_prob=0.2) > 50
+    assert equal_steps(around, inside, steps=200, seed=0, eos_prob=0.2) > 50
 
 
 def test_one_call_for_all_texts_of_a_step():
@@ -411,9 +412,9 @@ def test_observation_wrappers_single_equals_vector(wrapper, mode):
     assert native.single_observation_space == sync.single_observation_space
     assert native.observation_space == sync.observation_space
     assert native.reset(seed=0)[0] in native.observation_space
-    assert same_steps(native, sync, steps=40, seed=0, eos_prob=0.3) > 10
+    assert equal_steps(native, sync, steps=40, seed=0, eos_prob=0.3) > 10
     around = wrapper(SyncVectorEnv([lambda: bare("tril/CommonGen-v0", min_new_tokens=3)] * 2, autoreset_mode=mode))
-    assert same_steps(native, around, steps=40, seed=0, eos_prob=0.3) > 10
+    assert equal_steps(native, around, steps=40, seed=0, eos_prob=0.3) > 10
 
 
 @pytest.mark.parametrize("min_new_tokens", [0, 2])

@@ -25,6 +25,7 @@ PACKAGES = [
     ),
     "tril_gym.reward_model",
     "tril_gym.bridges",
+    "tril_gym.testing",
 ]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.py"))]
 PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,9 @@ class DocumentFrequencies:
         self._idf = {ngram: idf[count] for ngram, count in frequencies.items()}
         # References recur each time their example is drawn.
         self.targets = lru_cache(maxsize=CACHED_EXAMPLES)(self._targets)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the cache, which cannot be pickled
+        return DocumentFrequencies, (self.documents, self.frequencies)
 
     @classmethod
     def count(cls, documents: Sequence[Sequence[str]]) -> DocumentFrequencies:

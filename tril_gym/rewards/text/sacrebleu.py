@@ -215,4 +215,7 @@ def _ter(normalized: bool, no_punct: bool, case_sensitive: bool, most_words: int
             words, targets = hypothesis.split(), ref_kwargs["ref_words"]
             return [min(edits(words, target) for target in targets), sum(map(len, targets)) / len(targets)]
 
+        def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no local classes
+            return _ter, (normalized, no_punct, case_sensitive, most_words)
+
     return QuickTer(normalized=normalized, no_punct=no_punct, case_sensitive=case_sensitive)

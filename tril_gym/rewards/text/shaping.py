@@ -9,6 +9,7 @@ Words are separated by white space.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def length_bonus(*, target: int = 20) -> CompletionScore:
         target: number of words above which the score stays 1.
     """
     check_whole("target", target, usual=20)
-    return CompletionScore("length_bonus", lambda text: min(len(text.split()) / target, 1.0))
+    return CompletionScore("length_bonus", partial(_length_bonus, target=target))
 
 
 def length_penalty(*, most: int = 20) -> CompletionScore:
@@ -45,7 +46,7 @@ def length_penalty(*, most: int = 20) -> CompletionScore:
         most: number of words without a penalty.
     """
     check_whole("most", most, usual=20)
-    return CompletionScore("length_penalty", lambda text: -float(max(len(text.split()) - most, 0)) / most)
+    return CompletionScore("length_penalty", partial(_length_penalty, most=most))
 
 
 def repetition_penalty(*, n: int = 3) -> CompletionScore:
@@ -55,12 +56,20 @@ def repetition_penalty(*, n: int = 3) -> CompletionScore:
         n: number of words in an n-gram.
     """
     check_whole("n", n, usual=3)
+    return CompletionScore("repetition_penalty", partial(_repetition_penalty, n=n))
 
-    def penalty(text: str) -> float:
-        ngrams = ngrams_of(text.lower().split(), n)
-        return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0
 
-    return CompletionScore("repetition_penalty", penalty)
+def _length_bonus(text: str, target: int) -> float:
+    return min(len(text.split()) / target, 1.0)
+
+
+def _length_penalty(text: str, most: int) -> float:
+    return -float(max(len(text.split()) - most, 0)) / most
+
+
+def _repetition_penalty(text: str, n: int) -> float:
+    ngrams = ngrams_of(text.lower().split(), n)
+    return len(set(ngrams)) / len(ngrams) - 1.0 if ngrams else 0.0
 
 
 class EndBonus(Score):

@@ -116,7 +116,7 @@ def iteration(shape: Shape, *, compiles: bool) -> Comparison:
     mask = torch.ones_like(prompts, dtype=torch.bool)
 
     def ours(agent: PPO) -> float:
-        agent.learn(1)
+        agent.learn(1, progress=False)
         return float(shape.rows * shape.new_tokens)
 
     variants = {name: timed(partial(ours, agent)) for name, agent in agents.items()}

@@ -106,9 +106,8 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         agent = kind(policy=policy, envs=envs, config=kind.config_type(**common | settings), seed=seed, **parts)
     first = first.with_decoding(agent.policy.decoding)
     before = measured(agent.policy, test, first)
-    rows: list[Mapping[str, float]] = []
     begin = time.perf_counter()
-    agent.learn(options.iterations, callback=lambda report: rows.append(dict(report.metrics)))
+    rows = agent.learn(options.iterations, progress=False)
     seconds = time.perf_counter() - begin
     after = measured(agent.policy, test, first)
     found = {"before": before, "after": after, "tokens": sum(row["tokens"] for row in rows)}

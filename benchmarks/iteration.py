@@ -87,11 +87,9 @@ def ours(case: dict[str, Any], model: Any, tokenizer: Any, critic: str, *, compi
     )
     config = PPOConfig(critic=critic, compile=compiles, **{name: case[name] for name in names})
     agent = PPO(LMPolicy(model, tokenizer), envs, config)
-    tokens: list[int] = []
 
     def iterate() -> int:
-        agent.learn(1, callback=lambda report: tokens.append(int(report.trajectories.lengths.sum())))
-        return tokens[-1]
+        return int(agent.learn(1, progress=False)[0]["tokens"])
 
     return iterate
 

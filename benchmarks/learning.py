@@ -156,7 +156,7 @@ def continued_imitation(cell: Cell, train: VectorEnv, trained: LMPolicy, seconds
     agent = BC(policy, train, BCConfig(learning_rate=2e-4, epochs=1), seed=seed)
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
-        agent.learn(1)
+        agent.learn(1, progress=False)
     return policy
 
 

@@ -46,7 +46,8 @@ def measure(variant: str, size: str, rank: int) -> dict[str, float]:
         max_new_tokens=16,
     )
     critic = "separate" if variant == "lora, separate critic" else None
-    agent = PPO(policy, envs, PPOConfig(epochs=1, minibatch_size=8, critic=critic)).learn(1)
+    agent = PPO(policy, envs, PPOConfig(epochs=1, minibatch_size=8, critic=critic))
+    agent.learn(1, progress=False)
     learner = agent.learner
     critic, critic_optimizer = learner.critic("policy")
     models = [agent.policy.model, learner.ref_policy.model, critic.model, critic.head]

@@ -240,7 +240,7 @@ def cloned(envs: VectorEnv, iterations: int) -> Any:
     layout = TextLayout.of(envs)
     model = gpt2(vocab_size=layout.vocab_size, positions=layout.max_prompt_length + layout.max_new_tokens)
     agent = BC(LMPolicy(model, layout.tokenizer), envs, BCConfig(learning_rate=1e-3, minibatch_size=32))
-    agent.learn(iterations)
+    agent.learn(iterations, progress=False)
     return agent.policy.model.eval()
 
 

@@ -46,10 +46,8 @@ def rewards_of(
         autoreset_mode="Disabled",
     )
     policy = LMPolicy(gpt2(vocab_size=vocab_size, layers=layers, seed=seed), envs.unwrapped.tokenizer)
-    rewards: list[float] = []
     agent = PPO(policy, envs, PPOConfig(**CONFIG, minibatch_size=minibatch_size), seed=seed)
-    agent.learn(iterations, callback=lambda report: rewards.append(report.metrics["reward/mean"]))
-    return rewards
+    return agent.learn(iterations, progress=False)["reward/mean"]
 
 
 def summary(rewards: Sequence[float]) -> dict[str, float]:

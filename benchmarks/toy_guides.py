@@ -89,7 +89,7 @@ def sparse_agent(name: str, seed: int, words: int) -> Agent:
 def texts_to_reach(agent: Agent, target: float, most: int) -> int | None:
     """Return the texts until the mean reward is `target`, checked every 128 texts; None after `most` texts."""
     while agent.iteration * ROWS < most:
-        agent.learn(2)
+        agent.learn(2, progress=False)
         if mean_reward(agent.policy, agent.envs) >= target:
             return agent.iteration * ROWS
     return None
@@ -105,7 +105,8 @@ def with_useless_guide(seed: int, iterations: int = 12) -> dict[str, float]:
     lols = LOLS(new_policy(envs, seed), guide, envs, LOLSConfig(**settings, ppo_pp_prob=0.5), seed=seed)
     rewards = {"start": mean_reward(ppo.policy, envs)}
     for agent, number in ((ppo, iterations), (d2lols, 2 * iterations), (lols, iterations)):
-        rewards[agent.name] = mean_reward(agent.learn(number).policy, envs)
+        agent.learn(number, progress=False)
+        rewards[agent.name] = mean_reward(agent.policy, envs)
     return rewards
 
 

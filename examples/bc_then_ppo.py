@@ -52,14 +52,12 @@ def main(folder: str | None = None, bc_iterations: int = 16, ppo_iterations: int
         policy = tiny_policy(envs, samples=0)  # untrained: behaviour cloning trains it
 
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
-        cloning.learn(
-            bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
-        )
+        cloning.learn(bc_iterations)
 
         # PPO continues with the cloned policy, and keeps a copy of it as reference policy for the KL penalty.
         config = PPOConfig(learning_rate=3e-4, critic_learning_rate=1e-3, normalize_advantages=True, kl_coef=0.02)
         agent = PPO(cloning.policy, envs, config, seed=0)
-        agent.learn(ppo_iterations, callback=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:.3f}"))
+        print(agent.learn(ppo_iterations))  # the metrics of the first and the last iteration
 
         agent.save(home / "agent")
         loaded = PPO.load(home / "agent", envs=envs)

@@ -49,7 +49,7 @@ def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples:
         print(f"{report.iteration:3d}  reward {report.metrics['reward/mean']:.3f}  {trajectories.infos[row]['prompt']}")
         print(f"    {decode(tokens[:switch])} |{decode(tokens[switch:])}")
 
-    agent.learn(iterations, callback=show)
+    agent.learn(iterations, callbacks=[show], progress=False)
     after = evaluate(agent.policy, held_out, seed=0, count=examples)
     rewards = tuple(result.metrics["sampled"]["reward/mean"] for result in (before, after))
     print("held-out reward before and after: {:.3f} {:.3f}".format(*rewards))

@@ -26,12 +26,7 @@ def main(iterations: int = 15, num_envs: int = 64, samples: int = 3000, examples
     agent = PPO(policy, envs, config, seed=0)
 
     before = evaluate(agent.policy, held_out, seed=0, count=examples)
-    agent.learn(
-        iterations,
-        callback=lambda report: print(
-            f"{report.iteration:3d}  reward {report.metrics['reward/mean']:6.3f}  kl {report.metrics['kl']:5.2f}"
-        ),
-    )
+    agent.learn(iterations)  # shows its progress on a terminal and in a notebook
     after = evaluate(agent.policy, held_out, seed=0, count=examples)
 
     rewards = tuple(result.metrics["sampled"]["reward/mean"] for result in (before, after))

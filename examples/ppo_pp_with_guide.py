@@ -34,7 +34,7 @@ def main(iterations: int = 5, num_envs: int = 64, samples: int = 3000) -> float:
             switch = int(trajectories.switch[row])
             print(f"     {trajectories.infos[row]['prompt']}{decode(tokens[:switch])} |{decode(tokens[switch:])}")
 
-    agent.learn(iterations, callback=show)
+    agent.learn(iterations, callbacks=[show], progress=False)
     return sum(shares) / len(shares)
 
 

@@ -38,9 +38,7 @@ def main(
         envs = gym.make_vec("tril/TLDR-v0", num_envs=num_envs, autoreset_mode="Disabled")
         policy = tiny_policy(envs, samples=0)  # untrained
         cloning = BC(policy, envs, BCConfig(learning_rate=2e-3, minibatch_size=16), seed=0)
-        cloning.learn(
-            bc_iterations, callback=lambda report: print(f"bc   {report.metrics['policy/loss']:.3f} nats a token")
-        )
+        cloning.learn(bc_iterations)
 
         # 2. The reward model, saved as a sequence classifier of transformers.
         # The template leaves out the posts, from which a tiny model learns nothing.
@@ -61,7 +59,7 @@ def main(
         )
         agent = PPO(cloning.policy, envs, config, seed=0)
         before = evaluate(agent.policy, held_out, seed=0, count=num_envs)
-        agent.learn(ppo_iterations, callback=lambda report: print(f"ppo  reward {report.metrics['reward/mean']:6.3f}"))
+        print(agent.learn(ppo_iterations))  # the metrics of the first and the last iteration
         after = evaluate(agent.policy, held_out, seed=0, count=num_envs)
 
     for sample in after.samples:

@@ -216,12 +216,17 @@ def alone(texts: Texts, row: int) -> Texts:
     return texts[torch.tensor([row])].trimmed()
 
 
+def learned(agent: Any, iterations: int) -> Any:
+    """Return an agent after some iterations."""
+    agent.learn(iterations, progress=False)
+    return agent
+
+
 def history(agent: Agent, iterations: int) -> list[dict[str, float]]:
     """Return the metrics of further iterations, without times."""
-    reports: list[dict[str, float]] = []
-    agent.learn(iterations, callback=lambda report: reports.append(report.metrics))
+    rows = agent.learn(iterations, progress=False)
     timed = ("time/", "tokens_per_second")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in reports]
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
 
 
 def write(plan: Plan, episodes: int = 40, mode: str = "NextStep", **settings: Any) -> Trajectories:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles import G, OneToken, foreign_envs, generator, history, language_model, policy_of, toy_envs, toy_policy
+from doubles import (
+    G,
+    OneToken,
+    foreign_envs,
+    generator,
+    history,
+    language_model,
+    learned,
+    policy_of,
+    toy_envs,
+    toy_policy,
+)
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
@@ -170,7 +181,7 @@ class TestRandomness:
 
     def test_weights_do_not_depend_on_num_envs(self, kind):
         wide, narrow = (kind(toy_policy(dtype=torch.float64), toy_envs(rows)) for rows in (12, 5))
-        assert wide.learn(1).policy is wide.policy
+        assert learned(wide, 1).policy is wide.policy
         narrow.learn(1)
         for one, other in zip(weights(wide.policy.model), weights(narrow.policy.model), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
@@ -195,7 +206,7 @@ class TestRandomness:
         torch.rand(1)
         assert global_states() != before  # control
         # The weights do not depend on them.
-        again = kind(untrained, toy_envs()).learn(1)
+        again = learned(kind(untrained, toy_envs()), 1)
         first = type(agent).load(tmp_path, envs=toy_envs())
         assert equal(weights(again.policy.model), weights(first.policy.model))
 
@@ -235,19 +246,19 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("forgotten", ["optimizer", "generator"])
     def test_missing_state_is_detected(self, kind, forgotten, tmp_path):
-        agent = kind(toy_policy(), toy_envs()).learn(2)
+        agent = learned(kind(toy_policy(), toy_envs()), 2)
         agent.save(tmp_path)
         one, other = (type(agent).load(tmp_path, envs=toy_envs()) for _ in range(2))
         if forgotten == "optimizer":
             other.learner.optimizer.state.clear()
         else:
             other.generator.manual_seed(0)
-        assert not equal(weights(one.learn(1).policy.model), weights(other.learn(1).policy.model))
+        assert not equal(weights(learned(one, 1).policy.model), weights(learned(other, 1).policy.model))
 
     def test_policy_loads_in_transformers(self, kind, tmp_path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        agent = kind(toy_policy(), toy_envs()).learn(1)
+        agent = learned(kind(toy_policy(), toy_envs()), 1)
         agent.save(tmp_path)
         assert equal(weights(AutoModelForCausalLM.from_pretrained(tmp_path / "policy")), weights(agent.policy.model))
         assert AutoTokenizer.from_pretrained(tmp_path / "policy").eos_token_id == 1
@@ -255,18 +266,18 @@ class TestCheckpoints:
     @pytest.mark.filterwarnings("ignore:all weights of GPT2LMHeadModel are trained in bfloat16")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     def test_precision_is_kept(self, dtype, tmp_path):
-        agent = KINDS["ppo"](toy_policy(dtype=dtype), toy_envs()).learn(1)
+        agent = learned(KINDS["ppo"](toy_policy(dtype=dtype), toy_envs()), 1)
         agent.save(tmp_path)
         loaded = PPO.load(tmp_path, envs=toy_envs())
         assert next(loaded.policy.model.parameters()).dtype == dtype
-        assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
+        assert equal(weights(learned(loaded, 1).policy.model), weights(learned(agent, 1).policy.model))
 
     def test_policy_without_tokenizer(self, tmp_path):
         envs = foreign_envs(4)
-        agent = PPO(policy_of("gpt2"), envs, PPOConfig(**RL)).learn(1)
+        agent = learned(PPO(policy_of("gpt2"), envs, PPOConfig(**RL)), 1)
         agent.save(tmp_path)
         loaded = PPO.load(tmp_path, envs=envs)
-        assert equal(weights(loaded.learn(1).policy.model), weights(agent.learn(1).policy.model))
+        assert equal(weights(learned(loaded, 1).policy.model), weights(learned(agent, 1).policy.model))
 
     def test_guide_is_loaded_with_its_decoding(self, tmp_path):
         guide = Guide(toy_policy(seed=1), temperature=0.7, top_k=9, top_p=0.8, min_new_tokens=2)
@@ -276,7 +287,7 @@ class TestCheckpoints:
         assert equal(weights(loaded.guide.policy.model), weights(guide.policy.model))
 
     def test_references_as_guide_are_loaded(self, tmp_path):
-        agent = KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=Guide.references()).learn(1)
+        agent = learned(KINDS["ppo-pp"](toy_policy(), toy_envs(), guide=Guide.references()), 1)
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
         assert history(loaded, 1) == history(agent, 1)

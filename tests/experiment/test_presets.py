@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import transformers
 from click.testing import CliRunner
+from doubles import learned
 from spacy_pipeline import save_pipeline
 
 from tril_gym.agents.tiny import TinySettings
@@ -282,7 +283,7 @@ def test_cells_learn(algorithm, env, stand_ins):
     agent = build_run(small("tril", algorithm, env, stand_ins, **short)).agent
     before = {name: weight.clone() for name, weight in agent.policy.language_model.state_dict().items()}
     rows: list[dict[str, float]] = []
-    agent.learn(1, callback=lambda report: rows.append(report.metrics))
+    agent.learn(1, callbacks=[lambda report: rows.append(report.metrics)])
     assert rows[0]["policy/ratio_error"] < 1e-4
     assert any(not weight.equal(before[name]) for name, weight in agent.policy.language_model.state_dict().items())
 
@@ -309,12 +310,15 @@ def test_a_guide_may_sample_its_whole_distribution(stand_ins):
 def test_a_cell_continues_from_its_checkpoint(stand_ins, tmp_path):
     """The guide shares the policy's base, and the tokenizer is another model's."""
     config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)
-    agent = build_run(config).agent.learn(1)
+    agent = learned(build_run(config).agent, 1)
     agent.save(tmp_path / "saved")
     again = restore_run(config, tmp_path / "saved", tmp_path / "no-rewards").agent
     assert again.guide.policy.shares_base(again.policy)
     assert again.guide.settings() == agent.guide.settings()
-    ours, loaded = agent.learn(1).policy.language_model.state_dict(), again.learn(1).policy.language_model.state_dict()
+    ours, loaded = (
+        learned(agent, 1).policy.language_model.state_dict(),
+        learned(again, 1).policy.language_model.state_dict(),
+    )
     assert all(ours[name].equal(loaded[name]) for name in ours)
 
 

@@ -193,7 +193,7 @@ def make(name: str, family: str = "gpt2", *, device: str = DEVICE, lora: bool = 
 def learned(agent: Any, iterations: int = 1, **settings: Any) -> list[dict[str, float]]:
     """The metrics of some iterations, all finite; weights have moved."""
     before, found = [parameter.detach().clone() for parameter in agent.policy.parameters()], []
-    agent.learn(iterations, callback=lambda report: found.append(report.metrics), **settings)
+    agent.learn(iterations, callbacks=[lambda report: found.append(report.metrics)], **settings)
     assert all(math.isfinite(value) for metrics in found for value in metrics.values()), found
     assert any(not torch.equal(*pair) for pair in zip(before, agent.policy.parameters(), strict=True))
     assert agent.policy.device.type == before[0].device.type

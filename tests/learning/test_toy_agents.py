@@ -83,14 +83,14 @@ class TestPPO:
         policy = untrained_policy(envs)
         before = value(policy, envs)
         numbers = NUMBERS | {"kl_coef": 1.0, "learning_rate": 1e-3, "normalize_advantages": False}
-        PPO(policy, envs, PPOConfig(**numbers)).learn(ITERATIONS, callback=reports.append)
+        PPO(policy, envs, PPOConfig(**numbers)).learn(ITERATIONS, callbacks=[reports.append])
         assert value(policy, envs) < before + 0.15
         assert max(report.metrics["kl"] for report in reports) < 0.5
 
     def test_critic_explains_the_rewards(self):
         envs, reports = toy_envs(dense=True), []
         numbers = NUMBERS | {"learning_rate": 1e-9, "critic_learning_rate": 1e-2}  # the policy does not change
-        PPO(untrained_policy(envs), envs, PPOConfig(**numbers)).learn(ITERATIONS, callback=reports.append)
+        PPO(untrained_policy(envs), envs, PPOConfig(**numbers)).learn(ITERATIONS, callbacks=[reports.append])
         assert reports[0].metrics["critic/explained_variance"] == pytest.approx(0.0, abs=1e-6)
         last = [report.metrics["critic/explained_variance"] for report in reports[-5:]]
         assert sum(last) / 5 > 0.1  # most of the variance is chance
@@ -103,7 +103,7 @@ class TestPPOPlusPlus:
         policy = untrained_policy(envs)
         before = value(policy, envs)
         agent = PPOPlusPlus(policy, Guide.references(), envs, PPOPlusPlusConfig(**NUMBERS))
-        agent.learn(ITERATIONS, callback=reports.append)
+        agent.learn(ITERATIONS, callbacks=[reports.append])
         # The guide's tokens are good from the start, but here only the policy writes.
         assert reports[0].metrics["reward/mean"] > before + 0.2
         assert value(policy, envs) > 0.85 > before + 0.4
@@ -124,7 +124,7 @@ class TestBC:
         envs, reports = toy_envs(rule="sparse", vocab_size=8), []
         policy = untrained_policy(envs, kind)
         assert value(policy, envs) < 0.05
-        BC(policy, envs, BCConfig(learning_rate=5e-3, epochs=3)).learn(40, callback=reports.append)
+        BC(policy, envs, BCConfig(learning_rate=5e-3, epochs=3)).learn(40, callbacks=[reports.append])
         assert reports[0].metrics["policy/loss"] > 1.5  # nats per token
         assert reports[-1].metrics["policy/loss"] < 0.4
         assert value(policy, envs) > 0.4

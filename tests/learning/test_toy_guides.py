@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doubles import learned
 from gymnasium.vector import VectorEnv
 from toy_guides import (
     COMMON,
@@ -79,13 +80,13 @@ def test_sparse_rewards_are_not_found_without_guide():
 
 def test_useless_guide_does_not_prevent_learning():
     envs, guide = toy(), noisy_guide(ToyRules(), 0.0)
-    ppo = PPO(new_policy(envs, 0), envs, PPOConfig(**NUMBERS)).learn(12)
+    ppo = learned(PPO(new_policy(envs, 0), envs, PPOConfig(**NUMBERS)), 12)
     config = D2LOLSConfig(**NUMBERS, aggrevated_iterations=3, rollin_prob=0.5)
-    d2lols = D2LOLS(new_policy(envs, 0), guide, envs, config).learn(24)
+    d2lols = learned(D2LOLS(new_policy(envs, 0), guide, envs, config), 24)
     assert mean_reward(d2lols.policy, envs) >= 0.95 * mean_reward(ppo.policy, envs)
     lols = LOLS(new_policy(envs, 0), guide, envs, LOLSConfig(**NUMBERS, ppo_pp_prob=0.5))
     before = mean_reward(lols.policy, envs)
-    assert mean_reward(lols.learn(12).policy, envs) >= before
+    assert mean_reward(learned(lols, 12).policy, envs) >= before
 
 
 def test_guides_critic_predicts_the_guides_reward():
@@ -100,7 +101,7 @@ def test_guides_critic_predicts_the_guides_reward():
     )
     found = {}
     for q in (0.2, 0.9):
-        agent = AggreVaTeD(new_policy(envs, 0), noisy_guide(rules, q), envs, config).learn(40)
+        agent = learned(AggreVaTeD(new_policy(envs, 0), noisy_guide(rules, q), envs, config), 40)
         critic, _ = agent.learner.critic("guide")
         with torch.no_grad():
             texts = Texts.from_observations(torch.from_numpy(observations), 4)

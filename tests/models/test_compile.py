@@ -30,7 +30,7 @@ def test_compiled_training_equals_eager_training(compiled_parts):
     for compiles in (False, True):
         numbers = PPOConfig(minibatch_size=4, learning_rate=1e-3, epochs=2, critic="shared", compile=compiles)
         agent = PPO(policy_of("gpt2", dtype=torch.float64), foreign_envs(4, eos_token_ids=MANY_EOS), numbers)
-        agent.learn(1, callback=lambda report: losses.append(report.metrics["policy/loss"]))
+        agent.learn(1, callbacks=[lambda report: losses.append(report.metrics["policy/loss"])])
     assert compiled_parts == ["GPT2Model"]
     assert losses[1] == pytest.approx(losses[0], abs=1e-8)
 

@@ -14,6 +14,7 @@ from doubles import (
     generator,
     history,
     language_model,
+    learned,
     policy_of,
     ragged_texts,
     toy_envs,
@@ -452,7 +453,9 @@ class TestMemory:
         assert bytes_of(*models, make_critic(ref_policy, "separate").model) >= 2 * alone
 
     def test_one_base_in_memory_after_loading(self, tmp_path):
-        agent = PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
+        agent = learned(
+            PPOPlusPlus(*[trained(toy_policy().with_lora(RANK))] * 2, toy_envs(), PPOPlusPlusConfig(**RL)), 1
+        )
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
         policies, critic = (loaded.learner.ref_policy, loaded.guide.policy), loaded.learner.critic("policy")[0]
@@ -516,7 +519,9 @@ class TestSaving:
 
     def test_base_as_guide_is_loaded(self, tmp_path):
         base = toy_policy()
-        agent = PPOPlusPlus(base.with_lora(RANK), Guide(base, top_p=0.9), toy_envs(), PPOPlusPlusConfig(**RL)).learn(1)
+        agent = learned(
+            PPOPlusPlus(base.with_lora(RANK), Guide(base, top_p=0.9), toy_envs(), PPOPlusPlusConfig(**RL)), 1
+        )
         agent.save(tmp_path)
         loaded = PPOPlusPlus.load(tmp_path, envs=toy_envs())
         assert torch.equal(logprobs(loaded.guide.policy), logprobs(base))
@@ -525,16 +530,16 @@ class TestSaving:
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     def test_precision_is_kept(self, dtype, tmp_path):
-        agent = toy_agent(policy=toy_policy(dtype=dtype).with_lora(RANK)).learn(1)
+        agent = learned(toy_agent(policy=toy_policy(dtype=dtype).with_lora(RANK)), 1)
         agent.save(tmp_path)
         loaded = PPO.load(tmp_path, envs=toy_envs())
         assert next(loaded.policy.model.parameters()).dtype == dtype
-        assert same(tensors(loaded.learn(1).policy), tensors(agent.learn(1).policy))
+        assert same(tensors(learned(loaded, 1).policy), tensors(learned(agent, 1).policy))
 
     def test_global_generators_do_not_change(self, tmp_path):
         base = toy_policy()
         before = torch.get_rng_state()
-        agent = toy_agent(policy=base.with_lora(RANK)).learn(1)
+        agent = learned(toy_agent(policy=base.with_lora(RANK)), 1)
         agent.save(tmp_path)
         PPO.load(tmp_path, envs=toy_envs()).learn(1)
         assert torch.equal(torch.get_rng_state(), before)
@@ -613,7 +618,7 @@ class TestBaseByName:
         return tmp_path / "base"
 
     def agent(self, base, **settings):
-        return toy_agent(policy=LMPolicy.from_pretrained(base, **settings).with_lora(RANK)).learn(1)
+        return learned(toy_agent(policy=LMPolicy.from_pretrained(base, **settings).with_lora(RANK)), 1)
 
     def test_base_is_not_saved_again(self, base, tmp_path):
         agent = self.agent(base)
@@ -654,7 +659,7 @@ class TestBaseByName:
     def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)
         BC(policy, toy_envs(), BCConfig(**NUMBERS)).learn(1)
-        agent = toy_agent(policy=policy.with_lora(RANK)).learn(1)
+        agent = learned(toy_agent(policy=policy.with_lora(RANK)), 1)
         agent.save(tmp_path / "run")
         assert (tmp_path / "run" / "lora" / "base").is_dir()
         loaded = PPO.load(tmp_path / "run", envs=toy_envs())

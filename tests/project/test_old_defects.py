@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from doubles import EOS, G, OneToken, P, alone, foreign_envs, generator, language_model, ragged_texts, same
+from doubles import EOS, G, OneToken, P, alone, foreign_envs, generator, language_model, learned, ragged_texts, same
 from doubles import Foreign as ForeignEnv
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ def test_ppo_collects_and_trains():
     """The base loop passed the policy by a keyword that no function accepted."""
     agent, found = agent_of("ppo"), []
     before = weights(agent.policy)
-    agent.learn(2, callback=found.append)
+    agent.learn(2, callbacks=[found.append])
     assert [report.iteration for report in found] == [1, 2]
     assert all(report.trajectories.learn.any() for report in found)
     assert not torch.equal(weights(agent.policy), before)
@@ -170,7 +170,7 @@ def weights_after_a_step(kind: str, kl_coef: float) -> Tensor:
         for parameter in agent.policy.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=noise))
     figures: list[dict[str, float]] = []
-    agent.learn(1, callback=lambda report: figures.append(report.metrics))
+    agent.learn(1, callbacks=[lambda report: figures.append(report.metrics)])
     assert abs(figures[0]["kl"]) > 0.01
     return weights(agent.policy)
 
@@ -218,7 +218,7 @@ def test_loss_of_gail_takes_logits():
     """The loss applied a sigmoid to probabilities."""
     found: list[dict[str, float]] = []
     agent = GAIL(toy_policy(), toy_envs(), GAILConfig(**NUMBERS), discriminator=LengthDiscriminator(always=2.0))
-    agent.learn(1, callback=lambda report: found.append(report.metrics))
+    agent.learn(1, callbacks=[lambda report: found.append(report.metrics)])
     # σ(2) = 0.8808: half the texts cost −log 0.8808, the other half −log 0.1192; sigmoid twice would give 0.79.
     assert found[0]["discriminator/loss"] == pytest.approx((0.126928 + 2.126928) / 2, abs=1e-5)
 
@@ -525,7 +525,7 @@ def test_single_process_trains(kind, monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     agent = BC(toy_policy(), toy_envs(), BCConfig(minibatch_size=8)) if kind == "bc" else agent_of(kind)
-    assert agent.learn(1).iteration == 1
+    assert learned(agent, 1).iteration == 1
     assert not torch.distributed.is_initialized()
 
 

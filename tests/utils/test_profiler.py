@@ -85,8 +85,8 @@ def test_profile_has_every_part_and_its_share():
     policy.language_model.tokenizer = envs.unwrapped.tokenizer
     rows = []
     agent = PPO(policy, envs, PPOConfig(epochs=1))
-    agent.learn(2, callback=lambda report: rows.append(report.metrics), profile=True)
-    agent.learn(1, callback=lambda report: rows.append(report.metrics))
+    agent.learn(2, callbacks=[lambda report: rows.append(report.metrics)], profile=True)
+    agent.learn(1, callbacks=[lambda report: rows.append(report.metrics)])
     parts = {"collect", "score", "reference", "values", "learn"}
     assert {name for name in rows[0] if name.startswith("memory/")} == {f"memory/{part}" for part in parts}
     assert not [name for name in rows[2] if name.startswith("memory/")]

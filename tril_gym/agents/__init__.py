@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.aggrevated import AggreVaTeDConfig as AggreVaTeDConfig
     from tril_gym.agents.algorithms.bc import BC as BC
     from tril_gym.agents.algorithms.bc import BCConfig as BCConfig
+    from tril_gym.agents.algorithms.callback import Callback as Callback
+    from tril_gym.agents.algorithms.callback import StopTraining as StopTraining
     from tril_gym.agents.algorithms.d2lols import D2LOLS as D2LOLS
     from tril_gym.agents.algorithms.d2lols import D2LOLSConfig as D2LOLSConfig
     from tril_gym.agents.algorithms.gail import GAIL as GAIL
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.ppo import PPOConfig as PPOConfig
     from tril_gym.agents.algorithms.ppo_pp import PPOPlusPlus as PPOPlusPlus
     from tril_gym.agents.algorithms.ppo_pp import PPOPlusPlusConfig as PPOPlusPlusConfig
-    from tril_gym.agents.algorithms.training_loop import Callback as Callback
-    from tril_gym.agents.algorithms.training_loop import Report as Report
+    from tril_gym.agents.algorithms.report import History as History
+    from tril_gym.agents.algorithms.report import Report as Report
     from tril_gym.agents.collection.actor import Actor as Actor
     from tril_gym.agents.collection.actor import Writer as Writer
     from tril_gym.agents.collection.collector import collect as collect
@@ -66,7 +68,7 @@ _MODULES = {
     "BC": "tril_gym.agents.algorithms.bc",
     "BCConfig": "tril_gym.agents.algorithms.bc",
     "BehaviourCloning": "tril_gym.agents.learners.behaviour_cloning",
-    "Callback": "tril_gym.agents.algorithms.training_loop",
+    "Callback": "tril_gym.agents.algorithms.callback",
     "Critic": "tril_gym.agents.learners.critic",
     "D2LOLS": "tril_gym.agents.algorithms.d2lols",
     "D2LOLSConfig": "tril_gym.agents.algorithms.d2lols",
@@ -75,6 +77,7 @@ _MODULES = {
     "GAILConfig": "tril_gym.agents.algorithms.gail",
     "Guide": "tril_gym.agents.actors.guide",
     "GuidedAgent": "tril_gym.agents.algorithms.agent",
+    "History": "tril_gym.agents.algorithms.report",
     "LMPolicy": "tril_gym.agents.actors.policy",
     "LOLS": "tril_gym.agents.algorithms.lols",
     "LOLSConfig": "tril_gym.agents.algorithms.lols",
@@ -87,7 +90,8 @@ _MODULES = {
     "Plan": "tril_gym.agents.collection.plan",
     "ReferenceTokens": "tril_gym.agents.actors.references",
     "References": "tril_gym.agents.actors.references",
-    "Report": "tril_gym.agents.algorithms.training_loop",
+    "Report": "tril_gym.agents.algorithms.report",
+    "StopTraining": "tril_gym.agents.algorithms.callback",
     "TextLayout": "tril_gym.agents.collection.layout",
     "Texts": "tril_gym.models.texts",
     "Trajectories": "tril_gym.agents.collection.trajectories",

@@ -205,6 +205,8 @@ def _progress(title: str | None, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
 
     console = RunConsole(Console(file=sys.stderr, highlight=False))
+    if not console.console.is_terminal:
+        console.say(f"{title}: {total} steps")
     with console.progress(title, total=total, line_every=LINE_SECONDS) as show:
         yield show
 

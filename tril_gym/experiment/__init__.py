@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tril_gym.experiment.algorithms import ALGORITHMS as ALGORITHMS
     from tril_gym.experiment.algorithms import AlgorithmSpec as AlgorithmSpec
     from tril_gym.experiment.algorithms import agent_type as agent_type
+    from tril_gym.experiment.callbacks import CheckpointCallback as CheckpointCallback
+    from tril_gym.experiment.callbacks import EarlyStopping as EarlyStopping
+    from tril_gym.experiment.callbacks import EvaluationCallback as EvaluationCallback
+    from tril_gym.experiment.callbacks import TrackerCallback as TrackerCallback
     from tril_gym.experiment.config import RunConfig as RunConfig
     from tril_gym.experiment.evaluation import Evaluation as Evaluation
     from tril_gym.experiment.evaluation import evaluate as evaluate
@@ -29,11 +33,15 @@ if TYPE_CHECKING:
 _MODULES = {
     "ALGORITHMS": "tril_gym.experiment.algorithms",
     "AlgorithmSpec": "tril_gym.experiment.algorithms",
+    "CheckpointCallback": "tril_gym.experiment.callbacks",
+    "EarlyStopping": "tril_gym.experiment.callbacks",
     "Evaluation": "tril_gym.experiment.evaluation",
+    "EvaluationCallback": "tril_gym.experiment.callbacks",
     "Interrupted": "tril_gym.utils.interrupt",
     "Result": "tril_gym.experiment.run",
     "RunConfig": "tril_gym.experiment.config",
     "RunConsole": "tril_gym.utils.console",
+    "TrackerCallback": "tril_gym.experiment.callbacks",
     "agent_type": "tril_gym.experiment.algorithms",
     "configure": "tril_gym.experiment.resolution",
     "evaluate": "tril_gym.experiment.evaluation",

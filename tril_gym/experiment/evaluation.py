@@ -16,7 +16,7 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.collection.trajectories import Trajectories, plain_texts
 from tril_gym.experiment.metrics import Interval, Measured, Metric, mean_interval, measure
 from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.functional.kl import nats_per_text
@@ -86,7 +86,7 @@ def evaluate(
         found[name] = means_of(columns) | _prefixed("metric", measured.values)
         intervals[name] = intervals_of(columns, seed) | _prefixed("metric", measured.intervals)
         rewards[name] = columns["reward/mean"].tolist()
-        kept = sample_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
+        kept = plain_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
         written += [{"written": name} | row for row in _scored_texts(texts, measured)]
     return Evaluation(found, intervals, kept, rewards, written)
 
@@ -141,24 +141,9 @@ def intervals_of(columns: dict[str, Tensor], seed: int) -> dict[str, Interval]:
     return {name: mean_interval(column.cpu().numpy(), seed=seed) for name, column in complete.items()}
 
 
-def sample_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Return some texts in full as plain data, with None for what the environment's info lacks."""
-    return [
-        {
-            "example": int(trajectories.examples[row]),
-            "prompt": trajectories.infos[row].get("prompt"),
-            "completion": trajectories.infos[row].get("completion"),
-            "references": trajectories.infos[row].get("references"),
-            "reward": float(trajectories.rewards[row].sum()),
-            "rollin": int(trajectories.switch[row]),
-        }
-        for row in rows
-    ]
-
-
 def _scored_texts(trajectories: Trajectories, measured: Measured) -> list[dict[str, Any]]:
     """Return all texts as plain data, each with its scores and metrics."""
-    rows = sample_texts(trajectories, range(len(trajectories)))
+    rows = plain_texts(trajectories, range(len(trajectories)))
     for number, row in enumerate(rows):
         del row["rollin"]  # always 0: only the policy writes
         row["scores"] = {name: float(scores[number]) for name, scores in trajectories.scores.items()}

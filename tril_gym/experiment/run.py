@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from tril_gym.agents.algorithms.training_loop import Report
+from tril_gym.agents.algorithms.callback import Callback
+from tril_gym.agents.algorithms.progress import ProgressCallback
+from tril_gym.agents.algorithms.report import Report
 from tril_gym.experiment.build import RunComponents
-from tril_gym.experiment.evaluation import sample_texts
 from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
@@ -82,9 +82,9 @@ class Run:
             self._save()
         total, done = self.config.iterations, self.agent.iteration
         self._evaluate_if_due(done)  # a resumed run that once ended here
-        with self.console.progress("training", total=total, completed=done) as show, stop_signal() as asked:
-            callback = partial(self._after_iteration, show, asked)
-            self.agent.learn(max(0, total - done), callback=callback, profile=profile)
+        if done < total:
+            with stop_signal() as asked:
+                self.agent.learn(total - done, callbacks=self._callbacks(asked), progress=False, profile=profile)
         after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
         result = Result(self.folder.path, self.held_out.before, after, verdict)
         self._show_results(result, profile)
@@ -118,19 +118,22 @@ class Run:
             f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
         )
 
-    def _after_iteration(self, show: Callable[[int], None], asked: StopRequest, report: Report) -> None:
-        self._record(report)
-        self._evaluate_if_due(report.iteration)
-        self._warn_about_kl(report)
-        show(report.iteration)
-        self._save_or_stop(report.iteration, asked)
+    def _callbacks(self, asked: StopRequest) -> list[Callback | Callable[[Report], None]]:
+        """Return what follows each iteration. It is saved last, so that a checkpoint has all files of its iteration."""
+        return [
+            self._record,
+            lambda report: self._evaluate_if_due(report.iteration),
+            self._warn_about_kl,
+            ProgressCallback(self.console, has_table=False),
+            lambda report: self._save_or_stop(report.iteration, asked),
+        ]
 
     def _record(self, report: Report) -> None:
         self.folder.append("metrics.jsonl", report.metrics)
         self.tracker.log(report.iteration, report.metrics)
         self.console.say(metrics_line(report.metrics))
         if report.iteration == 1 or report.iteration % SAMPLES_EVERY == 0:
-            samples = sample_texts(report.trajectories, range(min(SAMPLES, len(report.trajectories))))
+            samples = report.texts(SAMPLES)
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
             for sample in samples:
                 self.console.say(sample_line(sample))

@@ -7,8 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, Protocol, TextIO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -21,6 +21,7 @@ from rich.table import Table
 LINE = (
     ("reward", "reward/mean", ".3f"),
     ("±", "reward/std", ".3f"),
+    ("held out", "held_out/greedy/reward/mean", ".3f"),
     ("kl", "kl", ".2f"),
     ("loss", "policy/loss", ".3f"),
     ("entropy", "policy/entropy", ".2f"),
@@ -126,44 +127,121 @@ class RunConsole:
 
     @contextmanager
     def progress(
-        self, label: str, *, total: int, completed: int = 0, line_every: float | None = None
-    ) -> Iterator[Callable[[int], None]]:
+        self,
+        label: str,
+        *,
+        total: int,
+        completed: int = 0,
+        line_every: float | None = None,
+        table: Callable[[], RenderableType] | None = None,
+    ) -> Iterator[ShowSteps]:
         """Show a bar; yield a function that sets how many steps of `total` are complete.
 
         Args:
             label: what makes progress.
             total: number of steps.
             completed: steps that are complete already.
-            line_every: where there is no terminal, print a line at the start and after so many seconds each.
+            line_every: where there is no terminal, print a line after so many seconds each.
+            table: returns what to show above the bar.
         """
-        if line_every is not None and not self.console.is_terminal:
+        is_seen = self.console.is_terminal or (table is not None and self.console.is_jupyter)
+        if line_every is not None and not is_seen:
             yield self._progress_lines(label, total, line_every)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        hidden = not self.console.is_terminal
-        with Progress(*columns, TextColumn("left"), console=self.console, transient=True, disable=hidden) as bar:
-            task = bar.add_task(escape(label), total=total, completed=completed)
-            yield lambda steps: bar.update(task, completed=steps)
+        bar = _Bar(self.console, table, is_live=is_seen and not self.console.is_jupyter)
+        task = bar.add_task(escape(label), total=total, completed=completed, status="")
+        with bar, _in_notebook(bar) if is_seen and self.console.is_jupyter else nullcontext(lambda: None) as refresh:
 
-    def _progress_lines(self, label: str, total: int, seconds: float) -> Callable[[int], None]:
-        """Print a line, and return a function that prints another one whenever so many seconds have passed."""
-        self.say(f"{label}: {total} steps")
+            def show(steps: int, status: str = "") -> None:
+                bar.update(task, completed=steps, status=escape(status))
+                refresh()
+
+            yield show
+
+    def _progress_lines(self, label: str, total: int, seconds: float) -> ShowSteps:
+        """Return a function that prints a line whenever so many seconds have passed."""
         start = printed = time.monotonic()
 
-        def show(steps: int) -> None:
+        def show(steps: int, status: str = "") -> None:
             nonlocal printed
             now = time.monotonic()
             if now - printed >= seconds:
                 printed = now
-                self.say(f"{label}: {steps} of {total} steps after {now - start:.0f} s")
+                self.say(f"{label}: {steps} of {total} steps after {now - start:.0f} s  {status}".rstrip())
 
         return show
+
+
+class ShowSteps(Protocol):
+    """Sets what a progress bar shows."""
+
+    def __call__(self, steps: int, status: str = "") -> None:
+        """Set the number of complete steps, and the text after the bar."""
+
+
+class _Bar(Progress):
+    """A progress bar that goes when it is complete, with a table above it."""
+
+    def __init__(self, console: Console, table: Callable[[], RenderableType] | None, *, is_live: bool) -> None:
+        self._table = table
+        columns = (TextColumn("{task.description}"), BarColumn(20 if table else 40), MofNCompleteColumn())
+        rest = (TimeRemainingColumn(), TextColumn("left  {task.fields[status]}"))
+        super().__init__(*columns, *rest, console=console, transient=True, disable=not is_live)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the table and the bar."""
+        if self._table is not None:
+            yield self._table()
+        yield self.make_tasks_table(self.tasks)
+
+
+@contextmanager
+def _in_notebook(bar: _Bar) -> Iterator[Callable[[], None]]:
+    """Show a bar in the output of a notebook's cell; yield a function that draws it again, at most once a second."""
+    from IPython.display import display
+    from rich.text import Text
+
+    handle, drawn = display(bar, display_id=True), time.monotonic()
+
+    def refresh() -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn >= 1.0:
+            drawn = time.monotonic()
+            handle.update(bar)
+
+    try:
+        yield refresh
+    finally:
+        handle.update(Text(""))
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:
     """Return the main metrics of an iteration on one line, without those that the algorithm does not have."""
     found = [f"{label} {metrics[name]:{style}}" for label, name, style in LINE if name in metrics]
     return f"{metrics['iteration']:4d}  " + "  ".join(found)
+
+
+def metrics_table(rows: Sequence[Mapping[str, float]], *, limit: int = 10) -> Table:
+    """Return a table of the main metrics of some iterations: the first, the last, and others evenly between them.
+
+    Where there are iterations with an evaluation, it shows those and the last one.
+
+    Args:
+        rows: the metrics of each iteration.
+        limit: rows of the table.
+    """
+    evaluated = [row for row in rows[:-1] if any(name.startswith("held_out/") for name in row)]
+    rows = [*(evaluated or rows[:-1]), *rows[-1:]]
+    if len(rows) > limit:
+        rows = [rows[round(number * (len(rows) - 1) / (limit - 1))] for number in range(limit)]
+    shown = [column for column in LINE if any(column[1] in row for row in rows)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for label in ("iteration", *(label for label, _, _ in shown)):
+        table.add_column(label, justify="right", no_wrap=True)
+    for row in rows:
+        cells = (f"{row[name]:{style}}" if name in row else "" for _, name, style in shown)
+        table.add_row(str(row["iteration"]), *cells)
+    return table
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:

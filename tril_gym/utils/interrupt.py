@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,8 +48,8 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signal() -> Iterator[StopRequest]:
-    """Yield a request that is true after the first signal. The second one raises `StoppedAtOnce`."""
+def stop_signal(signals: Sequence[int] = SIGNALS) -> Iterator[StopRequest]:
+    """Yield a request that is true after the first of some signals. The second one raises `StoppedAtOnce`."""
     request = StopRequest()
 
     def ask(number: int, frame: Any) -> None:
@@ -57,14 +57,14 @@ def stop_signal() -> Iterator[StopRequest]:
             raise StoppedAtOnce(number)
         request.number = number
 
-    with _handled_by(ask):
+    with _handled_by(ask, signals):
         yield request
 
 
 @contextmanager
 def stop_at_once() -> Iterator[None]:
     """Let every signal of `SIGNALS` stop the block as Ctrl-C does, by raising `StoppedAtOnce`."""
-    with _handled_by(_stop_at_once):
+    with _handled_by(_stop_at_once, SIGNALS):
         yield
 
 
@@ -73,12 +73,12 @@ def _stop_at_once(number: int, frame: Any) -> None:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle the signals that nobody else handles or ignores; in another thread than the main one, none."""
+def _handled_by(handler: Callable[[int, Any], None], signals: Sequence[int]) -> Iterator[None]:
+    """Handle those of some signals that nobody else handles or ignores; in another thread than the main one, none."""
     previous: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in signals:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _stop_at_once):
                     previous[number] = signal.signal(number, handler)
         yield

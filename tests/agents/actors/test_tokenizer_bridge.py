@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from doubles import language_model, same
+from doubles import language_model, learned, same
 from text_doubles import (
     EXAMPLES,
     Dictates,
@@ -196,8 +196,8 @@ class TestSaving:
         guide = Guide(model_of(metaspace_tokenizer(), "t5", seed=3), top_p=0.9, min_new_tokens=2)
         numbers = PPOPlusPlusConfig(rollin_prob=0.7, minibatch_size=4)
         envs = text_envs(tokenizer, reward="rouge_l")
-        straight = PPOPlusPlus(model_of(tokenizer), guide, envs, numbers, seed=0).learn(2)
-        stopped = PPOPlusPlus(model_of(tokenizer), guide, envs, numbers, seed=0).learn(1)
+        straight = learned(PPOPlusPlus(model_of(tokenizer), guide, envs, numbers, seed=0), 2)
+        stopped = learned(PPOPlusPlus(model_of(tokenizer), guide, envs, numbers, seed=0), 1)
         stopped.save(tmp_path)
         again = PPOPlusPlus.load(tmp_path, envs=envs)
         assert again.guide.reads_text(again.layout)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from algorithm_kinds import GUIDED, KINDS, POLICY_BEGINS, Kind
-from doubles import EOS, ForeignDense, G, OneToken, P, foreign_envs, generator, rollins, shown, write
+from doubles import EOS, ForeignDense, G, OneToken, P, foreign_envs, generator, learned, rollins, shown, write
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
@@ -108,7 +108,7 @@ class TestChoiceOfLOLS:
         numbers = {"ppo_pp_prob": 0.5, "episodes_per_iteration": 8, "epochs": 1}
         agent = KINDS["lols, ppo-pp"](seed=3, **numbers)
         expected = self.choices(agent, 300)
-        agent.learn(2).save(tmp_path)
+        learned(agent, 2).save(tmp_path)
         loaded = LOLS.load(tmp_path, envs=foreign_envs(8), guide=OneToken(G))
         assert loaded.iteration == 2
         assert self.choices(loaded, 300) == expected

@@ -109,7 +109,7 @@ def advantages(baseline: str, monkeypatch: pytest.MonkeyPatch, *, shuffled: bool
         monkeypatch.setattr(
             training_loop, "baseline_rewards", lambda *parts, **options: baseline_rewards(*parts, **options).roll(1)
         )
-    agent.learn(1, reports.append)
+    agent.learn(1, callbacks=[reports.append])
     (batch,) = made
     return batch.advantages[batch.learn], reports[0].metrics
 

@@ -271,7 +271,7 @@ class TestMetrics:
     def test_names(self):
         reports = []
         plain = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS))
-        plain.learn(2, callback=reports.append)
+        plain.learn(2, callbacks=[reports.append])
         assert list(reports[0].metrics) == [
             *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length", "text/ended"),
             *("kl", "kl_coef", "critic/explained_variance"),
@@ -287,7 +287,7 @@ class TestMetrics:
     def test_before_its_first_update_an_agent_has_neither_drift_nor_ratio(self, family):
         reports = []
         agent = PPO(policy_of(family), envs(min_new_tokens=2), PPOConfig(temperature=0.8, **NUMBERS))
-        agent.learn(2, callback=reports.append)
+        agent.learn(2, callbacks=[reports.append])
         first, second = (report.metrics for report in reports)
         assert abs(first["kl"]) < 1e-4
         assert first["policy/ratio_error"] < 1e-4
@@ -345,7 +345,7 @@ class TestMetrics:
             def plan(self, iteration: int) -> Plan:
                 return Plan(rollout=self.policy, rollin=OneToken(P), rollin_prob=0.5)
 
-        Guided(policy, envs(), PPOConfig(**NUMBERS)).learn(1, callback=reports.append)
+        Guided(policy, envs(), PPOConfig(**NUMBERS)).learn(1, callbacks=[reports.append])
         metrics, texts = reports[0].metrics, reports[0].trajectories
         rows = texts.switch > 0
         assert metrics["episodes"] == 16
@@ -366,7 +366,7 @@ class TestACutDistribution:
     def test_kl_is_that_of_the_whole_softmax(self, cut):
         reports = []
         agent = PPO(policy_of("gpt2"), envs(), PPOConfig(**NUMBERS | {"learning_rate": 1e-3}, **cut))
-        agent.learn(3, callback=reports.append)
+        agent.learn(3, callbacks=[reports.append])
         first = reports[0].metrics
         assert abs(first["kl"]) < 1e-4
         assert first["policy/sampling_error_max"] < 1e-4

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from doubles import alone, foreign_envs, generator, language_model
+from doubles import alone, foreign_envs, generator, language_model, learned
 from doubles import policy_of as foreign_policy_of
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
@@ -316,7 +316,7 @@ class TestPositiveOnly:
         discriminator = TokenSumDiscriminator()
         agent = GAIL(policy_of(), envs, GAILConfig(**NUMBERS, positive_only=True), discriminator=discriminator)
         reports: list[Any] = []
-        agent.learn(1, callback=reports.append)
+        agent.learn(1, callbacks=[reports.append])
         labels = [info["extras"]["label"] for info in reports[0].trajectories.infos]
         assert 0 < labels.count(1) < 16
         assert len(discriminator.read[0]) == labels.count(1)
@@ -489,15 +489,15 @@ class TestGAIL:
         start = straight.learner.discriminator.state_dict()
         start = {name: weight.clone() for name, weight in start.items()}
         straight.learn(3)
-        stopped.learn(2).save(tmp_path / "run")
+        learned(stopped, 2).save(tmp_path / "run")
         loaded, without_moments, without_weights = (GAIL.load(tmp_path / "run", envs=toy_envs()) for _ in range(3))
         assert equal(self.state(loaded), self.state(stopped))
-        assert equal(self.state(loaded.learn(1)), self.state(straight))
+        assert equal(self.state(learned(loaded, 1)), self.state(straight))
         # The controls: both weights and moments of the discriminator matter.
         without_moments.learner.optimizer.state.clear()
         without_weights.learner.discriminator.load_state_dict(start)
-        assert not equal(self.state(without_moments.learn(1)), self.state(straight))
-        assert not equal(self.state(without_weights.learn(1)), self.state(straight))
+        assert not equal(self.state(learned(without_moments, 1)), self.state(straight))
+        assert not equal(self.state(learned(without_weights, 1)), self.state(straight))
 
     def test_discriminator_of_the_user(self, tmp_path):
         discriminator = TokenSumDiscriminator()
@@ -513,7 +513,7 @@ class TestGAIL:
     def test_score_of_the_task_is_only_logged(self):
         reports: list[Any] = []
         agent = GAIL(policy_of(), toy_envs("count"), GAILConfig(**NUMBERS))
-        agent.learn(1, callback=reports.append)
+        agent.learn(1, callbacks=[reports.append])
         metrics, texts = reports[0].metrics, reports[0].trajectories
         assert metrics["reward/mean"] == pytest.approx(float(texts.rewards.sum()) / 16)
         assert metrics["reward/mean"] != pytest.approx(metrics["discriminator/reward"])

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from doubles import generator, language_model
+from doubles import generator, language_model, learned
 from test_adversarial import TokenSumDiscriminator, saved_classifier
 from torch import Tensor
 
@@ -27,7 +27,7 @@ def agent_of(own: Any = None, *, lora_rank: int = 0, **numbers: Any) -> GAIL:
 
 def run(agent: GAIL, iterations: int) -> list[Any]:
     reports: list[Any] = []
-    agent.learn(iterations, callback=reports.append)
+    agent.learn(iterations, callbacks=[reports.append])
     return reports
 
 
@@ -124,7 +124,7 @@ class TestReplay:
         torch.testing.assert_close(shares, torch.full((4,), 0.25), rtol=0, atol=0.05)
 
     def test_it_is_saved(self, tmp_path):
-        agent = agent_of(discriminator_replay=2).learn(2)
+        agent = learned(agent_of(discriminator_replay=2), 2)
         agent.save(tmp_path)
         loaded, forgetful = (GAIL.load(tmp_path, envs=agent.envs) for _ in range(2))
         forgetful.learner.replay.clear()

@@ -22,7 +22,7 @@ def test_critic_without_tokens_takes_no_step(critic_kind):
     envs = foreign_envs(8, eos_token_ids=MANY_EOS)
     agent = PPO(policy_of(), envs, PPOConfig(learning_rate=1e-2, critic=critic_kind, epochs=1))
     reports = []
-    agent.learn(1, reports.append)  # momentum that a step without gradient would follow
+    agent.learn(1, callbacks=[reports.append])  # momentum that a step without gradient would follow
     critic, optimizer = agent.learner.critic("policy")
     before, steps = weights(critic), [int(state["step"]) for state in optimizer.state.values()]
     assert min(steps) > 0
@@ -58,7 +58,7 @@ def test_gradients_of_the_discriminator_are_clipped():
         envs = gym.make_vec("tril/Toy-v0", num_envs=8, rule="stop", vocab_size=24, max_new_tokens=8)
         agent = GAIL(policy_of(), envs, GAILConfig(max_grad_norm=limit, minibatch_size=8))
         reports = []
-        agent.learn(1, reports.append)
+        agent.learn(1, callbacks=[reports.append])
         (group,) = agent.learner.optimizer.param_groups  # of the discriminator alone
         norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
         return float(norm), reports[0].metrics["grad_norm/discriminator"]

@@ -17,7 +17,7 @@ def agent_with_texts(**numbers):
     settings = {"epochs": 1, "minibatch_size": 4, "learning_rate": STILL, "group_by_length": True}
     agent = PPO(policy_of(dtype=torch.float64), envs, PPOConfig(**settings | numbers))
     reports = []
-    agent.learn(1, reports.append)
+    agent.learn(1, callbacks=[reports.append])
     assert len(set(reports[0].trajectories.lengths.tolist())) > 3
     return agent, reports[0]
 

@@ -57,7 +57,7 @@ def test_the_first_step_is_not_taken(name, monkeypatch):
 def test_a_single_step_can_be_skipped(name, monkeypatch):
     agent, reports = agent_of(name, skip_nonfinite=1), []
     poison(monkeypatch, {1})
-    agent.learn(2, callback=reports.append)
+    agent.learn(2, callbacks=[reports.append])
     assert all(math.isfinite(value) for report in reports for value in report.metrics.values())
     assert [agent.iteration, agent.is_whole] == [2, True]
     assert all(bool(weight.isfinite().all()) for weight in agent.policy.parameters())

@@ -145,7 +145,7 @@ class TestLearningRateFactors:
             assert critic in agent.learner._critics
             found.append((critic, rate(agent.learner.optimizer), rate(agent.learner.critic(critic)[1])))
 
-        agent.learn(4, callback=after)
+        agent.learn(4, callbacks=[after])
         assert [policy for _, policy, _ in found] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
         assert [critic for _, _, critic in found] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
         assert {critic_owner for critic_owner, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})

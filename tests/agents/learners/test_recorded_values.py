@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from doubles import MANY_EOS, foreign_envs, generator, policy_of
+from doubles import MANY_EOS, foreign_envs, generator, learned, policy_of
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from torch import nn
@@ -116,7 +116,7 @@ def test_learning_records_values(monkeypatch):
         if not keeps:
             monkeypatch.setattr(ActorCritic, "collection_plan", lambda self, plan: plan)
         numbers = {"critic": "shared", "learning_rate": 1e-3, "minibatch_size": 4}
-        agent = PPO(policy_of("gpt2", dtype=torch.float64), envs_of(), PPOConfig(**numbers), seed=3).learn(3)
+        agent = learned(PPO(policy_of("gpt2", dtype=torch.float64), envs_of(), PPOConfig(**numbers), seed=3), 3)
         return agent.policy.model.lm_head.weight.detach().clone()
 
     started = []

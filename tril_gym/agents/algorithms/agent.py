@@ -23,6 +23,7 @@ from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.model_check import check_training_mode
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import References
+from tril_gym.agents.algorithms.report import History
 from tril_gym.agents.algorithms.training_loop import learn
 from tril_gym.agents.collection.actor import Actor, as_actor
 from tril_gym.agents.collection.layout import TextLayout
@@ -74,7 +75,7 @@ class Agent(ABC):
         if config.check_model and config.gradient_checkpointing:
             check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
-        self.iteration, self.is_whole = 0, True
+        self.iteration, self.is_whole, self.history = 0, True, History()
 
     def _check_reward(self) -> None:
         if self.layout.reward_missing and self.learner_type.needs_rewards:
@@ -159,9 +160,7 @@ class Agent(ABC):
         write_folder(Path(folder), self._write, mark="agent.json")
 
     def _write(self, folder: Path) -> None:
-        self.policy.save(folder / "policy")
-        if self.policy.lora is not None and not self.policy.language_model.is_quantised:
-            self.policy.language_model.save_adapter(folder / "lora")
+        save_policy(self.policy, folder)
         if isinstance(self.guide, Guide):
             self._write_guide(self.guide.policy, folder / "guide")
         torch.save(
@@ -258,6 +257,13 @@ class GuidedAgent(Agent):
 
     def __init__(self, policy: LMPolicy, guide: Actor, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
         super().__init__(policy, envs, config, guide=guide, seed=seed)
+
+
+def save_policy(policy: LMPolicy, folder: Path) -> None:
+    """Write a policy as `policy/`, and its adapter if it has one as `lora/`."""
+    policy.save(folder / "policy")
+    if policy.lora is not None and not policy.language_model.is_quantised:
+        policy.language_model.save_adapter(folder / "lora")
 
 
 def saved_policy(folder: Path, *, trust_remote_code: bool = False) -> LMPolicy:

@@ -5,14 +5,18 @@ The metrics of an iteration get the names here that trackers and run folders use
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+import operator
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from gymnasium.vector import VectorEnv
 
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.algorithms.callback import Callback, as_callbacks, call, started
+from tril_gym.agents.algorithms.progress import ProgressCallback
+from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
@@ -20,18 +24,21 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
+from tril_gym.utils.interrupt import stop_signal
 from tril_gym.utils.profiler import Timer, memory_meter
 
 
 class Trainable(Protocol):
     """What the loop needs of an agent."""
 
+    name: ClassVar[str]
     policy: LMPolicy
     envs: VectorEnv
     layout: TextLayout
     learner: Learner
     generator: torch.Generator
     iteration: int  # completed iterations
+    history: History  # of the last `learn`
     is_whole: bool  # False in an update, and after one that an exception ended: some of its steps were taken
 
     @property
@@ -42,48 +49,77 @@ class Trainable(Protocol):
         """Return the plan of an iteration, counted from 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The results of one iteration."""
+def learn(
+    agent: Trainable,
+    iterations: int,
+    *,
+    callbacks: Sequence[Callback | Callable[[Report], Any]] = (),
+    callback: Callable[[Report], Any] | None = None,
+    progress: bool = True,
+    profile: bool = False,
+) -> History:
+    """Collect texts and learn from them, `iterations` times, and return the metrics.
 
-    iteration: int  # 1 after the first
-    trajectories: Trajectories
-    metrics: Metrics
+    Ctrl-C ends it after the iteration in progress, a second Ctrl-C at once; `agent.history` has the metrics so far.
 
-
-Callback = Callable[[Report], None]
-A = TypeVar("A", bound=Trainable)
-
-
-def learn(agent: A, iterations: int, callback: Callback | None = None, *, profile: bool = False) -> A:
-    """Collect, update and report, `iterations` times, and return the agent.
-
-    After an exception while texts are collected, the agent is as before the iteration: it can be saved
-    or learn on as if nothing had happened. After one in the update it has taken some of its steps, and `is_whole` is
-    False.
+    After an exception while texts are collected, the agent is as before the iteration: it can be saved or learn on as
+    if nothing had happened. After one in the update it has taken some of its steps, and `is_whole` is False.
 
     Args:
         agent: trained in place.
         iterations: iterations to run.
-        callback: called with a `Report` after each iteration.
+        callbacks: functions `f(report)` and `Callback` objects, called in this order after each iteration.
+        callback: one more.
+        progress: show a bar and a table on a terminal or in a notebook; elsewhere print a line a minute.
         profile: report the peak memory of each part, "memory/…" in MiB, beside its seconds.
+
+    Returns:
+        A row of metrics for each iteration.
 
     Raises:
         NonFiniteError: the environment paid a reward, or the update met a loss or a gradient norm, that is not finite.
+        TypeError: a callback is neither a function nor a `Callback`.
+        ValueError: `iterations` is below 1.
     """
-    for _ in range(iterations):
-        timer = Timer(memory_meter(agent.policy.device) if profile else None)
-        plan = agent.plan(agent.iteration)
-        trajectories, learned, baseline = _collect(agent, plan, timer)
-        agent.is_whole = False
-        metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
-        agent.iteration += 1
-        agent.is_whole = True
-        if callback is not None:
-            texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
-            metrics = {"iteration": agent.iteration} | texts | baseline | metrics
-            callback(Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories)))
-    return agent
+    count = _checked_iterations(iterations)
+    called = as_callbacks(callbacks) + ([] if callback is None else as_callbacks([callback]))
+    if progress:
+        called.insert(0, ProgressCallback())
+    agent.history = history = History()
+    with stop_signal((signal.SIGINT,)) as asked, started(agent, called, count, history):
+        for _ in range(count):
+            history.stopped = _iterate(agent, called, history, profile=profile)
+            if history.stopped is None and asked() and len(history) < count:
+                history.stopped = "interrupted"
+            if history.stopped is not None:
+                break
+    return history
+
+
+def _checked_iterations(iterations: int) -> int:
+    try:
+        count = operator.index(iterations)
+    except TypeError:
+        raise TypeError(f"iterations must be a whole number, got {iterations!r}") from None
+    if count < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    return count
+
+
+def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, *, profile: bool) -> str | None:
+    """Run one iteration; return the reason where a callback stops the training. No trajectories are kept."""
+    timer = Timer(memory_meter(agent.policy.device) if profile else None)
+    plan = agent.plan(agent.iteration)
+    trajectories, learned, baseline = _collect(agent, plan, timer)
+    agent.is_whole = False
+    metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
+    agent.iteration += 1
+    agent.is_whole = True
+    texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+    metrics = {"iteration": agent.iteration} | texts | baseline | metrics
+    report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
+    history.append(report.metrics)
+    return call(callbacks, report)
 
 
 def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, Trajectories, Metrics]:

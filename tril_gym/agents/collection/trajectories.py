@@ -117,6 +117,21 @@ class Trajectories:
         return replace(parts[0], **joined, infos=[info for part in parts for info in part.infos])
 
 
+def plain_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Return some texts in full as plain data, with None for what the environment's info lacks."""
+    return [
+        {
+            "example": int(trajectories.examples[row]),
+            "prompt": trajectories.infos[row].get("prompt"),
+            "completion": trajectories.infos[row].get("completion"),
+            "references": trajectories.infos[row].get("references"),
+            "reward": float(trajectories.rewards[row].sum()),
+            "rollin": int(trajectories.switch[row]),
+        }
+        for row in rows
+    ]
+
+
 def minibatches(
     texts: int, *, epochs: int, size: int, generator: torch.Generator, lengths: Tensor | None = None
 ) -> Iterable[Tensor]:

@@ -1,0 +1,292 @@
+"""Callbacks for `Agent.learn`: evaluations on held-out environments, checkpoints, early stopping, and trackers."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from tril_gym.agents.algorithms.agent import Agent, save_policy
+from tril_gym.agents.algorithms.callback import Callback, StopTraining
+from tril_gym.agents.algorithms.report import History, Report
+from tril_gym.experiment.checkpoints import Checkpoints
+from tril_gym.experiment.evaluation import evaluate
+from tril_gym.experiment.run_folder import KEPT
+from tril_gym.utils.atomic_files import write_folder, write_json
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = "held_out/"  # prefix of the metrics of an evaluation
+BEST = "best.json"  # the figures of a best policy, beside it
+Mode = Literal["max", "min"]
+
+
+class EvaluationCallback(Callback):
+    """Evaluate the policy on held-out examples before the training and every few iterations, and keep the best one.
+
+    The metrics are added to those of the iteration, as "held_out/greedy/reward/mean" and so on. Evaluations have their
+    own environment and generator, so that they do not change the training.
+
+    Args:
+        envs: a vector environment of held-out examples, another one than the agent's.
+        every: iterations between evaluations.
+        examples: number of examples, a random sample; None for all.
+        seed: random seed for sampling.
+        metric: the best policy has the highest of this metric of `evaluate`, by way of decoding.
+        keep_best: keep a copy of the best weights in memory, for `restore`.
+        folder: also save the best policy there, `policy/` for `from_pretrained`, with its figures in `best.json`.
+
+    Attributes:
+        best: "iteration" and "metrics" of the best policy so far; None before the first evaluation.
+        rows: "iteration" and "metrics" of each evaluation.
+    """
+
+    def __init__(
+        self,
+        envs: VectorEnv,
+        *,
+        every: int = 10,
+        examples: int | None = None,
+        seed: int = 0,
+        metric: str = "greedy/reward/mean",
+        keep_best: bool = True,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.envs, self.every, self.examples, self.seed = envs, _positive("every", every), examples, seed
+        self.metric, self.keep_best, self.folder = metric, keep_best, None if folder is None else Path(folder)
+        self.best: dict[str, Any] | None = None
+        self.rows: list[dict[str, Any]] = []
+        self._agent: Agent | None = None
+        self._weights: list[Tensor] = []
+
+    def start(self, agent: Agent, iterations: int) -> None:
+        """Evaluate the policy as it is, unless that is known.
+
+        Raises:
+            ValueError: the environment is the one that the agent trains in.
+        """
+        if self.envs.unwrapped is agent.envs.unwrapped:
+            raise ValueError("EvaluationCallback needs an environment of its own, not the one that the agent trains in")
+        self._agent = agent
+        if not (self.rows and self.rows[-1]["iteration"] == agent.iteration):
+            self._evaluate(agent)
+
+    def iteration(self, report: Report) -> None:
+        """Evaluate where it is due, and add the metrics to the report."""
+        if report.iteration % self.every == 0 and self._agent is not None:
+            report.metrics.update({HELD_OUT + name: value for name, value in self._evaluate(self._agent).items()})
+
+    def restore(self) -> None:
+        """Give the agent's policy its best weights.
+
+        The optimizer and the critic stay as they are, so this is for use of the policy, not to go on training.
+
+        Raises:
+            ValueError: no weights were kept.
+        """
+        if self._agent is None or not self._weights:
+            raise ValueError("there is no best policy in memory: run learn first, with keep_best=True")
+        with torch.no_grad():
+            for parameter, best in zip(self._agent.policy.parameters(), self._weights, strict=True):
+                parameter.copy_(best)
+
+    def _evaluate(self, agent: Agent) -> dict[str, float]:
+        """Evaluate the policy, keep it if it is the best so far, and return its metrics."""
+        found = evaluate(
+            agent.policy, self.envs, seed=self.seed, ref_policy=agent.learner.ref_policy, count=self.examples
+        )
+        metrics = {
+            f"{decoding}/{name}": value for decoding, row in found.metrics.items() for name, value in row.items()
+        }
+        check_known(self.metric, metrics)
+        row = {"iteration": agent.iteration, "metrics": metrics}
+        self.rows.append(row)
+        if self.best is None or metrics[self.metric] > self.best["metrics"][self.metric]:
+            self.best = row
+            self._keep(agent, row)
+        return metrics
+
+    def _keep(self, agent: Agent, row: dict[str, Any]) -> None:
+        if self.keep_best:
+            self._weights = [parameter.detach().cpu().clone() for parameter in agent.policy.parameters()]
+        if self.folder is not None:
+            save_best(self.folder, agent, row)
+
+
+class CheckpointCallback(Callback):
+    """Save the agent every few iterations and at the end; see `Agent.load`.
+
+    Args:
+        folder: holds `iteration-000010/` and so on.
+        every: iterations between checkpoints.
+        keep: how many to keep, the last ones.
+    """
+
+    def __init__(self, folder: str | Path, *, every: int = 10, keep: int = KEPT) -> None:
+        self.every, self.keep = _positive("every", every), _positive("keep", keep)
+        self._checkpoints = Checkpoints(Path(folder), unit="iteration")
+        self._agent: Agent | None = None
+        self._saved: int | None = None  # iteration of the newest
+
+    def start(self, agent: Agent, iterations: int) -> None:
+        """Take note of the agent."""
+        self._agent, self._saved = agent, agent.iteration
+
+    def iteration(self, report: Report) -> None:
+        """Save the agent where it is due."""
+        if report.iteration % self.every == 0:
+            self._save()
+
+    def end(self, history: History) -> None:
+        """Save the agent, unless an exception ended an update or it is saved already."""
+        if self._agent is not None and self._agent.is_whole and self._saved != self._agent.iteration:
+            self._save()
+        self._agent = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint without damage; None without any."""
+        return self._checkpoints.newest_whole()
+
+    def _save(self) -> None:
+        if self._agent is not None:
+            self._checkpoints.save(self._agent.iteration, self._agent.save, keep=self.keep)
+            self._saved = self._agent.iteration
+
+
+class EarlyStopping(Callback):
+    """Stop once a metric has not improved for a while.
+
+    Args:
+        metric: its name in `Report.metrics`. That of an evaluation needs an `EvaluationCallback` before this one.
+        patience: values of the metric in a row without an improvement.
+        mode: whether a higher value is better, or a lower one.
+        min_delta: a smaller change is no improvement.
+    """
+
+    def __init__(
+        self,
+        metric: str = "held_out/greedy/reward/mean",
+        *,
+        patience: int = 5,
+        mode: Mode = "max",
+        min_delta: float = 0.0,
+    ) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta must be at least 0, got {min_delta}")
+        self.metric, self.patience = metric, _positive("patience", patience)
+        self.mode, self.min_delta = mode, min_delta
+        self.best, self._since = -math.inf, 0  # of the metric times the sign
+        self._is_known = False  # whether an iteration had the metric
+
+    def start(self, agent: Agent, iterations: int) -> None:
+        """Forget the values of an earlier training."""
+        self.best, self._since = -math.inf, 0
+        self._is_known = False
+
+    def iteration(self, report: Report) -> StopTraining | None:
+        """Compare the metric with its best.
+
+        Raises:
+            ValueError: there is no such metric.
+        """
+        if self.metric not in report.metrics:
+            if not self.metric.startswith(HELD_OUT) or any(name.startswith(HELD_OUT) for name in report.metrics):
+                check_known(self.metric, report.metrics)
+            return None
+        self._is_known = True
+        value = report.metrics[self.metric] * (1 if self.mode == "max" else -1)
+        if value > self.best + self.min_delta:
+            self.best, self._since = value, 0
+            return None
+        self._since += 1
+        if self._since < self.patience:
+            return None
+        best = self.best if self.mode == "max" else -self.best
+        return StopTraining(f"{self.metric} has not improved on {best:.4g} for {self.patience} values")
+
+    def end(self, history: History) -> None:
+        """Warn where the metric never appeared."""
+        if history and not self._is_known:
+            log.warning("EarlyStopping: no iteration had %s; put an EvaluationCallback before it", self.metric)
+
+
+@runtime_checkable
+class Logs(Protocol):
+    """A tracker such as a run of wandb, or the module trackio."""
+
+    def log(self, metrics: dict[str, Any], step: int) -> Any:
+        """Record the metrics of a step."""
+
+
+@runtime_checkable
+class AddsScalars(Protocol):
+    """A tracker such as tensorboard's `SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """Record a metric of a step."""
+
+
+class TrackerCallback(Callback):
+    """Send the metrics of each iteration to a tracker; the step is the iteration.
+
+    Put it after an `EvaluationCallback`, whose metrics are then sent, too. The tracker is yours: begin and end its run.
+
+    Args:
+        tracker: an object with `log(metrics, step=…)`, such as a run of wandb; tensorboard's `SummaryWriter`; or a
+            function `f(metrics, step)`.
+    """
+
+    def __init__(self, tracker: Logs | AddsScalars | Callable[[dict[str, float], int], Any]) -> None:
+        if not isinstance(tracker, Logs | AddsScalars) and not callable(tracker):
+            raise TypeError(
+                f"a tracker has log(metrics, step=...) or add_scalar(name, value, step), or is a function"
+                f" f(metrics, step), got {tracker!r}"
+            )
+        self.tracker = tracker
+
+    def iteration(self, report: Report) -> None:
+        """Send the metrics of an iteration."""
+        if isinstance(self.tracker, Logs):
+            self.tracker.log(report.metrics, step=report.iteration)
+        elif isinstance(self.tracker, AddsScalars):
+            for name, value in report.metrics.items():
+                self.tracker.add_scalar(name, value, report.iteration)
+        else:
+            self.tracker(report.metrics, report.iteration)
+
+
+def save_best(folder: Path, agent: Agent, figures: Mapping[str, Any]) -> None:
+    """Save the policy of an agent with its figures, in place of an older one, atomically.
+
+    Raises:
+        ValueError: the folder has other contents.
+    """
+
+    def fill(new: Path) -> None:
+        save_policy(agent.policy, new)
+        write_json(new / BEST, dict(figures))
+
+    write_folder(folder, fill, mark=BEST)
+
+
+def check_known(name: str, metrics: Mapping[str, float]) -> None:
+    """Raise `ValueError` for a metric that there is not."""
+    if name not in metrics:
+        near = difflib.get_close_matches(name, metrics, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(metrics)}"
+        raise ValueError(f"there is no metric {name!r}; {hint}")
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
     from gymnasium.vector import AutoresetMode, VectorEnv
 
-    from tril_gym.data.example import Example
+    from tril_gym.data.examples import Examples
     from tril_gym.envs.config import TextEnvConfig
 
 
@@ -122,12 +122,28 @@ def accepts_dataset(env_id: str) -> bool:
     return env_id in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(env_id)).parameters
 
 
-def examples_of(env_id: str, *, dataset: Any, split: str | None = None, on_bad_row: str = "raise") -> Sequence[Example]:
-    """Return the examples that an environment with the keyword `dataset` would have, without making it."""
+def examples_of(env_id: str, *, dataset: Any, split: str | None = None, **reading: Any) -> Examples:
+    """Return the examples that an environment with the keyword `dataset` would have, without making it.
+
+    Args:
+        env_id: a key of `ENVIRONMENTS` of such an environment.
+        dataset: see `load_examples`, as the others.
+        split: train, validation or test.
+        reading: `on_bad_row` and `column`.
+    """
     from tril_gym.data.sources import load_examples
 
     (task,) = _config_function(env_id.split(":")[-1]).args
-    return load_examples(task, dataset, split=split, on_bad_row=on_bad_row)
+    return load_examples(task, dataset, split=split, **reading)
+
+
+def measured_keywords(env_id: str) -> tuple[str, ...]:
+    """Return the keywords of an environment of ours whose default is measured on its data."""
+    if not accepts_dataset(env_id):
+        return ()
+    (task,) = _config_function(env_id).args
+    sizes = {"max_prompt_length": task.max_prompt_length, "max_new_tokens": task.max_new_tokens}
+    return tuple(name for name, size in sizes.items() if size is None)
 
 
 def _config_function(env_id: str) -> Any:

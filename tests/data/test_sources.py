@@ -2,17 +2,21 @@
 
 import csv
 import gzip
+import io
 import json
 import logging
 import os
+from typing import ClassVar
 
 import datasets
+import pandas
 import pytest
 
 from tril_gym.data import Example, sources
 from tril_gym.data.sources import hold_out, load_examples, load_train_examples
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.imdb import IMDB
+from tril_gym.envs.text import TEXT
 from tril_gym.envs.tldr import TLDR
 
 REVIEWS = [{"text": "a b c d", "label": 1}, {"text": "e f", "label": 0}]
@@ -26,31 +30,54 @@ TASKS = [(IMDB, REVIEWS), (COMMON_GEN, SETS), (TLDR, POSTS)]
 
 def write(path, rows):
     """Write rows in the format that the ending of the path names."""
-    if path.name.endswith(".parquet"):
-        datasets.Dataset.from_list(rows).to_parquet(path)
-    elif path.name.endswith(".csv"):
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(
-                {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
-                for row in rows
-            )
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        buffer = io.BytesIO()
+        datasets.Dataset.from_list(rows).to_parquet(buffer)
+        content = buffer.getvalue()
+    elif name.endswith((".csv", ".tsv")):
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), delimiter="," if name.endswith("csv") else "\t")
+        writer.writeheader()
+        writer.writerows(
+            {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
+        )
+        content = text.getvalue().encode()
+    elif name.endswith(".json"):
+        content = json.dumps(rows, indent=2).encode()
     else:
-        opener = gzip.open if path.name.endswith(".gz") else open
-        with opener(path, "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
+ENDINGS = [ending + packed for ending in ("jsonl", "json", "csv", "tsv", "parquet") for packed in ("", ".gz")]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(("task", "rows"), TASKS)
 def test_every_format_gives_the_same_examples(task, rows, ending, tmp_path):
     expected = [task.read(row) for row in rows]
     assert list(load_examples(task, write(tmp_path / f"some.{ending}", rows))) == expected
-    write(tmp_path / f"validation.{ending}", rows)
-    assert list(load_examples(task, str(tmp_path), split="validation")) == expected
-    assert list(load_examples(task, datasets.Dataset.from_list(rows))) == expected
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / f"validation.{ending}", rows)
+    assert list(load_examples(task, str(tmp_path / "folder"), split="validation")) == expected
+
+
+@pytest.mark.parametrize(("task", "rows"), TASKS)
+def test_every_object_gives_the_same_examples(task, rows, tmp_path):
+    expected = [task.read(row) for row in rows]
+    table = datasets.Dataset.from_list(rows)
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict(train=table, test=table).save_to_disk(tmp_path / "splits")
+    objects = (rows, tuple(rows), pandas.DataFrame(rows), table, table.with_format("numpy"), tmp_path / "saved")
+    for dataset in (*objects, tmp_path / "splits"):
+        assert list(load_examples(task, dataset)) == expected
+    assert list(load_examples(task, tmp_path / "splits", split="test")) == expected
+    with pytest.raises(ValueError, match=r"splits has no validation split; it has test, train"):
+        load_examples(task, tmp_path / "splits", split="validation")
+    with pytest.raises(ValueError, match=r"split='test' needs a data set with splits, and .*saved is one table"):
+        load_examples(task, tmp_path / "saved", split="test")
 
 
 def test_embedded_splits():
@@ -84,6 +111,110 @@ def test_objects_are_shared_not_copied():
     assert len(load_examples(IMDB, examples)) == 3
     table = datasets.Dataset.from_list(REVIEWS)
     assert load_examples(IMDB, table) is load_examples(IMDB, table)
+
+
+def test_rows_are_converted_once_until_they_change():
+    rows = [dict(row) for row in REVIEWS]
+    first = load_examples(IMDB, rows)
+    assert load_examples(IMDB, [dict(row) for row in rows]) is first
+    rows[0]["text"] = "g h"
+    assert load_examples(IMDB, rows)[0].prompt == "g"
+    assert first[0].prompt == "a b"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind"),
+    [
+        ({"text": ["a b"], "label": [1]}, "got dict"),
+        (["a b", "c d"], "got a list of str"),
+        ([{"text": "a b", "label": 1}, Example("a")], "got a list of Example and dict"),
+        (iter(REVIEWS), "got list_iterator"),
+        (None, "got NoneType"),
+    ],
+)
+def test_other_objects_are_refused(dataset, kind):
+    with pytest.raises(ValueError, match=rf"a list of dictionaries or of tril_gym.data.Example, .*, {kind}"):
+        load_examples(IMDB, dataset)
+
+
+class TestColumns:
+    ROWS = ({"review": "a b c d", "stars": 1, "text": "other"}, {"review": "e f", "stars": 0, "text": "other"})
+    NAMES: ClassVar = {"text": "review", "label": "stars"}
+
+    @pytest.mark.parametrize("ending", ["jsonl", "csv.gz", "parquet"])
+    def test_names_in_the_data_are_mapped(self, ending, tmp_path):
+        expected = list(load_examples(IMDB, REVIEWS))
+        path = write(tmp_path / f"mine.{ending}", self.ROWS)
+        for dataset in (path, list(self.ROWS), datasets.Dataset.from_list(self.ROWS)):
+            assert list(load_examples(IMDB, dataset, column=self.NAMES)) == expected
+
+    def test_two_columns_can_be_exchanged(self):
+        row = {"post": "title", "title": "post", "subreddit": "s", "summary": "x"}
+        example = load_examples(TLDR, [row], column={"post": "title", "title": "post"})[0]
+        assert "TITLE: title\n\nPOST: post\n" in example.prompt
+
+    @pytest.mark.parametrize(("cell", "references"), [("A dog.", ("A dog.",)), ('["A.", "B."]', ("A.", "B."))])
+    def test_a_column_of_single_references_becomes_lists(self, cell, references):
+        row = {"concepts": ["dog"], "sentence": cell}
+        assert load_examples(COMMON_GEN, [row], column={"references": "sentence"})[0].references == references
+
+    def test_names_that_do_not_exist_are_refused(self):
+        with pytest.raises(ValueError, match=r"which are text, label, .* 'txt' \(did you mean 'text'\?\) -> 'review'"):
+            load_examples(IMDB, list(self.ROWS), column={"txt": "review"})
+        with pytest.raises(ValueError, match=r"no column 'rev' .did you mean 'review'.*names for 'text'; found rev"):
+            load_examples(IMDB, list(self.ROWS), column={"text": "rev"})
+        with pytest.raises(ValueError, match=r"--column label=NAME, says which of yours it is"):
+            load_examples(IMDB, list(self.ROWS), column={"text": "review"})
+        for wrong in ("text=review", {"text": 3}, [("text", "review")]):
+            with pytest.raises(ValueError, match="column must map a column of imdb to its name"):
+                load_examples(IMDB, list(self.ROWS), column=wrong)
+
+
+class TestJson:
+    def test_json_lines_and_lists_are_both_json(self, tmp_path):
+        path = tmp_path / "data.json"
+        path.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in REVIEWS), encoding="utf-8")
+        lines = list(load_examples(IMDB, path))
+        path.write_text("\ufeff \n" + json.dumps(REVIEWS), encoding="utf-8")
+        assert list(load_examples(IMDB, path)) == lines
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{\n "data": [\n {"text": "a b", "label": 1}\n ]\n}', "several lines; write a list"),
+            ('[{"text": "a b", "label": 1}', "is not a list of JSON objects"),
+            ("[" * 200_000, "nested too deeply"),
+            ('[{"text": "a b", "label": 1}, 3]', "line 2: a row must be a JSON object, got 3"),
+            ("", "no usable row: it is empty"),
+        ],
+    )
+    def test_other_json_is_refused(self, text, message, tmp_path):
+        path = tmp_path / "data.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message) as error:
+            load_examples(IMDB, path)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("some.csv", "text\tlabel", r"separated by commas, not '\\t', .*; name a file with tabs .tsv"),
+        ("some.tsv", "text,label", "separated by tabs, not ',', .*; name a file with commas .csv"),
+        ("some.csv", "text;label", "separated by commas, not ';'"),
+    ],
+)
+def test_other_separators_are_named(name, header, message, tmp_path):
+    (tmp_path / name).write_text(f"{header}\na b,1\n")
+    with pytest.raises(ValueError, match=message):
+        load_examples(IMDB, tmp_path / name)
+
+
+def test_missing_values_of_a_table_are_none():
+    frame = pandas.DataFrame({"prompt": ["a", "b"], "completion": ["c", None], "number": [1.5, float("nan")]})
+    first, second = load_examples(TEXT, frame)
+    assert (first.references, first.extras) == (("c",), {"number": 1.5})
+    assert (second.references, second.extras) == ((), {"number": None})
 
 
 def test_split_is_refused_without_splits(tmp_path):
@@ -249,7 +380,7 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "tsv.gz", "csv", "parquet"])
 def test_published_columns_are_read_from_files(ending, tmp_path):
     """As `datasets` saves the public data set: one row for each reference, under other names."""
     path = write(tmp_path / f"train.{ending}", PUBLISHED)
@@ -336,7 +467,7 @@ def test_a_missing_hub_data_set_is_refused(tmp_path):
 def test_hub_alone_is_the_repository_of_the_task(monkeypatch):
     asked = []
 
-    def from_hub(task, repository, split, on_bad_row):
+    def from_hub(reader, repository, split):
         asked.append((repository, split))
 
     monkeypatch.setattr(sources, "_from_hub", from_hub)

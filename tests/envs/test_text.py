@@ -65,7 +65,7 @@ class TestRows:
             ({"prompt": [{"role": "user"}]}, "got {'role': 'user'} as message 0"),
             ({"prompt": [*CHAT, {"role": "assistant", "content": "hello"}]}, "must not be the assistant's.*completion"),
             ({"prompt": "a", "completion": ["b"]}, r"completion must be a text, got \['b'\]"),
-            ({"prompt": "a", "references": "b"}, "--column completion=references"),
+            ({"prompt": "a", "references": "b"}, "--column completion=NAME"),
             ({"prompt": "a", "finish_reason": "b"}, "give it another"),
         ],
     )
@@ -91,20 +91,23 @@ class TestLengths:
             assert sizes(make(data)) == [19, 20]
             assert sizes(make(data[:19])) == [19, 20], "18 of 19 are less than 95 %"
         said = caplog.records[0].getMessage()
-        assert "max_prompt_length=19 for the prompts" in said
-        assert "max_new_tokens=20 for the references" in said
+        assert "max_prompt_length=19 holds 95 % of the prompts, max_new_tokens=20 holds 95 % of the references" in said
 
-    def test_what_is_given_is_kept(self):
+    def test_what_is_given_is_kept(self, caplog):
         data = [Example("w3 w3", ("w4",))]
-        assert sizes(make(data, max_prompt_length=7)) == [7, 2]
+        with caplog.at_level(logging.WARNING):
+            assert sizes(make(data, max_prompt_length=7)) == [7, 2]
+        assert "max_prompt_length" not in caplog.text
         assert sizes(make(data, max_new_tokens=9)) == [2, 9]
         with pytest.raises(ValueError, match=r"max_prompt_length must be a whole number .*, got 0"):
             make(data, max_prompt_length=0)
 
-    def test_they_have_limits(self):
+    def test_they_have_limits(self, caplog):
         data = [Example(" ".join(["w3"] * 600), (" ".join(["w4"] * 200),))]
         assert sizes(make(data)) == [512, 128]
-        assert sizes(make([Example("w3")])) == [1, 128], "without references"
+        with caplog.at_level(logging.WARNING):
+            assert sizes(make([Example("w3")])) == [1, 128]
+        assert "max_new_tokens=128 as there are no references" in caplog.text
 
 
 class TestChats:

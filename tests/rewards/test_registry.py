@@ -15,6 +15,7 @@ ELSEWHERE = {
     "output_perplexity": "model",
     "perplexity": "model",
     "preference": "model",
+    "regex": "pattern",
     "regressor": "model",
     "spice": "pipeline",
     "spider": "pipeline",

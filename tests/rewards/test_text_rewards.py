@@ -17,15 +17,19 @@ TRAIN = [
 ]
 TEXT_REWARDS = {
     "bleu": rewards.load("bleu"),
+    "choice": rewards.load("choice", against="answer", choices="dog,cat"),
     "chrf": rewards.load("chrf"),
     "cider_d": rewards.load("cider_d", train=TRAIN),
     "concept_coverage": rewards.load("concept_coverage"),
     "concept_order": rewards.load("concept_order"),
     "concept_stems": rewards.load("concept_stems"),
     "end_bonus": rewards.load("end_bonus"),
+    "exact_match": rewards.load("exact_match", against="answer"),
     "length_bonus": rewards.load("length_bonus"),
     "length_penalty": rewards.load("length_penalty", most=3),
     "meteor_exact_stem": rewards.load("meteor_exact_stem"),
+    "number_match": rewards.load("number_match", against="number"),
+    "regex": rewards.load("regex", pattern="dogs?"),
     "repetition_penalty": rewards.load("repetition_penalty", n=1),
     "rouge_1": rewards.load("rouge_1"),
     "rouge_2": rewards.load("rouge_2"),
@@ -40,7 +44,10 @@ RANGES = dict.fromkeys(("bleu", "chrf", "sari"), (0, 100)) | {"cider_d": (0, 10)
 RANGES |= {"length_penalty": (-np.inf, 0), "repetition_penalty": (-1, 0)}
 # Scores of an empty completion that are not 0; for sari it is correct to delete the only word of the source.
 EMPTY = {"ter": 100.0, "end_bonus": 1.0, "sari": pytest.approx(100 / 12)}
-TELLS_WORDS = [name for name in TEXT_REWARDS if name not in ("end_bonus", "length_penalty", "repetition_penalty")]
+CHECKED = ("choice", "exact_match", "number_match", "regex")  # against what END has
+OTHERS = ("end_bonus", "length_penalty", "repetition_penalty", *CHECKED)
+TELLS_WORDS = [name for name in TEXT_REWARDS if name not in OTHERS]
+END = {"finish_reason": "stop", "answer": "dog", "number": 7}
 WORDS = ["a", "dog", "dogs", "ball", "runs", "cat", "mat", "the", ".", "chases", "on", "\N{DOG FACE}", "  ", "Sits"]
 
 sentences = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -50,13 +57,12 @@ rows = st.tuples(
     texts,
     st.lists(texts, max_size=3),
     st.builds(
-        lambda concepts, end: {"concepts": concepts, "finish_reason": end},
+        lambda concepts, end: END | {"concepts": concepts, "finish_reason": end},
         st.lists(st.sampled_from(WORDS), max_size=3),
         st.sampled_from(["stop", "length"]),
     ),
 )
 every_text_reward = pytest.mark.parametrize("score", TEXT_REWARDS.values(), ids=TEXT_REWARDS.keys())
-END = {"finish_reason": "stop"}
 # The first example loads spaCy and nltk, in seconds.
 quickly = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -10,14 +10,17 @@ import click
 
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
+    COLUMN_HELP,
     GroupedCommand,
     GroupedOption,
     check_parent,
+    parse_columns,
     parse_names,
     parse_pairs,
     parse_rewards,
     parse_settings,
     usage_errors,
+    with_columns,
     with_reward_settings,
 )
 
@@ -50,6 +53,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     callback=parse_pairs,
     help="Keyword argument of the environment; may be repeated",
 )
+@option("--column", group="data", multiple=True, metavar="OURS=THEIRS", callback=parse_columns, help=COLUMN_HELP)
 @option(
     "--reward",
     group="reward",
@@ -149,6 +153,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
         examples, seed = options.pop("examples"), options.pop("seed")
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
+        options["env_args"] = with_columns(options["env_args"], options.pop("column"))
         loading = {name: options.pop(name) for name in LOADING_OPTIONS}
         parts = build_evaluation(source, loading=loading, **options)
         with cpu_threads(parts.threads):

@@ -17,6 +17,8 @@ import click
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, check_weight, describe_bounds, flag_of
 from tril_gym.utils.user_code import is_function_name
 
+COLUMN_HELP = "Name in the data of a column, such as prompt=question; may be repeated"
+
 # Order in --help.
 GROUPS = ("run", "data", "policy", "model", "guide", "reward", "metric", "optimisation", "KL", "output")
 
@@ -179,6 +181,19 @@ def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple
     return found
 
 
+def parse_columns(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return `OURS=THEIRS` options as a dictionary."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise click.BadParameter(f"{pair!r} is not of the form OURS=THEIRS, such as prompt=question")
+        if ours in found:
+            raise click.BadParameter(f"the column {ours!r} is given twice, as {found[ours]!r} and as {theirs!r}")
+        found[ours] = theirs
+    return found
+
+
 def parse_names(context: click.Context, option: click.Parameter, lists: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of repeated, comma-separated lists."""
     return tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
@@ -187,6 +202,11 @@ def parse_names(context: click.Context, option: click.Parameter, lists: tuple[st
 def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return keyword arguments of an environment that include settings of its rewards."""
     return env_args | ({"reward_settings": env_args.get("reward_settings", {}) | settings} if settings else {})
+
+
+def with_columns(env_args: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """Return keyword arguments of an environment that include names of columns."""
+    return env_args | ({"column": env_args.get("column", {}) | columns} if columns else {})
 
 
 def check_parent(flag: str, file: Path | None) -> None:
@@ -205,7 +225,14 @@ def free_folder(base: Path) -> Path:
 REPEATED: dict[str, tuple[list[str], str, Any]] = {
     "env_args": (["--env-arg", "env_args"], "K=V", parse_pairs),
     "reward": (["--reward", "reward"], "NAME[:WEIGHT]", parse_rewards),
+    "column": (["--column", "column"], "OURS=THEIRS", parse_columns),
 }
+
+
+def column_option() -> GroupedOption:
+    """Return the option for names of columns."""
+    flags, form, parse = REPEATED["column"]
+    return GroupedOption(flags, group="data", multiple=True, metavar=form, callback=parse, help=COLUMN_HELP)
 
 
 def reward_arg_option() -> GroupedOption:

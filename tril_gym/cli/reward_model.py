@@ -19,7 +19,7 @@ def reward_model_command() -> click.Command:
     from tril_gym.reward_model.config import RewardModelConfig
 
     def run(output_dir: Path | None, resume: bool, force_unlock: bool, debug: bool, **options: Any) -> None:
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None and value != {}}
         with reported_failures(debug=debug):
             train_reward_model(given, output_dir, resume=resume, force_unlock=force_unlock)
 

@@ -18,10 +18,12 @@ from tril_gym.cli.failures import debug_option, reported_failures, unlock_option
 from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
+    column_option,
     config_options,
     free_folder,
     reward_arg_option,
     usage_errors,
+    with_columns,
     with_reward_settings,
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
@@ -119,7 +121,12 @@ def train_command(algorithm: str) -> click.Command:
     if "kl_coef" not in usual.hyperparameters:
         hidden.add("KL")
     options = config_options(RunConfig, asdict(usual), hidden=hidden)
-    options += [reward_arg_option(), *output_options(), *config_options(kind.config_type, usual.hyperparameters)]
+    options += [
+        column_option(),
+        reward_arg_option(),
+        *output_options(),
+        *config_options(kind.config_type, usual.hyperparameters),
+    ]
     return GroupedCommand(
         algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help
     )
@@ -155,6 +162,7 @@ def prepare_run(
 
     console = RunConsole()
     settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
+    settings["env_args"] = with_columns(settings["env_args"], settings.pop("column"))
     given = {name: value for name, value in settings.items() if value is not None and value != {}}
     outputs: dict[str, Any] = {"track": track, "console": console, "force_unlock": force_unlock}
     with usage_errors(given):

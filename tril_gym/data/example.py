@@ -1,11 +1,11 @@
-"""An example, and a read-only sequence of examples."""
+"""An example: a prompt with its references."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -38,9 +38,11 @@ class Example:
             raise ValueError(
                 f"references must be a sequence of texts, got one text {self.references!r}; put it in a list"
             )
-        object.__setattr__(self, "references", tuple(self.references))  # a list is accepted too
-        for name, text in (("prompt", self.prompt), *(("a reference", text) for text in self.references)):
-            check_text(name, text)
+        if type(self.references) is not tuple:  # a list is accepted too
+            object.__setattr__(self, "references", tuple(self.references))
+        check_text("prompt", self.prompt)
+        for reference in self.references:
+            check_text("a reference", reference)
         if not self.prompt.endswith(self.suffix):
             raise ValueError(
                 f"suffix must be the end of the prompt, but {self.prompt!r} does not end in {self.suffix!r}"
@@ -65,35 +67,3 @@ def check_text(name: str, text: Any) -> None:
             f"{name} has {half[0]!r} at character {half.start()}, half of a surrogate pair, which is no character;"
             " write the whole character, or leave it out"
         )
-
-
-class Examples(Sequence[Example]):
-    """Examples that are loaded once and shared by all environments of the process.
-
-    Attributes:
-        source: where they come from, for messages.
-        held_out: whether they are to be evaluated on, not learned from.
-        skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
-        prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
-    """
-
-    def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0, held_out: bool = False) -> None:
-        self._examples = tuple(examples)
-        self.source, self.skipped, self.held_out = source, skipped, held_out
-        self.prompt_tables: dict[tuple[object, ...], Any] = {}
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Example, ...]: ...
-    def __getitem__(self, index: int | slice) -> Example | tuple[Example, ...]:
-        return self._examples[index]
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Examples:
-        return self  # read-only, so a copy is not needed
-
-    def __repr__(self) -> str:
-        return f"Examples({len(self)} from {self.source})"

@@ -8,16 +8,17 @@ N pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tril_gym.data.example import Example, Examples, check_text
-from tril_gym.data.readers import READERS
-from tril_gym.data.sources import HELD_OUT, hold_out, load_examples
+from tril_gym.data.example import Example, check_text
+from tril_gym.data.examples import Examples
+from tril_gym.data.readers import ENDINGS
+from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 
 MIN_TRAIN = 8  # pairs
@@ -70,7 +71,7 @@ PAIRS = Task(
 )
 
 
-def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
+def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise", column: Mapping[str, str] | None = None) -> PairData:
     """Return the pairs of a data set.
 
     Without a validation split, a tenth of the prompts is held out. A hash of the prompt decides, so the split is always
@@ -79,6 +80,7 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
     Args:
         dataset: a file, a folder with train.* and optionally validation.*, or "hub:owner/name".
         on_bad_row: "raise", or "skip" to leave malformed rows out.
+        column: names in the data of prompt, chosen and rejected, where they differ.
 
     Raises:
         ValueError: the data set does not exist, a row is malformed, or there are too few pairs.
@@ -87,13 +89,17 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise") -> PairData:
     is_hub = name.startswith("hub:") and name != "hub:"
     if not (is_hub or path.exists()):
         raise ValueError(
-            f"there is no file or folder {name}; --dataset takes pairs in a {', '.join(READERS)} file, a folder with"
-            " train.* and validation.*, or hub:owner/name"
+            f"there is no file or folder {name}; --dataset takes pairs in a file ({ENDINGS}), a folder with train.* and"
+            " validation.*, or hub:owner/name"
         )
-    if is_hub or (path.is_dir() and any((path / f"validation{ending}").exists() for ending in READERS)):
-        parts = [load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row) for split in ("train", "validation")]
-        return _checked(parts[0], parts[1], f"the validation part of {name}", name)
-    whole = load_examples(PAIRS, name, split="train" if path.is_dir() else None, on_bad_row=on_bad_row)
+    if is_hub or (path.is_dir() and has_splits(path) and has_split(path, "validation")):
+        train_part, held_out_part = (
+            load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row, column=column)
+            for split in ("train", "validation")
+        )
+        return _checked(train_part, held_out_part, f"the validation part of {name}", name)
+    split = "train" if has_splits(path) else None
+    whole = load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row, column=column)
     train, held_out = hold_out(whole)
     words = f"{len(held_out)} of the {len(whole)} pairs of {name}, chosen by a hash of the prompt ({HELD_OUT:.0%})"
     return _checked(train, held_out, words, name)

@@ -4,81 +4,159 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
+import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tril_gym.data.example import Example, Examples
-from tril_gym.data.readers import READERS, TOO_DEEP, Line, read_file
+from tril_gym.data.example import Example
+from tril_gym.data.examples import PLAIN, Examples
+from tril_gym.data.readers import ENDINGS, READERS, ROWS_AT_ONCE, TOO_DEEP, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
+from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
-from tril_gym.utils.suggestions import path_with_suggestion
+from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_suggestion
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 MAX_MESSAGE = 600  # characters about a row, whose values may be long
 HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # files that `save_to_disk` of `datasets` writes
+OBJECTS = "a list of dictionaries or of tril_gym.data.Example, a pandas.DataFrame, a datasets.Dataset or DatasetDict"
+
+_converted = LRUCache[Any, Examples](size=8)
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """How rows become examples.
+
+    Attributes:
+        task: which columns the rows have, and how they are read.
+        columns: pairs of a column's name of the task and its name in the rows, where they differ.
+        on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
+    """
+
+    task: Task
+    columns: tuple[tuple[str, str], ...] = ()
+    on_bad_row: str = "raise"
+
+    @staticmethod
+    def of(task: Task, column: Mapping[str, str] | None, on_bad_row: str) -> RowReader:
+        """Return the reader of these settings.
+
+        Raises:
+            ValueError: a setting is wrong.
+        """
+        if on_bad_row not in ("raise", "skip"):
+            raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
+        names = task.columns + task.optional_columns
+        column = {} if column is None else column
+        if not isinstance(column, Mapping) or not all(
+            isinstance(name, str) for pair in column.items() for name in pair
+        ):
+            raise ValueError(
+                f'column must map a column of {task.name} to its name in the data, such as {{"{names[0]}": "my name"}},'
+                f" got {column!r}"
+            )
+        if unknown := sorted(set(column) - set(names)):
+            raise ValueError(
+                f"column must map a column of {task.name}, which are {', '.join(names)}, to its name in the data, got"
+                f" {with_suggestion(unknown[0], names)} -> {column[unknown[0]]!r}"
+            )
+        return RowReader(task, tuple(sorted(column.items())), on_bad_row)
 
 
 def load_examples(
-    task: Task, dataset: Any = "embedded", *, split: str | None = None, on_bad_row: str = "raise"
+    task: Task,
+    dataset: Any = "embedded",
+    *,
+    split: str | None = None,
+    on_bad_row: str = "raise",
+    column: Mapping[str, str] | None = None,
 ) -> Examples:
     """Return the examples of a data set.
 
     Args:
         task: which columns the rows have, and how they are read.
-        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one .jsonl, .jsonl.gz, .csv
-            or .parquet file, a sequence of `Example`, or a `datasets.Dataset`.
+        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, a folder that
+            `save_to_disk` wrote, one file of a format of `READERS`, a list of dictionaries or of `Example`, a
+            `pandas.DataFrame`, a `datasets.Dataset` or a `DatasetDict`.
         split: one of `SPLITS`, "train" by default; only where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
+        column: names in the data by the task's names of columns, where they differ.
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if on_bad_row not in ("raise", "skip"):
-        raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
+    reader = RowReader.of(task, column, on_bad_row)
     dataset = unwrap_no_copy(dataset)
     if not isinstance(dataset, str | Path):
-        return _from_object(task, dataset, split, on_bad_row)
+        return _from_object(reader, dataset, split)
     name = str(dataset)
     if name == "hub" or name.startswith("hub:"):
         repository = name.partition(":")[2] or task.hub.repository
         if not repository:
             raise ValueError(f"{task.name} has no public data set of its own; name one: hub:owner/name")
-        return _from_hub(task, repository, split or "train", on_bad_row)
+        return _from_hub(reader, repository, split or "train")
     if name == "embedded":
-        return _from_file(task, EMBEDDED / task.name / f"{split or 'train'}.jsonl.gz", on_bad_row)
+        return _from_file(reader, EMBEDDED / task.name / f"{split or 'train'}.jsonl.gz")
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _from_file(task, file_of_split(path, split or "train"), on_bad_row)
-    if not path.is_file():
+    if not path.exists():
         found = path_with_suggestion(name, ("embedded", "hub"))
         raise ValueError(
             f'dataset must be "embedded", "hub", "hub:owner/name", a folder or a file; {found} is none of these'
         )
-    if split is not None:
-        raise ValueError(f"split={split!r} needs a data set with splits, and {name} is one file; leave split out")
-    return _from_file(task, path, on_bad_row)
+    if split is not None and not has_splits(path):
+        what = "one file" if path.is_file() else "one table"
+        raise ValueError(f"split={split!r} needs a data set with splits, and {name} is {what}; leave split out")
+    if is_saved(path):
+        return _from_saved(reader, path, split)
+    return _from_file(reader, file_of_split(path, split or "train") if path.is_dir() else path)
 
 
-def load_train_examples(task: Task, dataset: Any, *, on_bad_row: str = "raise") -> Examples:
+def load_train_examples(
+    task: Task, dataset: Any, *, on_bad_row: str = "raise", column: Mapping[str, str] | None = None
+) -> Examples:
     """Return the examples that a reward may fit on: the train split, or all where the data set has no splits."""
-    return load_examples(task, dataset, on_bad_row=on_bad_row)
+    return load_examples(task, dataset, on_bad_row=on_bad_row, column=column)
+
+
+def has_splits(dataset: str | Path) -> bool:
+    """Return whether a data set that is named has splits: a file and a single table that was saved have none."""
+    path = Path(dataset).expanduser()
+    return not (path.is_file() or (path.is_dir() and (path / SAVED).is_file()))
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `save_to_disk` of `datasets` wrote a folder."""
+    return any((folder / name).is_file() for name in (SAVED, SAVED_SPLITS))
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Return whether a folder with splits has this one."""
+    if is_saved(folder):
+        return (folder / split).is_dir()
+    return any((folder / f"{split}{ending}").is_file() for ending in READERS)
 
 
 def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
     """Split examples into (train, validation); a hash of the prompt decides, so the split is always the same."""
-
-    def is_held_out(example: Example) -> bool:
-        digest = hashlib.sha256(example.prompt.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") < share * 2**64
-
-    held_out = [is_held_out(example) for example in examples]
+    held_out = [is_held_out(example.prompt, share=share) for example in examples]
     train = [example for example, held in zip(examples, held_out, strict=True) if not held]
     return train, [example for example, held in zip(examples, held_out, strict=True) if held]
+
+
+def is_held_out(prompt: str, *, share: float = HELD_OUT) -> bool:
+    """Return whether an example with this prompt belongs to the part that is held out; a hash decides."""
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def file_of_split(folder: Path, split: str) -> Path:
@@ -88,31 +166,52 @@ def file_of_split(folder: Path, split: str) -> Path:
         raise ValueError(f"{folder} has {' and '.join(path.name for path in found)}; a split must be one file")
     if not found:
         others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        endings = ", ".join(READERS)
         raise ValueError(
-            f"{folder} has no {split} split: it needs one file {split} with the ending {endings}; it has {others}"
+            f"{folder} has no {split} split: it needs one file {split} with the ending {ENDINGS}; it has {others}"
         )
     return found[0]
 
 
-def to_examples(task: Task, lines: Iterable[Line], *, source: str, on_bad_row: str) -> Examples:
+def to_examples(reader: RowReader, lines: Iterable[Line], *, source: str) -> Examples:
     """Turn rows into examples; a malformed one raises ValueError with its place and reason, or is skipped."""
-    found, skipped, reason = [], 0, ""
-    for number, row in lines:
-        try:
-            found.append(to_example(task, row))
-        except ValueError as error:
-            reason = reason or f"{source}, line {number}: {_shortened(str(error))}"
-            if on_bad_row == "raise":
-                raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
-            skipped += 1
+    read, skipped, reason = 0, 0, ""
+
+    def usable() -> Iterator[Example]:
+        nonlocal read, skipped, reason
+        for number, row in lines:
+            read += 1
+            try:
+                yield to_example(reader.task, row, reader.columns)
+            except ValueError as error:
+                reason = reason or f"{source}, line {number}: {_shortened(str(error))}"
+                if reader.on_bad_row == "raise":
+                    raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
+                skipped += 1
+
+    found = Examples(_counted(reader.task.gather(usable()), source), source=source)
     if not found:
         raise ValueError(f"{source} has no usable row: {reason or 'it is empty'}")
     if skipped:
-        logger.warning(
-            "%s: skipped %d malformed rows of %d; the first: %s", source, skipped, skipped + len(found), reason
-        )
-    return Examples(task.gather(found), source=source, skipped=skipped)
+        logger.warning("%s: skipped %d malformed rows of %d; the first: %s", source, skipped, read, reason)
+    found.skipped = skipped
+    return found
+
+
+def _counted(examples: Iterable[Example], source: str) -> Iterator[Example]:
+    """Yield the examples; where they are many, show how many have been read."""
+    rest = iter(examples)
+    yield from islice(rest, PLAIN)
+    first = list(islice(rest, 1))
+    if not first:
+        return
+    from tril_gym.utils.console import RunConsole
+
+    with RunConsole().counting(f"reading {source}", "rows") as show:
+        yield from first
+        for number, example in enumerate(rest, start=PLAIN + 2):
+            yield example
+            if number % ROWS_AT_ONCE == 0:
+                show(number)
 
 
 def _shortened(message: str) -> str:
@@ -121,87 +220,172 @@ def _shortened(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
 
 
-def to_example(task: Task, row: dict[str, Any] | ValueError) -> Example:
+def to_example(task: Task, row: dict[str, Any] | ValueError, columns: Iterable[tuple[str, str]] = ()) -> Example:
     """Turn a row into an example; raise ValueError with the reason where that fails."""
     if isinstance(row, ValueError):
         raise row
-    row = rename_columns(task, row)
+    if columns or task.hub.columns:
+        row = rename_columns(task, row, columns)
     for column in task.columns:
         if column not in row:
-            published = f" (or {task.hub.columns[column]!r})" if column in task.hub.columns else ""
-            raise ValueError(
-                f"there is no column {column!r}{published}; found {', '.join(map(str, row))},"
-                f" and {task.name} has {', '.join(task.columns)}"
-            )
+            raise _no_column(task, row, column)
     try:
         return task.read(row)
     except RecursionError as error:  # while a message is written
         raise ValueError(TOO_DEEP) from error
 
 
-def rename_columns(task: Task, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with our names of the columns in place of those of the public data set.
+def _no_column(task: Task, row: Mapping[str, Any], column: str) -> ValueError:
+    published = f" (or {task.hub.columns[column]!r})" if column in task.hub.columns else ""
+    return ValueError(
+        f"there is no column {column!r}{published}; found {', '.join(map(str, row))}, and {task.name} has"
+        f' {", ".join(task.columns + task.optional_columns)}; column={{"{column}": "NAME"}}, or --column {column}=NAME,'
+        " says which of yours it is"
+    )
 
-    Where the public data set has one reference in each row, it becomes a list; "" stands in test sets without one.
+
+def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Return a row with our names of the columns in place of the user's, or of those of the public data set.
+
+    A column of references with one text in each row, as the public data set has, becomes lists; "" stands in test sets
+    without one.
+
+    Raises:
+        ValueError: a column that `columns` names is missing.
     """
-    named = dict(row)
-    for ours, theirs in task.hub.columns.items():
-        if ours not in row and theirs in row:
-            named[ours] = named.pop(theirs)
-            if ours in task.list_columns and isinstance(named[ours], str):
-                named[ours] = [named[ours]] if named[ours] else []
+    named, pairs = dict(row), list(columns)
+    for ours, theirs in pairs:
+        if theirs not in row:
+            raise ValueError(
+                f"there is no column {theirs!r}{suggestion(theirs, row)}, which column= (--column) names for {ours!r};"
+                f" found {', '.join(map(str, row))}"
+            )
+    given = dict(pairs)
+    pairs += [pair for pair in task.hub.columns.items() if pair[0] not in given.keys() | row.keys() and pair[1] in row]
+    for _, theirs in pairs:
+        named.pop(theirs, None)
+    for ours, theirs in pairs:
+        cell = named[ours] = row[theirs]
+        if ours in task.list_columns and isinstance(cell, str) and not (ours in given and _is_json_list(cell)):
+            named[ours] = [cell] if cell else []
     return named
 
 
-def _from_file(task: Task, path: Path, on_bad_row: str) -> Examples:
+def _is_json_list(cell: str) -> bool:
+    try:
+        return isinstance(json.loads(cell), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _from_file(reader: RowReader, path: Path) -> Examples:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     stat = path.stat()
-    return _read_once(task, path.resolve(), stat.st_mtime_ns, stat.st_size, on_bad_row)
+    return _read_once(reader, path.resolve(), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=16)
-def _read_once(task: Task, path: Path, mtime: int, size: int, on_bad_row: str) -> Examples:
+def _read_once(reader: RowReader, path: Path, mtime: int, size: int) -> Examples:
     """Read a file once, until its modification time or size changes."""
-    return to_examples(task, read_file(path), source=str(path), on_bad_row=on_bad_row)
+    return to_examples(reader, read_file(path), source=str(path))
 
 
-def _from_object(task: Task, dataset: Any, split: str | None, on_bad_row: str) -> Examples:
+def _from_saved(reader: RowReader, folder: Path, split: str | None) -> Examples:
+    """Read a folder that `save_to_disk` wrote."""
+    if (folder / SAVED_SPLITS).is_file():
+        if not has_split(folder, split or "train"):
+            found = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "nothing"
+            raise ValueError(f"{folder} has no {split or 'train'} split; it has {found}")
+        folder = folder / (split or "train")
+    return _read_saved_once(reader, folder.resolve(), (folder / SAVED).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_saved_once(reader: RowReader, folder: Path, mtime: int) -> Examples:
+    import datasets  # slow to import
+
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except Exception as error:  # of pyarrow or datasets, whatever is damaged
+        raise ValueError(f"{folder} cannot be read as save_to_disk writes it: {error}") from error
+    return to_examples(reader, enumerate(_rows_of_table(table), start=1), source=str(folder))
+
+
+def _rows_of_table(table: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a `datasets.Dataset`, many at once, which takes a tenth of the time."""
+    if table.format["type"] != "custom":  # a transform of the user's
+        table = table.with_format(None)
+    for batch in table.iter(batch_size=ROWS_AT_ONCE):
+        names = list(batch)
+        yield from (dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples:
     datasets = sys.modules.get("datasets")  # imported already if `dataset` is one of its objects
     if datasets is not None and isinstance(dataset, datasets.DatasetDict):
         if (split or "train") not in dataset:
             raise ValueError(f"the DatasetDict has no split {split or 'train'!r}; it has {', '.join(dataset)}")
-        return _convert_once(task, NoCopy(dataset[split or "train"]), on_bad_row)
+        return _convert_once(reader, NoCopy(dataset[split or "train"]))
     if split is not None:
         raise ValueError(f"split={split!r} needs a data set with splits, and a {type(dataset).__name__} has none")
     if isinstance(dataset, Examples):
         return dataset
     if datasets is not None and isinstance(dataset, datasets.Dataset):
-        return _convert_once(task, NoCopy(dataset), on_bad_row)
-    if not isinstance(dataset, Sequence) or not all(isinstance(example, Example) for example in dataset):
-        raise ValueError(
-            "dataset must be a name, a folder, a file, a list of tril_gym.data.Example or a datasets.Dataset,"
-            f" got {type(dataset).__name__}"
-        )
-    return _wrap_once(tuple(map(NoCopy, dataset)))
+        return _convert_once(reader, NoCopy(dataset))
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(dataset, pandas.DataFrame):
+        missing = dataset.isna()
+        rows = dataset.astype(object).mask(missing, None).to_dict("records")
+        return _convert_rows(reader, rows, "the DataFrame")
+    if isinstance(dataset, Sequence) and not isinstance(dataset, bytes):
+        if all(isinstance(example, Example) for example in dataset):
+            return _wrap_once(tuple(map(NoCopy, dataset)))
+        if all(isinstance(row, Mapping) for row in dataset):
+            return _convert_rows(reader, list(map(dict, dataset)), "the list of rows")
+    raise ValueError(f"dataset must be a name, a folder, a file, {OBJECTS}, got {_kind_of(dataset)}")
+
+
+def _kind_of(dataset: Any) -> str:
+    """Return in words what is no data set."""
+    kind = type(dataset).__name__
+    if not isinstance(dataset, list | tuple):
+        return kind
+    return f"a {kind} of {' and '.join(sorted({type(item).__name__ for item in dataset})[:3])}"
 
 
 @functools.lru_cache(maxsize=8)
-def _convert_once(task: Task, dataset: NoCopy, on_bad_row: str) -> Examples:
+def _convert_once(reader: RowReader, dataset: NoCopy) -> Examples:
     """Convert a `datasets.Dataset` once; it is immutable."""
-    rows: Any = dataset.value
-    lines = enumerate(rows, start=1)
-    return to_examples(task, lines, source=f"the {type(rows).__name__}", on_bad_row=on_bad_row)
+    table: Any = dataset.value
+    rows = enumerate(_rows_of_table(table), start=1)
+    return to_examples(reader, rows, source=f"the {type(table).__name__}")
+
+
+def _convert_rows(reader: RowReader, rows: list[dict[str, Any]], source: str) -> Examples:
+    """Convert rows once for each content, since they may change between two calls."""
+
+    def convert() -> Examples:
+        return to_examples(reader, enumerate(rows, start=1), source=source)
+
+    digest = hashlib.sha256()
+    try:
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            digest.update(pickle.dumps(rows[first : first + ROWS_AT_ONCE]))
+    except Exception:  # whatever an object of the user's raises that cannot be pickled
+        return convert()
+    return _converted.get((reader, source, digest.digest()), convert)
 
 
 @functools.lru_cache(maxsize=8)
 def _wrap_once(examples: tuple[NoCopy, ...]) -> Examples:
     """Return the same `Examples`, with their tokenised prompts, for every list of the same example objects."""
-    return Examples((unwrap_no_copy(example) for example in examples), source="the list of examples")
+    found: list[Any] = [unwrap_no_copy(example) for example in examples]
+    return Examples(found, source="the list of examples")
 
 
 @functools.lru_cache(maxsize=8)
-def _from_hub(task: Task, repository: str, split: str, on_bad_row: str) -> Examples:
+def _from_hub(reader: RowReader, repository: str, split: str) -> Examples:
     """Load a public data set; without a validation split, a part of its train split is held out."""
     available = _query_hub(repository, lambda datasets: datasets.get_dataset_split_names(repository))
     hub_split = split
@@ -211,10 +395,13 @@ def _from_hub(task: Task, repository: str, split: str, on_bad_row: str) -> Examp
         raise ValueError(f"{repository} has no split {split!r}; it has {', '.join(available)}")
     table = _query_hub(repository, lambda datasets: datasets.load_dataset(repository, split=hub_split))
     source = f"{repository} ({hub_split} split)"
-    examples = to_examples(task, enumerate(table, start=1), source=source, on_bad_row=on_bad_row)
+    examples = to_examples(reader, enumerate(_rows_of_table(table), start=1), source=source)
     if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
-        train, validation = hold_out(examples)
-        return Examples(train if split == "train" else validation, source=source, skipped=examples.skipped)
+        held_out = [is_held_out(prompt) for prompt in examples.prompts()]
+        chosen = held_out if split == "validation" else [not held for held in held_out]
+        part = examples.select(chosen, source=source)
+        part.skipped = examples.skipped
+        return part
     return examples
 
 

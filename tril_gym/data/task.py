@@ -42,7 +42,7 @@ class Task:
     columns: tuple[str, ...]
     optional_columns: tuple[str, ...] = ()
     read: Callable[[DataRow], Example]
-    gather: Callable[[Iterable[Example]], Iterable[Example]] = tuple
+    gather: Callable[[Iterable[Example]], Iterable[Example]] = iter
     list_columns: tuple[str, ...] = ()
     cuts_references: bool = False
     max_prompt_length: int | None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tril_gym.data.example import Examples
+from tril_gym.data.examples import Examples
 from tril_gym.utils import tokenization
 from tril_gym.utils.no_copy import NoCopy
 

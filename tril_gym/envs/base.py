@@ -8,7 +8,8 @@ from typing import Any
 
 from gymnasium.envs.registration import EnvSpec
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.envs.config import TextEnvConfig
 from tril_gym.utils.no_copy import wrap_no_copy
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.data.sources import load_examples, load_train_examples
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
@@ -169,6 +170,7 @@ def text_env_config(
     dataset: Any = "embedded",
     split: str | None = None,
     on_bad_row: str = "raise",
+    column: Mapping[str, str] | None = None,
     tokenizer: Any = "embedded",
     max_prompt_length: int | None = None,
     max_new_tokens: int | None = None,
@@ -182,10 +184,11 @@ def text_env_config(
 
     Args:
         task: it also gives the lengths and the truncation side where they are None.
-        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, a list of
-            `Example`, or a `datasets.Dataset`.
+        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, or objects; see
+            `load_examples`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
+        column: names in the data by the task's names of columns, where they differ.
         tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
             name, a folder, or a tokenizer.
         max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
@@ -197,14 +200,14 @@ def text_env_config(
         prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
             decoder-only models.
     """
-    train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row)
+    train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
     P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
     T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806
     if P is None or T is None:
         P, T = measured_lengths(train_examples(), tokenizer, (P, T), joiner=JOINER, keeps_eos=prompt_eos)  # noqa: N806
     config = TextEnvConfig(
-        load_examples(task, dataset, split=split, on_bad_row=on_bad_row),
+        load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column),
         tokenizer,
         max_prompt_length=P,
         max_new_tokens=T,

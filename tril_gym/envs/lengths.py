@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.data.example import Examples
+from tril_gym.data.examples import Examples
 from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
 from tril_gym.utils.no_copy import NoCopy
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SHARE = 0.05  # of references that are cut, above which a log message says so
 COUNTED = 500  # references, evenly spaced
+WHOLE = f"{1 - MAX_SHARE:.0%}".replace("%", " %")
 MOST = (512, 128)  # tokens of a prompt and of a completion, where they are measured
 
 
@@ -57,15 +58,21 @@ def _measure_once(
 ) -> tuple[int, int]:
     data: Examples = examples.value  # type: ignore[assignment]
     P, T = given  # noqa: N806
-    measured = []
+    said = []
     if P is None:
         P = _holding_most(prompt_lengths(data, tokenizer.value, keeps_eos=keeps_eos), MOST[0])  # noqa: N806
-        measured.append(f"max_prompt_length={P} for the prompts, at most {MOST[0]}")
+        said.append(f"max_prompt_length={P} holds {WHOLE} of the prompts" + _limit(P, MOST[0]))
     if T is None:
-        T = _holding_most(reference_lengths(data, tokenizer.value, joiner), MOST[1])  # noqa: N806
-        measured.append(f"max_new_tokens={T} for the references, at most {MOST[1]}")
-    logger.warning("%s: 95 %% fit into %s; other values can be given", data.source, ", and ".join(measured))
+        lengths = reference_lengths(data, tokenizer.value, joiner)
+        T = _holding_most(lengths, MOST[1])  # noqa: N806
+        why = f"holds {WHOLE} of the references" + _limit(T, MOST[1]) if len(lengths) else "as there are no references"
+        said.append(f"max_new_tokens={T} {why}")
+    logger.warning("%s: %s; other values can be given", data.source, ", ".join(said))
     return P, T
+
+
+def _limit(length: int, most: int) -> str:
+    return ", or is the most that is chosen unasked" if length == most else ""
 
 
 def _holding_most(lengths: Ids, most: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Ids
 from tril_gym.utils.tokenization import encode, encode_chat, render_chat, special_tokens_of_prompts
 

@@ -14,6 +14,8 @@ from tril_gym.data.example import Example, Message
 from tril_gym.data.task import DataRow, Hub, Task, text_of, texts_of
 from tril_gym.envs.config import text_env_config
 
+COLUMNS = frozenset({"prompt", "references", "completion"})
+
 
 def read(row: DataRow) -> Example:
     """Read a prompt, the texts that may follow it, and all other columns as extras.
@@ -22,10 +24,12 @@ def read(row: DataRow) -> Example:
     """
     messages = _messages(row["prompt"])
     prompt = transcript(messages) if messages else text_of(row, "prompt")
-    extras = {name: value for name, value in row.items() if name not in TEXT.columns + TEXT.optional_columns}
+    extras = {name: value for name, value in row.items() if name not in COLUMNS}
     if "finish_reason" in extras:
         raise ValueError("the column finish_reason has the name of what the environment says itself; give it another")
-    references = dict.fromkeys(_completion(row) + _references(row))  # without repetition, in order
+    references = _references(row)
+    if "completion" in row:
+        references = list(dict.fromkeys(_completion(row) + references))  # without repetition, in order
     return Example(prompt, references=tuple(references), extras=extras, messages=messages)
 
 
@@ -92,7 +96,7 @@ def _references(row: DataRow) -> list[str]:
     if isinstance(value, str) and not value.lstrip().startswith("["):
         raise ValueError(
             f"references must be a list of texts (in CSV a JSON list), got {value!r}; one text for each prompt is the"
-            ' column completion: column={"completion": "references"}, or --column completion=references'
+            ' column completion: column={"completion": "NAME"}, or --column completion=NAME'
         )
     return texts_of(row, "references")
 
@@ -102,6 +106,7 @@ TEXT = Task(
     columns=("prompt",),
     optional_columns=("references", "completion"),
     read=read,
+    list_columns=("references",),
     max_prompt_length=None,
     max_new_tokens=None,
     prompt_truncation_side="left",  # the completion continues the end of the prompt

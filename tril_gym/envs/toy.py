@@ -22,7 +22,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig, check_integer
 

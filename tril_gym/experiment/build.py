@@ -35,6 +35,7 @@ from tril_gym.experiment.environments import (
     evaluation_data,
     make_envs,
     training_data,
+    with_measured_lengths,
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
@@ -81,6 +82,7 @@ def build_run(config: RunConfig) -> RunComponents:
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
     envs = make_envs(config, data, pretrained)
+    config = with_measured_lengths(config, envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):

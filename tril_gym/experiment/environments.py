@@ -14,9 +14,9 @@ import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.data.readers import READERS
+from tril_gym.data.sources import HELD_OUT, file_of_split, has_split, has_splits, is_held_out, is_saved
 from tril_gym.experiment.config import RunConfig
-from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of
+from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of, measured_keywords
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
@@ -122,9 +122,8 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     train, held_out, description = _divided_data(config)
     if not held_out:
         return train, held_out, description
-    given = {"on_bad_row": config.env_args.get("on_bad_row", "raise")}
-    learned = {example.prompt for example in examples_of(config.env, **train, **given)}
-    prompts = [example.prompt for example in examples_of(config.env, **held_out, **given)]
+    learned = set(examples_of(config.env, **train, **reading(config)).prompts())
+    prompts = list(examples_of(config.env, **held_out, **reading(config)).prompts())
     if shared := sum(prompt in learned for prompt in prompts):
         logger.warning(
             "%d of the %d held-out prompts are also in the training part, so their metrics do not show generalisation;"
@@ -135,6 +134,11 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     return train, held_out, f"{description}; {len(prompts)} prompts, {shared or 'none'} of them in the training part"
 
 
+def reading(config: RunConfig) -> dict[str, Any]:
+    """Return the keywords of the environment that say how rows are read."""
+    return {name: config.env_args[name] for name in ("on_bad_row", "column") if name in config.env_args}
+
+
 def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
     if not has_data(config.env):
         if config.dataset is not None or config.eval_dataset is not None:
@@ -142,39 +146,39 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
             raise ValueError(f"{config.env} creates its own examples, got the data set {name}; leave it out")
         return {}, {}, "the examples of the environment"
     name = config.dataset or "embedded"
-    train = {"dataset": name} if Path(name).is_file() else {"dataset": name, "split": "train"}
+    train = {"dataset": name, "split": "train"} if has_splits(name) else {"dataset": name}
     if config.eval_dataset is not None:
         return train, *_whole_or_split(config.eval_dataset, "validation")
-    from tril_gym.data.example import Examples
-    from tril_gym.data.sources import HELD_OUT, file_of_split, hold_out
-
-    if not Path(name).is_file():
+    if has_splits(name):
         if Path(name).is_dir():
-            _check_has_validation(file_of_split(Path(name), "train"))
+            _check_has_validation(Path(name))
         return train, *_whole_or_split(name, "validation")
 
-    examples = examples_of(config.env, dataset=name, on_bad_row=config.env_args.get("on_bad_row", "raise"))
-    kept, held_out = hold_out(examples)
-    if not kept or not held_out:
+    examples = examples_of(config.env, dataset=name, **reading(config))
+    held_out = [is_held_out(prompt) for prompt in examples.prompts()]
+    if all(held_out) or not any(held_out):
         raise ValueError(
             f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or"
             " name other data with --eval-dataset"
         )
-    description = f"{len(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
-    parts = Examples(kept, source=f"the learning part of {name}"), Examples(held_out, source=description, held_out=True)
+    description = f"{sum(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
+    kept = examples.select([not held for held in held_out], source=f"the learning part of {name}")
+    parts = kept, examples.select(held_out, source=description, held_out=True)
     return {"dataset": parts[0]}, {"dataset": parts[1]}, description
 
 
-def _check_has_validation(train: Path) -> None:
-    """Check that a folder with this train split has a validation split.
+def _check_has_validation(folder: Path) -> None:
+    """Check that a folder with splits has a train and a validation split.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has not.
     """
-    if not any((train.parent / f"validation{ending}").is_file() for ending in READERS):
+    train = folder / "train" if is_saved(folder) else file_of_split(folder, "train")
+    if not has_split(folder, "validation"):
+        what = "split" if is_saved(folder) else "file validation.jsonl"
         raise ValueError(
-            f"{train.parent} has no validation split to evaluate on; add a file validation.jsonl, name other data with"
-            f" --eval-dataset, or hold a part of the train split out with --dataset {train}"
+            f"{folder} has no validation split to evaluate on; add a {what}, name other data with --eval-dataset, or"
+            f" hold a part of the train split out with --dataset {train}"
         )
 
 
@@ -183,18 +187,25 @@ def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | No
     if not has_data(config.env):
         return {}, "the examples of the environment"
     name = eval_dataset or config.dataset or "embedded"
-    if Path(name).is_file() and split is not None:
-        raise ValueError(f"{name} is one file and has no splits; leave --split {split} out")
-    if Path(name).is_file() and name == config.dataset and eval_dataset is None:
+    if not has_splits(name) and split is not None:
+        raise ValueError(f"{name} is one file or table and has no splits; leave --split {split} out")
+    if not has_splits(name) and name == config.dataset and eval_dataset is None:
         return _divided_data(config)[1:]
     return _whole_or_split(name, split or "test")
 
 
 def _whole_or_split(name: str, split: str) -> tuple[dict[str, Any], str]:
-    """Return keywords and description of all of a file, or of a split of another data set."""
-    if Path(name).is_file():
+    """Return keywords and description of all of a file or table, or of a split of another data set."""
+    if not has_splits(name):
         return {"dataset": name}, f"all of {name}"
     return {"dataset": name, "split": split}, f"the {split} split of {name}"
+
+
+def with_measured_lengths(config: RunConfig, envs: VectorEnv) -> RunConfig:
+    """Return the settings with the lengths that an environment measured on its data, so that all of a run has these."""
+    text = envs.metadata["text"]
+    names = measured_keywords(config.env.split(":")[-1])
+    return replace(config, env_args={name: text[name] for name in names} | config.env_args)
 
 
 def check_rewards(
@@ -295,6 +306,7 @@ def check_references(config: RunConfig, envs: VectorEnv) -> None:
         if not info.get("references"):
             raise ValueError(
                 f"{config.algorithm} with these settings learns from references, and example"
-                f" {info.get('example', '?')} of {config.env} has none; use data with references, or an algorithm and"
-                " a guide that need none, such as ppo"
+                f" {info.get('example', '?')} of {config.env} has none; use data with references (in tril/Text-v0 the"
+                " column references or completion, which --column can name), or an algorithm and a guide that need"
+                " none, such as ppo"
             )

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 
 from gymnasium.vector import VectorEnv
 
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.rewards.text.words import ngrams_of, split_words
 from tril_gym.wrappers.vector import base_attribute
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal
 
 from tril_gym.rewards.neural.preference import TEMPLATE, check_template
@@ -26,6 +26,10 @@ class RewardModelConfig:
         MISSING, "file, folder, or hub:owner/name; columns prompt, chosen, rejected", group="data"
     )
     on_bad_row: Literal["raise", "skip"] = config_field("raise", "what to do with malformed rows", group="data")
+    column: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "name in the data of prompt, chosen or rejected; may be repeated", "group": "data"},
+    )
     template: str = config_field(TEMPLATE, "layout of the text that the model reads", group="data")
     max_length: int | None = config_field(
         None, "tokens read, counted from the end; default: the model's maximum, at most 512", minimum=8, group="data"

@@ -118,7 +118,7 @@ def resume_reward_model(
 def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None) -> RewardModelRun:
     """Read the pairs and make the network."""
     check_single_process()
-    pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row)
+    pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row, column=config.column)
     with _threads(config):
         model, tokenizer, max_length = _network(config, pairs)
     config = resolve(config, num_pairs=len(pairs.train), max_length=max_length)

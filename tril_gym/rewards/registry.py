@@ -49,6 +49,11 @@ REGISTRY = {
         "BLEURT, learned similarity of completion and reference, about 0 to 1",
         "references; a checkpoint's name or folder (model=), by default Elron/bleurt-base-512",
     ),
+    "choice": RewardSpec(
+        "text.verifiable:ChoiceMatch",
+        "1 for a completion that names the right choice, such as B, else 0",
+        "references, or an extra with the right choice (against=)",
+    ),
     "chrf": RewardSpec(
         "text.sacrebleu:chrf",
         "chrF of one text, agreement in n-grams of characters, 0 to 100",
@@ -126,6 +131,11 @@ REGISTRY = {
         "nothing",
         kind="corpus",
     ),
+    "exact_match": RewardSpec(
+        "text.verifiable:ExactMatch",
+        "1 for a completion that is the right answer, else 0",
+        "references, or an extra with the right answer (against=)",
+    ),
     "length_bonus": RewardSpec(
         "text.shaping:length_bonus",
         "number of words divided by a target, at most 1",
@@ -152,6 +162,11 @@ REGISTRY = {
         "nothing",
         kind="corpus",
     ),
+    "number_match": RewardSpec(
+        "text.verifiable:NumberMatch",
+        "1 for a completion with the right number, else 0",
+        "references, or an extra with the right number (against=)",
+    ),
     "official_spice": RewardSpec(
         "text.official_spice:OfficialSpice",
         "SPICE by the official program, not tested with its original models, F1 of propositions, 0 to 1",
@@ -172,6 +187,11 @@ REGISTRY = {
         "neural.preference:Preference",
         "output of a reward model for prompt and completion, on its own scale",
         "a reward model's name or folder, or an adapter's folder (model=)",
+    ),
+    "regex": RewardSpec(
+        "text.verifiable:RegexMatch",
+        "1 for a completion that a regular expression matches, else 0",
+        "a pattern (pattern=), or references or an extra with one (against=)",
     ),
     "regressor": RewardSpec(
         "neural.regressor:Regressor",

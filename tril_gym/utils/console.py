@@ -43,6 +43,8 @@ PROFILED = {
     "other": "the rest",
 }
 
+LINE_SECONDS = 10.0  # between lines of a count where there is no terminal
+
 # Metrics that `comparison_table` leaves out: they are in its title, or follow from the intervals.
 NOT_COMPARED = ("examples", "reward/stderr")
 
@@ -124,6 +126,23 @@ class RunConsole:
         else:
             self.say(activity)
             yield
+
+    @contextmanager
+    def counting(self, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+        """Yield a function that shows a count on a terminal, elsewhere as a line after every ten seconds."""
+        if self.console.is_terminal:
+            with self.console.status(escape(label)) as status:
+                yield lambda count: status.update(escape(f"{label}: {count:,} {unit}"))
+            return
+        printed = time.monotonic()
+
+        def show(count: int) -> None:
+            nonlocal printed
+            if time.monotonic() - printed >= LINE_SECONDS:
+                printed = time.monotonic()
+                self.say(f"{label}: {count:,} {unit}")
+
+        yield show
 
     @contextmanager
     def progress(

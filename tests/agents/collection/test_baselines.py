@@ -16,7 +16,8 @@ from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajecto
 from tril_gym.agents.algorithms import training_loop
 from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
 from tril_gym.agents.collection.collector import collect
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer

@@ -20,7 +20,8 @@ from tril_gym.agents.actors.references import References, ReferenceTokens, refer
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.adversarial import AdversarialLearner, with_final_rewards
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
-from tril_gym.data.example import Example, Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import Examples
 from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer

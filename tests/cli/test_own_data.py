@@ -49,6 +49,14 @@ def test_prompts_alone_are_enough(algorithm, folder):
     assert metrics["reward/mean"] <= 0
 
 
+def test_tiny_models_begin_with_random_weights_without_references(folder, caplog):
+    arguments = [*TEXT, "--dataset", "prompts.json", "--reward", "own:short"]
+    code, output = train("ppo", *arguments, *SMALL[:4], *SMALL[6:])
+    assert code == 0, output
+    assert "prompts.json has no references, so tiny models begin with random weights" in caplog.text
+    assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["tiny_samples"] == 0
+
+
 @pytest.mark.parametrize("algorithm", NEED_REFERENCES)
 def test_algorithms_that_need_references_say_so(algorithm, folder):
     code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", *SMALL)

@@ -63,6 +63,7 @@ FILES: dict[str, bytes] = {
     "halves.jsonl": b'{"concepts": ["a\\ud83d"], "references": []}\n',
     "deep.jsonl": b'{"concepts": ' + b"[" * 200_000 + b"]" * 200_000 + b', "references": []}\n',
     "none.jsonl": lines(NO_REFERENCES),
+    "some.jsonl": lines([*NO_REFERENCES[:30], *SETS[30:]]),
     "reviews.jsonl": b'{"text": "a good film", "label": 2}\n',
     "notes.txt": b"hello",
     "semicolons.csv": b"concepts;references\na;b\n",
@@ -158,7 +159,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --eval-dataset empty_folder", "empty_folder has no validation split"),
     (f"{TRAIN} --dataset none.jsonl", "needs at least 2 train examples with references, got 0"),
     ("train bc --dataset none.jsonl --reward end_bonus", "bc with these settings learns from references, and example"),
-    (f"{TRAIN} --dataset none.jsonl --reward end_bonus", "has no reference to pretrain on; use samples=0"),
+    (f"{TRAIN} --dataset some.jsonl --reward end_bonus", "has no reference to pretrain on, while others may have"),
     (
         f"{TRAIN} --env tril/IMDB-v0 --dataset reviews.jsonl",
         "line 1: label must be 1 (positive) or 0 (negative), got 2",

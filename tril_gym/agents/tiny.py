@@ -31,7 +31,7 @@ from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
 from tril_gym.utils.config_fields import MAX_RATE, check_bounds, config_field
-from tril_gym.utils.console import RunConsole
+from tril_gym.utils.console import LINE_SECONDS, RunConsole
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
@@ -40,7 +40,6 @@ from tril_gym.utils.threads import cpu_threads
 # texts have before training, and it needs no training of its own.
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
-LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,10 @@ def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: i
         rows = range(min(envs.num_envs, samples - first))
         for row, info in ((row, row_of(infos, row)) for row in rows):
             if not info.get("references"):
-                raise ValueError(f"example {info.get('example', '?')} has no reference to pretrain on; use samples=0")
+                raise ValueError(
+                    f"example {info.get('example', '?')} has no reference to pretrain on, while others"
+                    " may have; leave such examples out, or start from random weights: samples=0, --tiny-samples 0"
+                )
             completions.append(tokenize(pick(info["references"], float(draws[first + row]))))
         prompts.append(torch.from_numpy(observations[: len(rows)].copy()))
     return Texts.from_observations(torch.cat(prompts), layout.max_prompt_length).with_completions(completions)

@@ -5,6 +5,7 @@ This happens before anything is written, so that wrong settings leave no run fol
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from tril_gym.experiment.environments import (
     check_rewards,
     default_reward,
     evaluation_data,
+    has_references,
     make_envs,
     training_data,
     with_measured_lengths,
@@ -50,6 +52,8 @@ from tril_gym.utils.user_code import is_function_name
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.agents.algorithms.agent import Agent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ def build_run(config: RunConfig) -> RunComponents:
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
     envs = make_envs(config, data, pretrained)
-    config = with_measured_lengths(config, envs)
+    config = _without_pretraining(with_measured_lengths(config, envs), envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):
@@ -93,6 +97,17 @@ def build_run(config: RunConfig) -> RunComponents:
     return RunComponents(
         config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
     )
+
+
+def _without_pretraining(config: RunConfig, envs: VectorEnv) -> RunConfig:
+    """Return the settings with tiny models of random weights where there are no references to pretrain them on."""
+    if not config.tiny_samples or has_references(config, envs):
+        return config
+    logger.warning(
+        "%s has no references, so tiny models begin with random weights; --policy NAME begins with one that can write",
+        config.dataset or config.env,
+    )
+    return replace(config, tiny_samples=0)
 
 
 def _build_agent(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None) -> tuple[RunConfig, Agent]:

@@ -294,6 +294,12 @@ def check_held_out(config: RunConfig, data: dict[str, Any], policy: LMPolicy | N
     envs.close()
 
 
+def has_references(config: RunConfig, envs: VectorEnv) -> bool:
+    """Return whether one of the first examples has references."""
+    _, infos = envs.reset(seed=config.seed)
+    return any(row_of(infos, row).get("references") for row in range(envs.num_envs))
+
+
 def check_references(config: RunConfig, envs: VectorEnv) -> None:
     """Check that the first examples have references.
 

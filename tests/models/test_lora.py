@@ -128,8 +128,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"rank": 0}, r"rank must be at least 1, got 0; the usual value is 8"),
-            ({"rank": 4, "alpha": 0}, r"alpha must be above 0, got 0"),
+            ({"rank": 0}, r"rank must be a whole number of at least 1, got 0; the usual value is 8"),
+            ({"rank": 4, "alpha": 0}, r"alpha must be a number above 0, got 0"),
             ({"rank": 4, "target_modules": ["q_proj"]}, r"no layer 'q_proj'; its linear layers are c_attn, c_fc"),
             ({"rank": 4, "target_modules": ["ln_1"]}, r"no LoRA for \['ln_1'\]: .*not supported"),
             ({"rank": 4, "target_modules": "h.9.*"}, r"no LoRA for h\.9\.\*: .*not found"),

@@ -1,5 +1,6 @@
 """Config fields: their bounds are one rule for Python and the command line, and no number is NaN or infinite."""
 
+import ast
 import math
 import re
 import typing
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from tril_gym.agents.tiny import TinySettings
@@ -97,7 +99,7 @@ def test_values_on_and_within_the_bounds_are_allowed(numbers):
         ({"half_open": 1.0}, "half_open must be in [0, 1), got 1.0"),
         ({"optional": 0.0}, "optional must be in (0, 1], got 0.0"),
         ({"pair": (0.5, 1.0)}, "pair must be in [0, 1), got (0.5, 1.0); the usual value is (0.1, 0.2)"),
-        ({"above": "1e-5"}, "above must be a number, got '1e-5'; the usual value is 0.5"),
+        ({"above": "1e-5"}, "above must be a number, got '1e-5'; write 1.0e-05; the usual value is 0.5"),
     ],
 )
 def test_values_outside_the_bounds_are_refused(numbers, message):
@@ -120,7 +122,15 @@ def test_numbers_are_finite_with_and_without_bounds(name, value):
         ({"least": True}, "least must be a whole number, got True"),
         ({"free": False}, "free must be a number, got False"),
         ({"free": None}, "free must be a number, got None"),
-        ({"flag": "no"}, "flag must be True or False, got 'no'"),
+        ({"flag": "no"}, "flag must be True or False, got 'no'; write False; the usual value is False"),
+        ({"flag": "Yes"}, "flag must be True or False, got 'Yes'; write True"),
+        ({"flag": "perhaps"}, "flag must be True or False, got 'perhaps'; the usual"),
+        ({"least": "8"}, "least must be a whole number, got '8'; write 8"),
+        ({"least": "8.5"}, "least must be a whole number, got '8.5'; the usual"),
+        ({"free": "3e-4"}, "free must be a number, got '3e-4'; write 0.0003"),
+        ({"optional": " .5 "}, "optional must be a number, got ' .5 '; write 0.5"),
+        ({"free": "nan"}, "free must be a number, got 'nan'; the usual"),
+        ({"free": "much"}, "free must be a number, got 'much'; the usual"),
         ({"flag": 1}, "flag must be True or False, got 1"),
         ({"name": 3}, "name must be a text that is not empty, got 3"),
         ({"name": " "}, "name must be a text that is not empty, got ' '"),
@@ -195,3 +205,11 @@ class TestCommandLine:
         result = CliRunner().invoke(main, ["train", "ppo", "--output-dir", str(tmp_path / "run"), *arguments])
         assert result.exit_code == 2
         assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("text", ["1e-5", "3e-4", "1E+20", "7", "-2.50"])
+def test_what_a_message_says_to_write_is_read_by_python_and_yaml(text):
+    with pytest.raises(ValueError, match="write") as error:
+        Numbers(free=text)
+    written = re.search(r"write ([^;]+)", str(error.value))[1]
+    assert ast.literal_eval(written) == yaml.safe_load(written) == float(text)

@@ -23,6 +23,7 @@ from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import prompt_table
+from tril_gym.utils.config_fields import check_integer
 
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
 RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
@@ -76,6 +77,8 @@ class TextEnvConfig:
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self._num_known = len(tokenizer)
+        if not isinstance(prompt_eos, bool):
+            raise ValueError(f"prompt_eos must be True or False, got {prompt_eos!r}")
         self.eos_token_ids = check_eos_ids(eos_token_ids, tokenizer, self.vocab_size)
         self.is_eos = np.zeros(self.vocab_size, dtype=bool)
         self.is_eos[self.eos_token_ids] = True
@@ -238,8 +241,8 @@ def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
     return int(vocab_size)
 
 
-def check_eos_ids(ids: Sequence[int] | None, tokenizer: Any, vocab_size: int) -> list[int]:
-    """Return the ids that end a text, the tokenizer's EOS first: references end in it.
+def check_eos_ids(ids: Sequence[int] | int | None, tokenizer: Any, vocab_size: int) -> list[int]:
+    """Return the ids that end a text, the tokenizer's EOS first: references end in it. A single id may be a number.
 
     Raises:
         ValueError: there are none, or one is no action.
@@ -247,19 +250,15 @@ def check_eos_ids(ids: Sequence[int] | None, tokenizer: Any, vocab_size: int) ->
     own = int(tokenizer.eos_token_id)
     if ids is None:
         return [own]
-    wrong = [token for token in ids if not isinstance(token, int | np.integer) or not 0 <= token < vocab_size]
-    if wrong or not ids:
-        raise ValueError(f"eos_token_ids must be ids of 0 to {vocab_size - 1}, one at least, got {list(ids)}")
+    found = list(ids) if isinstance(ids, Sequence) and not isinstance(ids, str) else [ids]
+    are_integers = all(isinstance(token, int | np.integer) and not isinstance(token, bool) for token in found)
+    if not (found and are_integers and all(0 <= token < vocab_size for token in found)):
+        raise ValueError(
+            f"eos_token_ids must be ids of 0 to {vocab_size - 1}, one at least, got {ids!r}; write a list such as"
+            f" [{own}], the tokenizer's"
+        )
+    ids = found
     return sorted({int(token) for token in ids}, key=lambda token: (token != own, token))
-
-
-def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """Return an integer setting, or raise ValueError where it is out of its bounds."""
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or value < minimum or (maximum is not None and value > maximum):
-        most = "" if maximum is None else f" and at most {maximum}"
-        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
-    return int(value)
 
 
 def copy_plain_data(x: Any) -> Any:

@@ -19,11 +19,12 @@ from gymnasium.vector.utils import batch_space
 
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.base import TextEnvMixin
-from tril_gym.envs.config import TextEnvConfig, check_integer
+from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_row_restarts
 from tril_gym.envs.text_batch import TextBatch, check_actions
 from tril_gym.envs.text_env import METADATA, NO_RENDER_MODE, check_render_mode, rendered
 from tril_gym.utils.batched_infos import batched
+from tril_gym.utils.config_fields import check_integer
 
 MAX_ENVS = 1_000_000  # texts; more do not fit into memory
 Seeds = int | Sequence[int | None] | None

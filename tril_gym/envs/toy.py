@@ -25,7 +25,8 @@ import numpy as np
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
-from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig, check_integer
+from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig
+from tril_gym.utils.config_fields import check_integer
 
 Rule = Literal["count", "sparse", "prefix", "stop"]
 

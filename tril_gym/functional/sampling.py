@@ -152,6 +152,9 @@ class Decoding:
     greedy: bool = False  # always the most probable token
 
     def __post_init__(self) -> None:
+        for name, value in (("temperature", self.temperature), ("top_p", self.top_p)):
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise ValueError(f"{name} must be a number, got {value!r}")
         if not 0.0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}; for 0 use greedy=True")
         if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+
+from tril_gym.models.lora import is_peft_model
+from tril_gym.utils.config_fields import describe_type
 
 
 def body_of(model: Any) -> Any:
@@ -52,6 +56,56 @@ def decoder_start(model: Any) -> list[int]:
         )
     forced = model.generation_config.forced_bos_token_id
     return [start] if forced is None else [start, forced]
+
+
+def is_encoder(config: Any) -> bool:
+    """Return whether models of a configuration read texts in both directions, as BERT does, and so write none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    is_bidirectional = config.model_type in {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    return is_bidirectional and not config.is_encoder_decoder and not getattr(config, "is_decoder", False)
+
+
+def check_is_language_model(model: Any) -> None:
+    """Raise unless an object is a model of `transformers` that can write texts.
+
+    Raises:
+        TypeError: it is none, or one without a language-modelling head.
+        ValueError: it is an encoder.
+    """
+    if not isinstance(model, PreTrainedModel):
+        way_out = (
+            "; LMPolicy.from_pretrained(name) loads one by name or folder" if isinstance(model, str | Path) else ""
+        )
+        raise TypeError(
+            "a policy's model must be a causal or an encoder-decoder model of transformers, got"
+            f" {describe_type(model)}{way_out}"
+        )
+    check_writes(model.config, type(model).__name__)
+    if model.get_output_embeddings() is None:
+        raise TypeError(
+            f"{type(model).__name__} has no language-modelling head, so it writes no texts; load the model with"
+            " AutoModelForCausalLM or AutoModelForSeq2SeqLM, or with LMPolicy.from_pretrained"
+        )
+
+
+def check_writes(config: Any, name: str) -> None:
+    """Raise `ValueError` where a configuration is that of an encoder.
+
+    Args:
+        config: of `transformers`.
+        name: of the model, for the message.
+    """
+    if is_encoder(config):
+        raise ValueError(
+            f"{name} is a {config.model_type} model: an encoder, which reads texts in both directions and cannot write"
+            " them; choose a decoder-only model such as gpt2, or an encoder-decoder such as t5-base"
+        )
+
+
+def is_model(found: Any) -> bool:
+    """Return whether an object is a model of `transformers`, or one that peft wraps."""
+    return isinstance(found, PreTrainedModel) or is_peft_model(found)
 
 
 def eos_ids_of(model: Any) -> tuple[int, ...]:

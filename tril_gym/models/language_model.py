@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tril_gym.models.architecture import check_is_language_model
 from tril_gym.models.backbone import backbone_of
 from tril_gym.models.decoders import Decoder, ReadingMode
 from tril_gym.models.kernels import use_fast_kernels
@@ -70,6 +71,7 @@ class LanguageModel:
             model = Lora(model)
         self.lora = model if isinstance(model, Lora) else None
         network = model if self.lora is None else self.lora.network
+        check_is_language_model(network)
         self.model = disable_dropout(use_fast_kernels(align_storage(network)))
         self.tokenizer, self.base_ref = tokenizer, base_ref
         self.backbone = backbone_of(self.model, mode)

@@ -82,11 +82,11 @@ class Lora:
         from peft import LoraConfig, TaskType, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank}; the usual value is 8")
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}; the usual value is 8")
         alpha = 2 * rank if alpha is None else alpha
-        if alpha <= 0:
-            raise ValueError(f"alpha must be above 0, got {alpha}; the usual value is twice the rank")
+        if not isinstance(alpha, int | float) or not alpha > 0:
+            raise ValueError(f"alpha must be a number above 0, got {alpha!r}; the usual value is twice the rank")
         targets = _targets(network, target_modules)
         config = LoraConfig(
             task_type=TaskType.SEQ_2_SEQ_LM if network.config.is_encoder_decoder else TaskType.CAUSAL_LM,

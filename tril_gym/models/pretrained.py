@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tril_gym.models.architecture import check_writes
 from tril_gym.models.lora import Lora
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.suggestions import path_with_suggestion
@@ -62,13 +63,17 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
         settings: for the model's own `from_pretrained`.
 
     Raises:
-        ValueError: `transformers` finds no model of this name, or the hardware cannot quantise.
+        ValueError: `transformers` finds no model of this name, it is an encoder, or the hardware cannot quantise.
         ImportError: quantising needs bitsandbytes, or an attention needs a package that is missing.
     """
     if load_in_4bit or load_in_8bit:
         settings["quantization_config"] = _quantisation(load_in_4bit, load_in_8bit, settings.get("dtype"))
     try:
-        kind, _ = model_kind(name, settings)
+        kind, config = model_kind(name, settings)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(name, error) from error
+    check_writes(config, repr(str(name)))
+    try:
         with without_progress_bars():
             return kind.from_pretrained(name, **settings)
     except RuntimeError as error:
@@ -76,11 +81,15 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
             raise
         raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it without") from error
     except (OSError, ValueError) as error:
-        named = path_with_suggestion(str(name), ("tiny", "tiny-seq2seq"))
-        raise ValueError(
-            f"no language model could be loaded as {named}; give the folder of a saved model, a hub name"
-            f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
-        ) from error
+        raise _not_loadable(name, error) from error
+
+
+def _not_loadable(name: str | Path, error: Exception) -> ValueError:
+    named = path_with_suggestion(str(name), ("tiny", "tiny-seq2seq"))
+    return ValueError(
+        f"no language model could be loaded as {named}; give the folder of a saved model, a hub name"
+        f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
+    )
 
 
 def model_kind(name: str | Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:

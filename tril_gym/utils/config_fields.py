@@ -15,6 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -25,6 +26,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 100
 MAX_EPOCHS = 100_000
 MAX_RANK = 65_536  # of LoRA adapters: wider than any layer
 MAX_WHOLE = 2**53  # of any whole number: larger ones overflow
+TRUTH_VALUES = dict.fromkeys(("yes", "true", "on"), "True") | dict.fromkeys(("no", "false", "off"), "False")  # as text
 MAX_COEFFICIENT = 1_000_000  # weight of a term of a loss or a reward
 
 
@@ -74,7 +76,8 @@ def check_bounds(config: Any) -> None:
         if value is None and types.NoneType in kinds[entry.name]:
             continue
         if (rule := _broken_type_rule(kinds[entry.name], value)) is not None:
-            raise ValueError(f"{entry.name} must be {rule}, got {value!r}{_usual(entry)}")
+            way_out = "".join(f"; write {meant}" for meant in [_meant(kinds[entry.name], value)] if meant)
+            raise ValueError(f"{entry.name} must be {rule}, got {value!r}{way_out}{_usual(entry)}")
         for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, Real) and not isinstance(number, bool):
                 _check_number(entry, number, value)
@@ -114,6 +117,41 @@ def _type_rule(kind: Any, value: Any) -> str | None:
     if kind is str:
         return None if isinstance(value, str) and value.strip() else "a text that is not empty"
     return None
+
+
+def _meant(kinds: tuple[Any, ...], value: Any) -> str | None:
+    """Return what to write for a text that spells a number or a truth value, valid in Python and in YAML; else None."""
+    if not isinstance(value, str):
+        return None
+    text = value.strip().lower()
+    if bool in kinds:
+        return TRUTH_VALUES.get(text)
+    with suppress(ValueError):
+        if int in kinds:
+            return str(int(text))
+        if float in kinds and math.isfinite(number := float(text)):
+            mantissa, exponent, power = repr(number).partition("e")
+            # YAML reads 1e-05 as a text, 1.0e-05 as a number.
+            return mantissa + (".0" if exponent and "." not in mantissa else "") + exponent + power
+    return None
+
+
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Return an integer setting.
+
+    Raises:
+        ValueError: it is no integer, or out of its bounds.
+    """
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_integer or value < minimum or (maximum is not None and value > maximum):
+        most = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
+    return int(value)
+
+
+def describe_type(found: Any) -> str:
+    """Return a wrong argument for a message: a text itself, of other objects the type."""
+    return repr(found) if isinstance(found, str) else type(found).__name__
 
 
 def _check_number(entry: Field[Any], number: Any, value: Any) -> None:

@@ -33,8 +33,6 @@ def complete(policy: Any, prompts: Sequence[str], *, max_new_tokens: int | None 
     length = max_new_tokens
     if length is None:  # where not even one token fits, `check` says what is too long
         length = max(1, longest_completion(policy.language_model.backbone, width, USUAL_LENGTH))
-    if length < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {length}")
     ends = policy.eos_token_ids or (policy.tokenizer.eos_token_id,)
     layout = TextLayout(
         max_prompt_length=width, max_new_tokens=length, vocab_size=policy.vocab_size, eos_token_ids=ends

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.policy import LMPolicy, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, text_writer
 from tril_gym.agents.actors.tokenizer_bridge import CrossTokenizerBridge
-from tril_gym.agents.collection.actor import Actor, Writer
+from tril_gym.agents.collection.actor import Actor, Writer, as_actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import Decoding
+from tril_gym.models.architecture import is_model
 from tril_gym.models.texts import Texts
+from tril_gym.utils.user_code import is_function_name
 
 
 class Guide(Actor):
@@ -107,3 +110,21 @@ class Guide(Actor):
             pause: seconds before the second call; each further pause is twice as long.
         """
         return CallableGuide(f, retries=retries, pause=pause)
+
+
+def as_guide(found: Any, tokenizer: Any) -> Actor:
+    """Return a guide, or make one: "references", or a language model as `as_policy` takes it.
+
+    Raises:
+        TypeError: it cannot write.
+        ValueError: a function by name, or there is no model of this name.
+    """
+    if isinstance(found, str) and found == "references":
+        return References()
+    if isinstance(found, str) and is_function_name(found):
+        raise ValueError(
+            f"a guide that is a function is given itself, not by its name {found!r}: Guide.from_callable(f)"
+        )
+    if isinstance(found, str | Path) or is_model(found):
+        return Guide(as_policy(found, tokenizer))
+    return as_actor(found)

@@ -24,11 +24,15 @@ from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import EXCLUDED, Decoding
-from tril_gym.models.architecture import eos_ids_of
+from tril_gym.models.architecture import eos_ids_of, is_model
 from tril_gym.models.language_model import LanguageModel, TokenLogprobs
 from tril_gym.models.lm_head import EntropyMode
 from tril_gym.models.lora import Lora
 from tril_gym.models.texts import Texts
+from tril_gym.utils.config_fields import check_integer, describe_type
+
+PolicyLike = Any  # what `as_policy` takes: an `LMPolicy`, a model of `transformers`, the name or folder of one
+TINY = ("tiny", "tiny-seq2seq")  # on the command line
 
 # Nats. Log-probability of an EOS before the minimum length, which only another actor can write, instead of −inf: with
 # that, gradients are NaN.
@@ -139,9 +143,15 @@ class LMPolicy(Actor):
         if self.vocab_size != layout.vocab_size:
             raise ValueError(
                 f"the model has {self.vocab_size} logits, the environment {layout.vocab_size} actions; make the"
-                f" environment with the model's own tokenizer, and vocab_size={self.vocab_size} if that is shorter"
+                f" environment with the model's own tokenizer{self._tokenizer_keyword()}, and"
+                f" vocab_size={self.vocab_size} if that is shorter"
             )
         self.language_model.backbone.check_positions(layout.max_prompt_length, layout.max_new_tokens)
+
+    def _tokenizer_keyword(self) -> str:
+        """Return the keyword of an environment for the model's tokenizer, where it has a name or a folder."""
+        name = "" if self.tokenizer is None else self.tokenizer.name_or_path
+        return f", tokenizer={name!r}" if name else ""
 
     def check_ends(self, layout: TextLayout) -> None:
         """Raise if the environment ends texts, or prompts, otherwise than the model that trains in it.
@@ -178,6 +188,9 @@ class LMPolicy(Actor):
             seed: of sampling.
         """
         policy = self.with_decoding(Decoding(greedy=True)) if greedy else self
+        if max_new_tokens is not None:
+            check_integer("max_new_tokens", max_new_tokens, 1)
+        check_integer("seed", seed, 0)
         if isinstance(prompts, str):
             return complete(policy, [prompts], max_new_tokens=max_new_tokens, seed=seed)[0]
         return complete(policy, prompts, max_new_tokens=max_new_tokens, seed=seed)
@@ -216,3 +229,28 @@ class LMPolicy(Actor):
     def plain_logprobs(self, texts: Texts) -> Tensor:
         """Return (B, T) under the model's own softmax, without temperature or minimum length, as imitation learns."""
         return self.language_model.token_logprobs(texts).logprobs
+
+
+def as_policy(found: Any, tokenizer: Any) -> LMPolicy:
+    """Return a policy, or make one of a model of `transformers` or of the name or folder of one.
+
+    Args:
+        found: an `LMPolicy`, a `PreTrainedModel`, a `PeftModel`, or a name or folder for `LMPolicy.from_pretrained`.
+        tokenizer: the environment's, which a model that is given without its own is taken to have.
+
+    Raises:
+        TypeError: something else.
+        ValueError: it can write no texts, or there is no model of this name.
+    """
+    if isinstance(found, LMPolicy):
+        return found
+    if isinstance(found, str) and found in TINY:
+        raise ValueError(f"{found!r} models are made for an environment: tiny_policy(envs), tiny_guide(envs)")
+    if isinstance(found, str | Path):
+        return LMPolicy.from_pretrained(found)
+    if is_model(found):
+        return LMPolicy(found, tokenizer)
+    raise TypeError(
+        "a policy is an LMPolicy, a model of transformers, or the name or folder of one, got"
+        f" {describe_type(found)}; write LMPolicy.from_pretrained(name) or tiny_policy(envs)"
+    )

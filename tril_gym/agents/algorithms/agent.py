@@ -19,13 +19,13 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from tril_gym import __version__
-from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.guide import Guide, as_guide
 from tril_gym.agents.actors.model_check import check_training_mode
-from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.algorithms.report import History
 from tril_gym.agents.algorithms.training_loop import learn
-from tril_gym.agents.collection.actor import Actor, as_actor
+from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCritic
@@ -34,6 +34,7 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
+from tril_gym.utils.config_fields import check_integer, describe_type
 from tril_gym.utils.versions import check_not_newer
 
 
@@ -41,7 +42,8 @@ class Agent(ABC):
     """Base class of all algorithms.
 
     Args:
-        policy: the language model to train, in place.
+        policy: the language model to train, in place: an `LMPolicy`, a model of `transformers`, or the name or folder
+            of one.
         envs: the vector environment to write in.
         config: the hyperparameters; by default the defaults of the config type.
         guide: writes parts of the texts, for algorithms with a guide.
@@ -55,13 +57,18 @@ class Agent(ABC):
     guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
 
     def __init__(
-        self, policy: LMPolicy, envs: VectorEnv, config: Any = None, *, guide: Actor | None = None, seed: int = 0
+        self, policy: PolicyLike, envs: VectorEnv, config: Any = None, *, guide: Any = None, seed: int = 0
     ) -> None:
         self.config = config = self.config_type() if config is None else config
         if not isinstance(self.config, self.config_type):
-            raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(config).__name__}")
-        self.envs, self.seed = envs, seed
-        self.layout = TextLayout.of(envs)
+            kind = self.config_type.__name__
+            raise TypeError(
+                f"{self.name} takes a {kind}, got {describe_type(config)}; write {kind}(learning_rate=1e-5), with other"
+                " fields as you like"
+            )
+        self.envs, self.seed = envs, check_integer("seed", seed, 0)
+        self.layout = self._layout_of(envs)
+        policy = as_policy(policy, self.layout.tokenizer)
         self._check_reward()
         policy.check(self.layout)
         policy.check_ends(self.layout)
@@ -77,6 +84,13 @@ class Agent(ABC):
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole, self.history = 0, True, History()
 
+    def _layout_of(self, envs: Any) -> TextLayout:
+        try:
+            return TextLayout.of(envs)
+        except TypeError as error:
+            order = "policy, guide, envs" if self.takes_guide else "policy, envs"
+            raise TypeError(f"{error}; the arguments are {type(self).__name__}({order})") from None
+
     def _check_reward(self) -> None:
         if self.layout.reward_missing and self.learner_type.needs_rewards:
             raise ValueError(
@@ -85,12 +99,12 @@ class Agent(ABC):
                 " texts (docs/your_own_reward.md); reward=None says that a wrapper of yours rewards the texts"
             )
 
-    def _checked_guide(self, guide: Actor | None) -> Actor | None:
+    def _checked_guide(self, guide: Any) -> Actor | None:
         if (guide is None) == self.takes_guide:
             raise TypeError(f"{self.name} {'needs a' if self.takes_guide else 'works without a'} guide, got {guide!r}")
         if guide is None:
             return None
-        guide = _independent(as_actor(guide), self.policy)
+        guide = _independent(as_guide(guide, self.layout.tokenizer), self.policy)
         guide.check(self.layout)
         if self.config.check_model:
             guide.check_readings(self.layout)
@@ -245,8 +259,8 @@ class GuidedAgent(Agent):
     """Base class of algorithms with a guide that starts or finishes texts.
 
     Args:
-        policy: the language model to train, in place.
-        guide: writes parts of the texts; it is not trained.
+        policy: the language model to train, in place; see `Agent`.
+        guide: writes parts of the texts; it is not trained. A language model may be given as the policy may.
         envs: the vector environment to write in.
         config: the hyperparameters; by default the defaults of the config type.
         seed: seed of all randomness in training.
@@ -255,7 +269,7 @@ class GuidedAgent(Agent):
     takes_guide = True
     guide: Actor
 
-    def __init__(self, policy: LMPolicy, guide: Actor, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
+    def __init__(self, policy: PolicyLike, guide: Any, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
         super().__init__(policy, envs, config, guide=guide, seed=seed)
 
 

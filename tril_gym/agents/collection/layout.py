@@ -6,13 +6,16 @@ other T, -1 where there is no token. Nothing here depends on which environment i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.config_fields import check_integer, describe_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,9 @@ class TextLayout:
             ValueError: the metadata is missing or incomplete.
         """
         if not isinstance(envs, VectorEnv):
+            env_id = repr(envs) if isinstance(envs, str) else "id"
             raise TypeError(
-                f"agents step vector environments, got {type(envs).__name__}; use gym.make_vec(id, num_envs=...)"
+                f"agents step vector environments, got {describe_type(envs)}; use gym.make_vec({env_id}, num_envs=...)"
                 " or wrap single ones in gymnasium.vector.SyncVectorEnv"
             )
         metadata = envs.metadata
@@ -80,15 +84,54 @@ class TextLayout:
             "prompt_eos",
             "reward_missing",
         )
-        return TextLayout(
-            max_prompt_length=int(text["max_prompt_length"]),
-            max_new_tokens=int(text["max_new_tokens"]),
-            vocab_size=int(text["vocab_size"]),
-            eos_token_ids=tuple(int(i) for i in text["eos_token_ids"]),
+        layout = TextLayout(
+            **{key: text[key] for key in required if key != "eos_token_ids"},
+            eos_token_ids=_eos_ids(text["eos_token_ids"]),
             **{key: text[key] for key in optional if key in text},
-            autoreset_mode=AutoresetMode(metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)),
+            autoreset_mode=_autoreset_mode(metadata),
             tokenizer=_tokenizer(envs),
         )
+        layout.check()
+        return layout
+
+    def check(self) -> None:
+        """Raise `ValueError` for metadata of another type, or out of its range."""
+        where = 'metadata["text"]: '
+        for name, minimum in (
+            ("max_prompt_length", 1),
+            ("max_new_tokens", 1),
+            ("vocab_size", 1),
+            ("min_new_tokens", 0),
+        ):
+            check_integer(where + name, getattr(self, name), minimum)
+        if self.num_examples is not None:
+            check_integer(where + "num_examples", self.num_examples, 1)
+        outside = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]
+        if outside or not self.eos_token_ids:
+            raise ValueError(
+                f"{where}eos_token_ids must be ids of 0 to {self.vocab_size - 1}, one at least, got"
+                f" {list(self.eos_token_ids)}"
+            )
+        if self.restart not in (None, "single", "rows"):
+            raise ValueError(f'{where}restart must be None, "single" or "rows", got {self.restart!r}')
+
+
+def _eos_ids(found: Any) -> tuple[int, ...]:
+    """Return the EOS ids of an environment's metadata."""
+    ids = [found] if isinstance(found, Integral) else found
+    is_list = isinstance(ids, Sequence | np.ndarray) and not isinstance(ids, str)
+    if not is_list or not all(isinstance(token, Integral) and not isinstance(token, bool) for token in ids):
+        raise ValueError(f'metadata["text"]: eos_token_ids must be a list of ids such as [0], got {found!r}')
+    return tuple(int(token) for token in ids)
+
+
+def _autoreset_mode(metadata: Mapping[str, Any]) -> AutoresetMode:
+    mode = metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(repr(known.value) for known in AutoresetMode)
+        raise ValueError(f'metadata["autoreset_mode"] must be one of {known}, got {mode!r}') from None
 
 
 def _tokenizer(envs: VectorEnv) -> Any:

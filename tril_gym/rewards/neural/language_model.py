@@ -157,10 +157,9 @@ def _load(source: str, compute: ComputeSettings) -> LanguageModel:
 
 def _check_is_causal(source: str, config: Any) -> None:
     """Raise ValueError for a model such as BERT, which loads as a causal model but attends to the predicted token."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from tril_gym.models.architecture import is_encoder
 
-    is_bidirectional = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
-    if is_bidirectional and not getattr(config, "is_decoder", False):
+    if is_encoder(config):
         raise ValueError(
             f"{source!r} is a {config.model_type} model, which reads texts in both directions and has no perplexity;"
             " give a causal or an encoder-decoder model"

@@ -24,6 +24,8 @@ from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import prompt_table
 from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.stop_strings import StopStrings, check_stop
+from tril_gym.utils.tokenization import decode
 
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
 RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
@@ -59,6 +61,7 @@ class TextEnvConfig:
         vocab_size: int | None = None,
         eos_token_ids: Sequence[int] | None = None,
         prompt_eos: bool = True,
+        stop: Sequence[str] | str | None = None,
         train_examples: Callable[[], Sequence[Example]] | None = None,
         reward_fn: RewardFunction | None = None,
         dense_reward: bool = False,
@@ -76,7 +79,7 @@ class TextEnvConfig:
         if prompt_truncation_side not in ("left", "right"):
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
-        self._num_known = len(tokenizer)
+        self.stop = StopStrings(check_stop(stop, tokenizer), tokenizer)
         if not isinstance(prompt_eos, bool):
             raise ValueError(f"prompt_eos must be True or False, got {prompt_eos!r}")
         self.eos_token_ids = check_eos_ids(eos_token_ids, tokenizer, self.vocab_size)
@@ -118,6 +121,7 @@ class TextEnvConfig:
             "min_new_tokens": self.min_new_tokens,
             "vocab_size": self.vocab_size,
             "eos_token_ids": list(self.eos_token_ids),
+            "stop": list(self.stop.strings),
             "num_examples": len(self.examples),
             "dense_reward": self.dense_reward,
             "restart": restart,
@@ -150,21 +154,19 @@ class TextEnvConfig:
     def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:
         """Return the info of the step that ends a text."""
         return self.reset_info(index) | {
-            "completion": self.decode(tokens),
+            "completion": self.completion(tokens),
             "tokens": tokens,
             "finish_reason": self.finish_reason(tokens),
             "scores": {},
         }
 
     def finish_reason(self, tokens: Sequence[int]) -> str:
-        """Return "stop" for a text that ended with EOS, "length" for one that reached T tokens."""
-        return "stop" if self.is_eos[tokens[-1]] else "length"
+        """Return "stop" for a text that ended with EOS or at a stop string, "length" for one that reached T tokens."""
+        return "stop" if self.is_eos[tokens[-1]] or self.stop.are_in(tokens) else "length"
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return tokens as text, without special tokens and ids beyond the tokenizer."""
-        known = [token for token in tokens if token < self._num_known]
-        text: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    def completion(self, tokens: Sequence[int]) -> str:
+        """Return tokens as text up to a stop string, without special tokens and ids beyond the tokenizer."""
+        return self.stop.cut(decode(self.tokenizer, tokens))
 
 
 def text_env_config(
@@ -182,6 +184,7 @@ def text_env_config(
     vocab_size: int | None = None,
     eos_token_ids: Sequence[int] | None = None,
     prompt_eos: bool = True,
+    stop: Sequence[str] | str | None = None,
 ) -> TextEnvConfig:
     """Return the configuration of a task on a data set.
 
@@ -202,6 +205,7 @@ def text_env_config(
         eos_token_ids: the ids of which each ends a text; by default the tokenizer's EOS.
         prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
             decoder-only models.
+        stop: strings at which a text ends, besides EOS; its completion is the text before.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
@@ -221,6 +225,7 @@ def text_env_config(
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         prompt_eos=prompt_eos,
+        stop=stop,
         train_examples=train_examples,
     )
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):

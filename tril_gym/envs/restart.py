@@ -97,4 +97,6 @@ def check_restart(index: int, tokens: Ids, config: TextEnvConfig, *, where: str)
         )
     if config.is_eos[completion].any():
         raise ValueError(f"{name} has an EOS, after which there is nothing to write: {completion}")
+    if config.stop.are_in(completion):
+        raise ValueError(f"{name} has a stop string, after which there is nothing to write: {completion}")
     return index, completion

@@ -78,6 +78,7 @@ class TextBatch:
         self._lengths[indices] = lengths
         has_ended = config.is_eos[tokens]
         has_ended |= lengths == config.max_new_tokens
+        self._end_at_stop_strings(indices, has_ended)
         if np.count_nonzero(has_ended):
             self.is_writing[indices] = np.logical_not(has_ended)
         if config.reward_fn is None:
@@ -93,10 +94,17 @@ class TextBatch:
         has_ended = config.is_eos[tokens]  # three times as fast as comparing with each EOS id
         if self.common_length == config.max_new_tokens:
             has_ended[:] = True
+        self._end_at_stop_strings(self._all_rows, has_ended)
         if np.count_nonzero(has_ended):
             np.logical_not(has_ended, out=self.is_writing)
             self._clear_common_length()
         return np.zeros(len(tokens)), has_ended
+
+    def _end_at_stop_strings(self, rows: Ids, has_ended: Mask) -> None:
+        """Set `has_ended` (k,) of the k texts that have a stop string, in place."""
+        if self.config.stop:
+            for place in np.flatnonzero(np.logical_not(has_ended)).tolist():
+                has_ended[place] = self.config.stop.are_in(self.tokens(rows[place]))
 
     def stop(self, rows: Ids) -> None:
         """End texts where they are."""
@@ -123,7 +131,7 @@ class TextBatch:
         prompt = self.config.prompts.text(int(self.examples[row]))
         tokens = self.tokens(row)
         end = "…" if self.is_writing[row] else f" [{self.config.finish_reason(tokens)}]"
-        return f"{prompt}\n> {self.config.decode(tokens)}{end}"
+        return f"{prompt}\n> {self.config.completion(tokens)}{end}"
 
 
 def check_actions(actions: Any, shape: tuple[int, ...]) -> Ids:

@@ -43,7 +43,8 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
     That of `config.reward_fn`, else 0; wrappers such as `TextReward` add the score of the finished text.
 
     ## Episode end
-    `terminated` at EOS (`info["finish_reason"] == "stop"`) or at the T-th token (`"length"`). Never `truncated`.
+    `terminated` at EOS or a stop string (`info["finish_reason"] == "stop"`), or at the T-th token (`"length"`). Never
+    `truncated`.
 
     ## Restart
     `reset(options={"example": index, "completion": token ids})` begins an episode in any state.
@@ -106,9 +107,9 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     def _print_last_token(self) -> None:
         tokens = self._text.tokens(0)
-        before = self.config.decode(tokens[:-1])  # a character may consist of several tokens, so all are decoded
+        before = self.config.completion(tokens[:-1])  # a character may consist of several tokens, so all are decoded
         end = "" if self._text.is_writing[0] else f" [{self.config.finish_reason(tokens)}]\n"
-        print(self.config.decode(tokens)[len(before) :], end=end, flush=True)
+        print(self.config.completion(tokens)[len(before) :], end=end, flush=True)
 
 
 def rendered(frame: str, render_mode: str) -> str | Image | None:

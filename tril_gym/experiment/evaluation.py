@@ -116,7 +116,7 @@ def columns_of_texts(
     columns = {
         "reward/mean": trajectories.rewards.sum(1).double(),
         "text/length": trajectories.lengths.double(),
-        "text/ended": trajectories.ended_with(layout.eos_token_ids).double(),
+        "text/ended": trajectories.ended_by_themselves(layout.eos_token_ids).double(),
     }
     completions = [info["completion"] for info in trajectories.infos if info.get("completion") is not None]
     if len(completions) == len(trajectories):  # a foreign environment may report none

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tril_gym.utils.tokenization import encode
+from tril_gym.utils.tokenization import UNREADABLE, decode, encode
 
 # Text is tokenised behind one of these, so that its first piece is tokenised as inside a text. The first one is in few
 # vocabularies, and what a vocabulary does not know merges with nothing.
 ANCHORS = ("☃", ".", "a")
-UNREADABLE = "\ufffd"  # what tokenizers decode bytes to that are not a character, or not yet
 
 
 class TextCodec:
     """Converts a tokenizer's ids to text and back, without special tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self._vocab_size = tokenizer, len(tokenizer)
+        self.tokenizer = tokenizer
         self._anchor_ids = self._encode("a")
 
     def text(self, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
@@ -27,9 +26,7 @@ class TextCodec:
 
     def decode(self, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
         """Decode ids as the tokenizer does; ids beyond its vocabulary, which only the model has, give nothing."""
-        known, skip = [token for token in ids if token < self._vocab_size], not with_special_tokens
-        text: str = self.tokenizer.decode(known, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
-        return text
+        return decode(self.tokenizer, ids, with_special_tokens=with_special_tokens)
 
     def ids(self, text: str, after: Sequence[int] = ()) -> list[int]:
         """Tokenise the continuation of some ids, so that all ids together decode to the text of both.

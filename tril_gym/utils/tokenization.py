@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+UNREADABLE = "\ufffd"  # what tokenizers decode bytes to that are not a character, or not yet
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -48,6 +49,14 @@ def encode(tokenizer: Any, text: str) -> list[int]:
         return ids
     # Some vocabularies, such as T5's, have the names among their ordinary pieces: there they are spelled by letters.
     return [piece for token in ids for piece in (_letters(tokenizer, token) if token in special else [token])]
+
+
+def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
+    """Return ids as text; those beyond the tokenizer, which only a model has, give nothing."""
+    size, skip = len(tokenizer), not with_special_tokens
+    known = [token for token in ids if token < size]
+    text: str = tokenizer.decode(known, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+    return text
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:

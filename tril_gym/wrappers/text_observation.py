@@ -12,6 +12,7 @@ from gymnasium.spaces import Dict
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
+from tril_gym.utils.tokenization import decode
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import VectorObservation, base_attribute
 
@@ -29,9 +30,7 @@ def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[
 
 def text_of(ids: Any, tokenizer: Any) -> str:
     """Return columns of an observation as text, without special tokens and ids beyond the tokenizer."""
-    known = ids[(ids >= 0) & (ids < len(tokenizer))].tolist()
-    decoded: str = tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return decoded
+    return decode(tokenizer, ids[ids >= 0].tolist())
 
 
 class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):

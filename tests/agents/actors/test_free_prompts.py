@@ -66,7 +66,7 @@ def test_bad_prompts_are_refused(prompts, message):
 
 
 def test_a_length_below_one_is_refused():
-    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_new_tokens must be a whole number of at least 1, got 0"):
         tiny_policy(toys(), **SMALL).generate("w2", max_new_tokens=0)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tril_gym.agents.actors.free_prompts import complete
+from tril_gym.agents.actors.free_prompts import Chat, complete, is_chat
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.actors.model_check import check_model
 from tril_gym.agents.collection.actor import Actor
@@ -177,13 +177,20 @@ class LMPolicy(Actor):
         check_model(self.language_model, layout, values=values)
 
     def generate(
-        self, prompts: str | Sequence[str], *, max_new_tokens: int | None = None, greedy: bool = False, seed: int = 0
+        self,
+        prompts: str | Chat | Sequence[str | Chat],
+        *,
+        max_new_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        greedy: bool = False,
+        seed: int = 0,
     ) -> Any:
         """Return a completion of a prompt, or a list of them; see `complete` in `free_prompts.py` for the rest.
 
         Args:
-            prompts: a text, or a list of texts.
+            prompts: a text, a chat (a list of messages), or a list of texts or chats.
             max_new_tokens: None: 64, or as many as the model has positions for.
+            stop: strings at which a completion ends; it does not have them.
             greedy: write the most probable tokens; else sample as in training.
             seed: of sampling.
         """
@@ -191,9 +198,10 @@ class LMPolicy(Actor):
         if max_new_tokens is not None:
             check_integer("max_new_tokens", max_new_tokens, 1)
         check_integer("seed", seed, 0)
-        if isinstance(prompts, str):
-            return complete(policy, [prompts], max_new_tokens=max_new_tokens, seed=seed)[0]
-        return complete(policy, prompts, max_new_tokens=max_new_tokens, seed=seed)
+        is_one = isinstance(prompts, str) or is_chat(prompts)
+        several: Any = [prompts] if is_one else prompts
+        found = complete(policy, several, max_new_tokens=max_new_tokens, stop=stop, seed=seed)
+        return found[0] if is_one else found
 
     def start(
         self, texts: Texts, infos: Infos, layout: TextLayout, *, value: Callable[[Tensor], Tensor] | None = None

@@ -1,6 +1,7 @@
 """References as token ids: what imitation learns from, and an actor that writes them.
 
-The ids of joiner + text, as they continue a text, and EOS, cut to T tokens; a text that is cut has no EOS.
+The ids of joiner + text, as they continue a text, and EOS, cut to T tokens; a text that is cut has no EOS, and one with
+a stop string ends there, where the environment ends it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ class ReferenceTokens:
         """Return the ids of one reference, EOS included where it fits."""
         if text not in self._cache:
             ids = self._codec.ids(self.layout.joiner + text)
-            self._cache[text] = [*ids, self.layout.eos_token_ids[0]][: self.layout.max_new_tokens]
+            if self.layout.stop_strings.are_in(ids):
+                ids = self.layout.stop_strings.cut_ids(ids)
+            else:
+                ids = [*ids, self.layout.eos_token_ids[0]]
+            self._cache[text] = ids[: self.layout.max_new_tokens]
         return self._cache[text]
 
 

@@ -180,7 +180,7 @@ def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std(correction=0)),
         "text/length": float(lengths.mean()),
-        "text/ended": float(trajectories.ended_with(layout.eos_token_ids).double().mean()),
+        "text/ended": float(trajectories.ended_by_themselves(layout.eos_token_ids).double().mean()),
     }
     if trajectories.cut_mass is not None:
         metrics["policy/cut_mass"] = float(trajectories.cut_mass.sum() / trajectories.wrote.sum().clamp(min=1))

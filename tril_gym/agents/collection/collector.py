@@ -269,7 +269,8 @@ class _EpisodeBatch:
         if has_no_writer.any():
             raise ValueError(
                 f"row {np.flatnonzero(has_no_writer)[0]} continues after EOS or its token {self.layout.max_new_tokens},"
-                " where the metadata of the environment says that a text ends; check eos_token_ids and max_new_tokens"
+                " where the metadata of the environment says that a text ends; check eos_token_ids, stop and"
+                " max_new_tokens"
             )
 
     def _trajectories(

@@ -36,6 +36,8 @@ class CompletionBuffer:
         self.cut_mass: np.ndarray | None = None  # (B, T) probability that was excluded, where the writer cuts
         self._is_eos = np.zeros(layout.vocab_size, dtype=bool)
         self._is_eos[list(layout.eos_token_ids)] = True
+        self._has_stop_string = np.zeros(len(self.written), dtype=bool)  # (B,)
+        self._find_stop_strings(np.arange(len(self.written)))
 
     def __len__(self) -> int:
         return len(self.written)
@@ -52,10 +54,18 @@ class CompletionBuffer:
         return Texts(self.prompts[rows], self.is_prompt[rows], tokens, is_token)
 
     def has_ended(self, rows: np.ndarray) -> np.ndarray:
-        """Return whether these rows end with EOS or are full: bool, one each."""
+        """Return whether these rows end with EOS or a stop string, or are full: bool, one each."""
         written = self.written[rows]
         last = self.tokens[rows, np.maximum(written, 1) - 1]
-        return ((written > 0) & self._is_eos[last]) | (written == self.layout.max_new_tokens)
+        has_ended = ((written > 0) & self._is_eos[last]) | (written == self.layout.max_new_tokens)
+        return has_ended | self._has_stop_string[rows]
+
+    def _find_stop_strings(self, rows: np.ndarray) -> None:
+        """Note which of these rows have a stop string."""
+        if self.layout.stop:
+            for row in rows.tolist():
+                ids = self.tokens[row, : self.written[row]].tolist()
+                self._has_stop_string[row] = self.layout.stop_strings.are_in(ids)
 
     def append(self, rows: np.ndarray, tokens: Tensor, logprobs: Tensor | None, writer: Writer) -> None:
         """Add one token to each of these rows, with what its writer knows of it."""
@@ -70,6 +80,7 @@ class CompletionBuffer:
             self.cut_mass = np.zeros(self.tokens.shape) if self.cut_mass is None else self.cut_mass
             self.cut_mass[rows, columns] = writer.cut_mass.double().cpu().numpy()
         self.written[rows] += 1
+        self._find_stop_strings(rows)
 
     def copy_beginnings(self, rows: np.ndarray, source: CompletionBuffer, lengths: np.ndarray) -> None:
         """Let these rows begin with the first `lengths` tokens of the texts of another buffer, one row each."""
@@ -80,6 +91,7 @@ class CompletionBuffer:
             self.cut_mass = np.zeros(self.tokens.shape)
             self.cut_mass[rows] = np.where(is_copied, source.cut_mass, 0.0)
         self.written[rows] = lengths
+        self._find_stop_strings(rows)
 
 
 class BatchGenerator:
@@ -98,8 +110,9 @@ class BatchGenerator:
         self.rows = every[~buffer.has_ended(every)]
         chosen = [infos[row] for row in self.rows]
         self.writer = as_writer(actor.start(buffer.texts(self.rows), chosen, buffer.layout)) if chosen else None
-        # Whether no text ends before the limit.
-        self.ends_at_limit = self.writer is not None and self.writer.min_new_tokens >= buffer.layout.max_new_tokens
+        # Whether no text ends before the limit; a stop string may come before the minimum length.
+        is_full_length = self.writer is not None and self.writer.min_new_tokens >= buffer.layout.max_new_tokens
+        self.ends_at_limit = is_full_length and not buffer.layout.stop
         if self.ends_at_limit:
             self.put_longest_first(buffer.layout.max_new_tokens - buffer.written)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -16,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.utils.config_fields import check_integer, describe_type
+from tril_gym.utils.stop_strings import StopStrings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,15 @@ class TextLayout:
     restart: str | None = None  # "rows": any row can restart in any state; in DISABLED, ended rows are then idle
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
     prompt_eos: bool = False  # whether prompts end in EOS
+    stop: tuple[str, ...] = ()  # strings at which a text ends, as the environment decodes it
     reward_missing: bool = False  # nothing rewards the texts, since none was named where one must be
     joiner: str = " "  # between a prompt and a completion that is tokenised from text
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
+
+    @cached_property
+    def stop_strings(self) -> StopStrings:
+        """Finds where texts end at a string."""
+        return StopStrings(self.stop, self.tokenizer)
 
     @property
     def keeps_ended_rows(self) -> bool:
@@ -48,6 +56,7 @@ class TextLayout:
             "max_new_tokens": self.max_new_tokens,
             "min_new_tokens": self.min_new_tokens,
             "eos_token_ids": list(self.eos_token_ids),
+            "stop": list(self.stop),
         }
 
     @staticmethod
@@ -87,6 +96,7 @@ class TextLayout:
         layout = TextLayout(
             **{key: text[key] for key in required if key != "eos_token_ids"},
             eos_token_ids=_eos_ids(text["eos_token_ids"]),
+            stop=tuple(text.get("stop", ())),
             **{key: text[key] for key in optional if key in text},
             autoreset_mode=_autoreset_mode(metadata),
             tokenizer=_tokenizer(envs),
@@ -112,6 +122,8 @@ class TextLayout:
                 f"{where}eos_token_ids must be ids of 0 to {self.vocab_size - 1}, one at least, got"
                 f" {list(self.eos_token_ids)}"
             )
+        if self.stop and self.tokenizer is None:
+            raise ValueError(f"{where}stop needs a tokenizer attribute of the environment, which decodes texts")
         if self.restart not in (None, "single", "rows"):
             raise ValueError(f'{where}restart must be None, "single" or "rows", got {self.restart!r}')
 

@@ -71,6 +71,11 @@ class Trajectories:
         is_last = torch.arange(self.tokens.shape[1]) == self.lengths.unsqueeze(1) - 1
         return (torch.isin(self.tokens, torch.tensor(tokens)) & is_last).any(1)
 
+    def ended_by_themselves(self, tokens: Sequence[int]) -> Tensor:
+        """Return whether each text ends with one of these tokens, or as its info says at a stop string: (B,) bool."""
+        has_stopped = [info.get("finish_reason") == "stop" for info in self.infos]
+        return self.ended_with(tokens) | torch.tensor(has_stopped, dtype=torch.bool)
+
     @property
     def wrote(self) -> Tensor:
         """(B, T) bool: a token written by the policy in training (w in the notation of the papers page)."""

@@ -14,6 +14,7 @@ from tril_gym.cli.options import (
     GroupedCommand,
     GroupedOption,
     check_parent,
+    env_arg_options,
     parse_columns,
     parse_names,
     parse_pairs,
@@ -132,6 +133,9 @@ def evaluate_command(source: str, debug: bool, **options: Any) -> None:
     """
     with reported_failures(debug=debug):
         evaluate_source(source, **options)
+
+
+evaluate_command.params += env_arg_options()
 
 
 def evaluate_source(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:

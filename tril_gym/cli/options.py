@@ -14,11 +14,12 @@ from typing import Any
 
 import click
 
+from tril_gym.utils.chats import read_template
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, check_weight, describe_bounds, flag_of
 from tril_gym.utils.user_code import is_function_name
 
 COLUMN_HELP = "Name in the data of a column, such as prompt=question; may be repeated"
-
+ENV_ARGS = "tril_gym.env_args"  # in the meta data of a command
 # Order in --help.
 GROUPS = ("run", "data", "policy", "model", "guide", "reward", "metric", "optimisation", "KL", "output")
 
@@ -138,14 +139,50 @@ def parse_value(text: str) -> Any:
 
 
 def parse_pairs(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return `K=V` options as a dictionary."""
-    found = {}
+    """Return `K=V` options as a dictionary; those of `env_arg_options` are in it."""
+    found = dict(context.meta.get(ENV_ARGS, {}))
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise click.BadParameter(f"{pair!r} is not of the form name=value, such as max_new_tokens=30")
-        found[name.replace("-", "_")] = parse_value(value)
+        name = name.replace("-", "_")
+        if name in context.meta.get(ENV_ARGS, {}):
+            raise click.BadParameter(f"{name} is given twice, as {flag_of(name)} and as --env-arg; leave one out")
+        found[name] = parse_value(value)
     return found
+
+
+def env_arg_options() -> list[GroupedOption]:
+    """Return options for keyword arguments of an environment that have a flag of their own."""
+    texts = {
+        "--stop": "Text at which a completion ends, besides EOS; \\n is a line break; may be repeated",
+        "--system-prompt": "System message before each prompt, which is rendered as a chat",
+        "--chat-template": "File with a chat template in Jinja, in place of the tokenizer's",
+    }
+    settings: dict[str, Any] = {"group": "data", "expose_value": False, "is_eager": True, "callback": _set_env_arg}
+    return [
+        GroupedOption([flag], metavar=form, multiple=flag == "--stop", help=texts[flag], **settings)
+        for flag, form in (("--stop", "TEXT"), ("--system-prompt", "TEXT"), ("--chat-template", "FILE"))
+    ]
+
+
+def _set_env_arg(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Keep the value of an option for `parse_pairs`, which is called after it."""
+    if value in (None, ()):
+        return
+    found = context.meta.setdefault(ENV_ARGS, {})
+    assert option.name is not None
+    found[option.name] = stop_texts(value) if option.name == "stop" else value
+    if option.name == "chat_template":
+        try:
+            found[option.name] = read_template(value)  # a run folder holds the template itself
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+
+def stop_texts(given: Collection[str]) -> list[str]:
+    """Return stop strings of the command line, on which a line break is written as backslash and n."""
+    return [text.replace("\\n", "\n").replace("\\t", "\t") for text in given]
 
 
 def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[str, ...]) -> dict[str, float] | None:

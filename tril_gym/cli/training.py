@@ -20,6 +20,7 @@ from tril_gym.cli.options import (
     GroupedOption,
     column_option,
     config_options,
+    env_arg_options,
     free_folder,
     reward_arg_option,
     usage_errors,
@@ -121,12 +122,8 @@ def train_command(algorithm: str) -> click.Command:
     if "kl_coef" not in usual.hyperparameters:
         hidden.add("KL")
     options = config_options(RunConfig, asdict(usual), hidden=hidden)
-    options += [
-        column_option(),
-        reward_arg_option(),
-        *output_options(),
-        *config_options(kind.config_type, usual.hyperparameters),
-    ]
+    options += [column_option(), *env_arg_options(), reward_arg_option(), *output_options()]
+    options += config_options(kind.config_type, usual.hyperparameters)
     return GroupedCommand(
         algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
-from tril_gym.envs.prompts import prompt_table
+from tril_gym.envs.prompts import NO_CHAT, prompt_table
+from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.tokenization import decode
@@ -34,7 +36,7 @@ RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
 MAX_LENGTH = 1_000_000  # tokens of a prompt, and of a completion
 MAX_VOCABULARY = 10_000_000  # tokens
 
-# The string between prompt and completion where a reference is tokenised.
+# The string between prompt and completion where a reference is tokenised; chat templates have their own.
 JOINER = " "
 
 
@@ -62,6 +64,7 @@ class TextEnvConfig:
         eos_token_ids: Sequence[int] | None = None,
         prompt_eos: bool = True,
         stop: Sequence[str] | str | None = None,
+        chat: ChatFormat = NO_CHAT,
         train_examples: Callable[[], Sequence[Example]] | None = None,
         reward_fn: RewardFunction | None = None,
         dense_reward: bool = False,
@@ -92,7 +95,9 @@ class TextEnvConfig:
             truncation_side=prompt_truncation_side,
             vocab_size=self.vocab_size,
             keeps_eos=prompt_eos,
+            chat=chat,
         )
+        self.chat, self.joiner = chat, joiner_of(tokenizer, chat)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextEnvConfig:
         return self  # immutable
@@ -125,7 +130,8 @@ class TextEnvConfig:
             "num_examples": len(self.examples),
             "dense_reward": self.dense_reward,
             "restart": restart,
-            "joiner": JOINER,
+            "joiner": self.joiner,
+            "chat": self.chat.is_used,
             "prompt_eos": self.prompts.ends_in_eos,
             **({"reward_missing": True} if self.reward_missing else {}),
         }
@@ -185,6 +191,8 @@ def text_env_config(
     eos_token_ids: Sequence[int] | None = None,
     prompt_eos: bool = True,
     stop: Sequence[str] | str | None = None,
+    chat_template: str | Path | None = None,
+    system_prompt: str | None = None,
 ) -> TextEnvConfig:
     """Return the configuration of a task on a data set.
 
@@ -206,15 +214,21 @@ def text_env_config(
         prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
             decoder-only models.
         stop: strings at which a text ends, besides EOS; its completion is the text before.
+        chat_template: a template in Jinja, or a file with one, in place of the tokenizer's; prompts that are texts then
+            are messages of a user.
+        system_prompt: the first message of prompts that have no system message; texts are messages of a user.
     """
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
+    examples = load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column)
+    chat = ChatFormat.of(chat_template, system_prompt, has_chats=bool(examples and examples[0].messages))
     P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
     T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806
     if P is None or T is None:
-        P, T = measured_lengths(train_examples(), tokenizer, (P, T), joiner=JOINER, keeps_eos=prompt_eos)  # noqa: N806
+        joiner = joiner_of(tokenizer, chat)
+        P, T = measured_lengths(train_examples(), tokenizer, (P, T), joiner=joiner, keeps_eos=prompt_eos, chat=chat)  # noqa: N806
     config = TextEnvConfig(
-        load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column),
+        examples,
         tokenizer,
         max_prompt_length=P,
         max_new_tokens=T,
@@ -226,11 +240,19 @@ def text_env_config(
         eos_token_ids=eos_token_ids,
         prompt_eos=prompt_eos,
         stop=stop,
+        chat=chat,
         train_examples=train_examples,
     )
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
-        warn_of_cut_references(config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=JOINER)
+        warn_of_cut_references(
+            config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner
+        )
     return config
+
+
+def joiner_of(tokenizer: Any, chat: ChatFormat) -> str:
+    """Return the string between prompt and completion where a reference is tokenised."""
+    return chat.around_completion(tokenizer)[0] if chat.is_used else JOINER
 
 
 def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 from tril_gym.data.examples import Examples
 from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
+from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.no_copy import NoCopy
-from tril_gym.utils.tokenization import encode, encode_chat, special_tokens_of_prompts
+from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,13 @@ def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
 
 
 def measured_lengths(
-    examples: Examples, tokenizer: Any, given: tuple[int | None, int | None], *, joiner: str, keeps_eos: bool
+    examples: Examples,
+    tokenizer: Any,
+    given: tuple[int | None, int | None],
+    *,
+    joiner: str,
+    keeps_eos: bool,
+    chat: ChatFormat,
 ) -> tuple[int, int]:
     """Return P and T: what is given, else the 95th percentile of prompts and of references, at most 512 and 128.
 
@@ -48,19 +55,25 @@ def measured_lengths(
         given: P and T, None for each that is to be measured.
         joiner: between prompt and completion.
         keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
+        chat: how prompts become chats.
     """
-    return _measure_once(NoCopy(examples), NoCopy(tokenizer), given, joiner, keeps_eos)
+    return _measure_once(NoCopy(examples), NoCopy(tokenizer), given, joiner, keeps_eos, chat)
 
 
 @functools.lru_cache(maxsize=16)
 def _measure_once(
-    examples: NoCopy, tokenizer: NoCopy, given: tuple[int | None, int | None], joiner: str, keeps_eos: bool
+    examples: NoCopy,
+    tokenizer: NoCopy,
+    given: tuple[int | None, int | None],
+    joiner: str,
+    keeps_eos: bool,
+    chat: ChatFormat,
 ) -> tuple[int, int]:
     data: Examples = examples.value  # type: ignore[assignment]
     P, T = given  # noqa: N806
     said = []
     if P is None:
-        P = _holding_most(prompt_lengths(data, tokenizer.value, keeps_eos=keeps_eos), MOST[0])  # noqa: N806
+        P = _holding_most(prompt_lengths(data, tokenizer.value, keeps_eos=keeps_eos, chat=chat), MOST[0])  # noqa: N806
         said.append(f"max_prompt_length={P} holds {WHOLE} of the prompts" + _limit(P, MOST[0]))
     if T is None:
         lengths = reference_lengths(data, tokenizer.value, joiner)
@@ -80,15 +93,14 @@ def _holding_most(lengths: Ids, most: int) -> int:
     return min(int(np.quantile(lengths, 1 - MAX_SHARE, method="inverted_cdf")), most) if len(lengths) else most
 
 
-def prompt_lengths(examples: Examples, tokenizer: Any, *, keeps_eos: bool) -> Ids:
+def prompt_lengths(examples: Examples, tokenizer: Any, *, keeps_eos: bool, chat: ChatFormat) -> Ids:
     """Return the tokens of each prompt, special ones counted: (N,)."""
     before, after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
     around = len(before) + len(after)
     lengths = [
-        len(encode_chat(tokenizer, example.messages))
-        if example.messages
-        else len(encode(tokenizer, example.prompt)) + around
+        len(chat.encode(tokenizer, messages)) if messages else len(encode(tokenizer, example.prompt)) + around
         for example in examples
+        for messages in [chat.messages(example.prompt, example.messages)]
     ]
     return np.array(lengths, dtype=np.int64)
 

@@ -5,6 +5,7 @@ N examples, P prompt tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy as np
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Ids
-from tril_gym.utils.tokenization import encode, encode_chat, render_chat, special_tokens_of_prompts
+from tril_gym.utils.chats import ChatFormat, Message
+from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
+
+NO_CHAT = ChatFormat()
 
 
 class PromptTable:
@@ -25,6 +29,7 @@ class PromptTable:
         truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V.
         keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
+        chat: how prompts become chats.
     """
 
     def __init__(
@@ -36,11 +41,12 @@ class PromptTable:
         truncation_side: str,
         vocab_size: int,
         keeps_eos: bool = True,
+        chat: ChatFormat = NO_CHAT,
     ) -> None:
-        self.examples, self.tokenizer = examples, tokenizer
+        self.examples, self.tokenizer, self.chat = examples, tokenizer, chat
         self.truncation_side, self.vocab_size = truncation_side, vocab_size
         self._before, self._after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
-        self.ends_in_eos = tokenizer.eos_token_id in self._after
+        self.ends_in_eos = tokenizer.eos_token_id in self._after and not chat.is_used
         self._room = max_prompt_length - len(self._before) - len(self._after)
         if self._room < 1:
             raise ValueError(
@@ -63,12 +69,13 @@ class PromptTable:
     def text(self, index: int) -> str:
         """Return the prompt of an example as infos show it: a chat is rendered by the tokenizer's template."""
         example = self.examples[index]
-        return render_chat(self.tokenizer, example.messages) if example.messages else example.prompt
+        messages = self.chat.messages(example.prompt, example.messages)
+        return self.chat.render(self.tokenizer, messages) if messages else example.prompt
 
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]
-        if example.messages:
-            return self._tokenise_chat(example, index)
+        if messages := self._messages(example, index):
+            return self._tokenise_chat(messages, index)
         body = encode(self.tokenizer, example.prompt)
         if len(body) > self._room:
             body = self._truncate(example, index)
@@ -78,9 +85,17 @@ class PromptTable:
             )
         return self._checked(self._before + body + self._after, index)
 
-    def _tokenise_chat(self, example: Example, index: int) -> list[int]:
+    def _messages(self, example: Example, index: int) -> tuple[Message, ...]:
+        if example.messages and not self.chat.is_used:
+            raise ValueError(
+                f"the prompt of example {index} of {self.examples.source} is a chat, and that of example 0 is a text;"
+                ' write texts as chats, too: [{"role": "user", "content": "…"}]'
+            )
+        return self.chat.messages(example.prompt, example.messages)
+
+    def _tokenise_chat(self, messages: Sequence[Message], index: int) -> list[int]:
         """Return the tokens of a chat, whose template has all special tokens; the truncation side loses some."""
-        tokens, length = encode_chat(self.tokenizer, example.messages), self._tokens.shape[1]
+        tokens, length = self.chat.encode(self.tokenizer, messages), self._tokens.shape[1]
         return self._checked(tokens[:length] if self.truncation_side == "right" else tokens[-length:], index)
 
     def _checked(self, tokens: list[int], index: int) -> list[int]:

@@ -13,6 +13,7 @@ from tril_gym.experiment.held_out import EVALUATION
 from tril_gym.experiment.model_card import CARD, model_card
 from tril_gym.experiment.run_folder import POLICY, RunFolder
 from tril_gym.utils.atomic_files import require_replaceable, write_folder
+from tril_gym.utils.chats import read_template
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
@@ -44,7 +45,10 @@ def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: boo
     checkpoint = source.last_checkpoint()
     policy = _plain_policy(checkpoint / POLICY, trust_remote_code=trust_remote_code)
     about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
-    policy.model.generation_config.update(**generation_settings(policy, about.get("layout", {}), _decoding(settings)))
+    layout = about.get("layout", {})
+    if template := (settings.get("env_args") or {}).get("chat_template"):
+        policy.tokenizer.chat_template = read_template(template)
+    policy.model.generation_config.update(**generation_settings(policy, layout, _decoding(settings)))
     found = source.read_json(EVALUATION) if (source.path / EVALUATION).is_file() else {}
     card = model_card(
         folder.name,
@@ -52,6 +56,7 @@ def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: boo
         iteration=about["iteration"],
         evaluation=found,
         is_encoder_decoder=bool(policy.model.config.is_encoder_decoder),
+        layout=layout,
         has_tokenizer=policy.tokenizer is not None,
     )
 
@@ -107,5 +112,5 @@ def generation_settings(policy: LMPolicy, layout: Mapping[str, Any], decoding: D
         "eos_token_id": ends if len(ends) != 1 else ends[0],
         "pad_token_id": ends[0] if pad is None and ends else pad,
     }
-    lengths = {name: layout[name] for name in ("max_new_tokens", "min_new_tokens") if layout.get(name)}
-    return found | lengths
+    names = {"max_new_tokens": "max_new_tokens", "min_new_tokens": "min_new_tokens", "stop": "stop_strings"}
+    return found | {theirs: layout[ours] for ours, theirs in names.items() if layout.get(ours)}

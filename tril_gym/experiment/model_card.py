@@ -14,6 +14,12 @@ from tril_gym.utils.console import NOT_COMPARED
 
 CARD = "README.md"
 MOST = 1500  # characters of a text that is shown
+TEXT_LINE = 'inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)'
+CHAT_LINES = (
+    'chat = [{"role": "user", "content": "hello"}]',
+    'settings = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}',
+    "inputs = tokenizer.apply_chat_template(chat, **settings)",
+)
 
 
 def model_card(
@@ -23,6 +29,7 @@ def model_card(
     iteration: int,
     evaluation: Mapping[str, Any],
     is_encoder_decoder: bool,
+    layout: Mapping[str, Any],
     has_tokenizer: bool = True,
 ) -> str:
     """Return a model card in Markdown, with the metadata that the Hugging Face hub reads.
@@ -33,6 +40,7 @@ def model_card(
         iteration: iterations that the policy has been trained for.
         evaluation: the run's evaluation.json; empty where it has none.
         is_encoder_decoder: whether the model is one.
+        layout: what agent.json has of the environment.
         has_tokenizer: whether a tokenizer is beside the model.
     """
     algorithm, env = settings["algorithm"], settings["env"]
@@ -42,7 +50,7 @@ def model_card(
         f"A language model that tril-gym {__version__} trained with `{algorithm}` on `{env}`: {iteration} of"
         f" {settings['iterations']} iterations from the policy `{settings['policy']}`.",
         "## Use",
-        _usage(name, is_encoder_decoder, _prompt(evaluation) if has_tokenizer else None),
+        _usage(name, is_encoder_decoder, _prompt(evaluation) if has_tokenizer else None, layout),
         *_figures(evaluation),
         "## Settings",
         _fenced(_yaml(settings), "yaml"),
@@ -68,18 +76,18 @@ def _prompt(evaluation: Mapping[str, Any]) -> str:
     return (samples[0].get("prompt") or "a prompt as the environment gives it")[:MOST]
 
 
-def _usage(name: str, is_encoder_decoder: bool, prompt: str | None) -> str:
+def _usage(name: str, is_encoder_decoder: bool, prompt: str | None, layout: Mapping[str, Any]) -> str:
     """Return code that loads the model and completes a prompt; None: there is no tokenizer to read it."""
     kind = "AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM"
     lines = [f"from transformers import {kind}" + (", AutoTokenizer" if prompt is not None else "")]
     lines += ["", f"model = {kind}.from_pretrained({name!r})"]
     if prompt is not None:
         new = "written[0]" if is_encoder_decoder else 'written[0, inputs["input_ids"].shape[1] :]'
+        tokenizer = ", tokenizer=tokenizer" if layout.get("stop") else ""  # which transformers needs for stop strings
         lines += [
             f"tokenizer = AutoTokenizer.from_pretrained({name!r})",
-            f"prompt = {prompt!r}",
-            'inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)',
-            "written = model.generate(**inputs)  # samples as in training; do_sample=False writes the most probable",
+            *(CHAT_LINES if layout.get("chat") else [f"prompt = {prompt!r}", TEXT_LINE]),
+            f"written = model.generate(**inputs{tokenizer})  # samples as in training; do_sample=False: most probable",
             f"print(tokenizer.decode({new}, skip_special_tokens=True))",
         ]
     return _fenced("\n".join(lines), "python")

@@ -1,28 +1,62 @@
-"""The policy of a run or a model, to complete prompts with."""
+"""The policy of a run or a model, to complete prompts with, and how its prompts and completions are read."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.actors import checkpoint_policy
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.devices import check_device
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
 
 
-def sampled_policy(
-    source: str, *, temperature: float | None = None, device: str = "cpu", trust_remote_code: bool = False
-) -> LMPolicy:
+@dataclass(frozen=True)
+class Sampler:
+    """Completes prompts of one's own."""
+
+    policy: LMPolicy
+    stop: tuple[str, ...]  # strings at which a completion ends
+    chat: ChatFormat  # how prompts become chats
+
+    def complete(self, prompts: Sequence[str], **settings: Any) -> list[str]:
+        """Return a completion of each prompt; settings as of `LMPolicy.generate`."""
+        chats = [[*self.chat.messages(prompt, ())] or prompt for prompt in prompts]
+        if self.chat.template is not None:
+            self.policy.tokenizer.chat_template = self.chat.template
+        found: list[str] = self.policy.generate(chats, stop=list(self.stop), **settings)
+        return found
+
+
+def sampler(
+    source: str,
+    *,
+    temperature: float | None = None,
+    device: str = "cpu",
+    stop: Sequence[str] | None = None,
+    chat: bool | None = None,
+    system_prompt: str | None = None,
+    chat_template: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> Sampler:
     """Load the last policy of a run, or a model by name or folder.
 
     Args:
         source: a run folder, or the name or folder of a model.
         temperature: of sampling; None: as the run trained, 1 for a model.
         device: torch device of the model.
+        stop: strings at which a completion ends; None: those of the run.
+        chat: whether prompts are messages of a user; None: as in the run, and where a system prompt or a template is
+            given.
+        system_prompt: the message before each prompt; None: that of the run.
+        chat_template: a template in Jinja or a file with one; None: that of the run, or the tokenizer's.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -31,15 +65,34 @@ def sampled_policy(
     from tril_gym.functional.sampling import Decoding
 
     check_device(device)
-    folder, trained_at = RunFolder(source), 1.0
+    folder = RunFolder(source)
     if folder.is_run():
-        config = saved_config(folder)
-        trained_at = config.hyperparameters.get("temperature", 1.0)
-        checkpoint = folder.last_checkpoint()
-        policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), checkpoint).to(device)
+        policy, trained_at, layout, own = _of_run(folder, trust_remote_code)
     else:
         from tril_gym.agents.actors.policy import LMPolicy
 
         trust = {"trust_remote_code": True} if trust_remote_code else {}
-        policy = LMPolicy.from_pretrained(source, **trust).to(device)
-    return policy.with_decoding(Decoding(temperature=trained_at if temperature is None else temperature))
+        policy, trained_at, layout, own = LMPolicy.from_pretrained(source, **trust), 1.0, {}, {}
+        layout["stop"] = policy.model.generation_config.stop_strings or ()  # of an exported policy
+    decoding = Decoding(temperature=trained_at if temperature is None else temperature)
+    known = {"template": own.get("chat_template"), "system_prompt": own.get("system_prompt")}
+    given = {"template": chat_template, "system_prompt": system_prompt}
+    settings = known | {name: value for name, value in given.items() if value is not None}
+    is_chat = bool(layout.get("chat")) if chat is None else chat
+    texts = layout.get("stop", ()) if stop is None else stop
+    form = ChatFormat() if chat is False else ChatFormat.of(**settings, has_chats=is_chat)
+    return Sampler(
+        policy.to(device).with_decoding(decoding), (texts,) if isinstance(texts, str) else tuple(texts), form
+    )
+
+
+def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, float, dict[str, Any], Mapping[str, Any]]:
+    """Return the policy of a run, its temperature, the layout of its environment, and the environment's keywords."""
+    config = saved_config(folder)
+    checkpoint = folder.last_checkpoint()
+    policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), checkpoint)
+    about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
+    layout = dict(about.get("layout", {}))
+    if "eos_token_ids" in layout:  # those of the environment, which may be more than the model's own
+        policy.model.generation_config.eos_token_id = list(layout["eos_token_ids"])
+    return policy, config.hyperparameters.get("temperature", 1.0), layout, config.env_args

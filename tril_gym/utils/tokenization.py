@@ -59,29 +59,39 @@ def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = Fa
     return text
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return a chat as the tokenizer's template spells it, up to where the assistant begins to write.
+def render_chat(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None, *, is_open: bool = True
+) -> str:
+    """Return a chat as a template spells it.
+
+    Args:
+        tokenizer: gives the template's special tokens.
+        messages: the chat.
+        template: in Jinja; None: the tokenizer's own.
+        is_open: up to where the assistant begins to write its next message.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or the template refuses these messages.
+        ValueError: there is no chat template, or it refuses these messages.
     """
-    if getattr(tokenizer, "chat_template", None) is None:
+    if template is None and getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
             "a prompt is a list of chat messages, and the tokenizer has no chat template to render it with; use the"
-            " tokenizer of an instruct model, or prompts that are texts"
+            " tokenizer of an instruct model, a template in a file, chat_template=FILE or --chat-template FILE, or"
+            " prompts that are texts"
         )
+    settings = {} if template is None else {"chat_template": template}
     try:
         rendered: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=is_open, **settings
         )
     except Exception as error:  # of the template: it may refuse roles, or their order
         raise ValueError(f"the chat template of the tokenizer refuses {list(messages)!r}: {error}") from error
     return rendered
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> list[int]:
     """Tokenise a rendered chat: the template's markers are special tokens, names of them in the contents stay text."""
-    rendered = render_chat(tokenizer, messages)
+    rendered = render_chat(tokenizer, messages, template)
     contents = [str(message["content"]) for message in messages]
     if not any(token in content for content in contents for token in tokenizer.all_special_tokens):
         return _encode_markers(tokenizer, rendered)

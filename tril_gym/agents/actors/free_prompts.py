@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -82,6 +82,6 @@ def prompt_ids(policy: Any, prompts: Sequence[str | Chat]) -> list[list[int]]:
     return found
 
 
-def is_chat(prompt: Any) -> bool:
+def is_chat(prompt: Any) -> TypeGuard[Chat]:
     """Return whether a prompt is a list of messages."""
     return isinstance(prompt, list | tuple) and bool(prompt) and all(isinstance(it, Mapping) for it in prompt)

@@ -36,6 +36,7 @@ class TextLayout:
     prompt_eos: bool = False  # whether prompts end in EOS
     stop: tuple[str, ...] = ()  # strings at which a text ends, as the environment decodes it
     reward_missing: bool = False  # nothing rewards the texts, since none was named where one must be
+    chat: bool = False  # whether prompts are chats, rendered by a chat template
     joiner: str = " "  # between a prompt and a completion that is tokenised from text
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
 
@@ -57,6 +58,7 @@ class TextLayout:
             "min_new_tokens": self.min_new_tokens,
             "eos_token_ids": list(self.eos_token_ids),
             "stop": list(self.stop),
+            "chat": self.chat,
         }
 
     @staticmethod
@@ -92,6 +94,7 @@ class TextLayout:
             "joiner",
             "prompt_eos",
             "reward_missing",
+            "chat",
         )
         layout = TextLayout(
             **{key: text[key] for key in required if key != "eos_token_ids"},

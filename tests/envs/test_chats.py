@@ -148,7 +148,7 @@ def test_a_policy_learns_to_answer():
     from tril_gym.agents import BCConfig
 
     agent = BC(policy, envs, BCConfig(learning_rate=1e-2))
-    agent.learn(30)
+    agent.learn(60)
     chats = [[{"role": "system", "content": SYSTEM}, *question(thing)] for thing in COLOURS]
     assert policy.generate(chats, greedy=True, max_new_tokens=4) == list(COLOURS.values())
     assert policy.generate(chats[0], greedy=True, max_new_tokens=4) == "green"

@@ -147,8 +147,8 @@ def test_a_policy_learns_to_answer():
     policy = LMPolicy(instruct_model(TOKENIZER), TOKENIZER)
     from tril_gym.agents import BCConfig
 
-    agent = BC(policy, envs, BCConfig(learning_rate=1e-2))
-    agent.learn(60)
+    agent = BC(policy, envs, BCConfig(learning_rate=5e-3))
+    agent.learn(80)
     chats = [[{"role": "system", "content": SYSTEM}, *question(thing)] for thing in COLOURS]
     assert policy.generate(chats, greedy=True, max_new_tokens=4) == list(COLOURS.values())
     assert policy.generate(chats[0], greedy=True, max_new_tokens=4) == "green"

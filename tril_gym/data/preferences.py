@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tril_gym.data.example import Example, check_text
+from tril_gym.data.chats import assistant_text, messages_of, transcript
+from tril_gym.data.example import Example, Message, check_text
 from tril_gym.data.examples import Examples
 from tril_gym.data.readers import ENDINGS
-from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 
 MIN_TRAIN = 8  # pairs
@@ -32,6 +32,7 @@ class Pair:
     prompt: str
     chosen: str
     rejected: str
+    messages: tuple[Message, ...] = ()  # the chat of which the prompt is a transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,19 @@ def read(row: DataRow) -> Example:
     A space is put before both completions where neither they nor the prompt have white space at the boundary ("TL;DR:"
     and "My dog …"), since policies write one there.
     """
-    prompt, chosen, rejected = row["prompt"], text_of(row, "chosen"), text_of(row, "rejected")
+    row = dict(row) | {name: assistant_text(row[name]) for name in ("chosen", "rejected")}
+    messages = messages_of(row["prompt"])
+    prompt = transcript(messages) if messages else row["prompt"]
+    chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
     if not isinstance(prompt, str):
         raise ValueError(f"prompt must be a text, got {prompt!r}")
     if chosen == rejected:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
     boundary = (prompt[-1:] or " ", chosen[0], rejected[0])
     check_text("rejected", rejected)
-    joiner = "" if any(character.isspace() for character in boundary) else " "
-    return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected})
+    # A chat template writes what stands before the assistant's message.
+    joiner = "" if messages or any(character.isspace() for character in boundary) else " "
+    return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected}, messages=messages)
 
 
 PAIRS = Task(

@@ -1,0 +1,60 @@
+"""Chats in rows of data: lists of messages, also as JSON in a cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tril_gym.data.example import Message
+
+
+def transcript(messages: tuple[Message, ...]) -> str:
+    """Return a chat as one text, which names and compares it; models read what the chat template makes of it."""
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def messages_of(prompt: Any) -> tuple[Message, ...]:
+    """Return the messages of a prompt that is a chat, also as JSON in a cell of CSV; () for a text."""
+    if isinstance(prompt, str):
+        if not prompt.startswith("[{") or (parsed := _parsed(prompt)) is None:
+            return ()
+        prompt = parsed
+    if not isinstance(prompt, list | tuple):
+        return ()  # `text_of` says what it must be
+    for number, message in enumerate(prompt):
+        _check_message(message, number)
+    if not prompt:
+        raise ValueError("prompt must have one message or more, got an empty list")
+    if prompt[-1]["role"] == "assistant":
+        raise ValueError(
+            "the last message of a prompt must not be the assistant's, which is what the policy writes; put that text"
+            " in the column completion"
+        )
+    return tuple(dict(message) for message in prompt)
+
+
+def _parsed(cell: str) -> list[Any] | None:
+    """Return the chat that a cell spells in JSON, None where it is an ordinary text."""
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return None
+    is_chat = all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in found)
+    return found if is_chat else None
+
+
+def _check_message(message: Any, number: int) -> None:
+    is_message = isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+    if not is_message:
+        raise ValueError(
+            'prompt must be a text or a list of messages such as {"role": "user", "content": "…"}, got'
+            f" {message!r} as message {number}"
+        )
+
+
+def assistant_text(value: Any) -> Any:
+    """Return the text of a completion that is a list with one message; anything else as it is."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
+        return value[0].get("content")
+    return value

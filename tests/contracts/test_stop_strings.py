@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from contract_checks import MODES, native_and_sync, same, same_steps
+from contract_checks import MODES, native_and_sync, same
 from doubles import generator, language_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -14,6 +14,7 @@ from tril_gym.agents import BC, PPO, Actor, Guide, LMPolicy, Plan, PPOConfig, PP
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.data import Example
 from tril_gym.functional.sampling import Decoding
+from tril_gym.testing.vector_steps import equal_steps
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.wrappers import WholeText
 
@@ -136,7 +137,7 @@ class TestEnvironments:
     @pytest.mark.parametrize("mode", MODES)
     def test_native_equals_single_ones(self, mode):
         native, sync = native_and_sync("tril/CommonGen-v0", 5, mode, **KEYWORDS)
-        assert same_steps(native, sync, steps=150, seed=3, eos_prob=0.01) > 50
+        assert equal_steps(native, sync, steps=150, seed=3, eos_prob=0.01) > 50
 
     def test_texts_end_where_they_should(self):
         """Of random tokens, and with the completion before the stop string."""
@@ -319,7 +320,7 @@ class TestTraining:
             PPOPlusPlus(policy(), Guide(policy(seed=3)), envs(24)),
         ):
             reports = []
-            agent.learn(2, callback=reports.append)
+            agent.learn(2, callbacks=[reports.append], progress=False)
             for report in reports:
                 checked(report.trajectories)
                 ended = [info["finish_reason"] == "stop" for info in report.trajectories.infos]

@@ -1,6 +1,7 @@
 """Preference pairs, the training data of a reward model: two completions of a prompt, one of which people preferred.
 
-Rows have the columns `prompt`, `chosen` and `rejected`; they are read as the examples of a task are.
+Rows have the columns `prompt`, `chosen` and `rejected`; they are read as the examples of a task are. A prompt may be a
+chat, a list of messages.
 
 N pairs.
 """
@@ -19,6 +20,7 @@ from tril_gym.data.chats import assistant_text, messages_of, transcript
 from tril_gym.data.example import Example, Message, check_text
 from tril_gym.data.examples import Examples
 from tril_gym.data.readers import ENDINGS
+from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 
 MIN_TRAIN = 8  # pairs
@@ -120,7 +122,7 @@ def _checked(train: Examples | list[Example], held_out: Examples | list[Example]
 
 
 def _pair(example: Example) -> Pair:
-    return Pair(example.prompt, example.references[0], example.extras["rejected"])
+    return Pair(example.prompt, example.references[0], example.extras["rejected"], example.messages)
 
 
 def length_margins(pairs: Sequence[Pair]) -> Margins:

@@ -31,6 +31,9 @@ class RewardModelConfig:
         metadata={"help": "name in the data of prompt, chosen or rejected; may be repeated", "group": "data"},
     )
     template: str = config_field(TEMPLATE, "layout of the text that the model reads", group="data")
+    chat_template: str | None = config_field(
+        None, "file with the chat template of prompts that are chats; default: that of the model", group="data"
+    )
     max_length: int | None = config_field(
         None, "tokens read, counted from the end; default: the model's maximum, at most 512", minimum=8, group="data"
     )
@@ -79,6 +82,8 @@ class RewardModelConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_template(self.template)
+        if self.chat_template is not None and self.model == TINY:
+            raise ValueError("--chat-template needs a model with a tokenizer of its own; name one with --model")
         if self.lora_rank == 0 and (self.lora_alpha is not None or self.lora_targets is not None):
             raise ValueError("--lora-alpha and --lora-targets need --lora-rank, such as 8")
         if self.lora_rank and self.model == TINY:

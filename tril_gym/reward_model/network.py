@@ -24,7 +24,7 @@ from tril_gym.rewards.neural.training import FitConfig, build_model, train_token
 from tril_gym.utils.atomic_files import scratch_folder
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 from tril_gym.utils.seeding import seeded
-from tril_gym.utils.tokenization import load_tokenizer
+from tril_gym.utils.tokenization import load_tokenizer, render_chat
 
 EVALUATION_BATCH = 64  # texts
 HEADS = ("score", "classifier")  # names of heads that peft knows
@@ -35,15 +35,37 @@ INITIAL_WEIGHTS = 0  # mixed into a run's seed
 PairIds = tuple[Ids, Ids]  # the text with the chosen completion, and that with the rejected one
 
 
-def pair_texts(pairs: Sequence[Pair], template: str) -> list[str]:
-    """Return the texts with the N chosen completions, then those with the N rejected ones."""
-    both = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+def pair_texts(pairs: Sequence[Pair], template: str, tokenizer: Any) -> list[str]:
+    """Return the texts with the N chosen completions, then those with the N rejected ones.
+
+    Args:
+        pairs: the N pairs.
+        template: layout of the text.
+        tokenizer: renders prompts that are chats, as a policy's does; None where there is none yet.
+
+    Raises:
+        ValueError: a prompt is a chat, and there is no chat template for it.
+    """
+    prompts = [_prompt_text(pair, tokenizer) if "{prompt}" in template else "" for pair in pairs]
+    both = [(prompt, pair.chosen) for prompt, pair in zip(prompts, pairs, strict=True)]
+    both += [(prompt, pair.rejected) for prompt, pair in zip(prompts, pairs, strict=True)]
     return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
+
+
+def _prompt_text(pair: Pair, tokenizer: Any) -> str:
+    if not pair.messages:
+        return pair.prompt
+    if tokenizer is None:
+        raise ValueError(
+            "the prompts are chats, and a tiny reward model has no chat template to read them with; name an instruct"
+            ' model or a run with --model, or let it read completions alone: --template "{completion}"'
+        )
+    return render_chat(tokenizer, pair.messages)
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> list[PairIds]:
     """Return the ids of both texts of each pair; long texts are truncated on the left."""
-    rows = tokenizer(pair_texts(pairs, template), truncation=True, max_length=max_length)["input_ids"]
+    rows = tokenizer(pair_texts(pairs, template, tokenizer), truncation=True, max_length=max_length)["input_ids"]
     rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer returns no ids for an empty text
     return list(zip(rows[: len(pairs)], rows[len(pairs) :], strict=True))
 
@@ -51,7 +73,7 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_le
 def tiny_network(pairs: Sequence[Pair], *, template: str, max_length: int, seed: int) -> tuple[Any, Any]:
     """Return a one-layer BERT with initial weights, and its tokenizer, which is trained on the pairs."""
     config = replace(TINY_CONFIG, positions=max_length)
-    tokenizer = train_tokenizer(pair_texts(pairs, template), config)
+    tokenizer = train_tokenizer(pair_texts(pairs, template, None), config)
     with seeded(seed, INITIAL_WEIGHTS):
         return build_model(tokenizer, config, labels=("REWARD",)), tokenizer
 
@@ -146,7 +168,7 @@ def pair_rewards(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Ten
 def reward_margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> Margins:
     """Return the reward of each pair's chosen completion less that of the rejected one, (N,), without dropout."""
     was_training = model.training
-    texts = pair_texts(pairs, template)
+    texts = pair_texts(pairs, template, tokenizer)
     found = Classifier(model, tokenizer).logits(texts, max_length=max_length, batch_size=EVALUATION_BATCH)[:, 0]
     model.train(was_training)
     return found[: len(pairs)] - found[len(pairs) :]

@@ -35,6 +35,7 @@ from tril_gym.reward_model.network import (
 from tril_gym.reward_model.report import epoch_line, result_lines, start_line
 from tril_gym.rewards.neural.pretrained import USUAL_LENGTH, length_to_read, positions_of
 from tril_gym.utils.atomic_files import scratch_folder
+from tril_gym.utils.chats import read_template
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.global_state import preserve_global_state
@@ -132,6 +133,8 @@ def _network(config: RewardModelConfig, pairs: PairData) -> tuple[Any, Any, int]
         network = tiny_network(pairs.train, template=config.template, max_length=length, seed=config.seed)
         return *network, length
     model, tokenizer, new = load_network(config.model, seed=config.seed)
+    if config.chat_template is not None:
+        tokenizer.chat_template = read_template(config.chat_template)
     most, least = positions_of(model, tokenizer), tokenizer.num_special_tokens_to_add() + 1
     length = length_to_read(config.max_length, most=most, usual=USUAL_LENGTH, least=least)
     if config.lora_rank:

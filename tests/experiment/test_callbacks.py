@@ -79,7 +79,7 @@ class TestEvaluation:
             agent.learn(1, callbacks=[EvaluationCallback(agent.envs)])
 
     def test_unknown_metric(self):
-        with pytest.raises(ValueError, match="no metric 'greedy/reward'; did you mean 'greedy/reward/mean'"):
+        with pytest.raises(ValueError, match=r"no metric 'greedy/reward' .did you mean 'greedy/reward/mean'"):
             agent_of().learn(1, callbacks=[EvaluationCallback(held_out(), metric="greedy/reward")])
 
     def test_nothing_to_restore(self):
@@ -141,7 +141,7 @@ class TestEarlyStopping:
         assert len(history) == 4  # the first value, in iteration 2, is the best so far; that of 4 is no better
 
     def test_misspelled(self):
-        with pytest.raises(ValueError, match="no metric 'reward/maen'; did you mean 'reward/mean'"):
+        with pytest.raises(ValueError, match=r"no metric 'reward/maen' .did you mean 'reward/mean'"):
             agent_of().learn(1, callbacks=[EarlyStopping("reward/maen")])
 
     def test_without_evaluation(self, caplog):

@@ -30,6 +30,13 @@ AT_LEAST_ONE = click.IntRange(min=1)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the name of a checkpoint."""
+    if value is None or value in ("last", "best") or value.isdigit():
+        return value
+    raise click.BadParameter(f"use last, best, or the number of an iteration, got {value!r}", context, parameter)
+
+
 @click.command("evaluate", cls=GroupedCommand)
 @click.argument("source", metavar="RUN|MODEL")
 @option("--env", group="data", help="Environment id  [default: that of the run; a model needs one]")
@@ -88,6 +95,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     metavar="NAME.KEY=VALUE",
     callback=parse_settings,
     help="Setting of a metric; may be repeated",
+)
+@option(
+    "--checkpoint",
+    group="run",
+    metavar="last|best|N",
+    callback=parse_checkpoint,
+    help="Policy of a run: the newest, the best of --eval-every, or that of iteration N  [default: last]",
 )
 @option("--examples", group="data", type=AT_LEAST_ONE, help="Number of examples, a random sample  [default: all]")
 @option(

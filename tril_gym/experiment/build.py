@@ -21,6 +21,7 @@ from tril_gym.experiment.actors import (
     pretrained_policy,
 )
 from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.best import read_best
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     RunConfig,
@@ -41,7 +42,7 @@ from tril_gym.experiment.environments import (
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
-from tril_gym.experiment.run_folder import CONFIG, RunFolder
+from tril_gym.experiment.run_folder import BEST, CONFIG, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
@@ -187,12 +188,13 @@ def build_evaluation(
     loading: dict[str, Any] | None = None,
     trust_code: bool = False,
     check_model: bool = True,
+    checkpoint: str | None = None,
 ) -> EvaluationComponents:
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
-    `loading` has fields of `RunConfig` that say how a model is loaded; `check_model` checks
-    how it reads. Code that only the settings of the run name is
-    run with `trust_code`.
+    `loading` has fields of `RunConfig` that say how a model is loaded; `check_model` checks how it reads. Code that
+    only the settings of the run name is run with `trust_code`. Of a run, `checkpoint` is "last", "best", or the number of an
+    iteration.
 
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.
@@ -200,6 +202,8 @@ def build_evaluation(
     check_device(device)
     folder = RunFolder(source)
     is_run = folder.is_run()
+    if not is_run and checkpoint is not None:
+        raise ValueError(f"--checkpoint {checkpoint} is for a run, and {source} is no run folder; leave it out")
     if not is_run and env is None:
         raise ValueError(
             f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
@@ -216,7 +220,8 @@ def build_evaluation(
     data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
     with cpu_threads(config.cpu_threads):
         if is_run:
-            policy, ref_policy, envs = _load_run(config, folder, data, device)
+            policy, ref_policy, envs = _load_run(config, folder, data, device, checkpoint or "last")
+            description += "" if checkpoint is None else f", checkpoint {checkpoint}"
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)
@@ -256,15 +261,23 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
 
 
 def _load_run(
-    config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str
+    config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str, which: str
 ) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
-    checkpoint = folder.last_checkpoint()
+    from tril_gym.agents.algorithms.agent import saved_policy
+
+    checkpoint = folder.checkpoint_of(int(which)) if which.isdigit() else folder.last_checkpoint()
     envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / "reward")
     kind = agent_type(config.algorithm)
     guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
     trust = config.trust_remote_code
     agent = kind.load(checkpoint, envs=envs, device=device, trust_remote_code=trust, **guide)
-    return agent.policy, agent.learner.ref_policy, envs
+    policy = agent.policy
+    if which == "best":
+        if read_best(folder.path / BEST) is None:
+            raise ValueError(f"{folder.path} has no best policy; runs with --eval-every keep one")
+        found = saved_policy(folder.path / BEST, trust_remote_code=trust).to(device)
+        policy = found.with_decoding(policy.decoding)
+    return policy, agent.learner.ref_policy, envs
 
 
 def _load_model(config: RunConfig, device: str) -> LMPolicy:

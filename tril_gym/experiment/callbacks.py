@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -13,18 +12,18 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from tril_gym.agents.algorithms.agent import Agent, save_policy
+from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.algorithms.callback import Callback, StopTraining
 from tril_gym.agents.algorithms.report import History, Report
+from tril_gym.experiment.best import is_better, save_best
 from tril_gym.experiment.checkpoints import Checkpoints
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.experiment.run_folder import KEPT
-from tril_gym.utils.atomic_files import write_folder, write_json
+from tril_gym.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = "held_out/"  # prefix of the metrics of an evaluation
-BEST = "best.json"  # the figures of a best policy, beside it
 Mode = Literal["max", "min"]
 
 
@@ -44,7 +43,7 @@ class EvaluationCallback(Callback):
         folder: also save the best policy there, `policy/` for `from_pretrained`, with its figures in `best.json`.
 
     Attributes:
-        best: "iteration" and "metrics" of the best policy so far; None before the first evaluation.
+        best: "iteration", "metrics" and "reward" of the best policy so far; None before the first evaluation.
         rows: "iteration" and "metrics" of each evaluation.
     """
 
@@ -108,16 +107,16 @@ class EvaluationCallback(Callback):
         check_known(self.metric, metrics)
         row = {"iteration": agent.iteration, "metrics": metrics}
         self.rows.append(row)
-        if self.best is None or metrics[self.metric] > self.best["metrics"][self.metric]:
-            self.best = row
-            self._keep(agent, row)
+        if is_better(metrics[self.metric], self.best):
+            self.best = row | {"reward": metrics[self.metric]}
+            self._keep(agent, self.best)
         return metrics
 
-    def _keep(self, agent: Agent, row: dict[str, Any]) -> None:
+    def _keep(self, agent: Agent, figures: dict[str, Any]) -> None:
         if self.keep_best:
             self._weights = [parameter.detach().cpu().clone() for parameter in agent.policy.parameters()]
         if self.folder is not None:
-            save_best(self.folder, agent, row)
+            save_best(self.folder, agent.policy, figures)
 
 
 class CheckpointCallback(Callback):
@@ -264,26 +263,10 @@ class TrackerCallback(Callback):
             self.tracker(report.metrics, report.iteration)
 
 
-def save_best(folder: Path, agent: Agent, figures: Mapping[str, Any]) -> None:
-    """Save the policy of an agent with its figures, in place of an older one, atomically.
-
-    Raises:
-        ValueError: the folder has other contents.
-    """
-
-    def fill(new: Path) -> None:
-        save_policy(agent.policy, new)
-        write_json(new / BEST, dict(figures))
-
-    write_folder(folder, fill, mark=BEST)
-
-
 def check_known(name: str, metrics: Mapping[str, float]) -> None:
     """Raise `ValueError` for a metric that there is not."""
     if name not in metrics:
-        near = difflib.get_close_matches(name, metrics, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(metrics)}"
-        raise ValueError(f"there is no metric {name!r}; {hint}")
+        raise ValueError(f"no metric {name!r}{suggestion(name, metrics)}; there are {', '.join(metrics)}")
 
 
 def _positive(name: str, value: int) -> int:

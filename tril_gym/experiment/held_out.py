@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.build import RunComponents, build_run
 from tril_gym.experiment.evaluation import evaluate
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import BEST, RunFolder
 from tril_gym.experiment.verdict import Outcome, verdict_of
 from tril_gym.utils.console import RunConsole
 
@@ -45,6 +49,12 @@ class HeldOut:
             found = self._announced("before", build_run(self.config).agent)
         self.before = self._announced("before", self.agent) if found is None else found
         self._write(None, None)
+        if self.agent.iteration == 0:
+            self._keep_if_best(self.before)
+        else:  # a run may have stopped between an evaluation and the saving of its policy
+            for row in self.rows():
+                if row["iteration"] == self.agent.iteration:
+                    self._keep_if_best(row)
 
     def _read_before(self) -> dict[str, Any] | None:
         """Return the evaluation before training; None where it is missing or cannot be read."""
@@ -74,6 +84,7 @@ class HeldOut:
             "intervals": found["intervals"],
         }
         self.folder.append(EVALUATIONS, row)
+        self._keep_if_best(row)
         return row
 
     def evaluate_after(self, *, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -81,7 +92,30 @@ class HeldOut:
         after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds)
         self._write(after, verdict)
+        self._keep_if_best(after)
         return after, verdict
+
+    def _keep_if_best(self, found: dict[str, Any]) -> None:
+        """Save the policy in `best/` if its greedy texts have a higher reward than those of the one that is there.
+
+        Only runs that are evaluated during training have one. All are compared on the same examples, the first ones.
+        """
+        best = self.folder.path / BEST
+        reward, count = greedy_reward(found, min(EXAMPLES_DURING, self.config.eval_examples))
+        if self.config.eval_every and is_better(reward, read_best(best)):
+            self.folder.check_lock()
+            figures = {"iteration": self.agent.iteration, "reward": reward, "decoding": "greedy", "examples": count}
+            save_best(best, self.agent.policy, figures | {"metrics": found["metrics"]})
+
+    def best_sentence(self) -> str | None:
+        """Return which policy is in `best/`; None without one."""
+        found = read_best(self.folder.path / BEST)
+        if found is None:
+            return None
+        return (
+            f"best policy: {self.folder.path / BEST / 'policy'}, of iteration {found['iteration']} (held-out greedy"
+            f" reward {found['reward'] or 0.0:.3f} on {found['examples']} examples)"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the evaluations during training."""
@@ -105,6 +139,20 @@ class HeldOut:
     def _write(self, after: dict[str, Any] | None, verdict: dict[str, Any] | None) -> None:
         about = {"held_out": self.components.eval_description, "seed": self.config.seed, "verdict": verdict}
         self.folder.write_json(EVALUATION, about | {"before": self.before, "after": after})
+
+
+def greedy_reward(found: Mapping[str, Any], most: int) -> tuple[float, int]:
+    """Return the mean greedy reward in an evaluation on its first examples, and how many these are.
+
+    Args:
+        found: an evaluation, or the row of one during training, which has the mean only.
+        most: examples to take.
+    """
+    if "rewards" not in found:
+        metrics = found["metrics"]["greedy"]
+        return metrics["reward/mean"], metrics["examples"]
+    rewards = found["rewards"]["greedy"][:most]
+    return fmean(math.nan if reward is None else reward for reward in rewards), len(rewards)
 
 
 def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome | None) -> str | None:

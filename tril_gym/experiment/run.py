@@ -185,6 +185,8 @@ class Run:
         self.console.show(samples_table(result.before["samples"], result.after["samples"]))
         self.console.show(comparison_table(result.before, result.after))
         self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder / 'policy'})")
+        if (best := self.held_out.best_sentence()) is not None:
+            self.console.say(best)
         self.console.say(result.verdict["sentence"])
 
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:

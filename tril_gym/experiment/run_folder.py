@@ -38,7 +38,7 @@ CONFIG = "config.yaml"
 WORDS = "words.json"
 FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
-CHECKPOINTS, REWARD, POLICY = "checkpoints", "reward", "policy"
+CHECKPOINTS, REWARD, POLICY, BEST = "checkpoints", "reward", "policy", "best"
 LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
 
 
@@ -101,6 +101,11 @@ class RunFolder:
         remove_drafts(self.path)
         remove_drafts(self.path / CHECKPOINTS)
 
+    def check_lock(self) -> None:
+        """Raise `LockedError` if another process has taken the folder."""
+        if self._lock is not None:
+            self._lock.check()
+
     def unlock(self) -> None:
         """Let other processes write in the folder."""
         if self._lock is not None:
@@ -119,7 +124,8 @@ class RunFolder:
         """Delete what a run without a checkpoint has written but its settings, so that it can start over."""
         for name in (*LINES, "evaluation.json", WORDS):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / REWARD, ignore_errors=True)
+        for name in (REWARD, BEST):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         if (self.path / POLICY).is_symlink():
             (self.path / POLICY).unlink()
         shutil.rmtree(self.path / POLICY, ignore_errors=True)
@@ -231,8 +237,7 @@ class RunFolder:
         Raises:
             LockedError: another process has taken the folder.
         """
-        if self._lock is not None:
-            self._lock.check()
+        self.check_lock()
         for name in (*LINES, "evaluation.json"):  # what a checkpoint follows must not be lost where it is kept
             if (self.path / name).is_file():
                 flush(self.path / name)
@@ -272,6 +277,18 @@ class RunFolder:
         if found is None:
             raise ValueError(f"{self.path} has no checkpoint yet; --resume starts its run over")
         return found
+
+    def checkpoint_of(self, number: int) -> Path:
+        """Return the checkpoint of that number.
+
+        Raises:
+            ValueError: there is none.
+        """
+        path = self._checkpoints.path(number)
+        if path not in self.checkpoints():
+            kept = ", ".join(str(int(found.name.rpartition("-")[2])) for found in self.checkpoints())
+            raise ValueError(f"{self.path} has no checkpoint {number}; there are {kept or 'none'}")
+        return path
 
 
 def _is_beginning(path: Path) -> bool:

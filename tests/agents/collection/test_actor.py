@@ -104,7 +104,7 @@ class TestAgents:
     def test_a_plain_guide_trains(self):
         agent = PPOPlusPlus(policy_of("gpt2"), PlainActor(), foreign_envs(4), PPOPlusPlusConfig(rollin_prob=0.6))
         rollins = []
-        agent.learn(1, lambda report: rollins.append(report.metrics["rollin/share"]))
+        agent.learn(1, callbacks=[lambda report: rollins.append(report.metrics["rollin/share"])])
         assert rollins[0] > 0
 
     def test_a_guide_is_asked_whether_it_fits(self):

@@ -193,8 +193,8 @@ def build_evaluation(
     """Read a run folder, or load a model by name or folder, and create the environment to evaluate it in.
 
     `loading` has fields of `RunConfig` that say how a model is loaded; `check_model` checks how it reads. Code that
-    only the settings of the run name is run with `trust_code`. Of a run, `checkpoint` is "last", "best", or the number of an
-    iteration.
+    only the settings of the run name is run with `trust_code`. Of a run, `checkpoint` is "last", "best", or the number
+    of an iteration.
 
     Raises:
         ValueError: neither a run nor a model, or a setting is wrong.

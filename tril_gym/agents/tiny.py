@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -200,8 +201,8 @@ def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str
 
 @contextmanager
 def _progress(title: str | None, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of pretraining on standard error; without a title show nothing."""
-    if title is None:
+    """Show the progress of pretraining on standard error; without a title, or where messages are off, show nothing."""
+    if title is None or logging.getLogger("tril_gym").level >= logging.WARNING:
         yield lambda steps: None
         return
     from rich.console import Console

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from tril_gym.cli.options import GroupedOption
+from tril_gym.utils.console import RunConsole
 from tril_gym.utils.interrupt import Interrupted, exit_code_of, stop_at_once
 
 MOST = 2000  # characters of an error that are shown
@@ -33,29 +34,36 @@ def unlock_option() -> GroupedOption:
 
 
 @contextmanager
-def reported_failures(*, debug: bool) -> Iterator[None]:
+def reported_failures(*, debug: bool, console: RunConsole | None = None) -> Iterator[None]:
     """End the command with a message where the block fails or a signal stops it.
 
     Args:
         debug: show the traceback first.
+        console: also gets an event "error" with the exit code and the message.
     """
+
+    def end(code: int, lines: list[str], *hint: str) -> SystemExit:
+        if console is not None:
+            console.event("error", exit_code=code, message="\n".join(lines))
+        _report("\n".join([*lines, *hint]))
+        return SystemExit(code)
+
     try:
         with stop_at_once():
             yield
     except Interrupted as stop:
-        _report(str(stop))
-        raise SystemExit(exit_code_of(stop)) from None
+        raise end(exit_code_of(stop), [str(stop)]) from None
     except KeyboardInterrupt as stop:
-        _report("\n".join(["stopped at once", *_notes(stop)]))
-        raise SystemExit(exit_code_of(stop)) from None
+        raise end(exit_code_of(stop), ["stopped at once", *_notes(stop)]) from None
     except click.ClickException as error:
         _show_traceback(error.__cause__ if debug else None)
+        if console is not None:
+            console.event("error", exit_code=error.exit_code, message=error.format_message())
         raise
     except Exception as error:
         _show_traceback(error if debug else None)
         hint = [] if debug else ["--debug shows the traceback."]
-        _report("\n".join([f"Error: {describe(error)}", *_notes(error), *hint]))
-        raise SystemExit(1) from None
+        raise end(1, [f"Error: {describe(error)}", *_notes(error)], *hint) from None
 
 
 def describe(error: BaseException) -> str:

@@ -51,7 +51,19 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose `--help` lists the options by group."""
+    """A command whose `--help` lists the options by group, and whose mistakes are events with `--log-json`."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **settings: Any) -> click.Context:
+        """Parse the arguments."""
+        is_for_programs = "--log-json" in args
+        try:
+            return super().make_context(info_name, args, *more, **settings)
+        except click.UsageError as error:
+            if is_for_programs:
+                from tril_gym.utils.console_modes import JsonConsole
+
+                JsonConsole().event("error", exit_code=error.exit_code, message=error.format_message())
+            raise
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group."""

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tril_gym.cli.failures import debug_option, reported_failures, unlock_option
+from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
     GroupedCommand,
-    GroupedOption,
     column_option,
     config_options,
     env_arg_options,
@@ -28,11 +27,14 @@ from tril_gym.cli.options import (
     with_reward_settings,
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
+from tril_gym.cli.run_options import RunOptions, make_console, run_options
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.utils.suggestions import with_suggestion
 
 if TYPE_CHECKING:
+    from tril_gym.experiment.config import RunConfig
     from tril_gym.experiment.run import Run
+    from tril_gym.utils.console import RunConsole
 
 
 class TrainGroup(click.Group):
@@ -58,12 +60,32 @@ class TrainGroup(click.Group):
             )
         return super().resolve_command(context, args)
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take the algorithm from the file of `--config` where none is named first."""
+        if args and args[0].partition("=")[0] == "--config":
+            args = [algorithm_of(args), *args]
+        return super().parse_args(context, args)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         with formatter.section("Algorithms"):
             formatter.write_dl([(name, spec.help) for name, spec in ALGORITHMS.items()])
         with formatter.section("Rewards"):
             formatter.write_dl([(REWARD_MODEL, REWARD_MODEL_HELP)])
+
+
+def algorithm_of(args: list[str]) -> str:
+    """Return the algorithm that the file of `--config`, the first argument, names."""
+    from tril_gym.experiment.config_file import read_settings
+
+    _, equals, path = args[0].partition("=")
+    if not equals and len(args) < 2:
+        raise click.UsageError("--config needs a file")
+    with usage_errors():
+        found = read_settings(path if equals else args[1]).get("algorithm")
+        if not isinstance(found, str):
+            raise ValueError(f"{path or args[1]} names no algorithm; add `algorithm: ppo`, or use `tril-gym train ppo`")
+    return found
 
 
 @click.group("train", cls=TrainGroup)
@@ -73,40 +95,6 @@ def train_group() -> None:
     Without options, train a tiny model on embedded data, offline, in minutes. An option wins over the preset, the
     preset over the default of the algorithm.
     """
-
-
-def output_options() -> list[GroupedOption]:
-    """Return the options of a run that are no settings: a resumed run may change them."""
-    path = click.Path(path_type=Path)
-    return [
-        GroupedOption(
-            ["--output-dir"], group="output", type=path, help="Run folder  [default: runs/ALGORITHM-TASK-seedN]"
-        ),
-        GroupedOption(
-            ["--resume"],
-            group="run",
-            is_flag=True,
-            help="Continue the run in --output-dir, or begin it; of its settings, only --iterations, --keep and"
-            " --skip-nonfinite may change",
-        ),
-        GroupedOption(
-            ["--trust-code"],
-            group="run",
-            is_flag=True,
-            help="With --resume: also run code that only the settings of the folder name",
-        ),
-        unlock_option(),
-        debug_option(),
-        GroupedOption(
-            ["--profile"], group="output", is_flag=True, help="Print time and memory of an iteration at the end"
-        ),
-        GroupedOption(
-            ["--track"],
-            group="output",
-            metavar="TRACKER",
-            help="Also send metrics to wandb or another tracker of accelerate",
-        ),
-    ]
 
 
 def train_command(algorithm: str) -> click.Command:
@@ -122,55 +110,95 @@ def train_command(algorithm: str) -> click.Command:
     if "kl_coef" not in usual.hyperparameters:
         hidden.add("KL")
     options = config_options(RunConfig, asdict(usual), hidden=hidden)
-    options += [column_option(), *env_arg_options(), reward_arg_option(), *output_options()]
+    options += [column_option(), *env_arg_options(), reward_arg_option(), *run_options()]
     options += config_options(kind.config_type, usual.hyperparameters)
     return GroupedCommand(
         algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help
     )
 
 
-def train_agent(
-    algorithm: str, *, profile: bool, debug: bool, output_dir: Path | None, resume: bool, **options: Any
-) -> None:
+def train_agent(algorithm: str, **options: Any) -> None:
     """Start or resume a run with the settings of the command line, None where an option was not used."""
     from tril_gym.utils.quiet import silence_libraries
 
     silence_libraries()
-    with reported_failures(debug=debug):
-        run = prepare_run(algorithm, output_dir, resume=resume, **options)
-        run.run(profile=profile)
+    chosen = RunOptions.taken_from(options)
+    options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
+    options["env_args"] = with_columns(options["env_args"], options.pop("column"))
+    given = {name: value for name, value in options.items() if value is not None and value != {}}
+    console = make_console(quiet=chosen.quiet, log_json=chosen.log_json)
+    with reported_failures(debug=chosen.debug, console=console):
+        if chosen.show_config:
+            click.echo(config_to_show(algorithm, chosen, given), nl=False)
+            return
+        with console.heartbeat():
+            run = prepare_run(algorithm, chosen, given, console)
+            run.run(profile=chosen.profile)
 
 
-def prepare_run(
-    algorithm: str,
-    output_dir: Path | None,
-    *,
-    resume: bool,
-    track: str | None,
-    trust_code: bool,
-    force_unlock: bool,
-    **settings: Any,
-) -> Run:
+def prepare_run(algorithm: str, chosen: RunOptions, given: dict[str, Any], console: RunConsole) -> Run:
     """Return a new run, or with `resume` the one in the folder if it has begun."""
     from tril_gym.experiment import training
-    from tril_gym.experiment.resolution import configure
-    from tril_gym.experiment.run_folder import RunFolder
-    from tril_gym.utils.console import RunConsole
 
-    console = RunConsole()
-    settings["env_args"] = with_reward_settings(settings["env_args"], settings.pop("reward_args"))
-    settings["env_args"] = with_columns(settings["env_args"], settings.pop("column"))
-    given = {name: value for name, value in settings.items() if value is not None and value != {}}
-    outputs: dict[str, Any] = {"track": track, "console": console, "force_unlock": force_unlock}
+    outputs: dict[str, Any] = {"console": console, "force_unlock": chosen.force_unlock}
     with usage_errors(given):
-        if resume:
-            if output_dir is None:
-                raise ValueError("--resume needs --output-dir, the folder of the run to continue")
-            if RunFolder(output_dir).has_begun():
-                return training.resumed_run(output_dir, given, algorithm=algorithm, trust_code=trust_code, **outputs)
-            console.say(f"{output_dir} has no run yet: it begins now")
-        config = configure(algorithm, **given)
-        return training.new_run(config, output_dir or default_folder(config), **outputs)
+        outputs["track"] = chosen.tracker
+        if _continues(chosen):
+            assert chosen.output_dir is not None
+            named = _named_settings(algorithm, chosen, given)
+            trust = chosen.trust_code
+            return training.resumed_run(chosen.output_dir, named, algorithm=algorithm, trust_code=trust, **outputs)
+        if chosen.resume:
+            console.say(f"{chosen.output_dir} has no run yet: it begins now")
+        config = settings_of(algorithm, chosen, given)
+        return training.new_run(config, chosen.output_dir or default_folder(config), **outputs)
+
+
+def config_to_show(algorithm: str, chosen: RunOptions, given: dict[str, Any]) -> str:
+    """Return all settings that a run with these options would have, as YAML."""
+    from tril_gym.experiment.config_file import config_yaml
+    from tril_gym.experiment.resuming import check_unchanged, saved_config, with_changes
+    from tril_gym.experiment.run_folder import RunFolder
+
+    with usage_errors(given):
+        if not _continues(chosen):
+            return config_yaml(settings_of(algorithm, chosen, given))
+        assert chosen.output_dir is not None
+        named = _named_settings(algorithm, chosen, given)
+        config = saved_config(RunFolder(chosen.output_dir), named)
+        check_unchanged(config, named, algorithm=algorithm, folder=chosen.output_dir)
+        return config_yaml(with_changes(config, named))
+
+
+def _continues(chosen: RunOptions) -> bool:
+    """Return whether a run that has begun is continued."""
+    from tril_gym.experiment.run_folder import RunFolder
+
+    if chosen.resume and chosen.output_dir is None:
+        raise ValueError("--resume needs --output-dir, the folder of the run to continue")
+    return chosen.resume and chosen.output_dir is not None and RunFolder(chosen.output_dir).has_begun()
+
+
+def settings_of(algorithm: str, chosen: RunOptions, given: dict[str, Any]) -> RunConfig:
+    """Return the settings of a new run."""
+    from tril_gym.experiment.config_file import configured
+    from tril_gym.experiment.resolution import configure
+
+    if chosen.config is None:
+        return configure(algorithm, **given)
+    return configured(algorithm, chosen.config, given, trust_code=chosen.trust_code)
+
+
+def _named_settings(algorithm: str, chosen: RunOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the user names for a run that is continued, in a file or by options."""
+    from tril_gym.experiment.config import merged_env_args
+    from tril_gym.experiment.config_file import settings_of_file
+
+    if chosen.config is None:
+        return given
+    found = settings_of_file(algorithm, chosen.config, given, trust_code=chosen.trust_code)
+    env_args = merged_env_args(found.get("env_args") or {}, given.get("env_args", {}))
+    return {name: value for name, value in found.items() if value is not None} | given | {"env_args": env_args}
 
 
 def default_folder(config: Any) -> Path:

@@ -45,7 +45,9 @@ class HeldOut:
         found = self._read_before()
         if found is None and self.agent.iteration > 0:
             name = self.folder.path / EVALUATION
-            self.console.say(f"{name} has no evaluation before training: the initial policy is made again to repeat it")
+            self.console.warn(
+                f"{name} has no evaluation before training: the initial policy is made again to repeat it"
+            )
             found = self._announced("before", build_run(self.config).agent)
         self.before = self._announced("before", self.agent) if found is None else found
         self._write(None, None)

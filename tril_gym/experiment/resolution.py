@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import PurePath
 from typing import Any
@@ -33,8 +34,15 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     Raises:
         ValueError: an unknown name, or a value out of its bounds.
     """
+    given = {name: value for name, value in settings.items() if value is not None}
+    return configure_exactly(algorithm, given | ({} if preset is None else {"preset": preset}))
+
+
+def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the settings of a run as `configure` does, but a None among those given is a value, too."""
     kind = agent_type(algorithm)
-    given = {name: _as_plain(value) for name, value in settings.items() if value is not None}
+    given = {name: _as_plain(value) for name, value in settings.items()}
+    preset = given.pop("preset", None)
     numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
     known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}
     if unknown := sorted(set(given) - known):
@@ -43,7 +51,7 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
         raise ValueError(f"{algorithm} has no setting {name}; `tril-gym train {algorithm} --help` lists its settings")
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm)
-    run = _override_preset(chosen.run, given, takes_guide=kind.takes_guide)
+    run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     numbers = chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
@@ -75,7 +83,7 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
         dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in dropped}
     env_args = env_args_for_reward(kept.get("env_args", {}), given.get("reward"))
-    return kept | given | {"env_args": merged_env_args(env_args, given.get("env_args", {}))}
+    return kept | given | {"env_args": merged_env_args(env_args, given["env_args"])}
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -94,6 +102,8 @@ def resolve(config: RunConfig) -> RunConfig:
     if {config.policy, found.get("guide", config.guide)} & TINY.keys():
         found["tiny_samples"] = tiny_settings(config)["samples"]
     found |= _env_settings(config)
+    if (critic := _critic_of(config)) is not None:
+        config = replace(config, hyperparameters=config.hyperparameters | {"critic": critic})
     with warnings.catch_warnings():  # a config that warns does so when the agent is built
         warnings.simplefilter("ignore", UserWarning)
         numbers = asdict(kind.config_type(**config.hyperparameters))
@@ -110,6 +120,14 @@ def _resolved(numbers: dict[str, Any], num_envs: int) -> dict[str, Any]:
     if numbers.get("aggrevated_rollin_prob", 0.0) is None and is_constant:
         found["aggrevated_rollin_prob"] = numbers["rollin_prob"]
     return numbers | found
+
+
+def _critic_of(config: RunConfig) -> str | None:
+    """Return the kind of critic that the policy has by default, None where that is chosen or not known yet."""
+    has_critic = agent_type(config.algorithm).learner_type.has_critic
+    if not has_critic or config.hyperparameters.get("critic") is not None:
+        return None
+    return "adapter" if config.lora_rank else "separate" if config.policy in TINY else None
 
 
 def _guide_settings(config: RunConfig) -> dict[str, Any]:

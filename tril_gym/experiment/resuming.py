@@ -81,7 +81,7 @@ def _agrees(saved: Any, given: Any, *, is_env: bool) -> bool:
     if is_env and isinstance(saved, Mapping) and isinstance(given, Mapping):
         named = {key: value for key, value in given.items() if key not in RETRY_SETTINGS}
         return all(key in saved and _agrees(saved[key], value, is_env=True) for key, value in named.items())
-    return bool(saved == given)
+    return bool(saved == (list(given) if isinstance(given, tuple) and isinstance(saved, list) else given))
 
 
 def _retries_in(env_args: Mapping[str, Any]) -> dict[str, Any]:

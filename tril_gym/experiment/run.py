@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import VectorEnv
 
+from tril_gym import __version__
 from tril_gym.agents.algorithms.callback import Callback
 from tril_gym.agents.algorithms.progress import ProgressCallback
 from tril_gym.agents.algorithms.report import Report
@@ -17,7 +18,7 @@ from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.experiment.tracking import Tracker
+from tril_gym.experiment.tracking import Tracker, texts_apart
 from tril_gym.experiment.trust import masked
 from tril_gym.utils.console import (
     RunConsole,
@@ -75,17 +76,22 @@ class Run:
             self.folder.unlock()
 
     def _run(self, profile: bool) -> Result:
-        self.tracker.begin(self.folder.path, masked(asdict(self.config)))
         self._announce()
+        is_new = self.agent.iteration == 0
+        self.tracker.begin()
         self.held_out.evaluate_before()
+        if is_new:
+            self._publish("before", 0, self.held_out.before)
         if self._saved is None:
             self._save()
         total, done = self.config.iterations, self.agent.iteration
         self._evaluate_if_due(done)  # a resumed run that once ended here
         if done < total:
+            self.console.activity.begin(f"iteration {done + 1} of {total}")
             with stop_signal() as asked:
                 self.agent.learn(total - done, callbacks=self._callbacks(asked), progress=False, profile=profile)
         after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
+        self._publish("after", self.agent.iteration, after)
         result = Result(self.folder.path, self.held_out.before, after, verdict)
         self._show_results(result, profile)
         return result
@@ -117,6 +123,21 @@ class Run:
             f"{config.algorithm} on {config.env}: policy {config.policy}{guide}, seed {config.seed},"
             f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
         )
+        self.console.event(
+            "start",
+            folder=str(self.folder.path),
+            version=__version__,
+            held_out=self.components.eval_description,
+            iteration=agent.iteration,
+            config=masked(asdict(config)),
+        )
+
+    def _publish(self, when: str, iteration: int, evaluation: Mapping[str, Any]) -> None:
+        """Send the metrics of an evaluation to the tracker and the console."""
+        metrics = {way: evaluation["metrics"][way] for way in evaluation["metrics"]}
+        named = {f"held_out/{way}/{name}": value for way, found in metrics.items() for name, value in found.items()}
+        self.tracker.log(named, iteration)
+        self.console.event("evaluation", when=when, iteration=iteration, metrics=metrics)
 
     def _callbacks(self, asked: StopRequest) -> list[Callback | Callable[[Report], None]]:
         """Return what follows each iteration. It is saved last, so that a checkpoint has all files of its iteration."""
@@ -130,11 +151,13 @@ class Run:
 
     def _record(self, report: Report) -> None:
         self.folder.append("metrics.jsonl", report.metrics)
-        self.tracker.log(report.iteration, report.metrics)
+        self.tracker.log(report.metrics, report.iteration)
+        self.console.event("iteration", **report.metrics)
         self.console.say(metrics_line(report.metrics))
         if report.iteration == 1 or report.iteration % SAMPLES_EVERY == 0:
             samples = report.texts(SAMPLES)
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
+            self.tracker.log_texts(texts_apart(report.trajectories, self.agent.layout, SAMPLES), report.iteration)
             for sample in samples:
                 self.console.say(sample_line(sample))
         self._recorded = report.iteration
@@ -142,8 +165,7 @@ class Run:
     def _evaluate_if_due(self, iteration: int) -> None:
         if self.held_out.is_due(iteration):
             row = self.held_out.evaluate_during(iteration)
-            for decoding, metrics in row["metrics"].items():
-                self.tracker.log(iteration, {f"held_out/{decoding}/{name}": value for name, value in metrics.items()})
+            self._publish("during", iteration, row)
             self.console.say(f"      after iteration {iteration}: {row['verdict']['sentence']}")
 
     def _warn_about_kl(self, report: Report) -> None:
@@ -153,10 +175,11 @@ class Run:
         rows = self.held_out.rows()
         outcome = rows[-1]["verdict"]["outcome"] if rows else None
         if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
-            self.console.say(warning)
+            self.console.warn(warning)
             self.has_warned = True
 
     def _save_or_stop(self, iteration: int, asked: StopRequest) -> None:
+        self.console.activity.begin(f"iteration {iteration + 1} of {self.config.iterations}")
         is_last = iteration == self.config.iterations
         if is_last or asked() or iteration % self.config.save_every == 0:
             self._save()
@@ -188,6 +211,7 @@ class Run:
         if (best := self.held_out.best_sentence()) is not None:
             self.console.say(best)
         self.console.say(result.verdict["sentence"])
+        self.console.event("end", folder=str(folder), iteration=self.agent.iteration, verdict=result.verdict)
 
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:
         ends = ({"iteration": 0} | result.before, {"iteration": self.agent.iteration} | result.after)
@@ -202,7 +226,7 @@ class Run:
                 kl_target=config.hyperparameters.get("kl_target"),
             )
         except Exception as error:  # of a library or the disk: the run is complete without a picture
-            self.console.say(f"warning: curve.png could not be drawn ({type(error).__name__}: {error})")
+            self.console.warn(f"warning: curve.png could not be drawn ({type(error).__name__}: {error})")
 
 
 def describe_reward(envs: VectorEnv) -> str:

@@ -145,10 +145,7 @@ class RunFolder:
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the settings of the run, secrets masked, with the version of this package."""
-        import yaml
-
-        content = yaml.safe_dump({"version": __version__} | masked(settings), sort_keys=False, allow_unicode=True)
-        replace_text(self.path / CONFIG, content)
+        replace_text(self.path / CONFIG, config_text(masked(settings)))
 
     def read_config(self) -> dict[str, Any]:
         """Return the settings of the run.
@@ -289,6 +286,13 @@ class RunFolder:
             kept = ", ".join(str(int(found.name.rpartition("-")[2])) for found in self.checkpoints())
             raise ValueError(f"{self.path} has no checkpoint {number}; there are {kept or 'none'}")
         return path
+
+
+def config_text(settings: dict[str, Any]) -> str:
+    """Return settings as the YAML of `config.yaml`, with the version of this package."""
+    import yaml
+
+    return yaml.safe_dump({"version": __version__} | settings, sort_keys=False, allow_unicode=True)
 
 
 def _is_beginning(path: Path) -> bool:

@@ -13,8 +13,8 @@ from tril_gym.experiment.resuming import check_unchanged, saved_config, with_cha
 from tril_gym.experiment.run import Result, Run
 from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
 from tril_gym.experiment.text_quality import training_words
-from tril_gym.experiment.tracking import Tracker
-from tril_gym.experiment.trust import check_trusted
+from tril_gym.experiment.tracking import Tracker, TrackerOptions, named_settings
+from tril_gym.experiment.trust import check_trusted, masked
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.processes import check_single_process
 from tril_gym.utils.threads import cpu_threads
@@ -25,7 +25,7 @@ def train(
     config: RunConfig,
     output_dir: str | Path,
     *,
-    track: str | None = None,
+    track: str | TrackerOptions | None = None,
     console: RunConsole | None = None,
     profile: bool = False,
 ) -> Result:
@@ -34,7 +34,8 @@ def train(
     Args:
         config: all settings; see `configure`.
         output_dir: an empty or new folder.
-        track: a tracker of accelerate to also send metrics to, such as "wandb".
+        track: a tracker of accelerate to also send settings, metrics and texts to, such as "wandb"; or `TrackerOptions`
+            with its project, name and tags.
         console: prints the progress; by default on standard output.
         profile: also measure the peak memory of each part of an iteration.
 
@@ -49,7 +50,7 @@ def train(
 def resume(
     output_dir: str | Path,
     *,
-    track: str | None = None,
+    track: str | TrackerOptions | None = None,
     console: RunConsole | None = None,
     profile: bool = False,
     trust_code: bool = False,
@@ -82,7 +83,7 @@ def new_run(
     config: RunConfig,
     output_dir: str | Path,
     *,
-    track: str | None = None,
+    track: str | TrackerOptions | None = None,
     console: RunConsole | None = None,
     force_unlock: bool = False,
 ) -> Run:
@@ -90,12 +91,13 @@ def new_run(
     folder = RunFolder(output_dir)
     folder.require_empty()
     check_single_process()
-    tracker = Tracker(track)  # before anything that takes long
+    tracker = _tracker(track, config, folder.path)  # before anything that takes long
     with cpu_threads(config.cpu_threads):
         components = build_run(config)
         folder.create(force_unlock=force_unlock)
         try:
             write_beginning(folder, components)
+            tracker.settings = named_settings(masked(asdict(components.config)))
             return Run(folder, components, tracker, console or RunConsole())
         except BaseException:  # including Ctrl-C while a reward is fitted
             folder.remove()
@@ -107,7 +109,7 @@ def resumed_run(
     given: Mapping[str, Any],
     *,
     algorithm: str | None = None,
-    track: str | None = None,
+    track: str | TrackerOptions | None = None,
     console: RunConsole | None = None,
     trust_code: bool = False,
     force_unlock: bool = False,
@@ -128,7 +130,8 @@ def resumed_run(
     check_single_process()
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
     check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
-    config, tracker = with_changes(config, given), Tracker(track)
+    config = with_changes(config, given)
+    tracker = _tracker(track, config, folder.path)
     folder.lock(force=force_unlock)
     try:
         with cpu_threads(config.cpu_threads):
@@ -148,6 +151,24 @@ def resumed_run(
     except BaseException:
         folder.unlock()
         raise
+
+
+def _tracker(track: str | TrackerOptions | None, config: RunConfig, folder: Path) -> Tracker:
+    """Return the tracker of a run. It opens where the run begins.
+
+    Raises:
+        ValueError: it is unknown or not installed.
+    """
+    options = track if isinstance(track, TrackerOptions) else TrackerOptions(track)
+    own = folder / options.tracker if options.tracker == "tensorboard" else folder
+    return Tracker(
+        options.tracker,
+        project=options.project,
+        name=options.name or folder.absolute().name,
+        tags=options.tags,
+        config=named_settings(masked(asdict(config))),
+        folder=own,
+    )
 
 
 def write_beginning(folder: RunFolder, components: RunComponents) -> None:

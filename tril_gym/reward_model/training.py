@@ -223,6 +223,7 @@ class RewardModelRun:
                 found = self._finish()
         for line in result_lines(found["right"], self.folder.path):
             self.console.say(line)
+        self.console.event("end", folder=str(self.folder.path), evaluation=found)
         return found
 
     def margins(self) -> Margins:
@@ -286,6 +287,7 @@ class RewardModelRun:
         metrics |= {"held_out/loss": margin_loss(margins), "held_out/accuracy": float(is_right(margins).mean())}
         self.folder.append(METRICS, metrics)
         self.console.say(epoch_line(metrics, epochs=self.config.epochs))
+        self.console.event("epoch", **metrics)
 
     def _interrupt(self, step: int, number: int | None) -> None:
         self._save({"finished": False})

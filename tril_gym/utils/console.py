@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tril_gym.utils.heartbeat import SECONDS, Activity, heartbeat
+
 # Columns of `metrics_line`: label, metric, format.
 LINE = (
     ("reward", "reward/mean", ".3f"),
@@ -108,18 +110,39 @@ class RunConsole:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=cast(TextIO, SteadyOutput()), highlight=False)
+        self.activity = Activity("preparing the run")
 
     def say(self, text: str) -> None:
         """Print one line without wrapping it."""
         self.console.print(escape(text), soft_wrap=True)
+        self.activity.mark_output()
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also where other messages are not printed."""
+        self.say(text)
+
+    def event(self, kind: str, **content: Any) -> None:
+        """Receive what happened as data; `JsonConsole` prints it."""
+
+    def beat(self, activity: str, seconds: float) -> None:
+        """Print that the run is still running; see `heartbeat`."""
+        self.say(f"      … {activity}, for {seconds:.0f} s so far")
 
     def show(self, table: RenderableType) -> None:
         """Print a table."""
         self.console.print(table)
+        self.activity.mark_output()
+
+    @contextmanager
+    def heartbeat(self, *, every: float = SECONDS) -> Iterator[None]:
+        """Where there is no terminal, print a line after so many seconds without another one while the block runs."""
+        with nullcontext() if self.console.is_terminal else heartbeat(self.activity, self.beat, every=every):
+            yield
 
     @contextmanager
     def waiting(self, activity: str) -> Iterator[None]:
         """Announce an activity that takes a while; on a terminal, show a spinner until the block ends."""
+        self.activity.begin(activity)
         if self.console.is_terminal:
             with self.console.status(escape(activity)):
                 yield

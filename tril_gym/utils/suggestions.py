@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-CUTOFF = 0.6  # of difflib's similarity, 0 to 1
+CUTOFF = 0.67  # of difflib's similarity, 0 to 1
 SHORTEST = 3  # characters of a name that is searched for inside others
 
 

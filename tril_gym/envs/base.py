@@ -45,6 +45,19 @@ class TextEnvMixin:
         """
         return getattr(self, name, None)
 
+    def sizes(self) -> str:
+        """Return the sizes of the environment in words."""
+        config = self.config
+        return (
+            f"prompts of {config.max_prompt_length} tokens, {config.max_new_tokens} new tokens,"
+            f" {config.vocab_size:,} ids, {len(config.examples):,} examples"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{'' if self.spec is None else f' {self.spec.id}'}: {self.sizes()}>"
+
+    __str__ = __repr__  # Gymnasium's wrappers show it
+
     @property
     def spec(self) -> EnvSpec | None:
         """The specification from which `gym.make` made this environment."""

@@ -82,6 +82,10 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
             self._limit = check_integer("max_episode_steps", max_episode_steps, 1)
         self._steps = np.zeros(self.num_envs, np.int64)  # since the reset of each row, counted where there is a limit
 
+    def sizes(self) -> str:
+        """Return the sizes of the environment in words."""
+        return f"{self.num_envs:,} texts, {super().sizes()}, autoreset {self.autoreset_mode.value}"
+
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each row."""

@@ -26,7 +26,7 @@ from tril_gym.models.texts import Texts
 ORDER_SEED = 0  # of the order in which samples of examples are taken
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The result of an evaluation."""
 
@@ -35,6 +35,11 @@ class Evaluation:
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
     rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of evaluation
     texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
+
+    def __repr__(self) -> str:
+        found = (f"{name} reward {row['reward/mean']:.3f}" for name, row in self.metrics.items())
+        count = max((row["examples"] for row in self.metrics.values()), default=0)
+        return f"Evaluation({', '.join(found)}, {count} examples)"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the texts as plain data."""

@@ -30,7 +30,7 @@ from tril_gym.utils.console import (
 )
 from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
 from tril_gym.utils.threads import cpu_threads
-from tril_gym.wrappers.reward_term import terms
+from tril_gym.wrappers.reward_term import describe_terms, terms
 
 SAMPLES_EVERY = 10  # iterations between sample texts
 SAMPLES = 3  # texts
@@ -231,5 +231,5 @@ class Run:
 
 def describe_reward(envs: VectorEnv) -> str:
     """Return the terms of an environment's reward as a sum, such as ": 0.1 cider_d + rouge_l"; "" without terms."""
-    parts = [term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in terms(envs)]
-    return f": {' + '.join(parts)}" if parts else ""
+    found = terms(envs)
+    return f": {describe_terms(found)}" if found else ""

@@ -167,6 +167,12 @@ class Decoding:
                 f"top_p={self.top_p} would have no effect; leave them out, or greedy"
             )
 
+    def __str__(self) -> str:
+        if self.greedy:
+            return "greedy"
+        shown = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return ", ".join(f"{name} {value:g}" for name, value in shown.items() if value is not None)
+
     @property
     def scored(self) -> Decoding:
         """The decoding whose log-probabilities count: without top-k and top-p, which only decide what is drawn."""

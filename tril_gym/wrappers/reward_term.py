@@ -69,6 +69,15 @@ class HasTerm:
     """A wrapper that adds one term to the reward."""
 
     term: Term
+    env: Any
+
+    def __repr__(self) -> str:
+        inner = self.env
+        while isinstance(inner, HasTerm):
+            inner = inner.env
+        return f"<{type(self).__name__} {describe_terms(terms(self))}: {inner}>"
+
+    __str__ = __repr__  # Gymnasium's wrappers show it
 
     @property
     def score(self) -> rewards.Score:
@@ -97,6 +106,11 @@ def load_term(
     if name in (term.name for term in terms(env)):
         raise ValueError(f"the environment already pays a reward {name!r}; give the second one another name=")
     return Term(name, score, weight)
+
+
+def describe_terms(found: Sequence[Term]) -> str:
+    """Return terms as a sum, such as "0.1 cider_d + rouge_l"."""
+    return " + ".join(term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in found)
 
 
 def terms(env: Any) -> list[Term]:

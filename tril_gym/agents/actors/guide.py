@@ -94,6 +94,9 @@ class Guide(Actor):
             "min_new_tokens": self.min_new_tokens,
         }
 
+    def __repr__(self) -> str:
+        return f"Guide({self.policy.description()})"
+
     @staticmethod
     def references() -> References:
         """Return the references of each prompt as a guide: an oracle that can only begin texts."""

@@ -115,6 +115,18 @@ class LMPolicy(Actor):
         """The ids at which the model's texts end by its generation config, as far as it has logits for them."""
         return tuple(token for token in eos_ids_of(self.model) if 0 <= token < self.vocab_size)
 
+    def description(self) -> str:
+        """Return the type of the model, its number of parameters, data type and device, and the decoding."""
+        adapter = "" if self.lora is None else " with LoRA"
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        decoding = "" if self.decoding == Decoding() else f", {self.decoding}"
+        count = f"{self.model.num_parameters():,} parameters"
+        return f"{type(self.model).__name__}{adapter}, {count}, {dtype} on {self.device}{decoding}"
+
+    def __repr__(self) -> str:
+        trained = sum(parameter.numel() for parameter in self.parameters()) / self.model.num_parameters()
+        return f"LMPolicy({self.description()}, {'all' if trained == 1 else f'{trained:.2%}'} trained)"
+
     def parameters(self) -> list[nn.Parameter]:
         """Return what training changes."""
         return self.language_model.parameters()

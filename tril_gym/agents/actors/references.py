@@ -74,6 +74,9 @@ class References(Actor):
     def __init__(self) -> None:
         self._tokens: ReferenceTokens | None = None
 
+    def __repr__(self) -> str:
+        return "Guide.references()"
+
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
         """Begin B texts; see `Actor`.
 

@@ -72,6 +72,9 @@ class CallableGuide(Actor):
         self.f, self.retries, self.pause = f, retries, pause
         self.name = f"{getattr(f, '__module__', '?')}.{getattr(f, '__qualname__', type(f).__qualname__)}"
 
+    def __repr__(self) -> str:
+        return f"Guide.from_callable({self.name})"
+
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
         """Continue texts where they stop; see `Actor`."""
         return text_writer(self._continue_texts, texts, infos, layout)

@@ -130,6 +130,18 @@ class Agent(ABC):
     def plan(self, iteration: int) -> Plan:
         """Return who writes which part in an iteration, counted from 0."""
 
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                f"{type(self).__name__} after {self.iteration} iterations of {self.episodes} texts, seed {self.seed}",
+                f"  policy  {self.policy!r}",
+                *([] if self.guide is None else [f"  guide   {self.guide!r}"]),
+                f"  envs    {self.envs!r}",
+                f"  plan    {_describe_plan(self.plan(self.iteration), self.policy)}",
+                f"  config  {_changes(self.config) or 'defaults'}",
+            ]
+        )
+
     learn = learn  # the training loop, a function of what it needs of an agent
 
     def predict(
@@ -307,6 +319,25 @@ def _independent(guide: Actor, policy: LMPolicy) -> Actor:
         # The guide is an adapter on the model that trains.
         return Guide(policy.with_language_model(guide.policy.language_model.full_copy()), **guide.settings())
     return guide
+
+
+def _describe_plan(plan: Plan, policy: LMPolicy) -> str:
+    """Return in words who writes which part of a text."""
+    rollin, rollout = ("policy" if actor is policy else "guide" for actor in (plan.rollin, plan.rollout))
+    if plan.rollin is None:
+        return f"the {rollout} writes whole texts" if plan.rollout is policy else f"{plan.rollout!r} writes whole texts"
+    part = "last token of the rollin" if plan.learn_on == "switch" else plan.learn_on
+    return (
+        f"the {rollin} begins a text with probability {plan.rollin_prob:g}, the {rollout} finishes it; the policy"
+        f" learns on the {part}"
+    )
+
+
+def _changes(config: Any) -> str:
+    """Return the hyperparameters that are not the defaults."""
+    usual = type(config)()
+    changed = [entry.name for entry in fields(config) if getattr(config, entry.name) != getattr(usual, entry.name)]
+    return ", ".join(f"{name} {getattr(config, name)}" for name in changed)
 
 
 def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:

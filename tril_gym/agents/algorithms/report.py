@@ -35,7 +35,7 @@ class Report:
         return {"iteration": self.iteration} | plain
 
     def __repr__(self) -> str:
-        return f"Report({metrics_line({'iteration': self.iteration} | self.metrics).strip()})"
+        return f"Report(iteration {metrics_line({'iteration': self.iteration} | self.metrics).strip()})"
 
 
 class History(Sequence[Metrics]):

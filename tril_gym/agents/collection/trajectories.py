@@ -21,7 +21,7 @@ Info = dict[str, Any]
 Infos = list[Info]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Trajectories:
     """B finished texts. A mask is True where its name holds; tensors on the CPU."""
 
@@ -45,6 +45,13 @@ class Trajectories:
 
     def __len__(self) -> int:
         return self.prompts.shape[0]
+
+    def __repr__(self) -> str:
+        rewards, has_rollin = self.rewards.sum(1), (self.switch > 0).double()
+        rollins = f", {float(has_rollin.mean()):.0%} with a rollin" if bool(has_rollin.any()) else ""
+        spread = f"{float(rewards.mean()):.3f} ± {float(rewards.std(correction=0)):.3f}"
+        length = float(self.lengths.double().mean())
+        return f"Trajectories({len(self)} texts, reward {spread}, {length:.1f} tokens{rollins})"
 
     @property
     def texts(self) -> Texts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,20 +64,6 @@ def instruct_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Any:
     return model
 
 
-def save_instruct_model(folder: Path) -> Path:
-    """Write the model and its tokenizer as a hub has them."""
-    tokenizer = instruct_tokenizer()
-    instruct_model(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def question(thing: str) -> list[dict[str, str]]:
     """Return a chat that asks for a colour."""
     return [{"role": "user", "content": f"What is the colour of {thing}?"}]
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write a JSON Lines file."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path

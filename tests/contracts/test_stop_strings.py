@@ -118,7 +118,7 @@ class TestTheStringsThemselves:
             ([""], "texts that are not empty"),
             ([3], "texts that are not empty"),
             (3, "must be a text or a list"),
-            (["<eos>"], r"'<eos>' is a special token.*eos_token_ids=\[1, 1\]"),
+            (["<eos>"], r"'<eos>' is a special token.*eos_token_ids=\[1\]"),
             (["<pad>"], r"eos_token_ids=\[1, 0\]"),
             (["a\ufffd"], "stands for what is no text"),
         ],

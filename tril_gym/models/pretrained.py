@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,27 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
     check_writes(config, repr(str(name)))
     try:
         with without_progress_bars():
-            return kind.from_pretrained(name, **settings)
+            model, found = kind.from_pretrained(name, output_loading_info=True, **settings)
     except RuntimeError as error:
         if "quantization_config" not in settings:
             raise
         raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it without") from error
     except (OSError, ValueError) as error:
         raise _not_loadable(name, error) from error
+    _check_has_head(model, found["missing_keys"], name)
+    return model
+
+
+def _check_has_head(model: Any, missing: Collection[str], name: str | Path) -> None:
+    """Raise `ValueError` for a model whose language-modelling head has new weights, such as a sequence classifier."""
+    head = model.get_output_embeddings()
+    own = set() if head is None else {id(weight) for weight in head.parameters()}
+    lacking = sorted(key for key, weight in model.named_parameters() if key in missing and id(weight) in own)
+    if lacking:
+        raise ValueError(
+            f"{str(name)!r} is no language model: it lacks the weights {lacking[0]}, without which it writes noise; give a"
+            " model that was saved with its language-modelling head, not a classifier or a reward model"
+        )
 
 
 def _not_loadable(name: str | Path, error: Exception) -> ValueError:

@@ -61,9 +61,10 @@ def check_stop(stop: Any, tokenizer: Any) -> tuple[str, ...]:
     special = {*tokenizer.all_special_tokens}
     for string in strings:
         if string in special:
+            ids = dict.fromkeys([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(string)])
             raise ValueError(
                 f"stop must be text, and {string!r} is a special token, which texts do not show; end texts at it with"
-                f" eos_token_ids=[{tokenizer.eos_token_id}, {tokenizer.convert_tokens_to_ids(string)}]"
+                f" eos_token_ids={[*ids]}, as the tokenizer's EOS does by default"
             )
         if UNREADABLE in string:
             raise ValueError(f"stop has {UNREADABLE!r} in {string!r}, which stands for what is no text; leave it out")

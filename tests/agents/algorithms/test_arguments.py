@@ -274,3 +274,20 @@ class TestConfigsAndNumbers:
     def test_lora_of_another_type(self):
         with pytest.raises(ValueError, match="rank must be a whole number"):
             policy_of().with_lora("8")
+
+
+def test_a_model_without_its_head_is_refused(tmp_path):
+    """A classifier loads as a language model whose head has random weights."""
+    config = language_model("llama").config
+    transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is no language model: it lacks the weights lm_head\.weight"):
+        LMPolicy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_its_head_is_loaded(tmp_path, family, tied):
+    model = language_model(family, **({} if family == "bart" else {"tie_word_embeddings": tied}))
+    LMPolicy(model, tokenizer()).save(tmp_path)
+    assert LMPolicy.from_pretrained(tmp_path).vocab_size == V

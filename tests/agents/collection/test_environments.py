@@ -230,7 +230,9 @@ class TestChosenExamples:
 class TestBrokenEnvironments:
     def test_continues_after_eos(self):
         envs = foreign_envs(4, ends_at_eos=False)
-        with pytest.raises(ValueError, match=r"row 1 continues after EOS .* check eos_token_ids and max_new_tokens"):
+        with pytest.raises(
+            ValueError, match=r"row 1 continues after EOS .* check eos_token_ids, stop and max_new_tokens"
+        ):
             collect(envs, Plan(rollout=OneToken(P, lengths=(99, 3))), episodes=4, generator=generator())
 
     def test_continues_after_the_last_token(self):

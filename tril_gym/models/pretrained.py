@@ -93,7 +93,7 @@ def _check_has_head(model: Any, missing: Collection[str], name: str | Path) -> N
     lacking = sorted(key for key, weight in model.named_parameters() if key in missing and id(weight) in own)
     if lacking:
         raise ValueError(
-            f"{str(name)!r} is no language model: it lacks the weights {lacking[0]} and writes noise without them; give a"
+            f"{str(name)!r} is no language model: it lacks the weights {lacking[0]} and writes noise without; give a"
             " model that was saved with its language-modelling head, not a classifier or a reward model"
         )
 

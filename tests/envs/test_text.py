@@ -102,6 +102,12 @@ class TestLengths:
         with pytest.raises(ValueError, match=r"max_prompt_length must be a whole number .*, got 0"):
             make(data, max_prompt_length=0)
 
+    def test_of_many_prompts_some_are_measured(self, monkeypatch):
+        monkeypatch.setattr(lengths, "PLAIN", 10)
+        data = [Example(" ".join(["w3"] * (1 + number % 3)), ("w4",)) for number in range(100)]
+        assert len(lengths.evenly_spaced(data)) == 10
+        assert sizes(make(data)) == [3, 2]
+
     def test_they_have_limits(self, caplog):
         data = [Example(" ".join(["w3"] * 600), (" ".join(["w4"] * 200),))]
         assert sizes(make(data)) == [512, 128]

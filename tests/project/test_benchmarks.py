@@ -17,6 +17,7 @@ import gymnasium as gym
 import iteration
 import learning
 import memory
+import million_rows
 import pytest
 import rollout
 import sample_efficiency
@@ -163,6 +164,16 @@ def test_growth(tmp_path, capsys):
         *("collection, by length", "learning, by length", "plain PyTorch, by length"),
     ]
     capsys.readouterr()
+
+
+def test_million_rows(tmp_path, capsys):
+    tokenizer = million_rows.save_tokenizer(tmp_path)
+    million_rows.write_rows(tmp_path / "rows.jsonl", 300)
+    found = million_rows.prepare(str(tmp_path / "rows.jsonl"), tokenizer)
+    assert found["ready_wall"] >= found["read_wall"] > 0
+    assert 40 < found["max_prompt_length"] < 60
+    million_rows.report({"rows": 300, "file_mib": 0.1, "few": found, "many": found})
+    assert "300 rows" in capsys.readouterr().out
 
 
 def test_memory(tmp_path, capsys):

@@ -2,10 +2,34 @@ import json
 
 import pytest
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from tril_gym.envs.toy import toy_tokenizer
-from tril_gym.utils.tokenization import load_tokenizer
+from tril_gym.utils import tokenization
+from tril_gym.utils.tokenization import encode, load_tokenizer, token_counts
+
+
+def with_names_as_pieces():
+    """Return a tokenizer whose vocabulary has the name of a special token among its pieces, as T5's has."""
+    inner = Tokenizer(Unigram([("<unk>", 0.0), ("</s>", -1.0), *((letter, -5.0) for letter in "abs/<>")], unk_id=0))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("many", [2, 3, 100])
+@pytest.mark.parametrize(
+    ("tokenizer", "texts"),
+    [
+        (toy_tokenizer(16), ["w3 w4", "w5", " ", "w3 <eos> w4", "w6 w7 w8 w9"]),
+        (with_names_as_pieces(), ["ab", "a</s>b", "</s>", "", "abab"]),
+    ],
+)
+def test_tokens_of_many_texts_are_counted_as_of_each(tokenizer, texts, many, monkeypatch):
+    monkeypatch.setattr(tokenization, "MANY", many)
+    counts = token_counts(tokenizer, texts)
+    assert counts.tolist() == [len(encode(tokenizer, text)) for text in texts]
+    assert token_counts(tokenizer, []).shape == (0,)
 
 
 def test_load_tokenizer_reads_a_folder_with_settings(tmp_path):

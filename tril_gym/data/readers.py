@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -44,7 +45,7 @@ def read_jsonl(path: Path) -> Iterator[Line]:
 
 def _parse(line: bytes) -> dict[str, Any] | ValueError:
     try:
-        return _as_row(json.loads(line.decode("utf-8-sig")))
+        return _as_row(json.loads(line.removeprefix(codecs.BOM_UTF8).decode()))
     except ValueError as error:  # neither UTF-8 nor JSON
         return ValueError(f"not a line of JSON: {error}")
     except RecursionError:
@@ -63,7 +64,7 @@ def read_json(path: Path) -> Iterator[Line]:
     """
     try:
         with open_binary(path) as file:
-            start = file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()
+            start = file.read(1000).removeprefix(codecs.BOM_UTF8).lstrip()
             if start.startswith(b"["):
                 content = start + file.read()
                 yield from enumerate(map(_as_row, _json_list(path, content)), start=1)

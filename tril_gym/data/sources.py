@@ -253,7 +253,7 @@ def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str,
     Raises:
         ValueError: a column that `columns` names is missing.
     """
-    named, pairs = dict(row), list(columns)
+    named, pairs = dict(row), tuple(columns)
     for ours, theirs in pairs:
         if theirs not in row:
             raise ValueError(
@@ -261,7 +261,9 @@ def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str,
                 f" found {', '.join(map(str, row))}"
             )
     given = dict(pairs)
-    pairs += [pair for pair in task.hub.columns.items() if pair[0] not in given.keys() | row.keys() and pair[1] in row]
+    if task.hub.columns:
+        known = given.keys() | row.keys()
+        pairs += tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
     for _, theirs in pairs:
         named.pop(theirs, None)
     for ours, theirs in pairs:

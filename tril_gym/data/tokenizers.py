@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ PAD_TOKEN, EOS_TOKEN = "<pad>", "<eos>"
 FIT = "fit"  # or fit:8000
 MIN_FITTED_SIZE = 300  # tokens: all bytes, the special tokens, and a few words
 FITTED_SIZE = 4_000  # tokens: most words of a few thousand texts, yet a small output layer for a tiny model
+FITTED_ON = 100_000  # examples at most: more do not change which words are frequent
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
@@ -110,7 +112,8 @@ def _embedded(task: str) -> Any:
 @functools.lru_cache(maxsize=4)
 def _fitted(examples: NoCopy, size: int) -> Any:
     train: Examples = examples.value  # type: ignore[assignment]
-    texts = (text for example in train for text in (example.prompt, *(f" {it}" for it in example.references)))
+    fitted_on = train[:: max(1, math.ceil(len(train) / FITTED_ON))]  # evenly spaced, where there are more
+    texts = (text for example in fitted_on for text in (example.prompt, *(f" {it}" for it in example.references)))
     return _fast(tokenizer_object=train_tokenizer(texts, size))
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tril_gym.data.examples import Examples
+from tril_gym.data.example import Example
+from tril_gym.data.examples import PLAIN, Examples
 from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.no_copy import NoCopy
-from tril_gym.utils.tokenization import encode, special_tokens_of_prompts
+from tril_gym.utils.tokenization import encode, special_tokens_of_prompts, token_counts
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,15 @@ MOST = (512, 128)  # tokens of a prompt and of a completion, where they are meas
 
 def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
     """Return the tokens of at most 500 references, EOS counted: (n,)."""
-    references = [reference for example in examples for reference in example.references]
+    references = [reference for example in evenly_spaced(examples) for reference in example.references]
     step = max(1, math.ceil(len(references) / COUNTED))
     lengths = [len(encode(tokenizer, joiner + reference)) + 1 for reference in references[::step]]
     return np.array(lengths, dtype=np.int64)
+
+
+def evenly_spaced(examples: Examples) -> tuple[Example, ...]:
+    """Return all examples, or where they are many, at most `PLAIN`."""
+    return examples[:: max(1, math.ceil(len(examples) / PLAIN))]
 
 
 def measured_lengths(
@@ -94,15 +100,13 @@ def _holding_most(lengths: Ids, most: int) -> int:
 
 
 def prompt_lengths(examples: Examples, tokenizer: Any, *, keeps_eos: bool, chat: ChatFormat) -> Ids:
-    """Return the tokens of each prompt, special ones counted: (N,)."""
+    """Return the tokens of the prompts, special ones counted, (n,): of all, or where they are many of `PLAIN`."""
+    some = evenly_spaced(examples)
+    if chat.is_used:
+        chats = (chat.messages(example.prompt, example.messages) for example in some)
+        return np.array([len(chat.encode(tokenizer, messages)) for messages in chats], dtype=np.int64)
     before, after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
-    around = len(before) + len(after)
-    lengths = [
-        len(chat.encode(tokenizer, messages)) if messages else len(encode(tokenizer, example.prompt)) + around
-        for example in examples
-        for messages in [chat.messages(example.prompt, example.messages)]
-    ]
-    return np.array(lengths, dtype=np.int64)
+    return token_counts(tokenizer, [example.prompt for example in some]) + len(before) + len(after)
 
 
 def warn_of_cut_references(examples: Examples, tokenizer: Any, *, max_new_tokens: int, joiner: str) -> None:

@@ -54,7 +54,7 @@ class PromptTable:
                 f" ones of the tokenizer, got {max_prompt_length}"
             )
         # Rows are written when they are first read, so prompts that are never drawn use no physical memory.
-        self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int64)
+        self._tokens = np.empty((len(examples), max_prompt_length), dtype=np.int32)
         self._is_tokenised = np.zeros(len(examples), dtype=bool)
 
     def rows(self, indices: Ids) -> Ids:
@@ -64,7 +64,7 @@ class PromptTable:
             self._tokens[index] = -1
             self._tokens[index, -len(tokens) :] = tokens
             self._is_tokenised[index] = True
-        return self._tokens[indices]
+        return self._tokens[indices].astype(np.int64)
 
     def text(self, index: int) -> str:
         """Return the prompt of an example as infos show it: a chat is rendered by the tokenizer's template."""

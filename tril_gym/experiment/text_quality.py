@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 from gymnasium.vector import VectorEnv
 
@@ -10,6 +11,8 @@ from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.rewards.text.words import ngrams_of, split_words
 from tril_gym.wrappers.vector import base_attribute
+
+TEXTS_AT_ONCE = 1000
 
 
 def repetition(text: str) -> float:
@@ -26,7 +29,10 @@ def has_unknown_word(text: str, known: Collection[str]) -> bool:
 def words_of_examples(examples: Iterable[Example]) -> frozenset[str]:
     """Return the words of all prompts and references, lower-cased."""
     texts = (text for example in examples for text in (example.prompt, *example.references))
-    return frozenset(word for text in texts for word in split_words(text))
+    words: set[str] = set()
+    while part := list(islice(texts, TEXTS_AT_ONCE)):
+        words.update(split_words("\n".join(part)))  # in one call, which takes half the time
+    return frozenset(words)
 
 
 def training_words(envs: VectorEnv) -> frozenset[str] | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 UNREADABLE = "\ufffd"  # what tokenizers decode bytes to that are not a character, or not yet
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+MANY = 2_000  # texts that are tokenised together; with fewer, no threads are started, which do not survive a fork
+# Settings of a tokenizer to which names of special tokens are text like any other.
+AS_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
 
 
 def load_tokenizer(name: str | Path, **settings: Any) -> Any:
@@ -42,9 +48,8 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
     The name of a special token that the text contains, such as "<eos>", stays text.
     """
-    settings = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
-    ids = list(tokenizer(text, **settings)["input_ids"])
-    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    ids = list(tokenizer(text, **AS_TEXT)["input_ids"])
+    special = _special_ids(tokenizer)
     if special.isdisjoint(ids):
         return ids
     # Some vocabularies, such as T5's, have the names among their ordinary pieces: there they are spelled by letters.
@@ -57,6 +62,28 @@ def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = Fa
     known = [token for token in ids if token < size]
     text: str = tokenizer.decode(known, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
     return text
+
+
+def token_counts(tokenizer: Any, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return how many tokens `encode` gives for each of N texts, (N,); of many much faster, on all cores."""
+    few = texts[: None if len(texts) < MANY or not getattr(tokenizer, "is_fast", False) else 1]
+    counts = [len(encode(tokenizer, text)) for text in few]
+    special = _special_ids(tokenizer)
+    # The first call of `encode` has set the backend to split names of special tokens, and neither to pad nor to cut.
+    for text, found in zip(texts[len(few) :], _encodings(tokenizer, texts[len(few) :]), strict=True):
+        counts.append(len(found) if special.isdisjoint(found) else len(encode(tokenizer, text)))
+    return np.array(counts, dtype=np.int64)
+
+
+def _encodings(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+    for first in range(0, len(texts), MANY):
+        part = list(texts[first : first + MANY])
+        yield from (found.ids for found in tokenizer.backend_tokenizer.encode_batch(part, add_special_tokens=False))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Return the special tokens that no text may have."""
+    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
 def render_chat(

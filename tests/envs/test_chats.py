@@ -1,5 +1,7 @@
 """Prompts that are chats: the tokenizer's template or another one, a system prompt, and where completions begin."""
 
+import logging
+
 import gymnasium as gym
 import pytest
 import torch
@@ -8,6 +10,7 @@ from instruct_model import COLOURS, END, SPECIAL, TEMPLATE, TURN, instruct_model
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, LMPolicy, Plan, ReferenceTokens, TextLayout, collect
 from tril_gym.data import Example
+from tril_gym.envs import config
 from tril_gym.envs.text import TEXT
 from tril_gym.utils.chats import ChatFormat, read_template
 
@@ -125,6 +128,23 @@ class TestCompletions:
         drops = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
         assert ChatFormat(template=drops, is_used=True).around_completion(TOKENIZER) == ("", "")
 
+    def test_a_template_with_another_end_is_told(self, caplog):
+        """As Qwen's base models have it, whose EOS ends no turn."""
+        other = instruct_tokenizer()
+        other.eos_token = SPECIAL[END]
+        config._warn_once.cache_clear()
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                make(tokenizer=other, max_prompt_length=60)
+        assert sum(r"ends the assistant's messages with <|im_end|>" in line for line in caplog.messages) == 1
+        assert "eos_token_ids=[0, 2]" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            make(tokenizer=other, eos_token_ids=[END, TURN], max_prompt_length=60)
+            make(chat_template=OTHER, max_prompt_length=60)
+            make(max_prompt_length=60)
+        assert "ends the assistant's" not in caplog.text
+
     def test_a_text_ends_at_either_id(self):
         env = make(eos_token_ids=[TURN, END], vocab_size=len(TOKENIZER) + 5)
         for end in (TURN, END):
@@ -136,6 +156,10 @@ class TestCompletions:
     def test_a_marker_as_stop_string_says_what_to_write(self):
         with pytest.raises(ValueError, match=r"'<\|im_start\|>' is a special token.*eos_token_ids=\[2, 1\]"):
             make(stop=["<|im_start|>"])
+        other = instruct_tokenizer()
+        other.eos_token = SPECIAL[END]  # the end of a turn is then no special token by name
+        with pytest.raises(ValueError, match=r"'<\|im_end\|>' is a special token.*eos_token_ids=\[0, 2\]"):
+            make(tokenizer=other, stop=[SPECIAL[TURN]])
 
 
 def test_a_policy_learns_to_answer():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.tokenization import decode
+
+logger = logging.getLogger(__name__)
 
 # (prompts (n, P), completions (n, T), lengths (n,), has_ended (n,)) -> (n,) reward of the last token of each text
 RewardFunction = Callable[[Ids, Ids, Ids, Mask], Floats]
@@ -243,6 +246,8 @@ def text_env_config(
         chat=chat,
         train_examples=train_examples,
     )
+    if chat.is_used:
+        warn_of_other_end(tokenizer, chat, tuple(config.eos_token_ids))
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
         warn_of_cut_references(
             config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner
@@ -253,6 +258,23 @@ def text_env_config(
 def joiner_of(tokenizer: Any, chat: ChatFormat) -> str:
     """Return the string between prompt and completion where a reference is tokenised."""
     return chat.around_completion(tokenizer)[0] if chat.is_used else JOINER
+
+
+def warn_of_other_end(tokenizer: Any, chat: ChatFormat, eos_token_ids: tuple[int, ...]) -> None:
+    """Log, once, that a chat template ends the assistant's messages with a token at which texts do not end."""
+    end = chat.end_of_turn(tokenizer)
+    if end is not None and end not in eos_token_ids:
+        _warn_once(tokenizer.convert_ids_to_tokens(end), end, eos_token_ids)
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_once(name: str, end: int, eos_token_ids: tuple[int, ...]) -> None:
+    logger.warning(
+        "the chat template ends the assistant's messages with %s, at which texts do not end; if the model writes it,"
+        " set eos_token_ids=%s",
+        name,
+        [*eos_token_ids, end],
+    )
 
 
 def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tril_gym.utils.tokenization import encode_chat, render_chat
+from tril_gym.utils.tokenization import encode_chat, hidden_token, render_chat
 
 Message = Mapping[str, Any]  # "role" and "content", both texts, and what else a template reads
 PROBE = "…"  # stands for the assistant's message where a template is tried out
@@ -75,6 +75,11 @@ class ChatFormat:
         if not (found and whole.startswith(opened)):
             return "", ""
         return before if before.isspace() else "", after
+
+    def end_of_turn(self, tokenizer: Any) -> int | None:
+        """Return the id of the special token with which the template ends the assistant's message; None without one."""
+        after = tokenizer(self.around_completion(tokenizer)[1].strip(), add_special_tokens=False)["input_ids"]
+        return hidden_token(tokenizer, tokenizer.convert_ids_to_tokens(after[0])) if after else None
 
 
 def read_template(template: str | Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tril_gym.utils.tokenization import UNREADABLE, decode
+from tril_gym.utils.tokenization import UNREADABLE, decode, hidden_token
 
 
 class StopStrings:
@@ -58,10 +58,9 @@ def check_stop(stop: Any, tokenizer: Any) -> tuple[str, ...]:
     strings = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(strings, list | tuple) or not all(isinstance(string, str) and string for string in strings):
         raise ValueError(f'stop must be a text or a list of texts that are not empty, such as ["###"], got {stop!r}')
-    special = {*tokenizer.all_special_tokens}
     for string in strings:
-        if string in special:
-            ids = dict.fromkeys([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(string)])
+        if (token := hidden_token(tokenizer, string)) is not None:
+            ids = dict.fromkeys([tokenizer.eos_token_id, token])
             raise ValueError(
                 f"stop must be text, and {string!r} is a special token, which texts do not show; end texts at it with"
                 f" eos_token_ids={[*ids]}, as the tokenizer's EOS does by default"

@@ -86,6 +86,13 @@ def _special_ids(tokenizer: Any) -> set[int]:
     return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
+def hidden_token(tokenizer: Any, text: str) -> int | None:
+    """Return the id of a token of this name that decoded texts do not show; None where there is none."""
+    token = tokenizer.convert_tokens_to_ids(text)
+    is_one = token is not None and tokenizer.convert_ids_to_tokens(token) == text  # not the unknown token
+    return token if is_one and not decode(tokenizer, [token]) else None
+
+
 def render_chat(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None, *, is_open: bool = True
 ) -> str:

@@ -175,3 +175,31 @@ def test_an_adapter_on_a_quantised_base_is_merged_into_the_base_in_full(tmp_path
     assert found.keys() == expected.keys()
     for name in found:
         torch.testing.assert_close(found[name], expected[name])
+
+
+def test_the_best_policy_and_that_of_an_iteration(tmp_path):
+    from tril_gym.experiment.best import read_best
+
+    run = tmp_path / "run"
+    settings = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 4, "iterations": 3, "eval_every": 1, "keep": 9}
+    train(configure("ppo", **settings, save_every=1, learning_rate=0.05), run, console=silent())
+
+    def weights(folder):
+        return AutoModelForCausalLM.from_pretrained(folder).state_dict()["transformer.wte.weight"]
+
+    for checkpoint, place in (
+        ("1", run / "checkpoints/iteration-000001/policy"),
+        ("best", run / "best/policy"),
+        ("last", run / "policy"),
+    ):
+        export_policy(run, tmp_path / checkpoint, checkpoint=checkpoint)
+        assert torch.equal(weights(tmp_path / checkpoint), weights(place))
+    of_best = read_best(run / "best")["iteration"]
+    assert f"{of_best} of 3 iterations" in (tmp_path / "best" / "README.md").read_text()
+    assert "not of this one" in (tmp_path / "1" / "README.md").read_text()
+    assert "not of this one" not in (tmp_path / "last" / "README.md").read_text()
+    with pytest.raises(ValueError, match="has no checkpoint 7; there are 0, 1, 2, 3"):
+        export_policy(run, tmp_path / "other", checkpoint="7")
+    result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "other"), "--checkpoint", "newest"])
+    assert result.exit_code == 2
+    assert "use last, best, or the number of an iteration" in " ".join(result.output.split())

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.best import read_best
 from tril_gym.experiment.held_out import EVALUATION
 from tril_gym.experiment.model_card import CARD, model_card
-from tril_gym.experiment.run_folder import POLICY, RunFolder
+from tril_gym.experiment.run_folder import BEST, POLICY, RunFolder
 from tril_gym.utils.atomic_files import require_replaceable, write_folder
 from tril_gym.utils.chats import read_template
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from tril_gym.functional.sampling import Decoding
 
 
-def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """Write the newest policy of a run into a new folder, with its tokenizer, generation config and model card.
+def export_policy(
+    run: str | Path, folder: str | Path, *, checkpoint: str = "last", trust_remote_code: bool = False
+) -> Path:
+    """Write a policy of a run into a new folder, with its tokenizer, generation config and model card.
 
     An adapter is merged into its base; a base that was quantised in training is loaded in full for it. The folder is
     complete or not there.
@@ -29,32 +32,31 @@ def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: boo
     Args:
         run: a run folder of an agent.
         folder: where to write; empty, or a folder that does not exist.
+        checkpoint: "last", "best", or the number of an iteration.
         trust_remote_code: run code that comes with the model.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: no run with a checkpoint, or the folder is not empty.
+        ValueError: no run with this checkpoint, or the folder is not empty.
     """
     source, folder = RunFolder(run), Path(folder)
     settings = source.read_config()
     if "algorithm" not in settings:
         raise ValueError(f"{source.path} is no run of an agent; the folder of a reward model is itself one to load")
     require_replaceable(folder)
-    checkpoint = source.last_checkpoint()
-    policy = _plain_policy(checkpoint / POLICY, trust_remote_code=trust_remote_code)
-    about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
+    place, about = _chosen(source, checkpoint)
+    policy = _plain_policy(place / POLICY, trust_remote_code=trust_remote_code)
     layout = about.get("layout", {})
     if template := (settings.get("env_args") or {}).get("chat_template"):
         policy.tokenizer.chat_template = read_template(template)
     policy.model.generation_config.update(**generation_settings(policy, layout, _decoding(settings)))
-    found = source.read_json(EVALUATION) if (source.path / EVALUATION).is_file() else {}
     card = model_card(
         folder.name,
         settings,
         iteration=about["iteration"],
-        evaluation=found,
+        evaluation=source.read_json(EVALUATION) if (source.path / EVALUATION).is_file() else {},
         is_encoder_decoder=bool(policy.model.config.is_encoder_decoder),
         layout=layout,
         has_tokenizer=policy.tokenizer is not None,
@@ -66,6 +68,18 @@ def export_policy(run: str | Path, folder: str | Path, *, trust_remote_code: boo
 
     write_folder(folder, fill)
     return folder
+
+
+def _chosen(source: RunFolder, checkpoint: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder with the policy of a checkpoint, and what agent.json says of it."""
+    newest = source.checkpoint_of(int(checkpoint)) if checkpoint.isdigit() else source.last_checkpoint()
+    about: dict[str, Any] = json.loads((newest / "agent.json").read_text(encoding="utf-8"))
+    if checkpoint != "best":
+        return newest, about
+    figures = read_best(source.path / BEST)
+    if figures is None:
+        raise ValueError(f"{source.path} has no best policy; runs with --eval-every keep one")
+    return source.path / BEST, about | {"iteration": figures["iteration"]}
 
 
 def _plain_policy(folder: Path, *, trust_remote_code: bool) -> LMPolicy:

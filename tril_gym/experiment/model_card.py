@@ -51,7 +51,7 @@ def model_card(
         f" {settings['iterations']} iterations from the policy `{settings['policy']}`.",
         "## Use",
         _usage(name, is_encoder_decoder, _prompt(evaluation) if has_tokenizer else None, layout),
-        *_figures(evaluation),
+        *_figures(evaluation, is_last=iteration >= settings["iterations"]),
         "## Settings",
         _fenced(_yaml(settings), "yaml"),
     ]
@@ -93,8 +93,8 @@ def _usage(name: str, is_encoder_decoder: bool, prompt: str | None, layout: Mapp
     return _fenced("\n".join(lines), "python")
 
 
-def _figures(evaluation: Mapping[str, Any]) -> Iterable[str]:
-    """Yield the verdict, the table of metrics, and texts."""
+def _figures(evaluation: Mapping[str, Any], *, is_last: bool) -> Iterable[str]:
+    """Yield the verdict, the table of metrics, and texts; `is_last`: of the policy after all iterations."""
     before, after = evaluation.get("before"), evaluation.get("after")
     if not before:
         return
@@ -102,6 +102,8 @@ def _figures(evaluation: Mapping[str, Any]) -> Iterable[str]:
     verdict = (evaluation.get("verdict") or {}).get("sentence")
     yield f"Held out: {evaluation.get('held_out')}."
     yield f"**{verdict}**" if verdict else "The run is not finished, so there are no figures after training."
+    if verdict and not is_last:
+        yield "These figures are those of the policy after all iterations, not of this one."
     found = {"before": before} | ({"after": after} if after else {})
     yield "\n".join(_table(found))
     yield "In brackets: 95 % bootstrap intervals over the examples."

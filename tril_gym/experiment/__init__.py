@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tril_gym.experiment.resolution import configure as configure
     from tril_gym.experiment.run import Result as Result
     from tril_gym.experiment.text_quality import training_words as training_words
+    from tril_gym.experiment.tracking import Tracker as Tracker
     from tril_gym.experiment.training import resume as resume
     from tril_gym.experiment.training import train as train
     from tril_gym.utils.console import RunConsole as RunConsole
@@ -41,6 +42,7 @@ _MODULES = {
     "Result": "tril_gym.experiment.run",
     "RunConfig": "tril_gym.experiment.config",
     "RunConsole": "tril_gym.utils.console",
+    "Tracker": "tril_gym.experiment.tracking",
     "TrackerCallback": "tril_gym.experiment.callbacks",
     "agent_type": "tril_gym.experiment.algorithms",
     "configure": "tril_gym.experiment.resolution",

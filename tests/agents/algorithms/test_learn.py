@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import weakref
+from functools import partial
 
 import numpy as np
 import pandas
@@ -204,6 +205,15 @@ class TestProgress:
         lines = self.shown(terminal=False, heartbeat=0.0, monkeypatch=monkeypatch).splitlines()
         assert len(lines) == 3
         assert re.match(r"ppo: 2 of 3 steps after \d+ s  reward \d", lines[1])
+
+    def test_interrupt_is_announced(self):
+        output = io.StringIO()
+        console = RunConsole(Console(file=output, force_terminal=True, width=120))
+        for is_stopping in (False, True):
+            agent_of().learn(
+                1, callbacks=[ProgressCallback(console, is_stopping=partial(bool, is_stopping))], progress=False
+            )
+            assert ("press Ctrl-C again to stop at once" in output.getvalue()) == is_stopping
 
     def test_default_and_silence(self, capsys, monkeypatch):
         monkeypatch.setattr("tril_gym.agents.algorithms.progress.HEARTBEAT", 0.0)

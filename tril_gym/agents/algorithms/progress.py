@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from tril_gym.agents.algorithms.callback import Callback
 from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.utils.console import LINE, RunConsole, metrics_table
 
 HEARTBEAT = 60.0  # seconds between lines where there is neither a terminal nor a notebook
+STOPPING = "stopping after this iteration; press Ctrl-C again to stop at once"
 IN_LINE = ("reward/mean", "kl")  # metrics beside the bar
 
 
@@ -21,10 +26,17 @@ class ProgressCallback(Callback):
     Args:
         console: prints; by default on standard output.
         has_table: False for the bar alone, and nothing without a terminal.
+        is_stopping: returns whether the training will end after the iteration in progress.
     """
 
-    def __init__(self, console: RunConsole | None = None, *, has_table: bool = True) -> None:
-        self.console, self.has_table = console or RunConsole(), has_table
+    def __init__(
+        self,
+        console: RunConsole | None = None,
+        *,
+        has_table: bool = True,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.console, self.has_table, self.is_stopping = console or RunConsole(), has_table, is_stopping
         self._rows: list[dict[str, float]] = []
         self._shown = ExitStack()
 
@@ -33,10 +45,14 @@ class ProgressCallback(Callback):
         self._rows = []
         options: dict[str, Any] = {}
         if self.has_table:
-            options = {"line_every": HEARTBEAT, "table": lambda: metrics_table(self._rows)}
+            options = {"line_every": HEARTBEAT, "table": self._above_bar}
         label, total = agent.name if self.has_table else "training", agent.iteration + iterations
         bar = self.console.progress(label, total=total, completed=agent.iteration, **options)
         self._show = self._shown.enter_context(bar)
+
+    def _above_bar(self) -> RenderableType:
+        stopping = [Text(STOPPING)] if self.is_stopping() else []
+        return Group(*([metrics_table(self._rows)] if self._rows else []), *stopping)
 
     def iteration(self, report: Report) -> None:
         """Show the metrics of an iteration."""

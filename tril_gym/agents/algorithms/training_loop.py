@@ -83,16 +83,16 @@ def learn(
     """
     count = _checked_iterations(iterations)
     called = as_callbacks(callbacks) + ([] if callback is None else as_callbacks([callback]))
-    if progress:
-        called.insert(0, ProgressCallback())
     agent.history = history = History()
-    with stop_signal((signal.SIGINT,)) as asked, started(agent, called, count, history):
-        for _ in range(count):
-            history.stopped = _iterate(agent, called, history, profile=profile)
-            if history.stopped is None and asked() and len(history) < count:
-                history.stopped = "interrupted"
-            if history.stopped is not None:
-                break
+    with stop_signal((signal.SIGINT,)) as asked:
+        called = [*([ProgressCallback(is_stopping=asked)] if progress else []), *called]
+        with started(agent, called, count, history):
+            for _ in range(count):
+                history.stopped = _iterate(agent, called, history, profile=profile)
+                if history.stopped is None and asked() and len(history) < count:
+                    history.stopped = "interrupted"
+                if history.stopped is not None:
+                    break
     return history
 
 

@@ -135,7 +135,7 @@ def test_pretraining_prints_lines_where_there_is_no_terminal(capsys, monkeypatch
 
 class TestSettings:
     BAD = (
-        ({"width": 0}, "width must be at least 1, got 0; the usual value is 128"),
+        ({"width": 0}, "width must be at least 1, got 0; the usual value is 64"),
         ({"heads": 0}, "heads must be at least 1, got 0"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"width": 30, "heads": 4}, "width must be a multiple of heads, got 30 and 4 heads"),

@@ -45,14 +45,18 @@ GUIDE_TOP_P = 0.92  # of the paper's guides
 
 @dataclass(frozen=True, kw_only=True)
 class TinySettings:
-    """Size and pretraining of a tiny policy."""
+    """Size and pretraining of a tiny policy.
 
-    width: int = config_field(128, "Hidden size", minimum=1)
+    The defaults are measured on embedded CommonGen: after more passes, held-out references are less likely again, and a
+    model of twice the width writes no better.
+    """
+
+    width: int = config_field(64, "Hidden size", minimum=1)
     layers: int = config_field(2, "Transformer layers", minimum=1)
     heads: int = config_field(4, "Attention heads per layer", minimum=1)
     samples: int = config_field(8_000, "Prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
-    epochs: float = config_field(2.0, "Passes over the pairs", above=0)
-    learning_rate: float = config_field(1e-3, "AdamW step size", above=0, maximum=MAX_RATE)
+    epochs: float = config_field(6.0, "Passes over the pairs", above=0)
+    learning_rate: float = config_field(2e-3, "AdamW step size", above=0, maximum=MAX_RATE)
     lr_schedule: Literal["constant", "linear", "cosine"] = config_field("constant", "Schedule of the steps' size")
     lr_warmup: int = config_field(0, "Steps of linear warm-up", minimum=0)
     weight_decay: float = config_field(0.0, "AdamW weight decay", minimum=0, maximum=1)

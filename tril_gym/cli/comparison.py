@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tril_gym.cli.completion import folders
 from tril_gym.cli.options import check_parent, usage_errors
 
 FORMATS = (".png", ".svg")
@@ -13,7 +14,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("compare")
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=folders)
 @click.option("--output", type=FILE, metavar="FILE.json", help="File to write the numbers to")
 def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
     """Compare the held-out texts of finished runs with those of the first one.
@@ -36,7 +37,7 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
 
 
 @click.command("plot")
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=folders)
 @click.option(
     "--output",
     type=FILE,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tril_gym.cli.completion import folders
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
     COLUMN_HELP,
@@ -38,7 +39,7 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
 
 
 @click.command("evaluate", cls=GroupedCommand)
-@click.argument("source", metavar="RUN|MODEL")
+@click.argument("source", metavar="RUN|MODEL", shell_complete=folders)
 @option("--env", group="data", help="Environment id  [default: that of the run; a model needs one]")
 @option(
     "--dataset",
@@ -102,6 +103,13 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     metavar="last|best|N",
     callback=parse_checkpoint,
     help="Policy of a run: the newest, the best of --eval-every, or that of iteration N  [default: last]",
+)
+@option(
+    "--beams",
+    group="run",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Also write each example by beam search with N beams; papers report CommonGen with 5",
 )
 @option("--examples", group="data", type=AT_LEAST_ONE, help="Number of examples, a random sample  [default: all]")
 @option(
@@ -168,7 +176,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
     with usage_errors([name for name, value in options.items() if value not in (None, (), {})]):
         for flag, file in (("--output", output), ("--per-example", per_example)):
             check_parent(flag, file)
-        examples, seed = options.pop("examples"), options.pop("seed")
+        examples, seed, beams = (options.pop(name) for name in ("examples", "seed", "beams"))
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
         options["env_args"] = with_columns(options["env_args"], options.pop("column"))
@@ -186,9 +194,10 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
                     count=examples,
                     metrics=metrics,
                     known_words=parts.known_words,
+                    beams=beams,
                 )
     console.show(evaluation_table(f"{source} on {parts.description}", found.metrics, found.intervals))
     if output is not None:
-        write_json(output, {"source": source, "on": parts.description, "seed": seed} | found.as_json())
+        write_json(output, {"source": source, "on": parts.description, "seed": seed, "beams": beams} | found.as_json())
     if per_example is not None:
         write_json_lines(per_example, found.texts)

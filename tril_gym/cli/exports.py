@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from tril_gym.cli.completion import folders
 from tril_gym.cli.evaluation import parse_checkpoint
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import usage_errors
 
 
 @click.command("export")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=folders)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from tril_gym.cli.completion import words_for
 from tril_gym.utils.chats import read_template
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, check_weight, describe_bounds, flag_of
 from tril_gym.utils.user_code import is_function_name
@@ -48,6 +50,11 @@ class GroupedOption(click.Option):
         super().__init__(*declarations, **settings)
         assert group in GROUPS, group
         self.group = group
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the words that a shell offers for the value."""
+        found = words_for(self.name, incomplete)
+        return super().shell_complete(context, incomplete) if found is None else found
 
 
 class GroupedCommand(click.Command):

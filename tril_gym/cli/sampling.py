@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from tril_gym.cli.completion import folders
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import stop_texts, usage_errors
 
@@ -13,7 +14,7 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 @click.command("sample")
-@click.argument("source", metavar="RUN|MODEL")
+@click.argument("source", metavar="RUN|MODEL", shell_complete=folders)
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
 @click.option("--max-new-tokens", type=AT_LEAST_ONE, help="Length of a completion  [default: 64, or what fits]")
 @click.option("--greedy", is_flag=True, help="Write the most probable tokens instead of sampling")

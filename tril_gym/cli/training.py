@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import (
@@ -59,6 +60,13 @@ class TrainGroup(click.Group):
                 " reward model"
             )
         return super().resolve_command(context, args)
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the algorithms that a shell offers, without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(context, incomplete)
+        about = {name: spec.help for name, spec in ALGORITHMS.items()} | {REWARD_MODEL: REWARD_MODEL_HELP}
+        return [CompletionItem(name, help=text) for name, text in about.items() if name.startswith(incomplete)]
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Take the algorithm from the file of `--config` where none is named first."""

@@ -12,7 +12,9 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
+from tril_gym.agents.actors.beam_search import BeamSearch
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
@@ -30,7 +32,9 @@ ORDER_SEED = 0  # of the order in which samples of examples are taken
 class Evaluation:
     """The result of an evaluation."""
 
-    metrics: dict[str, dict[str, float]]  # for "greedy" and "sampled": reward/mean, text/…, score/…, metric/…, kl
+    metrics: dict[
+        str, dict[str, float]
+    ]  # for "greedy", "sampled" and maybe "beam_search": reward/mean, text/…, score/…, metric/…, kl
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
     rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of evaluation
@@ -57,8 +61,9 @@ def evaluate(
     samples: int = 3,
     metrics: Sequence[Metric] = (),
     known_words: Collection[str] | None = None,
+    beams: int | None = None,
 ) -> Evaluation:
-    """Write each example once, greedily and then by sampling.
+    """Write each example once, greedily, then by beam search if there are beams, then by sampling.
 
     Args:
         policy: the policy to evaluate. It samples as in training.
@@ -70,6 +75,7 @@ def evaluate(
         metrics: further scores to measure the texts by; see `metrics_by_name`.
         known_words: also report "text/unknown_words", the share of texts with a word that is not in this set;
             see `training_words`.
+        beams: also write by beam search with so many beams, as `BeamSearch` does; None does not.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.
@@ -81,7 +87,9 @@ def evaluate(
         raise ValueError("the environment has no fixed number of examples; give the number of texts, such as count=200")
     examples = chosen_examples(layout.num_examples, count) if layout.restart == "rows" else None
     found, intervals, rewards, kept, written = {}, {}, {}, [], []
-    for name, actor in (("greedy", policy.with_decoding(Decoding(greedy=True))), ("sampled", policy)):
+    actors: dict[str, Actor] = {"greedy": policy.with_decoding(Decoding(greedy=True))}
+    actors |= {} if beams is None else {"beam_search": BeamSearch(policy, beams)}
+    for name, actor in (actors | {"sampled": policy}).items():
         generator = torch.Generator().manual_seed(seed)
         texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
         measured = measure(metrics, texts.infos, seed=seed) if metrics else Measured()

@@ -110,13 +110,14 @@ def in_child(work: Callable[[], Any], report: Path | None = None) -> int:
 
 def live(algorithm: str, settings: dict[str, Any], folder: Path, kill_at: int = 0, *, tear: bool = False) -> int:
     """Start the run in a folder or resume it; return the number of file operations."""
+    from tril_gym.cli.run_options import RunOptions
     from tril_gym.cli.training import prepare_run
+    from tril_gym.utils.console import RunConsole
     from tril_gym.utils.quiet import silence_libraries
 
     silence_libraries()
     operations = FileOperations(folder, kill_at, tear=tear)
-    options = {"track": None, "trust_code": False, "force_unlock": False, "env_args": {}, "reward_args": {}}
-    prepare_run(algorithm, folder, resume=True, **options | settings).run()
+    prepare_run(algorithm, RunOptions(output_dir=folder, resume=True), settings, RunConsole()).run()
     return operations.count
 
 

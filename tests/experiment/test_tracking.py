@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from dataclasses import asdict, fields
+import time
+from dataclasses import asdict
 
 import gymnasium as gym
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tril_gym.agents import Guide, Plan, collect, tiny_policy
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.experiment import RunConsole, configure, resume, train
+from tril_gym.experiment import RunConsole, TrackerCallback, configure, resume, train
 from tril_gym.experiment.tracking import Tracker, TrackerOptions, named_settings, texts_apart
 from tril_gym.experiment.trust import masked
 
@@ -32,9 +33,13 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     send(Tracker("wandb", project="stories", name="first", tags=["a-tag"], config=CONFIG, folder=tmp_path))
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    content = file.read_bytes()
     words = ("stories", "first", "a-tag", "algorithm.learning_rate", "env.num_envs", "held_out/greedy/reward/mean")
-    assert [word for word in words if word.encode() not in content] == []
+    deadline = time.monotonic() + 60  # another process writes the file
+    while (
+        missing := [word for word in words if word.encode() not in file.read_bytes()]
+    ) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert missing == []
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
     found = json.loads(table.read_text())
     assert found["columns"] == ["iteration", "prompt", "rollin", "rollout", "reward"]
@@ -118,6 +123,20 @@ def test_a_run_sends_settings_evaluations_metrics_and_texts(tmp_path, notes):
     assert kinds == [(2, held_out), (3, "iteration"), (3, held_out)]
 
 
+def test_a_callback_sends_metrics_and_texts(notes):
+    from tril_gym.agents import PPO
+
+    envs = gym.make_vec("tril/Toy-v0", 4, autoreset_mode="Disabled")
+    tracker = Tracker("wandb", project="stories", config=CONFIG)
+    PPO(tiny_policy(envs, samples=0), envs).learn(2, callbacks=[TrackerCallback(tracker)], progress=False)
+    tracker.close()
+    kinds = [(step, next(iter(sent))) for step, sent in Notes.last.sent[:-1]]
+    assert kinds == [(1, "texts"), (1, "iteration"), (2, "iteration")]
+    assert Notes.last.keywords["wandb"]["config"] == {
+        "algorithm.learning_rate": 1e-5, "algorithm.top_k": "null", "env.num_envs": 4,
+    }  # fmt: skip
+
+
 def test_settings_are_complete_flat_and_plain():
     config = asdict(configure("ppo-pp", env_args={"max_new_tokens": 9, "reward_settings": {"cider_d": {"n": 3}}}))
     found = named_settings(config)
@@ -190,8 +209,7 @@ def test_a_failure_is_said_once_and_nothing_more_is_sent(monkeypatch, caplog, me
 def test_options_of_a_tracker_need_one():
     from tril_gym.cli.run_options import RunOptions
 
-    plain = dict.fromkeys((entry.name for entry in fields(RunOptions)), None) | {"tag": ()}
-    assert RunOptions(**plain).tracker == TrackerOptions()
+    assert RunOptions().tracker == TrackerOptions()
     for name, value in {"project": "x", "run_name": "x", "tag": ("x",)}.items():
         with pytest.raises(ValueError, match=rf"--{name.replace('_', '-')} is for a tracker; add --track"):
-            _ = RunOptions(**plain | {name: value}).tracker
+            _ = RunOptions(**{name: value}).tracker

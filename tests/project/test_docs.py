@@ -26,7 +26,8 @@ import pytest
 
 from tril_gym import rewards
 from tril_gym.cli import main
-from tril_gym.cli.options import with_reward_settings
+from tril_gym.cli.options import with_columns, with_reward_settings
+from tril_gym.cli.run_options import RunOptions
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.resolution import configure
@@ -130,12 +131,13 @@ def check_tril_gym(words: list[str]) -> None:
 
 def check_run(algorithm: str, values: dict[str, Any]) -> None:
     """Fail for settings that a run rejects before it reads any data."""
-    outputs = ("output_dir", "resume", "track", "profile", "trust_code", "force_unlock", "debug")
-    folder, resume, *_ = (values.pop(name) for name in outputs)
+    chosen = RunOptions.taken_from(values)
+    assert chosen.tracker is not None  # its options fit together
     values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
+    values["env_args"] = with_columns(values["env_args"], values.pop("column"))
     given = {name: value for name, value in values.items() if value is not None and value != {}}
-    if resume:
-        assert folder is not None, "--resume needs --output-dir"
+    if chosen.resume:
+        assert chosen.output_dir is not None, "--resume needs --output-dir"
         assert set(given) <= set(MAY_CHANGE), "a resumed run might reject other settings"
         return
     configure(algorithm, **given)

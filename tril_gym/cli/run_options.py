@@ -18,20 +18,20 @@ from tril_gym.utils.console import RunConsole
 class RunOptions:
     """The values of the options below."""
 
-    config: Path | None
-    show_config: bool
-    output_dir: Path | None
-    resume: bool
-    trust_code: bool
-    force_unlock: bool
-    debug: bool
-    quiet: bool
-    log_json: bool
-    profile: bool
-    track: str | None
-    project: str | None
-    run_name: str | None
-    tag: tuple[str, ...]
+    config: Path | None = None
+    show_config: bool = False
+    output_dir: Path | None = None
+    resume: bool = False
+    trust_code: bool = False
+    force_unlock: bool = False
+    debug: bool = False
+    quiet: bool = False
+    log_json: bool = False
+    profile: bool = False
+    track: str | None = None
+    project: str | None = None
+    run_name: str | None = None
+    tag: tuple[str, ...] = ()
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> RunOptions:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tril_gym.experiment.run import Result as Result
     from tril_gym.experiment.text_quality import training_words as training_words
     from tril_gym.experiment.tracking import Tracker as Tracker
+    from tril_gym.experiment.tracking import TrackerOptions as TrackerOptions
     from tril_gym.experiment.training import resume as resume
     from tril_gym.experiment.training import train as train
     from tril_gym.utils.console import RunConsole as RunConsole
@@ -44,6 +45,7 @@ _MODULES = {
     "RunConsole": "tril_gym.utils.console",
     "Tracker": "tril_gym.experiment.tracking",
     "TrackerCallback": "tril_gym.experiment.callbacks",
+    "TrackerOptions": "tril_gym.experiment.tracking",
     "agent_type": "tril_gym.experiment.algorithms",
     "configure": "tril_gym.experiment.resolution",
     "evaluate": "tril_gym.experiment.evaluation",

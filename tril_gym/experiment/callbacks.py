@@ -15,10 +15,12 @@ from torch import Tensor
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.algorithms.callback import Callback, StopTraining
 from tril_gym.agents.algorithms.report import History, Report
+from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment.best import is_better, save_best
 from tril_gym.experiment.checkpoints import Checkpoints
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.experiment.run_folder import KEPT
+from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
@@ -238,6 +240,7 @@ class TrackerCallback(Callback):
     """Send the metrics of each iteration to a tracker; the step is the iteration.
 
     Put it after an `EvaluationCallback`, whose metrics are then sent, too. The tracker is yours: begin and end its run.
+    A `Tracker` also gets three texts of the first and of every tenth iteration, with rollin and rollout apart.
 
     Args:
         tracker: an object with `log(metrics, step=…)`, such as a run of wandb; tensorboard's `SummaryWriter`; or a
@@ -251,9 +254,16 @@ class TrackerCallback(Callback):
                 f" f(metrics, step), got {tracker!r}"
             )
         self.tracker = tracker
+        self._layout: TextLayout | None = None
+
+    def start(self, agent: Any, iterations: int) -> None:
+        """Begin a training."""
+        self._layout = agent.layout
 
     def iteration(self, report: Report) -> None:
         """Send the metrics of an iteration."""
+        if isinstance(self.tracker, Tracker) and self._layout is not None and is_sampled(report.iteration):
+            self.tracker.log_texts(texts_apart(report.trajectories, self._layout, SAMPLES), report.iteration)
         if isinstance(self.tracker, Logs):
             self.tracker.log(report.metrics, step=report.iteration)
         elif isinstance(self.tracker, AddsScalars):

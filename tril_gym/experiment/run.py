@@ -18,7 +18,7 @@ from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.experiment.tracking import Tracker, texts_apart
+from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.experiment.trust import masked
 from tril_gym.utils.console import (
     RunConsole,
@@ -31,9 +31,6 @@ from tril_gym.utils.console import (
 from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import describe_terms, terms
-
-SAMPLES_EVERY = 10  # iterations between sample texts
-SAMPLES = 3  # texts
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class Run:
         self.tracker.log(report.metrics, report.iteration)
         self.console.event("iteration", **report.metrics)
         self.console.say(metrics_line(report.metrics))
-        if report.iteration == 1 or report.iteration % SAMPLES_EVERY == 0:
+        if is_sampled(report.iteration):
             samples = report.texts(SAMPLES)
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
             self.tracker.log_texts(texts_apart(report.trajectories, self.agent.layout, SAMPLES), report.iteration)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROJECT = "tril_gym"
+SAMPLES_EVERY = 10  # iterations between sample texts
+SAMPLES = 3  # texts
 TEXTS = "texts"  # name of the table of sample texts
 COLUMNS = ("iteration", "prompt", "rollin", "rollout", "reward")
 PREFIX_OF_GROUP = {"data": "env", "policy": "policy", "guide": "guide"}  # of the names of settings; others have "run"
@@ -193,6 +195,11 @@ def _markdown_cell(value: Any) -> str:
 
 
 TABLES = {"wandb": _wandb_table, "trackio": _trackio_table, "tensorboard": _tensorboard_table}
+
+
+def is_sampled(iteration: int) -> bool:
+    """Return whether sample texts of an iteration are kept: of the first, and of every tenth."""
+    return iteration == 1 or iteration % SAMPLES_EVERY == 0
 
 
 def texts_apart(trajectories: Trajectories, layout: TextLayout, count: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test slow docs bench structure mutants crash soak models
+.PHONY: install demo check test slow docs bench structure mutants crash soak models interop
 
 install: .venv/.installed
 
@@ -61,3 +61,8 @@ crash: install
 # 2,000 iterations with random faults of reward and guide, and with kills: half an hour.
 soak: install
 	$(BIN)/python scripts/soak.py
+
+# Train with other libraries, each installed in a virtual environment of its own: an hour the first time.
+# `make interop ONLY=skrl_ppo` runs one of them.
+interop: install
+	$(BIN)/python scripts/interop.py $(if $(ONLY),--only $(ONLY),--write)

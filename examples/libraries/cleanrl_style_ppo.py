@@ -4,28 +4,27 @@ python examples/libraries/cleanrl_style_ppo.py
 """
 
 import gymnasium as gym
+import numpy as np
 import torch
-from torch import nn
+from common import mean_reward, show, token_network
 from torch.distributions import Categorical
 
 import tril_gym  # noqa: F401  registers the environments
 
-ROWS, STEPS, EPOCHS, SIZE = 16, 64, 4, 256
+ROWS, STEPS = 16, 64
 
 
-def layers(columns: int, words: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Embedding(words + 1, 8), nn.Flatten(), nn.Linear(8 * columns, 64), nn.Tanh(), nn.Linear(64, outputs)
-    )
-
-
-def main(updates: int = 40, seed: int = 0) -> tuple[float, float]:
+def main(updates: int = 25, seed: int = 0) -> tuple[float, float]:
     torch.manual_seed(seed)
     envs = gym.make_vec("tril/Toy-v0", num_envs=ROWS)
-    columns, words = envs.single_observation_space.shape[0], int(envs.single_action_space.n)
-    actor, critic = layers(columns, words, words), layers(columns, words, 1)
+    actor, critic = token_network(12, 16, 16), token_network(12, 16, 1)
     optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=3e-3)
-    observations, has_ended, history = torch.from_numpy(envs.reset(seed=seed)[0]) + 1, torch.zeros(ROWS), []
+    observations, has_ended = torch.from_numpy(envs.reset(seed=seed)[0]), torch.zeros(ROWS)
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        return Categorical(logits=actor(torch.from_numpy(observations))).sample().numpy()
+
+    before = mean_reward(act)
     for _ in range(updates):
         rows = []
         for _ in range(STEPS):
@@ -37,17 +36,15 @@ def main(updates: int = 40, seed: int = 0) -> tuple[float, float]:
             rows.append(
                 (observations, actions, draws.log_prob(actions), values, torch.tensor(rewards).float(), 1 - has_ended)
             )
-            observations, has_ended = torch.from_numpy(following) + 1, torch.tensor(terminated | truncated).float()
+            observations, has_ended = torch.from_numpy(following), torch.tensor(terminated | truncated).float()
         x, a, logprobs, v, r, is_real = (torch.stack(column) for column in zip(*rows, strict=True))
         ends = torch.cat([1 - is_real[1:], has_ended[None]])
-        with torch.no_grad():
-            returns = torch.cat([v, critic(observations)[None, :, 0]])
+        returns = torch.cat([v, critic(observations).detach()[None, :, 0]])
         for t in reversed(range(STEPS)):  # with λ = 1 the advantages are returns less values
             returns[t] = r[t] + (1 - ends[t]) * returns[t + 1]
-        history.append(float(r[ends * is_real == 1].mean()))
         data = [c.flatten(0, 1)[is_real.flatten() == 1] for c in (x, a, logprobs, returns[:-1] - v, returns[:-1])]
-        for _ in range(EPOCHS):
-            for part in torch.randperm(len(data[0])).split(SIZE):
+        for _ in range(4):
+            for part in torch.randperm(len(data[0])).split(256):
                 x_, a_, old, advantages, targets = (column[part] for column in data)
                 ratio = (Categorical(logits=actor(x_)).log_prob(a_) - old).exp()
                 advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -56,8 +53,7 @@ def main(updates: int = 40, seed: int = 0) -> tuple[float, float]:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    print(f"mean reward of an update's texts: {history[0]:.3f} at first, {history[-1]:.3f} after {updates} updates")
-    return history[0], history[-1]
+    return show(before, mean_reward(act))
 
 
 if __name__ == "__main__":

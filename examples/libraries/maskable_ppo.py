@@ -5,11 +5,11 @@ python examples/libraries/maskable_ppo.py
 """
 
 import gymnasium as gym
+from common import show
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from stable_baselines3_ppo import TokenEmbedding
 
-import tril_gym  # noqa: F401  registers the environments
 from tril_gym.bridges import StableBaselinesVecEnv
 
 
@@ -22,8 +22,7 @@ def main(steps: int = 40_000, episodes: int = 200, seed: int = 0) -> tuple[float
     before, _ = evaluate_policy(model, envs, n_eval_episodes=episodes, deterministic=False, warn=False)
     model.learn(steps)
     after, _ = evaluate_policy(model, envs, n_eval_episodes=episodes, deterministic=False, warn=False)
-    print(f"mean reward of {episodes} texts: {before:.3f} before, {after:.3f} after {steps} steps")
-    return before, after
+    return show(before, after)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ python examples/libraries/stable_baselines3_ppo.py
 """
 
 import torch
+from common import show
 from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-
-import tril_gym  # noqa: F401  registers the environments
 
 
 class TokenEmbedding(BaseFeaturesExtractor):
@@ -33,8 +32,7 @@ def main(steps: int = 40_000, episodes: int = 200, seed: int = 0) -> tuple[float
     before, _ = evaluate_policy(model, envs, n_eval_episodes=episodes, deterministic=False)
     model.learn(steps)
     after, _ = evaluate_policy(model, envs, n_eval_episodes=episodes, deterministic=False)
-    print(f"mean reward of {episodes} texts: {before:.3f} before, {after:.3f} after {steps} steps")
-    return before, after
+    return show(before, after)
 
 
 if __name__ == "__main__":

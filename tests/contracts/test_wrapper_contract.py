@@ -452,6 +452,9 @@ def test_without_info_keeps_what_is_named():
     envs = WithoutInfo(toys(2), keep=["finish_reason"])
     assert envs.reset(seed=0)[1] == {}
     assert envs.step([EOS, TOKEN])[4].keys() == {"finish_reason", "_finish_reason"}
+    envs = WithoutInfo(toys(2, "SameStep"))
+    envs.reset(seed=0)
+    assert envs.step([EOS, TOKEN])[4].keys() == {"final_obs", "_final_obs"}, "the last observation is no info of a text"
     with pytest.raises(ValueError, match=r"got the string 'prompt'; write keep=\['prompt'\]"):
         WithoutInfo(toy(), keep="prompt")
 

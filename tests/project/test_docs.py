@@ -1,21 +1,16 @@
 """The documentation is correct: its Python runs, its commands parse, and the names and files in it exist.
 
-The blocks of a page run in order in one namespace. A block marked `no-run` needs a network or a package that is not
-installed; it must still be valid Python.
+`scripts/blocks.py` runs the Python of a page, and says what the marks of blocks mean.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import json
 import re
 import shlex
-import sys
-import types
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,8 @@ import click
 import gymnasium as gym
 import paths
 import pytest
+import torch
+from blocks import FENCE, blocks, is_installed, run_page
 
 from tril_gym import rewards
 from tril_gym.cli import main
@@ -35,7 +32,6 @@ from tril_gym.experiment.resuming import MAY_CHANGE
 
 ROOT = paths.ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)[ \t]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 NAME = re.compile(r"`(tril_gym(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:tril_gym|examples|tests|docs)/[\w./]+)`")
@@ -43,38 +39,6 @@ OTHER_PROGRAMS = {"cd", "export", "git", "pip", "python3.11", "source"}  # progr
 PLACEHOLDERS = {"ALGORITHM"}  # a line that shows the form of a command
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    language: str
-    mark: str
-    code: str
-    line: int  # of its first line of code
-
-
-def blocks(text: str) -> Iterator[Block]:
-    for match in FENCE.finditer(text):
-        yield Block(match[1], match[2].strip(), match[3], text.count("\n", 0, match.start(3)) + 1)
-
-
-def run_page(text: str, name: str) -> int:
-    """Run the Python of a page; return the number of blocks that ran. Tracebacks show the line numbers of the page."""
-    module, ran = types.ModuleType("page"), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "page", module)  # dataclasses look up the module in which they are defined
-        for block in blocks(text):
-            if block.language == "python":
-                assert block.mark in ("", "no-run"), f"{name}:{block.line}: unknown mark {block.mark!r}"
-                code = "\n" * (block.line - 1) + block.code
-                if block.mark == "no-run":
-                    ast.parse(code, name)
-                else:
-                    exec(compile(code, name, "exec"), module.__dict__)
-                    ran += 1
-    return ran
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -160,7 +124,23 @@ def first_column(page: Path, heading: str) -> list[str]:
 @pages
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_page(page.read_text(), page.name)
+    run_page(page.read_text(), page.name, runs=lambda block: not block.needs)
+
+
+LIBRARIES = sorted({block.needs for page in PAGES for block in blocks(page.read_text()) if block.needs})
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the library, about itself
+def test_blocks_of_a_library_run(library, tmp_path, monkeypatch):
+    if not is_installed(library):
+        pytest.skip(f"{library} is not installed; `make interop` runs its blocks in an environment of its own")
+    monkeypatch.chdir(tmp_path)
+    for page in PAGES:
+        text = page.read_text()
+        if any(block.needs == library for block in blocks(text)):
+            with torch.random.fork_rng():
+                run_page(text, page.name, runs=lambda block: block.needs == library)
 
 
 @pages
@@ -285,6 +265,13 @@ def test_a_broken_block_fails():
         run_page("```python no-run\nimport a b\n```\n", "page.md")
     with pytest.raises(AssertionError, match="unknown mark"):
         run_page("```python skip\nx\n```\n", "page.md")
+
+
+def test_blocks_of_a_library_are_apart():
+    page = "```python needs=no_such_module\nimport no_such_module\n```\n```python needs=json\nimport json\n```\n"
+    assert run_page(page, "page.md") == 1
+    with pytest.raises(ModuleNotFoundError):
+        run_page(page, "page.md", runs=lambda block: block.needs == "no_such_module")
 
 
 def test_a_no_run_block_is_not_run():

@@ -20,7 +20,8 @@ class WithoutInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: a single or a vector environment.
-        keep: keys to keep, such as "finish_reason"; "final_obs" of a vector environment in autoreset mode SAME_STEP.
+        keep: keys to keep, such as "finish_reason". "final_obs" is always kept: in autoreset mode SAME_STEP it is the
+            last observation of a text, without which clients would make one up.
     """
 
     def __new__(cls, env: Any = None, keep: Collection[str] = ()) -> Any:
@@ -48,7 +49,7 @@ class VectorWithoutInfo(TextVectorWrapper):
 
     def __init__(self, env: VectorEnv, keep: Collection[str] = ()) -> None:
         super().__init__(env)
-        keys = check_keys(keep)
+        keys = check_keys(keep) | {"final_obs"}
         self._keep = keys | {f"_{key}" for key in keys}
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

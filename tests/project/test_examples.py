@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import interop
 import numpy as np
 import paths
 import pytest
@@ -120,3 +122,11 @@ class TestLibraries:
     def test_examples_are_short(self):
         lengths = {path.name: len(path.read_text().splitlines()) for path in (EXAMPLES / "libraries").glob("*.py")}
         assert {name for name, length in lengths.items() if length > 60} == set()
+
+    def test_every_library_is_in_the_table(self):
+        examples = {path.stem for path in (EXAMPLES / "libraries").glob("*.py")} - {"common"}
+        assert {library.name for library in interop.LIBRARIES} == examples
+        results = [interop.Result(**row) for row in json.loads(interop.RESULTS.read_text())]
+        assert [it.package for it in results] == [library.package for library in interop.LIBRARIES]
+        assert interop.table(results) in interop.PAGE.read_text(), "run `make interop`"
+        assert all(it.after >= 0.95 for it in results if it.env_id == "tril/Toy-v0")

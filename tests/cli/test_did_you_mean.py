@@ -29,6 +29,8 @@ CASES = {
     "run to evaluate": ("evaluate runs/ppo-seed", "'runs/ppo-seed' (did you mean 'runs/ppo-seed0'?)"),
     "runs to compare": ("compare runs/ppo-seed runs/x", "'runs/ppo-seed' (did you mean 'runs/ppo-seed0'?)"),
     "run to plot": ("plot runs/ppo-seed", "'runs/ppo-seed' (did you mean 'runs/ppo-seed0'?)"),
+    "checkpoint": ("evaluate runs/ppo-seed0 --checkpoint lats", "'lats' (did you mean 'last'?)"),
+    "tracker": (f"{TRAIN} --track wand", "'wand' (did you mean 'wandb'?)"),
     "list": ("list reward", "Did you mean 'rewards'?"),
 }
 

@@ -169,7 +169,7 @@ def test_rollin_and_rollout_are_apart():
 def test_an_unknown_tracker_is_refused():
     with pytest.raises(ValueError, match=r"nope.*installed"):
         Tracker("nope")
-    with pytest.raises(ValueError, match=r"did you mean 'wandb'"):
+    with pytest.raises(ValueError, match=r"tracker 'wand' .did you mean 'wandb'.. is not installed"):
         Tracker("wand")
 
 

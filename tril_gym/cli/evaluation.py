@@ -25,6 +25,7 @@ from tril_gym.cli.options import (
     with_columns,
     with_reward_settings,
 )
+from tril_gym.utils.suggestions import with_suggestion
 
 option = partial(click.option, cls=GroupedOption)
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -35,7 +36,8 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     """Return the name of a checkpoint."""
     if value is None or value in ("last", "best") or value.isdigit():
         return value
-    raise click.BadParameter(f"use last, best, or the number of an iteration, got {value!r}", context, parameter)
+    named = with_suggestion(value, ("last", "best"))
+    raise click.BadParameter(f"use last, best, or the number of an iteration, got {named}", context, parameter)
 
 
 @click.command("evaluate", cls=GroupedCommand)

@@ -83,9 +83,10 @@ class Tracker:
 
             available = sorted(str(other) for other in get_available_trackers())
             if tracker not in available:
+                way_out = f"; pip install {tracker}" if tracker in TABLES else ""
                 raise ValueError(
-                    f"tracker {with_suggestion(tracker, available)} is not installed; installed are"
-                    f" {', '.join(available) or 'none'}"
+                    f"tracker {with_suggestion(tracker, {*available, *TABLES})} is not installed; installed are"
+                    f" {', '.join(available) or 'none'}{way_out}"
                 )
 
     def begin(self) -> None:

@@ -350,10 +350,12 @@ def evaluation_table(
     title = escape(f"{title}; in brackets: 95 % bootstrap intervals")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
+    is_wide = len(metrics) > 2
     for decoding in metrics:
-        table.add_column(decoding)
+        table.add_column(decoding, no_wrap=is_wide)
+    cell = _narrow_cell if is_wide else _cell
     for name in dict.fromkeys(name for found in metrics.values() for name in found):
-        table.add_row(name, *(_cell(found.get(name), intervals[key].get(name)) for key, found in metrics.items()))
+        table.add_row(name, *(cell(found.get(name), intervals[key].get(name)) for key, found in metrics.items()))
     return table
 
 

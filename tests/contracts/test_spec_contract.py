@@ -136,7 +136,9 @@ def test_which_environments_accept_a_dataset():
 
 
 def test_unknown_ids_and_keywords_are_refused():
-    with pytest.raises(ValueError, match=r"unknown environment 'tril/Nothing-v0' .*; the environments are tril/IMDB-v0"):
+    with pytest.raises(
+        ValueError, match=r"unknown environment 'tril/Nothing-v0' .*; the environments are tril/IMDB-v0"
+    ):
         make_text_env("tril/Nothing-v0")
     with pytest.raises(TypeError, match="got an unexpected keyword argument 'rule'; its own are dataset, split"):
         gym.make("tril/IMDB-v0", rule="stop")

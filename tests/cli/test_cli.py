@@ -64,7 +64,7 @@ def test_files_of_a_run_folder(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.yaml", "words.json", "metrics.jsonl", "samples.jsonl", "evaluation.json", "curve.png", "reward",
-        "checkpoints",
+        "checkpoints", "policy", "best",
     }  # fmt: skip
     assert RunFolder(run).read_config()["hyperparameters"]["critic"] == "separate"
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")

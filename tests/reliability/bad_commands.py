@@ -214,7 +214,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --resume", "--resume needs --output-dir"),
     (f"{TRAIN} --resume --output-dir taken", "taken is no run folder"),
     # evaluation and reward models
-    ("evaluate nowhere", "nowhere is no run folder, so it is taken for a model, and a model needs --env"),
+    ("evaluate nowhere", "'nowhere' is no run folder, so it is taken for a model, and a model needs --env"),
     ("evaluate empty_folder --env tril/CommonGen-v0", "no language model could be loaded as 'empty_folder'"),
     ("evaluate nowhere --env tril/CommonGen-v0 --num-envs 99999999999", "--num-envs must be in [1, 100000]"),
     ("evaluate tiny --env tril/CommonGen-v0", "tiny is created by training"),

@@ -54,7 +54,6 @@ def learn(
     iterations: int,
     *,
     callbacks: Sequence[Callback | Callable[[Report], Any]] = (),
-    callback: Callable[[Report], Any] | None = None,
     progress: bool = True,
     profile: bool = False,
 ) -> History:
@@ -69,7 +68,6 @@ def learn(
         agent: trained in place.
         iterations: iterations to run.
         callbacks: functions `f(report)` and `Callback` objects, called in this order after each iteration.
-        callback: one more.
         progress: show a bar and a table on a terminal or in a notebook; elsewhere print a line a minute.
         profile: report the peak memory of each part, "memory/…" in MiB, beside its seconds.
 
@@ -82,7 +80,7 @@ def learn(
         ValueError: `iterations` is below 1.
     """
     count = _checked_iterations(iterations)
-    called = as_callbacks(callbacks) + ([] if callback is None else as_callbacks([callback]))
+    called = as_callbacks(callbacks)
     agent.history = history = History()
     with stop_signal((signal.SIGINT,)) as asked:
         called = [*([ProgressCallback(is_stopping=asked)] if progress else []), *called]

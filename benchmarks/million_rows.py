@@ -91,7 +91,7 @@ def save_tokenizer(folder: Path) -> str:
     from tril_gym.data.tokenizers import EOS_TOKEN, PAD_TOKEN, train_tokenizer
 
     write_rows(folder / "some.jsonl", 20_000)
-    texts = [json.loads(line)["question"] for line in (folder / "some.jsonl").open(encoding="utf-8")]
+    texts = [json.loads(line)["question"] for line in (folder / "some.jsonl").read_text("utf-8").splitlines()]
     fitted = train_tokenizer(texts, 1_000)
     PreTrainedTokenizerFast(tokenizer_object=fitted, pad_token=PAD_TOKEN, eos_token=EOS_TOKEN).save_pretrained(
         folder / "tokenizer"

@@ -49,6 +49,13 @@ def test_ppo_custom_reward(example):
     assert before != after
 
 
+def test_own_questions(example, capsys):
+    before, after = example("own_questions", iterations=1, num_envs=8, samples=64, examples=8)
+    assert 0 <= before <= 1
+    assert 0 <= after <= 1
+    assert "right answers" in capsys.readouterr().out
+
+
 def test_ppo_pp_with_guide(example, capsys):
     assert (
         example("ppo_pp_with_guide", iterations=1, num_envs=8, samples=64) > 0

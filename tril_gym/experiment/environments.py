@@ -122,8 +122,8 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     train, held_out, description = _divided_data(config)
     if not held_out:
         return train, held_out, description
-    learned = set(examples_of(config.env, **train, **reading(config)).prompts())
     prompts = list(examples_of(config.env, **held_out, **reading(config)).prompts())
+    learned = set(prompts).intersection(examples_of(config.env, **train, **reading(config)).prompts())
     if shared := sum(prompt in learned for prompt in prompts):
         logger.warning(
             "%d of the %d held-out prompts are also in the training part, so their metrics do not show generalisation;"

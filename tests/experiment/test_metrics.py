@@ -169,7 +169,7 @@ def test_user_functions_work_as_rewards(own):
         ("{own}:missing", {}, "no function of the name missing"),
         ("{own}:number", {}, "is not a function"),
         ("{own}:brevity", {"word": "x"}, "is a function and has no settings of its own, got word"),
-        ("{own}:Uses", {"words": "x"}, "no setting 'words'; its settings are word"),
+        ("{own}:Uses", {"words": "x"}, r"no setting 'words' \(did you mean 'word'\?\); its settings are word"),
     ],
 )
 def test_missing_user_functions_are_named(own, name, settings, message):

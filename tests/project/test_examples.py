@@ -43,7 +43,7 @@ def test_step_by_hand(example, capsys):
 
 
 def test_ppo_custom_reward(example):
-    before, after = example("ppo_custom_reward", iterations=1, num_envs=8, samples=64, examples=8)
+    before, after = example("ppo_custom_reward", iterations=3, num_envs=16, samples=64, examples=32)
     assert 0 <= before <= 1
     assert 0 <= after <= 1
     assert before != after

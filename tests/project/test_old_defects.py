@@ -239,6 +239,11 @@ def test_examples_with_equal_prompts_keep_their_references():
 
 # Settings of some rewards. Rewards that need a program or another kind of model are tested in their own files.
 SET_UP = {"spice": "pipeline", "spider": "pipeline", "preference": "model", "classifier": "model"}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "choice": {"against": "label", "choices": "dog,cat"},
+    "number_match": {"against": "label"},
+    "regex": {"pattern": "dogs?"},
+}
 ELSEWHERE = {"meteor", "official_spice", "bert_score", "bleurt", "regressor", "output_perplexity", "perplexity"}
 
 
@@ -274,7 +279,7 @@ def test_rewards_do_not_change_their_inputs(name, stand_ins, monkeypatch):
         [{"concepts": ["dog"], "label": 1, "finish_reason": "stop"} for _ in train],
     )
     before = copy.deepcopy(columns)
-    settings = {SET_UP[name]: str(stand_ins / SET_UP[name])} if name in SET_UP else {}
+    settings = {SET_UP[name]: str(stand_ins / SET_UP[name])} if name in SET_UP else ANSWERS.get(name, {})
     score = rewards.load(name, train=train, **settings)
     measure = score if callable(score) else score.corpus
     first = measure(*columns)

@@ -82,7 +82,8 @@ def bounds_of(score):
 
 @every_text_reward
 def test_rewards_conform(score):
-    check_reward(score, bounds=bounds_of(score))
+    extras = END | {"concepts": ["dog", "ball"]}
+    check_reward(score, [("a dog and a ball", "the dog", ["a dog runs"], extras)], bounds=bounds_of(score))
 
 
 @every_text_reward

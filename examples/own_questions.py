@@ -41,7 +41,7 @@ def main(iterations: int = 30, num_envs: int = 64, samples: int = 2_000, example
         reward_settings={"exact_match": {"against": "answer"}},
         autoreset_mode="Disabled",
     )
-    policy = tiny_policy(envs, samples=samples, width=64)
+    policy = tiny_policy(envs, samples=samples)
     before = evaluate(policy, envs, seed=0, count=examples).metrics["sampled"]["reward/mean"]
     agent = PPO(policy, envs, PPOConfig(learning_rate=1e-3, epochs=1))
     agent.learn(iterations=iterations)

@@ -18,7 +18,7 @@ from tril_gym.experiment import evaluate
 def main(steps: int = 60, samples: int = 8_000, texts: int = 200, folder: str = "grpo") -> tuple[float, float]:
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=64)
     held_out = gym.make_vec("tril/CommonGen-v0", num_envs=64, split="validation", autoreset_mode="Disabled")
-    policy = tiny_policy(envs, samples=samples, epochs=6, learning_rate=2e-3)
+    policy = tiny_policy(envs, samples=samples)
     arguments = GRPOConfig(
         output_dir=folder,
         max_steps=steps,

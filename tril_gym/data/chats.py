@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tril_gym.data.example import Message
+from tril_gym.utils.chats import Message
 
 
 def transcript(messages: tuple[Message, ...]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from tril_gym.utils.chats import Message
 
-Message = Mapping[str, Any]  # of a chat: "role" and "content", both texts, and what else a chat template reads
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)

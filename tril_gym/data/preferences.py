@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tril_gym.data.chats import assistant_text, messages_of, transcript
-from tril_gym.data.example import Example, Message, check_text
+from tril_gym.data.example import Example, check_text
 from tril_gym.data.examples import Examples
 from tril_gym.data.readers import ENDINGS
 from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
+from tril_gym.utils.chats import Message
 
 MIN_TRAIN = 8  # pairs
 Margins = NDArray[np.float64]
@@ -62,7 +63,7 @@ def read(row: DataRow) -> Example:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
     boundary = (prompt[-1:] or " ", chosen[0], rejected[0])
     check_text("rejected", rejected)
-    # A chat template writes what stands before the assistant's message.
+    # A chat template writes the separator before the assistant's message.
     joiner = "" if messages or any(character.isspace() for character in boundary) else " "
     return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected}, messages=messages)
 

@@ -112,7 +112,7 @@ class TextEnvConfig:
         return config
 
     def with_missing_reward(self) -> TextEnvConfig:
-        """Return the same configuration, whose metadata tell agents that nobody rewards the texts."""
+        """Return the same configuration, with metadata that say that no reward was named."""
         config = copy.copy(self)
         config.reward_missing = True
         return config

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tril_gym.experiment.run_folder import BEST
 from tril_gym.utils.atomic_files import write_folder, write_json
 
 if TYPE_CHECKING:
@@ -38,6 +39,19 @@ def read_best(folder: Path) -> dict[str, Any] | None:
         return found if {"iteration", "reward"} <= found.keys() and (folder / "policy").is_dir() else None
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def best_of_run(run: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a run's best policy, and its figures.
+
+    Raises:
+        ValueError: the run kept none.
+    """
+    folder = run / BEST
+    figures = read_best(folder)
+    if figures is None:
+        raise ValueError(f"{run} has no best policy; runs with --eval-every keep one")
+    return folder, figures
 
 
 def is_better(reward: float | None, than: Mapping[str, Any] | None) -> bool:

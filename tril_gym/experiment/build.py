@@ -21,7 +21,7 @@ from tril_gym.experiment.actors import (
     pretrained_policy,
 )
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.best import read_best
+from tril_gym.experiment.best import best_of_run
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     RunConfig,
@@ -42,7 +42,7 @@ from tril_gym.experiment.environments import (
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
-from tril_gym.experiment.run_folder import BEST, CONFIG, RunFolder
+from tril_gym.experiment.run_folder import CONFIG, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
@@ -265,7 +265,7 @@ def _load_run(
 ) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
     from tril_gym.agents.algorithms.agent import saved_policy
 
-    checkpoint = folder.checkpoint_of(int(which)) if which.isdigit() else folder.last_checkpoint()
+    checkpoint = folder.checkpoint_of(which)
     envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / "reward")
     kind = agent_type(config.algorithm)
     guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
@@ -273,9 +273,8 @@ def _load_run(
     agent = kind.load(checkpoint, envs=envs, device=device, trust_remote_code=trust, **guide)
     policy = agent.policy
     if which == "best":
-        if read_best(folder.path / BEST) is None:
-            raise ValueError(f"{folder.path} has no best policy; runs with --eval-every keep one")
-        found = saved_policy(folder.path / BEST, trust_remote_code=trust).to(device)
+        best, _ = best_of_run(folder.path)
+        found = saved_policy(best, trust_remote_code=trust).to(device)
         policy = found.with_decoding(policy.decoding)
     return policy, agent.learner.ref_policy, envs
 

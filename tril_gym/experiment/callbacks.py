@@ -18,14 +18,14 @@ from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment.best import is_better, save_best
 from tril_gym.experiment.checkpoints import Checkpoints
-from tril_gym.experiment.evaluation import evaluate
+from tril_gym.experiment.evaluation import HELD_OUT, evaluate, flat_metrics
 from tril_gym.experiment.run_folder import KEPT
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
+from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = "held_out/"  # prefix of the metrics of an evaluation
 Mode = Literal["max", "min"]
 
 
@@ -60,7 +60,7 @@ class EvaluationCallback(Callback):
         keep_best: bool = True,
         folder: str | Path | None = None,
     ) -> None:
-        self.envs, self.every, self.examples, self.seed = envs, _positive("every", every), examples, seed
+        self.envs, self.every, self.examples, self.seed = envs, check_integer("every", every, 1), examples, seed
         self.metric, self.keep_best, self.folder = metric, keep_best, None if folder is None else Path(folder)
         self.best: dict[str, Any] | None = None
         self.rows: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ class EvaluationCallback(Callback):
     def restore(self) -> None:
         """Give the agent's policy its best weights.
 
-        The optimizer and the critic stay as they are, so this is for use of the policy, not to go on training.
+        The optimizer and the critic stay as they are, so this is for use of the policy, not to continue training.
 
         Raises:
             ValueError: no weights were kept.
@@ -103,9 +103,7 @@ class EvaluationCallback(Callback):
         found = evaluate(
             agent.policy, self.envs, seed=self.seed, ref_policy=agent.learner.ref_policy, count=self.examples
         )
-        metrics = {
-            f"{decoding}/{name}": value for decoding, row in found.metrics.items() for name, value in row.items()
-        }
+        metrics = flat_metrics(found.metrics)
         check_known(self.metric, metrics)
         row = {"iteration": agent.iteration, "metrics": metrics}
         self.rows.append(row)
@@ -131,7 +129,7 @@ class CheckpointCallback(Callback):
     """
 
     def __init__(self, folder: str | Path, *, every: int = 10, keep: int = KEPT) -> None:
-        self.every, self.keep = _positive("every", every), _positive("keep", keep)
+        self.every, self.keep = check_integer("every", every, 1), check_integer("keep", keep, 1)
         self._checkpoints = Checkpoints(Path(folder), unit="iteration")
         self._agent: Agent | None = None
         self._saved: int | None = None  # iteration of the newest
@@ -183,7 +181,7 @@ class EarlyStopping(Callback):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
         if not min_delta >= 0:
             raise ValueError(f"min_delta must be at least 0, got {min_delta}")
-        self.metric, self.patience = metric, _positive("patience", patience)
+        self.metric, self.patience = metric, check_integer("patience", patience, 1)
         self.mode, self.min_delta = mode, min_delta
         self.best, self._since = -math.inf, 0  # of the metric times the sign
         self._is_known = False  # whether an iteration had the metric
@@ -277,9 +275,3 @@ def check_known(name: str, metrics: Mapping[str, float]) -> None:
     """Raise `ValueError` for a metric that there is not."""
     if name not in metrics:
         raise ValueError(f"no metric {name!r}{suggestion(name, metrics)}; there are {', '.join(metrics)}")
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value

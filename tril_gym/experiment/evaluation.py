@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
+HELD_OUT = "held_out/"  # before the names of evaluations among the metrics of an iteration
 ORDER_SEED = 0  # of the order in which samples of examples are taken
 
 
@@ -32,9 +33,8 @@ ORDER_SEED = 0  # of the order in which samples of examples are taken
 class Evaluation:
     """The result of an evaluation."""
 
-    metrics: dict[
-        str, dict[str, float]
-    ]  # for "greedy", "sampled" and maybe "beam_search": reward/mean, text/…, score/…, metric/…, kl
+    # For "greedy", "sampled" and, with beams, "beam_search": reward/mean, text/…, score/…, metric/…, kl.
+    metrics: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
     rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of evaluation
@@ -137,6 +137,11 @@ def columns_of_texts(
         if known_words is not None:
             columns["text/unknown_words"] = _column(has_unknown_word(text, known_words) for text in completions)
     return columns | _prefixed("score", trajectories.scores)
+
+
+def flat_metrics(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of an evaluation on one level, with names such as "greedy/reward/mean"."""
+    return {f"{decoding}/{name}": value for decoding, found in metrics.items() for name, value in found.items()}
 
 
 def means_of(columns: dict[str, Tensor]) -> dict[str, float]:

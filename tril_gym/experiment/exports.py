@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.best import read_best
+from tril_gym.experiment.best import best_of_run
 from tril_gym.experiment.held_out import EVALUATION
 from tril_gym.experiment.model_card import CARD, model_card
-from tril_gym.experiment.run_folder import BEST, POLICY, RunFolder
+from tril_gym.experiment.run_folder import POLICY, RunFolder
 from tril_gym.utils.atomic_files import require_replaceable, write_folder
 from tril_gym.utils.chats import read_template
 
@@ -72,14 +72,12 @@ def export_policy(
 
 def _chosen(source: RunFolder, checkpoint: str) -> tuple[Path, dict[str, Any]]:
     """Return the folder with the policy of a checkpoint, and what agent.json says of it."""
-    newest = source.checkpoint_of(int(checkpoint)) if checkpoint.isdigit() else source.last_checkpoint()
-    about: dict[str, Any] = json.loads((newest / "agent.json").read_text(encoding="utf-8"))
+    place = source.checkpoint_of(checkpoint)
+    about: dict[str, Any] = json.loads((place / "agent.json").read_text(encoding="utf-8"))
     if checkpoint != "best":
-        return newest, about
-    figures = read_best(source.path / BEST)
-    if figures is None:
-        raise ValueError(f"{source.path} has no best policy; runs with --eval-every keep one")
-    return source.path / BEST, about | {"iteration": figures["iteration"]}
+        return place, about
+    best, figures = best_of_run(source.path)
+    return best, about | {"iteration": figures["iteration"]}
 
 
 def _plain_policy(folder: Path, *, trust_remote_code: bool) -> LMPolicy:

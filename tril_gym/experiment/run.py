@@ -14,6 +14,7 @@ from tril_gym.agents.algorithms.callback import Callback
 from tril_gym.agents.algorithms.progress import ProgressCallback
 from tril_gym.agents.algorithms.report import Report
 from tril_gym.experiment.build import RunComponents
+from tril_gym.experiment.evaluation import HELD_OUT, flat_metrics
 from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
@@ -131,9 +132,8 @@ class Run:
 
     def _publish(self, when: str, iteration: int, evaluation: Mapping[str, Any]) -> None:
         """Send the metrics of an evaluation to the tracker and the console."""
-        metrics = {way: evaluation["metrics"][way] for way in evaluation["metrics"]}
-        named = {f"held_out/{way}/{name}": value for way, found in metrics.items() for name, value in found.items()}
-        self.tracker.log(named, iteration)
+        metrics = evaluation["metrics"]
+        self.tracker.log({HELD_OUT + name: value for name, value in flat_metrics(metrics).items()}, iteration)
         self.console.event("evaluation", when=when, iteration=iteration, metrics=metrics)
 
     def _callbacks(self, asked: StopRequest) -> list[Callback | Callable[[Report], None]]:

@@ -275,12 +275,15 @@ class RunFolder:
             raise ValueError(f"{self.path} has no checkpoint yet; --resume starts its run over")
         return found
 
-    def checkpoint_of(self, number: int) -> Path:
-        """Return the checkpoint of that number.
+    def checkpoint_of(self, which: str) -> Path:
+        """Return the checkpoint of a number; the newest one for "last", and for "best", whose policy lies elsewhere.
 
         Raises:
             ValueError: there is none.
         """
+        if not which.isdigit():
+            return self.last_checkpoint()
+        number = int(which)
         path = self._checkpoints.path(number)
         if path not in self.checkpoints():
             kept = ", ".join(str(int(found.name.rpartition("-")[2])) for found in self.checkpoints())

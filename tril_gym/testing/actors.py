@@ -169,7 +169,7 @@ def _check_writer(actor: Actor, texts: Texts, infos: Any, layout: TextLayout, un
 
 
 def _check_keep(actor: Actor, texts: Texts, infos: Any, layout: TextLayout, uniforms: Tensor) -> None:
-    """Check that a writer goes on with the rows that are kept, in their order."""
+    """Check that a writer continues the rows that are kept, in their order."""
     writer, other = (as_writer(actor.start(texts, infos, layout)) for _ in range(2))
     first = _check_next(writer, uniforms[:, 0], layout)
     _check_next(other, uniforms[:, 0], layout)

@@ -1,4 +1,4 @@
-"""What a run prints where nobody looks on: nothing but warnings, or one JSON object a line for programs."""
+"""What a run prints for programs and scripts: nothing but warnings, or one JSON object a line for programs."""
 
 from __future__ import annotations
 

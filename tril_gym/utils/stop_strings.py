@@ -1,4 +1,4 @@
-"""Stop strings: a text ends as soon as one of them is in it, and its completion is what stands before.
+"""Stop strings: a text ends as soon as one of them is in it, and its completion is the text before it.
 
 Environments and actors must agree on where a text has ended, so all of them ask here. They know texts as token ids: a
 stop string is in a text if it is in what its ids decode to, special tokens left out. It may end inside of a token, the

@@ -140,8 +140,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template:
 
 
 def _encode_markers(tokenizer: Any, text: str) -> list[int]:
-    settings = {"add_special_tokens": False, "split_special_tokens": False, "truncation": False, "verbose": False}
-    return list(tokenizer(text, **settings)["input_ids"])
+    return list(tokenizer(text, **AS_TEXT | {"split_special_tokens": False})["input_ids"])
 
 
 def _letters(tokenizer: Any, token: int) -> list[int]:

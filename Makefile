@@ -21,9 +21,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/pytest tests/project/test_layers.py
 
-# Run the tests in two processes.
+# Run the tests in two processes of one thread each: more threads than cores only wait for each other.
 test: install
-	$(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
 slow: install

@@ -448,6 +448,22 @@ class TestLearning:
         result = self.result(0.0, 0.0, algorithm="gail", nll=nll, discriminator=accuracy)
         assert learning.summary([result])["broken"] == broken
 
+    @pytest.mark.parametrize(
+        ("likelihood", "reward", "broken"),
+        [
+            ((2.1, 30.0, 40.0), 0.0, []),  # the reward need not rise
+            ((1.9,), 0.0, ["likelihood"]),
+            ((30.0, 40.0, -1.1), 0.0, ["likelihood"]),  # no seed may fall
+            ((30.0,), -2.1, ["reward"]),
+        ],
+    )
+    def test_bc_is_judged_by_likelihood(self, likelihood, reward, broken):
+        results = [
+            self.result(reward, reward, algorithm="bc", kl=99.0, likelihood={"standard_errors": rise})
+            for rise in likelihood
+        ]
+        assert learning.summary(results)["broken"] == broken
+
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]
         learning.draw([self.result(curve=curve), self.result(curve=curve, algorithm="bc")], tmp_path)
@@ -460,3 +476,6 @@ class TestLearning:
         trained = tiny_policy(train, samples=2000, epochs=4, width=32, heads=2, progress=False)
         assert learning.discriminator_accuracy(trained, train, held_out) < 0.75
         assert learning.reference_nll(trained, held_out) < learning.reference_nll(untrained, held_out) - 1.0
+        before, after = (learning.reference_likelihoods(policy, held_out) for policy in (untrained, trained))
+        assert min(new - old for old, new in zip(before, after, strict=True)) > 0
+        assert -sum(after) / len(after) == pytest.approx(learning.reference_nll(trained, held_out), rel=0.1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tril_gym.agents.actors.whole_text_writer import WholeTextWriter
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
@@ -51,8 +51,8 @@ class BeamSearch(Actor):
             raise ValueError("beam search can only begin a text, not continue one; roll out with the policy")
         prompts = [texts.prompt_ids(row) for row in range(len(texts))]
 
-        def write_texts(rows: list[int], draws: Tensor) -> list[list[int]]:
-            return best_texts(self.policy, [prompts[row] for row in rows], layout, beams=self.beams)
+        def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
+            return WrittenTexts(best_texts(self.policy, [prompts[row] for row in rows], layout, beams=self.beams))
 
         return WholeTextWriter(write_texts, len(infos))
 

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tril_gym.agents.actors.inference_server import InferenceServer
 from tril_gym.agents.actors.policy import LMPolicy, as_policy
 from tril_gym.agents.actors.references import References
+from tril_gym.agents.actors.server_guide import ServerGuide
 from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, text_writer
 from tril_gym.agents.actors.tokenizer_bridge import CrossTokenizerBridge
 from tril_gym.agents.collection.actor import Actor, Writer, as_actor
@@ -21,6 +23,7 @@ from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.architecture import is_model
 from tril_gym.models.texts import Texts
+from tril_gym.utils.servers import ServerAddress, ServerConfig, is_server_address
 from tril_gym.utils.user_code import is_function_name
 
 
@@ -114,9 +117,40 @@ class Guide(Actor):
         """
         return CallableGuide(f, retries=retries, pause=pause)
 
+    @staticmethod
+    def from_server(
+        url: str,
+        model: str | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        **settings: Any,
+    ) -> ServerGuide:
+        """Return a language model behind an inference server as a guide: vLLM, SGLang, llama.cpp, `transformers serve`.
+
+        The server's key, if it has one, is read from the environment variable `key_variable`, by default
+        TRIL_GYM_SERVER_KEY, and from nowhere else.
+
+        Args:
+            url: of the API, such as "http://localhost:8000/v1", whose /completions is asked; of its
+                /chat/completions where the URL ends so.
+            model: the model's name there; it may stand in the URL, after "#".
+            temperature: divides the logits.
+            top_k: sample from the k most probable tokens only.
+            top_p: sample from the nucleus of this probability only.
+            settings: fields of `ServerConfig`: `token_ids`, `concurrency`, `retries`, `pause`, `timeout`, `cache`,
+                `key_variable`.
+
+        Raises:
+            ValueError: the URL or a setting is wrong. The server is asked when an agent is made.
+        """
+        decoding = Decoding(temperature=temperature, top_k=top_k, top_p=top_p)
+        return ServerGuide(InferenceServer(ServerAddress.parse(url, model), decoding, ServerConfig(**settings)))
+
 
 def as_guide(found: Any, tokenizer: Any) -> Actor:
-    """Return a guide, or make one: "references", or a language model as `as_policy` takes it.
+    """Return a guide, or make one: "references", the address of a server, or a language model as `as_policy` takes it.
 
     Raises:
         TypeError: it cannot write.
@@ -128,6 +162,8 @@ def as_guide(found: Any, tokenizer: Any) -> Actor:
         raise ValueError(
             f"a guide that is a function is given itself, not by its name {found!r}: Guide.from_callable(f)"
         )
+    if isinstance(found, str) and is_server_address(found):
+        return Guide.from_server(found)
     if isinstance(found, str | Path) or is_model(found):
         return Guide(as_policy(found, tokenizer))
     return as_actor(found)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tril_gym.agents.actors.whole_text_writer import WholeTextWriter
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
@@ -90,8 +90,8 @@ class References(Actor):
             self._tokens = ReferenceTokens(layout)
         tokenize = self._tokens
 
-        def write_texts(rows: list[int], draws: Tensor) -> list[list[int]]:
+        def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
             pairs = zip(rows, draws.tolist(), strict=True)
-            return [tokenize(pick(infos[row]["references"], draw)) for row, draw in pairs]
+            return WrittenTexts([tokenize(pick(infos[row]["references"], draw)) for row, draw in pairs])
 
         return WholeTextWriter(write_texts, len(infos))

@@ -9,11 +9,12 @@ B texts, T new tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from tril_gym.agents.actors.whole_text_writer import WholeTextWriter
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos
@@ -27,6 +28,22 @@ TextFunction = Callable[[list[str], list[str]], Sequence[str]]
 ContinueTexts = Callable[[list[str], list[str], Tensor], Sequence[str]]
 
 
+@dataclass(frozen=True)
+class BegunText:
+    """A text as a guide reads it."""
+
+    prompt: str
+    completion: str  # as far as it is written
+    ids: list[int]  # of the completion
+
+    @staticmethod
+    def read(texts: Texts, infos: Infos, codec: TextCodec) -> list[BegunText]:
+        """Return B texts; the `prompt` of an info, where there is one, is what a guide reads."""
+        begun = [texts.completion_ids(row) for row in range(len(texts))]
+        prompts = [info.get("prompt") or codec.decode(texts.prompt_ids(row)) for row, info in enumerate(infos)]
+        return [BegunText(prompt, codec.text(ids), ids) for prompt, ids in zip(prompts, begun, strict=True)]
+
+
 def text_writer(continue_texts: ContinueTexts, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
     """Return a writer for a guide that continues B texts as strings.
 
@@ -37,26 +54,24 @@ def text_writer(continue_texts: ContinueTexts, texts: Texts, infos: Infos, layou
         layout: the environment's sizes.
     """
     codec = codec_of(layout)
-    begun = [texts.completion_ids(row) for row in range(len(texts))]
-    prompts = [info.get("prompt") or codec.decode(texts.prompt_ids(row)) for row, info in enumerate(infos)]
+    begun = BegunText.read(texts, infos, codec)
 
-    def write_texts(rows: list[int], draws: Tensor) -> list[list[int]]:
-        completions = [codec.text(begun[row]) for row in rows]
-        found = continue_texts([prompts[row] for row in rows], completions, draws)
-        triples = zip(found, completions, rows, strict=True)
-        return [_rest_ids(codec, layout, rest, completion, begun[row]) for rest, completion, row in triples]
+    def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
+        chosen = [begun[row] for row in rows]
+        found = continue_texts([text.prompt for text in chosen], [text.completion for text in chosen], draws)
+        return WrittenTexts([rest_ids(codec, layout, rest, text) for rest, text in zip(found, chosen, strict=True)])
 
     return WholeTextWriter(write_texts, len(infos))
 
 
-def _rest_ids(codec: TextCodec, layout: TextLayout, text: str, completion: str, begun: list[int]) -> list[int]:
+def rest_ids(codec: TextCodec, layout: TextLayout, rest: str, begun: BegunText) -> list[int]:
     """Return the ids of the rest of a text, EOS included where it fits. The name of EOS in it ends the text, too."""
     for name in layout.tokenizer.convert_ids_to_tokens(list(layout.eos_token_ids)):
-        text = text.partition(name)[0] if name else text
-    if not completion and text and not text.startswith(layout.joiner):
-        text = layout.joiner + text
-    ids = [*codec.ids(text, after=begun), layout.eos_token_ids[0]]
-    return ids[: layout.max_new_tokens - len(begun)]
+        rest = rest.partition(name)[0] if name else rest
+    if not begun.completion and rest and not rest.startswith(layout.joiner):
+        rest = layout.joiner + rest
+    ids = [*codec.ids(rest, after=begun.ids), layout.eos_token_ids[0]]
+    return ids[: layout.max_new_tokens - len(begun.ids)]
 
 
 class CallableGuide(Actor):

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tril_gym.agents.collection.actor import Writer
 
-# (rows that are still written, their (B,) uniforms) -> the remaining ids of each text
-WriteTexts = Callable[[list[int], Tensor], list[list[int]]]
+
+@dataclass(frozen=True)
+class WrittenTexts:
+    """The remaining ids of each text, and their log-probabilities in nats, where the actor has them."""
+
+    ids: list[list[int]]
+    logprobs: list[list[float]] | None = None
+
+    def rows(self, kept: list[int]) -> WrittenTexts:
+        """Return some of the texts."""
+        logprobs = None if self.logprobs is None else [self.logprobs[row] for row in kept]
+        return WrittenTexts([self.ids[row] for row in kept], logprobs)
+
+
+# (rows that are still written, their (B,) uniforms) -> the rest of each text
+WriteTexts = Callable[[list[int], Tensor], WrittenTexts]
 
 
 class WholeTextWriter(Writer):
@@ -23,20 +38,23 @@ class WholeTextWriter(Writer):
 
     def __init__(self, write_texts: WriteTexts, count: int) -> None:
         self.write_texts, self._rows = write_texts, list(range(count))
-        self._tokens: list[list[int]] | None = None
+        self._texts: WrittenTexts | None = None
         self._written = 0
 
-    def next(self, draws: Tensor) -> tuple[Tensor, None]:
+    def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the next token of every text."""
-        if self._tokens is None:
-            self._tokens = self.write_texts(self._rows, draws)
-        column = [tokens[self._written] for tokens in self._tokens]
+        if self._texts is None:
+            self._texts = self.write_texts(self._rows, draws)
+        column, logprobs = self._written, self._texts.logprobs
         self._written += 1
-        return torch.tensor(column), None
+        tokens = torch.tensor([ids[column] for ids in self._texts.ids])
+        if logprobs is None:
+            return tokens, None
+        return tokens, torch.tensor([values[column] for values in logprobs], dtype=torch.float64)
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows only."""
         kept = rows.tolist()
         self._rows = [self._rows[row] for row in kept]
-        if self._tokens is not None:
-            self._tokens = [self._tokens[row] for row in kept]
+        if self._texts is not None:
+            self._texts = self._texts.rows(kept)

@@ -67,6 +67,10 @@ class Actor(ABC):
     def check_readings(self, layout: TextLayout) -> None:  # noqa: B027  only models read
         """Raise `ValueError` if the actor has a model that reads the same tokens differently; see `model_check`."""
 
+    def metrics(self) -> dict[str, float]:
+        """Return metrics of what it wrote since the last call, by name."""
+        return {}
+
 
 def as_actor(found: Any) -> Actor:
     """Return an actor, or a plain object with a `start` method as an actor.
@@ -91,7 +95,7 @@ class _PlainActor(Actor):
         self._plain = plain
         self.can_continue = getattr(plain, "can_continue", Actor.can_continue)
         self.needs_references = getattr(plain, "needs_references", Actor.needs_references)
-        for name in ("reads_text", "check"):
+        for name in ("reads_text", "check", "metrics"):
             if hasattr(plain, name):
                 setattr(self, name, getattr(plain, name))
 

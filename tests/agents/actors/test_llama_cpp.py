@@ -1,0 +1,60 @@
+"""The protocol against llama.cpp's own server, with a tiny GPT-2 whose probabilities are known."""
+
+import pytest
+from doubles import generator, same
+from text_doubles import ids_of
+
+from tril_gym.agents import Guide, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect, tiny_policy
+
+pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install tril-gym[dev]")
+pytest.importorskip("gguf", reason="gguf is not installed; pip install tril-gym[dev]")
+import gymnasium as gym
+from llama_server import llama_server
+
+
+def make_envs(**settings):
+    return gym.make_vec("tril/CommonGen-v0", num_envs=8, autoreset_mode="Disabled", **settings)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tiny_policy(make_envs(), samples=64)
+
+
+@pytest.fixture(scope="module")
+def envs():
+    return make_envs(max_new_tokens=16)  # of fewer tokens than the model has room for: llama.cpp needs one for itself
+
+
+@pytest.fixture
+def url(policy, tmp_path):
+    with llama_server(policy, tmp_path) as found:
+        yield found
+
+
+def test_ids_are_exchanged_and_each_seed_gives_its_text(envs, url):
+    guide = Guide.from_server(url, "tiny")
+    plan = Plan(rollout=guide)
+    found = collect(envs, plan, episodes=16, generator=generator(1))
+    assert not guide.reads_text(TextLayout.of(envs))
+    assert same(collect(envs, plan, episodes=16, generator=generator(1)), found)
+    assert not same(collect(envs, plan, episodes=16, generator=generator(2)), found)
+    assert len({tuple(ids) for ids in ids_of(found)}) == 16
+    assert guide.metrics()["guide/failures"] == 0
+    prompts = [envs.unwrapped.tokenizer.decode(found.texts.prompt_ids(row)) for row in range(16)]
+    assert prompts == [info["prompt"] for info in found.infos]
+
+
+def test_text_is_exchanged_on_request(envs, url):
+    guide = Guide.from_server(url, "tiny", token_ids=False)
+    found = collect(envs, Plan(rollout=guide), episodes=8, generator=generator(1))
+    assert guide.reads_text(TextLayout.of(envs))
+    assert max(found.lengths.tolist()) > 3
+
+
+def test_training_with_a_guide(envs, policy, url):
+    learner = tiny_policy(envs, samples=0)
+    agent = PPOPlusPlus(learner, f"{url}#tiny", envs, PPOPlusPlusConfig(rollin_prob=0.7))
+    history = agent.learn(2, progress=False)
+    assert [row["iteration"] for row in history] == [1, 2]
+    assert all(row["rollin/share"] > 0 for row in history)

@@ -116,7 +116,7 @@ def _build_agent(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None
     kind = agent_type(config.algorithm)
     policy = add_lora(config, policy_for_envs(config, envs) if pretrained is None else pretrained)
     config = _with_critic(config, policy)
-    guide = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
+    guide: dict[str, Any] = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
     numbers = kind.config_type(**config.hyperparameters)
     agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
     if agent.needs_references:

@@ -142,7 +142,7 @@ def clip_fraction(
 ) -> Tensor:
     """Return the share of tokens whose ρ lies outside [1−ε, 1+ε]: a scalar."""
     outside = log_ratio(logprobs, old_logprobs, learn).expm1().abs() > clip_range
-    return masked_mean(outside, learn, count)
+    return masked_mean(outside.double(), learn, count)
 
 
 @torch.no_grad()

@@ -88,6 +88,10 @@ class Texts:
         width = max(1, int(self.prompt_lengths.max()))
         return replace(self, prompts=self.prompts[:, -width:], is_prompt=self.is_prompt[:, -width:])
 
+    def without_tokens(self) -> Texts:
+        """Return the same prompts with empty completions."""
+        return replace(self, is_token=torch.zeros_like(self.is_token))
+
     def without_last(self) -> Texts:
         """Drop the last token column: what is read to predict it."""
         return replace(self, tokens=self.tokens[:, :-1], is_token=self.is_token[:, :-1])

@@ -35,6 +35,7 @@ from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
 from tril_gym.utils.config_fields import check_integer, describe_type
+from tril_gym.utils.ranks import Ranks, current_ranks
 from tril_gym.utils.versions import check_not_newer
 
 
@@ -48,6 +49,8 @@ class Agent(ABC):
         config: the hyperparameters; by default the defaults of the config type.
         guide: writes parts of the texts, for algorithms with a guide.
         seed: seed of all randomness in training.
+        ranks: the processes that train together, each with a share of the environment's rows; by default those of
+            `torch.distributed` where it is initialised. The result depends on their number by rounding alone.
     """
 
     name: ClassVar[str]  # as on the command line
@@ -57,7 +60,14 @@ class Agent(ABC):
     guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
 
     def __init__(
-        self, policy: PolicyLike, envs: VectorEnv, config: Any = None, *, guide: Any = None, seed: int = 0
+        self,
+        policy: PolicyLike,
+        envs: VectorEnv,
+        config: Any = None,
+        *,
+        guide: Any = None,
+        seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config = config = self.config_type() if config is None else config
         if not isinstance(self.config, self.config_type):
@@ -78,11 +88,18 @@ class Agent(ABC):
         if config.check_model:
             policy.check_readings(self.layout, values=self.learner_type.has_critic)
         self.guide: Any = self._checked_guide(guide)
+        self.ranks = current_ranks() if ranks is None else ranks
+        self.ranks.share_weights(self._models())
         self.learner: Learner = self.learner_type(self.policy, self.config, self.layout)
+        self.learner.join(self.ranks)
         if config.check_model and config.gradient_checkpointing:
             check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole, self.history = 0, True, History()
+
+    def _models(self) -> list[Any]:
+        """Return the networks of policy and guide."""
+        return [self.policy.model, *([self.guide.policy.model] if isinstance(self.guide, Guide) else [])]
 
     def _layout_of(self, envs: Any) -> TextLayout:
         try:
@@ -124,7 +141,7 @@ class Agent(ABC):
     @property
     def episodes(self) -> int:
         """Texts per iteration."""
-        return self.config.episodes_per_iteration or self.envs.num_envs
+        return self.config.episodes_per_iteration or self.envs.num_envs * self.ranks.size
 
     @abstractmethod
     def plan(self, iteration: int) -> Plan:
@@ -276,13 +293,23 @@ class GuidedAgent(Agent):
         envs: the vector environment to write in.
         config: the hyperparameters; by default the defaults of the config type.
         seed: seed of all randomness in training.
+        ranks: see `Agent`.
     """
 
     takes_guide = True
     guide: Actor
 
-    def __init__(self, policy: PolicyLike, guide: Any, envs: VectorEnv, config: Any = None, *, seed: int = 0) -> None:
-        super().__init__(policy, envs, config, guide=guide, seed=seed)
+    def __init__(
+        self,
+        policy: PolicyLike,
+        guide: Any,
+        envs: VectorEnv,
+        config: Any = None,
+        *,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+    ) -> None:
+        super().__init__(policy, envs, config, guide=guide, seed=seed, ranks=ranks)
 
 
 def save_policy(policy: LMPolicy, folder: Path) -> None:

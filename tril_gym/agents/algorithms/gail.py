@@ -19,6 +19,7 @@ from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.adversarial import AdversarialConfig, AdversarialLearner
 from tril_gym.agents.learners.discriminator import Discriminator
+from tril_gym.utils.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class GAIL(Agent):
         config: the hyperparameters.
         discriminator: a discriminator of your own; by default the one that the config names.
         seed: seed of all randomness in training.
+        ranks: see `Agent`.
     """
 
     name = "gail"
@@ -50,8 +52,9 @@ class GAIL(Agent):
         *,
         discriminator: Discriminator | None = None,
         seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
-        super().__init__(policy, envs, config, seed=seed)
+        super().__init__(policy, envs, config, seed=seed, ranks=ranks)
         if discriminator is not None:
             self.learner.set_discriminator(discriminator)
 

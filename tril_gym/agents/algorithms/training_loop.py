@@ -26,6 +26,7 @@ from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
 from tril_gym.utils.interrupt import stop_signal
 from tril_gym.utils.profiler import Timer, memory_meter
+from tril_gym.utils.ranks import Ranks
 
 
 class Trainable(Protocol):
@@ -36,6 +37,7 @@ class Trainable(Protocol):
     envs: VectorEnv
     layout: TextLayout
     learner: Learner
+    ranks: Ranks
     generator: torch.Generator
     iteration: int  # completed iterations
     history: History  # of the last `learn`
@@ -83,11 +85,11 @@ def learn(
     called = as_callbacks(callbacks)
     agent.history = history = History()
     with stop_signal((signal.SIGINT,)) as asked:
-        called = [*([ProgressCallback(is_stopping=asked)] if progress else []), *called]
+        called = [*([ProgressCallback(is_stopping=asked)] if progress and agent.ranks.is_main else []), *called]
         with started(agent, called, count, history):
             for _ in range(count):
                 history.stopped = _iterate(agent, called, history, profile=profile)
-                if history.stopped is None and asked() and len(history) < count:
+                if history.stopped is None and agent.ranks.any(asked()) and len(history) < count:
                     history.stopped = "interrupted"
                 if history.stopped is not None:
                     break
@@ -134,6 +136,7 @@ def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, 
                 episodes=agent.episodes,
                 generator=agent.generator,
                 timer=timer,
+                ranks=agent.ranks,
             )
         check_rewards(trajectories)
         return trajectories, *_subtract_baselines(agent, trajectories, timer)
@@ -164,6 +167,7 @@ def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Tim
             baseline=learner.baseline,
             generator=agent.generator,
             timer=timer,
+            ranks=agent.ranks,
         )
     return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
 

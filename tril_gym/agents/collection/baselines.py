@@ -18,6 +18,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import ALONE, Ranks
 
 Baseline = Literal["none", "prompt", "rollin"]
 
@@ -43,6 +44,7 @@ def baseline_rewards(
     baseline: Baseline,
     generator: torch.Generator,
     timer: Timer | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return the rewards of other texts of the same examples, (B,) float64.
 
@@ -54,6 +56,7 @@ def baseline_rewards(
             write itself.
         generator: source of all randomness of the other texts.
         timer: counts the seconds spent in the environment as "score".
+        ranks: as of `collect`.
     """
     keeps_rollins = baseline == "rollin" and trajectories.learn_on == "rollout"
     is_start = trajectories.is_rollin if keeps_rollins else torch.zeros_like(trajectories.is_rollin)
@@ -67,6 +70,7 @@ def baseline_rewards(
         examples=examples,
         starts=starts,
         timer=timer,
+        ranks=ranks,
     )
     return others.rewards.sum(1)
 

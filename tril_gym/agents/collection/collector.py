@@ -30,6 +30,7 @@ from tril_gym.models.texts import Texts
 from tril_gym.utils import deferred_rewards
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def collect(
     examples: Sequence[int] | None = None,
     starts: Texts | None = None,
     timer: Timer | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trajectories:
     """Write `episodes` texts.
 
@@ -80,6 +82,8 @@ def collect(
             can restart single rows.
         starts: completions to begin with, one for each of the examples, in place of rollins of the plan.
         timer: counts the seconds spent in the environment as "score".
+        ranks: the processes that write together. Each writes its share in an environment of its own, and all return
+            all texts.
 
     Raises:
         ValueError: no episodes, or an environment that violates its own metadata.
@@ -95,12 +99,20 @@ def collect(
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     timer, parts = timer or Timer(), []
-    for first in range(0, episodes, envs.num_envs):
-        rows = slice(first, first + envs.num_envs)
-        chosen = None if examples is None else np.asarray(examples[rows], dtype=np.int64)
-        begun = None if starts is None else starts[torch.arange(episodes)[rows]]
-        parts.append(_EpisodeBatch(envs, plan, layout, randomness[rows], chosen, begun, timer).write())
-    return Trajectories.cat(parts)
+    for batch in torch.arange(episodes).split(envs.num_envs * ranks.size):
+        rows = batch[ranks.share(len(batch))]
+        chosen = None if examples is None else np.asarray(examples, dtype=np.int64)[rows.numpy()]
+        begun = None if starts is None else starts[rows]
+        if len(rows):
+            batch_of_rank = _EpisodeBatch(envs, plan, layout, randomness[rows.numpy()], chosen, begun, timer)
+            parts.append((int(batch[0]), batch_of_rank.write()))
+    return _in_order(ranks.gather(parts))
+
+
+def _in_order(parts: Sequence[Sequence[tuple[int, Trajectories]]]) -> Trajectories:
+    """Return what all ranks wrote in the order of the episodes: by the first one of the batch, then by rank."""
+    found = [part for rank in parts for part in rank]
+    return Trajectories.cat([texts for _, texts in sorted(found, key=lambda part: part[0])])
 
 
 def switch_points(lengths: np.ndarray, uniforms: np.ndarray, *, allow_full: bool = False) -> np.ndarray:

@@ -34,6 +34,7 @@ from tril_gym.functional.running import RunningStd
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import Ranks
 
 log = logging.getLogger(__name__)
 # Nats on average, in full and in low precision; more than rounding explains.
@@ -76,6 +77,10 @@ class ActorCritic(Learner):
             checkpoint_gradients(policy.model)
         if config.compile:
             policy.language_model.compile()
+
+    def join(self, ranks: Ranks) -> None:
+        """Score and learn from a share of the texts in each process."""
+        self.credit.ranks = self.epochs.ranks = ranks
 
     @property
     def ref_policy(self) -> LMPolicy:

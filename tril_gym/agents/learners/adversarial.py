@@ -30,6 +30,7 @@ from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, config_field
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class AdversarialLearner(Learner):
     needs_rewards = False
 
     def __init__(self, policy: LMPolicy, config: AdversarialConfig, layout: TextLayout) -> None:
-        self.config = config
+        self.config, self.ranks = config, ALONE
         self.actor_critic = ActorCritic(policy, config, layout)
         self.tokenize, self.guard = ReferenceTokens(layout), StepGuard(config.skip_nonfinite)
         # Pairs of references and the policy's texts of the same prompts, of the last iterations.
@@ -142,6 +143,11 @@ class AdversarialLearner(Learner):
     def ref_policy(self) -> LMPolicy:
         """The reference policy of the actor-critic."""
         return self.actor_critic.ref_policy
+
+    def join(self, ranks: Ranks) -> None:
+        """Read and learn from a share of the texts in each process."""
+        self.ranks = ranks
+        self.actor_critic.join(ranks)
 
     def collection_plan(self, plan: Plan) -> Plan:
         """Return the actor-critic's collection plan."""
@@ -227,29 +233,42 @@ class AdversarialLearner(Learner):
     def _step(self, experts: Texts, written: Texts) -> Metrics:
         """Take an optimizer step of the discriminator and return its metrics; none where the step was skipped."""
         self.optimizer.zero_grad()
-        metrics = {}
-        if self.config.gradient_penalty > 0:
-            assert isinstance(self.discriminator, ClassifierDiscriminator)
-            expert_logits, gradients = self.discriminator.logits_and_gradients(experts)
-            penalty = gradient_penalty(gradients)
-            metrics["discriminator/gradient_penalty"] = float(penalty.detach())
-        else:
-            expert_logits, penalty = self.discriminator.logits(experts), None
-        policy_logits = self.discriminator.logits(written)
-        loss = discriminator_loss(expert_logits, policy_logits, label_smoothing=self.config.label_smoothing)
-        (loss if penalty is None else loss + self.config.gradient_penalty * penalty).backward()
+        rows = torch.arange(len(experts))[self.ranks.share(len(experts))]
+        metrics = self._gradients(experts[rows], written[rows], share=len(rows) / len(experts))
+        self.ranks.sum_gradients(self.discriminator.parameters())
+        metrics = self.ranks.sum(metrics)
         norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
-        metrics |= {"discriminator/loss": float(loss.detach()), "grad_norm/discriminator": float(norm)}
+        metrics |= {"grad_norm/discriminator": float(norm)}
         if not self.guard.allows(metrics):
             return {}
         self.optimizer.step()
         return metrics
 
+    def _gradients(self, experts: Texts, written: Texts, *, share: float) -> Metrics:
+        """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share."""
+        penalises, names = self.config.gradient_penalty > 0, ("discriminator/gradient_penalty", "discriminator/loss")
+        if not len(experts):
+            return dict.fromkeys(names[0 if penalises else 1 :], 0.0)
+        metrics, total = {}, torch.zeros(())
+        if penalises:
+            assert isinstance(self.discriminator, ClassifierDiscriminator)
+            expert_logits, gradients = self.discriminator.logits_and_gradients(experts)
+            penalty = gradient_penalty(gradients)
+            metrics[names[0]] = share * float(penalty.detach())
+            total = self.config.gradient_penalty * penalty
+        else:
+            expert_logits = self.discriminator.logits(experts)
+        policy_logits = self.discriminator.logits(written)
+        loss = discriminator_loss(expert_logits, policy_logits, label_smoothing=self.config.label_smoothing)
+        (share * (loss + total)).backward()
+        return metrics | {names[1]: share * float(loss.detach())}
+
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
         """Return the discriminator's logits, (B,), on the CPU."""
-        parts = torch.arange(len(texts)).split(self.config.minibatch_size)
-        return torch.cat([self.discriminator.logits(texts[rows]).cpu() for rows in parts])
+        return self.ranks.compute_rows(
+            lambda rows: self.discriminator.logits(texts[rows]), len(texts), chunk=self.config.minibatch_size
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the discriminator, its optimizer and the actor-critic."""

@@ -22,6 +22,7 @@ from tril_gym.functional.losses import nll_loss
 from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import ALONE, Ranks
 
 
 class BehaviourCloning(Learner):
@@ -34,8 +35,13 @@ class BehaviourCloning(Learner):
         self.policy, self.config = policy, config
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.autocast, self.guard = autocast_of(config, policy.device), StepGuard(config.skip_nonfinite)
+        self.ranks = ALONE
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
+
+    def join(self, ranks: Ranks) -> None:
+        """Learn from a share of the texts in each process."""
+        self.ranks = ranks
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""
@@ -54,15 +60,17 @@ class BehaviourCloning(Learner):
         Raises:
             NonFiniteError: the loss or the gradient norm is not finite, and no further step may be skipped.
         """
-        nats = 0.0
+        nats, share = 0.0, torch.arange(len(texts))[self.ranks.share(len(texts))]
         self.optimizer.zero_grad()
-        for rows in torch.arange(len(texts)).tensor_split(min(self.config.gradient_accumulation, len(texts))):
+        for rows in share.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(texts)))):
+            part = texts[rows] if len(rows) else texts[torch.tensor([0])].without_tokens()
             with self.autocast():
-                loss = self.loss(texts[rows].trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
+                loss = self.loss(part.trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
             loss.backward()
             nats += float(loss.detach())
+        self.ranks.sum_gradients(self.policy.parameters())
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        metrics = {"policy/loss": nats, "grad_norm/policy": float(norm)}
+        metrics = self.ranks.sum({"policy/loss": nats}) | {"grad_norm/policy": float(norm)}
         if not self.guard.allows(metrics):
             return {}
         self.optimizer.step()

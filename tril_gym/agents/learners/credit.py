@@ -25,6 +25,7 @@ from tril_gym.functional.kl import kl_terms, nats_per_text
 from tril_gym.functional.masked import masked_whiten
 from tril_gym.functional.returns import gae, kl_penalised_rewards
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import ALONE, Ranks
 
 
 class Advantages(Protocol):
@@ -72,6 +73,7 @@ class CreditAssignment:
     ) -> None:
         self.policy, self.ref_policy, self.layout, self.config = policy, ref_policy, layout, config
         self.advantages = advantages
+        self.ranks: Ranks = ALONE
         self.autocast = autocast_of(config, policy.device)
         # Without gradients no activations are kept: more texts fit, and share rows with less padding.
         self.chunk = 4 * config.minibatch_size
@@ -91,19 +93,24 @@ class CreditAssignment:
         In low precision the policy's own log-probabilities are computed again, by the pass that training uses.
         """
         timer = timer or Timer()
-        chunks = [trajectories.texts[rows] for rows in torch.arange(len(trajectories)).split(self.chunk)]
         old_logprobs = trajectories.old_logprobs
         if self.is_low_precision:
-            with self.autocast():
-                scores = [self.policy.token_logprobs(texts, self.layout).logprobs.cpu() for texts in chunks]
-            old_logprobs = torch.cat(scores).double()
-        with timer.time("reference"), self.autocast():
-            ref_logprobs = torch.cat(
-                [self.ref_policy.token_logprobs(texts, self.layout).logprobs.cpu() for texts in chunks]
-            )
+            old_logprobs = self._logprobs(self.policy, trajectories).double()
+        with timer.time("reference"):
+            ref_logprobs = self._logprobs(self.ref_policy, trajectories)
         with timer.time("values"), self.autocast():
             values = self._values(trajectories, critic)
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
+
+    def _logprobs(self, policy: LMPolicy, trajectories: Trajectories) -> Tensor:
+        """Return the log-probabilities of all tokens under a policy, (B, T) on the CPU."""
+        texts = trajectories.texts
+
+        def score(rows: Tensor) -> Tensor:
+            return policy.token_logprobs(texts[rows], self.layout).logprobs
+
+        with self.autocast():
+            return self.ranks.compute_rows(score, len(texts), chunk=self.chunk)
 
     def _values(self, trajectories: Trajectories, critic: Critic) -> Tensor:
         """Return the values, (B, T + 1); if they were recorded, read only the texts that were cut off again.
@@ -114,7 +121,8 @@ class CreditAssignment:
         rows = torch.arange(len(trajectories)) if known is None else trajectories.is_cut_off.nonzero().squeeze(1)
         if known is not None and not len(rows):
             return known
-        values = torch.cat([critic(trajectories.texts[part]).cpu() for part in rows.split(self.chunk)])
+        texts = trajectories.texts[rows]
+        values = self.ranks.compute_rows(lambda part: critic(texts[part]), len(texts), chunk=self.chunk)
         return values if known is None else known.index_copy(0, rows, values.to(known.dtype))
 
     def experience(self, trajectories: Trajectories, *, kl_coef: float) -> Experience:

@@ -8,6 +8,7 @@ B texts, T new tokens.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -24,9 +25,12 @@ from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import autocast_of
 from tril_gym.functional import losses
 from tril_gym.models.lm_head import EntropyMode
+from tril_gym.utils.ranks import ALONE, Ranks
 
 # What compares sampling with scoring; after an update, the policy has moved.
-BEFORE_FIRST_UPDATE = ("policy/ratio_error", "policy/sampling_error_max", "policy/sampling_error_mean")
+RATIO_ERROR = "policy/ratio_error"
+SAMPLING_ERROR_MAX, SAMPLING_ERROR_MEAN = "policy/sampling_error_max", "policy/sampling_error_mean"
+BEFORE_FIRST_UPDATE = (RATIO_ERROR, SAMPLING_ERROR_MAX, SAMPLING_ERROR_MEAN)
 
 
 class PolicyLoss(Protocol):
@@ -62,6 +66,7 @@ class Epochs:
         self.policy_loss = policy_loss
         self.autocast = autocast_of(config, policy.device)
         self.guard = StepGuard(config.skip_nonfinite)
+        self.ranks: Ranks = ALONE
 
     def run(
         self,
@@ -130,7 +135,8 @@ class Epochs:
     ) -> Metrics:
         """Leave the gradients of a minibatch's losses in policy and critic, and return the terms of the losses.
 
-        Computed in `gradient_accumulation` parts, each divided by the counts of the whole, so that they add up to it.
+        Computed in `gradient_accumulation` parts, each divided by the counts of the whole, so that they add up to it;
+        with several ranks, each computes its share of the texts.
 
         Args:
             batch: the minibatch.
@@ -139,12 +145,11 @@ class Epochs:
             entropies: whether they are computed.
         """
         counts = counts or batch.counts
-        for parameter in (*self.policy.parameters(), *critic.parameters()):
+        for parameter in self._trained(critic):
             parameter.grad = None
         metrics: defaultdict[str, float] = defaultdict(float)
         errors = []
-        for rows in torch.arange(len(batch)).tensor_split(min(self.config.gradient_accumulation, len(batch))):
-            part = batch.part(rows).to(self.policy.device)
+        for part in self._parts(batch):
             with self.autocast():
                 hidden = self.policy.language_model.hidden(part.texts) if critic.is_shared else None
                 loss, terms = self.policy_terms(part, counts, entropies=entropies, hidden=hidden)
@@ -157,9 +162,25 @@ class Epochs:
             errors.append([float(terms.pop(name)) for name in BEFORE_FIRST_UPDATE])
             for name, term in (terms | {"critic/loss": value}).items():
                 metrics[name] += float(term.detach())
+        self.ranks.sum_gradients(self._trained(critic))
         ratios, largest, sums = zip(*errors, strict=True)
-        mean = sum(sums) / max(1, batch.counts.learn)
-        return metrics | dict(zip(BEFORE_FIRST_UPDATE, (max(ratios), max(largest), mean), strict=True))
+        found = self.ranks.sum(metrics) | self.ranks.max({RATIO_ERROR: max(ratios), SAMPLING_ERROR_MAX: max(largest)})
+        return found | self.ranks.sum({SAMPLING_ERROR_MEAN: sum(sums) / max(1, batch.counts.learn)})
+
+    def _trained(self, critic: Critic) -> list[nn.Parameter]:
+        """Return the parameters of both networks."""
+        return [*self.policy.parameters(), *critic.parameters()]
+
+    def _parts(self, batch: Experience) -> Iterator[Experience]:
+        """Yield this rank's share of a minibatch in parts, on the policy's device; all ranks have as many parts.
+
+        A rank without a text left for a part takes one whose tokens count for nothing: a sharded model needs every
+        rank in each pass.
+        """
+        rows = torch.arange(len(batch))[self.ranks.share(len(batch))]
+        for part in rows.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(batch)))):
+            found = batch.part(part) if len(part) else batch.part(torch.tensor([0])).without_tokens_to_learn()
+            yield found.to(self.policy.device)
 
     def policy_terms(
         self, part: Experience, counts: Counts, *, entropies: EntropyMode = "gradient", hidden: Tensor | None = None
@@ -176,9 +197,9 @@ class Epochs:
             "policy/clip_fraction": losses.clip_fraction(
                 logprobs, old_logprobs, learn, clip_range=config.clip_range, count=count
             ),
-            "policy/ratio_error": losses.ratio_error(logprobs, old_logprobs, learn),
-            "policy/sampling_error_max": torch.tensor(largest),
-            "policy/sampling_error_mean": torch.tensor(error),
+            RATIO_ERROR: losses.ratio_error(logprobs, old_logprobs, learn),
+            SAMPLING_ERROR_MAX: torch.tensor(largest),
+            SAMPLING_ERROR_MEAN: torch.tensor(error),
         }
         if scores.entropy is not None:
             terms["policy/entropy"] = losses.entropy_bonus(scores.entropy, learn, count=count)

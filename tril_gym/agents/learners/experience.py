@@ -5,7 +5,7 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,13 @@ class Experience:
             learn_critic=self.learn_critic[rows, :width],
             targets=None if self.targets is None else self.targets[rows].trimmed(),
         )
+
+    def without_tokens_to_learn(self) -> Experience:
+        """Return the same texts, none of whose tokens counts for a loss."""
+        nothing, targets = torch.zeros_like(self.learn), self.targets
+        if targets is not None:
+            targets = targets.without_tokens()
+        return replace(self, learn=nothing, learn_critic=nothing, targets=targets)
 
     def to(self, device: torch.device) -> Experience:
         """Return a copy on another device."""

@@ -11,6 +11,7 @@ from tril_gym.agents.collection.baselines import Baseline
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import Ranks
 
 Metrics = dict[str, float]
 
@@ -38,6 +39,13 @@ class Learner(Protocol):
     def baseline(self) -> Baseline:
         """Start of the other text whose reward is subtracted from a text's; see `baseline_rewards`."""
         return "none"
+
+    def join(self, ranks: Ranks) -> None:
+        """Take note of the processes that train together.
+
+        All of them have all texts. A learner that does not override this computes on all of them in every process: its
+        result is right, but no sooner.
+        """
 
     def collection_plan(self, plan: Plan) -> Plan:
         """Return a plan that writes the same texts and may record during collection what `update` needs."""

@@ -1,0 +1,132 @@
+"""Train small agents in float64, alone or as one of several processes, and keep their texts, weights and metrics.
+
+    python rank_cases.py FILE CASE …                                        one process
+    python -m torch.distributed.run --nproc-per-node 2 rank_cases.py …      two
+
+A case is a name in CASES, with ":counts" or ":whitening" for a defect that is planted: divisors and whitening per
+process, which are what the result must not depend on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from doubles import policy_of
+
+import tril_gym  # noqa: F401  registers the environments
+from tril_gym.agents import Guide
+from tril_gym.agents.learners import credit
+from tril_gym.agents.learners.epochs import Epochs
+from tril_gym.agents.learners.experience import Counts
+from tril_gym.experiment.algorithms import agent_type
+from tril_gym.utils.ranks import Ranks, join_ranks
+
+NUM_ENVS, ITERATIONS = 12, 3
+# Texts of many lengths, whose numbers are not multiples of the number of processes.
+NUMBERS = {"episodes_per_iteration": 19, "minibatch_size": 6, "epochs": 2, "learning_rate": 1e-3}
+ADAPTIVE = {"kl_controller": "adaptive", "kl_target": 0.5, "normalize_advantages": True}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", {}),
+    "ppo-pp": ("ppo-pp", {}),
+    "aggrevated": ("aggrevated", {}),
+    "lols": ("lols", {}),
+    "d2lols": ("d2lols", {}),
+    "gail": ("gail", {}),
+    "bc": ("bc", {}),
+    "LoRA": ("ppo", {"lora": True}),
+    "shared critic": ("ppo", {"critic": "shared"}),
+    "adapter critic": ("ppo", {"lora": True, "critic": "adapter"}),
+    "whitening": ("ppo", ADAPTIVE),
+    "whitening, encoder-decoder": ("ppo-pp", ADAPTIVE | {"family": "t5", "target_coef": 0.1}),
+    "early stop": ("ppo", {"target_kl": 0.002, "epochs": 4}),
+    "accumulation": ("ppo", {"gradient_accumulation": 3, "group_by_length": True}),
+    "few texts": ("ppo", {"episodes_per_iteration": 5, "minibatch_size": 3}),
+    "baseline": ("ppo", {"baseline": "prompt", "scale_rewards": True}),
+    "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
+}
+
+
+def agent_of(case: str, ranks: Ranks) -> Any:
+    """Return the agent of a case, whose environment has this rank's share of the rows."""
+    algorithm, numbers = CASES[case]
+    numbers = NUMBERS | numbers
+    kind = agent_type(algorithm)
+    policy = policy_of(numbers.pop("family", "gpt2"), vocab_size=16, dtype=torch.float64)
+    policy = policy.with_lora(2) if numbers.pop("lora", False) else policy
+    if "temperature" in kind.config_type.__dataclass_fields__:
+        numbers = {"temperature": 3.0} | numbers  # so that texts end early
+    if "rollin_prob" in kind.config_type.__dataclass_fields__:
+        numbers = {"rollin_prob": 0.6} | numbers
+    known = {name: value for name, value in numbers.items() if name in kind.config_type.__dataclass_fields__}
+    guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0)
+    envs = gym.make_vec("tril/Toy-v0", num_envs=NUM_ENVS // ranks.size, autoreset_mode="Disabled")
+    more = {"guide": guide} if kind.takes_guide else {}
+    return kind(policy=policy, envs=envs, config=kind.config_type(**known), seed=3, ranks=ranks, **more)
+
+
+def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
+    """Train the agent of a case; return its texts, weights and metrics."""
+    name, _, defect = case.partition(":")
+    with planted(defect, ranks):
+        agent, texts = agent_of(name, ranks), []
+        if CASES[name][0] == "gail":
+            agent.learner.discriminator.model.double()
+        agent.learn(ITERATIONS, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
+    return {
+        "texts": texts,
+        "weights": [parameter.detach().clone() for parameter in agent.policy.parameters()],
+        "metrics": [numbers_of(row) for row in agent.history],
+    }
+
+
+def numbers_of(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that are no times."""
+    return {name: value for name, value in metrics.items() if not name.startswith("time/") and "second" not in name}
+
+
+class planted:  # noqa: N801  (used as a context manager)
+    """Plant a defect of a training that knows only its own process."""
+
+    def __init__(self, defect: str, ranks: Ranks) -> None:
+        self.defect, self.ranks = defect, ranks
+
+    def __enter__(self) -> None:
+        self.gradients, self.whiten = Epochs.gradients, credit.masked_whiten
+        gradients, whiten, ranks = self.gradients, self.whiten, self.ranks
+
+        def counted_per_process(epochs: Epochs, batch: Any, critic: Any, counts: Any, **more: Any) -> Any:
+            own = [int(mask[ranks.share(len(batch))].sum()) for mask in (batch.learn, batch.learn_critic)]
+            counts = Counts(*(max(1, number) * ranks.size for number in own), counts.target)
+            return gradients(epochs, batch, critic, counts, **more)
+
+        def whitened_per_process(values: Any, mask: Any) -> Any:
+            parts = [torch.arange(len(values))[share_of(rank, ranks, len(values))] for rank in range(ranks.size)]
+            return torch.cat([whiten(values[rows], mask[rows]) for rows in parts if rows.numel()])
+
+        if self.defect == "counts":
+            Epochs.gradients = counted_per_process  # type: ignore[method-assign]
+        if self.defect == "whitening":
+            credit.masked_whiten = whitened_per_process
+
+    def __exit__(self, *error: object) -> None:
+        Epochs.gradients, credit.masked_whiten = self.gradients, self.whiten  # type: ignore[method-assign]
+
+
+def share_of(rank: int, ranks: Ranks, count: int) -> slice:
+    """Return the rows of another rank."""
+    return slice(count * rank // ranks.size, count * (rank + 1) // ranks.size)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    here = join_ranks()
+    found = {case: result_of(case, here) for case in sys.argv[2:]}
+    if here.is_main:
+        torch.save(found, sys.argv[1])

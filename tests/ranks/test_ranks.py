@@ -1,0 +1,141 @@
+"""The result does not depend on the number of processes: two and four of them against one, in float64."""
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from rank_cases import CASES, ITERATIONS, result_of
+
+from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
+
+SCRIPT = Path(__file__).with_name("rank_cases.py")
+DEFECTS = ("ppo:counts", "whitening:whitening")
+WITH_FOUR = ("ppo-pp", "gail", "few texts")
+
+
+def results_of(processes: int, cases: list[str], folder: Path) -> dict:
+    """The results of several processes, trained once for all workers of the test run."""
+    file = folder / f"ranks-{processes}.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            launch(processes, SCRIPT, file, *cases)
+    return torch.load(file)
+
+
+def launch(processes: int, script: Path, *arguments: object) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="module")
+def of_two(shared_folder):
+    return results_of(2, [*CASES, *DEFECTS], shared_folder)
+
+
+@pytest.fixture(scope="module")
+def of_four(shared_folder):
+    return results_of(4, list(WITH_FOUR), shared_folder)
+
+
+def distance(found: dict, expected: dict) -> float:
+    """The largest difference of a weight; infinite where a text differs."""
+    if not all(torch.equal(*pair) for pair in zip(found["texts"], expected["texts"], strict=True)):
+        return math.inf
+    pairs = zip(found["weights"], expected["weights"], strict=True)
+    return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
+
+
+class TestAgainstOneProcess:
+    @pytest.mark.parametrize("case", CASES)
+    def test_two_processes_give_the_same(self, case, of_two):
+        alone = result_of(case, ALONE)
+        assert len(alone["texts"]) == ITERATIONS
+        assert distance(of_two[case], alone) < 1e-9
+        for mine, theirs in zip(of_two[case]["metrics"], alone["metrics"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)
+
+    @pytest.mark.parametrize("case", WITH_FOUR)
+    def test_four_processes_give_the_same(self, case, of_four):
+        assert distance(of_four[case], result_of(case, ALONE)) < 1e-9
+
+    @pytest.mark.parametrize("case", DEFECTS)
+    def test_what_knows_only_its_own_process_gives_something_else(self, case, of_two):
+        assert distance(of_two[case], of_two[case.partition(":")[0]]) > 1e-6
+
+
+class OneOf(Ranks):
+    """One of several ranks, whose others are not there."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+class TestShares:
+    @pytest.mark.parametrize("size", [1, 2, 3, 5])
+    @pytest.mark.parametrize("count", [1, 2, 5, 12])
+    def test_shares_are_all_rows_once_in_order(self, size, count):
+        ranks = [OneOf(rank, size) for rank in range(size)]
+        shares = [list(range(count))[rank.share(count)] for rank in ranks]
+        assert [row for share in shares for row in share] == list(range(count))
+        lengths = {len(share) for share in shares}
+        assert max(lengths) - min(lengths) <= 1
+        assert max(lengths) == ranks[0].largest_share(count)
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_all_ranks_compute_equally_often(self, rank):
+        read = []
+
+        def twice(rows):
+            read.append(len(rows))
+            return 2 * rows
+
+        OneOf(rank, 2).compute_rows(twice, 5, chunk=2)  # 2 rows of rank 0, 3 of rank 1
+        assert read == [2, 1]
+
+    def test_one_process_computes_all(self):
+        assert ALONE.compute_rows(lambda rows: 2 * rows, 5, chunk=2).tolist() == [0, 2, 4, 6, 8]
+
+    def test_one_process_returns_what_it_is_given(self):
+        assert ALONE.gather(7) == [7]
+        assert ALONE.sum({"a": 0.1}) == ALONE.max({"a": 0.1}) == {"a": 0.1}
+        assert ALONE.any(True)
+        assert not ALONE.any(False)
+
+    def test_the_largest_of_nan_is_nan(self):
+        assert math.isnan(ALONE.max({"a": math.nan})["a"])
+
+
+class TestLaunchers:
+    def test_without_one_a_process_is_alone(self, monkeypatch):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        assert join_ranks() is ALONE
+
+    @pytest.mark.parametrize("size", ["0", "two", "-1"])
+    def test_a_wrong_number_is_refused(self, size, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with pytest.raises(ValueError, match=f"WORLD_SIZE must be a whole number from 1 on, got '{size}'"):
+            join_ranks()
+
+    def test_an_incomplete_environment_is_refused(self, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ValueError, match="RANK is not set; start the processes with torchrun"):
+            join_ranks()

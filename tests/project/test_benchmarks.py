@@ -464,6 +464,12 @@ class TestLearning:
         ]
         assert learning.summary(results)["broken"] == broken
 
+    @pytest.mark.parametrize(("of_references", "broken"), [(0.02, []), (0.0, ["repetition"])])
+    def test_bc_may_repeat_as_much_as_references(self, of_references, broken):
+        about = {"likelihood": {"standard_errors": 30.0}, "reference_repetition": of_references}
+        result = self.result(algorithm="bc", repetition=0.025, **about)
+        assert learning.summary([result])["broken"] == broken
+
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]
         learning.draw([self.result(curve=curve), self.result(curve=curve, algorithm="bc")], tmp_path)
@@ -476,6 +482,7 @@ class TestLearning:
         trained = tiny_policy(train, samples=2000, epochs=4, width=32, heads=2, progress=False)
         assert learning.discriminator_accuracy(trained, train, held_out) < 0.75
         assert learning.reference_nll(trained, held_out) < learning.reference_nll(untrained, held_out) - 1.0
+        assert learning.reference_repetition(held_out) == 0
         before, after = (learning.reference_likelihoods(policy, held_out) for policy in (untrained, trained))
         assert min(new - old for old, new in zip(before, after, strict=True)) > 0
         assert -sum(after) / len(after) == pytest.approx(learning.reference_nll(trained, held_out), rel=0.1)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import AutoresetMode, VectorEnv
 
     from tril_gym.data.examples import Examples
+    from tril_gym.data.task import Task
     from tril_gym.envs.config import TextEnvConfig
 
 
@@ -45,6 +46,7 @@ ENVIRONMENTS: dict[str, Registration] = {
         config="common_gen:common_gen_config", default_reward={"cider_d": 0.1, "concept_coverage": 1.0}
     ),
     "tril/TLDR-v0": Registration(config="tldr:tldr_config", default_reward={"rouge_l": 1.0}),
+    "tril/HH-v0": Registration(config="hh:hh_config", default_reward={"preference": 1.0}),
     "tril/Text-v0": Registration(config="text:text_config", default_reward={}),
     "tril/Toy-v0": Registration(config="toy:toy_config", default_reward={}),
 }
@@ -133,15 +135,28 @@ def examples_of(env_id: str, *, dataset: Any, split: str | None = None, **readin
     """
     from tril_gym.data.sources import load_examples
 
-    (task,) = _config_function(env_id.split(":")[-1]).args
-    return load_examples(task, dataset, split=split, **reading)
+    return load_examples(task_of(env_id), dataset, split=split, **reading)
+
+
+def task_of(env_id: str) -> Task:
+    """Return the task of an environment with the keyword `dataset`.
+
+    Raises:
+        ValueError: there is no such environment, or it creates its own examples.
+    """
+    name = env_id.split(":")[-1]
+    function = _config_function(name)
+    if not accepts_dataset(name):
+        raise ValueError(f"{env_id} creates its own examples and reads no data set")
+    task: Task = function.args[0]
+    return task
 
 
 def measured_keywords(env_id: str) -> tuple[str, ...]:
     """Return the keywords of an environment of ours whose default is measured on its data."""
     if not accepts_dataset(env_id):
         return ()
-    (task,) = _config_function(env_id).args
+    task = task_of(env_id)
     sizes = {"max_prompt_length": task.max_prompt_length, "max_new_tokens": task.max_new_tokens}
     return tuple(name for name, size in sizes.items() if size is None)
 

@@ -74,8 +74,6 @@ def train_reward_model(
         if resume and output_dir is not None and RunFolder(output_dir).has_begun():
             run = resume_reward_model(output_dir, given, console=console, force_unlock=force_unlock)
         else:
-            if "dataset" not in given:
-                raise ValueError("--dataset is missing: a file or folder of pairs with prompt, chosen and rejected")
             config = RewardModelConfig(**given)
             folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{config.seed}")
             run = prepare_reward_model(config, folder, console=console, force_unlock=force_unlock)

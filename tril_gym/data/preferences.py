@@ -8,9 +8,10 @@ N pairs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tril_gym.data.readers import ENDINGS
 from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 from tril_gym.utils.chats import Message
+from tril_gym.utils.tokenization import joiner_between
 
 MIN_TRAIN = 8  # pairs
 Margins = NDArray[np.float64]
@@ -48,11 +50,12 @@ class PairData:
 
 
 def read(row: DataRow) -> Example:
-    """Read a pair as an example whose reference is the chosen completion.
+    """Read a pair as an example whose reference is the chosen completion; both begin as policies begin them."""
+    return with_joiner(read_pair(row))
 
-    A space is put before both completions where neither they nor the prompt have white space at the boundary ("TL;DR:"
-    and "My dog …"), since policies write one there.
-    """
+
+def read_pair(row: DataRow) -> Example:
+    """Read a pair as an example whose reference is the chosen completion and whose extras have the rejected one."""
     row = dict(row) | {name: assistant_text(row[name]) for name in ("chosen", "rejected")}
     messages = messages_of(row["prompt"])
     prompt = transcript(messages) if messages else row["prompt"]
@@ -61,17 +64,26 @@ def read(row: DataRow) -> Example:
         raise ValueError(f"prompt must be a text, got {prompt!r}")
     if chosen == rejected:
         raise ValueError(f"chosen and rejected must differ, got {chosen!r} twice; leave such pairs out")
-    boundary = (prompt[-1:] or " ", chosen[0], rejected[0])
     check_text("rejected", rejected)
-    # A chat template writes the separator before the assistant's message.
-    joiner = "" if messages or any(character.isspace() for character in boundary) else " "
-    return Example(prompt, references=(joiner + chosen,), extras={"rejected": joiner + rejected}, messages=messages)
+    return Example(prompt, references=(chosen,), extras={"rejected": rejected}, messages=messages)
+
+
+def with_joiner(example: Example) -> Example:
+    """Return a pair whose completions begin as policies begin them.
+
+    A chat template writes its own separator before the assistant's message.
+    """
+    chosen, rejected = example.references[0], example.extras["rejected"]
+    joiner = "" if example.messages else joiner_between(example.prompt, chosen, rejected)
+    extras = dict(example.extras) | {"rejected": joiner + rejected}
+    return replace(example, references=(joiner + chosen,), extras=extras)
 
 
 PAIRS = Task(
     name="a preference pair",
     columns=("prompt", "chosen", "rejected"),
     read=read,
+    has_pairs=True,
     max_prompt_length=512,
     max_new_tokens=128,
     prompt_truncation_side="left",
@@ -79,14 +91,18 @@ PAIRS = Task(
 )
 
 
-def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise", column: Mapping[str, str] | None = None) -> PairData:
+def load_pairs(
+    dataset: str | Path, *, task: Task = PAIRS, on_bad_row: str = "raise", column: Mapping[str, str] | None = None
+) -> PairData:
     """Return the pairs of a data set.
 
     Without a validation split, a tenth of the prompts is held out. A hash of the prompt decides, so the split is always
     the same, and all pairs of a prompt are on one side.
 
     Args:
-        dataset: a file, a folder with train.* and optionally validation.*, or "hub:owner/name".
+        dataset: a file, a folder with train.* and optionally validation.*, "hub:owner/name", or where the task has
+            them "embedded" and "hub".
+        task: how the rows are read.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
         column: names in the data of prompt, chosen and rejected, where they differ.
 
@@ -94,20 +110,18 @@ def load_pairs(dataset: str | Path, *, on_bad_row: str = "raise", column: Mappin
         ValueError: the data set does not exist, a row is malformed, or there are too few pairs.
     """
     name, path = str(dataset), Path(dataset).expanduser()
-    is_hub = name.startswith("hub:") and name != "hub:"
-    if not (is_hub or path.exists()):
+    load = functools.partial(load_examples, task, name, on_bad_row=on_bad_row, column=column)
+    is_named = name in (("embedded", "hub") if task.hub.repository else ())
+    is_named |= name.startswith("hub:") and name != "hub:"
+    if not (is_named or path.exists()):
         raise ValueError(
             f"there is no file or folder {name}; --dataset takes pairs in a file ({ENDINGS}), a folder with train.* and"
             " validation.*, or hub:owner/name"
         )
-    if is_hub or (path.is_dir() and has_splits(path) and has_split(path, "validation")):
-        train_part, held_out_part = (
-            load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row, column=column)
-            for split in ("train", "validation")
-        )
+    if is_named or (path.is_dir() and has_splits(path) and has_split(path, "validation")):
+        train_part, held_out_part = (load(split=split) for split in ("train", "validation"))
         return _checked(train_part, held_out_part, f"the validation part of {name}", name)
-    split = "train" if has_splits(path) else None
-    whole = load_examples(PAIRS, name, split=split, on_bad_row=on_bad_row, column=column)
+    whole = load(split="train" if has_splits(path) else None)
     train, held_out = hold_out(whole)
     words = f"{len(held_out)} of the {len(whole)} pairs of {name}, chosen by a hash of the prompt ({HELD_OUT:.0%})"
     return _checked(train, held_out, words, name)
@@ -119,10 +133,12 @@ def _checked(train: Examples | list[Example], held_out: Examples | list[Example]
             f"too few pairs in {name}: {len(train)} to learn from and {len(held_out)} held out, at least {MIN_TRAIN}"
             " and 1 are needed; add pairs with other prompts, or give a folder with train.* and validation.*"
         )
-    return PairData(tuple(map(_pair, train)), tuple(map(_pair, held_out)), source)
+    return PairData(tuple(map(pair_of, train)), tuple(map(pair_of, held_out)), source)
 
 
-def _pair(example: Example) -> Pair:
+def pair_of(example: Example) -> Pair:
+    """Return an example with a rejected completion as a pair, whose completions begin as policies begin them."""
+    example = with_joiner(example)
     return Pair(example.prompt, example.references[0], example.extras["rejected"], example.messages)
 
 

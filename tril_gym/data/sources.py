@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ def load_examples(
 
     Args:
         task: which columns the rows have, and how they are read.
-        dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, a folder that
-            `save_to_disk` wrote, one file of a format of `READERS`, a list of dictionaries or of `Example`, a
-            `pandas.DataFrame`, a `datasets.Dataset` or a `DatasetDict`.
+        dataset: "embedded", "hub", "hub:owner/name", "hub:owner/name/folder" (one folder of a repository), a folder
+            with train|validation|test.*, a folder that `save_to_disk` wrote, one file of a format of `READERS`, a list
+            of dictionaries or of `Example`, a `pandas.DataFrame`, a `datasets.Dataset` or a `DatasetDict`.
         split: one of `SPLITS`, "train" by default; only where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
         column: names in the data by the task's names of columns, where they differ.
@@ -387,32 +387,53 @@ def _wrap_once(examples: tuple[NoCopy, ...]) -> Examples:
 
 
 @functools.lru_cache(maxsize=8)
-def _from_hub(reader: RowReader, repository: str, split: str) -> Examples:
+def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
     """Load a public data set; without a validation split, a part of its train split is held out."""
-    available = _query_hub(repository, lambda datasets: datasets.get_dataset_split_names(repository))
+    repository, folders = _hub_folders(reader.task, source)
+    first = next(iter(folders))
+    available = _query_hub(source, lambda hub: hub.get_dataset_split_names(repository, data_dir=first))
     hub_split = split
     if split == "validation" and split not in available:
         hub_split = next((name for name in ("valid", "val", "dev") if name in available), "train")
     if hub_split not in available:
-        raise ValueError(f"{repository} has no split {split!r}; it has {', '.join(available)}")
-    table = _query_hub(repository, lambda datasets: datasets.load_dataset(repository, split=hub_split))
-    source = f"{repository} ({hub_split} split)"
-    examples = to_examples(reader, enumerate(_rows_of_table(table), start=1), source=source)
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(available)}")
+
+    def load(folder: str | None) -> Any:
+        return _query_hub(source, lambda hub: hub.load_dataset(repository, data_dir=folder, split=hub_split))
+
+    tables = {folder: load(folder) for folder in folders}
+    rows = chain.from_iterable(
+        (row | dict(folders[folder]) for row in _rows_of_table(table)) for folder, table in tables.items()
+    )
+    description = f"{source} ({hub_split} split)"
+    examples = to_examples(reader, enumerate(rows, start=1), source=description)
     if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
         held_out = [is_held_out(prompt) for prompt in examples.prompts()]
         chosen = held_out if split == "validation" else [not held for held in held_out]
-        part = examples.select(chosen, source=source)
+        part = examples.select(chosen, source=description)
         part.skipped = examples.skipped
         return part
     return examples
 
 
-def _query_hub(repository: str, query: Callable[[Any], Any]) -> Any:
+def _hub_folders(task: Task, source: str) -> tuple[str, Mapping[str | None, Mapping[str, str]]]:
+    """Return the repository of owner/name or owner/name/folder, and the folders to read with the columns they add."""
+    known = task.hub.folders
+    if source == task.hub.repository and known:
+        return source, {**known}
+    owner, name, *folder = source.split("/", 2)
+    if not (folder and owner) or owner.startswith((".", "~")):  # owner/name, or a folder of this machine
+        return source, {None: {}}
+    repository = f"{owner}/{name}"
+    return repository, {folder[0]: known.get(folder[0], {}) if repository == task.hub.repository else {}}
+
+
+def _query_hub(source: str, query: Callable[[Any], Any]) -> Any:
     import datasets  # slow to import
 
     try:
         return query(datasets)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
-            f"could not load {repository} from the Hugging Face hub: {error}; dataset= also takes a folder or a file"
+            f"could not load {source} from the Hugging Face hub: {error}; dataset= also takes a folder or a file"
         ) from error

@@ -18,6 +18,8 @@ class Hub:
 
     repository: str  # owner/name; "" where a task has no public data set of its own
     columns: Mapping[str, str] = field(default_factory=dict)  # our name: theirs, where they differ
+    # the folders to read, where the data are in several; the columns that all rows of a folder get
+    folders: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,10 +33,13 @@ class Task:
         read: turns a row into an example, or raises ValueError with the reason.
         gather: combines the examples of a data set (CommonGen joins those of one concept set).
         list_columns: columns that hold lists: in a CSV file JSON lists.
+        has_pairs: whether an example has a rejected completion beside its reference, in the extra "rejected".
         cuts_references: whether references are longer than T by design, as the second halves of IMDB's reviews are.
         max_prompt_length: P; None measures the prompts.
         max_new_tokens: T; None measures the references.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
+        turn_marks: how the turns of a dialogue begin; a prompt that is too long is cut on the left at one of them.
+        stop: strings at which texts end by default, besides EOS.
         hub: where the public data set is.
     """
 
@@ -44,10 +49,13 @@ class Task:
     read: Callable[[DataRow], Example]
     gather: Callable[[Iterable[Example]], Iterable[Example]] = iter
     list_columns: tuple[str, ...] = ()
+    has_pairs: bool = False
     cuts_references: bool = False
     max_prompt_length: int | None
     max_new_tokens: int | None
     prompt_truncation_side: Literal["left", "right"]
+    turn_marks: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
     hub: Hub
 
 

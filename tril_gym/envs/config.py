@@ -68,6 +68,7 @@ class TextEnvConfig:
         prompt_eos: bool = True,
         stop: Sequence[str] | str | None = None,
         chat: ChatFormat = NO_CHAT,
+        turn_marks: Sequence[str] = (),
         train_examples: Callable[[], Sequence[Example]] | None = None,
         reward_fn: RewardFunction | None = None,
         dense_reward: bool = False,
@@ -99,6 +100,7 @@ class TextEnvConfig:
             vocab_size=self.vocab_size,
             keeps_eos=prompt_eos,
             chat=chat,
+            turn_marks=tuple(turn_marks),
         )
         self.chat, self.joiner = chat, joiner_of(tokenizer, chat)
 
@@ -200,7 +202,7 @@ def text_env_config(
     """Return the configuration of a task on a data set.
 
     Args:
-        task: it also gives the lengths and the truncation side where they are None.
+        task: it also gives the lengths, the truncation side and the stop strings where they are None.
         dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, or objects; see
             `load_examples`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
@@ -216,7 +218,8 @@ def text_env_config(
         eos_token_ids: the ids of which each ends a text; by default the tokenizer's EOS.
         prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
             decoder-only models.
-        stop: strings at which a text ends, besides EOS; its completion is the text before.
+        stop: strings at which a text ends, besides EOS; its completion is the text before. None takes those of the
+            task, of which most have none.
         chat_template: a template in Jinja, or a file with one, in place of the tokenizer's; prompts that are texts then
             are messages of a user.
         system_prompt: the first message of prompts that have no system message; texts are messages of a user.
@@ -242,8 +245,9 @@ def text_env_config(
         vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         prompt_eos=prompt_eos,
-        stop=stop,
+        stop=task.stop if stop is None else stop,
         chat=chat,
+        turn_marks=task.turn_marks,
         train_examples=train_examples,
     )
     if chat.is_used:

@@ -5,6 +5,7 @@ N examples, P prompt tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ class PromptTable:
         vocab_size: V.
         keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
         chat: how prompts become chats.
+        turn_marks: how the turns of a dialogue begin; on the left a prompt is cut where a turn begins.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class PromptTable:
         vocab_size: int,
         keeps_eos: bool = True,
         chat: ChatFormat = NO_CHAT,
+        turn_marks: tuple[str, ...] = (),
     ) -> None:
         self.examples, self.tokenizer, self.chat = examples, tokenizer, chat
+        self._mark = re.compile("|".join(map(re.escape, turn_marks))) if turn_marks else None
         self.truncation_side, self.vocab_size = truncation_side, vocab_size
         self._before, self._after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
         self.ends_in_eos = tokenizer.eos_token_id in self._after and not chat.is_used
@@ -107,16 +111,25 @@ class PromptTable:
         return tokens
 
     def _truncate(self, example: Example, index: int) -> list[int]:
-        """Return the tokens of a prompt, cut on the truncation side; its suffix is kept."""
-        head = encode(self.tokenizer, example.prompt[: len(example.prompt) - len(example.suffix)])
-        tail = encode(self.tokenizer, example.suffix) if example.suffix else []
-        keep = self._room - len(tail)
+        """Return the tokens of a prompt, cut on the truncation side; its suffix is kept.
+
+        A dialogue is cut on the left where a turn begins. If the last turn alone is too long, its mark is kept.
+        """
+        body, mark = example.prompt[: len(example.prompt) - len(example.suffix)], ""
+        for turn in self._mark.finditer(body) if self._mark and self.truncation_side == "left" else ():
+            tokens = encode(self.tokenizer, example.prompt[turn.start() :])
+            if len(tokens) <= self._room:
+                return tokens
+            mark = turn[0]
+        head = encode(self.tokenizer, body.rpartition(mark)[2] if mark else body)
+        first, tail = (encode(self.tokenizer, text) if text else [] for text in (mark, example.suffix))
+        keep = self._room - len(first) - len(tail)
         if keep < 1:
             raise ValueError(
                 f"max_prompt_length is too short for example {index}: it leaves room for {self._room} tokens, and"
-                f" the end of the prompt that must be kept, {example.suffix!r}, has {len(tail)}"
+                f" the end of the prompt that must be kept, {mark + example.suffix!r}, has {len(first + tail)}"
             )
-        return (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
+        return first + (head[:keep] if self.truncation_side == "right" else head[-keep:]) + tail
 
 
 def prompt_table(examples: Examples, tokenizer: Any, **settings: Any) -> PromptTable:

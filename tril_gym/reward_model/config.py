@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tril_gym.rewards.neural.preference import TEMPLATE, check_template
@@ -22,8 +22,13 @@ TINY_DEFAULTS = {"batch_size": 16, "learning_rate": 5e-4, "drop_tokens": 0.3}
 class RewardModelConfig:
     """Every setting of a run. None means that the value depends on the model or the data; `resolve` fills it in."""
 
-    dataset: str = config_field(
-        MISSING, "file, folder, or hub:owner/name; columns prompt, chosen, rejected", group="data"
+    dataset: str | None = config_field(
+        None, "file, folder, or hub:owner/name; columns prompt, chosen, rejected; needed without --env", group="data"
+    )
+    env: str | None = config_field(
+        None,
+        "environment with pairs, such as tril/HH-v0, which reads the rows; default: rows are read as they are",
+        group="data",
     )
     on_bad_row: Literal["raise", "skip"] = config_field("raise", "what to do with malformed rows", group="data")
     column: dict[str, str] = field(
@@ -81,6 +86,11 @@ class RewardModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.dataset is None and self.env is None:
+            raise ValueError(
+                "--dataset is missing: a file or folder of pairs with prompt, chosen and rejected; or --env tril/HH-v0,"
+                " which has embedded ones"
+            )
         check_template(self.template)
         if self.chat_template is not None and self.model == TINY:
             raise ValueError("--chat-template needs a model with a tokenizer of its own; name one with --model")

@@ -19,35 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import WEIGHTS_NAME
 
+from tril_gym.functional.preferences import preference_loss as preference_loss
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import PairIds, pad_pairs, pair_rewards
 from tril_gym.utils.seeding import seeded
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
-
-
-def preference_loss(chosen: Tensor, rejected: Tensor, *, center_coef: float = 0.0) -> Tensor:
-    """Return the negative log-likelihood of the preferences: their mean, in nats.
-
-        L = mean −log σ(r(x, y) − r(x, z)) + c · (r(x, y) + r(x, z))²
-
-    Stiennon et al. 2020, section 3.3: https://arxiv.org/abs/2009.01325. The first term leaves the rewards of a prompt
-    undetermined up to a constant, which the second one settles (Eisenstein et al. 2023:
-    https://arxiv.org/abs/2312.09244).
-
-    Args:
-        chosen: (B,) rewards r(x, y) of the preferred completions.
-        rejected: (B,) rewards r(x, z) of the others.
-        center_coef: c; 0 leaves the term out.
-    """
-    assert chosen.shape == rejected.shape, (chosen.shape, rejected.shape)
-    loss = -functional.logsigmoid(chosen - rejected)  # (B,)
-    return (loss + center_coef * (chosen + rejected).square()).mean()
 
 
 class LengthGroupedBatches:

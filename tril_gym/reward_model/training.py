@@ -15,14 +15,16 @@ import shutil
 import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tril_gym.data.preferences import Margins, PairData, agreement, is_right, load_pairs
+from tril_gym.data.preferences import PAIRS, Margins, PairData, agreement, is_right, load_pairs
+from tril_gym.data.task import Task
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.registration import task_of
 from tril_gym.reward_model.config import TINY, RewardModelConfig, resolve
 from tril_gym.reward_model.network import (
     add_lora,
@@ -119,11 +121,27 @@ def resume_reward_model(
 def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None) -> RewardModelRun:
     """Read the pairs and make the network."""
     check_single_process()
-    pairs = load_pairs(config.dataset, on_bad_row=config.on_bad_row, column=config.column)
+    dataset = config.dataset or "embedded"
+    config = replace(config, dataset=dataset)
+    pairs = load_pairs(dataset, task=_task(config), on_bad_row=config.on_bad_row, column=config.column)
     with _threads(config):
         model, tokenizer, max_length = _network(config, pairs)
     config = resolve(config, num_pairs=len(pairs.train), max_length=max_length)
     return RewardModelRun(config, folder, console or RunConsole(), pairs, model, tokenizer)
+
+
+def _task(config: RewardModelConfig) -> Task:
+    """Return how the rows are read: by an environment that has pairs, or as they are.
+
+    Raises:
+        ValueError: the environment has no pairs.
+    """
+    if config.env is None:
+        return PAIRS
+    task = task_of(config.env)
+    if not task.has_pairs:
+        raise ValueError(f"--env {config.env} has no pairs of completions; tril/HH-v0 has, or leave it out")
+    return task
 
 
 def _network(config: RewardModelConfig, pairs: PairData) -> tuple[Any, Any, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from tril_gym.utils.lru_cache import LRUCache
@@ -27,7 +27,12 @@ class ExampleLike(Protocol):
     def label(self) -> int | None:
         """The example's class, if it has one."""
 
+    @property
+    def extras(self) -> Mapping[str, Any]:
+        """Further data, such as the rejected completion of a pair."""
 
+
+REJECTED = "rejected"  # the extra with the completion that people did not prefer
 Train = Sequence[ExampleLike] | Callable[[], Sequence[ExampleLike]]
 
 _results = LRUCache[Hashable, Any](size=8)
@@ -57,5 +62,7 @@ def fingerprint_of(examples: tuple[ExampleLike, ...]) -> str:
 def _digest(examples: tuple[ExampleLike, ...]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.prompt, list(example.references), example.label]).encode() + b"\n")
+        fields = [example.prompt, list(example.references), example.label]
+        fields += [example.extras[REJECTED]] if REJECTED in example.extras else []
+        digest.update(json.dumps(fields).encode() + b"\n")
     return digest.hexdigest()

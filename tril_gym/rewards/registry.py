@@ -186,7 +186,7 @@ REGISTRY = {
     "preference": RewardSpec(
         "neural.preference:Preference",
         "output of a reward model for prompt and completion, on its own scale",
-        "a reward model's name or folder, or an adapter's folder (model=)",
+        "a reward model's or an adapter's name or folder (model=), or preference pairs to fit a small one",
     ),
     "regex": RewardSpec(
         "text.verifiable:RegexMatch",

@@ -163,3 +163,13 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
         return tokens, []
     first, last = special.index(0), len(special) - special[::-1].index(0)
     return tokens[:first], tokens[last:]
+
+
+def joiner_between(prompt: str, *completions: str) -> str:
+    """Return what policies write between a prompt and a completion: a space, or nothing where white space is there.
+
+    Completions that are compared begin alike, so white space at the boundary of one counts for all ("TL;DR:" and
+    "My dog …" have none).
+    """
+    boundary = (prompt[-1:] or " ", *(completion[:1] for completion in completions))
+    return "" if any(character.isspace() for character in boundary) else " "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tril_gym.data.embedded import common_gen_grammar, imdb_grammar, text_grammar, tldr_grammar
+from tril_gym.data.embedded import common_gen_grammar, hh_grammar, imdb_grammar, text_grammar, tldr_grammar
 from tril_gym.data.sources import SPLITS
 from tril_gym.data.tokenizers import train_tokenizer
 
@@ -38,6 +38,11 @@ def common_gen_texts(row: dict) -> list[str]:
     return [f"concepts: {' '.join(row['concepts'])}. sentence: {reference}" for reference in row["references"]]
 
 
+def hh_texts(row: dict) -> list[str]:
+    """Return the dialogue with the good answer, and with the poor one."""
+    return [f"{row['prompt']} {row[answer]}" for answer in ("chosen", "rejected")]
+
+
 def imdb_texts(row: dict) -> list[str]:
     """Return the review."""
     return [row["text"]]
@@ -58,6 +63,7 @@ DATASETS = {
     "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts),
     "common_gen": EmbeddedDataset(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
     "tldr": EmbeddedDataset(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
+    "hh": EmbeddedDataset(hh_grammar.examples, (2000, 200, 200), hh_texts),
     "text": EmbeddedDataset(text_grammar.examples, (200, 50, 50), text_texts, SPLITS),
 }
 

@@ -10,8 +10,9 @@ B texts.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
+from tril_gym.rewards.fitting import Train, fit_once
 from tril_gym.rewards.neural.adapters import (
     attach_adapter,
     classifier_on,
@@ -27,8 +29,10 @@ from tril_gym.rewards.neural.adapters import (
     load_with_adapter,
     tokenizer_source,
 )
+from tril_gym.rewards.neural.preference_fit import fit
 from tril_gym.rewards.neural.pretrained import (
     ComputeSettings,
+    check_folder,
     check_run_settings,
     from_pretrained,
     load_once,
@@ -39,6 +43,7 @@ from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.tokenization import load_tokenizer
 
+FOLDER = "preference"
 TEMPLATE = "{prompt}{completion}"
 REPORT = "reward_model.json"  # written beside the weights by the training of a reward model
 USUAL_LENGTH = 1024  # tokens, the default maximum: a post and its summary
@@ -51,8 +56,11 @@ class Preference(Score):
     Long texts are truncated on the left: first the beginning of the template and of the prompt. An empty completion
     gets the model's output for the prompt alone. A text's score is the same in every batch up to 1e-5.
 
+    Without a model a small one is fitted to the train examples that have a rejected completion; see `preference_fit`.
+
     Raises:
-        ValueError: the model is no trained reward model; or with `minus_reference` a text has no references.
+        ValueError: the model is no trained reward model, or there is none and nothing to fit one to; or with
+            `minus_reference` a text has no references.
     """
 
     name = "preference"
@@ -61,6 +69,8 @@ class Preference(Score):
     def __init__(
         self,
         *,
+        train: Train | None = None,
+        fitted: Path | None = None,
         model: str | Path | None = None,
         template: str | None = None,
         tokenizer: str | Path | None = None,
@@ -74,6 +84,8 @@ class Preference(Score):
         """Choose the reward model and how to read it.
 
         Args:
+            train: examples to fit a small reward model on, if no model is named.
+            fitted: a folder that `save` wrote.
             model: name or folder of a sequence classifier with one output, or of an adapter of peft.
             template: format of the model's input with {prompt} and {completion}; None takes the one in
                 reward_model.json of the model's folder, else "{prompt}{completion}".
@@ -88,10 +100,15 @@ class Preference(Score):
                 change or move; device and dtype are then those of the base.
         """
         check_run_settings(batch_size=batch_size, dtype=dtype)
-        self.model = resolve_model(self.name, model, kind="reward model", allow_adapter=True)
-        if base is not None and not is_adapter(self.model):
-            raise ValueError(f"base is for an adapter, and {self.model!r} is a whole model; leave base out")
-        report = _report(Path(self.model))
+        self._train, self._fitted, self._model = train, None if model is not None else fitted, None
+        if self._fitted is not None:
+            check_folder(self._fitted / FOLDER, kind="reward model")
+        elif model is not None or train is None:
+            self._model = resolve_model(self.name, model, kind="reward model", allow_adapter=True)
+        if base is not None and not (self._model and is_adapter(self._model)):
+            raise ValueError(f"base is for an adapter, and {self._model!r} is a whole model; leave base out")
+        folder = self._fitted / FOLDER if self._fitted else self._model
+        report = {} if folder is None else _report(Path(folder))
         self.template = report.get("template", TEMPLATE) if template is None else template
         self.max_length = report.get("max_length") if max_length is None else max_length
         check_template(self.template)
@@ -116,6 +133,25 @@ class Preference(Score):
         texts = [self.template.format(prompt=prompt, completion=completion) for prompt, completion in pairs]
         max_length = self.classifier.length(self.max_length, usual=USUAL_LENGTH)
         return self.classifier.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
+
+    @cached_property
+    def model(self) -> str:
+        """Name or folder of the reward model, which is fitted when first needed if none is named."""
+        return self._model or str(self.fitted_folder)
+
+    @property
+    def fitted_folder(self) -> Path:
+        """The folder of the fitted reward model."""
+        if self._fitted is not None:
+            return self._fitted / FOLDER
+        assert self._train is not None  # checked in __init__
+        fit_here = partial(fit, template=self.template, report_file=REPORT)
+        return fit_once(f"{self.name} {self.template}", self._train, fit_here)
+
+    def save(self, folder: Path) -> None:
+        """Write the reward model if it was fitted; a named one is not copied."""
+        if self._model is None:
+            shutil.copytree(self.fitted_folder, folder / FOLDER, dirs_exist_ok=True)
 
     @cached_property
     def classifier(self) -> Classifier:

@@ -8,7 +8,6 @@ B texts, C labels.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
@@ -23,8 +22,7 @@ from tril_gym.rewards.neural import training
 from tril_gym.rewards.neural.classifier import MODEL_KIND, join_texts
 from tril_gym.rewards.neural.pretrained import check_folder, check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
-from tril_gym.utils.cache import cache_root, cached_folder
-from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.cache import cache_root
 from tril_gym.utils.threads import cpu_threads
 
 logger = logging.getLogger(__name__)
@@ -126,10 +124,9 @@ class Sentiment(Score):
 def fit(examples: Sequence[ExampleLike], fingerprint: str) -> Path:
     """Return the folder of the classifier for these examples, fitting it if the cache has none."""
     config = FIT_CONFIG
-    content = json.dumps([fingerprint, asdict(config)], sort_keys=True)
-    key = hashlib.sha256(content.encode()).hexdigest()[:32]
-    folder = cached_folder("sentiment", key, lambda empty: _fit(examples, config, empty))
-    report = json.loads((folder / REPORT).read_text())
+    folder, report = training.fitted_folder(
+        "sentiment", fingerprint, asdict(config), lambda empty: _fit(examples, config, empty), REPORT
+    )
     logger.info("sentiment classifier: accuracy %(held_out_accuracy).3f on %(held_out)d held-out texts", report)
     return folder
 
@@ -173,7 +170,5 @@ def _fit(examples: Sequence[ExampleLike], config: training.FitConfig, folder: Pa
         training.train_model(model, train_rows, config, rng, description=description)
     accuracy = training.accuracy_of(model, held_out_rows, config)
 
-    tokenizer.save_pretrained(folder)
-    with without_progress_bars():
-        model.save_pretrained(folder)
-    (folder / REPORT).write_text(json.dumps({"held_out_accuracy": accuracy, "held_out": num_held_out}))
+    report = {"held_out_accuracy": accuracy, "held_out": num_held_out}
+    training.save_fitted(model, tokenizer, folder, REPORT, report)

@@ -9,17 +9,24 @@ N texts, B texts of a batch, L ids of the longest, C labels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tril_gym.rewards.neural.pretrained import Ids, batches_by_length, pad
+from tril_gym.utils.cache import cached_folder
+from tril_gym.utils.quiet import without_progress_bars
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+T = TypeVar("T")
 LabelledIds = tuple[Ids, int]
 
 
@@ -110,7 +117,7 @@ def train_model(
     *,
     description: str,
 ) -> None:
-    """Minimise the cross-entropy over random pieces of N texts; the learning rate falls linearly to 0.
+    """Minimise the cross-entropy over random pieces of N texts.
 
     Args:
         model: the classifier, trained in place; dropout draws from torch's global generator.
@@ -121,26 +128,89 @@ def train_model(
     """
     import torch
 
-    generator = torch.Generator().manual_seed(config.seed)
-    epochs = max(1, round(config.steps * config.batch_size / len(rows)))
+    def loss(logits: Tensor, batch: Sequence[LabelledIds]) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in batch]))
+
+    epochs = num_epochs(len(rows), config)
     steps = epochs * math.ceil(len(rows) / config.batch_size)
+    batches = ((batch, [ids for ids, _ in batch]) for batch in _batches(rows, epochs, config, rng))
+    minimise(model, loss, batches, config, steps=steps, description=description)
+
+
+def num_epochs(number: int, config: FitConfig) -> int:
+    """Return the passes over a number of rows that make about as many steps as configured, at least one."""
+    return max(1, round(config.steps * config.batch_size / number))
+
+
+def minimise(
+    model: BertForSequenceClassification,
+    loss: Callable[[Tensor, T], Tensor],
+    batches: Iterator[tuple[T, Sequence[Ids]]],
+    config: FitConfig,
+    *,
+    steps: int,
+    description: str,
+) -> None:
+    """Minimise a loss of a classifier's logits; the learning rate falls linearly to 0.
+
+    Args:
+        model: the classifier, trained in place; dropout draws from torch's global generator.
+        loss: of the logits of a batch's texts, (B, C), and of the batch.
+        batches: each with the ids of its B texts.
+        config: the numbers of the training.
+        steps: number of batches.
+        description: text of the progress bar, shown only on a terminal.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / config.warmup, 1 - s / steps))
     model.train()
-    for batch in _with_progress_bar(_batches(rows, epochs, config, rng), steps, description):
-        inputs = pad([ids for ids, _ in batch], pad_id=0)  # (B, L) each
+    for batch, texts in _with_progress_bar(batches, steps, description):
+        inputs = pad(texts, pad_id=0)  # (B, L) each
         # A dropped token is masked for attention. The first, [CLS], is never dropped.
         is_kept = torch.rand(inputs["input_ids"].shape, generator=generator) >= config.drop_tokens
         is_kept[:, 0] = True
         inputs["attention_mask"] = inputs["attention_mask"] * is_kept
         logits = model(**inputs).logits  # (B, C)
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in batch]))
         optimizer.zero_grad()
-        loss.backward()
+        loss(logits, batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def save_fitted(
+    model: BertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    name: str,
+    report: Mapping[str, Any],
+) -> None:
+    """Write a fitted classifier with its tokenizer into a folder, and a report on it into the file of that name."""
+    tokenizer.save_pretrained(folder)
+    with without_progress_bars():
+        model.save_pretrained(folder)
+    (folder / name).write_text(json.dumps(report))
+
+
+def fitted_folder(
+    kind: str, fingerprint: str, settings: Mapping[str, Any], fit: Callable[[Path], None], report: str
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a fitted classifier and the report in it; it is fitted if the cache has none.
+
+    Args:
+        kind: kind of classifier, a folder name of the cache.
+        fingerprint: hash of the examples.
+        settings: everything else that the weights depend on.
+        fit: writes the classifier into an empty folder.
+        report: name of the report's file.
+    """
+    content = json.dumps([fingerprint, dict(settings)], sort_keys=True)
+    folder = cached_folder(kind, hashlib.sha256(content.encode()).hexdigest()[:32], fit)
+    return folder, json.loads((folder / report).read_text())
 
 
 def accuracy_of(model: BertForSequenceClassification, rows: Sequence[LabelledIds], config: FitConfig) -> float:

@@ -124,18 +124,22 @@ def accepts_dataset(env_id: str) -> bool:
     return env_id in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(env_id)).parameters
 
 
-def examples_of(env_id: str, *, dataset: Any, split: str | None = None, **reading: Any) -> Examples:
+def examples_of(
+    env_id: str, *, dataset: Any, split: str | None = None, prompt_template: str | None = None, **reading: Any
+) -> Examples:
     """Return the examples that an environment with the keyword `dataset` would have, without making it.
 
     Args:
         env_id: a key of `ENVIRONMENTS` of such an environment.
         dataset: see `load_examples`, as the others.
         split: train, validation or test.
+        prompt_template: see `text_env_config`.
         reading: `on_bad_row` and `column`.
     """
     from tril_gym.data.sources import load_examples
+    from tril_gym.data.task import with_template
 
-    return load_examples(task_of(env_id), dataset, split=split, **reading)
+    return load_examples(with_template(task_of(env_id), prompt_template), dataset, split=split, **reading)
 
 
 def task_of(env_id: str) -> Task:

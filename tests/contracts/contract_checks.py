@@ -15,7 +15,7 @@ from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.testing.conformance import require_same
 
-IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/Text-v0"]
+IDS = ["tril/Toy-v0", "tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/HH-v0", "tril/Text-v0"]
 # Keywords under which an environment needs no model: Toy keeps its own reward.
 CHEAP = {env_id: {} if env_id == "tril/Toy-v0" else {"reward": "rouge_l"} for env_id in IDS}
 

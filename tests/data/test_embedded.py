@@ -11,7 +11,7 @@ import pytest
 import spacy
 from tokenizers import Tokenizer
 
-from tril_gym.data.embedded import build, common_gen_grammar, text_grammar
+from tril_gym.data.embedded import build, common_gen_grammar, hh_grammar, text_grammar
 from tril_gym.data.tokenizers import train_tokenizer
 
 FOLDER = Path(build.__file__).parent
@@ -19,6 +19,7 @@ COLUMNS = {
     "imdb": {"text": str, "label": int},
     "common_gen": {"concepts": list, "references": list},
     "tldr": {"post": str, "subreddit": str, "title": str, "summary": str},
+    "hh": {"prompt": str, "chosen": str, "rejected": str, "kind": str},
     "text": {"prompt": str, "references": list, "answer": str, "kind": str},
 }
 
@@ -67,6 +68,7 @@ def test_no_row_is_repeated(task):
         "imdb": lambda row: row["text"],
         "common_gen": lambda row: frozenset(row["concepts"]),
         "tldr": lambda row: row["post"],
+        "hh": lambda row: row["prompt"],
         "text": lambda row: row["prompt"],
     }[task]
     assert Counter(map(main, every_row(task))).most_common(1)[0][1] == 1
@@ -75,7 +77,7 @@ def test_no_row_is_repeated(task):
 def test_the_data_are_small():
     files = [path for task in build.DATASETS for path in (FOLDER / task).iterdir()]
     assert len(files) == 4 * len(build.DATASETS)
-    assert sum(path.stat().st_size for path in files) < 500_000
+    assert sum(path.stat().st_size for path in files) < 600_000
 
 
 def test_imdb_is_balanced_and_has_the_stated_lengths():
@@ -113,6 +115,23 @@ def test_common_gen_sentences_have_the_stated_form():
     for sentence in sentences:
         assert re.fullmatch(r"[a-z]+(,? [a-z]+){5,13}\.", sentence), sentence
         assert not re.search(r"\b(a [aeiou]|an [^aeiou])", sentence), sentence
+
+
+def test_hh_has_both_kinds_and_length_tells_little():
+    found = every_row("hh")
+    longer = {
+        kind: sum(len(row["chosen"]) > len(row["rejected"]) for row in found if row["kind"] == kind)
+        / sum(row["kind"] == kind for row in found)
+        for kind in ("helpful", "harmless")
+    }
+    assert 0.5 < longer["helpful"] < 0.65
+    assert 0.5 < longer["harmless"] < 0.8
+    assert 0.2 < sum(row["prompt"].count(hh_grammar.HUMAN) == 2 for row in found) / len(found) < 0.3
+    for row in found:
+        assert row["prompt"].startswith(hh_grammar.HUMAN)
+        assert row["prompt"].endswith(hh_grammar.ASSISTANT)
+        assert row["chosen"] != row["rejected"]
+        assert not re.search(r"\b(a [aeiou]|an [^aeiou])|  |[{}]", f"{row['chosen']} {row['rejected']}"), row
 
 
 def right_answer(kind: str, question: str) -> str:
@@ -223,6 +242,8 @@ def test_a_larger_vocabulary_than_allowed_is_cut_into_pieces():
         ("imdb", lambda row: [row["text"][: len(row["text"]) // 2]], 64),
         ("imdb", lambda row: [row["text"][len(row["text"]) // 2 :] + "<eos>"], 48),
         ("tldr", lambda row: [f" {row['summary']}<eos>"], 30),
+        ("hh", lambda row: [row["prompt"]], 100),
+        ("hh", lambda row: [f" {row['chosen']}<eos>"], 64),
     ],
 )
 def test_most_texts_fit_the_default_lengths(task_name, texts, limit):

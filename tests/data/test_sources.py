@@ -15,6 +15,7 @@ import pytest
 from tril_gym.data import Example, sources
 from tril_gym.data.sources import hold_out, load_examples, load_train_examples
 from tril_gym.envs.common_gen import COMMON_GEN
+from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.text import TEXT
 from tril_gym.envs.tldr import TLDR
@@ -25,7 +26,8 @@ SETS = [
     {"concepts": ["cat"], "references": ["A cat."]},
 ]
 POSTS = [{"post": "I fell.\nIt hurt, a lot.", "subreddit": "tifu", "title": "A fall", "summary": "fell"}]
-TASKS = [(IMDB, REVIEWS), (COMMON_GEN, SETS), (TLDR, POSTS)]
+DIALOGUES = [{"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello, you.", "rejected": "No.", "kind": "helpful"}]
+TASKS = [(IMDB, REVIEWS), (COMMON_GEN, SETS), (TLDR, POSTS), (HH, DIALOGUES)]
 
 
 def write(path, rows):
@@ -81,7 +83,7 @@ def test_every_object_gives_the_same_examples(task, rows, tmp_path):
 
 
 def test_embedded_splits():
-    for task in (IMDB, COMMON_GEN, TLDR):
+    for task in (IMDB, COMMON_GEN, TLDR, HH):
         splits = [load_examples(task, split=split) for split in ("train", "validation", "test")]
         assert load_examples(task) is splits[0]
         prompts = [{example.prompt for example in split} for split in splits]
@@ -471,12 +473,13 @@ def test_hub_alone_is_the_repository_of_the_task(monkeypatch):
         asked.append((repository, split))
 
     monkeypatch.setattr(sources, "_from_hub", from_hub)
-    for task in (IMDB, COMMON_GEN, TLDR):
+    for task in (IMDB, COMMON_GEN, TLDR, HH):
         load_examples(task, "hub", split="test")
     assert asked == [
         ("stanfordnlp/imdb", "test"),
         ("allenai/common_gen", "test"),
         ("vwxyzjn/summarize_from_feedback_tldr_3_filtered", "test"),
+        ("Anthropic/hh-rlhf", "test"),
     ]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tril_gym.data import Example
 from tril_gym.envs.common_gen import COMMON_GEN
+from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.tldr import TLDR
 
@@ -41,10 +42,11 @@ def test_tldr_prompt():
 
 
 def test_default_lengths():
-    assert [(t.max_prompt_length, t.max_new_tokens) for t in (IMDB, COMMON_GEN, TLDR)] == [
+    assert [(t.max_prompt_length, t.max_new_tokens) for t in (IMDB, COMMON_GEN, TLDR, HH)] == [
         (64, 48),
         (20, 20),
         (500, 50),
+        (256, 128),
     ]
 
 

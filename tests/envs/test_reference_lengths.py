@@ -59,7 +59,7 @@ def test_reviews_are_cut_by_design(caplog):
     assert messages(caplog, examples(9, 9), T=5, env="tril/IMDB-v0") == []
 
 
-@pytest.mark.parametrize("env", ["tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0"])
+@pytest.mark.parametrize("env", ["tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/HH-v0"])
 def test_embedded_references_fit(env, caplog):
     lengths._warn_once.cache_clear()
     gym.make(env, reward=None)

@@ -58,7 +58,7 @@ def python_of(page) -> list[str]:
 
 def test_ids():
     ours = {name for name in gym.registry if name.startswith("tril/")}
-    assert ours == {"tril/IMDB-v0", "tril/CommonGen-v0", "tril/TLDR-v0", "tril/Text-v0", "tril/Toy-v0"}
+    assert ours == {"tril/IMDB-v0", "tril/CommonGen-v0", "tril/TLDR-v0", "tril/HH-v0", "tril/Text-v0", "tril/Toy-v0"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

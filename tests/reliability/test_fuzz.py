@@ -23,17 +23,19 @@ from tril_gym.data import Example
 from tril_gym.data.preferences import PAIRS
 from tril_gym.data.sources import load_examples, to_example
 from tril_gym.envs.common_gen import COMMON_GEN
+from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB
 from tril_gym.envs.text import TEXT
 from tril_gym.envs.tldr import TLDR
 from tril_gym.experiment.config import RunConfig
 from tril_gym.rewards.base import as_numbers
 
-TASKS = (IMDB, COMMON_GEN, TLDR, TEXT, PAIRS)
+TASKS = (IMDB, COMMON_GEN, TLDR, HH, TEXT, PAIRS)
 GOOD = {
     IMDB: {"text": "a good film", "label": 1},
     COMMON_GEN: {"concepts": ["dog", "run"], "references": ["A dog runs."]},
     TLDR: {"post": "I fell.", "subreddit": "tifu", "title": "A fall", "summary": "fell"},
+    HH: {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello.", "rejected": "No."},
     TEXT: {"prompt": "a b", "references": ["c", "d"], "answer": "c"},
     PAIRS: {"prompt": "Say hi:", "chosen": "hi there", "rejected": "no"},
 }

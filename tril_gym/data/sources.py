@@ -418,9 +418,9 @@ def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
 
 def _hub_folders(task: Task, source: str) -> tuple[str, Mapping[str | None, Mapping[str, str]]]:
     """Return the repository of owner/name or owner/name/folder, and the folders to read with the columns they add."""
-    known = task.hub.folders
+    known: dict[str | None, Mapping[str, str]] = {folder: task.hub.folders[folder] for folder in task.hub.folders}
     if source == task.hub.repository and known:
-        return source, {**known}
+        return source, known
     owner, name, *folder = source.split("/", 2)
     if not (folder and owner) or owner.startswith((".", "~")):  # owner/name, or a folder of this machine
         return source, {None: {}}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from string import Formatter
 from typing import Any, Literal
 
 from tril_gym.data.example import Example
+from tril_gym.utils.templates import check_fields
 
 DataRow = Mapping[str, Any]  # a row of a data set: values by column
 
@@ -31,6 +34,8 @@ class Task:
         columns: names of the columns that every row must have.
         optional_columns: names of further columns that `read` knows.
         read: turns a row into an example, or raises ValueError with the reason.
+        prompt_template: format of a prompt, of columns of the row, for tasks whose `read` takes it as `template`; None
+            where prompts are in the rows.
         gather: combines the examples of a data set (CommonGen joins those of one concept set).
         list_columns: columns that hold lists: in a CSV file JSON lists.
         has_pairs: whether an example has a rejected completion beside its reference, in the extra "rejected".
@@ -46,7 +51,8 @@ class Task:
     name: str
     columns: tuple[str, ...]
     optional_columns: tuple[str, ...] = ()
-    read: Callable[[DataRow], Example]
+    read: Callable[..., Example]
+    prompt_template: str | None = None
     gather: Callable[[Iterable[Example]], Iterable[Example]] = iter
     list_columns: tuple[str, ...] = ()
     has_pairs: bool = False
@@ -57,6 +63,23 @@ class Task:
     turn_marks: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     hub: Hub
+
+
+@functools.lru_cache(maxsize=16)
+def with_template(task: Task, template: str | None) -> Task:
+    """Return a task whose prompts have another format; the same task for None.
+
+    Raises:
+        ValueError: the task has no template, or the new one has other fields.
+    """
+    usual = task.prompt_template
+    if template is None or template == usual:
+        return task
+    if usual is None:
+        raise ValueError(f"prompt_template is for tasks that write their prompts themselves; {task.name} does not")
+    fields = tuple(field for _, field, _, _ in Formatter().parse(usual) if field)
+    check_fields("prompt_template", template, required=fields[-1:], allowed=fields, usual=usual)
+    return replace(task, prompt_template=template, read=functools.partial(task.read, template=template))
 
 
 def text_of(row: DataRow, column: str) -> str:

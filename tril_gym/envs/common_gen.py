@@ -9,21 +9,25 @@ from dataclasses import replace
 from tril_gym.data.example import Example
 from tril_gym.data.task import DataRow, Hub, Task, text_of, texts_of
 from tril_gym.envs.config import text_env_config
+from tril_gym.utils.templates import literals
 
-PROMPT_SUFFIX = ". sentence:"
+PROMPT = "concepts: {concepts}. sentence:"
 
 
-def read(row: DataRow) -> Example:
-    """Read the concepts of a row and its reference sentences, which a test set may lack."""
+def read(row: DataRow, *, template: str = PROMPT) -> Example:
+    """Read the concepts of a row and its reference sentences, which a test set may lack.
+
+    Args:
+        row: of the data set.
+        template: format of the prompt, of the concepts with spaces between.
+    """
     if isinstance(row["concepts"], str):
         text_of(row, "concepts")
     concepts = texts_of(row, "concepts")
     if not concepts:
         raise ValueError("concepts must name one concept or more, got an empty list")
-    prompt = f"concepts: {' '.join(concepts)}{PROMPT_SUFFIX}"
-    return Example(
-        prompt, references=tuple(texts_of(row, "references")), extras={"concepts": concepts}, suffix=PROMPT_SUFFIX
-    )
+    prompt, suffix = template.format(concepts=" ".join(concepts)), literals(template)[-1]
+    return Example(prompt, references=tuple(texts_of(row, "references")), extras={"concepts": concepts}, suffix=suffix)
 
 
 def gather(examples: Iterable[Example]) -> Iterable[Example]:
@@ -42,6 +46,7 @@ COMMON_GEN = Task(
     name="common_gen",
     columns=("concepts", "references"),
     read=read,
+    prompt_template=PROMPT,
     gather=gather,
     list_columns=("concepts", "references"),
     max_prompt_length=20,

@@ -20,7 +20,7 @@ from gymnasium.spaces import Box, Discrete
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.data.sources import load_examples, load_train_examples
-from tril_gym.data.task import Task
+from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
@@ -28,7 +28,8 @@ from tril_gym.envs.prompts import NO_CHAT, prompt_table
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.stop_strings import StopStrings, check_stop
-from tril_gym.utils.tokenization import decode
+from tril_gym.utils.templates import literals
+from tril_gym.utils.tokenization import decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +188,7 @@ def text_env_config(
     split: str | None = None,
     on_bad_row: str = "raise",
     column: Mapping[str, str] | None = None,
+    prompt_template: str | None = None,
     tokenizer: Any = "embedded",
     max_prompt_length: int | None = None,
     max_new_tokens: int | None = None,
@@ -208,6 +210,8 @@ def text_env_config(
         split: "train" (the default), "validation" or "test", where the data set has splits.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
         column: names in the data by the task's names of columns, where they differ.
+        prompt_template: format of a prompt, in CommonGen such as "generate a sentence with: {concepts}."; None takes
+            the task's own. Examples that are given as such keep their prompts.
         tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
             name, a folder, or a tokenizer.
         max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
@@ -224,6 +228,7 @@ def text_env_config(
             are messages of a user.
         system_prompt: the first message of prompts that have no system message; texts are messages of a user.
     """
+    task = with_template(task, prompt_template)
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
     examples = load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column)
@@ -233,6 +238,8 @@ def text_env_config(
     if P is None or T is None:
         joiner = joiner_of(tokenizer, chat)
         P, T = measured_lengths(train_examples(), tokenizer, (P, T), joiner=joiner, keeps_eos=prompt_eos, chat=chat)  # noqa: N806
+    if prompt_template is not None:
+        check_room(prompt_template, tokenizer, P)
     config = TextEnvConfig(
         examples,
         tokenizer,
@@ -257,6 +264,16 @@ def text_env_config(
             config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner
         )
     return config
+
+
+def check_room(template: str, tokenizer: Any, max_prompt_length: int) -> None:
+    """Raise ValueError where the fixed words of a prompt leave no room for what stands between them."""
+    fixed = sum(len(encode(tokenizer, text)) for text in literals(template) if text)
+    if fixed >= max_prompt_length:
+        raise ValueError(
+            f"max_prompt_length must be above the {fixed} tokens that the fixed words of prompt_template take with the"
+            f" tokenizer {describe(tokenizer)}, got {max_prompt_length}; {2 * fixed} leaves room"
+        )
 
 
 def joiner_of(tokenizer: Any, chat: ChatFormat) -> str:

@@ -136,7 +136,8 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
 
 def reading(config: RunConfig) -> dict[str, Any]:
     """Return the keywords of the environment that say how rows are read."""
-    return {name: config.env_args[name] for name in ("on_bad_row", "column") if name in config.env_args}
+    names = ("on_bad_row", "column", "prompt_template")
+    return {name: config.env_args[name] for name in names if name in config.env_args}
 
 
 def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:

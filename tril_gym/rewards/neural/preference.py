@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from tril_gym.rewards.neural.pretrained import (
 from tril_gym.rewards.neural.regressor import check_has_references
 from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.utils.lru_cache import LRUCache
+from tril_gym.utils.templates import check_fields
 from tril_gym.utils.tokenization import load_tokenizer
 
 FOLDER = "preference"
@@ -184,16 +184,7 @@ def _load(source: str, compute: ComputeSettings, tokenizer: str) -> Classifier:
 
 def check_template(template: str) -> None:
     """Raise ValueError unless a template is a format of a completion, and of nothing but prompt and completion."""
-    try:
-        names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-        template.format(prompt="", completion="")
-    except (ValueError, TypeError, LookupError, AttributeError):
-        names = set()
-    if not {"completion"} <= names <= {"prompt", "completion"}:
-        raise ValueError(
-            f"template must be a format of {{prompt}} and {{completion}} and nothing else, got {template!r}; the usual"
-            f" one is {TEMPLATE}, and a literal brace is written {{{{"
-        )
+    check_fields("template", template, required=("completion",), allowed=("prompt", "completion"), usual=TEMPLATE)
 
 
 def _report(folder: Path) -> dict[str, Any]:

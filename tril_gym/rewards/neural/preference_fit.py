@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MIN_PAIRS = 20
 MAX_PAIRS = 20_000  # a model of this size learns no more from further ones
 CENTER_COEF = 0.01  # keeps the rewards of every prompt around 0, as the pairs alone do not
-FIT_CONFIG = training.FitConfig(vocab_size=2000, batch_size=16, steps=500, learning_rate=1e-3)
+FIT_CONFIG = training.FitConfig(vocab_size=2000, batch_size=16, steps=300, learning_rate=2e-3)
 
 PairTexts = tuple[str, str]  # prompt with the chosen completion, and with the rejected one
 

@@ -131,7 +131,7 @@ def test_hh_has_both_kinds_and_length_tells_little():
         assert row["prompt"].startswith(hh_grammar.HUMAN)
         assert row["prompt"].endswith(hh_grammar.ASSISTANT)
         assert row["chosen"] != row["rejected"]
-        assert not re.search(r"\b(a [aeiou]|an [^aeiou])|  |[{}]", f"{row['chosen']} {row['rejected']}"), row
+        assert not re.search(r"\b(a [aeiou]|an [^aeioh])|  |[{}]", f"{row['chosen']} {row['rejected']}"), row
 
 
 def right_answer(kind: str, question: str) -> str:

@@ -134,6 +134,11 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("train ppo-pp --guide nowhere", "no language model could be loaded as 'nowhere'"),
     ("train ppo-pp --guide own:numbers", "the guide own.numbers must return strings"),
     ("train ppo-pp --guide own:missing", "own.py has no function of the name missing"),
+    ("train ppo-pp --guide http://localhost:8000#gpt2", "write http://localhost:8000/v1#gpt2"),
+    ("train ppo-pp --guide http://localhost:8000/v1", "must name the model of the server after #"),
+    ("train ppo-pp --guide http://me:S3CRET@localhost/v1#m", "in the environment variable TRIL_GYM_SERVER_KEY"),
+    ("train ppo-pp --guide http://127.0.0.1:9/v1#m --guide-retries 0", "does not answer"),
+    ("train ppo-pp --guide-cache answers", "--guide-cache is for a guide behind a server"),
     ("train ppo-pp --guide references --guide-temperature 0.5", "--guide-temperature is for a guide that is"),
     ("train gail --discriminator nowhere", "no sequence classifier could be loaded as 'nowhere'"),
     # data

@@ -11,6 +11,7 @@ from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.config import GUIDE_OPTIONS, LOADING_OPTIONS, TINY, RunConfig
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.config_fields import flag_of
+from tril_gym.utils.servers import is_server_address
 from tril_gym.utils.user_code import is_function_name, resolve_function
 
 if TYPE_CHECKING:
@@ -114,8 +115,11 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
     if name is None:
         raise ValueError(
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
-            " the name or folder of a language model, such as the supervised one, or FILE.py:function"
+            " the name or folder of a language model, such as the supervised one, FILE.py:function, or the address of a"
+            " server"
         )
+    if is_server_address(name):
+        return server_guide(config)
     if name == "references" or is_function_name(name):
         for option in GUIDE_OPTIONS[1:]:
             if getattr(config, option) is not None:
@@ -135,6 +139,16 @@ def guide_without_model(name: str) -> Actor:
     if name == "references":
         return Guide.references()
     return Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
+
+
+def server_guide(config: RunConfig) -> Actor:
+    """Return the guide behind the server that the settings name."""
+    from tril_gym.agents.actors.guide import Guide
+
+    assert config.guide is not None
+    chosen = {name.removeprefix("guide_"): getattr(config, name) for name in GUIDE_OPTIONS[1:]}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Guide.from_server(config.guide, **given)
 
 
 def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy) -> LMPolicy:

@@ -18,10 +18,12 @@ from tril_gym.utils.config_fields import (
     config_field,
     flag_of,
 )
+from tril_gym.utils.servers import EXAMPLE, MAX_REQUESTS, MAX_RETRIES, ServerAddress, is_server_address
 
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
 LOADING_OPTIONS = ("dtype", "revision", "attn_implementation", "device_map", "trust_remote_code")
-GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p")
+SERVER_OPTIONS = ("guide_token_ids", "guide_concurrency", "guide_retries", "guide_timeout", "guide_cache")
+GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p", *SERVER_OPTIONS)
 MAX_ENVS = 100_000  # texts in parallel; more do not fit into memory
 DATA_HELP = "embedded, hub, a folder, or a file"
 
@@ -119,8 +121,9 @@ class RunConfig:
     )
     guide: str | None = config_field(
         None,
-        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, or a function of your own"
-        " as FILE.py:function or module:function; default: none, it must be named",
+        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, a function of your own as"
+        " FILE.py:function or module:function, or a model behind a server as http://host:port/v1#model; default: none,"
+        " it must be named",
         group="guide",
     )
     guide_temperature: float | None = config_field(
@@ -135,6 +138,27 @@ class RunConfig:
     )
     guide_top_k: int | None = config_field(
         None, "Most probable tokens that a guide that is a model samples from; default: all", minimum=1, group="guide"
+    )
+    guide_token_ids: bool | None = config_field(
+        None,
+        "Exchange token ids with a server, not text; default: where it has the environment's vocabulary",
+        group="guide",
+    )
+    guide_concurrency: int | None = config_field(
+        None, "Most requests to a server at once; default: 16", minimum=1, maximum=MAX_REQUESTS, group="guide"
+    )
+    guide_retries: int | None = config_field(
+        None,
+        "Further attempts where a server fails, after 1, 2, 4, … seconds; default: 5",
+        minimum=0,
+        maximum=MAX_RETRIES,
+        group="guide",
+    )
+    guide_timeout: float | None = config_field(
+        None, "Seconds without a sign of a server after which an attempt fails; default: 120", above=0, group="guide"
+    )
+    guide_cache: str | None = config_field(
+        None, "Folder that keeps a server's answers, so that a resumed run gets the same; default: none", group="guide"
     )
     reward: dict[str, float] | None = field(
         default=None,
@@ -161,6 +185,7 @@ class RunConfig:
             raise ValueError(f"reward must be weights by name, such as {{'rouge_l': 1.0}}, got {self.reward!r}")
         for name, weight in (self.reward or {}).items():
             check_weight(name, weight)
+        self._check_server()
         flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
         flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
         for name, flag in flags.items():
@@ -181,6 +206,17 @@ class RunConfig:
                 f"--policy {self.policy} is created for the environment's tokenizer, got --tokenizer {self.tokenizer};"
                 f" --env-arg tokenizer={self.tokenizer} gives the environment that one"
             )
+
+    def _check_server(self) -> None:
+        if self.guide is not None and is_server_address(self.guide):
+            ServerAddress.parse(self.guide)
+            return
+        for name in SERVER_OPTIONS:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{flag_of(name)} is for a guide behind a server, --guide {EXAMPLE}, not for --guide {self.guide};"
+                    " leave it out"
+                )
 
     @property
     def cpu_threads(self) -> int | None:

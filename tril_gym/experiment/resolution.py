@@ -18,6 +18,7 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
+from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name
 
@@ -136,7 +137,14 @@ def _guide_settings(config: RunConfig) -> dict[str, Any]:
     guide = config.policy if config.guide is None and config.policy in TINY else config.guide
     if guide is None or guide == "references" or is_function_name(guide):
         return {"guide": guide}
-    defaults = {"guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0, "guide_top_p": GUIDE_TOP_P}
+    defaults: dict[str, Any] = {
+        "guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0,
+        "guide_top_p": GUIDE_TOP_P,
+    }
+    if is_server_address(guide):
+        asked = ServerConfig()
+        defaults |= {"guide_concurrency": asked.concurrency, "guide_retries": asked.retries}
+        defaults |= {"guide_timeout": asked.timeout}
     given = {name: getattr(config, name) for name in defaults if getattr(config, name) is not None}
     return {"guide": guide} | defaults | given
 

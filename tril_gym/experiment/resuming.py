@@ -14,9 +14,12 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.trust import masked, unmasked
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import flag_of
+from tril_gym.utils.servers import ServerAddress, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 
-MAY_CHANGE = ("iterations", "keep", "skip_nonfinite")  # settings that a resumed run may be given anew
+# settings that a resumed run may be given anew
+SERVER_MAY_CHANGE = ("guide_concurrency", "guide_retries", "guide_timeout", "guide_cache")
+MAY_CHANGE = ("iterations", "keep", "skip_nonfinite", *SERVER_MAY_CHANGE)
 
 
 def saved_config(folder: RunFolder, given: Mapping[str, Any] | None = None) -> RunConfig:
@@ -69,11 +72,21 @@ def check_unchanged(config: RunConfig, given: Mapping[str, Any], *, algorithm: s
     for name, value in given.items():
         if name not in saved:
             raise ValueError(f"{config.algorithm} has no setting {with_suggestion(name, saved)}")
+        if name == "guide" and is_moved_server(saved[name], value):
+            continue
         if name not in MAY_CHANGE and not _agrees(saved[name], value, is_env=name == "env_args"):
             raise ValueError(
                 f"a resumed run keeps its settings: {flag_of(name)} is {masked(saved[name], name=name)} in {folder},"
                 f" got {masked(value, name=name)}; only {', '.join(map(flag_of, MAY_CHANGE))} may change"
             )
+
+
+def is_moved_server(saved: str | None, given: str) -> bool:
+    """Return whether two guides are the same model behind servers, at another address or the same."""
+    if saved is None or not (is_server_address(saved) and is_server_address(given)):
+        return False
+    old, new = ServerAddress.parse(saved), ServerAddress.parse(given)
+    return (old.model, old.is_chat) == (new.model, new.is_chat)
 
 
 def _agrees(saved: Any, given: Any, *, is_env: bool) -> bool:
@@ -107,6 +120,7 @@ def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
         )
     numbers = numbers | {name: given[name] for name in MAY_CHANGE if name in given and name in numbers}
     own = {name: given[name] for name in MAY_CHANGE if name in given and name not in numbers}
+    own |= {"guide": given["guide"]} if "guide" in given else {}
     agent_type(config.algorithm).config_type(**numbers)  # checks the bounds
     if (retries := _retries_in(given.get("env_args", {})))["reward_settings"]:
         own["env_args"] = merged_env_args({"reward_settings": {}} | config.env_args, retries)

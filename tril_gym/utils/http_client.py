@@ -110,29 +110,38 @@ class JSONClient:
             raise errors[0]
         return [results[number] for number in range(len(items))]
 
-    def post(self, url: str, body: Mapping[str, Any], *, retries: int | None = None) -> dict[str, Any]:
+    def post(
+        self, url: str, body: Mapping[str, Any], *, retries: int | None = None, is_json: bool = True
+    ) -> dict[str, Any]:
         """Return the answer to a request.
 
         Args:
             url: the endpoint.
             body: sent as JSON.
             retries: by default those of the client.
+            is_json: whether the answer is; otherwise {} is returned.
 
         Raises:
             RefusedError: the server refuses it.
             ServerError: all attempts failed.
         """
-        return self._attempts(url, lambda: self._http.post(url, json=body, headers=self._headers()), retries)
+
+        def send() -> Any:
+            return self._http.post(url, json=body, headers=self._headers())
+
+        return self._attempts(url, send, retries, is_json=is_json)
 
     def get(self, url: str) -> dict[str, Any]:
         """Return what is at an address; raises as `post`, after one attempt."""
         return self._attempts(url, lambda: self._http.get(url, headers=self._headers()), 0)
 
-    def _attempts(self, url: str, send: Callable[[], Any], retries: int | None) -> dict[str, Any]:
+    def _attempts(
+        self, url: str, send: Callable[[], Any], retries: int | None, *, is_json: bool = True
+    ) -> dict[str, Any]:
         last, stop = self.retries if retries is None else retries, self._stop
         for number in range(last + 1):
             try:
-                return self._attempt(url, send)
+                return self._attempt(url, send, is_json=is_json)
             except _TransientError as error:
                 if number == last:
                     attempts = f"attempt {number + 1} of {last + 1}"
@@ -151,7 +160,7 @@ class JSONClient:
         if is_due:
             log.warning("%s", text)
 
-    def _attempt(self, url: str, send: Callable[[], Any]) -> dict[str, Any]:
+    def _attempt(self, url: str, send: Callable[[], Any], *, is_json: bool) -> dict[str, Any]:
         """Send one request and return its answer."""
         import httpx2
 
@@ -165,18 +174,20 @@ class JSONClient:
             self._count("failures")
             raise _TransientError(self._masked(f"{url}: {type(error).__name__}: {error}")) from error
         try:
-            return self._content(url, answer)
+            return self._content(url, answer, is_json=is_json)
         except ServerError:
             self._count("failures")
             raise
 
-    def _content(self, url: str, answer: Any) -> dict[str, Any]:
+    def _content(self, url: str, answer: Any, *, is_json: bool) -> dict[str, Any]:
         status = answer.status_code
         if status == 429 or status >= 500:
             raise _TransientError(f"{url} answers {status}{self._reason(answer)}", _seconds(answer.headers))
         if status >= 300:
             where = f", a redirection to {answer.headers.get('location')}" if status < 400 else ""
             raise RefusedError(f"{url} answers {status}{where}{self._reason(answer)}", status)
+        if not is_json:
+            return {}
         try:
             content = json.loads(answer.content.decode("utf-8"))
         except ValueError as error:  # half an answer, or broken UTF-8

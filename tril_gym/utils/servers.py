@@ -13,6 +13,7 @@ from tril_gym.utils.config_fields import check_bounds, config_field
 
 EXAMPLE = "http://localhost:8000/v1#model"
 KEY_VARIABLE = "TRIL_GYM_SERVER_KEY"  # environment variable with the key of a server
+MAX_REQUESTS, MAX_RETRIES = 1000, 100
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _ENDPOINTS = {"/chat/completions": True, "/completions": False}
 
@@ -22,8 +23,8 @@ class ServerConfig:
     """How a server is asked."""
 
     token_ids: bool | None = config_field(None, "Whether token ids are exchanged, not text; None: where it can")
-    concurrency: int = config_field(16, "Most requests at once", minimum=1, maximum=1000)
-    retries: int = config_field(5, "Further attempts after one that failed", minimum=0, maximum=100)
+    concurrency: int = config_field(16, "Most requests at once", minimum=1, maximum=MAX_REQUESTS)
+    retries: int = config_field(5, "Further attempts after one that failed", minimum=0, maximum=MAX_RETRIES)
     pause: float = config_field(
         1.0, "Seconds before the second attempt; each further pause is twice as long", minimum=0
     )

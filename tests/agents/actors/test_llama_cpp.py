@@ -1,15 +1,21 @@
 """The protocol against llama.cpp's own server, with a tiny GPT-2 whose probabilities are known."""
 
 import pytest
+import torch
 from doubles import generator, same
 from text_doubles import ids_of
 
-from tril_gym.agents import Guide, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect, tiny_policy
+from tril_gym.agents import Guide, LMPolicy, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect, tiny_policy
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install tril-gym[dev]")
 pytest.importorskip("gguf", reason="gguf is not installed; pip install tril-gym[dev]")
 import gymnasium as gym
-from llama_server import llama_server
+from llama_server import LlamaServer, llama_server
+
+from tril_gym.agents.actors.inference_server import InferenceServer
+from tril_gym.agents.actors.served_policy import ServedPolicy
+from tril_gym.functional.sampling import Decoding
+from tril_gym.utils.servers import ServerAddress, ServerConfig
 
 
 def make_envs(**settings):
@@ -58,3 +64,39 @@ def test_training_with_a_guide(envs, policy, url):
     history = agent.learn(2, progress=False)
     assert [row["iteration"] for row in history] == [1, 2]
     assert all(row["rollin/share"] > 0 for row in history)
+
+
+class TestPolicy:
+    """The policy's own texts, written by the server."""
+
+    @pytest.fixture
+    def served(self, policy, tmp_path):
+        llama = LlamaServer(tmp_path)
+        llama.start(policy)
+        server = InferenceServer(ServerAddress.parse(llama.url, "tiny"), Decoding(), ServerConfig(retries=2, pause=0.1))
+        copy = LMPolicy(policy.frozen_copy().model, policy.tokenizer)
+        yield ServedPolicy(copy, server, lambda policy, server, version: llama.start(policy))
+        llama.stop()
+
+    def test_log_probabilities_are_those_of_the_policy(self, served, envs):
+        served.check(TextLayout.of(envs))
+        found = collect(envs, Plan(rollout=served), episodes=16, generator=generator(1))
+        scored = served.policy.token_logprobs(found.texts, TextLayout.of(envs)).logprobs
+        known = found.is_token & ~found.old_logprobs.isnan()
+        assert float(known.sum() / found.is_token.sum()) > 0.8  # llama.cpp has none inside of characters
+        assert float((scored - found.old_logprobs)[known].abs().max()) < 1e-3
+
+    @torch.no_grad()
+    def test_changed_weights_change_the_answers(self, served, envs):
+        def written():
+            return ids_of(collect(envs, Plan(rollout=served), episodes=8, generator=generator(1)))
+
+        first = written()
+        assert written() == first
+        assert served.version == 1
+        weights = served.policy.model.transformer.wte.weight
+        weights.mul_(1.5)
+        assert written() != first
+        assert served.version == 2
+        weights.div_(1.5)
+        assert written() == first

@@ -56,6 +56,7 @@ class InferenceServer:
 
     def __init__(self, address: ServerAddress, decoding: Decoding, config: ServerConfig) -> None:
         self.address, self.decoding, self.config = address, decoding, config
+        self.model = address.model  # asked for
         self.is_plain = False  # whether it takes only the fields that OpenAI defines
         self.is_llama = False  # whether ids are exchanged at the endpoint that only llama.cpp has
         self._cache = None if config.cache is None else AnswerCache(Path(config.cache))
@@ -121,12 +122,12 @@ class InferenceServer:
         return self._ask(self.address.url + "/chat/completions", body, answer_of, is_cached=is_cached)
 
     def _fields(self, max_tokens: int, seed: int, stop: Sequence[str]) -> dict[str, Any]:
-        fields = {"model": self.address.model, "max_tokens": max_tokens, "seed": seed}
+        fields = {"model": self.model, "max_tokens": max_tokens, "seed": seed}
         return fields | sampling_fields(self.decoding, is_plain=self.is_plain) | ({"stop": list(stop)} if stop else {})
 
     def _ask(self, url: str, body: Mapping[str, Any], read: Callable[..., Answer], *, is_cached: bool) -> Answer:
         """Return the answer in the cache, which knows no host, else the server's."""
-        request = {"path": urlsplit(url).path, "model": self.address.model, **body}
+        request = {"path": urlsplit(url).path, "model": self.model, **body}
         cache = self._cache if is_cached else None
         content = None if cache is None else cache.get(request)
         is_new = content is None
@@ -137,6 +138,14 @@ class InferenceServer:
         with self._lock:
             self._tokens += answer.tokens
         return answer
+
+    def post_to_api(self, path: str, body: Mapping[str, Any]) -> None:
+        """Call another endpoint below the address."""
+        self._client.post(self.address.url + path, body, is_json=False)
+
+    def post_to_root(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer of an endpoint beside the API."""
+        return self._client.post(self.address.root + path, body)
 
     def find_fields(self) -> None:
         """Find whether the server takes more than the fields that OpenAI defines.
@@ -217,7 +226,7 @@ class InferenceServer:
     def _detokenized(self, ids: list[int]) -> str | None:
         """Return ids as the server's own endpoint decodes them; None without one, as OpenAI defines none."""
         try:
-            body = {"model": self.address.model, "tokens": ids}
+            body = {"model": self.model, "tokens": ids}
             found = self._client.post(f"{self.address.root}/detokenize", body, retries=0)
         except ServerError:
             return None

@@ -1,0 +1,176 @@
+"""The policy's texts, written by an inference server that has a copy of its weights.
+
+Before it writes, the server is given the weights if they have changed. Its log-probabilities are kept as those of the
+sampler; a learner scores the texts again and weights them, see `functional.importance`.
+
+B texts, T new tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from tril_gym.agents.actors.completions_protocol import Answer
+from tril_gym.agents.actors.inference_server import InferenceServer, seed_of
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.server_guide import ask_ids, finished_ids
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
+from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.layout import TextLayout, codec_of
+from tril_gym.agents.collection.trajectories import Infos
+from tril_gym.models.texts import Texts
+from tril_gym.utils.http_client import ServerError
+
+
+class HandOver(Protocol):
+    """Gives a server the weights of a policy."""
+
+    def __call__(self, policy: LMPolicy, server: InferenceServer, version: int) -> None:
+        """Return when the server writes with these weights; `version` counts from 1."""
+
+
+class ServedPolicy(Actor):
+    """A policy whose texts a server writes.
+
+    Args:
+        policy: the policy that is trained. It samples from its whole softmax at temperature 1: other log-probabilities
+            no server returns.
+        server: takes and returns ids of the policy's vocabulary, and their log-probabilities.
+        hand_over: gives the server the weights, before the first text and after each change.
+    """
+
+    def __init__(self, policy: LMPolicy, server: InferenceServer, hand_over: HandOver) -> None:
+        if server.config.cache is not None:
+            raise ValueError(f"answers of changing weights cannot be kept, got cache={server.config.cache!r}")
+        self.policy, self.server, self.hand_over = policy, server, hand_over
+        self.version, self._state = 0, tuple[int, ...]()
+        self._checked_tokenizer: Any = None
+
+    def __repr__(self) -> str:
+        return f"ServedPolicy({self.policy!r}, {str(self.server.address)!r}, version {self.version})"
+
+    def check(self, layout: TextLayout) -> None:
+        """Raise `ValueError` for a policy or a server that do not fit the environment, or each other."""
+        self.policy.check(layout)
+        if self.policy.decoding.truncates or self.policy.decoding.temperature != 1.0:
+            raise ValueError(
+                f"a policy behind a server samples at temperature 1 from its whole softmax, got {self.policy.decoding};"
+                " leave temperature, top_k and top_p out"
+            )
+        try:
+            self._bring_up_to_date()
+            self.server.find_fields()
+            is_same = self.server.has_vocabulary(layout.tokenizer, layout.eos_token_ids)
+        except ServerError as error:
+            raise ValueError(f"the server {self.server.address} does not answer: {error}") from error
+        self._checked_tokenizer = layout.tokenizer
+        self.server.take_metrics()  # those of the questions above
+        if not is_same:
+            raise ValueError(f"{self.server.address} does not take and return ids of the policy's vocabulary")
+
+    def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
+        """Continue texts where they stop; see `Actor`."""
+        if self._checked_tokenizer is not layout.tokenizer:
+            self.check(layout)
+        self._bring_up_to_date()
+        codec = codec_of(layout)
+
+        def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
+            asked = list(zip(rows, map(seed_of, draws.tolist()), strict=True))
+            answers = self.server.map(lambda one: ask_ids(self.server, texts, *one, layout), asked)
+            pairs = list(zip(rows, answers, strict=True))
+            ids = [finished_ids(answer, texts.completion_ids(row), layout, codec) for row, answer in pairs]
+            return WrittenTexts(ids, [_logprobs(*pair) for pair in zip(answers, ids, strict=True)])
+
+        return WholeTextWriter(write_texts, len(infos))
+
+    def metrics(self) -> dict[str, float]:
+        """Return requests, failures, seconds and tokens since the last call; see `Actor`."""
+        return {f"server/{name}": value for name, value in self.server.take_metrics().items()}
+
+    def _bring_up_to_date(self) -> None:
+        """Give the server the weights, unless it has them."""
+        # torch counts the changes of a tensor in place; every optimizer step is one.
+        state = tuple(parameter._version for parameter in self.policy.model.parameters())
+        if state != self._state or self.version == 0:
+            self.version += 1
+            self.hand_over(self.policy, self.server, self.version)
+            self._state = state
+
+
+def _logprobs(answer: Answer, ids: list[int]) -> list[float]:
+    """Return a log-probability for each id in nats; NaN where the server returned none."""
+    known = list(answer.logprobs or ())[: len(ids)]
+    return known + [math.nan] * (len(ids) - len(known))
+
+
+class FolderHandOver:
+    """Writes the weights as `transformers` does, in safetensors, and lets a function load them into the server.
+
+    Args:
+        folder: the weights of version n are in `folder/n`; only the last ones are kept.
+        load: called with that folder; returns when the server has loaded it.
+    """
+
+    def __init__(self, folder: str | Path, load: LoadWeights) -> None:
+        self.folder, self.load = Path(folder), load
+
+    def __call__(self, policy: LMPolicy, server: InferenceServer, version: int) -> None:
+        """Write the weights and load them; see `HandOver`."""
+        new = self.folder / str(version)
+        policy.save(new)
+        self.load(server, new.absolute())
+        shutil.rmtree(self.folder / str(version - 1), ignore_errors=True)
+
+
+class LoadWeights(Protocol):
+    """Lets a server load weights from a folder."""
+
+    def __call__(self, server: InferenceServer, folder: Path) -> None:
+        """Return when the server writes with the weights of the folder."""
+
+
+def load_into_sglang(server: InferenceServer, folder: Path) -> None:
+    """Let SGLang load the weights of a folder that it can read, by its /update_weights_from_disk.
+
+    Raises:
+        ServerError: it does not.
+    """
+    answer = server.post_to_root("/update_weights_from_disk", {"model_path": str(folder)})
+    if answer.get("success") is not True:
+        raise ServerError(f"{server.address.root} could not load {folder}: {answer.get('message')}")
+
+
+class AdapterHandOver:
+    """Writes the LoRA adapter and lets vLLM load it, under a new name for each version.
+
+    vLLM must run with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, and read the same folder.
+
+    Args:
+        folder: the adapter of version n is in `folder/n`; only the last one is kept.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, policy: LMPolicy, server: InferenceServer, version: int) -> None:
+        """Write the adapter and load it; see `HandOver`.
+
+        Raises:
+            ValueError: the policy has no adapter.
+        """
+        if policy.lora is None:
+            raise ValueError("an adapter is handed over of a policy with LoRA: policy.with_lora(8)")
+        old, new = server.model, f"{server.address.model}-{version}"
+        path = self.folder / str(version)
+        policy.language_model.save_adapter(path)
+        server.post_to_api("/load_lora_adapter", {"lora_name": new, "lora_path": str(path.absolute())})
+        server.model = new
+        if version > 1:
+            server.post_to_api("/unload_lora_adapter", {"lora_name": old})
+            shutil.rmtree(self.folder / str(version - 1), ignore_errors=True)

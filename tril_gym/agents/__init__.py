@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy as LMPolicy
     from tril_gym.agents.actors.references import References as References
     from tril_gym.agents.actors.references import ReferenceTokens as ReferenceTokens
+    from tril_gym.agents.actors.served_policy import AdapterHandOver as AdapterHandOver
+    from tril_gym.agents.actors.served_policy import FolderHandOver as FolderHandOver
+    from tril_gym.agents.actors.served_policy import ServedPolicy as ServedPolicy
+    from tril_gym.agents.actors.served_policy import load_into_sglang as load_into_sglang
     from tril_gym.agents.algorithms.agent import Agent as Agent
     from tril_gym.agents.algorithms.agent import GuidedAgent as GuidedAgent
     from tril_gym.agents.algorithms.aggrevated import AggreVaTeD as AggreVaTeD
@@ -60,6 +64,7 @@ _MODULES = {
     "Actor": "tril_gym.agents.collection.actor",
     "ActorCritic": "tril_gym.agents.learners.actor_critic",
     "ActorCriticConfig": "tril_gym.agents.learners.actor_critic_config",
+    "AdapterHandOver": "tril_gym.agents.actors.served_policy",
     "AdversarialConfig": "tril_gym.agents.learners.adversarial",
     "AdversarialLearner": "tril_gym.agents.learners.adversarial",
     "Agent": "tril_gym.agents.algorithms.agent",
@@ -73,6 +78,7 @@ _MODULES = {
     "D2LOLS": "tril_gym.agents.algorithms.d2lols",
     "D2LOLSConfig": "tril_gym.agents.algorithms.d2lols",
     "Discriminator": "tril_gym.agents.learners.discriminator",
+    "FolderHandOver": "tril_gym.agents.actors.served_policy",
     "GAIL": "tril_gym.agents.algorithms.gail",
     "GAILConfig": "tril_gym.agents.algorithms.gail",
     "Guide": "tril_gym.agents.actors.guide",
@@ -91,6 +97,7 @@ _MODULES = {
     "ReferenceTokens": "tril_gym.agents.actors.references",
     "References": "tril_gym.agents.actors.references",
     "Report": "tril_gym.agents.algorithms.report",
+    "ServedPolicy": "tril_gym.agents.actors.served_policy",
     "StopTraining": "tril_gym.agents.algorithms.callback",
     "TextLayout": "tril_gym.agents.collection.layout",
     "Texts": "tril_gym.models.texts",
@@ -99,6 +106,7 @@ _MODULES = {
     "adamw": "tril_gym.agents.learners.optimizer",
     "collect": "tril_gym.agents.collection.collector",
     "config_field": "tril_gym.utils.config_fields",
+    "load_into_sglang": "tril_gym.agents.actors.served_policy",
     "set_learning_rate": "tril_gym.agents.learners.optimizer",
     "tiny_guide": "tril_gym.agents.tiny",
     "tiny_policy": "tril_gym.agents.tiny",

@@ -23,8 +23,10 @@ from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTex
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos
+from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 from tril_gym.utils.http_client import ServerError
+from tril_gym.utils.servers import ServerAddress, ServerConfig
 
 
 class HandOver(Protocol):
@@ -50,6 +52,22 @@ class ServedPolicy(Actor):
         self.policy, self.server, self.hand_over = policy, server, hand_over
         self.version, self._state = 0, tuple[int, ...]()
         self._checked_tokenizer: Any = None
+
+    @staticmethod
+    def from_server(
+        policy: LMPolicy, url: str, hand_over: HandOver, *, model: str | None = None, **settings: Any
+    ) -> ServedPolicy:
+        """Return a policy whose texts are written by the server at a URL.
+
+        Args:
+            policy: see the class.
+            url: of the API, such as "http://localhost:8000/v1#policy".
+            hand_over: see the class.
+            model: the model's name there, if the URL does not have it.
+            settings: fields of `ServerConfig`, as of `Guide.from_server`.
+        """
+        server = InferenceServer(ServerAddress.parse(url, model), Decoding(), ServerConfig(**settings))
+        return ServedPolicy(policy, server, hand_over)
 
     def __repr__(self) -> str:
         return f"ServedPolicy({self.policy!r}, {str(self.server.address)!r}, version {self.version})"

@@ -119,36 +119,36 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
             " server"
         )
     if is_server_address(name):
-        return server_guide(config)
+        return guide_without_model(config)
     if name == "references" or is_function_name(name):
         for option in GUIDE_OPTIONS[1:]:
             if getattr(config, option) is not None:
                 raise ValueError(
                     f"{flag_of(option)} is for a guide that is a language model, not for --guide {name}; leave it out"
                 )
-        return guide_without_model(name)
+        return guide_without_model(config)
     model = _guide_model(config, name, envs, policy)
     temperature = 1.0 if config.guide_temperature is None else config.guide_temperature
     return Guide(model, temperature=temperature, top_k=config.guide_top_k, top_p=config.guide_top_p)
 
 
-def guide_without_model(name: str) -> Actor:
-    """Return a guide that needs no environment: the references, or a function of the user."""
+def is_outside_guide(name: str | None) -> bool:
+    """Return whether a guide is a function of the user or behind a server, so that no checkpoint holds it."""
+    return name is not None and (is_function_name(name) or is_server_address(name))
+
+
+def guide_without_model(config: RunConfig) -> Actor:
+    """Return a guide that needs no environment: the references, a function of the user, or one behind a server."""
     from tril_gym.agents.actors.guide import Guide
 
+    name = config.guide
+    assert name is not None
     if name == "references":
         return Guide.references()
+    if is_server_address(name):
+        chosen = {option.removeprefix("guide_"): getattr(config, option) for option in GUIDE_OPTIONS[1:]}
+        return Guide.from_server(name, **{option: value for option, value in chosen.items() if value is not None})
     return Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
-
-
-def server_guide(config: RunConfig) -> Actor:
-    """Return the guide behind the server that the settings name."""
-    from tril_gym.agents.actors.guide import Guide
-
-    assert config.guide is not None
-    chosen = {name.removeprefix("guide_"): getattr(config, name) for name in GUIDE_OPTIONS[1:]}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return Guide.from_server(config.guide, **given)
 
 
 def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy) -> LMPolicy:

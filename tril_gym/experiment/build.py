@@ -17,6 +17,7 @@ from tril_gym.experiment.actors import (
     checkpoint_policy,
     guide_for,
     guide_without_model,
+    is_outside_guide,
     policy_for_envs,
     pretrained_policy,
 )
@@ -91,7 +92,7 @@ def build_run(config: RunConfig) -> RunComponents:
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):
-        check_guide_function(config, data, pretrained, guide_without_model(config.guide))
+        check_guide_function(config, data, pretrained, guide_without_model(config))
     if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining
         _build_agent(replace(config, tiny_samples=0), envs, pretrained)
     config, agent = _build_agent(config, envs, pretrained)
@@ -137,10 +138,7 @@ def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunCompone
     """Build everything that a run needs to continue from a checkpoint."""
     data, eval_env_kwargs, eval_description = training_data(config)
     envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=fitted)
-    # A function cannot be saved in a checkpoint.
-    guide: dict[str, Any] = (
-        {"guide": guide_without_model(config.guide)} if config.guide and is_function_name(config.guide) else {}
-    )
+    guide: dict[str, Any] = {"guide": guide_without_model(config)} if is_outside_guide(config.guide) else {}
     changes = {name: config.hyperparameters[name] for name in MAY_CHANGE if name in config.hyperparameters}
     agent = agent_type(config.algorithm).load(
         checkpoint,

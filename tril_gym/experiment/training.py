@@ -129,8 +129,8 @@ def resumed_run(
     config = saved_config(folder, given)
     check_single_process()
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
-    check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
     config = with_changes(config, given)
+    check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
     tracker = _tracker(track, config, folder.path)
     folder.lock(force=force_unlock)
     try:

@@ -116,6 +116,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     agent.iteration += 1
     agent.is_whole = True
     texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+    texts |= agent.ranks.sum(plan.metrics())
     metrics = {"iteration": agent.iteration} | texts | baseline | metrics
     report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
     history.append(report.metrics)

@@ -32,6 +32,11 @@ class Plan:
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
 
+    def metrics(self) -> dict[str, float]:
+        """Return what the actors report of their work since the last call; see `Actor.metrics`."""
+        rollin = {} if self.rollin is None else self.rollin.metrics()
+        return rollin | self.rollout.metrics()
+
     @staticmethod
     def guide_starts(policy: Actor, guide: Actor, *, rollin_prob: float, warm_start_critic: bool = False) -> Plan:
         """Return the plan of PPO++: the guide writes the rollin, the policy the rollout, which it learns from.

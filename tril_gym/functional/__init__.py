@@ -1,5 +1,6 @@
 """The mathematics: pure functions of tensors and numbers. Imports torch only."""
 
+from tril_gym.functional.importance import effective_sample_size, importance_weights
 from tril_gym.functional.kl import kl_terms, nats_per_text
 from tril_gym.functional.losses import (
     approx_kl,
@@ -29,10 +30,12 @@ __all__ = [
     "clip_fraction",
     "discriminator_loss",
     "discriminator_rewards",
+    "effective_sample_size",
     "entropy_bonus",
     "explained_variance",
     "gae",
     "gradient_penalty",
+    "importance_weights",
     "kl_penalised_rewards",
     "kl_terms",
     "learning_rate_factor",

@@ -5,7 +5,19 @@ import torch
 from doubles import generator, same
 from text_doubles import ids_of
 
-from tril_gym.agents import Guide, LMPolicy, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect, tiny_policy
+from tril_gym.agents import (
+    BC,
+    PPO,
+    Guide,
+    LMPolicy,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    TextLayout,
+    collect,
+    tiny_policy,
+)
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install tril-gym[dev]")
 pytest.importorskip("gguf", reason="gguf is not installed; pip install tril-gym[dev]")
@@ -74,10 +86,11 @@ class TestPolicy:
         llama = LlamaServer(tmp_path)
         llama.start(policy)
         server = InferenceServer(ServerAddress.parse(llama.url, "tiny"), Decoding(), ServerConfig(retries=2, pause=0.1))
-        copy = LMPolicy(policy.frozen_copy().model, policy.tokenizer)
+        copy = LMPolicy(policy.frozen_copy().model.requires_grad_(True), policy.tokenizer)
         yield ServedPolicy(copy, server, lambda policy, server, version: llama.start(policy))
         llama.stop()
 
+    @torch.no_grad()
     def test_log_probabilities_are_those_of_the_policy(self, served, envs):
         served.check(TextLayout.of(envs))
         found = collect(envs, Plan(rollout=served), episodes=16, generator=generator(1))
@@ -100,3 +113,27 @@ class TestPolicy:
         assert served.version == 2
         weights.div_(1.5)
         assert written() == first
+
+    def test_training_with_a_server_that_writes(self, served, envs):
+        policy = tiny_policy(envs, samples=64)
+        config = PPOConfig(sampling_correction="token", learning_rate=1e-3)
+        agent = PPO(policy, envs, config)
+        agent.write_with(ServedPolicy(policy, served.server, served.hand_over))
+        history = agent.learn(3, progress=False)
+        assert agent.writer.version == 3  # one for each iteration
+        assert all(row["policy/sampling_error_max"] < 1e-3 for row in history)
+        assert all(row["policy/importance_share"] > 0.99 for row in history)
+        assert all(row["server/requests"] == 8 for row in history)
+
+
+def test_a_writer_must_fit_the_agent(envs, policy, url):
+    def put(*parts):
+        raise AssertionError("no weights are handed over")
+
+    other, own = (ServedPolicy.from_server(it, f"{url}#tiny", put) for it in (policy, tiny_policy(envs, samples=0)))
+    with pytest.raises(ValueError, match="weights of this agent's policy"):
+        PPO(own.policy, envs, PPOConfig(sampling_correction="token")).write_with(other)
+    with pytest.raises(ValueError, match=r"sampling_correction=.token.\); ppo has it"):
+        PPO(own.policy, envs).write_with(own)
+    with pytest.raises(ValueError, match="bc has none"):
+        BC(own.policy, envs).write_with(own)

@@ -70,7 +70,8 @@ def test_log_probabilities_are_kept(tokenizer, known):
     assert served.metrics()["server/requests"] == 8
 
 
-def test_weights_are_handed_over_when_they_change(tokenizer):
+@pytest.mark.parametrize("kind", [{"foreach": False}, {"fused": True}])
+def test_weights_are_handed_over_when_they_change(tokenizer, kind):
     envs, policy, noted = text_envs(tokenizer), model_of(tokenizer), Noted()
     with serving(writes(tokenizer)) as server:
         served = ServedPolicy(policy, server_at(server.url), noted)
@@ -82,7 +83,7 @@ def test_weights_are_handed_over_when_they_change(tokenizer):
         write()
         write()
         assert noted.versions == [1]
-        optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-5, **kind)
         for parameter in policy.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()

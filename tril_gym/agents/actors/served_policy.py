@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from tril_gym.agents.actors.completions_protocol import Answer
@@ -50,7 +52,7 @@ class ServedPolicy(Actor):
         if server.config.cache is not None:
             raise ValueError(f"answers of changing weights cannot be kept, got cache={server.config.cache!r}")
         self.policy, self.server, self.hand_over = policy, server, hand_over
-        self.version, self._state = 0, tuple[int, ...]()
+        self.version, self._state = 0, list[float]()
         self._checked_tokenizer: Any = None
 
     @staticmethod
@@ -113,12 +115,18 @@ class ServedPolicy(Actor):
 
     def _bring_up_to_date(self) -> None:
         """Give the server the weights, unless it has them."""
-        # torch counts the changes of a tensor in place; every optimizer step is one.
-        state = tuple(parameter._version for parameter in self.policy.model.parameters())
+        state = _sums(self.policy.parameters())
         if state != self._state or self.version == 0:
             self.version += 1
             self.hand_over(self.policy, self.server, self.version)
             self._state = state
+
+
+def _sums(parameters: Iterable[Tensor]) -> list[float]:
+    """Return the sum of each tensor: no step of an optimizer leaves all of them as they are."""
+    sums = [parameter.detach().sum(dtype=torch.float64) for parameter in parameters]
+    found: list[float] = torch.stack(sums).tolist() if sums else []
+    return found
 
 
 def _logprobs(answer: Answer, ids: list[int]) -> list[float]:

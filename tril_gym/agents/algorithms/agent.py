@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,12 +23,14 @@ from tril_gym.agents.actors.guide import Guide, as_guide
 from tril_gym.agents.actors.model_check import check_training_mode
 from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
+from tril_gym.agents.actors.served_policy import ServedPolicy
 from tril_gym.agents.algorithms.report import History
 from tril_gym.agents.algorithms.training_loop import learn
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.learner import Learner
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
@@ -96,6 +98,39 @@ class Agent(ABC):
             check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole, self.history = 0, True, History()
+        self.writer: ServedPolicy | None = None
+
+    def write_with(self, writer: ServedPolicy) -> None:
+        """Let a server with a copy of the policy's weights write what the policy would write, from now on.
+
+        It is not saved: call it again after `load`.
+
+        Args:
+            writer: of this agent's policy.
+
+        Raises:
+            ValueError: it does not fit, or nothing corrects that the server's probabilities are not the policy's.
+        """
+        if writer.policy.model is not self.policy.model:
+            raise ValueError(f"the server must write with the weights of this agent's policy, got {writer!r}")
+        if not isinstance(self.config, ActorCriticConfig) or self.config.sampling_correction == "none":
+            kind = self.config_type.__name__
+            raise ValueError(
+                f"texts that a server writes are learned from with a correction: {kind}(sampling_correction='token');"
+                f" {self.name} {'has it' if issubclass(self.config_type, ActorCriticConfig) else 'has none'}"
+            )
+        if self.ranks.size > 1:
+            raise ValueError(f"a server writes for one process, got {self.ranks.size}; use one process")
+        writer = ServedPolicy(self.policy, writer.server, writer.hand_over)
+        writer.check(self.layout)
+        self.writer = writer
+
+    def collection_plan(self, plan: Plan) -> Plan:
+        """Return a plan that the texts of an iteration are collected by: that of the learner, or the server's."""
+        if self.writer is None:
+            return self.learner.collection_plan(plan)
+        rollin = self.writer if plan.rollin is self.policy else plan.rollin
+        return replace(plan, rollin=rollin, rollout=self.writer if plan.rollout is self.policy else plan.rollout)
 
     def _models(self) -> list[Any]:
         """Return the networks of policy and guide."""

@@ -50,6 +50,9 @@ class Trainable(Protocol):
     def plan(self, iteration: int) -> Plan:
         """Return the plan of an iteration, counted from 0."""
 
+    def collection_plan(self, plan: Plan) -> Plan:
+        """Return the plan that its texts are collected by."""
+
 
 def learn(
     agent: Trainable,
@@ -116,7 +119,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     agent.iteration += 1
     agent.is_whole = True
     texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
-    texts |= agent.ranks.sum(plan.metrics())
+    texts |= agent.ranks.sum(agent.collection_plan(plan).metrics())
     metrics = {"iteration": agent.iteration} | texts | baseline | metrics
     report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
     history.append(report.metrics)
@@ -133,7 +136,7 @@ def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, 
         with timer.time("collect"):
             trajectories = collect(
                 agent.envs,
-                agent.learner.collection_plan(plan),
+                agent.collection_plan(plan),
                 episodes=agent.episodes,
                 generator=agent.generator,
                 timer=timer,

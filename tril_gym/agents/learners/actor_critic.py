@@ -25,9 +25,11 @@ from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.credit import CreditAssignment, gae_advantages, kl_of
 from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_critic, make_critic
 from tril_gym.agents.learners.epochs import Epochs
+from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
 from tril_gym.agents.learners.optimizer import adamw, set_learning_rate
+from tril_gym.functional.importance import effective_sample_size, importance_weights
 from tril_gym.functional.losses import policy_loss, sampling_error
 from tril_gym.functional.masked import explained_variance, select
 from tril_gym.functional.running import RunningStd
@@ -174,6 +176,7 @@ class ActorCritic(Learner):
         trajectories, scale = self._scale_rewards(trajectories)
         kl, kl_coef = finite_kl(trajectories), self.kl_controller.coef
         experience = self.credit.experience(trajectories, kl_coef=kl_coef)
+        experience, corrected = self._correct_sampling(experience, trajectories, sampled)
         if self.references is not None:
             experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
         explained = explained_variance(experience.old_values, experience.returns, experience.learn_critic)
@@ -186,22 +189,42 @@ class ActorCritic(Learner):
         self.iteration += 1
         steps |= self._sampling_error(trajectories, sampled, steps)
         metrics = {"kl": kl, "kl_coef": kl_coef, f"{name}/explained_variance": float(explained)}
-        return metrics | scale | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
+        return (
+            metrics
+            | scale
+            | corrected
+            | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
+        )
+
+    def _correct_sampling(
+        self, experience: Experience, trajectories: Trajectories, sampled: Tensor
+    ) -> tuple[Experience, Metrics]:
+        """Weight the advantages by the ratio of the policy's probabilities to those at sampling, if configured."""
+        level = self.config.sampling_correction
+        if level == "none":
+            return experience, {}
+        logprobs, wrote = trajectories.old_logprobs, trajectories.wrote
+        weights = importance_weights(logprobs, sampled, wrote, level=level, cap=self.config.sampling_cap)
+        share = effective_sample_size(weights, wrote)
+        advantages = experience.advantages * weights.to(experience.advantages.dtype)
+        return replace(experience, advantages=advantages), {"policy/importance_share": float(share)}
 
     def _sampling_error(self, trajectories: Trajectories, sampled: Tensor, steps: Metrics) -> Metrics:
         """Return how far scoring is from sampling, in nats, and warn once where that is more than rounding.
 
-        In low precision the texts were scored again, so all are compared; else those of the first minibatch.
+        Where the texts were scored again, all are compared; else those of the first minibatch.
         """
-        low, wrote = self.credit.is_low_precision, trajectories.wrote
-        if not low and "policy/sampling_error_mean" not in steps:  # the first step was skipped
+        low, again = self.credit.is_low_precision, self.credit.scores_again
+        if not again and "policy/sampling_error_mean" not in steps:  # the first step was skipped
             return {}
-        if low:
-            largest, total = sampling_error(trajectories.old_logprobs, sampled, wrote)
-            mean = total / max(1, int(wrote.sum()))
+        if again:
+            known = trajectories.wrote & ~sampled.isnan()
+            largest, total = sampling_error(trajectories.old_logprobs, sampled, known)
+            mean = total / max(1, int(known.sum()))
         else:
             largest, mean = steps["policy/sampling_error_max"], steps["policy/sampling_error_mean"]
-        if mean > SAMPLING_ERROR[low] and not self._warned:
+        is_corrected = self.config.sampling_correction != "none"
+        if mean > SAMPLING_ERROR[low] and not self._warned and not is_corrected:
             self._warned = True
             log.warning(
                 "log-probabilities at sampling differ from those at scoring by %.2g nats on average; more than %g is"

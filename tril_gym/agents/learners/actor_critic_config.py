@@ -53,6 +53,12 @@ class ActorCriticConfig(OptimizerConfig):
         "Subtract from a text's reward that of a text that the reference policy writes: prompt: for the same example;"
         " rollin: from the same state, with the same rollin; not for GAIL",
     )
+    sampling_correction: Literal["none", "token", "sequence"] = config_field(
+        "none",
+        "Score the texts again before the update, and weight the policy's loss by the ratio to the probability at"
+        " sampling: of each token, or of the text; for policies that a server writes, and in low precision",
+    )
+    sampling_cap: float = config_field(2.0, "Largest weight of sampling_correction", minimum=1, maximum=MAX_COEFFICIENT)
     scale_rewards: bool = config_field(
         False,
         "Divide rewards by the running standard deviation of all texts' rewards so far; kl_coef is then in units of"

@@ -84,17 +84,23 @@ class CreditAssignment:
         half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
         return half or self.config.mixed_precision != "no"
 
+    @property
+    def scores_again(self) -> bool:
+        """Whether the log-probabilities at sampling are replaced by those of a pass before the update."""
+        return self.is_low_precision or self.config.sampling_correction != "none"
+
     @torch.no_grad()
     def add_reference_and_values(
         self, trajectories: Trajectories, critic: Critic, timer: Timer | None = None
     ) -> Trajectories:
         """Add log-probabilities under the reference policy, and the values that were not recorded in collection.
 
-        In low precision the policy's own log-probabilities are computed again, by the pass that training uses.
+        In low precision, and for a correction of the sampling, the policy's own log-probabilities are computed again,
+        by the pass that training uses.
         """
         timer = timer or Timer()
         old_logprobs = trajectories.old_logprobs
-        if self.is_low_precision:
+        if self.scores_again:
             old_logprobs = self._logprobs(self.policy, trajectories).double()
         with timer.time("reference"):
             ref_logprobs = self._logprobs(self.ref_policy, trajectories)

@@ -32,7 +32,7 @@ def test_the_matrix_is_complete():
 
 @pytest.mark.parametrize(("algorithm", "task", "policy"), CELLS)
 def test_a_cell_trains_from_the_command_line(algorithm, task, policy, tmp_path, monkeypatch):
-    monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1))
+    monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1, batch_size=600))
     prompt, new = LENGTHS[task]
     lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
     arguments = ["train", algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths]

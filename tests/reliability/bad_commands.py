@@ -194,6 +194,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --env-arg tokenizer=fit:3", "tokenizer must be fit or fit:N"),
     (f"{TRAIN} --env-arg vocab_size=5", "vocab_size must cover the tokenizer"),
     (f"{TRAIN} --env-arg reward_settings=3", "reward_settings must be settings by the name of a reward"),
+    (f"{TRAIN} --env-arg prompt_template=x", "prompt_template must be a format of {concepts} and nothing else"),
     # rewards
     (f"{TRAIN} --reward nope", "unknown reward 'nope'"),
     (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a figure of a whole corpus"),
@@ -228,6 +229,9 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("evaluate nowhere --env tril/CommonGen-v0 --output no/x.json", "--output no/x.json: there is no folder no"),
     ("evaluate nowhere --env tril/CommonGen-v0 --seed 99999999999", "99999999999 is not in the range"),
     ("train reward-model", "--dataset is missing"),
+    ("train reward-model --env tril/TLDR-v0", "--env tril/TLDR-v0 has no pairs of completions"),
+    ("train reward-model --env tril/Toy-v0", "tril/Toy-v0 creates its own examples"),
+    ("train reward-model --env tril/HH", "unknown environment 'tril/HH'"),
     ("train reward-model --dataset nowhere", "there is no file or folder nowhere"),
     ("train reward-model --dataset sets.jsonl", "no column 'prompt'; found concepts, references"),
     ("train reward-model --dataset sets.jsonl --learning-rate 1e30", "--learning-rate must be in (0, 1], got 1e+30"),

@@ -21,6 +21,7 @@ from reward_models import (
     same_weights,
 )
 
+from tril_gym import rewards
 from tril_gym.cli import main
 from tril_gym.reward_model import trainer as trainer_module
 from tril_gym.reward_model.network import pair_rewards
@@ -267,6 +268,16 @@ class TestCommand:
         text = self.invoke("--help").output
         for flag in ("--dataset", "--center-coef", "--lora-rank", "--drop-tokens", "--output-dir", "--resume"):
             assert flag in text
+
+    def test_an_environment_reads_its_rows(self, tmp_path):
+        """Whole dialogues without a prompt, as the public data set has them."""
+        dialogues = [f"\n\nHuman: What of {number}?\n\nAssistant:" for number in range(40)]
+        rows = [{"chosen": f"{text} It is {text[16:18]}.", "rejected": f"{text} No."} for text in dialogues]
+        (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = ["--env", "tril/HH-v0", "--dataset", str(tmp_path / "raw.jsonl")]
+        result = self.invoke(*data, "--epochs", "1", "--output-dir", str(tmp_path / "run"))
+        assert result.exit_code == 0, result.output
+        assert rewards.load("preference", model=tmp_path / "run").max_length == 512
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

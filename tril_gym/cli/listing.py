@@ -21,11 +21,11 @@ def list_group(context: click.Context) -> None:
 @list_group.command("envs")
 def list_envs() -> None:
     """List environment ids and their default rewards."""
-    from tril_gym.registration import ENVIRONMENTS
+    from tril_gym.registration import ENVIRONMENTS, accepts_dataset
 
     for name, row in ENVIRONMENTS.items():
-        terms = row.default_reward
-        print_row(name, " + ".join(f"{weight:g} {term}" for term, weight in terms.items()) or "its own reward")
+        terms = " + ".join(term if weight == 1 else f"{weight:g} {term}" for term, weight in row.default_reward.items())
+        print_row(name, terms or ("none: name one with --reward" if accepts_dataset(name) else "its own reward"))
 
 
 @list_group.command("algorithms")

@@ -52,8 +52,24 @@ def test_only_kinds_of_texts_that_occur_are_reported(rollin_prob, names):
 
 def test_plans_in_which_the_guide_starts_have_none():
     plan = Plan.guide_starts(OneToken(P), OneToken(G), rollin_prob=0.5)
-    assert set(rollin_metrics(collected(plan), plan)) == {"rollin/prob", "rollin/share", "rollin/length"}
+    assert set(rollin_metrics(collected(plan), plan)) == {
+        "rollin/prob",
+        "rollin/share",
+        "rollin/length",
+        "guide/token_share",
+    }
     assert rollin_metrics(collected(Plan(rollout=OneToken(P))), Plan(rollout=OneToken(P))) == {}
+
+
+@pytest.mark.parametrize("begin", [Plan.guide_starts, Plan.guide_finishes])
+def test_the_share_of_tokens_that_the_guide_wrote(begin):
+    """The policy writes P, the guide G, and each is counted in the texts themselves."""
+    plan = begin(OneToken(P), OneToken(G), rollin_prob=0.5)
+    trajectories = collected(plan)
+    written = trajectories.tokens[trajectories.is_token]
+    share = rollin_metrics(trajectories, plan)["guide/token_share"]
+    assert share == pytest.approx(float((written == G).double().mean()))
+    assert 0.1 < share < 0.9
 
 
 def test_the_share_of_texts_that_ended():

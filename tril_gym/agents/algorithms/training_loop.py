@@ -203,7 +203,8 @@ def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:
     """
     if plan.rollin is None:
         return {}
-    metrics = {"rollin/prob": plan.rollin_prob}
+    by_policy = int((trajectories.wrote & trajectories.is_token).sum()) / max(1, int(trajectories.is_token.sum()))
+    metrics = {"rollin/prob": plan.rollin_prob, "guide/token_share": 1 - by_policy}
     has_rollin = trajectories.switch > 0
     if bool(has_rollin.any()):
         metrics["rollin/share"] = float(has_rollin.double().mean())

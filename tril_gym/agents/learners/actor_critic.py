@@ -188,7 +188,9 @@ class ActorCritic(Learner):
         self.critic_updates[plan.critic] += 1
         self.iteration += 1
         steps |= self._sampling_error(trajectories, sampled, steps)
-        metrics = {"kl": kl, "kl_coef": kl_coef, f"{name}/explained_variance": float(explained)}
+        per_token = kl * len(trajectories) / max(1, int(trajectories.wrote.sum()))
+        metrics = {"kl": kl, "kl_per_token": per_token, "kl_coef": kl_coef}
+        metrics[f"{name}/explained_variance"] = float(explained)
         return (
             metrics
             | scale

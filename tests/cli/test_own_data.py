@@ -7,10 +7,10 @@ import gymnasium as gym
 import pytest
 import yaml
 from click.testing import CliRunner
+from seven import SEVEN
 
 from tril_gym.agents import BC, PPO, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, References, tiny_guide, tiny_policy
 from tril_gym.cli import main
-from tril_gym.experiment.algorithms import ALGORITHMS
 
 QUESTIONS = [{"question": f"say {word} {number}:", "answer": word} for word in ("yes", "no") for number in range(20)]
 TEXT = ["--env", "tril/Text-v0"]
@@ -41,7 +41,7 @@ def train(*arguments):
     return found.exit_code, found.output
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in NEED_REFERENCES])
+@pytest.mark.parametrize("algorithm", [name for name in SEVEN if name not in NEED_REFERENCES])
 def test_prompts_alone_are_enough(algorithm, folder):
     code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", "--reward", "own:short", *SMALL)
     assert code == 0, output

@@ -12,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from seven import SEVEN
 
 from tril_gym.cli import main
-from tril_gym.experiment.algorithms import ALGORITHMS
 from tril_gym.rewards.neural import preference_fit
 
 TASKS = ("IMDB", "CommonGen", "TLDR")
 MODELS = {"tiny": AutoModelForCausalLM, "tiny-seq2seq": AutoModelForSeq2SeqLM}
-CELLS = [*itertools.product(ALGORITHMS, TASKS, MODELS), ("ppo-pp", "HH", "tiny-seq2seq")]
+CELLS = [*itertools.product(SEVEN, TASKS, MODELS), ("ppo-pp", "HH", "tiny-seq2seq")]
 SMALL = ["--tiny-samples", "32", "--num-envs", "4", "--eval-examples", "4", "--iterations", "2", "--epochs", "1"]
 # Short texts: these runs check that all components fit together.
 LENGTHS = {"IMDB": (24, 10), "CommonGen": (15, 10), "TLDR": (48, 10), "HH": (48, 10)}

@@ -12,13 +12,14 @@ import transformers
 from click.testing import CliRunner
 from doubles import learned
 from spacy_pipeline import save_pipeline
+from seven import SEVEN
 
 from tril_gym.agents.tiny import TinySettings
 from tril_gym.cli import main
 from tril_gym.cli.training import train_command
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.experiment import presets
-from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.build import build_run, restore_run
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resolution import configure
@@ -27,7 +28,7 @@ from tril_gym.utils.seeding import seeded
 
 TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
 ENVS = (*TASKS, "tril/HH-v0", "tril/Toy-v0")
-CELLS = [(preset, algorithm, env) for preset in presets.names() for algorithm in ALGORITHMS for env in ENVS]
+CELLS = [(preset, algorithm, env) for preset in presets.names() for algorithm in SEVEN for env in ENVS]
 BUILT = [cell for cell in CELLS if cell[2] != "tril/HH-v0"] + [("embedded", "ppo-pp", "tril/HH-v0")]
 SMALL = {"episodes_per_iteration": 4, "minibatch_size": 2, "gradient_accumulation": 1, "epochs": 1}
 
@@ -54,7 +55,7 @@ def unknown(content: dict[str, Any]) -> list[str]:
 
 
 def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str]:
-    if algorithm not in ALGORITHMS:
+    if algorithm not in SEVEN:
         return [algorithm]
     hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
     return (

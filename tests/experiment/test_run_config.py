@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 import torch
 from click.testing import CliRunner
+from seven import SEVEN
 
 from tril_gym.cli import main
 from tril_gym.cli.options import GROUPS, help_text
@@ -101,7 +102,7 @@ def test_names_of_settings_are_unique(algorithm):
     assert numbers & {entry.name for entry in fields(RunConfig)} == set()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", SEVEN)
 def test_resolving_twice_changes_nothing(algorithm):
     once = configure(algorithm)
     assert resolve(once) == once
@@ -139,7 +140,7 @@ def test_every_field_has_an_option_with_help():
                 assert entry.metadata["group"] in GROUPS, entry.name
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", SEVEN)
 def test_help_shows_what_a_run_without_options_uses(algorithm):
     config = configure(algorithm)
     used = asdict(config) | config.hyperparameters
@@ -150,7 +151,7 @@ def test_help_shows_what_a_run_without_options_uses(algorithm):
         assert "default: 0.02]" in shown["kl_coef"]  # the preset's; the default of the dataclass is 0.001
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", SEVEN)
 def test_help_shows_no_option_that_is_refused(algorithm):
     text = help_of("train", algorithm)
     takes_guide = agent_type(algorithm).takes_guide

@@ -9,8 +9,9 @@ import torch
 from tabular import IS_TOKEN, REWARDS, expected_gradient, logprobs, policy_gradient, table
 
 from tril_gym.functional.group_advantages import leave_one_out, less_group_mean, standardised
+from tril_gym.functional.losses import policy_loss
 from tril_gym.functional.pair_losses import p3o_loss, rebel_loss, text_logprobs
-from tril_gym.functional.policy_losses import apa_loss, clip_loss, length_weights
+from tril_gym.functional.policy_losses import apa_loss, length_weights
 from tril_gym.functional.text_losses import a_lol_loss, a_star_loss
 
 ETA, LAMBDA, BETA = 0.7, 0.5, 0.3
@@ -28,7 +29,7 @@ class Batch:
     def clip(self, advantages, norm="sum"):
         weights = length_weights(self.learn, norm, max_length=2)
         wide = advantages.unsqueeze(1).expand_as(self.learn)
-        return clip_loss(
+        return policy_loss(
             self.logprobs, self.old, wide, self.learn, clip_range=0.2, weights=weights, count=len(self.learn)
         )
 

@@ -8,7 +8,6 @@ from tril_gym.functional.policy_losses import (
     apa_loss,
     awr_loss,
     cispo_loss,
-    clip_loss,
     gspo_loss,
     length_weights,
     reference_kl_loss,
@@ -32,12 +31,11 @@ def per_token(loss, of):
 def test_higher_clip_by_hand():
     logprobs, old = inputs()
     # ε .2, ε_high .28: gains min(1.25, 1.25), min(1.5, 1.28), min(.5, .8), and for A = −2 min(−1.8, −1.8).
-    loss = clip_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.2, clip_range_high=0.28)
+    loss = policy_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.2, clip_range_high=0.28)
     assert loss.item() == pytest.approx(-(1.25 + 1.28 + 0.5 - 1.8) / 4)
-    # Without a clip of its own above it is PPO's loss to the last bit.
-    own = clip_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.2)
-    assert own.equal(policy_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.2))
-    assert own != loss
+    # The control: without a clip of its own above, 1.5 is clipped at 1.2.
+    own = policy_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.2)
+    assert own.item() == pytest.approx(-(1.2 + 1.2 + 0.5 - 1.8) / 4)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ def test_higher_clip_by_hand():
 def test_length_norms_by_hand(norm, count, expected):
     logprobs = torch.full((2, 3), -1.0, dtype=torch.float64)
     weights = length_weights(LEARN, norm, max_length=3)
-    loss = clip_loss(logprobs, logprobs, ADVANTAGES, LEARN, clip_range=0.2, weights=weights, count=count)
+    loss = policy_loss(logprobs, logprobs, ADVANTAGES, LEARN, clip_range=0.2, weights=weights, count=count)
     assert loss.item() == pytest.approx(-expected)
 
 
@@ -78,7 +76,7 @@ def test_cispo_clips_the_weight_not_the_gradient():
     # −sg[min(ρ, 1.3)] A / 4: the token of ρ = 1.5 keeps a gradient, that of 1.3; under PPO's clip it has none.
     gradient = per_token(cispo_loss(logprobs, old, ADVANTAGES, LEARN, clip_range_high=0.3), logprobs)
     assert gradient[LEARN].tolist() == pytest.approx([-1.25 / 4, -1.3 / 4, -0.5 / 4, 1.8 / 4])
-    control = per_token(clip_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.3), logprobs)
+    control = per_token(policy_loss(logprobs, old, ADVANTAGES, LEARN, clip_range=0.3), logprobs)
     assert control[0, 1] == 0.0
 
 
@@ -116,7 +114,7 @@ def test_kl_in_the_loss_by_hand():
 
 
 LOSSES = {
-    "clip": lambda p, o, a, m: clip_loss(p, o, a, m, clip_range=0.2, clip_range_high=0.3),
+    "clip": lambda p, o, a, m: policy_loss(p, o, a, m, clip_range=0.2, clip_range_high=0.3),
     "gspo": lambda p, o, a, m: gspo_loss(p, o, a, m, clip_range=0.2),
     "cispo": lambda p, o, a, m: cispo_loss(p, o, a, m, clip_range_high=0.2),
     "apa": lambda p, o, a, m: apa_loss(p, o, a, m, temperature=0.5),

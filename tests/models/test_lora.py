@@ -20,6 +20,7 @@ from doubles import (
     toy_envs,
     toy_policy,
 )
+from seven import SEVEN
 from test_identities import TOLERANCES, mixed_texts, ratio_error
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
 
@@ -27,7 +28,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, BCConfig, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.cli import main
-from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
@@ -340,7 +341,7 @@ class TestTraining:
         rewards = [row["reward/mean"] for row in history(agent, 12)]
         assert rewards[-1] > rewards[0] + 0.15
 
-    @pytest.mark.parametrize("name", ALGORITHMS)
+    @pytest.mark.parametrize("name", SEVEN)
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
     def test_every_agent(self, name, family):
         kind, policy = agent_type(name), toy_policy(family).with_lora(RANK)

@@ -20,6 +20,7 @@ import paths
 import pytest
 import torch
 from blocks import FENCE, blocks, is_installed, run_page
+from seven import SEVEN
 
 from tril_gym import rewards
 from tril_gym.cli import main
@@ -200,27 +201,29 @@ def test_every_environment_reward_and_algorithm_is_listed():
     environments, shell = ROOT / "docs/environments.md", ROOT / "docs/command_line.md"
     assert sorted(first_column(environments, "Ids")) == sorted(id for id in gym.registry if id.startswith("tril/"))
     assert first_column(ROOT / "docs/rewards.md", "Registry") == rewards.names()
-    assert first_column(shell, "Train") == list(ALGORITHMS)
-    assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in ALGORITHMS]
+    family = first_column(ROOT / "docs/which_algorithm.md", "The family")
+    assert [*first_column(shell, "Train"), *family] == list(ALGORITHMS)
+    assert first_column(ROOT / "README.md", "Agents") == [agent_type(name).__name__ for name in SEVEN]
 
 
 @pytest.fixture(scope="module")
 def run_folders(tmp_path_factory):
-    """Run every algorithm for two small iterations; return the run folders."""
+    """Run algorithms that have all metrics between them for two small iterations; return the run folders."""
     from rich.console import Console
 
     from tril_gym.experiment import RunConsole, train
 
     small = {"env": "tril/Toy-v0", "reward": {"cider_d": 1.0}, "num_envs": 8, "eval_examples": 2, "iterations": 2}
     small["eval_every"] = 1
-    own = {name: {"target_coef": 0.1} for name in ALGORITHMS if name != "bc"}  # which is nothing but that
+    names = (*SEVEN, "grpo", "online-dpo", "rebel")
+    own = {name: {"target_coef": 0.1} for name in names if name != "bc"}  # which is nothing but that
     own["ppo"] |= {"scale_rewards": True}
     own["ppo-pp"] |= {"baseline": "rollin"}
     own["aggrevated"] |= {"allow_full_rollins": True, "num_envs": 32}
     own["d2lols"] |= {"aggrevated_iterations": 1}
     own["gail"] |= {"gradient_penalty": 0.1}
     folders = {}
-    for name in ALGORITHMS:
+    for name in names:
         config = configure(name, **small | own.get(name, {}))
         folder = tmp_path_factory.mktemp(name) / "run"
         folders[name] = train(config, folder, console=RunConsole(Console(quiet=True))).folder

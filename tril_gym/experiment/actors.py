@@ -81,7 +81,7 @@ def _check_memory(config: RunConfig, settings: dict[str, Any]) -> None:
     except Exception:  # an estimate must not stop a model that can be loaded; if it cannot, loading says why
         return
     copies = TRAINED
-    if agent_type(config.algorithm).learner_type.has_critic:
+    if agent_type(config.algorithm).config_type.has_critic:
         copies += FROZEN + (0 if config.hyperparameters.get("critic") == "shared" else TRAINED)
     free = free_memory(torch.device(config.device))
     check_memory(config.policy, weights, settings.get("dtype", torch.float32), copies, free)

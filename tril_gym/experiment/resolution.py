@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tril_gym.experiment import presets
-from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     LOADING_OPTIONS,
@@ -50,12 +50,16 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         every = known | {entry.name for entry in fields(kind.config_type)}
         name = with_suggestion(unknown[0], every)
         raise ValueError(f"{algorithm} has no setting {name}; `tril-gym train {algorithm} --help` lists its settings")
+    if (own := ALGORITHMS[algorithm].env) is not None:
+        given = {"env": own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     numbers = chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
+    if numbers.get("cut") in ("backward", "binomial"):
+        numbers = {"cut_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     if numbers.get("final_rollin_prob") is not None:
         numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
@@ -125,7 +129,7 @@ def _resolved(numbers: dict[str, Any], num_envs: int) -> dict[str, Any]:
 
 def _critic_of(config: RunConfig) -> str | None:
     """Return the kind of critic that the policy has by default, None where that is chosen or not known yet."""
-    has_critic = agent_type(config.algorithm).learner_type.has_critic
+    has_critic = agent_type(config.algorithm).config_type.has_critic
     if not has_critic or config.hyperparameters.get("critic") is not None:
         return None
     return "adapter" if config.lora_rank else "separate" if config.policy in TINY else None
@@ -134,7 +138,8 @@ def _critic_of(config: RunConfig) -> str | None:
 def _guide_settings(config: RunConfig) -> dict[str, Any]:
     from tril_gym.agents.tiny import GUIDE_TEMPERATURE, GUIDE_TOP_P
 
-    guide = config.policy if config.guide is None and config.policy in TINY else config.guide
+    own = ALGORITHMS[config.algorithm].guide or (config.policy if config.policy in TINY else None)
+    guide = own if config.guide is None else config.guide
     if guide is None or guide == "references" or is_function_name(guide):
         return {"guide": guide}
     defaults: dict[str, Any] = {

@@ -25,13 +25,22 @@ def log_ratio(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    learn: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    weights: Tensor | None = None,
+    count: Count = None,
 ) -> Tensor:
     """Return PPO's clipped surrogate, negated: a scalar to minimise.
 
-        −mean min(ρ A, clip(ρ, 1−ε, 1+ε) A)
+        −mean min(ρ A, clip(ρ, 1−ε, 1+ε_high) A)
 
-    Schulman et al. 2017, eq. 7.
+    Schulman et al. 2017, eq. 7; a clip of its own above 1: Yu et al. 2025 (DAPO), section 3.1:
+    https://arxiv.org/abs/2503.14476
 
     Args:
         logprobs:     (B, T) log π(token) in training, with gradient.
@@ -39,12 +48,15 @@ def policy_loss(
         advantages:   (B, T)
         learn:        (B, T) True on the tokens that the policy learns on.
         clip_range:   ε, half the width of the interval of ρ.
+        clip_range_high: ε_high; by default ε.
+        weights:      (B, T) of each token in the sum, see `policy_losses.length_weights`; by default 1.
         count:        divisor; by default the number of tokens in `learn`.
     """
     ratio = log_ratio(logprobs, old_logprobs, learn).exp()
     advantages = select(advantages, learn)
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), learn, count)
+    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    return -masked_mean(gain if weights is None else gain * weights, learn, count)
 
 
 def value_loss(

@@ -44,38 +44,6 @@ def _clip(ratio: Tensor, low: float, high: float | None) -> Tensor:
     return ratio.clamp(1 - low, 1 + (low if high is None else high))
 
 
-def clip_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    learn: Tensor,
-    *,
-    clip_range: float,
-    clip_range_high: float | None = None,
-    weights: Tensor | None = None,
-    count: Count = None,
-) -> Tensor:
-    """Return PPO's clipped surrogate with a clip of its own above 1, negated: a scalar to minimise.
-
-        −Σ_t w_t min(ρ A, clip(ρ, 1−ε, 1+ε_high) A) / count
-
-    Yu et al. 2025 (DAPO), section 3.1: https://arxiv.org/abs/2503.14476
-
-    Args:
-        logprobs:        (B, T) log π(token) in training, with gradient.
-        old_logprobs:    (B, T) log π(token) at collection.
-        advantages:      (B, T)
-        learn:           (B, T) True on the tokens that the policy learns on.
-        clip_range:      ε.
-        clip_range_high: ε_high; by default ε.
-        weights:         (B, T) of `length_weights`; by default 1.
-        count:           divisor; by default the number of tokens in `learn`.
-    """
-    ratio, advantages = log_ratio(logprobs, old_logprobs, learn).exp(), select(advantages, learn)
-    gain = torch.minimum(ratio * advantages, _clip(ratio, clip_range, clip_range_high) * advantages)
-    return -masked_mean(gain if weights is None else gain * weights, learn, count)
-
-
 def cispo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -90,7 +58,7 @@ def cispo_loss(
 
         −Σ_t w_t sg[min(ρ, 1 + ε_high)] A log π / count
 
-    MiniMax 2025, section 3.1: https://arxiv.org/abs/2506.13585. Arguments as of `clip_loss`.
+    MiniMax 2025, section 3.1: https://arxiv.org/abs/2506.13585. Arguments as of `losses.policy_loss`.
     """
     weight = log_ratio(logprobs, old_logprobs, learn).exp().clamp(max=1 + clip_range_high).detach()
     gain = weight * select(advantages, learn) * select(logprobs, learn)
@@ -128,6 +96,16 @@ def gspo_loss(
     advantage = select(advantages, learn).sum(1) / divisor
     gain = torch.minimum(ratio * advantage, _clip(ratio, clip_range, clip_range_high) * advantage)
     return -masked_mean(gain, has_tokens, count)
+
+
+@torch.no_grad()
+def text_clip_fraction(
+    logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+) -> Tensor:
+    """Return the share of texts whose ratio s, of `gspo_loss`, lies outside [1−ε, 1+ε]: a scalar."""
+    lengths = learn.sum(1)
+    moved = log_ratio(logprobs, old_logprobs, learn).sum(1) / lengths.clamp(min=1)
+    return masked_mean(moved.expm1().abs() > clip_range, lengths > 0, count)
 
 
 def apa_loss(

@@ -14,9 +14,9 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -55,6 +55,29 @@ def config_field(
     assert minimum is None or above is None, bounds
     assert maximum is None or below is None, bounds
     return field(default=default, metadata={"help": help, "group": group} | bounds)
+
+
+def with_defaults(**defaults: Any) -> Callable[[type], type]:
+    """Return a decorator that gives a subclass of a config other defaults: the same fields, one algorithm's values.
+
+    @with_defaults(gamma=0.99)
+    class OtherConfig(Config):
+        ...
+
+    Raises:
+        TypeError: the config has no such field.
+    """
+
+    def decorate(kind: Any) -> Any:
+        known, hints = {entry.name: entry for entry in fields(kind)}, typing.get_type_hints(kind)
+        if unknown := sorted(defaults.keys() - known.keys()):
+            raise TypeError(f"{kind.__name__} has no field {unknown[0]!r} to give another default")
+        kind.__annotations__ = {name: hints[name] for name in defaults}
+        for name, value in defaults.items():
+            setattr(kind, name, field(default=value, metadata=known[name].metadata))
+        return dataclass(frozen=True, kw_only=True)(kind)
+
+    return decorate
 
 
 def flag_of(name: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from doubles import EOS, G, OneToken, P, foreign_envs, generator
 
-from tril_gym.agents import Plan, TextLayout, Trajectories
+from tril_gym.agents import Plan, TextLayout, Trajectories, UniformCut
 from tril_gym.agents.algorithms.training_loop import rollin_metrics, text_metrics
 from tril_gym.agents.collection.collector import collect
 
@@ -28,7 +28,7 @@ def kinds(trajectories: Trajectories) -> list[str]:
 
 
 def test_rewards_by_who_wrote_the_texts():
-    plan = Plan.guide_finishes(OneToken(P), OneToken(G), rollin_prob=0.6, allow_full_rollins=True)
+    plan = Plan.guide_finishes(OneToken(P), OneToken(G), rollin_prob=0.6, cut=UniformCut(allow_full=True))
     trajectories = collected(plan)
     found = kinds(trajectories)
     assert len(set(found)) == 3

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories
+from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories, UniformCut
 from tril_gym.agents.algorithms import training_loop
 from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
 from tril_gym.agents.collection.collector import collect
@@ -42,7 +42,7 @@ def test_from_the_rollin_it_has_the_rollin_and_from_the_prompt_not(mode, setting
     envs = toy_envs(mode=mode, **settings)
     texts = guided(envs)
     rollin, prompt = (
-        baseline_rewards(envs, texts, OneToken(BAD), baseline=baseline, generator=generator(2))
+        baseline_rewards(envs, texts, OneToken(BAD), baseline=baseline, generator=generator(2))[:, 0]
         for baseline in ("rollin", "prompt")
     )
     # The other writer's words are worth nothing: what is left is the share of the rollin's good words.
@@ -55,7 +55,7 @@ def test_it_is_for_the_same_example():
     # "stop" pays 1 for EOS after a number of words that the prompt determines: here for those with two.
     envs = toy_envs(rule="stop")
     texts = collect(envs, Plan(rollout=OneToken(BAD)), episodes=20, generator=generator(1))
-    rewards = baseline_rewards(envs, texts, OneToken(BAD, (3,)), baseline="prompt", generator=generator(2))
+    rewards = baseline_rewards(envs, texts, OneToken(BAD, (3,)), baseline="prompt", generator=generator(2))[:, 0]
     first = torch.stack([torch.tensor(texts.texts.prompt_ids(row)[0]) for row in range(20)])
     assert torch.equal(rewards, ((first - 2) % (T - 1) == 1).double())
     assert 0 < float(rewards.sum()) < 20
@@ -63,9 +63,9 @@ def test_it_is_for_the_same_example():
 
 def test_where_the_policy_writes_the_rollin_both_begin_at_the_prompt():
     envs = toy_envs()
-    plan = Plan.guide_finishes(OneToken(GOOD), OneToken(GOOD), rollin_prob=1.0, allow_full_rollins=True)
+    plan = Plan.guide_finishes(OneToken(GOOD), OneToken(GOOD), rollin_prob=1.0, cut=UniformCut(allow_full=True))
     texts = collect(envs, plan, episodes=20, generator=generator(1))
-    rewards = baseline_rewards(envs, texts, OneToken(BAD), baseline="rollin", generator=generator(2))
+    rewards = baseline_rewards(envs, texts, OneToken(BAD), baseline="rollin", generator=generator(2))[:, 0]
     assert not rewards.any()  # no word of the policy, all of which are good, is in it
 
 
@@ -73,7 +73,7 @@ def test_a_whole_text_is_its_own_baseline():
     envs = toy_envs()
     texts = guided(envs)
     full = replace(texts, is_rollin=texts.is_token, switch=texts.lengths)
-    rewards = baseline_rewards(envs, full, OneToken(BAD), baseline="rollin", generator=generator(2))
+    rewards = baseline_rewards(envs, full, OneToken(BAD), baseline="rollin", generator=generator(2))[:, 0]
     torch.testing.assert_close(rewards, texts.rewards.sum(1))
 
 

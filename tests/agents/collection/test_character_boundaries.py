@@ -20,7 +20,8 @@ from tril_gym.agents import (
     Guide,
     Plan,
 )
-from tril_gym.agents.collection.collector import EpisodeRandomness, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness
+from tril_gym.agents.collection.cuts import UniformCut, switch_points
 from tril_gym.models.text_codec import TextCodec
 
 ACCENTS = "né 😀a €😀"
@@ -89,7 +90,7 @@ class TestSwitch:
     def test_full_rollin_is_not_moved(self):
         tokenizer = byte_tokenizer(merges=0)
         ids = [*encoded(tokenizer, "n😀"), 1]
-        plan = self.plan(Guide.from_callable(Says(["!"])), ids, allow_full_rollins=True)
+        plan = self.plan(Guide.from_callable(Says(["!"])), ids, cut=UniformCut(allow_full=True))
         trajectories = write(text_envs(tokenizer), plan, episodes=32)
         assert set(trajectories.switch.tolist()) == {1, 5, 6}
         assert set(completions(trajectories)) == {"n!", "n😀!", "n😀"}

@@ -13,7 +13,8 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import (
     Plan,
 )
-from tril_gym.agents.collection.collector import EpisodeRandomness, collect, switch_points
+from tril_gym.agents.collection.collector import EpisodeRandomness, collect
+from tril_gym.agents.collection.cuts import switch_points
 
 
 def test_plan_without_rollin(autoreset_mode):

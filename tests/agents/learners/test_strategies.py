@@ -3,18 +3,18 @@
 Here REINFORCE with a leave-one-out baseline over the batch: Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740
 """
 
-from functools import partial
-
 import pytest
 import torch
 from doubles import MANY_EOS, alone, foreign_envs, generator, policy_of
 from torch import Tensor
 
 from tril_gym.agents import Plan, PPOConfig, TextLayout, Trajectories, adamw, collect
-from tril_gym.agents.learners.credit import CreditAssignment, gae_advantages
+from tril_gym.agents.learners.credit import CreditAssignment
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.agents.learners.epochs import Epochs
-from tril_gym.functional import masked_mean, policy_loss
+from tril_gym.agents.learners.experience import Counts, Experience
+from tril_gym.agents.learners.objectives import ClippedRatio
+from tril_gym.functional import masked_mean
 
 CONFIG = PPOConfig(learning_rate=1e-3, minibatch_size=4, epochs=1, gamma=0.9, gae_lambda=0.5, group_by_length=False)
 
@@ -26,13 +26,13 @@ def leave_one_out(trajectories: Trajectories, rewards: Tensor) -> tuple[Tensor, 
     return torch.where(trajectories.is_token, totals - others, 0.0), torch.zeros_like(rewards)
 
 
-def reinforce(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, count: float) -> Tensor:
+def reinforce(logprobs: Tensor, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
     """−mean A log π"""
-    return -masked_mean(logprobs * advantages, learn, count)
+    return -masked_mean(logprobs * part.advantages, part.learn, counts.learn), {}
 
 
-GAE = partial(gae_advantages, gamma=CONFIG.gamma, gae_lambda=CONFIG.gae_lambda)
-CLIPPED = partial(policy_loss, clip_range=CONFIG.clip_range)
+GAE = CONFIG.advantages()
+CLIPPED = ClippedRatio(clip_range=CONFIG.clip_range)
 
 
 class Setting:
@@ -47,7 +47,7 @@ class Setting:
         self.optimizer = adamw(self.policy.parameters(), CONFIG)
         frozen = self.policy.frozen_copy()
         self.credit = CreditAssignment(self.policy, frozen, self.layout, CONFIG, advantages=advantages)
-        self.epochs = Epochs(self.policy, self.optimizer, self.layout, CONFIG, policy_loss=loss)
+        self.epochs = Epochs(self.policy, self.optimizer, self.layout, CONFIG, objective=loss)
         scored = self.credit.add_reference_and_values(self.texts, self.critic)
         self.experience = self.credit.experience(scored, kl_coef=0.0)
 

@@ -32,6 +32,7 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.learner import Learner
+from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
@@ -56,7 +57,7 @@ class Agent(ABC):
     """
 
     name: ClassVar[str]  # as on the command line
-    config_type: ClassVar[type]
+    config_type: ClassVar[type[OptimizerConfig]]
     learner_type: ClassVar[Any] = ActorCritic  # called with policy, config and layout
     takes_guide: ClassVar[bool] = False
     guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
@@ -71,8 +72,9 @@ class Agent(ABC):
         seed: int = 0,
         ranks: Ranks | None = None,
     ) -> None:
-        self.config = config = self.config_type() if config is None else config
-        if not isinstance(self.config, self.config_type):
+        config = self.config_type() if config is None else config
+        self.config: Any = config
+        if not isinstance(config, self.config_type):
             kind = self.config_type.__name__
             raise TypeError(
                 f"{self.name} takes a {kind}, got {describe_type(config)}; write {kind}(learning_rate=1e-5), with other"
@@ -88,7 +90,7 @@ class Agent(ABC):
         policy.language_model.prepare_training()
         self.policy = policy.with_decoding(config.decoding())
         if config.check_model:
-            policy.check_readings(self.layout, values=self.learner_type.has_critic)
+            policy.check_readings(self.layout, values=config.has_critic)
         self.guide: Any = self._checked_guide(guide)
         self.ranks = current_ranks() if ranks is None else ranks
         self.ranks.share_weights(self._models())
@@ -99,6 +101,7 @@ class Agent(ABC):
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.is_whole, self.history = 0, True, History()
         self.writer: ServedPolicy | None = None
+        self._check_groups()
 
     def write_with(self, writer: ServedPolicy) -> None:
         """Let a server with a copy of the policy's weights write what the policy would write, from now on.
@@ -132,6 +135,15 @@ class Agent(ABC):
         rollin = self.writer if plan.rollin is self.policy else plan.rollin
         return replace(plan, rollin=rollin, rollout=self.writer if plan.rollout is self.policy else plan.rollout)
 
+    def _check_groups(self) -> None:
+        """Refuse iterations that do not consist of whole groups."""
+        size = self.plan(0).texts_per_prompt
+        if self.episodes % size:
+            raise ValueError(
+                f"an iteration must have a multiple of texts_per_prompt texts, {size}, got {self.episodes}; set"
+                " episodes_per_iteration, by default num_envs"
+            )
+
     def _models(self) -> list[Any]:
         """Return the networks of policy and guide."""
         return [self.policy.model, *([self.guide.policy.model] if isinstance(self.guide, Guide) else [])]
@@ -144,7 +156,8 @@ class Agent(ABC):
             raise TypeError(f"{error}; the arguments are {type(self).__name__}({order})") from None
 
     def _check_reward(self) -> None:
-        if self.layout.reward_missing and self.learner_type.needs_rewards:
+        needs_rewards = self.learner_type.needs_rewards and self.config.needs_rewards
+        if self.layout.reward_missing and needs_rewards:
             raise ValueError(
                 f"{self.name} learns from rewards, and this environment has none of its own; name one with --reward, in"
                 ' Python gym.make_vec(…, reward=…): a name such as "exact_match", {name: weight}, or a function of your'

@@ -33,4 +33,5 @@ class AggreVaTeD(GuidedAgent):
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the policy writes the rollin and learns from it, the guide writes the rollout."""
-        return self.config.guide_finishes(self.policy, self.guide, rollin_prob=self.config.rollin_prob_in(iteration))
+        rollin_prob = self.config.rollin_prob_in(iteration)
+        return self.config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)

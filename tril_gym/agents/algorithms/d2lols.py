@@ -40,10 +40,6 @@ class D2LOLS(GuidedAgent):
         """Return the plan of AggreVaTeD in the first iterations, then that of PPO++."""
         config = self.config
         if iteration >= config.aggrevated_iterations:
-            return Plan.guide_starts(
-                self.policy,
-                self.guide,
-                rollin_prob=config.rollin_prob_in(iteration),
-                warm_start_critic=config.warm_start_critic,
-            )
-        return config.guide_finishes(self.policy, self.guide, rollin_prob=config.aggrevated_rollin_prob_in(iteration))
+            return config.guide_starts(self.policy, self.guide, iteration, warm_start_critic=config.warm_start_critic)
+        rollin_prob = config.aggrevated_rollin_prob_in(iteration)
+        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)

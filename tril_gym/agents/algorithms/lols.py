@@ -45,5 +45,6 @@ class LOLS(GuidedAgent):
         """Return the plan of PPO++ or of AggreVaTeD, drawn from the seed and the iteration."""
         config = self.config
         if np.random.default_rng([self.seed, iteration]).random() < config.ppo_pp_prob:
-            return Plan.guide_starts(self.policy, self.guide, rollin_prob=config.rollin_prob_in(iteration))
-        return config.guide_finishes(self.policy, self.guide, rollin_prob=config.aggrevated_rollin_prob_in(iteration))
+            return config.guide_starts(self.policy, self.guide, iteration)
+        rollin_prob = config.aggrevated_rollin_prob_in(iteration)
+        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)

@@ -15,7 +15,7 @@ plan (2), GAIL also in the reward.
  4. Update policy and critic               `agents.learners.actor_critic.ActorCritic.update`
  5. Score under π_ref and V                `agents.learners.credit.CreditAssignment.add_reference_and_values`
  6. Subtract the KL from the rewards       `functional.returns.kl_penalised_rewards` of `functional.kl.kl_terms`
- 7. Estimate advantages and returns        `agents.learners.credit.gae_advantages` by `functional.returns.gae`
+ 7. Estimate advantages and returns        `agents.learners.advantages.gae_advantages` by `functional.returns.gae`
  8. Loop over epochs and minibatches       `agents.learners.epochs.Epochs.run`
  9. Score the minibatch under π            `agents.learners.epochs.Epochs.policy_terms`
     clipped surrogate, eq. 7               `functional.losses.policy_loss`

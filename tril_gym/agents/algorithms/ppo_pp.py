@@ -23,8 +23,13 @@ class PPOPlusPlusConfig(RollinConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rollin_prob == 1.0 and self.final_rollin_prob in (None, 1.0):
-            warnings.warn("with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual", stacklevel=3)
+        is_always = self.rollin_prob == 1.0 and self.final_rollin_prob in (None, 1.0)
+        if is_always and self.cut == "uniform":
+            warnings.warn(
+                "with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual, or cut"
+                " uniform_from_prompt",
+                stacklevel=3,
+            )
 
 
 class PPOPlusPlus(GuidedAgent):
@@ -35,4 +40,4 @@ class PPOPlusPlus(GuidedAgent):
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the guide writes the rollin, the policy the rollout, which it learns from."""
-        return Plan.guide_starts(self.policy, self.guide, rollin_prob=self.config.rollin_prob_in(iteration))
+        return self.config.guide_starts(self.policy, self.guide, iteration)

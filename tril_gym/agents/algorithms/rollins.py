@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.cuts import Cut, make_cut
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.functional.schedules import linear
@@ -37,13 +38,53 @@ class RollinConfig(ActorCriticConfig):
         group="guide",
     )
 
+    cut: Literal["uniform", "uniform_from_prompt", "share", "backward", "binomial"] = config_field(
+        "uniform",
+        "Where rollins are cut: uniformly, after the first token or also before it; at a share; from the end to the"
+        " beginning over the iterations; binomially, with a share that falls to 0",
+        group="guide",
+    )
+    cut_share: float = config_field(
+        0.5, "Share of a rollin that is kept with cut share", minimum=0, maximum=1, group="guide"
+    )
+    cut_iterations: int | None = config_field(
+        None,
+        "Iterations until rollins are empty with cut backward and binomial; default: all of the run's",
+        minimum=1,
+        group="guide",
+    )
+    texts_per_prompt: int = config_field(
+        1, "Texts of a group, which begin with the same prompt and rollin", minimum=1, group="guide"
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.make_cut()
         if self.final_rollin_prob is not None and self.rollin_iterations is None:
             raise ValueError(
                 f"final_rollin_prob is {self.final_rollin_prob}, so rollin_iterations must say after how many"
                 " iterations it is reached; give the number that you will train for"
             )
+
+    def make_cut(self, *, allow_full: bool = False) -> Cut:
+        """Return how much of a rollin is kept."""
+        return make_cut(self.cut, share=self.cut_share, iterations=self.cut_iterations, allow_full=allow_full)
+
+    def guide_starts(self, policy: Actor, guide: Actor, iteration: int, *, warm_start_critic: bool = False) -> Plan:
+        """Return the plan of an iteration of PPO++."""
+        return Plan.guide_starts(
+            policy,
+            guide,
+            rollin_prob=self.rollin_prob_in(iteration),
+            warm_start_critic=warm_start_critic,
+            cut=self.make_cut(),
+            **self._groups(iteration),
+        )
+
+    def _groups(self, iteration: int) -> dict[str, Any]:
+        """Return the fields of a plan that are the same for all rollins."""
+        size = self.texts_per_prompt
+        return {"iteration": iteration, "texts_per_prompt": size, "share_rollin": size > 1}
 
     def rollin_prob_in(self, iteration: int) -> float:
         """Return the probability of a rollin in an iteration, counted from 0."""
@@ -63,12 +104,13 @@ class PolicyRollinConfig(RollinConfig):
         "rollin", "In AggreVaTeD, learn from all tokens of a rollin, or from its last token only", group="guide"
     )
 
-    def guide_finishes(self, policy: Actor, guide: Actor, *, rollin_prob: float) -> Plan:
-        """Return the plan of an iteration of AggreVaTeD."""
+    def guide_finishes(self, policy: Actor, guide: Actor, iteration: int, *, rollin_prob: float) -> Plan:
+        """Return the plan of an iteration of AggreVaTeD; a group has one rollin and several rollouts of the guide."""
         return Plan.guide_finishes(
             policy,
             guide,
             rollin_prob=rollin_prob,
             learn_on=self.learn_on,
-            allow_full_rollins=self.allow_full_rollins,
+            cut=self.make_cut(allow_full=self.allow_full_rollins),
+            **self._groups(iteration),
         )

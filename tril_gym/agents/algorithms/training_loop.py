@@ -24,6 +24,7 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
+from tril_gym.functional.sampling import Decoding
 from tril_gym.utils.interrupt import stop_signal
 from tril_gym.utils.profiler import Timer, memory_meter
 from tril_gym.utils.ranks import Ranks
@@ -163,15 +164,21 @@ def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Tim
     learner = agent.learner
     if learner.baseline == "none" or learner.ref_policy is None:
         return trajectories, {}
+    is_greedy = learner.baseline == "greedy"
+    actor = agent.policy.with_decoding(Decoding(greedy=True)) if is_greedy else learner.ref_policy
     with timer.time("collect"):
-        baselines = baseline_rewards(
-            agent.envs,
-            trajectories,
-            learner.ref_policy,
-            baseline=learner.baseline,
-            generator=agent.generator,
-            timer=timer,
-            ranks=agent.ranks,
+        baselines = learner.baseline_values(
+            trajectories.examples,
+            lambda rows: baseline_rewards(
+                agent.envs,
+                trajectories[rows],
+                actor,
+                baseline=learner.baseline,
+                generator=agent.generator,
+                texts=learner.baseline_texts,
+                timer=timer,
+                ranks=agent.ranks,
+            ),
         )
     return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
 

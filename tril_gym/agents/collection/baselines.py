@@ -17,10 +17,11 @@ from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
 
-Baseline = Literal["none", "prompt", "rollin"]
+Baseline = Literal["none", "prompt", "rollin", "greedy"]
 
 
 def check_baseline(layout: TextLayout, baseline: Baseline) -> None:
@@ -43,36 +44,67 @@ def baseline_rewards(
     *,
     baseline: Baseline,
     generator: torch.Generator,
+    texts: int = 1,
     timer: Timer | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """Return the rewards of other texts of the same examples, (B,) float64.
+    """Return the rewards of other texts of the same examples, (B, texts) float64.
 
     Args:
         envs: the environment of the texts; it can restart single rows.
         trajectories: B texts.
         actor: writes the other texts.
-        baseline: "prompt": they begin at the prompt; "rollin": where the policy began, after a rollin that it did not
-            write itself.
+        baseline: "prompt" and "greedy": they begin at the prompt; "rollin": where the policy began, after a rollin
+            that it did not write itself.
         generator: source of all randomness of the other texts.
+        texts: other texts for each text.
         timer: counts the seconds spent in the environment as "score".
         ranks: as of `collect`.
     """
     keeps_rollins = baseline == "rollin" and trajectories.learn_on == "rollout"
     is_start = trajectories.is_rollin if keeps_rollins else torch.zeros_like(trajectories.is_rollin)
     starts = replace(trajectories.texts, is_token=is_start)
-    examples = trajectories.examples.tolist()
-    others = collect(
+    rewards = rewards_from(
+        envs, starts, trajectories.examples, actor, texts=texts, generator=generator, timer=timer, ranks=ranks
+    )
+    return rewards.view(-1, texts)
+
+
+def rewards_from(
+    envs: VectorEnv,
+    starts: Texts,
+    examples: Tensor,
+    actor: Actor,
+    *,
+    texts: int,
+    generator: torch.Generator,
+    timer: Timer | None = None,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """Return the rewards of texts that begin at given states, `texts` from each: (n · texts,) float64.
+
+    Args:
+        envs: an environment that can restart single rows.
+        starts: n prompts with what has been written after them.
+        examples: (n,) the index of each one's example.
+        actor: writes the rest.
+        texts: texts from each state.
+        generator: source of all randomness.
+        timer: counts the seconds spent in the environment as "score".
+        ranks: as of `collect`.
+    """
+    rows = torch.arange(len(starts)).repeat_interleave(texts)
+    found = collect(
         envs,
         Plan(rollout=actor),
-        episodes=len(trajectories),
+        episodes=len(rows),
         generator=generator,
-        examples=examples,
-        starts=starts,
+        examples=examples[rows].tolist(),
+        starts=starts[rows],
         timer=timer,
         ranks=ranks,
     )
-    return others.rewards.sum(1)
+    return found.rewards.sum(1)
 
 
 def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Trajectories:

@@ -42,6 +42,7 @@ class EpisodeRandomness:
     switch: Tensor  # (E,) float64: where the rollin is cut
     rollin: Tensor  # (E, T) float64: one uniform per token
     rollout: Tensor  # (E, T) float64
+    member: Tensor  # (E,) int64: which text of its group, from 0
 
     @staticmethod
     def draw(episodes: int, max_new_tokens: int, generator: torch.Generator) -> EpisodeRandomness:
@@ -49,9 +50,21 @@ class EpisodeRandomness:
         seeds = torch.randint(2**31, (episodes,), generator=generator)
         table = torch.rand((episodes, 2 + 2 * max_new_tokens), generator=generator, dtype=torch.float64)
         rollin_uniform, switch = table[:, 0], table[:, 1]
-        return EpisodeRandomness(
-            seeds, rollin_uniform, switch, table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :]
-        )
+        rollin, rollout = table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :]
+        return EpisodeRandomness(seeds, rollin_uniform, switch, rollin, rollout, torch.zeros_like(seeds))
+
+    def grouped(self, size: int, *, share_rollin: bool) -> EpisodeRandomness:
+        """Return the same with the seeds, and if asked for the rollins, of the first of each `size` episodes.
+
+        Episodes of the same seed have the same prompt, in whatever batch they are written.
+        """
+        episodes = torch.arange(len(self))
+        first = episodes // size * size
+        shared = {"seeds": self.seeds[first], "member": episodes % size}
+        if share_rollin:
+            names = ("rollin_uniform", "switch", "rollin")
+            shared |= {name: getattr(self, name)[first] for name in names}
+        return replace(self, **shared)
 
     def __getitem__(self, rows: slice | np.ndarray) -> EpisodeRandomness:
         return EpisodeRandomness(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -86,10 +99,15 @@ def collect(
             all texts.
 
     Raises:
-        ValueError: no episodes, or an environment that violates its own metadata.
+        ValueError: no episodes, groups that are not whole, or an environment that violates its own metadata.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if episodes % plan.texts_per_prompt:
+        raise ValueError(
+            f"episodes must be a multiple of texts_per_prompt, {plan.texts_per_prompt}, got {episodes}; groups are"
+            " whole"
+        )
     assert starts is None or (examples is not None and len(starts) == episodes), "starts need their examples"
     layout = TextLayout.of(envs)
     if examples is not None and (layout.restart != "rows" or len(examples) != episodes):
@@ -98,6 +116,7 @@ def collect(
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
+    randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)
     timer, parts = timer or Timer(), []
     for batch in torch.arange(episodes).split(envs.num_envs * ranks.size):
         rows = batch[ranks.share(len(batch))]
@@ -106,25 +125,13 @@ def collect(
         if len(rows):
             batch_of_rank = _EpisodeBatch(envs, plan, layout, randomness[rows.numpy()], chosen, begun, timer)
             parts.append((int(batch[0]), batch_of_rank.write()))
-    return _in_order(ranks.gather(parts))
+    return replace(_in_order(ranks.gather(parts)), group=torch.arange(episodes) // plan.texts_per_prompt)
 
 
 def _in_order(parts: Sequence[Sequence[tuple[int, Trajectories]]]) -> Trajectories:
     """Return what all ranks wrote in the order of the episodes: by the first one of the batch, then by rank."""
     found = [part for rank in parts for part in rank]
     return Trajectories.cat([texts for _, texts in sorted(found, key=lambda part: part[0])])
-
-
-def switch_points(lengths: np.ndarray, uniforms: np.ndarray, *, allow_full: bool = False) -> np.ndarray:
-    """Return where rollins are cut: uniform on 1 … length − 1, and 0 where a text is too short to be cut.
-
-    Args:
-        lengths: (B,) tokens of each rollin, EOS counted.
-        uniforms: (B,) in [0, 1).
-        allow_full: uniform on 1 … length: some rollins are whole texts, without a rollout.
-    """
-    last = lengths if allow_full else lengths - 1
-    return np.where(last < 1, 0, 1 + np.floor(uniforms * last).astype(np.int64))
 
 
 class _Progress:
@@ -193,7 +200,10 @@ class _EpisodeBatch:
         width = self.layout.max_prompt_length
         ids = np.array(observations[: self.texts, : width + self.layout.max_new_tokens], dtype=np.int64)
         texts = Texts.from_observations(torch.from_numpy(ids), width)
-        return texts, [row_of(infos, row) for row in range(self.texts)]
+        found = [row_of(infos, row) for row in range(self.texts)]
+        if self.plan.texts_per_prompt > 1:
+            found = [info | {"member": int(member)} for info, member in zip(found, self.randomness.member, strict=True)]
+        return texts, found
 
     def _write_rollins(self, texts: Texts, infos: Infos) -> tuple[CompletionBuffer, np.ndarray]:
         """Return a buffer with each rollin up to its switch, and the switches (B,)."""
@@ -207,8 +217,7 @@ class _EpisodeBatch:
             randomness = self.randomness[rows]
 
             def choose_switch(lengths: np.ndarray) -> np.ndarray:
-                uniforms = randomness.switch.numpy()
-                return switch_points(lengths, uniforms, allow_full=self.plan.allow_full_rollins)
+                return self.plan.cut(lengths, randomness.switch.numpy(), self.plan.iteration)
 
             chosen = [infos[row] for row in rows]
             rollins, switches = write_rollins(

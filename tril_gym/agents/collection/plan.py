@@ -6,10 +6,12 @@ the end. PPO has no rollin; in PPO++ the guide writes the rollin; in AggreVaTeD 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from tril_gym.agents.collection.actor import Actor, as_actor
+from tril_gym.agents.collection.cuts import Cut, UniformCut
+from tril_gym.utils.config_fields import check_integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,10 @@ class Plan:
     rollin_prob: float = 0.0  # chance that a text has a rollin (β)
     learn_on: Literal["rollout", "rollin", "switch"] = "rollout"
     critic: Literal["policy", "guide"] = "policy"
-    allow_full_rollins: bool = False  # a rollin may be a whole text, so that the policy can learn to end one
+    cut: Cut = field(default_factory=UniformCut)  # how much of a rollin is kept
+    iteration: int = 0  # counted from 0, for cuts with a schedule
+    texts_per_prompt: int = 1  # texts of a group, which begin with the same prompt
+    share_rollin: bool = False  # the texts of a group also have the same rollin and switch
     warm_start_critic: bool = False  # a new critic starts from the weights of the other one
 
     def __post_init__(self) -> None:
@@ -29,6 +34,7 @@ class Plan:
             raise ValueError(f"rollin_prob must be a probability in [0, 1], got {self.rollin_prob}")
         if self.rollin_prob > 0 and self.rollin is None:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
+        check_integer("texts_per_prompt", self.texts_per_prompt, 1)
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
 
@@ -38,16 +44,16 @@ class Plan:
         return rollin | self.rollout.metrics()
 
     @staticmethod
-    def guide_starts(policy: Actor, guide: Actor, *, rollin_prob: float, warm_start_critic: bool = False) -> Plan:
+    def guide_starts(policy: Actor, guide: Actor, *, rollin_prob: float, **settings: Any) -> Plan:
         """Return the plan of PPO++: the guide writes the rollin, the policy the rollout, which it learns from.
 
         Args:
             policy: the policy that is trained.
             guide: writes whole texts, of which the part before the switch is kept.
             rollin_prob: chance β that a text has a rollin; the others are the policy's alone.
-            warm_start_critic: whether a new critic of the policy starts from the weights of the guide's.
+            settings: further fields of the plan.
         """
-        return Plan(rollin=guide, rollin_prob=rollin_prob, rollout=policy, warm_start_critic=warm_start_critic)
+        return Plan(rollin=guide, rollin_prob=rollin_prob, rollout=policy, **settings)
 
     @staticmethod
     def guide_finishes(
@@ -56,7 +62,7 @@ class Plan:
         *,
         rollin_prob: float,
         learn_on: Literal["rollin", "switch"] = "rollin",
-        allow_full_rollins: bool = False,
+        **settings: Any,
     ) -> Plan:
         """Return the plan of AggreVaTeD: the policy writes the rollin and learns from it, the guide writes the rollout.
 
@@ -67,7 +73,7 @@ class Plan:
             guide: finishes texts.
             rollin_prob: chance β that a text has a rollin; the others are the guide's alone.
             learn_on: whether the policy learns from all tokens of a rollin or from its last one.
-            allow_full_rollins: whether a rollin may be a whole text.
+            settings: further fields of the plan; `cut=UniformCut(allow_full=True)` lets a rollin be a whole text.
         """
         return Plan(
             rollin=policy,
@@ -75,5 +81,5 @@ class Plan:
             rollout=guide,
             learn_on=learn_on,
             critic="guide",
-            allow_full_rollins=allow_full_rollins,
+            **settings,
         )

@@ -42,6 +42,7 @@ class Trajectories:
     # (B, T + 1) V before each token and after the last; `collect` fills in those that the rollout's writer knows
     values: Tensor | None = None
     cut_mass: Tensor | None = None  # (B, T) probability that top-k and top-p excluded where the policy wrote
+    group: Tensor | None = None  # (B,) int64: equal for the texts of one prompt, which are neighbours
 
     def __len__(self) -> int:
         return self.prompts.shape[0]
@@ -62,6 +63,16 @@ class Trajectories:
     def lengths(self) -> Tensor:
         """(B,) tokens written, EOS counted."""
         return self.is_token.sum(1)
+
+    @property
+    def groups(self) -> Tensor:
+        """(B,) int64: the group of each text; without groups each text is one of its own."""
+        return torch.arange(len(self)) if self.group is None else self.group
+
+    @property
+    def group_size(self) -> int:
+        """Texts of each group, as many in all."""
+        return 1 if self.group is None or not len(self) else int((self.group == self.group[0]).sum())
 
     @property
     def is_rollout(self) -> Tensor:
@@ -119,7 +130,8 @@ class Trajectories:
 
     @staticmethod
     def cat(parts: Sequence[Trajectories]) -> Trajectories:
-        """Concatenate trajectories of the same plan and layout."""
+        """Concatenate trajectories of the same plan and layout; groups of different parts stay apart."""
+        parts = _with_groups_apart(parts)
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Trajectories)}
         joined: dict[str, Any] = {
             name: torch.cat(found) if all(isinstance(part, Tensor) for part in found) else None
@@ -127,6 +139,16 @@ class Trajectories:
             if any(isinstance(part, Tensor) for part in found)
         }
         return replace(parts[0], **joined, infos=[info for part in parts for info in part.infos])
+
+
+def _with_groups_apart(parts: Sequence[Trajectories]) -> list[Trajectories]:
+    """Return the same texts, with groups numbered on from part to part where they have any."""
+    found, offset = [], 0
+    for part in parts:
+        group = part.group
+        found.append(part if group is None else replace(part, group=group + offset))
+        offset += 0 if group is None else 1 + int(group.max())
+    return found
 
 
 def plain_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -145,7 +167,13 @@ def plain_texts(trajectories: Trajectories, rows: Sequence[int]) -> list[dict[st
 
 
 def minibatches(
-    texts: int, *, epochs: int, size: int, generator: torch.Generator, lengths: Tensor | None = None
+    texts: int,
+    *,
+    epochs: int,
+    size: int,
+    generator: torch.Generator,
+    lengths: Tensor | None = None,
+    group_size: int = 1,
 ) -> Iterable[Tensor]:
     """Yield the rows of each minibatch, (size,) int64, shuffled in every epoch.
 
@@ -154,13 +182,18 @@ def minibatches(
         epochs: passes over all texts.
         size: texts per minibatch; one of each epoch may have fewer.
         generator: shuffles.
-        lengths: (texts,) group texts of similar length, those of equal length at random, and shuffle the groups. None:
-            group any texts.
+        lengths: (texts,) batch texts of similar length, those of equal length at random, and shuffle the batches. None:
+            batch any texts.
+        group_size: neighbours that stay together, as many in every group; a minibatch has one group at least.
     """
+    groups = torch.arange(texts).view(-1, group_size)
+    size = max(1, size // group_size)
+    if lengths is not None:
+        lengths = lengths[groups].sum(1)
     for _ in range(epochs):
-        rows = torch.randperm(texts, generator=generator)
+        rows = torch.randperm(len(groups), generator=generator)
         if lengths is None:
-            yield from rows.split(size)
+            yield from (groups[part].flatten() for part in rows.split(size))
             continue
         alike = rows[lengths[rows].argsort(stable=True)].split(size)
-        yield from (alike[place] for place in torch.randperm(len(alike), generator=generator).tolist())
+        yield from (groups[alike[at]].flatten() for at in torch.randperm(len(alike), generator=generator).tolist())

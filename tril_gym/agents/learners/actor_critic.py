@@ -1,4 +1,6 @@
-"""The actor-critic update of the RL algorithms: credit assignment, then epochs of clipped policy and value losses.
+"""The update of the RL algorithms: credit assignment, then epochs of policy and value losses.
+
+Advantages and objective are the config's. Algorithms without a critic have a config without one.
 
 Which tokens count for which loss is written in the trajectories; who wrote them does not matter here.
 """
@@ -8,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,17 +24,22 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.agents.learners.credit import CreditAssignment, gae_advantages, kl_of
+from tril_gym.agents.learners.advantages import text_rewards
+from tril_gym.agents.learners.credit import CreditAssignment, kl_of
 from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_critic, make_critic
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
 from tril_gym.agents.learners.optimizer import adamw, set_learning_rate
+from tril_gym.agents.learners.policy_config import PolicyConfig
+from tril_gym.agents.learners.sampled_texts import sampled_texts
+from tril_gym.functional.group_advantages import share_without_signal
 from tril_gym.functional.importance import effective_sample_size, importance_weights
-from tril_gym.functional.losses import policy_loss, sampling_error
+from tril_gym.functional.losses import sampling_error
 from tril_gym.functional.masked import explained_variance, select
 from tril_gym.functional.running import RunningStd
+from tril_gym.functional.text_losses import optimal_value
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.utils.profiler import Timer
@@ -44,7 +51,7 @@ SAMPLING_ERROR = {False: 1e-3, True: 0.1}
 
 
 class ActorCritic(Learner):
-    """A policy with its critics, its reference policy and its optimizers.
+    """A policy with its critics, if it has any, its reference policy and its optimizers.
 
     Args:
         policy: trained in place.
@@ -52,27 +59,20 @@ class ActorCritic(Learner):
         layout: sizes of the environment.
     """
 
-    has_critic = True
-
-    def __init__(self, policy: LMPolicy, config: ActorCriticConfig, layout: TextLayout) -> None:
-        check_critic(policy, config.critic)
-        check_baseline(layout, config.baseline)
+    def __init__(self, policy: LMPolicy, config: PolicyConfig, layout: TextLayout) -> None:
+        if isinstance(config, ActorCriticConfig):
+            check_critic(policy, config.critic)
+        check_baseline(layout, config.baseline_text)
         self.policy, self.config, self.layout = policy, config, layout
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.kl_controller = config.controller()
         self.reward_std = RunningStd()  # of the texts' total rewards, with `scale_rewards`
         self.references = ReferenceTokens(layout) if config.target_coef > 0 else None
-        self.credit = CreditAssignment(
-            policy,
-            policy.frozen_copy(),
-            layout,
-            config,
-            advantages=partial(gae_advantages, gamma=config.gamma, gae_lambda=config.gae_lambda),
-        )
-        self.epochs = Epochs(
-            policy, self.optimizer, layout, config, policy_loss=partial(policy_loss, clip_range=config.clip_range)
-        )
+        ref_policy = policy.frozen_copy()
+        self.credit = CreditAssignment(policy, ref_policy, layout, config, advantages=config.advantages())
+        self.epochs = Epochs(policy, self.optimizer, layout, config, objective=config.objective(layout))
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
+        self.values: dict[int, float] = {}  # V* of examples, with `optimal_value_beta`
         self._warned = False  # of the sampling error
         self.critic_updates: Counter[str] = Counter()  # by owner
         if config.gradient_checkpointing:
@@ -97,7 +97,24 @@ class ActorCritic(Learner):
     @property
     def baseline(self) -> Baseline:
         """The baseline of the config."""
-        return self.config.baseline
+        return self.config.baseline_text
+
+    @property
+    def baseline_texts(self) -> int:
+        """Number of the baseline's texts for each text."""
+        return self.config.baseline_texts
+
+    def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is subtracted from the rewards of texts, (B,): a mean, or V*, once for each example."""
+        beta = self.config.optimal_value_beta
+        if beta is None:
+            return super().baseline_values(examples, rewards_of)
+        names = examples.tolist()
+        new = [row for row, name in enumerate(names) if name not in self.values and names.index(name) == row]
+        if new:
+            values = optimal_value(rewards_of(torch.tensor(new)), beta=beta).tolist()
+            self.values.update(zip((names[row] for row in new), values, strict=True))
+        return torch.tensor([self.values[name] for name in names], dtype=torch.float64)
 
     def critic(self, critic_owner: str, *, warm_start: bool = False) -> tuple[Critic, torch.optim.Optimizer]:
         """Return the critic of the policy or of the guide, and its optimizer.
@@ -109,7 +126,8 @@ class ActorCritic(Learner):
             warm_start: whether a new critic takes the other one's weights.
         """
         if critic_owner not in self._critics:
-            critic = make_critic(self.policy if self.config.critic == "shared" else self.ref_policy, self.config.critic)
+            kind = self._critic_config.critic
+            critic = make_critic(self.policy if kind == "shared" else self.ref_policy, kind)
             if self.config.gradient_checkpointing and not critic.is_shared:
                 checkpoint_gradients(critic.model)
             if self.config.compile and not critic.is_shared:
@@ -122,8 +140,13 @@ class ActorCritic(Learner):
         return self._critics[critic_owner]
 
     @property
+    def _critic_config(self) -> ActorCriticConfig:
+        assert isinstance(self.config, ActorCriticConfig), "a critic has hyperparameters"
+        return self.config
+
+    @property
     def _critic_learning_rate(self) -> float:
-        return self.config.critic_learning_rate or self.config.learning_rate
+        return self._critic_config.critic_learning_rate or self.config.learning_rate
 
     def collection_plan(self, plan: Plan) -> Plan:
         """Return the same plan, with a rollout actor that records the shared critic's values during generation.
@@ -132,7 +155,8 @@ class ActorCritic(Learner):
         """
         writes = plan.rollout is self.policy and plan.critic == "policy" and plan.learn_on == "rollout"
         if (
-            self.config.critic != "shared"
+            not isinstance(self.config, ActorCriticConfig)
+            or self.config.critic != "shared"
             or not writes
             or self.credit.is_low_precision
             or self.policy.language_model.head is None
@@ -152,7 +176,7 @@ class ActorCritic(Learner):
     ) -> Metrics:
         """Learn from the texts of one iteration.
 
-        While the critic warms up, neither the policy nor the KL coefficient moves.
+        While a critic warms up, neither the policy nor the KL coefficient moves.
 
         Args:
             trajectories: finished texts.
@@ -164,58 +188,73 @@ class ActorCritic(Learner):
         Raises:
             NonFiniteError: the KL, a loss or a gradient norm is not finite; see `StepGuard`.
         """
-        critic, critic_optimizer = self.critic(plan.critic, warm_start=plan.warm_start_critic)
-        name = "critic" if plan.critic == "policy" else "guide_critic"
-        learns_policy &= self.critic_updates[plan.critic] >= self.config.critic_warmup
-        factor = self.config.learning_rate_factor(self.iteration)
-        set_learning_rate(self.optimizer, self.config.learning_rate * factor)
-        set_learning_rate(critic_optimizer, self._critic_learning_rate * factor)
-
+        set_learning_rate(self.optimizer, self.config.learning_rate * self.config.learning_rate_factor(self.iteration))
+        critic, critic_optimizer = self._critic_of(plan)
+        if isinstance(self.config, ActorCriticConfig):
+            learns_policy &= self.critic_updates[plan.critic] >= self.config.critic_warmup
         sampled = trajectories.old_logprobs
         trajectories = self.credit.add_reference_and_values(trajectories, critic, timer)
         trajectories, scale = self._scale_rewards(trajectories)
-        kl, kl_coef = finite_kl(trajectories), self.kl_controller.coef
-        experience = self.credit.experience(trajectories, kl_coef=kl_coef)
+        distances, kl_coef = self._kl(trajectories, generator), self.kl_controller.coef
+        groups = group_metrics(trajectories)
+        learned = self.config.select(trajectories, generator)
+        experience = self.credit.experience(learned, kl_coef=kl_coef)
         experience, corrected = self._correct_sampling(experience, trajectories, sampled)
-        if self.references is not None:
-            experience = replace(experience, targets=reference_texts(trajectories, self.references, generator))
-        explained = explained_variance(experience.old_values, experience.returns, experience.learn_critic)
+        if self.references is not None and len(learned):
+            experience = replace(experience, targets=reference_texts(learned, self.references, generator))
         with timer.time("learn"):
             steps = self.epochs.run(experience, critic, critic_optimizer, generator, learns_policy=learns_policy)
 
         if learns_policy:
-            self.kl_controller.update(kl, len(trajectories))
-        self.critic_updates[plan.critic] += 1
+            self.kl_controller.update(distances["kl"], len(trajectories))
         self.iteration += 1
         steps |= self._sampling_error(trajectories, sampled, steps)
-        per_token = kl * len(trajectories) / max(1, int(trajectories.wrote.sum()))
-        metrics = {"kl": kl, "kl_per_token": per_token, "kl_coef": kl_coef}
-        metrics[f"{name}/explained_variance"] = float(explained)
-        return (
-            metrics
-            | scale
-            | corrected
-            | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
-        )
+        metrics = distances | {"kl_coef": kl_coef} | scale | groups | corrected
+        return metrics | (steps if critic is None else self._critic_metrics(plan, experience, steps))
 
     def _correct_sampling(
         self, experience: Experience, trajectories: Trajectories, sampled: Tensor
     ) -> tuple[Experience, Metrics]:
         """Weight the advantages by the ratio of the policy's probabilities to those at sampling, if configured."""
-        level = self.config.sampling_correction
-        if level == "none":
+        if not isinstance(self.config, ActorCriticConfig) or self.config.sampling_correction == "none":
             return experience, {}
-        logprobs, wrote = trajectories.old_logprobs, trajectories.wrote
+        logprobs, wrote, level = trajectories.old_logprobs, trajectories.wrote, self.config.sampling_correction
         weights = importance_weights(logprobs, sampled, wrote, level=level, cap=self.config.sampling_cap)
         share = effective_sample_size(weights, wrote)
         advantages = experience.advantages * weights.to(experience.advantages.dtype)
         return replace(experience, advantages=advantages), {"policy/importance_share": float(share)}
+
+    def _kl(self, trajectories: Trajectories, generator: torch.Generator) -> Metrics:
+        """Return the KL to the reference policy in nats per text and per token, on texts that the policy wrote."""
+        if self.config.has_given_texts:
+            trajectories = sampled_texts(self.policy, self.ref_policy, trajectories, self.layout, generator)
+        kl = finite_kl(trajectories)
+        return {"kl": kl, "kl_per_token": kl * len(trajectories) / max(1, int(trajectories.wrote.sum()))}
+
+    def _critic_of(self, plan: Plan) -> tuple[Critic | None, torch.optim.Optimizer | None]:
+        """Return the critic that learns from a plan's texts, and its optimizer, if the config has critics."""
+        if not self.config.has_critic:
+            return None, None
+        critic, optimizer = self.critic(plan.critic, warm_start=plan.warm_start_critic)
+        factor = self.config.learning_rate_factor(self.iteration)
+        set_learning_rate(optimizer, self._critic_learning_rate * factor)
+        return critic, optimizer
+
+    def _critic_metrics(self, plan: Plan, experience: Experience, steps: Metrics) -> Metrics:
+        """Count an update of a critic, and return the metrics with the critic's own name."""
+        self.critic_updates[plan.critic] += 1
+        name = "critic" if plan.critic == "policy" else "guide_critic"
+        explained = explained_variance(experience.old_values, experience.returns, experience.learn_critic)
+        found = {f"{name}/explained_variance": float(explained)}
+        return found | {metric.replace("critic/", f"{name}/"): value for metric, value in steps.items()}
 
     def _sampling_error(self, trajectories: Trajectories, sampled: Tensor, steps: Metrics) -> Metrics:
         """Return how far scoring is from sampling, in nats, and warn once where that is more than rounding.
 
         Where the texts were scored again, all are compared; else those of the first minibatch.
         """
+        if self.config.has_given_texts:
+            return {}
         low, again = self.credit.is_low_precision, self.credit.scores_again
         if not again and "policy/sampling_error_mean" not in steps:  # the first step was skipped
             return {}
@@ -225,8 +264,7 @@ class ActorCritic(Learner):
             mean = total / max(1, int(known.sum()))
         else:
             largest, mean = steps["policy/sampling_error_max"], steps["policy/sampling_error_mean"]
-        is_corrected = self.config.sampling_correction != "none"
-        if mean > SAMPLING_ERROR[low] and not self._warned and not is_corrected:
+        if mean > SAMPLING_ERROR[low] and not self._warned and not self.config.scores_again:
             self._warned = True
             log.warning(
                 "log-probabilities at sampling differ from those at scoring by %.2g nats on average; more than %g is"
@@ -241,7 +279,7 @@ class ActorCritic(Learner):
 
         They stay as they are where that is 0: all texts were rewarded alike.
         """
-        if not self.config.scale_rewards:
+        if not self.config.scales_rewards:
             return trajectories, {}
         self.reward_std.update(select(trajectories.rewards, trajectories.is_token).sum(1))
         scale = self.reward_std.std or 1.0
@@ -256,6 +294,8 @@ class ActorCritic(Learner):
             "kl": self.kl_controller.state_dict(),
             "guard": self.epochs.guard.state_dict(),
             "reward_std": self.reward_std.state_dict(),
+            "values": dict(self.values),
+            "known": dict(self.credit.known),  # scored again, they would differ by rounding
             "critics": {
                 critic_owner: {
                     "critic": critic.state_dict(),
@@ -274,11 +314,21 @@ class ActorCritic(Learner):
         self.kl_controller.load_state_dict(state["kl"])
         self.epochs.guard.load_state_dict(state["guard"])
         self.reward_std.load_state_dict(state["reward_std"])
+        self.values = dict(state.get("values", {}))
+        self.credit.known = {key: scores.cpu() for key, scores in state.get("known", {}).items()}
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])
             optimizer.load_state_dict(saved["optimizer"])
             self.critic_updates[critic_owner] = saved["updates"]
+
+
+def group_metrics(trajectories: Trajectories) -> Metrics:
+    """Return the share of groups whose texts were all rewarded alike; nothing without groups."""
+    if trajectories.group is None or trajectories.group_size == 1:
+        return {}
+    rewards = text_rewards(trajectories, trajectories.rewards)
+    return {"group/zero_variance": share_without_signal(rewards, trajectories.group)}
 
 
 def finite_kl(trajectories: Trajectories) -> float:

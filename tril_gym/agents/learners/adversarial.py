@@ -110,7 +110,6 @@ class AdversarialConfig(ActorCriticConfig):
 class AdversarialLearner(Learner):
     """Update a discriminator, then the policy with the discriminator's rewards."""
 
-    has_critic = True
     needs_references = True
     needs_rewards = False
 

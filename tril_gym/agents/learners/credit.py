@@ -9,7 +9,6 @@ B texts, T new tokens.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,38 +16,19 @@ from torch import Tensor
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.agents.learners.critic import Critic, value_after
+from tril_gym.agents.learners.advantages import Advantages, text_rewards
+from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.optimizer import autocast_of
+from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.functional.kl import kl_terms, nats_per_text
-from tril_gym.functional.masked import masked_whiten
-from tril_gym.functional.returns import gae, kl_penalised_rewards
+from tril_gym.functional.returns import kl_penalised_rewards
+from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
 
-
-class Advantages(Protocol):
-    """Estimates advantages."""
-
-    def __call__(self, trajectories: Trajectories, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Return advantages and returns, both (B, T), 0 on padding.
-
-        Args:
-            trajectories: finished texts with values.
-            rewards: (B, T) reward of each token, less the KL penalty.
-        """
-
-
-def gae_advantages(
-    trajectories: Trajectories, rewards: Tensor, *, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
-    """Return advantages and returns by GAE; only texts that were cut off bootstrap from the value after their end."""
-    values = trajectories.values
-    assert values is not None, "add_reference_and_values first"
-    after = value_after(values, trajectories.lengths)
-    bootstrap = torch.where(trajectories.is_cut_off, after, torch.zeros_like(after)).double()
-    return gae(rewards, values[:, :-1], bootstrap, trajectories.is_token, gamma=gamma, gae_lambda=gae_lambda)
+Key = tuple[tuple[int, ...], tuple[int, ...]]  # ids of a prompt and of its completion
+KEPT = 100_000  # texts
 
 
 class CreditAssignment:
@@ -67,13 +47,14 @@ class CreditAssignment:
         policy: LMPolicy,
         ref_policy: LMPolicy,
         layout: TextLayout,
-        config: ActorCriticConfig,
+        config: PolicyConfig,
         *,
         advantages: Advantages,
     ) -> None:
         self.policy, self.ref_policy, self.layout, self.config = policy, ref_policy, layout, config
         self.advantages = advantages
         self.ranks: Ranks = ALONE
+        self.known: dict[Key, Tensor] = {}  # log-probabilities of given texts under the reference policy, (T,)
         self.autocast = autocast_of(config, policy.device)
         # Without gradients no activations are kept: more texts fit, and share rows with less padding.
         self.chunk = 4 * config.minibatch_size
@@ -87,30 +68,45 @@ class CreditAssignment:
     @property
     def scores_again(self) -> bool:
         """Whether the log-probabilities at sampling are replaced by those of a pass before the update."""
-        return self.is_low_precision or self.config.sampling_correction != "none"
+        return self.is_low_precision or self.config.scores_again
 
     @torch.no_grad()
     def add_reference_and_values(
-        self, trajectories: Trajectories, critic: Critic, timer: Timer | None = None
+        self, trajectories: Trajectories, critic: Critic | None, timer: Timer | None = None
     ) -> Trajectories:
         """Add log-probabilities under the reference policy, and the values that were not recorded in collection.
 
-        In low precision, and for a correction of the sampling, the policy's own log-probabilities are computed again,
-        by the pass that training uses.
+        Without a critic there are no values. In low precision, for a correction of the sampling, and for texts that the
+        policy did not write, its own log-probabilities are computed again, by the pass that training uses.
         """
         timer = timer or Timer()
         old_logprobs = trajectories.old_logprobs
         if self.scores_again:
-            old_logprobs = self._logprobs(self.policy, trajectories).double()
+            old_logprobs = self._logprobs(self.policy, trajectories.texts).double()
         with timer.time("reference"):
-            ref_logprobs = self._logprobs(self.ref_policy, trajectories)
+            ref_logprobs = self._reference_logprobs(trajectories.texts)
+        if critic is None:
+            return replace(trajectories, ref_logprobs=ref_logprobs, old_logprobs=old_logprobs)
         with timer.time("values"), self.autocast():
             values = self._values(trajectories, critic)
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
 
-    def _logprobs(self, policy: LMPolicy, trajectories: Trajectories) -> Tensor:
+    def _reference_logprobs(self, texts: Texts) -> Tensor:
+        """Return the log-probabilities under the reference policy, (B, T); those of given texts are kept."""
+        if not self.config.has_given_texts:
+            return self._logprobs(self.ref_policy, texts)
+        keys = [(tuple(texts.prompt_ids(row)), tuple(texts.completion_ids(row))) for row in range(len(texts))]
+        missing = {key: row for row, key in enumerate(keys) if key not in self.known}
+        if missing:
+            found = self._logprobs(self.ref_policy, texts[torch.tensor(list(missing.values()))])
+            self.known.update(zip(missing, found, strict=True))
+        scores = torch.stack([self.known[key] for key in keys])
+        while len(self.known) > KEPT:
+            self.known.pop(next(iter(self.known)))
+        return scores
+
+    def _logprobs(self, policy: LMPolicy, texts: Texts) -> Tensor:
         """Return the log-probabilities of all tokens under a policy, (B, T) on the CPU."""
-        texts = trajectories.texts
 
         def score(rows: Tensor) -> Tensor:
             return policy.token_logprobs(texts[rows], self.layout).logprobs
@@ -135,23 +131,32 @@ class CreditAssignment:
         """Return the experience to learn from: KL-penalised rewards become advantages and returns."""
         ref_logprobs, values = trajectories.ref_logprobs, trajectories.values
         assert ref_logprobs is not None, "add_reference_and_values first"
-        assert values is not None, "add_reference_and_values first"
-        terms = kl_terms(trajectories.old_logprobs, ref_logprobs.double(), estimator=self.config.kl_estimator)
-        rewards = kl_penalised_rewards(trajectories.rewards, terms, trajectories.wrote, kl_coef=kl_coef)
+        in_loss = kl_coef if self.config.has_kl_in_loss else 0.0
+        rewards = self.penalised_rewards(trajectories, kl_coef=kl_coef - in_loss)
         advantages, returns = self.advantages(trajectories, rewards)
-        if self.config.normalize_advantages:
-            advantages = masked_whiten(advantages, trajectories.learn)
+        values = trajectories.rewards.new_zeros(returns.shape) if values is None else values[:, :-1]
         # Scores are at least float32, whatever the weights are.
         precision = torch.promote_types(next(self.policy.model.parameters()).dtype, torch.float32)
         return Experience(
             texts=trajectories.texts,
             old_logprobs=trajectories.old_logprobs.to(precision),
-            old_values=values[:, :-1].to(precision),
+            ref_logprobs=ref_logprobs.to(precision),
+            old_values=values.to(precision),
             advantages=advantages.to(precision),
             returns=returns.to(precision),
             learn=trajectories.learn,
             learn_critic=trajectories.is_rollout,
+            rewards=text_rewards(trajectories, rewards).to(precision),
+            kl_coef=in_loss,
+            group_size=trajectories.group_size,
         )
+
+    def penalised_rewards(self, trajectories: Trajectories, *, kl_coef: float) -> Tensor:
+        """Return the rewards of tokens less the KL penalty: (B, T)."""
+        assert trajectories.ref_logprobs is not None, "add_reference_and_values first"
+        ref_logprobs = trajectories.ref_logprobs.double()
+        terms = kl_terms(trajectories.old_logprobs, ref_logprobs, estimator=self.config.kl_form)
+        return kl_penalised_rewards(trajectories.rewards, terms, trajectories.wrote, kl_coef=kl_coef)
 
 
 def kl_of(trajectories: Trajectories) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,9 @@ from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.agents.learners.learner import Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
+from tril_gym.agents.learners.objectives import Objective
 from tril_gym.agents.learners.optimizer import autocast_of
+from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.functional import losses
 from tril_gym.models.lm_head import EntropyMode
 from tril_gym.utils.ranks import ALONE, Ranks
@@ -33,24 +34,15 @@ SAMPLING_ERROR_MAX, SAMPLING_ERROR_MEAN = "policy/sampling_error_max", "policy/s
 BEFORE_FIRST_UPDATE = (RATIO_ERROR, SAMPLING_ERROR_MAX, SAMPLING_ERROR_MEAN)
 
 
-class PolicyLoss(Protocol):
-    """Scores how well a policy does: a scalar to minimise."""
-
-    def __call__(
-        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, learn: Tensor, *, count: losses.Count
-    ) -> Tensor:
-        """Return the loss over the tokens of `learn`, divided by `count`; tensors are (B, T)."""
-
-
 class Epochs:
-    """Trains a policy and a critic on experience.
+    """Trains a policy, and a critic if there is one, on experience.
 
     Args:
         policy: trained in place.
         optimizer: of the policy.
         layout: sizes of the environment.
         config: hyperparameters.
-        policy_loss: the loss of the policy's tokens, before entropy bonus and target.
+        objective: the loss of the policy, before entropy bonus and target.
     """
 
     def __init__(
@@ -58,12 +50,12 @@ class Epochs:
         policy: LMPolicy,
         optimizer: torch.optim.Optimizer,
         layout: TextLayout,
-        config: ActorCriticConfig,
+        config: PolicyConfig,
         *,
-        policy_loss: PolicyLoss,
+        objective: Objective,
     ) -> None:
         self.policy, self.optimizer, self.layout, self.config = policy, optimizer, layout, config
-        self.policy_loss = policy_loss
+        self.objective = objective
         self.autocast = autocast_of(config, policy.device)
         self.guard = StepGuard(config.skip_nonfinite)
         self.ranks: Ranks = ALONE
@@ -71,8 +63,8 @@ class Epochs:
     def run(
         self,
         experience: Experience,
-        critic: Critic,
-        critic_optimizer: torch.optim.Optimizer,
+        critic: Critic | None,
+        critic_optimizer: torch.optim.Optimizer | None,
         generator: torch.Generator,
         *,
         learns_policy: bool = True,
@@ -84,7 +76,7 @@ class Epochs:
 
         Args:
             experience: what is learned from.
-            critic: trained in place.
+            critic: trained in place, if there is one.
             critic_optimizer: of the critic.
             generator: shuffles the minibatches.
             learns_policy: whether the policy takes steps; if not, the critic learns alone, of a shared one the head.
@@ -93,9 +85,18 @@ class Epochs:
             NonFiniteError: a loss or gradient norm is not finite, and no further step may be skipped.
         """
         means: defaultdict[str, list[float]] = defaultdict(list)
+        if not len(experience):
+            return self.guard.skipped_since_last()
         size = self.config.minibatch_size
         lengths = self._lengths_to_group(experience)
-        parts = minibatches(len(experience), epochs=self.config.epochs, size=size, generator=generator, lengths=lengths)
+        parts = minibatches(
+            len(experience),
+            epochs=self.config.epochs,
+            size=size,
+            generator=generator,
+            lengths=lengths,
+            group_size=experience.group_size,
+        )
         for step, rows in enumerate(parts):
             batch = experience.part(rows)
             # A mean over each minibatch of similar lengths would weigh tokens of short texts more than those of long.
@@ -131,7 +132,12 @@ class Epochs:
         return self.config.target_kl is not None and approx_kl > 1.5 * self.config.target_kl
 
     def gradients(
-        self, batch: Experience, critic: Critic, counts: Counts | None = None, *, entropies: EntropyMode = "gradient"
+        self,
+        batch: Experience,
+        critic: Critic | None,
+        counts: Counts | None = None,
+        *,
+        entropies: EntropyMode = "gradient",
     ) -> Metrics:
         """Leave the gradients of a minibatch's losses in policy and critic, and return the terms of the losses.
 
@@ -140,7 +146,7 @@ class Epochs:
 
         Args:
             batch: the minibatch.
-            critic: trained on the returns.
+            critic: trained on the returns, if there is one.
             counts: divisors of the losses; by default the numbers of tokens of the minibatch.
             entropies: whether they are computed.
         """
@@ -151,25 +157,33 @@ class Epochs:
         errors = []
         for part in self._parts(batch):
             with self.autocast():
-                hidden = self.policy.language_model.hidden(part.texts) if critic.is_shared else None
+                is_shared = critic is not None and critic.is_shared
+                hidden = self.policy.language_model.hidden(part.texts) if is_shared else None
                 loss, terms = self.policy_terms(part, counts, entropies=entropies, hidden=hidden)
-            if not critic.is_shared:  # backward at once: only one network's activations are in memory at a time
+            if not is_shared:  # backward at once: only one network's activations are in memory at a time
                 loss.backward()
                 loss = torch.zeros_like(loss)
-            with self.autocast():
-                value = self.value_loss(part, counts, critic, hidden=hidden)
-            (loss + self.config.vf_coef * value).backward()
+            if critic is not None:
+                with self.autocast():
+                    terms["critic/loss"] = self.value_loss(part, counts, critic, hidden=hidden)
+                (loss + self._critic_config.vf_coef * terms["critic/loss"]).backward()
             errors.append([float(terms.pop(name)) for name in BEFORE_FIRST_UPDATE])
-            for name, term in (terms | {"critic/loss": value}).items():
+            for name, term in terms.items():
                 metrics[name] += float(term.detach())
         self.ranks.sum_gradients(self._trained(critic))
         ratios, largest, sums = zip(*errors, strict=True)
         found = self.ranks.sum(metrics) | self.ranks.max({RATIO_ERROR: max(ratios), SAMPLING_ERROR_MAX: max(largest)})
         return found | self.ranks.sum({SAMPLING_ERROR_MEAN: sum(sums) / max(1, batch.counts.learn)})
 
-    def _trained(self, critic: Critic) -> list[nn.Parameter]:
+    @property
+    def _critic_config(self) -> ActorCriticConfig:
+        """The hyperparameters of a critic, where there is one."""
+        assert isinstance(self.config, ActorCriticConfig), "a critic has hyperparameters"
+        return self.config
+
+    def _trained(self, critic: Critic | None) -> list[nn.Parameter]:
         """Return the parameters of both networks."""
-        return [*self.policy.parameters(), *critic.parameters()]
+        return [*self.policy.parameters(), *([] if critic is None else critic.parameters())]
 
     def _parts(self, batch: Experience) -> Iterator[Experience]:
         """Yield this rank's share of a minibatch in parts, on the policy's device; all ranks have as many parts.
@@ -177,9 +191,11 @@ class Epochs:
         A rank without a text left for a part takes one whose tokens count for nothing: a sharded model needs every
         rank in each pass.
         """
-        rows = torch.arange(len(batch))[self.ranks.share(len(batch))]
-        for part in rows.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(batch)))):
-            found = batch.part(part) if len(part) else batch.part(torch.tensor([0])).without_tokens_to_learn()
+        groups = torch.arange(len(batch)).view(-1, batch.group_size)
+        own, largest = groups[self.ranks.share(len(groups))], self.ranks.largest_share(len(groups))
+        for part in own.tensor_split(min(self.config.gradient_accumulation, largest)):
+            rows = part.flatten()
+            found = batch.part(rows) if len(rows) else batch.part(torch.tensor([0])).without_tokens_to_learn()
             yield found.to(self.policy.device)
 
     def policy_terms(
@@ -189,14 +205,12 @@ class Epochs:
         config, learn, count = self.config, part.learn, counts.learn
         scores = self.policy.token_logprobs(part.texts, self.layout, entropies=entropies, hidden=hidden)
         logprobs, old_logprobs = scores.logprobs, part.old_logprobs
-        total = self.policy_loss(logprobs, old_logprobs, part.advantages, learn, count=count)
+        total, own_terms = self.objective(logprobs, part, counts)
         largest, error = losses.sampling_error(logprobs, old_logprobs, learn)
         terms = {
             "policy/loss": total,
             "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, learn, count=count),
-            "policy/clip_fraction": losses.clip_fraction(
-                logprobs, old_logprobs, learn, clip_range=config.clip_range, count=count
-            ),
+            **own_terms,
             RATIO_ERROR: losses.ratio_error(logprobs, old_logprobs, learn),
             SAMPLING_ERROR_MAX: torch.tensor(largest),
             SAMPLING_ERROR_MEAN: torch.tensor(error),
@@ -217,15 +231,17 @@ class Epochs:
             part.old_values,
             part.returns,
             part.learn_critic,
-            value_clip_range=self.config.value_clip_range,
+            value_clip_range=self._critic_config.value_clip_range,
             count=counts.learn_critic,
         )
 
-    def _clip(self, critic: Critic, *, learns_policy: bool) -> Metrics:
+    def _clip(self, critic: Critic | None, *, learns_policy: bool) -> Metrics:
         """Scale the gradients of both networks down to the maximum norm; return the norms before."""
-        policy_parameters, critic_parameters = self.policy.parameters(), critic.parameters()
-        limit = self.config.max_grad_norm
-        if self.config.joint_grad_norm and learns_policy:
+        policy_parameters, limit = self.policy.parameters(), self.config.max_grad_norm
+        if critic is None:
+            return {"grad_norm/policy": float(nn.utils.clip_grad_norm_(policy_parameters, limit))}
+        critic_parameters = critic.parameters()
+        if self._critic_config.joint_grad_norm and learns_policy:
             policy_norm = critic_norm = nn.utils.clip_grad_norm_(policy_parameters + critic_parameters, limit)
         else:
             policy_norm = nn.utils.clip_grad_norm_(policy_parameters, limit)
@@ -235,20 +251,22 @@ class Epochs:
     def _step(
         self,
         counts: Counts,
-        critic: Critic,
-        critic_optimizer: torch.optim.Optimizer,
+        critic: Critic | None,
+        critic_optimizer: torch.optim.Optimizer | None,
         norms: Metrics,
         *,
         learns_policy: bool,
     ) -> Metrics:
         """Take one optimizer step of each network that has tokens to learn; return the norms, none without a step."""
-        has_policy_tokens = bool(counts.learn or counts.target or (critic.is_shared and counts.learn_critic))
-        if not (has_policy_tokens or counts.learn_critic):
+        learns_critic = critic is not None and bool(counts.learn_critic)
+        is_shared = critic is not None and critic.is_shared
+        has_policy_tokens = bool(counts.learn or counts.target or (is_shared and learns_critic))
+        if not (has_policy_tokens or learns_critic):
             return {}
         # A step with a gradient of zero is not the same as no step: the optimizer would move by its momentum.
         if has_policy_tokens and learns_policy:
             self.optimizer.step()
-        if counts.learn_critic:
+        if learns_critic and critic_optimizer is not None:
             critic_optimizer.step()
         return norms
 

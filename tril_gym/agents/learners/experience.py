@@ -5,7 +5,8 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +16,18 @@ from tril_gym.models.texts import Texts
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Number of tokens that each loss is averaged over."""
+    """Number of tokens, texts or pairs that each loss is averaged over."""
 
     learn: float
     learn_critic: float
     target: float
+    texts: float  # that have tokens to learn
+    pairs: float  # of texts of one group
+    preferences: float  # pairs whose rewards differ
 
     def share(self, part: int, whole: int) -> Counts:
         """Return the average counts of `part` out of `whole` texts; dividing by them weighs all tokens alike."""
-        return Counts(*(count * part / whole for count in (self.learn, self.learn_critic, self.target)))
+        return Counts(*(getattr(self, field.name) * part / whole for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +36,15 @@ class Experience:
 
     texts: Texts
     old_logprobs: Tensor
+    ref_logprobs: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
     learn: Tensor  # bool: tokens that the policy learns on
     learn_critic: Tensor  # bool: tokens that the critic learns on
+    rewards: Tensor  # (B,) of whole texts, less the KL penalty
+    kl_coef: float = 0.0  # of a KL term in the loss
+    group_size: int = 1  # neighbours that belong together; there are whole groups only
     targets: Texts | None = None  # the same prompts with a reference each, for the target loss
 
     def __len__(self) -> int:
@@ -44,41 +52,39 @@ class Experience:
 
     @property
     def counts(self) -> Counts:
-        """Number of tokens of each loss."""
+        """Number of tokens, texts and pairs of each loss."""
         target = 0 if self.targets is None else int(self.targets.lengths.sum())
-        return Counts(int(self.learn.sum()), int(self.learn_critic.sum()), target)
+        texts, pairs = int(self.learn.any(1).sum()), len(self) * (self.group_size - 1) / 2
+        members = self.rewards.view(-1, self.group_size)
+        preferences = int((members.unsqueeze(1) != members.unsqueeze(2)).sum()) / 2
+        return Counts(int(self.learn.sum()), int(self.learn_critic.sum()), target, texts, pairs, preferences)
+
+    @property
+    def group(self) -> Tensor:
+        """(B,) int64: the number of each text's group."""
+        return torch.arange(len(self), device=self.rewards.device) // self.group_size
 
     def part(self, rows: Tensor) -> Experience:
-        """Return some of the texts, without columns that are padding in all of them."""
+        """Return some of the texts, whole groups, without columns that are padding in all of them."""
         texts = self.texts[rows].trimmed()
         width = texts.tokens.shape[1]
-        return Experience(
-            texts=texts,
-            old_logprobs=self.old_logprobs[rows, :width],
-            old_values=self.old_values[rows, :width],
-            advantages=self.advantages[rows, :width],
-            returns=self.returns[rows, :width],
-            learn=self.learn[rows, :width],
-            learn_critic=self.learn_critic[rows, :width],
-            targets=None if self.targets is None else self.targets[rows].trimmed(),
-        )
+        cells: dict[str, Any] = {name: tensor[rows, :width] for name, tensor in self._tensors() if tensor.ndim == 2}
+        targets = None if self.targets is None else self.targets[rows].trimmed()
+        return replace(self, **cells, texts=texts, rewards=self.rewards[rows], targets=targets)
 
     def without_tokens_to_learn(self) -> Experience:
-        """Return the same texts, none of whose tokens counts for a loss."""
+        """Return the same texts, none of whose tokens counts for a loss, and no pair."""
         nothing, targets = torch.zeros_like(self.learn), self.targets
         if targets is not None:
             targets = targets.without_tokens()
-        return replace(self, learn=nothing, learn_critic=nothing, targets=targets)
+        return replace(self, learn=nothing, learn_critic=nothing, targets=targets, group_size=1)
 
     def to(self, device: torch.device) -> Experience:
         """Return a copy on another device."""
-        return Experience(
-            texts=self.texts.to(device),
-            old_logprobs=self.old_logprobs.to(device),
-            old_values=self.old_values.to(device),
-            advantages=self.advantages.to(device),
-            returns=self.returns.to(device),
-            learn=self.learn.to(device),
-            learn_critic=self.learn_critic.to(device),
-            targets=None if self.targets is None else self.targets.to(device),
-        )
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors()}
+        targets = None if self.targets is None else self.targets.to(device)
+        return replace(self, **moved, texts=self.texts.to(device), targets=targets)
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        found = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, value) for name, value in found if isinstance(value, Tensor)]

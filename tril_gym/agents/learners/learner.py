@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.baselines import Baseline
@@ -22,7 +24,6 @@ class Learner(Protocol):
     Inherit from it for the defaults; `update`, `state_dict` and `load_state_dict` have none.
     """
 
-    has_critic: ClassVar[bool] = False  # whether it reads the policy's hidden states
     needs_rewards: ClassVar[bool] = True  # whether it learns from the environment's rewards
 
     @property
@@ -39,6 +40,20 @@ class Learner(Protocol):
     def baseline(self) -> Baseline:
         """Start of the other text whose reward is subtracted from a text's; see `baseline_rewards`."""
         return "none"
+
+    @property
+    def baseline_texts(self) -> int:
+        """Number of such other texts for each text."""
+        return 1
+
+    def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is subtracted from the rewards of texts: (B,).
+
+        Args:
+            examples: (B,) index of the example of each text.
+            rewards_of: maps rows (n,) to the rewards of other texts of their examples, (n, baseline_texts).
+        """
+        return rewards_of(torch.arange(len(examples))).mean(1)
 
     def join(self, ranks: Ranks) -> None:
         """Take note of the processes that train together.

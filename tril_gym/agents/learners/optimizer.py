@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Hyperparameters of every learner."""
+
+    has_critic: ClassVar[bool] = False  # whether the policy's hidden states are read for values
+    needs_rewards: ClassVar[bool] = True  # whether the environment's rewards are learned from
 
     episodes_per_iteration: int | None = config_field(
         None, "Texts collected per iteration; default: one per environment row", minimum=1

@@ -1,0 +1,127 @@
+"""The family of group and pair algorithms: each trains, resumes exactly and reports; groups stay whole."""
+
+import pytest
+import torch
+from doubles import generator, history, toy_envs, toy_policy
+from seven import SEVEN
+
+from tril_gym.agents import Guide, Pairs, Plan, collect
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+
+FAMILY = [name for name in ALGORITHMS if name not in SEVEN]
+OFFLINE = ("dpo", "ipo")
+NUMBERS = {"learning_rate": 1e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "check_model": False}
+
+
+def parts_of(name, envs):
+    """Return what an agent needs beside policy and environment."""
+    references = [example.references[0] for example in envs.unwrapped.examples]
+    kind = agent_type(name)
+    guide = {"guide": Guide.references()} if kind.takes_guide else {}
+    return guide | ({"pairs": Pairs([(text, text[:-4]) for text in references])} if name in OFFLINE else {})
+
+
+def agent_of(name, *, policy=None, num_envs=6, **numbers):
+    """Return an agent whose groups cross the batches of its environment."""
+    envs, kind = toy_envs(num_envs), agent_type(name)
+    policy = toy_policy(dtype=torch.float64) if policy is None else policy
+    return kind(policy=policy, envs=envs, config=kind.config_type(**NUMBERS | numbers), **parts_of(name, envs))
+
+
+def weights(agent):
+    return torch.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_resumed_agent_continues_as_if_never_stopped(name, tmp_path):
+    agent = agent_of(name)
+    before = weights(agent)
+    first = history(agent, 1)
+    assert agent.name == name
+    agent.save(tmp_path / "agent")
+    second = history(agent, 1)
+    assert not torch.equal(weights(agent), before)
+    assert all(abs(row.get("policy/ratio_error", 0.0)) < 1e-9 for row in first + second)
+    again = agent_type(name).load(tmp_path / "agent", envs=toy_envs(6), **parts_of(name, toy_envs(6)))
+    assert history(again, 1) == second
+    assert torch.equal(weights(again), weights(agent))
+
+
+@pytest.mark.parametrize("name", ["rloo", "rebel", "dapo", "online-dpo", "dpo"])
+def test_parts_of_a_minibatch_change_nothing(name):
+    whole, parts = agent_of(name), agent_of(name, gradient_accumulation=3)
+    history(whole, 1), history(parts, 1)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_texts_of_a_group_have_one_prompt_and_one_rollin(mode):
+    import gymnasium as gym
+
+    envs = gym.make_vec("tril/Toy-v0", num_envs=5, autoreset_mode=mode)
+    plan = Plan(
+        rollout=toy_policy(dtype=torch.float64),
+        rollin=Guide.references(),
+        rollin_prob=0.7,
+        texts_per_prompt=4,
+        share_rollin=True,
+    )
+    texts = collect(envs, plan, episodes=12, generator=generator())
+    assert texts.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for rows in torch.arange(12).view(3, 4):
+        group = texts[rows]
+        assert len(group.examples.unique()) == len(group.switch.unique()) == 1
+        rollins = torch.where(group.is_rollin, group.tokens, 0)
+        assert bool((rollins == rollins[0]).all())
+    assert [info["member"] for info in texts.infos] == [0, 1, 2, 3] * 3
+    assert len({tuple(row) for row in texts.tokens.tolist()}) > 3  # control: the policy's parts differ
+
+
+def test_groups_that_are_not_whole_are_refused():
+    with pytest.raises(ValueError, match="a multiple of texts_per_prompt texts, 4, got 14"):
+        agent_of("rloo", episodes_per_iteration=14)
+    with pytest.raises(ValueError, match=r"texts_per_prompt must be at least 2 for the advantage leave_one_out, got 1"):
+        agent_type("rloo").config_type(texts_per_prompt=1)
+
+
+def test_examples_without_a_pair_are_refused():
+    agent = agent_type("dpo")(policy=toy_policy(), envs=toy_envs(4))
+    with pytest.raises(ValueError, match=r"example \d+ has no pair"):
+        agent.learn(1, progress=False)
+
+
+def test_dr_po_without_rollins_is_ppo():
+    numbers = {"kl_coef": 0.05, "vf_coef": 0.1, "rollin_prob": 0.0}
+    reset = agent_of("dr-po", **numbers)
+    numbers.pop("rollin_prob")
+    plain = agent_of("ppo", **numbers)
+    ours, theirs = history(reset, 2), history(plain, 2)
+    shared = theirs[0].keys()
+    assert [{name: row[name] for name in shared} for row in ours] == theirs
+    assert torch.equal(weights(reset), weights(plain))
+
+
+def test_given_texts_are_scored_once_by_the_reference_policy(monkeypatch):
+    agent = agent_of("dpo", episodes_per_iteration=128)
+    scored = []
+    credit = agent.learner.credit
+    original = credit._logprobs
+
+    def count(policy, texts):
+        if policy is agent.learner.ref_policy:
+            scored.append(len(texts))
+        return original(policy, texts)
+
+    monkeypatch.setattr(credit, "_logprobs", count)
+    history(agent, 2)
+    first, second = scored[0], sum(scored[1:])
+    assert first > second  # of 64 examples most were seen in the first iteration
+
+
+def test_values_are_kept_by_example():
+    agent = agent_of("a-star-po", value_texts=2)
+    history(agent, 3)
+    values = dict(agent.learner.values)
+    assert 16 <= len(values) <= 48
+    history(agent, 1)
+    assert {name: agent.learner.values[name] for name in values} == values

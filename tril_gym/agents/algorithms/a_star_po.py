@@ -1,0 +1,67 @@
+"""A*-PO: the optimal value of a prompt is estimated once from the reference policy's texts, then regressed to.
+
+Brantley et al. 2025, "Accelerating RL for LLM Reasoning with Optimal Advantage Regression":
+https://arxiv.org/abs/2505.20686
+V*(x) = β₁ log mean e^{r/β₁} over texts of π_ref; then one text of the policy a prompt, and the loss
+(β₂ (log π − log π_ref) − (r − V*))². Values are kept by example, so that equal prompts of different examples differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tril_gym.agents.algorithms.agent import Agent
+from tril_gym.agents.algorithms.pair_learning import no_advantages
+from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.advantages import Advantages
+from tril_gym.agents.learners.objectives import Objective, TextObjective
+from tril_gym.agents.learners.policy_config import PolicyConfig
+from tril_gym.utils.config_fields import config_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class AStarPOConfig(PolicyConfig):
+    """The hyperparameters of an update of the policy, and those of its values."""
+
+    value_beta: float = config_field(0.5, "β₁ of the optimal value, reward per nat", above=0)
+    value_texts: int = config_field(
+        8, "Texts of the reference policy that estimate it, once for each example", minimum=1
+    )
+    beta: float = config_field(1e-3, "β₂ of the regression, reward per nat", above=0)
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+
+    def advantages(self) -> Advantages:
+        """Return none: the loss reads the rewards of whole texts."""
+        return no_advantages
+
+    def objective(self, layout: TextLayout) -> Objective:
+        """Return the regression."""
+        return TextObjective(loss="a_star", beta=self.beta)
+
+    @property
+    def baseline_text(self) -> Baseline:
+        """Return the reference policy's texts of the same prompt."""
+        return "prompt"
+
+    @property
+    def baseline_texts(self) -> int:
+        """Return the number of these."""
+        return self.value_texts
+
+    @property
+    def optimal_value_beta(self) -> float:
+        """Return β₁."""
+        return self.value_beta
+
+
+class AStarPO(Agent):
+    """Regression to the optimal advantage."""
+
+    name = "a-star-po"
+    config_type = AStarPOConfig
+
+    def plan(self, iteration: int) -> Plan:
+        """Return the plan: the policy writes whole texts."""
+        return Plan(rollout=self.policy)

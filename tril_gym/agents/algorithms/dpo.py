@@ -1,0 +1,24 @@
+"""DPO: a preference is likelier, the more the policy raises the preferred text above the reference policy's odds.
+
+Rafailov et al. 2023, eq. 7: https://arxiv.org/abs/2305.18290
+
+Log-probabilities are summed, never averaged; there is no dropout. Those of the reference policy are computed once for
+each text. Both log-ratios are logged apart, since both may fall; the KL is that of texts which the policy samples.
+"""
+
+from __future__ import annotations
+
+from tril_gym.agents.algorithms.pair_learning import OfflinePairConfig, OfflinePairs
+from tril_gym.utils.config_fields import with_defaults
+
+
+@with_defaults(loss="dpo", beta=0.1, learning_rate=1e-6, epochs=1)
+class DPOConfig(OfflinePairConfig):
+    """The hyperparameters of an update by given preferences, with defaults of DPO."""
+
+
+class DPO(OfflinePairs):
+    """Direct preference optimization."""
+
+    name = "dpo"
+    config_type = DPOConfig

@@ -1,0 +1,27 @@
+"""Online DPO: the policy writes the texts of each prompt, their rewards rank them, and DPO's loss learns the pairs.
+
+Guo et al. 2024: https://arxiv.org/abs/2402.04792
+Texts that are rewarded alike are no pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tril_gym.agents.algorithms.pair_learning import OnlinePairs, PreferenceConfig
+from tril_gym.utils.config_fields import config_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDPOConfig(PreferenceConfig):
+    """The hyperparameters of an update by preferences, and the size of groups."""
+
+    texts_per_prompt: int = config_field(2, "Texts of a group, all pairs of which are learned from", minimum=2)
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+
+
+class OnlineDPO(OnlinePairs):
+    """Direct preference optimization of the policy's own texts."""
+
+    name = "online-dpo"
+    config_type = OnlineDPOConfig

@@ -1,0 +1,56 @@
+"""RSO: candidates of the reference policy are accepted as if from the policy that the rewards ask for, then paired.
+
+Liu et al. 2024, "Statistical Rejection Sampling Improves Preference Optimization": https://arxiv.org/abs/2309.06657
+Of each prompt's candidates some are accepted (algorithm 1), neighbours among these are pairs, their rewards rank them.
+
+Differs from the paper: candidates are sampled plainly, since with top-k the accepted texts follow the truncated policy;
+8 candidates instead of 64 by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from tril_gym.agents.algorithms.agent import Agent
+from tril_gym.agents.algorithms.pair_learning import OfflinePairConfig
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.learners.selection import accepted_pairs
+from tril_gym.utils.config_fields import MAX_COEFFICIENT, config_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSOConfig(OfflinePairConfig):
+    """The hyperparameters of an update by preferences, and those of rejection sampling."""
+
+    needs_rewards: ClassVar[bool] = True
+    loss: Literal["dpo", "ipo", "ipo_mean", "hinge", "hinge_norm"] = config_field(
+        "hinge_norm", "Loss of a pair; the sigmoid-norm of the paper is dpo", group="pairs"
+    )
+    beta: float = config_field(
+        0.05, "γ: preference per nat of log-ratio", above=0, maximum=MAX_COEFFICIENT, group="pairs"
+    )
+    texts_per_prompt: int = config_field(8, "Candidates of a prompt", minimum=2)
+    accepted_texts: int = config_field(4, "Candidates of a prompt that are accepted", minimum=2)
+    rejection_beta: float = config_field(
+        0.5, "β of rejection sampling, reward per nat: a small one accepts only the best", above=0
+    )
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+
+    def select(self, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
+        """Return pairs of accepted texts, the better one first."""
+        return accepted_pairs(trajectories, beta=self.rejection_beta, want=self.accepted_texts, generator=generator)
+
+
+class RSO(Agent):
+    """Preference optimization of texts that rejection sampling accepted."""
+
+    name = "rso"
+    config_type = RSOConfig
+
+    def plan(self, iteration: int) -> Plan:
+        """Return the plan: the reference policy writes the candidates."""
+        return Plan(rollout=self.learner.ref_policy or self.policy, texts_per_prompt=self.config.texts_per_prompt)

@@ -39,14 +39,12 @@ class PreferenceConfig(PolicyConfig):
     loss: Literal["dpo", "ipo", "ipo_mean", "hinge", "hinge_norm"] = config_field(
         "dpo",
         "Loss of a pair; ipo_mean is ipo on means over tokens, as TRL has it, hinge has no reference policy",
-        group="pairs",
     )
     beta: float = config_field(
         0.1,
         "β of dpo and ipo, γ of the hinges: preference per nat of log-ratio",
         above=0,
         maximum=MAX_COEFFICIENT,
-        group="pairs",
     )
     label_smoothing: float = config_field(
         0.0, "Probability that a preference is wrong, of dpo", minimum=0, below=0.5, group="pairs"
@@ -89,7 +87,7 @@ class RegressionConfig(RewardConfig):
     eta: float = config_field(
         1.0, "η of rebel, nats per reward: the step size", above=0, maximum=MAX_COEFFICIENT, group="pairs"
     )
-    clip_range: float = config_field(0.2, "ε of p3o, of the ratios of whole texts", above=0, below=1, group="pairs")
+    clip_range: float = config_field(0.2, "ε of p3o, of the ratios of whole texts", above=0, below=1)
     texts_per_prompt: int = config_field(2, "Texts of a group, all pairs of which are learned from", minimum=2)
 
     def advantages(self) -> Advantages:

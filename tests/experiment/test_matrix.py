@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from seven import SEVEN
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tril_gym.cli import main
 from tril_gym.rewards.neural import preference_fit

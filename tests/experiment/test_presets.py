@@ -11,8 +11,8 @@ import pytest
 import transformers
 from click.testing import CliRunner
 from doubles import learned
-from spacy_pipeline import save_pipeline
 from seven import SEVEN
+from spacy_pipeline import save_pipeline
 
 from tril_gym.agents.tiny import TinySettings
 from tril_gym.cli import main

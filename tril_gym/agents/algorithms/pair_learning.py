@@ -46,9 +46,7 @@ class PreferenceConfig(PolicyConfig):
         above=0,
         maximum=MAX_COEFFICIENT,
     )
-    label_smoothing: float = config_field(
-        0.0, "Probability that a preference is wrong, of dpo", minimum=0, below=0.5, group="pairs"
-    )
+    label_smoothing: float = config_field(0.0, "Probability that a preference is wrong, of dpo", minimum=0, below=0.5)
 
     def advantages(self) -> Advantages:
         """Return none."""
@@ -82,11 +80,9 @@ class RegressionConfig(RewardConfig):
     """Hyperparameters of an update by the difference of two rewards."""
 
     loss: Literal["rebel", "p3o", "p3o_joint"] = config_field(
-        "rebel", "Loss of a pair: a regression, or a policy gradient clipped for each text or jointly", group="pairs"
+        "rebel", "Loss of a pair: a regression, or a policy gradient clipped for each text or jointly"
     )
-    eta: float = config_field(
-        1.0, "η of rebel, nats per reward: the step size", above=0, maximum=MAX_COEFFICIENT, group="pairs"
-    )
+    eta: float = config_field(1.0, "η of rebel, nats per reward: the step size", above=0, maximum=MAX_COEFFICIENT)
     clip_range: float = config_field(0.2, "ε of p3o, of the ratios of whole texts", above=0, below=1)
     texts_per_prompt: int = config_field(2, "Texts of a group, all pairs of which are learned from", minimum=2)
 

@@ -4,8 +4,14 @@ import signal
 import sys
 
 import pytest
+from lighter_runs import lighten
 
 FAMILIES = ("gpt2", "llama", "qwen2", "t5", "bart")
+
+
+def pytest_runtest_setup(item):
+    """Leave out of runs what `lighter_runs.py` names, except in tests of those parts."""
+    lighten(whole=item.get_closest_marker("whole_runs") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)

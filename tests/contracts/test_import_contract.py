@@ -53,7 +53,7 @@ from tril_gym.cli import main
 toy = "train ppo --env tril/Toy-v0 --tiny-samples 0 --num-envs 2 --eval-examples 2 --iterations 1 --epochs 1"
 main([*toy.split(), "--output-dir", {folder!r}], standalone_mode=False)
 import sys
-assert not {{"datasets", "spacy", "nltk", "rouge_score", "wandb"}} & set(sys.modules)
+assert not {{"datasets", "spacy", "nltk", "rouge_score", "wandb", "peft"}} & set(sys.modules)
 """
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def whole(tmp_path_factory):
     """A run without a fault."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(configure("ppo", **SETTINGS), folder, console=silent())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_two_iterations(tmp_path_factory):
+    """A shorter run, finished; to be copied."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    start(folder, iterations=2).run()
     return folder
 
 
@@ -262,8 +271,9 @@ class TestSignals:
             with pytest.raises(Interrupted, match="stopped after iteration 3 of 5; to continue") as caught:
                 run.run()
         assert caught.value.number == number
-        again(tmp_path / "run")
-        assert equal_runs(whole, tmp_path / "run")
+        if number == signal.SIGTERM:  # what is saved does not depend on the signal
+            again(tmp_path / "run")
+            assert equal_runs(whole, tmp_path / "run")
 
     def test_a_second_signal_stops_at_once(self, whole, tmp_path, monkeypatch):
         run = start(tmp_path / "run")
@@ -306,8 +316,8 @@ class TestFolder:
         assert "has no checkpoint yet: its run starts over" in text
         assert equal_runs(whole, tmp_path / "run")
 
-    def test_torn_lines_are_cut_and_said(self, whole, tmp_path, caplog):
-        start(tmp_path / "run", iterations=2).run()
+    def test_torn_lines_are_cut_and_said(self, whole, of_two_iterations, tmp_path, caplog):
+        shutil.copytree(of_two_iterations, tmp_path / "run", symlinks=True)
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         torn = [lines[0], "{half", '{"no": "counter"}', "\0\0\0", lines[1], '{"iteration": 3, "rew']
         (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(torn))
@@ -332,8 +342,10 @@ class TestFolder:
         assert equal_runs(whole, tmp_path / "run")
 
     @pytest.mark.parametrize("content", [None, "", "{}", '{"before": {"metrics": {}}}'])
-    def test_a_lost_first_evaluation_is_repeated_with_the_first_policy(self, whole, tmp_path, content):
-        start(tmp_path / "run", iterations=2).run()
+    def test_a_lost_first_evaluation_is_repeated_with_the_first_policy(
+        self, whole, of_two_iterations, tmp_path, content
+    ):
+        shutil.copytree(of_two_iterations, tmp_path / "run", symlinks=True)
         path = tmp_path / "run" / "evaluation.json"
         path.unlink() if content is None else path.write_text(content)
         assert "the initial policy is made again" in again(tmp_path / "run", iterations=5)
@@ -461,15 +473,18 @@ class TestCommandLine:
         assert Gone.calls == 1
 
     def test_killed_and_resumed_by_the_same_command(self, whole, tmp_path):
-        command = [sys.executable, "-m", "tril_gym", "train", "ppo", *OPTIONS]
-        command += ["--output-dir", str(tmp_path / "run"), "--resume"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [*OPTIONS, "--output-dir", tmp_path / "run", "--resume"]
+        child = os.fork()  # has imported everything
+        if child == 0:
+            HeldOut.evaluate_after = lambda *args, **kwargs: time.sleep(60)  # to be killed before its end
+            self.call(*command, code=0)
+            os._exit(1)
         for _ in range(1200):
-            if (tmp_path / "run" / "metrics.jsonl").exists() or process.poll() is not None:
+            if (tmp_path / "run" / "metrics.jsonl").exists():
                 break
             time.sleep(0.05)
-        process.kill()
-        process.wait()
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         logging.getLogger("tril_gym").setLevel(logging.INFO)
-        self.call(*OPTIONS, "--output-dir", tmp_path / "run", "--resume", code=0)
+        self.call(*command, code=0)
         assert equal_runs(whole, tmp_path / "run")

@@ -132,7 +132,8 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
 
 class TestGAIL:
     def test_texts_become_indistinguishable_to_a_new_discriminator(self):
-        # Some seeds learn only one of the two prompts, with an accuracy of 0.75: two of three seeds must not.
+        # Some seeds learn only one of the two prompts, with an accuracy of 0.75: two of three seeds must not. The third
+        # is needed only where the first two differ.
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=2)
         numbers = NUMBERS | {"learning_rate": 2e-3, "ent_coef": 0.1, "minibatch_size": 32}
         found = []
@@ -141,8 +142,10 @@ class TestGAIL:
             assert fresh_accuracy(policy, envs) > 0.95  # the control: before training they are distinguishable
             config = GAILConfig(**numbers, lr_schedule="linear", lr_iterations=60)
             GAIL(policy, envs, config, seed=seed).learn(40)
-            found.append(fresh_accuracy(policy, envs))
-        assert np.median(found) < 0.6
+            found.append(fresh_accuracy(policy, envs) < 0.6)
+            if found.count(True) == 2:
+                return
+        pytest.fail("fewer than two of three seeds")
 
     def test_reward_increases_without_being_optimised(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
@@ -152,8 +155,10 @@ class TestGAIL:
             assert mean_reward(policy, envs) < 0.5
             config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32})
             GAIL(policy, envs, config, seed=seed).learn(20)
-            found.append(mean_reward(policy, envs))
-        assert np.median(found) > 0.9
+            found.append(mean_reward(policy, envs) > 0.9)
+            if found.count(True) == 2:
+                return
+        pytest.fail("fewer than two of three seeds")
 
     def test_discriminator_of_other_texts_teaches_nothing(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)

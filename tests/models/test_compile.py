@@ -29,7 +29,8 @@ def test_compiled_training_equals_eager_training(compiled_parts):
     losses = []
     for compiles in (False, True):
         numbers = PPOConfig(minibatch_size=4, learning_rate=1e-3, epochs=2, critic="shared", compile=compiles)
-        agent = PPO(policy_of("gpt2", dtype=torch.float64), foreign_envs(4, eos_token_ids=MANY_EOS), numbers)
+        policy = policy_of("gpt2", n_layer=1, dtype=torch.float64)
+        agent = PPO(policy, foreign_envs(4, eos_token_ids=MANY_EOS), numbers)
         agent.learn(1, callbacks=[lambda report: losses.append(report.metrics["policy/loss"])])
     assert compiled_parts == ["GPT2Model"]
     assert losses[1] == pytest.approx(losses[0], abs=1e-8)
@@ -69,8 +70,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("rollin_prob", [0.0, 0.7])
+@pytest.mark.parametrize(("family", "rollin_prob"), [("gpt2", 0.0), ("llama", 0.7)])
 def test_compiled_writing_equals_eager_writing(family, rollin_prob, traced):
     """Prompts and rollins of any length, texts that end at any token."""
     texts = []

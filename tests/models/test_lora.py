@@ -341,8 +341,8 @@ class TestTraining:
         rewards = [row["reward/mean"] for row in history(agent, 12)]
         assert rewards[-1] > rewards[0] + 0.15
 
-    @pytest.mark.parametrize("name", SEVEN)
-    @pytest.mark.parametrize("family", ["gpt2", "t5"])
+    # An adapter does not know which algorithm trains it; PPO++ has all networks that an encoder-decoder can be.
+    @pytest.mark.parametrize(("name", "family"), [*((name, "gpt2") for name in SEVEN), ("ppo-pp", "t5")])
     def test_every_agent(self, name, family):
         kind, policy = agent_type(name), toy_policy(family).with_lora(RANK)
         base, adapter = LMPolicy(policy.lora.base(), None), tensors(policy)
@@ -350,7 +350,7 @@ class TestTraining:
         guide = {"guide": Guide(toy_policy(family, seed=1), top_p=0.9)} if kind.takes_guide else {}
         own = {"discriminator": "adapter"} if name == "gail" else {}
         agent = kind(policy=policy, envs=toy_envs(), config=kind.config_type(**NUMBERS, **own), **guide)
-        assert all(row.get("policy/ratio_error", 0.0) < 1e-4 for row in history(agent, 3))
+        assert all(row.get("policy/ratio_error", 0.0) < 1e-4 for row in history(agent, 2))
         assert same(tensors(base), before)
         assert not same(tensors(policy), adapter)
 
@@ -487,17 +487,18 @@ class TestSaving:
             logits = [p.language_model.backbone.logits(texts) for p in (policy, again)]
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
-    @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
-    @pytest.mark.parametrize("critic", ["separate", "adapter"])
+    @pytest.mark.parametrize(
+        ("family", "critic"), [("gpt2", "separate"), ("gpt2", "adapter"), ("t5", "adapter"), ("llama", "separate")]
+    )
     def test_loaded_agent_continues_exactly(self, family, critic, tmp_path):
         straight = toy_agent(family, critic=critic)
-        expected = history(straight, 4)
+        expected = history(straight, 3)
         stopped = toy_agent(family, critic=critic)
         reports = history(stopped, 2)
         stopped.save(tmp_path)
         stopped.learn(1)  # training after a save does not change the checkpoint
         loaded = PPO.load(tmp_path, envs=toy_envs())
-        reports += history(loaded, 2)
+        reports += history(loaded, 1)
         assert reports == expected
         assert same(tensors(loaded.policy), tensors(straight.policy))
         assert same(tensors(loaded.learner.ref_policy), tensors(straight.learner.ref_policy))
@@ -560,7 +561,7 @@ def call(*arguments, code=0):
     return result.output
 
 
-SMALL = ["--tiny-samples", "64", "--num-envs", "8", "--eval-examples", "8"]
+SMALL = ["--tiny-samples", "32", "--num-envs", "4", "--eval-examples", "4", "--epochs", "1"]
 
 
 class TestCommandLine:
@@ -739,16 +740,3 @@ class TestQuantised:
         with pytest.raises(ValueError, match=r"cannot train quantised weights; use critic=.adapter"):
             make_critic(policy.with_lora(RANK), "separate")
         policy.with_lora(RANK).language_model.check_trainable()
-
-
-def test_policy_without_adapter_does_not_import_peft():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, tril_gym.agents.actors.policy, transformers\n"
-        "model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=9))\n"
-        "tril_gym.agents.actors.policy.LMPolicy(model, None).frozen_copy()\n"
-        "assert 'peft' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

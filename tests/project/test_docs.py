@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from blocks import FENCE, blocks, is_installed, run_page
 from seven import SEVEN
 
 from tril_gym import rewards
+from tril_gym.agents import tiny
 from tril_gym.cli import main
 from tril_gym.cli.options import with_columns, with_reward_settings
 from tril_gym.cli.run_options import RunOptions
@@ -122,7 +124,19 @@ def first_column(page: Path, heading: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)`", section[1], re.MULTILINE)
 
 
+@pytest.fixture
+def _short_pretraining(monkeypatch):
+    """Pretrain tiny models on a few texts: whether a page runs does not depend on how well they write."""
+    build = tiny._tiny
+
+    def short(envs, kind, settings, **more):
+        return build(envs, kind, replace(settings, samples=min(settings.samples, 64)), **more)
+
+    monkeypatch.setattr(tiny, "_tiny", short)
+
+
 @pages
+@pytest.mark.usefixtures("_short_pretraining")
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page.read_text(), page.name, runs=lambda block: not block.needs)

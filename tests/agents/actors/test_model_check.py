@@ -23,6 +23,8 @@ from tril_gym.agents.actors.model_check import LIMIT, Probe, check_model, examin
 from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.noise import checkpoint_gradients
 
+pytestmark = pytest.mark.whole_runs  # each model is checked, whatever was checked before
+
 SIZES = {"max_prompt_length": 12, "max_new_tokens": 8}
 
 

@@ -9,6 +9,8 @@ envs:        the last three again by environment id; they win over the general o
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -51,7 +53,12 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
 
 
 def read(name: str) -> dict[str, Any]:
-    """Return the content of a preset's file."""
+    """Return the content of a preset's file, which is read once."""
+    return copy.deepcopy(_parsed(name))
+
+
+@functools.cache
+def _parsed(name: str) -> dict[str, Any]:
     import yaml
 
     content: dict[str, Any] = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text())

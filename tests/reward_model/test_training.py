@@ -30,17 +30,17 @@ from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.interrupt import Interrupted
 
 
-@pytest.fixture
-def pairs_file(tmp_path):
-    return write_pairs(tmp_path / "pairs.jsonl", polite_pairs(80))
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl", polite_pairs(80))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(pairs_file, tmp_path_factory):
     """A run that was not interrupted, what it found, and its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    run = new_run(write_pairs(folder / "pairs.jsonl", polite_pairs(80)), folder / "run")
-    return run, run.run(), folder / "run"
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run = new_run(pairs_file, folder)
+    return run, run.run(), folder
 
 
 def resumed(folder, **given):
@@ -174,7 +174,8 @@ class TestResume:
         assert same_weights(again.model, whole_run.model)
         assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
 
-    def test_settings_and_pairs_may_not_change(self, pairs_file, tmp_path, monkeypatch):
+    def test_settings_and_pairs_may_not_change(self, tmp_path, monkeypatch):
+        pairs_file = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(80))
         interrupt(new_run(pairs_file, tmp_path / "run"), 2, monkeypatch)
         resumed(tmp_path / "run", epochs=2, model="tiny")
         for name, value in (("epochs", 3), ("model", "gpt2"), ("seed", 1)):

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test slow docs bench structure mutants crash soak models interop
+.PHONY: install demo check test test-all matrix slow docs bench structure mutants crash soak models interop
 
 install: .venv/.installed
 
@@ -24,6 +24,14 @@ check: install
 # Run the tests in two processes of one thread each: more threads than cores only wait for each other.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+# The long sweeps that `make test` leaves out: every algorithm on every task with both kinds of model.
+matrix: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
+
+# All tests, the long sweeps too.
+test-all: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "slow or not slow"
 
 # Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
 slow: install

@@ -84,6 +84,16 @@ class TestWarmUp:
         assert file.read_bytes() == whole
 
 
+def test_encoder_decoders_have_steps_of_their_own():
+    default, alike, other = (
+        tiny_policy(envs(), kind="seq2seq", **SMALL | further)
+        for further in ({}, {"learning_rate": 5e-3, "lr_schedule": "linear"}, {"learning_rate": 2e-3})
+    )
+    assert equal(default, alike)
+    assert not equal(default, other)
+    assert tiny.settings_of("causal", {}) == tiny.TinySettings()
+
+
 def test_the_rows_of_the_environment_make_no_difference(monkeypatch):
     layout = TextLayout.of(envs())
     wide, narrow = (gather_references(envs(rows), layout, 30, seed=3) for rows in (16, 7))

@@ -36,15 +36,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:top_k=50")
 
 
 def tables(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the general settings of a preset, and those of each environment."""
-    return [content, *content.get("envs", {}).values()]
+    """Return the general settings of a preset, and those of each environment and policy."""
+    return [content, *content.get("envs", {}).values(), *content.get("policies", {}).values()]
 
 
 def unknown(content: dict[str, Any]) -> list[str]:
     """Return keys of a preset that are no settings."""
     sections = {"run", "tiny", "algorithms"}
-    found = [key for key in content if key not in sections | {"help", "envs"}]
-    found += [key for own in content.get("envs", {}).values() for key in own if key not in sections]
+    found = [key for key in content if key not in sections | {"help", "envs", "policies"}]
+    found += [key for own in tables(content)[1:] for key in own if key not in sections]
     found += [env for env in content.get("envs", {}) if env not in ENVS]
     for table in tables(content):
         found += [key for key in table.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
@@ -240,6 +240,15 @@ def test_an_option_wins_over_the_preset():
     shorter = of(env_args={"max_new_tokens": 20, "min_new_tokens": 2}).env_args
     assert (shorter["max_prompt_length"], shorter["max_new_tokens"], shorter["min_new_tokens"]) == (64, 20, 2)
     assert "sentiment" in shorter["reward_settings"]
+
+
+def test_settings_of_a_policy_win_over_the_others():
+    """Encoder-decoders from scratch imitate with larger steps; an option wins over both."""
+    rates = [
+        configure("bc", env="tril/IMDB-v0", policy=policy, **given).hyperparameters["learning_rate"]
+        for policy, given in (("tiny", {}), ("tiny-seq2seq", {}), ("tiny-seq2seq", {"learning_rate": 1e-4}))
+    ]
+    assert rates == [2e-3, 5e-3, 1e-4]
 
 
 def test_preset_settings_that_do_not_apply_are_dropped():

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,13 +42,19 @@ from tril_gym.utils.threads import cpu_threads
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
 
+# What differs from the defaults of `TinySettings`. A step of AdamW is as large as its rate, however large the weight
+# is, and T5's embeddings begin with a standard deviation of 1, GPT-2's with 0.02. On embedded CommonGen, held-out
+# references take 1.64 nats a token after 6 passes at 5e-3, 1.95 at 2e-3 and 2.18 at 1e-2, all with the linear
+# schedule.
+OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"learning_rate": 5e-3, "lr_schedule": "linear"}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TinySettings:
     """Size and pretraining of a tiny policy.
 
     The defaults are measured on embedded CommonGen: after more passes, held-out references are less likely again, and a
-    model of twice the width writes no better.
+    model of twice the width writes no better. `OF_KIND` has those of encoder-decoder models that differ.
     """
 
     width: int = config_field(64, "Hidden size", minimum=1)
@@ -85,13 +91,18 @@ def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True,
     Raises:
         ValueError: an unknown kind, or an environment without tokenizer or references.
     """
-    return _tiny(envs, kind, TinySettings(**settings), progress=progress)
+    return _tiny(envs, kind, settings_of(kind, settings), progress=progress)
 
 
 def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
     """Return the tiny policy as a guide, sampled at a low temperature; arguments as of `tiny_policy`."""
-    policy = _tiny(envs, kind, TinySettings(**settings), progress=progress)
+    policy = _tiny(envs, kind, settings_of(kind, settings), progress=progress)
     return Guide(policy, temperature=GUIDE_TEMPERATURE, top_p=GUIDE_TOP_P)
+
+
+def settings_of(kind: str, given: Mapping[str, Any]) -> TinySettings:
+    """Return the settings of a tiny model of this kind: those given win over the defaults."""
+    return TinySettings(**(OF_KIND.get(kind, {}) | dict(given)))
 
 
 def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, progress: bool) -> LMPolicy:

@@ -53,7 +53,7 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     if (own := ALGORITHMS[algorithm].env) is not None:
         given = {"env": own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
-    chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm)
+    chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm, policy)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     numbers = chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
@@ -158,7 +158,7 @@ def tiny_settings(config: RunConfig) -> dict[str, Any]:
     """Return the size and pretraining of tiny models: fields of `TinySettings`, `samples` among them."""
     from tril_gym.agents.tiny import TinySettings
 
-    settings = presets.load(config.preset, config.env, config.algorithm).tiny
+    settings = presets.load(config.preset, config.env, config.algorithm, config.policy).tiny
     if config.tiny_samples is not None:
         settings = settings | {"samples": config.tiny_samples}
     if config.pretrain_seconds is not None:

@@ -5,6 +5,7 @@ run:         fields of `RunConfig`
 tiny:        size and pretraining of tiny policies and guides
 algorithms:  hyperparameters by algorithm; beside them, under `run` and `tiny`, what differs for this algorithm
 envs:        the last three again by environment id; they win over the general ones
+policies:    the same by policy, such as "tiny-seq2seq"; they win over all others
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tril_gym.utils.suggestions import with_suggestion
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a preset for one environment and algorithm."""
+    """Settings of a preset for one environment, algorithm and policy."""
 
     name: str
     help: str
@@ -36,8 +37,8 @@ def names() -> list[str]:
     )
 
 
-def load(name: str, env: str | None = None, algorithm: str | None = None) -> Preset:
-    """Return a preset for an environment and an algorithm: specific settings win over general ones.
+def load(name: str, env: str | None = None, algorithm: str | None = None, policy: str | None = None) -> Preset:
+    """Return a preset for an environment, an algorithm and a policy: specific settings win over general ones.
 
     Raises:
         ValueError: no preset has this name.
@@ -46,6 +47,7 @@ def load(name: str, env: str | None = None, algorithm: str | None = None) -> Pre
         raise ValueError(f"unknown preset {with_suggestion(name, names())}; the presets are {', '.join(names())}")
     content = read(name)
     content = _over(content, content.get("envs", {}).get(env, {}))
+    content = _over(content, content.get("policies", {}).get(policy, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))
     run = _over(content.get("run", {}), hyperparameters.pop("run", {}))
     tiny = _over(content.get("tiny", {}), hyperparameters.pop("tiny", {}))

@@ -70,6 +70,11 @@ def test_guide_from_callable(example, capsys):
     assert re.search(r"^ +there.* \|", capsys.readouterr().out, re.MULTILINE)  # the part of the guide, and a bar
 
 
+def test_guide_behind_a_server(example, capsys):
+    assert example("guide_behind_a_server", iterations=2, num_envs=8, samples=64) > 0
+    assert re.search(r"requests, .* tokens, .* s: .* \|", capsys.readouterr().out)
+
+
 def test_bc_then_ppo(example, tmp_path):
     reward = example("bc_then_ppo", folder=str(tmp_path / "home"), bc_iterations=1, ppo_iterations=1, num_envs=8)
     assert 0 <= reward <= 1

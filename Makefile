@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo check test test-all matrix slow docs bench structure mutants crash soak models interop
+.PHONY: install demo check test test-all matrix slow docs bench structure mutants crash soak models interop servers
 
 install: .venv/.installed
 
@@ -74,3 +74,7 @@ soak: install
 # `make interop ONLY=skrl_ppo` runs one of them.
 interop: install
 	$(BIN)/python scripts/interop.py $(if $(ONLY),--only $(ONLY),--write)
+
+# A guide behind a real `transformers serve`, which is installed beside the project: two minutes.
+servers: install
+	$(BIN)/python scripts/transformers_serve.py

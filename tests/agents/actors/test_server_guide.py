@@ -1,5 +1,6 @@
 """A guide behind a server: what is asked, how answers become tokens, and what ends a run."""
 
+import json
 import math
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def plain(asked):
     """Answer as a server that knows only what OpenAI defines."""
     if asked.path != "/v1/completions":
         return Reply({"error": "no such endpoint"}, 404)
-    if {"top_k", "return_token_ids"} & asked.body.keys() or not isinstance(asked.body["prompt"], str):
+    if {"top_k", "return_token_ids", "generation_config"} & asked.body.keys() or not isinstance(
+        asked.body["prompt"], str
+    ):
         return Reply({"detail": "Unexpected fields in the request"}, 422)
     return said(TEXT)
 
@@ -263,6 +266,19 @@ class TestDoor:
         with serving(plain) as server:
             self.check(server)
         assert "takes no top_k" in caplog.text
+
+    def test_transformers_serve_takes_a_generation_config(self, caplog):
+        def answer(asked):
+            if "top_k" in asked.body:
+                return Reply({"detail": "Unexpected fields in the request: {'top_k'}"}, 422)
+            return said(TEXT)
+
+        with serving(answer) as server:
+            asking = guide(server, top_k=7)
+            asking.check(TextLayout.of(text_envs(byte_tokenizer())))
+        sent = json.loads(server.asked[-1].body["generation_config"])
+        assert sent == {"do_sample": True, "top_k": 7, "repetition_penalty": 1.0}
+        assert caplog.text == ""
 
     def test_an_address_is_a_guide(self):
         assert repr(as_guide("http://localhost:1/v1#m", None)) == (

@@ -7,14 +7,17 @@ returns all ids at its own /completion only: beside its log-probabilities it lea
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tril_gym.functional.sampling import Decoding
 from tril_gym.utils.http_client import RefusedError
 
+Dialect = Literal["full", "transformers", "plain"]
+DIALECTS: tuple[Dialect, ...] = ("full", "transformers", "plain")
 TOKEN_ID = "token_id:"  # how vLLM names tokens where it is asked for ids in place of strings
 
 
@@ -87,18 +90,23 @@ def _aligned(ids: Sequence[int], known: Sequence[Mapping[str, Any]]) -> tuple[fl
     return tuple(values)
 
 
-def sampling_fields(decoding: Decoding, *, is_plain: bool) -> dict[str, Any]:
+def sampling_fields(decoding: Decoding, dialect: Dialect) -> dict[str, Any]:
     """Return the sampling settings of a request.
 
     Args:
         decoding: temperature, top-k and top-p.
-        is_plain: only what OpenAI defines, which has no top-k. Otherwise every setting that changes the distribution
-            is sent: vLLM takes those that are missing from the model's generation config, llama.cpp has defaults.
+        dialect: "full": every setting that changes the distribution is sent, since vLLM takes those that are missing
+            from the model's generation config, and llama.cpp has defaults. "transformers": `transformers serve` takes
+            most of them as a generation config only, and is greedy without. "plain": what OpenAI defines, which has no
+            top-k.
     """
     fields: dict[str, Any] = {"temperature": decoding.temperature}
     fields["top_p"] = 1.0 if decoding.top_p is None else decoding.top_p
-    if not is_plain:
+    if dialect == "full":
         fields |= {"top_k": decoding.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    elif dialect == "transformers":
+        settings = {"do_sample": True, "top_k": decoding.top_k or 0, "repetition_penalty": 1.0}
+        fields["generation_config"] = json.dumps(settings)
     return fields
 
 

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tril_gym.agents.actors.completions_protocol import (
+    DIALECTS,
     Answer,
+    Dialect,
     TokenFields,
     answer_of,
     llama_answer_of,
@@ -57,7 +59,7 @@ class InferenceServer:
     def __init__(self, address: ServerAddress, decoding: Decoding, config: ServerConfig) -> None:
         self.address, self.decoding, self.config = address, decoding, config
         self.model = address.model  # asked for
-        self.is_plain = False  # whether it takes only the fields that OpenAI defines
+        self.dialect: Dialect = "full"  # which sampling settings it takes
         self.is_llama = False  # whether ids are exchanged at the endpoint that only llama.cpp has
         self._cache = None if config.cache is None else AnswerCache(Path(config.cache))
         self._client = JSONClient(
@@ -123,7 +125,7 @@ class InferenceServer:
 
     def _fields(self, max_tokens: int, seed: int, stop: Sequence[str]) -> dict[str, Any]:
         fields = {"model": self.model, "max_tokens": max_tokens, "seed": seed}
-        return fields | sampling_fields(self.decoding, is_plain=self.is_plain) | ({"stop": list(stop)} if stop else {})
+        return fields | sampling_fields(self.decoding, self.dialect) | ({"stop": list(stop)} if stop else {})
 
     def _ask(self, url: str, body: Mapping[str, Any], read: Callable[..., Answer], *, is_cached: bool) -> Answer:
         """Return the answer in the cache, which knows no host, else the server's."""
@@ -147,23 +149,25 @@ class InferenceServer:
         """Return the answer of an endpoint beside the API."""
         return self._client.post(self.address.root + path, body)
 
-    def find_fields(self) -> None:
-        """Find whether the server takes more than the fields that OpenAI defines.
+    def find_dialect(self) -> None:
+        """Find which sampling settings the server takes: all, or those of `transformers serve`, or of OpenAI only.
 
         Raises:
-            ServerError: it answers neither.
+            ServerError: it answers none.
         """
-        self.is_plain = False
-        try:
-            self._probe(PROBE)
-        except RefusedError as error:
-            if error.status not in (400, 422):
-                raise
-            self.is_plain = True
+        first: RefusedError | None = None
+        for self.dialect in DIALECTS:
             try:
                 self._probe(PROBE)
-            except RefusedError:
-                raise error from None
+                break
+            except RefusedError as error:
+                first = first or error
+                if first.status not in (400, 422):
+                    raise
+        else:
+            assert first is not None
+            raise first
+        if self.dialect == "plain":
             log.warning(
                 "%s takes no top_k, min_p and repetition_penalty, so where the server has defaults for them, its texts"
                 " are not those of the whole softmax",

@@ -84,7 +84,7 @@ class ServedPolicy(Actor):
             )
         try:
             self._bring_up_to_date()
-            self.server.find_fields()
+            self.server.find_dialect()
             is_same = self.server.has_vocabulary(layout.tokenizer, layout.eos_token_ids)
         except ServerError as error:
             raise ValueError(f"the server {self.server.address} does not answer: {error}") from error

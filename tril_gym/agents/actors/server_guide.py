@@ -86,7 +86,7 @@ class ServerGuide(Actor):
                 f" message; use its other endpoint, {address.url}#{address.model}"
             )
         try:
-            server.find_fields()
+            server.find_dialect()
             self.can_continue = not address.is_chat or server.continues_messages()
             self._found = _Found(layout.tokenizer, self._exchanges_ids(layout))
             server.take_metrics()  # those of the questions above
@@ -110,7 +110,11 @@ class ServerGuide(Actor):
             ValueError: they are asked for, and the server does not have the environment's.
         """
         wanted, address = self.server.config.token_ids, self.server.address
-        if wanted is False or (address.is_chat and wanted is None) or (self.server.is_plain and wanted is None):
+        if (
+            wanted is False
+            or (address.is_chat and wanted is None)
+            or (self.server.dialect != "full" and wanted is None)
+        ):
             return False
         has_them = not address.is_chat and self.server.has_vocabulary(layout.tokenizer, layout.eos_token_ids)
         if wanted and not has_them:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tril_gym.functional.returns import discriminator_rewards, gae, kl_penalised_rewards
+from tril_gym.functional.returns import discriminator_rewards, gae, kl_penalised_rewards, segment_advantages
 
 
 def texts(seed: int, lengths: list[int], width: int):
@@ -268,3 +268,22 @@ def test_only_logit_rewards_are_negative():
 def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match=r"logit, gail, probability, got 'airl'; usual is logit"):
         discriminator_rewards(LOGITS, form="airl")
+
+
+def test_segment_advantages_by_hand(garbage):
+    # Segments of two tokens. First text, of 3 tokens: V = 1 before token 0, 2 before token 2; rewards 0, .5, 4.
+    #   A_0 = 0 + .5 + 2 − 1 = 1.5, A_1 = .5 + 2 − 1 = 1.5, A_2 = 4 + 0 − 2 = 2
+    # Second text, of one token: A_0 = 3 − 1 = 2.
+    rewards = torch.tensor([[0.0, 0.5, 4.0, garbage], [3.0, garbage, garbage, garbage]])
+    values = torch.tensor([[1.0, garbage, 2.0, garbage, garbage], [1.0, garbage, garbage, garbage, garbage]])
+    is_token = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    found = segment_advantages(rewards, values, is_token, every=2)
+    assert found.tolist() == [[1.5, 1.5, 2.0, 0.0], [2.0, 0.0, 0.0, 0.0]]
+
+
+def test_segments_of_one_token_are_one_step_advantages():
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(3, 5, generator=generator), torch.randn(3, 6, generator=generator)
+    is_token = torch.arange(5) < torch.tensor([[5], [2], [4]])
+    one_step, _ = gae(rewards, values[:, :-1], torch.zeros(3), is_token, gamma=1.0, gae_lambda=0.0)
+    assert torch.allclose(segment_advantages(rewards, values, is_token, every=1), one_step)

@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.rloo import RLOOConfig as RLOOConfig
     from tril_gym.agents.algorithms.rso import RSO as RSO
     from tril_gym.agents.algorithms.rso import RSOConfig as RSOConfig
+    from tril_gym.agents.algorithms.vineppo import VinePPO as VinePPO
+    from tril_gym.agents.algorithms.vineppo import VinePPOConfig as VinePPOConfig
     from tril_gym.agents.collection.actor import Actor as Actor
     from tril_gym.agents.collection.actor import Writer as Writer
     from tril_gym.agents.collection.collector import collect as collect
@@ -145,9 +147,9 @@ _MODULES = {
     "DRPO": "tril_gym.agents.algorithms.dr_po",
     "DRPOConfig": "tril_gym.agents.algorithms.dr_po",
     "Discriminator": "tril_gym.agents.learners.discriminator",
-    "FolderHandOver": "tril_gym.agents.actors.served_policy",
     "DrGRPO": "tril_gym.agents.algorithms.dr_grpo",
     "DrGRPOConfig": "tril_gym.agents.algorithms.dr_grpo",
+    "FolderHandOver": "tril_gym.agents.actors.served_policy",
     "GAIL": "tril_gym.agents.algorithms.gail",
     "GAILConfig": "tril_gym.agents.algorithms.gail",
     "GRPO": "tril_gym.agents.algorithms.grpo",
@@ -190,14 +192,16 @@ _MODULES = {
     "ReinforcePlusPlus": "tril_gym.agents.algorithms.reinforce_pp",
     "ReinforcePlusPlusConfig": "tril_gym.agents.algorithms.reinforce_pp",
     "Report": "tril_gym.agents.algorithms.report",
-    "ServedPolicy": "tril_gym.agents.actors.served_policy",
     "RewardConfig": "tril_gym.agents.learners.policy_config",
+    "ServedPolicy": "tril_gym.agents.actors.served_policy",
     "ShareCut": "tril_gym.agents.collection.cuts",
     "StopTraining": "tril_gym.agents.algorithms.callback",
     "TextLayout": "tril_gym.agents.collection.layout",
     "Texts": "tril_gym.models.texts",
     "Trajectories": "tril_gym.agents.collection.trajectories",
     "UniformCut": "tril_gym.agents.collection.cuts",
+    "VinePPO": "tril_gym.agents.algorithms.vineppo",
+    "VinePPOConfig": "tril_gym.agents.algorithms.vineppo",
     "Writer": "tril_gym.agents.collection.actor",
     "adamw": "tril_gym.agents.learners.optimizer",
     "collect": "tril_gym.agents.collection.collector",

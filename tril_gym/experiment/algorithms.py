@@ -46,6 +46,7 @@ ALGORITHMS = {
         "dr_po:DRPO", "DR-PO: PPO from states of the references, from which the policy writes on.", guide="references"
     ),
     "apa": AlgorithmSpec("apa:APA", "APA: log-probabilities are regressed to advantages, no clipped ratio."),
+    "vineppo": AlgorithmSpec("vineppo:VinePPO", "VinePPO: values by rollouts from each state instead of a critic."),
     "dpo": AlgorithmSpec("dpo:DPO", "DPO: learn given preferences.", env=PAIRS),
     "ipo": AlgorithmSpec("ipo:IPO", "IPO: learn given preferences with a bounded margin.", env=PAIRS),
     "online-dpo": AlgorithmSpec("online_dpo:OnlineDPO", "Online DPO: the policy's texts, ranked by their rewards."),

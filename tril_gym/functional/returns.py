@@ -69,6 +69,34 @@ def gae(
     return select(advantages, is_token), select(advantages + values, is_token)
 
 
+def segment_advantages(rewards: Tensor, values: Tensor, is_token: Tensor, *, every: int) -> Tensor:
+    """Return advantages of segments, whose values are known at their first tokens only: (B, T).
+
+        A_t = Σ_{u = t … end of the segment} r_u + V(next segment) − V(this segment)
+
+    V of the end of a text is 0. Kazemnejad et al. 2024 (VinePPO), eq. 7: https://arxiv.org/abs/2410.01679
+
+    Args:
+        rewards:  (B, T) for writing token t.
+        values:   (B, T + 1) V(s_t) at t = 0, `every`, 2 `every`, …; other columns are not read.
+        is_token: (B, T) True on real tokens, False on the padding after them.
+        every:    tokens of a segment.
+
+    Returns:
+        (B, T) advantages, 0 on padding.
+    """
+    rewards = select(rewards, is_token)
+    found = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])  # V of the next segment, 0 where the text has ended
+    for start in reversed(range(0, rewards.shape[1], every)):
+        part = slice(start, start + every)
+        value = torch.where(is_token[:, start], values[:, start], 0.0).to(rewards.dtype)
+        to_go = rewards[:, part].flip(1).cumsum(1).flip(1)
+        found[:, part] = to_go + (following - value).unsqueeze(1)
+        following = value
+    return select(found, is_token)
+
+
 RewardForm = Literal["logit", "gail", "probability"]
 
 

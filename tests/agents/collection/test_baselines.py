@@ -14,7 +14,7 @@ from torch import Tensor
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories, UniformCut
 from tril_gym.agents.algorithms import training_loop
-from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
+from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
@@ -130,3 +130,17 @@ def test_an_environment_without_restart_is_refused():
         PPO(policy_of("gpt2"), foreign_envs(2), PPOConfig(baseline="prompt"))
     with pytest.raises(ValueError, match="only the discriminator's are learned"):
         GAILConfig(baseline="prompt")
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_values_by_rollouts_are_those_of_the_actor(dense):
+    """A writer of bad words adds nothing: its value is what is still paid for the good words before."""
+    envs = toy_envs(dense=dense)
+    texts = collect(envs, Plan(rollout=OneToken(GOOD)), episodes=6, generator=generator(1))
+    values = values_by_rollouts(envs, texts, OneToken(BAD), texts=2, every=2, generator=generator(2))
+    right = torch.zeros(T).double() if dense else torch.arange(T).double() / T
+    assert torch.allclose(values[:, 0:T:2], right[::2].expand(6, -1))
+    assert not values[:, 1::2].any()
+    # The control: a writer of good words is worth more, by the words that are left.
+    best = values_by_rollouts(envs, texts, OneToken(GOOD), texts=2, every=2, generator=generator(2))
+    assert torch.allclose(best[:, 0:T:2] - values[:, 0:T:2], (1 - torch.arange(T).double() / T)[::2].expand(6, -1))

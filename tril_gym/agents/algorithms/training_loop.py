@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.algorithms.callback import Callback, as_callbacks, call, started
 from tril_gym.agents.algorithms.progress import ProgressCallback
 from tril_gym.agents.algorithms.report import History, Report
-from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines
+from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
@@ -144,7 +145,8 @@ def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, 
                 ranks=agent.ranks,
             )
         check_rewards(trajectories)
-        return trajectories, *_subtract_baselines(agent, trajectories, timer)
+        learned, metrics = _subtract_baselines(agent, trajectories, timer)
+        return trajectories, _with_rollout_values(agent, learned, timer), metrics
     except BaseException:
         agent.generator.set_state(state)
         raise
@@ -181,6 +183,25 @@ def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Tim
             ),
         )
     return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
+
+
+def _with_rollout_values(agent: Trainable, trajectories: Trajectories, timer: Timer) -> Trajectories:
+    """Return the texts with the values that the policy's rollouts estimate, if the learner reads them."""
+    texts, every = agent.learner.rollout_values
+    if not texts:
+        return trajectories
+    with timer.time("collect"):
+        values = values_by_rollouts(
+            agent.envs,
+            trajectories,
+            agent.policy,
+            texts=texts,
+            every=every,
+            generator=agent.generator,
+            timer=timer,
+            ranks=agent.ranks,
+        )
+    return replace(trajectories, values=values)
 
 
 def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:

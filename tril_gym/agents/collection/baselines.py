@@ -70,6 +70,44 @@ def baseline_rewards(
     return rewards.view(-1, texts)
 
 
+def values_by_rollouts(
+    envs: VectorEnv,
+    trajectories: Trajectories,
+    actor: Actor,
+    *,
+    texts: int,
+    every: int,
+    generator: torch.Generator,
+    timer: Timer | None = None,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """Return Monte Carlo values of an actor in the states of texts: (B, T + 1) float64, 0 where none is estimated.
+
+    A value is the mean reward of texts that begin in the state, less what was paid before it. States are those before
+    token 0, `every`, 2 `every`, …
+
+    Args:
+        envs: an environment that can restart single rows.
+        trajectories: B texts.
+        actor: whose value it is; writes the rest from each state.
+        texts: texts from each state.
+        every: tokens between two states.
+        generator: source of all randomness.
+        timer: counts the seconds spent in the environment as "score".
+        ranks: as of `collect`.
+    """
+    columns = torch.arange(trajectories.tokens.shape[1])
+    is_state = trajectories.is_token & (columns % every == 0)
+    rows, starts = is_state.nonzero(as_tuple=True)
+    begun = replace(trajectories.texts[rows], is_token=columns < starts.unsqueeze(1))
+    examples = trajectories.examples[rows]
+    found = rewards_from(envs, begun, examples, actor, texts=texts, generator=generator, timer=timer, ranks=ranks)
+    paid = (trajectories.rewards.cumsum(1) - trajectories.rewards)[rows, starts]
+    values = trajectories.rewards.new_zeros((len(trajectories), len(columns) + 1))
+    values[rows, starts] = found.view(-1, texts).mean(1) - paid
+    return values
+
+
 def rewards_from(
     envs: VectorEnv,
     starts: Texts,

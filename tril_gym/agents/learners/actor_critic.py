@@ -63,6 +63,8 @@ class ActorCritic(Learner):
         if isinstance(config, ActorCriticConfig):
             check_critic(policy, config.critic)
         check_baseline(layout, config.baseline_text)
+        if config.rollout_values[0]:
+            check_baseline(layout, "rollin")
         self.policy, self.config, self.layout = policy, config, layout
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.kl_controller = config.controller()
@@ -98,6 +100,11 @@ class ActorCritic(Learner):
     def baseline(self) -> Baseline:
         """The baseline of the config."""
         return self.config.baseline_text
+
+    @property
+    def rollout_values(self) -> tuple[int, int]:
+        """Texts and distance of states whose values rollouts estimate."""
+        return self.config.rollout_values
 
     @property
     def baseline_texts(self) -> int:

@@ -17,7 +17,7 @@ from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.critic import value_after
 from tril_gym.functional import group_advantages
 from tril_gym.functional.masked import masked_whiten, select
-from tril_gym.functional.returns import gae
+from tril_gym.functional.returns import gae, segment_advantages
 
 GroupAdvantage = Literal["leave_one_out", "centred", "standardised", "to_go", "whitened"]
 
@@ -52,6 +52,13 @@ def gae_advantages(
     bootstrap = torch.where(trajectories.is_cut_off, after, torch.zeros_like(after)).double()
     found = gae(rewards, values[:, :-1], bootstrap, trajectories.is_token, gamma=gamma, gae_lambda=gae_lambda)
     return (masked_whiten(found[0], trajectories.learn), found[1]) if whiten else found
+
+
+def rollout_advantages(trajectories: Trajectories, rewards: Tensor, *, every: int) -> tuple[Tensor, Tensor]:
+    """Return advantages of segments of `every` tokens by values that rollouts estimated, and returns of 0."""
+    values = trajectories.values
+    assert values is not None, "values_by_rollouts first"
+    return segment_advantages(rewards, values, trajectories.is_token, every=every), torch.zeros_like(rewards)
 
 
 def text_rewards(trajectories: Trajectories, rewards: Tensor) -> Tensor:

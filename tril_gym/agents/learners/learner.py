@@ -42,6 +42,11 @@ class Learner(Protocol):
         return "none"
 
     @property
+    def rollout_values(self) -> tuple[int, int]:
+        """Texts that estimate the value of a state, and tokens between states; (0, 1) without such values."""
+        return 0, 1
+
+    @property
     def baseline_texts(self) -> int:
         """Number of such other texts for each text."""
         return 1

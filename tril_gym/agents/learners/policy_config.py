@@ -90,6 +90,11 @@ class PolicyConfig(OptimizerConfig):
         return 1
 
     @property
+    def rollout_values(self) -> tuple[int, int]:
+        """Return how many texts estimate a state's value, and the tokens between states; (0, 1): no values."""
+        return 0, 1
+
+    @property
     def optimal_value_beta(self) -> float | None:
         """Return β where the baseline is V* of an example's texts, kept for good; None: their mean."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from tril_gym.utils.lru_cache import LRUCache
@@ -27,22 +27,25 @@ class ExampleLike(Protocol):
     def label(self) -> int | None:
         """The example's class, if it has one."""
 
-    @property
-    def extras(self) -> Mapping[str, Any]:
-        """Further data, such as the rejected completion of a pair."""
 
-
-REJECTED = "rejected"  # the extra with the completion that people did not prefer
 Train = Sequence[ExampleLike] | Callable[[], Sequence[ExampleLike]]
+Fields = Callable[[Any], list[Any]]  # of an example: what a reward is fitted to, as JSON can write it
 
 _results = LRUCache[Hashable, Any](size=8)
 _fingerprints = LRUCache[Hashable, tuple[str, Any]](size=4)
 
 
-def fit_once(kind: str, train: Train, fit: Callable[[tuple[ExampleLike, ...], str], T]) -> T:
+def fields_of(example: ExampleLike) -> list[Any]:
+    """Return what most rewards are fitted to."""
+    return [example.prompt, list(example.references), example.label]
+
+
+def fit_once(
+    kind: str, train: Train, fit: Callable[[tuple[ExampleLike, ...], str], T], *, fields: Fields = fields_of
+) -> T:
     """Return `fit(examples, fingerprint)`, called once per process for each kind and content of the examples."""
     examples = tuple(train() if callable(train) else train)
-    fingerprint = fingerprint_of(examples)
+    fingerprint = fingerprint_of(examples, fields)
     return cached((kind, fingerprint), lambda: fit(examples, fingerprint))
 
 
@@ -51,18 +54,16 @@ def cached(key: Hashable, compute: Callable[[], T]) -> T:
     return cast(T, _results.get(key, compute))
 
 
-def fingerprint_of(examples: tuple[ExampleLike, ...]) -> str:
+def fingerprint_of(examples: tuple[ExampleLike, ...], fields: Fields = fields_of) -> str:
     """Return a hash of the content of the examples, in order."""
     # Hashing large data is slow, so it is done once for the same objects. The cache holds the examples too: while
     # they live, no other objects can have their ids.
-    identity = tuple(map(id, examples))
-    return _fingerprints.get(identity, lambda: (_digest(examples), examples))[0]
+    identity = (fields, *map(id, examples))
+    return _fingerprints.get(identity, lambda: (_digest(examples, fields), examples))[0]
 
 
-def _digest(examples: tuple[ExampleLike, ...]) -> str:
+def _digest(examples: tuple[ExampleLike, ...], fields: Fields) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        fields = [example.prompt, list(example.references), example.label]
-        fields += [example.extras[REJECTED]] if REJECTED in example.extras else []
-        digest.update(json.dumps(fields).encode() + b"\n")
+        digest.update(json.dumps(fields(example)).encode() + b"\n")
     return digest.hexdigest()

@@ -28,7 +28,7 @@ from tril_gym.rewards.neural.adapters import (
     load_with_adapter,
     tokenizer_source,
 )
-from tril_gym.rewards.neural.preference_fit import fit
+from tril_gym.rewards.neural.preference_fit import fit, pair_fields
 from tril_gym.rewards.neural.pretrained import (
     ComputeSettings,
     check_folder,
@@ -146,7 +146,7 @@ class Preference(Score):
             return self._fitted / FOLDER
         assert self._train is not None  # checked in __init__
         fit_here = partial(fit, template=self.template, report_file=REPORT)
-        return fit_once(f"{self.name} {self.template}", self._train, fit_here)
+        return fit_once(f"{self.name} {self.template}", self._train, fit_here, fields=pair_fields)
 
     def save(self, folder: Path) -> None:
         """Write the reward model if it was fitted; a named one is not copied."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tril_gym.rewards.fitting import REJECTED, ExampleLike
+from tril_gym.rewards.fitting import ExampleLike, fields_of
 from tril_gym.rewards.neural import training
 from tril_gym.rewards.neural.pretrained import Ids, batches_by_length
 from tril_gym.rewards.neural.sequence_classifier import Classifier
@@ -35,10 +35,24 @@ MAX_PAIRS = 20_000  # a model of this size learns no more from further ones
 CENTER_COEF = 0.01  # keeps the rewards of every prompt around 0, as the pairs alone do not
 FIT_CONFIG = training.FitConfig(vocab_size=2000, batch_size=16, steps=300, learning_rate=2e-3)
 
+REJECTED = "rejected"  # the extra with the completion that people did not prefer
 PairTexts = tuple[str, str]  # prompt with the chosen completion, and with the rejected one
 
 
-def fit(examples: Sequence[ExampleLike], fingerprint: str, *, template: str, report_file: str) -> Path:
+class PairLike(ExampleLike, Protocol):
+    """The fields of an example of which a preference may be known."""
+
+    @property
+    def extras(self) -> Mapping[str, Any]:
+        """With the rejected completion as "rejected", where the example is a pair."""
+
+
+def pair_fields(example: PairLike) -> list[Any]:
+    """Return what the reward model is fitted to."""
+    return [*fields_of(example), example.extras.get(REJECTED)]
+
+
+def fit(examples: Sequence[PairLike], fingerprint: str, *, template: str, report_file: str) -> Path:
     """Return the folder of the reward model for these examples, fitting it if the cache has none.
 
     Args:
@@ -66,7 +80,7 @@ def fit(examples: Sequence[ExampleLike], fingerprint: str, *, template: str, rep
     return folder
 
 
-def pair_texts(examples: Sequence[ExampleLike], template: str) -> list[PairTexts]:
+def pair_texts(examples: Sequence[PairLike], template: str) -> list[PairTexts]:
     """Return the texts of the examples that are pairs: at most 20,000, evenly spaced."""
     pairs = [example for example in examples if REJECTED in example.extras and example.references]
     if len(pairs) < MIN_PAIRS:
@@ -77,7 +91,7 @@ def pair_texts(examples: Sequence[ExampleLike], template: str) -> list[PairTexts
     return [_texts(template, pair) for pair in pairs[:: math.ceil(len(pairs) / MAX_PAIRS)]]
 
 
-def _texts(template: str, pair: ExampleLike) -> PairTexts:
+def _texts(template: str, pair: PairLike) -> PairTexts:
     chosen, rejected = pair.references[0], pair.extras[REJECTED]
     joiner = joiner_between(pair.prompt, chosen, rejected)
     first, second = (template.format(prompt=pair.prompt, completion=joiner + text) for text in (chosen, rejected))

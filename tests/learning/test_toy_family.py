@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 from test_toy_agents import Shuffled, toy_envs, value
 
-from tril_gym.agents import Guide, Pairs, tiny_policy
+from tril_gym.agents import BC, BCConfig, Guide, Pairs, tiny_policy
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 
 NUMBERS = {"learning_rate": 1e-2, "minibatch_size": 64, "kl_coef": 0.0, "normalize_advantages": True, "epochs": 1}
@@ -21,6 +21,16 @@ OWN = {
 FAMILY = [*ALGORITHMS][7:]
 
 
+def guide_of(name):
+    """Return the references, or a model that writes good words."""
+    if name == "dr-po":
+        return Guide.references()
+    envs = toy_envs(max_new_tokens=4)
+    teacher = tiny_policy(envs, samples=0, width=32, heads=2)
+    BC(teacher, envs, BCConfig(learning_rate=1e-2)).learn(12, progress=False)
+    return Guide(teacher)
+
+
 def trained(name, iterations, *, shuffled=False):
     """Return the policy's mean reward before and after."""
     envs = toy_envs(max_new_tokens=4)
@@ -28,7 +38,7 @@ def trained(name, iterations, *, shuffled=False):
     before = value(policy, envs)
     known = {entry.name for entry in fields(kind.config_type)}
     numbers = {key: number for key, number in (NUMBERS | OWN.get(name, {})).items() if key in known}
-    parts = {"guide": Guide.references()} if kind.takes_guide else {}
+    parts = {"guide": guide_of(name)} if kind.takes_guide else {}
     if name in ("dpo", "ipo"):
         texts = [example.references[0] for example in envs.unwrapped.examples]
         parts["pairs"] = Pairs([(text, "w3 w3 w3 w3 w3 w3") for text in texts])

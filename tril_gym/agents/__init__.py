@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.critic_free import CriticFreeConfig as CriticFreeConfig
     from tril_gym.agents.algorithms.d2lols import D2LOLS as D2LOLS
     from tril_gym.agents.algorithms.d2lols import D2LOLSConfig as D2LOLSConfig
+    from tril_gym.agents.algorithms.dagger import DAgger as DAgger
+    from tril_gym.agents.algorithms.dagger import DAggerConfig as DAggerConfig
     from tril_gym.agents.algorithms.dapo import DAPO as DAPO
     from tril_gym.agents.algorithms.dapo import DAPOConfig as DAPOConfig
     from tril_gym.agents.algorithms.dpo import DPO as DPO
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.dr_po import DRPOConfig as DRPOConfig
     from tril_gym.agents.algorithms.gail import GAIL as GAIL
     from tril_gym.agents.algorithms.gail import GAILConfig as GAILConfig
+    from tril_gym.agents.algorithms.gkd import GKD as GKD
+    from tril_gym.agents.algorithms.gkd import GKDConfig as GKDConfig
     from tril_gym.agents.algorithms.grpo import GRPO as GRPO
     from tril_gym.agents.algorithms.grpo import GRPOConfig as GRPOConfig
     from tril_gym.agents.algorithms.gspo import GSPO as GSPO
@@ -99,6 +103,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning as BehaviourCloning
     from tril_gym.agents.learners.critic import Critic as Critic
     from tril_gym.agents.learners.discriminator import Discriminator as Discriminator
+    from tril_gym.agents.learners.distillation import Distillation as Distillation
+    from tril_gym.agents.learners.distillation import DistillationConfig as DistillationConfig
     from tril_gym.agents.learners.learner import Learner as Learner
     from tril_gym.agents.learners.optimizer import OptimizerConfig as OptimizerConfig
     from tril_gym.agents.learners.optimizer import adamw as adamw
@@ -142,16 +148,22 @@ _MODULES = {
     "D2LOLSConfig": "tril_gym.agents.algorithms.d2lols",
     "DAPO": "tril_gym.agents.algorithms.dapo",
     "DAPOConfig": "tril_gym.agents.algorithms.dapo",
+    "DAgger": "tril_gym.agents.algorithms.dagger",
+    "DAggerConfig": "tril_gym.agents.algorithms.dagger",
     "DPO": "tril_gym.agents.algorithms.dpo",
     "DPOConfig": "tril_gym.agents.algorithms.dpo",
     "DRPO": "tril_gym.agents.algorithms.dr_po",
     "DRPOConfig": "tril_gym.agents.algorithms.dr_po",
     "Discriminator": "tril_gym.agents.learners.discriminator",
+    "Distillation": "tril_gym.agents.learners.distillation",
+    "DistillationConfig": "tril_gym.agents.learners.distillation",
     "DrGRPO": "tril_gym.agents.algorithms.dr_grpo",
     "DrGRPOConfig": "tril_gym.agents.algorithms.dr_grpo",
     "FolderHandOver": "tril_gym.agents.actors.served_policy",
     "GAIL": "tril_gym.agents.algorithms.gail",
     "GAILConfig": "tril_gym.agents.algorithms.gail",
+    "GKD": "tril_gym.agents.algorithms.gkd",
+    "GKDConfig": "tril_gym.agents.algorithms.gkd",
     "GRPO": "tril_gym.agents.algorithms.grpo",
     "GRPOConfig": "tril_gym.agents.algorithms.grpo",
     "GSPO": "tril_gym.agents.algorithms.gspo",

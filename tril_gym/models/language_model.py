@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tril_gym.functional.sampling import at_least_float32
 from tril_gym.models.architecture import check_is_language_model
 from tril_gym.models.backbone import backbone_of
 from tril_gym.models.decoders import Decoder, ReadingMode
@@ -304,6 +305,13 @@ class LanguageModel:
     def hidden(self, texts: Texts) -> Tensor:
         """Return the last hidden state before each token and after the last column: (B, T + 1, D)."""
         return self.backbone.hidden(texts.to(self.device))
+
+    def token_logits(self, texts: Texts) -> Tensor:
+        """Return the logits before each token, (B, T, V), with gradient, on the model's device: all of them at once."""
+        texts = texts.to(self.device)
+        if self.head is None:
+            return at_least_float32(self.backbone.logits(texts))
+        return at_least_float32(self.head(self.backbone.hidden(texts.without_last())))
 
     def token_logprobs(
         self,

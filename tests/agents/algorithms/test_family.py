@@ -17,7 +17,8 @@ def parts_of(name, envs):
     """Return what an agent needs beside policy and environment."""
     references = [example.references[0] for example in envs.unwrapped.examples]
     kind = agent_type(name)
-    guide = {"guide": Guide.references()} if kind.takes_guide else {}
+    writer = Guide.references() if name == "dr-po" else Guide(toy_policy(seed=1, dtype=torch.float64))
+    guide = {"guide": writer} if kind.takes_guide else {}
     return guide | ({"pairs": Pairs([(text, text[:-4]) for text in references])} if name in OFFLINE else {})
 
 
@@ -125,3 +126,9 @@ def test_values_are_kept_by_example():
     assert 16 <= len(values) <= 48
     history(agent, 1)
     assert {name: agent.learner.values[name] for name in values} == values
+
+
+def test_distillation_needs_a_guide_with_distributions():
+    kind = agent_type("gkd")
+    with pytest.raises(ValueError, match=r"must be a language model with the environment's tokenizer, got Guide.ref"):
+        kind(toy_policy(), "references", toy_envs(4), kind.config_type(check_model=False))

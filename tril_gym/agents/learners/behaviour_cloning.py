@@ -6,6 +6,7 @@ learned. It uses the model's own softmax, without temperature or minimum length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class BehaviourCloning(Learner):
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.autocast, self.guard = autocast_of(config, policy.device), StepGuard(config.skip_nonfinite)
         self.ranks = ALONE
+        # The loss of texts divided by a count; by default the negative log-likelihood.
+        self.text_loss: Callable[[Texts, int | None], Tensor] = self._likelihood
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
 
@@ -83,6 +86,9 @@ class BehaviourCloning(Learner):
             texts: the texts to learn.
             count: tokens to divide by, if these texts are a part of more; by default their own.
         """
+        return self.text_loss(texts, count)
+
+    def _likelihood(self, texts: Texts, count: int | None) -> Tensor:
         return nll_loss(self.policy.plain_logprobs(texts), texts.is_token, count=count)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""DAgger: the policy writes, and in each of its states it learns the guide's most probable next token.
+
+Ross et al. 2011, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning":
+https://arxiv.org/abs/1011.0686
+The states are the policy's own, so its mistakes do not compound as in behaviour cloning.
+
+Differs from the paper: an iteration learns from its own texts, not from those of all iterations.
+"""
+
+from __future__ import annotations
+
+from tril_gym.agents.algorithms.distilling import Distilling
+from tril_gym.agents.learners.distillation import DistillationConfig
+from tril_gym.utils.config_fields import with_defaults
+
+
+@with_defaults(loss="label")
+class DAggerConfig(DistillationConfig):
+    """The hyperparameters of distillation, with defaults of DAgger."""
+
+
+class DAgger(Distilling):
+    """Imitation of a guide in the policy's states."""
+
+    name = "dagger"
+    config_type = DAggerConfig

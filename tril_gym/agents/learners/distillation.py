@@ -1,0 +1,95 @@
+"""Distillation: the policy learns what a guide, a language model, would write next in every state of a text.
+
+The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tril_gym.agents.actors.guide import Guide
+from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
+from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.optimizer import OptimizerConfig
+from tril_gym.functional.divergences import divergence_loss
+from tril_gym.functional.losses import nll_loss
+from tril_gym.functional.sampling import logprobs_of
+from tril_gym.models.texts import Texts
+from tril_gym.utils.config_fields import config_field
+from tril_gym.utils.profiler import Timer
+from tril_gym.utils.ranks import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(OptimizerConfig):
+    """Hyperparameters of distillation."""
+
+    loss: Literal["label", "forward", "reverse", "jsd"] = config_field(
+        "jsd",
+        "What is learned in each state: label: the guide's most probable token; or the divergence from the guide's"
+        " distribution: forward, reverse or jsd",
+    )
+    jsd_mix: float = config_field(0.5, "Weight of the guide's distribution in the middle of jsd", above=0, below=1)
+    rollin_prob: float = config_field(
+        0.0, "Probability that the guide begins a text", minimum=0, maximum=1, group="guide"
+    )
+    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+
+
+def check_teacher(guide: Any, layout: TextLayout) -> Guide:
+    """Return a guide whose distributions can be read.
+
+    Raises:
+        ValueError: it is no language model, or one of another vocabulary.
+    """
+    if not isinstance(guide, Guide) or guide.reads_text(layout):
+        raise ValueError(
+            f"distillation reads the guide's distributions, so it must be a language model with the environment's"
+            f" tokenizer, got {guide!r}; for other guides use ppo-pp or aggrevated"
+        )
+    return guide
+
+
+class Distillation(Learner):
+    """Trains a policy to continue any state as a guide would; the guide is the plan's rollin actor."""
+
+    needs_rewards = False
+
+    def __init__(self, policy: LMPolicy, config: DistillationConfig, layout: TextLayout) -> None:
+        self.policy, self.config, self.layout = policy, config, layout
+        self.cloning = BehaviourCloning(policy, config, layout)
+
+    def join(self, ranks: Ranks) -> None:
+        """Learn from a share of the texts in each process."""
+        self.cloning.join(ranks)
+
+    def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
+        """Learn from the texts of one iteration."""
+        teacher = check_teacher(plan.rollin, self.layout).policy
+        self.cloning.text_loss = lambda texts, count: self._loss(teacher, texts, count)
+        return self.cloning.update(trajectories, plan, generator=generator, timer=timer)
+
+    def _loss(self, teacher: LMPolicy, texts: Texts, count: int | None) -> Tensor:
+        """Return the loss per token of the texts, a scalar."""
+        with torch.no_grad():
+            theirs = teacher.language_model.token_logits(texts).to(self.policy.device)
+        own, is_token = self.policy.language_model.token_logits(texts), texts.is_token
+        if self.config.loss == "label":
+            return nll_loss(logprobs_of(own, theirs.argmax(-1)), is_token, count=count)
+        return divergence_loss(own, theirs, is_token, form=self.config.loss, mix=self.config.jsd_mix, count=count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of behaviour cloning."""
+        return self.cloning.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.cloning.load_state_dict(state)

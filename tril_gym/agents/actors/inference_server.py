@@ -38,6 +38,7 @@ Messages = list[dict[str, str]]
 
 PROBE = "Once upon a time there was"  # continued to find out what a server returns
 PROBED_TOKENS = 8
+PROBE_RETRIES = 2  # at most: a wrong address must not be found after half a minute
 COMPARED = 256  # tokens of the vocabulary that are compared
 SEEDS = 2**31
 
@@ -104,7 +105,7 @@ class InferenceServer:
             seed: of the server's sampling.
             stop: strings that end it.
             tokens: asks for ids.
-            is_cached: whether an answer in the cache will do.
+            is_cached: whether an answer in the cache will do; if not, the request is a probe.
         """
         body: dict[str, Any] = {"prompt": prompt} | self._fields(max_tokens, seed, stop)
         if tokens is not None and self.is_llama:
@@ -133,7 +134,8 @@ class InferenceServer:
         cache = self._cache if is_cached else None
         content = None if cache is None else cache.get(request)
         is_new = content is None
-        content = self._client.post(url, body) if content is None else content
+        retries = None if is_cached else min(PROBE_RETRIES, self.config.retries)
+        content = self._client.post(url, body, retries=retries) if content is None else content
         answer = read(content)
         if is_new and cache is not None:
             cache.put(request, content)

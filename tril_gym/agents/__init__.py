@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.online_dpo import OnlineDPOConfig as OnlineDPOConfig
     from tril_gym.agents.algorithms.p3o import P3O as P3O
     from tril_gym.agents.algorithms.p3o import P3OConfig as P3OConfig
+    from tril_gym.agents.algorithms.ppg import PPG as PPG
+    from tril_gym.agents.algorithms.ppg import PPGConfig as PPGConfig
     from tril_gym.agents.algorithms.ppo import PPO as PPO
     from tril_gym.agents.algorithms.ppo import PPOConfig as PPOConfig
     from tril_gym.agents.algorithms.ppo_pp import PPOPlusPlus as PPOPlusPlus
@@ -109,6 +111,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.learners.optimizer import OptimizerConfig as OptimizerConfig
     from tril_gym.agents.learners.optimizer import adamw as adamw
     from tril_gym.agents.learners.optimizer import set_learning_rate as set_learning_rate
+    from tril_gym.agents.learners.phasic import Phasic as Phasic
+    from tril_gym.agents.learners.phasic import PhasicConfig as PhasicConfig
     from tril_gym.agents.learners.policy_config import PolicyConfig as PolicyConfig
     from tril_gym.agents.learners.policy_config import RewardConfig as RewardConfig
     from tril_gym.agents.tiny import tiny_guide as tiny_guide
@@ -182,11 +186,15 @@ _MODULES = {
     "OptimizerConfig": "tril_gym.agents.learners.optimizer",
     "P3O": "tril_gym.agents.algorithms.p3o",
     "P3OConfig": "tril_gym.agents.algorithms.p3o",
+    "PPG": "tril_gym.agents.algorithms.ppg",
+    "PPGConfig": "tril_gym.agents.algorithms.ppg",
     "PPO": "tril_gym.agents.algorithms.ppo",
     "PPOConfig": "tril_gym.agents.algorithms.ppo",
     "PPOPlusPlus": "tril_gym.agents.algorithms.ppo_pp",
     "PPOPlusPlusConfig": "tril_gym.agents.algorithms.ppo_pp",
     "Pairs": "tril_gym.agents.actors.pairs",
+    "Phasic": "tril_gym.agents.learners.phasic",
+    "PhasicConfig": "tril_gym.agents.learners.phasic",
     "Plan": "tril_gym.agents.collection.plan",
     "PolicyConfig": "tril_gym.agents.learners.policy_config",
     "RAFT": "tril_gym.agents.algorithms.raft",

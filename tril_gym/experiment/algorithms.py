@@ -45,6 +45,7 @@ ALGORITHMS = {
     "dr-po": AlgorithmSpec(
         "dr_po:DRPO", "DR-PO: PPO from states of the references, from which the policy writes on.", guide="references"
     ),
+    "ppg": AlgorithmSpec("ppg:PPG", "PPG: PPO in phases; between them the policy's body learns the values."),
     "apa": AlgorithmSpec("apa:APA", "APA: log-probabilities are regressed to advantages, no clipped ratio."),
     "vineppo": AlgorithmSpec("vineppo:VinePPO", "VinePPO: values by rollouts from each state instead of a critic."),
     "dpo": AlgorithmSpec("dpo:DPO", "DPO: learn given preferences.", env=PAIRS),

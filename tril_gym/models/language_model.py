@@ -306,12 +306,18 @@ class LanguageModel:
         """Return the last hidden state before each token and after the last column: (B, T + 1, D)."""
         return self.backbone.hidden(texts.to(self.device))
 
-    def token_logits(self, texts: Texts) -> Tensor:
-        """Return the logits before each token, (B, T, V), with gradient, on the model's device: all of them at once."""
+    def token_logits(self, texts: Texts, hidden: Tensor | None = None) -> Tensor:
+        """Return the logits before each token, (B, T, V), with gradient, on the model's device: all of them at once.
+
+        Args:
+            texts: prompts and tokens.
+            hidden: (B, T + 1, D) what `hidden` returns for the texts, if known.
+        """
         texts = texts.to(self.device)
         if self.head is None:
             return at_least_float32(self.backbone.logits(texts))
-        return at_least_float32(self.head(self.backbone.hidden(texts.without_last())))
+        states = self.backbone.hidden(texts.without_last()) if hidden is None else hidden[:, :-1]
+        return at_least_float32(self.head(states))
 
     def token_logprobs(
         self,

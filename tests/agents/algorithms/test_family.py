@@ -10,6 +10,7 @@ from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 
 FAMILY = [name for name in ALGORITHMS if name not in SEVEN]
 OFFLINE = ("dpo", "ipo")
+OWN = {"ppg": {"auxiliary_every": 2, "auxiliary_epochs": 2}}  # a phase ends after the agent is saved
 NUMBERS = {"learning_rate": 1e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "check_model": False}
 
 
@@ -26,7 +27,12 @@ def agent_of(name, *, policy=None, num_envs=6, **numbers):
     """Return an agent whose groups cross the batches of its environment."""
     envs, kind = toy_envs(num_envs), agent_type(name)
     policy = toy_policy(dtype=torch.float64) if policy is None else policy
-    return kind(policy=policy, envs=envs, config=kind.config_type(**NUMBERS | numbers), **parts_of(name, envs))
+    return kind(
+        policy=policy,
+        envs=envs,
+        config=kind.config_type(**NUMBERS | OWN.get(name, {}) | numbers),
+        **parts_of(name, envs),
+    )
 
 
 def weights(agent):
@@ -132,3 +138,30 @@ def test_distillation_needs_a_guide_with_distributions():
     kind = agent_type("gkd")
     with pytest.raises(ValueError, match=r"must be a language model with the environment's tokenizer, got Guide.ref"):
         kind(toy_policy(), "references", toy_envs(4), kind.config_type(check_model=False))
+
+
+class TestPPG:
+    def test_without_epochs_of_the_auxiliary_phase_it_is_ppo(self):
+        phasic, plain = agent_of("ppg", auxiliary_epochs=0), agent_of("ppo", epochs=1)
+        assert history(phasic, 2) == history(plain, 2)
+        assert torch.equal(weights(phasic), weights(plain))
+
+    def test_with_the_kl_alone_the_policy_stays(self):
+        """The KL begins at 0 with a gradient of 0; the critic learns on."""
+        numbers = {"auxiliary_coef": 0.0, "auxiliary_every": 1}
+        phasic, plain = agent_of("ppg", **numbers), agent_of("ppg", auxiliary_epochs=0, **numbers)
+        (row,), _ = history(phasic, 1), history(plain, 1)
+        assert row["auxiliary/kl"] < 1e-12
+        torch.testing.assert_close(weights(phasic), weights(plain), rtol=0, atol=1e-7)
+        moved = agent_of("ppg", auxiliary_every=1)  # the control: a value loss moves the body
+        (row,) = history(moved, 1)
+        assert row["auxiliary/kl"] > 1e-12
+        assert (weights(moved) - weights(plain)).abs().max() > 1e-4
+
+    def test_returns_are_those_of_collection(self):
+        agent = agent_of("ppg", auxiliary_every=3)
+        history(agent, 1)
+        (_, returns, _), seen = agent.learner.phase[0], agent.learner.actor_critic.experience.returns
+        history(agent, 1)
+        assert torch.equal(agent.learner.phase[0][1], returns)
+        assert torch.equal(returns, seen)

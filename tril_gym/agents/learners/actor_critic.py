@@ -74,6 +74,7 @@ class ActorCritic(Learner):
         self.credit = CreditAssignment(policy, ref_policy, layout, config, advantages=config.advantages())
         self.epochs = Epochs(policy, self.optimizer, layout, config, objective=config.objective(layout))
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
+        self.experience: Experience | None = None  # of the last update
         self.values: dict[int, float] = {}  # V* of examples, with `optimal_value_beta`
         self._warned = False  # of the sampling error
         self.critic_updates: Counter[str] = Counter()  # by owner
@@ -209,6 +210,7 @@ class ActorCritic(Learner):
         experience, corrected = self._correct_sampling(experience, trajectories, sampled)
         if self.references is not None and len(learned):
             experience = replace(experience, targets=reference_texts(learned, self.references, generator))
+        self.experience = experience
         with timer.time("learn"):
             steps = self.epochs.run(experience, critic, critic_optimizer, generator, learns_policy=learns_policy)
 

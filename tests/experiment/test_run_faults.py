@@ -257,7 +257,7 @@ class TestFailures:
 
     def test_several_processes_are_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "4")
-        with pytest.raises(ValueError, match="trained by one process, got WORLD_SIZE=4"):
+        with pytest.raises(ValueError, match="WORLD_SIZE is 4, but RANK is not set; start the processes with"):
             start(tmp_path / "run")
         assert not (tmp_path / "run").exists()
 

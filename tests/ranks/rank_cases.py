@@ -26,7 +26,7 @@ from tril_gym.agents.learners import credit
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.experience import Counts
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.utils.ranks import Ranks, join_ranks
+from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks
 
 NUM_ENVS, ITERATIONS = 12, 3
 # Texts of many lengths, whose numbers are not multiples of the number of processes.
@@ -49,6 +49,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "accumulation": ("ppo", {"gradient_accumulation": 3, "group_by_length": True}),
     "few texts": ("ppo", {"episodes_per_iteration": 5, "minibatch_size": 3}),
     "baseline": ("ppo", {"baseline": "prompt", "scale_rewards": True}),
+    "sharded": ("ppo-pp", {}),
+    "sharded, shared critic": ("ppo", {"critic": "shared", "joint_grad_norm": True}),
+    "sharded, encoder-decoder": ("aggrevated", {"family": "t5"}),
+    "sharded imitation": ("bc", {}),
     "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
 }
 
@@ -74,6 +78,8 @@ def agent_of(case: str, ranks: Ranks) -> Any:
 def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
     """Train the agent of a case; return its texts, weights and metrics."""
     name, _, defect = case.partition(":")
+    if name.startswith("sharded"):
+        ranks = current_ranks(shards=True)
     with planted(defect, ranks):
         agent, texts = agent_of(name, ranks), []
         if CASES[name][0] == "gail":
@@ -81,7 +87,7 @@ def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
         agent.learn(ITERATIONS, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
     return {
         "texts": texts,
-        "weights": [parameter.detach().clone() for parameter in agent.policy.parameters()],
+        "weights": list(agent.policy.language_model.state_dict().values()),
         "metrics": [numbers_of(row) for row in agent.history],
     }
 

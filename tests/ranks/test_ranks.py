@@ -139,3 +139,15 @@ class TestLaunchers:
             monkeypatch.delenv(name, raising=False)
         with pytest.raises(ValueError, match="RANK is not set; start the processes with torchrun"):
             join_ranks()
+
+    def test_one_process_has_nothing_to_shard_with(self, monkeypatch):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        with pytest.raises(ValueError, match="--shard-models divides models among several processes"):
+            join_ranks(shards=True)
+
+    def test_deepspeed_is_refused_with_the_way_out(self, monkeypatch):
+        settings = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+        for name, value in (settings | {"ACCELERATE_USE_DEEPSPEED": "true"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match="use FSDP2, which shards as much as ZeRO 3: --shard-models"):
+            join_ranks()

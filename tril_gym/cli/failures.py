@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ import click
 from tril_gym.cli.options import GroupedOption
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.interrupt import Interrupted, exit_code_of, stop_at_once
+from tril_gym.utils.processes import is_first_process
 
 MOST = 2000  # characters of an error that are shown
 
@@ -59,11 +61,14 @@ def reported_failures(*, debug: bool, console: RunConsole | None = None) -> Iter
         _show_traceback(error.__cause__ if debug else None)
         if console is not None:
             console.event("error", exit_code=error.exit_code, message=error.format_message())
+        if not is_first_process():  # which says the same
+            raise SystemExit(error.exit_code) from None
         raise
     except Exception as error:
         _show_traceback(error if debug else None)
         hint = [] if debug else ["--debug shows the traceback."]
-        raise end(1, [f"Error: {describe(error)}", *_notes(error)], *hint) from None
+        process = "" if is_first_process() else f" in process {os.environ['RANK']}"
+        raise end(1, [f"Error{process}: {describe(error)}", *_notes(error)], *hint) from None
 
 
 def describe(error: BaseException) -> str:

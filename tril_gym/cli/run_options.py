@@ -12,6 +12,7 @@ from tril_gym.cli.failures import debug_option, unlock_option
 from tril_gym.cli.options import GroupedOption
 from tril_gym.experiment.tracking import TrackerOptions
 from tril_gym.utils.console import RunConsole
+from tril_gym.utils.processes import PROCESS_TIMEOUT, is_first_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class RunOptions:
     resume: bool = False
     trust_code: bool = False
     force_unlock: bool = False
+    process_timeout: float = PROCESS_TIMEOUT
+    shard_models: bool = False
     debug: bool = False
     quiet: bool = False
     log_json: bool = False
@@ -72,10 +75,13 @@ def make_console(*, quiet: bool, log_json: bool) -> RunConsole:
     """
     import logging
 
-    from tril_gym.utils.console_modes import JsonConsole, QuietConsole
+    from tril_gym.utils.console_modes import JsonConsole, QuietConsole, SilentConsole
 
     if quiet and log_json:
         raise click.UsageError("--quiet prints nothing and --log-json prints objects; leave one out")
+    if not is_first_process():
+        logging.getLogger("tril_gym").setLevel(logging.ERROR)
+        return SilentConsole()
     if not quiet and not log_json:
         return RunConsole()
     logging.getLogger("tril_gym").setLevel(logging.WARNING)
@@ -116,6 +122,21 @@ def run_options() -> list[GroupedOption]:
             group="run",
             is_flag=True,
             help="With --resume or --config: also run code that only the settings of a run folder name",
+        ),
+        GroupedOption(
+            ["--shard-models"],
+            group="run",
+            is_flag=True,
+            help="With torchrun: each process holds a part of the trained models (FSDP2), not a replica of them",
+        ),
+        GroupedOption(
+            ["--process-timeout"],
+            group="run",
+            type=click.FloatRange(min=0, min_open=True),
+            default=PROCESS_TIMEOUT,
+            show_default=True,
+            metavar="SECONDS",
+            help="With torchrun or accelerate launch: how long a process waits for another, which may be pretraining",
         ),
         unlock_option(),
         debug_option(),

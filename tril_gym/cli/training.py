@@ -30,6 +30,7 @@ from tril_gym.cli.options import (
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.cli.run_options import RunOptions, make_console, run_options
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.utils.processes import Processes
 from tril_gym.utils.suggestions import with_suggestion
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def prepare_run(algorithm: str, chosen: RunOptions, given: dict[str, Any], conso
     from tril_gym.experiment import training
 
     outputs: dict[str, Any] = {"console": console, "force_unlock": chosen.force_unlock}
+    outputs["processes"] = Processes(shards=chosen.shard_models, timeout=chosen.process_timeout)
     with usage_errors(given):
         outputs["track"] = chosen.tracker
         if _continues(chosen):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 FIGURES = "best.json"
 
 
-def save_best(folder: Path, policy: LMPolicy, figures: Mapping[str, Any]) -> None:
-    """Save a policy with its figures, in place of an older one, atomically.
+def save_best(folder: Path, policy: LMPolicy | None, figures: Mapping[str, Any]) -> None:
+    """Save a policy with its figures, in place of an older one, atomically; where another process has it, None.
 
     Raises:
         ValueError: the folder has other contents.
@@ -26,7 +26,10 @@ def save_best(folder: Path, policy: LMPolicy, figures: Mapping[str, Any]) -> Non
     from tril_gym.agents.algorithms.agent import save_policy
 
     def fill(new: Path) -> None:
-        save_policy(policy, new)
+        if policy is None:
+            (new / "policy").mkdir()
+        else:
+            save_policy(policy, new)
         write_json(new / FIGURES, dict(figures))
 
     write_folder(folder, fill, mark=FIGURES)

@@ -47,6 +47,7 @@ from tril_gym.experiment.run_folder import CONFIG, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
+from tril_gym.utils.ranks import ALONE, Ranks
 from tril_gym.utils.suggestions import path_with_suggestion
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.user_code import is_function_name
@@ -70,16 +71,40 @@ class RunComponents:
 
     def eval_envs(self, fitted: Path) -> VectorEnv:
         """Return the environment of the held-out examples, with the rewards that were fitted in training."""
-        return make_envs(self.config, self.eval_env_kwargs, self.agent.policy, fitted=fitted)
+        config = config_of_rank(self.config, self.agent.ranks)
+        return make_envs(config, self.eval_env_kwargs, self.agent.policy, fitted=fitted)
 
 
-def build_run(config: RunConfig) -> RunComponents:
+def config_of_rank(config: RunConfig, ranks: Ranks) -> RunConfig:
+    """Return the settings with this rank's share of the rows of the environment.
+
+    Raises:
+        ValueError: the ranks cannot have equally many.
+    """
+    if missing := -config.num_envs % ranks.size:
+        raise ValueError(
+            f"--num-envs {config.num_envs} is the number of texts that all processes write in parallel, and"
+            f" {ranks.size} processes cannot share it evenly; use {config.num_envs + missing}"
+        )
+    return replace(config, num_envs=config.num_envs // ranks.size)
+
+
+def build_run(config: RunConfig, ranks: Ranks = ALONE) -> RunComponents:
     """Build everything that a new run needs.
+
+    The main process is first, so that the others find in the cache what it has pretrained.
 
     Raises:
         ValueError: (or another error that is the user's) a setting is wrong.
     """
-    config = resolve(config)
+    with ranks.main_first():
+        config, parts, actors = _build_parts(resolve(config), ranks)
+    agent = _agent_of(config, parts["envs"], actors, ranks)
+    return RunComponents(config=config, agent=agent, **parts)
+
+
+def _build_parts(config: RunConfig, ranks: Ranks) -> tuple[RunConfig, dict[str, Any], dict[str, Any]]:
+    """Return the settings with what the data and the models add, the environments of a run, and its actors."""
     check_device(config.device)
     kind = agent_type(config.algorithm)
     for name in GUIDE_OPTIONS:
@@ -87,18 +112,18 @@ def build_run(config: RunConfig) -> RunComponents:
             raise ValueError(f"{config.algorithm} works without a guide, got {flag_of(name)} {value}; leave it out")
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
-    envs = make_envs(config, data, pretrained)
+    envs = make_envs(config_of_rank(config, ranks), data, pretrained)
     config = _without_pretraining(with_measured_lengths(config, envs), envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):
         check_guide_function(config, data, pretrained, guide_without_model(config))
     if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining
-        _build_agent(replace(config, tiny_samples=0), envs, pretrained)
-    config, agent = _build_agent(config, envs, pretrained)
-    return RunComponents(
-        config=config, envs=envs, agent=agent, eval_env_kwargs=eval_env_kwargs, eval_description=eval_description
-    )
+        without, actors = _build_actors(replace(config, tiny_samples=0), envs, pretrained)
+        _agent_of(without, envs, actors, ALONE)
+    config, actors = _build_actors(config, envs, pretrained)
+    parts = {"envs": envs, "eval_env_kwargs": eval_env_kwargs, "eval_description": eval_description}
+    return config, parts, actors
 
 
 def _without_pretraining(config: RunConfig, envs: VectorEnv) -> RunConfig:
@@ -112,17 +137,22 @@ def _without_pretraining(config: RunConfig, envs: VectorEnv) -> RunConfig:
     return replace(config, tiny_samples=0)
 
 
-def _build_agent(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None) -> tuple[RunConfig, Agent]:
-    """Return the agent of a run, and the settings with the critic that it has."""
-    kind = agent_type(config.algorithm)
+def _build_actors(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the settings with the critic that the policy has, and the policy with the guide if there is one."""
     policy = add_lora(config, policy_for_envs(config, envs) if pretrained is None else pretrained)
-    config = _with_critic(config, policy)
-    guide: dict[str, Any] = {"guide": guide_for(config, envs, policy)} if kind.takes_guide else {}
+    takes_guide = agent_type(config.algorithm).takes_guide
+    guide = {"guide": guide_for(config, envs, policy)} if takes_guide else {}
+    return _with_critic(config, policy), {"policy": policy} | guide
+
+
+def _agent_of(config: RunConfig, envs: VectorEnv, actors: dict[str, Any], ranks: Ranks) -> Agent:
+    """Return the agent of a run."""
+    kind = agent_type(config.algorithm)
     numbers = kind.config_type(**config.hyperparameters)
-    agent = kind(policy=policy, envs=envs, config=numbers, seed=config.seed, **guide)
+    agent: Agent = kind(envs=envs, config=numbers, seed=config.seed, ranks=ranks, **actors)
     if agent.needs_references:
         check_references(config, envs)
-    return config, agent
+    return agent
 
 
 def _with_critic(config: RunConfig, policy: LMPolicy) -> RunConfig:
@@ -134,10 +164,10 @@ def _with_critic(config: RunConfig, policy: LMPolicy) -> RunConfig:
     return replace(config, hyperparameters=config.hyperparameters | {"critic": default_critic(policy)})
 
 
-def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunComponents:
+def restore_run(config: RunConfig, checkpoint: Path, fitted: Path, ranks: Ranks = ALONE) -> RunComponents:
     """Build everything that a run needs to continue from a checkpoint."""
     data, eval_env_kwargs, eval_description = training_data(config)
-    envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=fitted)
+    envs = make_envs(config_of_rank(config, ranks), data, checkpoint_policy(config, checkpoint), fitted=fitted)
     guide: dict[str, Any] = {"guide": guide_without_model(config)} if is_outside_guide(config.guide) else {}
     changes = {name: config.hyperparameters[name] for name in MAY_CHANGE if name in config.hyperparameters}
     agent = agent_type(config.algorithm).load(
@@ -146,6 +176,7 @@ def restore_run(config: RunConfig, checkpoint: Path, fitted: Path) -> RunCompone
         device=config.device,
         changes=changes,
         trust_remote_code=config.trust_remote_code,
+        ranks=ranks,
         **guide,
     )
     return RunComponents(

@@ -101,7 +101,12 @@ class EvaluationCallback(Callback):
     def _evaluate(self, agent: Agent) -> dict[str, float]:
         """Evaluate the policy, keep it if it is the best so far, and return its metrics."""
         found = evaluate(
-            agent.policy, self.envs, seed=self.seed, ref_policy=agent.learner.ref_policy, count=self.examples
+            agent.policy,
+            self.envs,
+            seed=self.seed,
+            ref_policy=agent.learner.ref_policy,
+            count=self.examples,
+            ranks=agent.ranks,
         )
         metrics = flat_metrics(found.metrics)
         check_known(self.metric, metrics)
@@ -116,7 +121,9 @@ class EvaluationCallback(Callback):
         if self.keep_best:
             self._weights = [parameter.detach().cpu().clone() for parameter in agent.policy.parameters()]
         if self.folder is not None:
-            save_best(self.folder, agent.policy, figures)
+            policy = agent.policy.with_language_model(agent.policy.language_model.whole_copy())
+            if agent.ranks.is_main:
+                save_best(self.folder, policy, figures)
 
 
 class CheckpointCallback(Callback):
@@ -155,7 +162,10 @@ class CheckpointCallback(Callback):
 
     def _save(self) -> None:
         if self._agent is not None:
-            self._checkpoints.save(self._agent.iteration, self._agent.save, keep=self.keep)
+            if self._agent.ranks.is_main:
+                self._checkpoints.save(self._agent.iteration, self._agent.save, keep=self.keep)
+            else:
+                self._agent.save(self._checkpoints.folder)
             self._saved = self._agent.iteration
 
 
@@ -253,13 +263,16 @@ class TrackerCallback(Callback):
             )
         self.tracker = tracker
         self._layout: TextLayout | None = None
+        self._is_main = True
 
     def start(self, agent: Any, iterations: int) -> None:
         """Begin a training."""
-        self._layout = agent.layout
+        self._layout, self._is_main = agent.layout, agent.ranks.is_main
 
     def iteration(self, report: Report) -> None:
-        """Send the metrics of an iteration."""
+        """Send the metrics of an iteration, in the main process."""
+        if not self._is_main:
+            return
         if isinstance(self.tracker, Tracker) and self._layout is not None and is_sampled(report.iteration):
             self.tracker.log_texts(texts_apart(report.trajectories, self._layout, SAMPLES), report.iteration)
         if isinstance(self.tracker, Logs):

@@ -23,7 +23,7 @@ from tril_gym.experiment.metrics import Interval, Measured, Metric, mean_interva
 from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.texts import Texts
+from tril_gym.utils.ranks import ALONE, Ranks
 
 HELD_OUT = "held_out/"  # before the names of evaluations among the metrics of an iteration
 ORDER_SEED = 0  # of the order in which samples of examples are taken
@@ -62,6 +62,7 @@ def evaluate(
     metrics: Sequence[Metric] = (),
     known_words: Collection[str] | None = None,
     beams: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Write each example once, greedily, then by beam search if there are beams, then by sampling.
 
@@ -76,6 +77,7 @@ def evaluate(
         known_words: also report "text/unknown_words", the share of texts with a word that is not in this set;
             see `training_words`.
         beams: also write by beam search with so many beams, as `BeamSearch` does; None does not.
+        ranks: the processes that write together, as of `collect`.
 
     Raises:
         ValueError: neither a count nor an environment with a fixed number of examples.
@@ -91,11 +93,12 @@ def evaluate(
     actors |= {} if beams is None else {"beam_search": BeamSearch(policy, beams)}
     for name, actor in (actors | {"sampled": policy}).items():
         generator = torch.Generator().manual_seed(seed)
-        texts = collect(envs, Plan(rollout=actor), episodes=total, generator=generator, examples=examples)
+        plan = Plan(rollout=actor)
+        texts = collect(envs, plan, episodes=total, generator=generator, examples=examples, ranks=ranks)
         measured = measure(metrics, texts.infos, seed=seed) if metrics else Measured()
         columns = columns_of_texts(texts, layout, known_words)
         if name == "sampled" and ref_policy is not None:
-            columns["kl"] = _kl_of_texts(texts, ref_policy, layout)
+            columns["kl"] = _kl_of_texts(texts, ref_policy, layout, ranks)
         found[name] = means_of(columns) | _prefixed("metric", measured.values)
         intervals[name] = intervals_of(columns, seed) | _prefixed("metric", measured.intervals)
         rewards[name] = columns["reward/mean"].tolist()
@@ -178,13 +181,12 @@ def _column(values: Iterable[float]) -> Tensor:
 
 
 @torch.no_grad()
-def _kl_of_texts(trajectories: Trajectories, ref_policy: LMPolicy, layout: TextLayout) -> Tensor:
+def _kl_of_texts(trajectories: Trajectories, ref_policy: LMPolicy, layout: TextLayout, ranks: Ranks) -> Tensor:
     """Return an estimate of the KL divergence from the reference policy for each text, (B,) nats."""
 
-    def score(texts: Texts) -> Tensor:
-        return ref_policy.token_logprobs(texts, layout).logprobs.double().cpu()
+    def score(rows: Tensor) -> Tensor:
+        return ref_policy.token_logprobs(trajectories.texts[rows], layout).logprobs.double()
 
-    batches = torch.arange(len(trajectories)).split(64)
-    ref_logprobs = torch.cat([score(trajectories.texts[rows]) for rows in batches])
+    ref_logprobs = ranks.compute_rows(score, len(trajectories), chunk=64)
     columns = (trajectories.old_logprobs, ref_logprobs, trajectories.wrote)  # (B, T) each
     return _column(float(nats_per_text(*row)) for row in zip(*(column[:, None] for column in columns), strict=True))

@@ -48,7 +48,7 @@ class HeldOut:
             self.console.warn(
                 f"{name} has no evaluation before training: the initial policy is made again to repeat it"
             )
-            found = self._announced("before", build_run(self.config).agent)
+            found = self._announced("before", build_run(self.config, self.agent.ranks).agent)
         self.before = self._announced("before", self.agent) if found is None else found
         self._write(None, None)
         if self.agent.iteration == 0:
@@ -107,7 +107,9 @@ class HeldOut:
         if self.config.eval_every and is_better(reward, read_best(best)):
             self.folder.check_lock()
             figures = {"iteration": self.agent.iteration, "reward": reward, "decoding": "greedy", "examples": count}
-            save_best(best, self.agent.policy, figures | {"metrics": found["metrics"]})
+            policy = self.agent.policy.with_language_model(self.agent.policy.language_model.whole_copy())
+            is_main = self.agent.ranks.is_main
+            save_best(best, policy if is_main else None, figures | {"metrics": found["metrics"]})
 
     def best_sentence(self) -> str | None:
         """Return which policy is in `best/`; None without one."""
@@ -136,6 +138,7 @@ class HeldOut:
             ref_policy=agent.learner.ref_policy,
             count=count,
             known_words=self.known_words,
+            ranks=self.agent.ranks,
         ).as_json()
 
     def _write(self, after: dict[str, Any] | None, verdict: dict[str, Any] | None) -> None:

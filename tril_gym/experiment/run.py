@@ -49,7 +49,7 @@ class Run:
 
     def __init__(self, folder: RunFolder, components: RunComponents, tracker: Tracker, console: RunConsole) -> None:
         self.folder, self.components, self.tracker, self.console = folder, components, tracker, console
-        self.config, self.agent = components.config, components.agent
+        self.config, self.agent, self.ranks = components.config, components.agent, components.agent.ranks
         self.held_out = HeldOut(folder, components, self.console)
         self.has_warned = False
         # Iterations whose metrics are written, and that of the newest checkpoint; None before the training begins.
@@ -67,11 +67,14 @@ class Run:
         except Interrupted:
             raise
         except (Exception, KeyboardInterrupt) as error:
-            error.add_note(self._way_out(error))
+            if self.ranks.is_main:
+                error.add_note(self._way_out(error))
             raise
         finally:
             self.tracker.close()
             self.folder.unlock()
+            if not self.ranks.is_main:
+                self.folder.remove_copy()
 
     def _run(self, profile: bool) -> Result:
         self._announce()
@@ -105,6 +108,8 @@ class Run:
 
     def _rescue(self) -> str:
         """Save the agent where it is whole and newer than its checkpoint; return why not where that fails."""
+        if self.ranks.shards:  # the others, who have the rest of the models, may be gone
+            return ""
         is_new = self._saved is not None and self._saved < self.agent.iteration
         if not (is_new and self.agent.is_whole and self._recorded == self.agent.iteration):
             return ""
@@ -178,18 +183,22 @@ class Run:
     def _save_or_stop(self, iteration: int, asked: StopRequest) -> None:
         self.console.activity.begin(f"iteration {iteration + 1} of {self.config.iterations}")
         is_last = iteration == self.config.iterations
-        if is_last or asked() or iteration % self.config.save_every == 0:
+        number = next((number for number in self.ranks.gather(asked.number) if number is not None), None)
+        if is_last or number is not None or iteration % self.config.save_every == 0:
             self._save()
-        if asked.number is not None:
+        if number is not None:
             rest = ", before the evaluation" if is_last else ""
             raise Interrupted(
                 f"stopped after iteration {iteration} of {self.config.iterations}{rest}; to continue, use"
                 f" --output-dir {self.folder.path} --resume",
-                asked.number,
+                number,
             )
 
     def _save(self) -> None:
-        self.folder.save_checkpoint(self.agent.iteration, self.agent.save, keep=self.config.keep)
+        if self.ranks.is_main:
+            self.folder.save_checkpoint(self.agent.iteration, self.agent.save, keep=self.config.keep)
+        else:
+            self.agent.save(self.folder.path)  # it has a part of the models
         self._saved = self.agent.iteration
 
     def _seconds(self) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,24 @@ class RunFolder:
             (self.path / POLICY).unlink()
         shutil.rmtree(self.path / POLICY, ignore_errors=True)
         (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+
+    def copy_of_rank(self) -> RunFolder:
+        """Return a temporary folder with the results so far, in which another process than the main one writes.
+
+        It has no checkpoints. `remove_copy` deletes it.
+        """
+        copy = RunFolder(tempfile.mkdtemp(prefix="tril-gym-"), unit=self.unit)
+        for name in (*LINES, "evaluation.json", WORDS):
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, copy.path / name)
+        for name in (REWARD, BEST):
+            if (self.path / name).is_dir():
+                shutil.copytree(self.path / name, copy.path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        return copy
+
+    def remove_copy(self) -> None:
+        """Delete a folder that `copy_of_rank` made."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def is_run(self) -> bool:
         """Return whether a run wrote the folder, of this version or another."""

@@ -16,9 +16,12 @@ from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker, TrackerOptions, named_settings
 from tril_gym.experiment.trust import check_trusted, masked
 from tril_gym.utils.console import RunConsole
-from tril_gym.utils.processes import check_single_process
+from tril_gym.utils.processes import Processes
+from tril_gym.utils.ranks import join_ranks
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import terms
+
+USUAL_PROCESSES = Processes()
 
 
 def train(
@@ -86,19 +89,25 @@ def new_run(
     track: str | TrackerOptions | None = None,
     console: RunConsole | None = None,
     force_unlock: bool = False,
+    processes: Processes = USUAL_PROCESSES,
 ) -> Run:
-    """Return a run that is ready to start in a new folder. Nothing is written before all settings are checked."""
+    """Return a run that is ready to start in a new folder. Nothing is written before all settings are checked.
+
+    Where torchrun or `accelerate launch` started several processes, all call it, and the main one writes the folder.
+    """
     folder = RunFolder(output_dir)
     folder.require_empty()
-    check_single_process()
-    tracker = _tracker(track, config, folder.path)  # before anything that takes long
+    ranks = join_ranks(config.device, shards=processes.shards, timeout=processes.timeout)
+    tracker = _tracker(track if ranks.is_main else None, config, folder.path)  # before anything that takes long
     with cpu_threads(config.cpu_threads):
-        components = build_run(config)
+        components = build_run(config, ranks)
+        if not ranks.is_main:
+            return _run(folder, components, tracker, console)
         folder.create(force_unlock=force_unlock)
         try:
             write_beginning(folder, components)
             tracker.settings = named_settings(masked(asdict(components.config)))
-            return Run(folder, components, tracker, console or RunConsole())
+            return _run(folder, components, tracker, console)
         except BaseException:  # including Ctrl-C while a reward is fitted
             folder.remove()
             raise
@@ -113,6 +122,7 @@ def resumed_run(
     console: RunConsole | None = None,
     trust_code: bool = False,
     force_unlock: bool = False,
+    processes: Processes = USUAL_PROCESSES,
 ) -> Run:
     """Return the run of a folder as its last checkpoint left it, or at its beginning where it has none.
 
@@ -124,33 +134,52 @@ def resumed_run(
         console: as of `resume`.
         trust_code: as of `resume`.
         force_unlock: as of `resume`.
+        processes: how several processes train together.
     """
     folder, console = RunFolder(output_dir), console or RunConsole()
     config = saved_config(folder, given)
-    check_single_process()
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
     config = with_changes(config, given)
     check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
-    tracker = _tracker(track, config, folder.path)
-    folder.lock(force=force_unlock)
+    ranks = join_ranks(config.device, shards=processes.shards, timeout=processes.timeout)
+    tracker = _tracker(track if ranks.is_main else None, config, folder.path)
+    if ranks.is_main:
+        folder.lock(force=force_unlock)
     try:
         with cpu_threads(config.cpu_threads):
             checkpoint = folder.newest_checkpoint()
             if checkpoint is None:
                 console.say(f"{folder.path} has no checkpoint yet: its run starts over")
-                components = build_run(config)
-                folder.clear_results()
-                write_beginning(folder, components)
+                components = build_run(config, ranks)
             else:
-                components = restore_run(config, checkpoint, folder.path / REWARD)
-                folder.write_config(asdict(config))
-                folder.truncate_after(components.agent.iteration)
-                folder.show_policy(checkpoint)
-                folder.prune_checkpoints(components.agent.iteration, keep=config.keep)
-            return Run(folder, components, tracker, console)
+                components = restore_run(config, checkpoint, folder.path / REWARD, ranks)
+            ranks.barrier()  # until all have read
+            if ranks.is_main:
+                _go_back(folder, components, checkpoint)
+            return _run(folder, components, tracker, console)
     except BaseException:
         folder.unlock()
         raise
+
+
+def _go_back(folder: RunFolder, components: RunComponents, checkpoint: Path | None) -> None:
+    """Take back what a run has written since a checkpoint; without one, since its beginning."""
+    if checkpoint is None:
+        folder.clear_results()
+        write_beginning(folder, components)
+        return
+    config, done = components.config, components.agent.iteration
+    folder.write_config(asdict(config))
+    folder.truncate_after(done)
+    folder.show_policy(checkpoint)
+    folder.prune_checkpoints(done, keep=config.keep)
+
+
+def _run(folder: RunFolder, components: RunComponents, tracker: Tracker, console: RunConsole | None) -> Run:
+    """Return a run, on other processes than the main one in a temporary copy of its folder."""
+    ranks = components.agent.ranks
+    ranks.barrier()  # until the main process has written the folder
+    return Run(folder if ranks.is_main else folder.copy_of_rank(), components, tracker, console or RunConsole())
 
 
 def _tracker(track: str | TrackerOptions | None, config: RunConfig, folder: Path) -> Tracker:

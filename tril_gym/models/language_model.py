@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from tril_gym.models.pretrained import (
     source_settings,
     tokenizer_source,
 )
+from tril_gym.models.sharding import is_sharded_model, load_whole_state, shard, whole, whole_copy, whole_state
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.tokenization import load_tokenizer
@@ -177,11 +179,46 @@ class LanguageModel:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights that training may change: all, or those of the adapter."""
-        return self.model.state_dict() if self.lora is None else self.lora.state_dict()  # type: ignore[no-any-return]
+        state: dict[str, Tensor] = self.model.state_dict() if self.lora is None else self.lora.state_dict()
+        return whole_state(state) if self.is_sharded else state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the weights of `state_dict`."""
-        (self.model if self.lora is None else self.lora).load_state_dict(state)
+        if self.is_sharded:
+            load_whole_state(self.model, state)
+        else:
+            (self.model if self.lora is None else self.lora).load_state_dict(state)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights."""
+        return is_sharded_model(self.model)
+
+    def shard(self) -> None:
+        """Let each process hold a part of the weights, in place; optimizers and copies are made anew afterwards.
+
+        Raises:
+            ValueError: it is a LoRA policy, quantised, or compiled.
+        """
+        if self.lora is not None or self.is_quantised:
+            raise ValueError(
+                "models with adapters or of few bits are not sharded: their bases are small enough to be replicated;"
+                " leave --shard-models out, or train all weights"
+            )
+        _ = self.head, self.width, self.can_pack  # found by probes, which do not run as passes of a sharded model
+        shard(self.model)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Hold all weights of a sharded model in each process while the block writes."""
+        return whole(self.model) if self.is_sharded else nullcontext()
+
+    def whole_copy(self) -> LanguageModel:
+        """Return a copy of a sharded model that is not, and of another one itself. All processes call it."""
+        return self._derive(whole_copy(self.model)) if self.is_sharded else self
+
+    def _in_pass(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` computes with the model, which gathers its weights meanwhile if it is sharded."""
+        return self.model.run_pass(work) if self.is_sharded else work()
 
     def check_trainable(self) -> None:
         """Raise if training could not change the model.
@@ -285,6 +322,8 @@ class LanguageModel:
         """
         if self.is_quantised:
             raise ValueError("quantised weights cannot be trained; train an adapter on them, or load them in full")
+        if self.is_sharded:
+            return self._derive(whole_copy(self.model).requires_grad_(True))
         model = self.model if self.lora is None else self.lora.merged()
         return self._derive(copy.deepcopy(model).requires_grad_(True))
 
@@ -304,7 +343,8 @@ class LanguageModel:
 
     def hidden(self, texts: Texts) -> Tensor:
         """Return the last hidden state before each token and after the last column: (B, T + 1, D)."""
-        return self.backbone.hidden(texts.to(self.device))
+        texts = texts.to(self.device)
+        return self._in_pass(lambda: self.backbone.hidden(texts))
 
     def token_logits(self, texts: Texts, hidden: Tensor | None = None) -> Tensor:
         """Return the logits before each token, (B, T, V), with gradient, on the model's device: all of them at once.
@@ -336,6 +376,13 @@ class LanguageModel:
             hidden: (B, T + 1, D) what `hidden` returns for the texts, if known.
         """
         texts = texts.to(self.device)
+        logprobs, entropy = self._in_pass(lambda: self._scores(texts, warp, entropies, hidden))
+        return TokenLogprobs(logprobs, None if entropies == "none" else entropy)
+
+    def _scores(
+        self, texts: Texts, warp: Warp | None, entropies: EntropyMode, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities and entropies, (B, T) each; see `token_logprobs`."""
         rows, positions = texts.is_token.nonzero(as_tuple=True)  # (N,) of each real token: the head reads no others
         cells = rows * texts.tokens.shape[1] + positions
         head: Callable[[Tensor], Tensor] | None = self.head
@@ -353,8 +400,10 @@ class LanguageModel:
             entropies=entropies,
         )
         zeros = scores[0].new_zeros(texts.tokens.numel())
-        logprobs, entropy = (zeros.index_copy(0, cells, part).view_as(texts.tokens) for part in scores)
-        return TokenLogprobs(logprobs, None if entropies == "none" else entropy)
+        shape = texts.tokens.shape
+        return zeros.index_copy(0, cells, scores[0]).reshape(shape), zeros.index_copy(0, cells, scores[1]).reshape(
+            shape
+        )
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` does; `AutoModel….from_pretrained(folder)` loads them.

@@ -24,6 +24,13 @@ class QuietConsole(RunConsole):
         print(text, file=sys.stderr, flush=True)
 
 
+class SilentConsole(QuietConsole):
+    """Print nothing, for processes beside the main one."""
+
+    def warn(self, text: str) -> None:
+        """Leave a warning to the main process."""
+
+
 class JsonConsole(QuietConsole):
     """Print each event as a JSON object on a line of its own: {"event": "iteration", "reward/mean": 0.5, …}.
 

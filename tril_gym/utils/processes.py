@@ -1,18 +1,46 @@
-"""The number of processes that a launcher such as torchrun started."""
+"""The processes that a launcher such as torchrun started, as its environment variables tell."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+
+PROCESS_TIMEOUT = 7200.0  # seconds that one process waits for another: the main one may pretrain meanwhile
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How several processes train together."""
+
+    shards: bool = False  # each holds a part of the trained models (FSDP2), else a replica of them
+    timeout: float = PROCESS_TIMEOUT
+
+
+def started_processes() -> int:
+    """Return how many processes were started together: the environment variable WORLD_SIZE, 1 without it.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    size = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not size.isdigit() or int(size) < 1:
+        raise ValueError(f"WORLD_SIZE must be a whole number from 1 on, got {size!r}; unset it, or use torchrun")
+    return int(size)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first one, or the only one."""
+    return os.environ.get("RANK", "").strip() in ("", "0")
 
 
 def check_single_process() -> None:
     """Check that this is not one of several processes of a launcher: each would train a run of its own.
 
     Raises:
-        ValueError: the environment variable WORLD_SIZE, which torchrun and accelerate set, is not 1.
+        ValueError: there are several.
     """
-    if (size := os.environ.get("WORLD_SIZE", "1")).strip() not in ("", "1"):
+    if (size := started_processes()) > 1:
         raise ValueError(
-            f"a run is trained by one process, got WORLD_SIZE={size}; start it without torchrun or accelerate launch,"
-            " or unset WORLD_SIZE"
+            f"a reward model is trained by one process, got WORLD_SIZE={size}; start it without torchrun or accelerate"
+            " launch, or unset WORLD_SIZE"
         )

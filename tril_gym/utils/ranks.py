@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tril_gym.utils.processes import PROCESS_TIMEOUT, started_processes
+
 BUCKET = 2**24  # numbers that are summed over the ranks at once: gradients are copied, so this bounds the memory
 
 
@@ -31,10 +33,12 @@ class Ranks:
         rank: the number of this process, from 0.
         size: the number of processes.
         local_rank: the number of this process among those of its machine.
+        shards: whether each process holds a part of the trained models (FSDP2), or a replica of them.
     """
 
     rank = local_rank = 0
     size = 1
+    shards = False
 
     @property
     def is_main(self) -> bool:
@@ -110,10 +114,10 @@ class SeveralRanks(Ranks):
     What they tell each other goes through the CPU (gloo); gradients on a GPU are summed there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shards: bool = False) -> None:
         import torch.distributed as dist
 
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.rank, self.size, self.shards = dist.get_rank(), dist.get_world_size(), shards
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._on_cpu = dist.new_group(backend="gloo")
 
@@ -174,40 +178,30 @@ class SeveralRanks(Ranks):
                 self.barrier()
 
 
-def current_ranks() -> Ranks:
+def current_ranks(*, shards: bool = False) -> Ranks:
     """Return the ranks of `torch.distributed` where it is initialised, else one process alone."""
     import torch.distributed as dist
 
     is_one_of_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return _several_ranks() if is_one_of_several else ALONE
+    return _several_ranks(shards=shards) if is_one_of_several else ALONE
 
 
 @cache
-def _several_ranks() -> SeveralRanks:
-    return SeveralRanks()
+def _several_ranks(*, shards: bool) -> SeveralRanks:
+    return SeveralRanks(shards=shards)
 
 
-def started_processes() -> int:
-    """Return how many processes a launcher such as torchrun has started: the environment variable WORLD_SIZE.
-
-    Raises:
-        ValueError: it is no number.
-    """
-    size = os.environ.get("WORLD_SIZE", "").strip() or "1"
-    if not size.isdigit() or int(size) < 1:
-        raise ValueError(f"WORLD_SIZE must be a whole number from 1 on, got {size!r}; unset it, or use torchrun")
-    return int(size)
-
-
-def join_ranks(device: str = "cpu", *, timeout: float = 7200.0) -> Ranks:
+def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PROCESS_TIMEOUT) -> Ranks:
     """Join the processes that torchrun or `accelerate launch` started; return one process alone without them.
 
     Args:
         device: of the models; on a GPU, each process has its own.
+        shards: whether each process holds a part of the trained models (FSDP2), or a replica of them.
         timeout: seconds that a process waits for the others; the main process may pretrain for minutes meanwhile.
 
     Raises:
-        ValueError: the environment variables of a launcher are incomplete.
+        ValueError: the environment variables of a launcher are incomplete or ask for DeepSpeed, or there is one process
+            whose models are to be sharded.
     """
     if started_processes() > 1 and not torch.distributed.is_initialized():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
@@ -216,10 +210,18 @@ def join_ranks(device: str = "cpu", *, timeout: float = 7200.0) -> Ranks:
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {missing[0]} is not set; start the processes with"
                 " torchrun or accelerate launch, or unset WORLD_SIZE"
             )
+        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise ValueError(
+                "DeepSpeed wraps a model with its optimizer, and here parts of a model are read by other passes; use"
+                " FSDP2, which shards as much as ZeRO 3: --shard-models, or examples/accelerate/fsdp2.yaml"
+            )
         from accelerate import PartialState
 
         PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(seconds=timeout))
-    return current_ranks()
+    ranks = current_ranks(shards=shards or os.environ.get("ACCELERATE_USE_FSDP") == "true")
+    if shards and ranks is ALONE:
+        raise ValueError("--shard-models divides models among several processes; start them with torchrun")
+    return ranks
 
 
 def _is_sharded(parameter: Tensor) -> bool:

@@ -9,6 +9,7 @@ B texts, P prompt tokens, T new tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,10 @@ class LMPolicy(Actor):
         several: Any = [prompts] if is_one else prompts
         found = complete(policy, several, max_new_tokens=max_new_tokens, stop=stop, seed=seed)
         return found[0] if is_one else found
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Hold all weights of a sharded model while texts are written; see `Actor`."""
+        return self.language_model.gathered()
 
     def start(
         self, texts: Texts, infos: Infos, layout: TextLayout, *, value: Callable[[Tensor], Tensor] | None = None

@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -243,20 +244,22 @@ class Agent(ABC):
 
         `policy/` loads with `from_pretrained` of `transformers`. For a LoRA policy, `lora/` holds the adapter and the
         name or weights of its base. Not saved are the environment, and a guide that is neither a language model nor the
-        references: pass them to `load`. An agent saved in the folder before is replaced atomically.
+        references: pass them to `load`. An agent saved in the folder before is replaced atomically. Of several
+        processes all call it, and the main one writes.
 
         Raises:
             ValueError: the folder has other contents.
         """
-        write_folder(Path(folder), self._write, mark="agent.json")
+        policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
+        state = {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}
+        if self.ranks.is_main:
+            write_folder(Path(folder), partial(self._write, policy, state), mark="agent.json")
 
-    def _write(self, folder: Path) -> None:
-        save_policy(self.policy, folder)
+    def _write(self, policy: LMPolicy, state: dict[str, Any], folder: Path) -> None:
+        save_policy(policy, folder)
         if isinstance(self.guide, Guide):
             self._write_guide(self.guide.policy, folder / "guide")
-        torch.save(
-            {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}, folder / "learner.pt"
-        )
+        torch.save(state, folder / "learner.pt")
         about = {"version": __version__, "algorithm": self.name, "iteration": self.iteration, "seed": self.seed}
         about |= {"config": asdict(self.config), "guide": _describe(self.guide, self.policy)}
         about |= {"layout": self.layout.as_json()}

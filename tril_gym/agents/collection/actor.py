@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +67,10 @@ class Actor(ABC):
 
     def check_readings(self, layout: TextLayout) -> None:  # noqa: B027  only models read
         """Raise `ValueError` if the actor has a model that reads the same tokens differently; see `model_check`."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a context in which texts are written: weights that the processes share are gathered in it."""
+        return nullcontext()
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of what it wrote since the last call, by name."""

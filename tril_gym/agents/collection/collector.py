@@ -14,6 +14,7 @@ B texts of a batch, E episodes, P prompt tokens, T new tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -117,7 +118,26 @@ def collect(
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)
-    timer, parts = timer or Timer(), []
+    timer = timer or Timer()
+    with ExitStack() as stack:
+        for actor in dict.fromkeys((plan.rollout, plan.rollin or plan.rollout)):
+            stack.enter_context(actor.gathered())
+        parts = _write_share(envs, plan, layout, randomness, examples, starts, timer, ranks)
+    return replace(_in_order(ranks.gather(parts)), group=torch.arange(episodes) // plan.texts_per_prompt)
+
+
+def _write_share(
+    envs: VectorEnv,
+    plan: Plan,
+    layout: TextLayout,
+    randomness: EpisodeRandomness,
+    examples: Sequence[int] | None,
+    starts: Texts | None,
+    timer: Timer,
+    ranks: Ranks,
+) -> list[tuple[int, Trajectories]]:
+    """Return what this rank writes, with the number of the first episode of each batch."""
+    parts, episodes = [], len(randomness)
     for batch in torch.arange(episodes).split(envs.num_envs * ranks.size):
         rows = batch[ranks.share(len(batch))]
         chosen = None if examples is None else np.asarray(examples, dtype=np.int64)[rows.numpy()]
@@ -125,7 +145,7 @@ def collect(
         if len(rows):
             batch_of_rank = _EpisodeBatch(envs, plan, layout, randomness[rows.numpy()], chosen, begun, timer)
             parts.append((int(batch[0]), batch_of_rank.write()))
-    return replace(_in_order(ranks.gather(parts)), group=torch.arange(episodes) // plan.texts_per_prompt)
+    return parts
 
 
 def _in_order(parts: Sequence[Sequence[tuple[int, Trajectories]]]) -> Trajectories:

@@ -31,7 +31,7 @@ from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import NonFiniteError
-from tril_gym.agents.learners.optimizer import adamw, set_learning_rate
+from tril_gym.agents.learners.optimizer import adamw, load_optimizer_state, optimizer_state, set_learning_rate
 from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.agents.learners.sampled_texts import sampled_texts
 from tril_gym.functional.group_advantages import share_without_signal
@@ -43,7 +43,7 @@ from tril_gym.functional.text_losses import optimal_value
 from tril_gym.models.kernels import compile_bodies
 from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.utils.profiler import Timer
-from tril_gym.utils.ranks import Ranks
+from tril_gym.utils.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 # Nats on average, in full and in low precision; more than rounding explains.
@@ -66,6 +66,7 @@ class ActorCritic(Learner):
         if config.rollout_values[0]:
             check_baseline(layout, "rollin")
         self.policy, self.config, self.layout = policy, config, layout
+        self.ranks: Ranks = ALONE
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.kl_controller = config.controller()
         self.reward_std = RunningStd()  # of the texts' total rewards, with `scale_rewards`
@@ -85,7 +86,17 @@ class ActorCritic(Learner):
 
     def join(self, ranks: Ranks) -> None:
         """Score and learn from a share of the texts in each process."""
-        self.credit.ranks = self.epochs.ranks = ranks
+        self.ranks = self.credit.ranks = self.epochs.ranks = ranks
+        if ranks.shards:
+            self._shard()
+
+    def _shard(self) -> None:
+        """Let each process hold a part of the policy and the reference policy, and later of the critics."""
+        if self.config.compile:
+            raise ValueError("compile=True is for models that each process holds whole; leave it or the sharding out")
+        for policy in (self.policy, self.ref_policy):
+            policy.language_model.shard()
+        self.optimizer = self.epochs.optimizer = adamw(self.policy.parameters(), self.config)
 
     @property
     def ref_policy(self) -> LMPolicy:
@@ -143,6 +154,8 @@ class ActorCritic(Learner):
             if warm_start and self._critics:
                 ((other, _),) = self._critics.values()
                 critic.load_state_dict(other.state_dict())
+            if self.ranks.shards:
+                critic.shard()
             optimizer = adamw(critic.parameters(), self.config, learning_rate=self._critic_learning_rate)
             self._critics[critic_owner] = critic, optimizer
         return self._critics[critic_owner]
@@ -297,7 +310,7 @@ class ActorCritic(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the policy's own weights."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "schedule": {"iteration": self.iteration},
             "ref_policy": self.ref_policy.language_model.state_dict(),
             "kl": self.kl_controller.state_dict(),
@@ -308,7 +321,7 @@ class ActorCritic(Learner):
             "critics": {
                 critic_owner: {
                     "critic": critic.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": optimizer_state(optimizer),
                     "updates": self.critic_updates[critic_owner],
                 }
                 for critic_owner, (critic, optimizer) in self._critics.items()
@@ -318,7 +331,7 @@ class ActorCritic(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.ref_policy.language_model.load_state_dict(state["ref_policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.kl_controller.load_state_dict(state["kl"])
         self.epochs.guard.load_state_dict(state["guard"])
@@ -328,7 +341,7 @@ class ActorCritic(Learner):
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])
-            optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer_state(optimizer, saved["optimizer"])
             self.critic_updates[critic_owner] = saved["updates"]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
@@ -18,7 +18,15 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
-from tril_gym.agents.learners.optimizer import OptimizerConfig, adamw, autocast_of, set_learning_rate
+from tril_gym.agents.learners.optimizer import (
+    OptimizerConfig,
+    adamw,
+    autocast_of,
+    clip_gradients,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
 from tril_gym.functional.losses import nll_loss
 from tril_gym.models.noise import checkpoint_gradients
 from tril_gym.models.texts import Texts
@@ -45,6 +53,9 @@ class BehaviourCloning(Learner):
     def join(self, ranks: Ranks) -> None:
         """Learn from a share of the texts in each process."""
         self.ranks = ranks
+        if ranks.shards:
+            self.policy.language_model.shard()
+            self.optimizer = adamw(self.policy.parameters(), self.config)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""
@@ -72,8 +83,8 @@ class BehaviourCloning(Learner):
             loss.backward()
             nats += float(loss.detach())
         self.ranks.sum_gradients(self.policy.parameters())
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        metrics = self.ranks.sum({"policy/loss": nats}) | {"grad_norm/policy": float(norm)}
+        norm = clip_gradients(self.policy.parameters(), self.config.max_grad_norm)
+        metrics = self.ranks.sum({"policy/loss": nats}) | {"grad_norm/policy": norm}
         if not self.guard.allows(metrics):
             return {}
         self.optimizer.step()
@@ -94,13 +105,13 @@ class BehaviourCloning(Learner):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and its schedule."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "schedule": {"iteration": self.iteration},
             "guard": self.guard.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.guard.load_state_dict(state["guard"])

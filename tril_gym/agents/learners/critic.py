@@ -5,6 +5,8 @@ B texts, T new tokens, D hidden.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import at_least_float32
 from tril_gym.models.language_model import LanguageModel
+from tril_gym.models.sharding import load_whole_state, shard_module, whole_state
 from tril_gym.models.texts import Texts
 
 CriticKind = Literal["separate", "adapter", "shared"]
@@ -51,16 +54,23 @@ class Critic:
         """Return the parameters of the critic's own optimizer."""
         return [*([] if self.is_shared else self.body.parameters()), *self.head.parameters()]
 
+    def shard(self) -> None:
+        """Let each process hold a part of the weights; those of a shared body are the policy's."""
+        if not self.is_shared:
+            self.body.shard()
+            shard_module(self.head)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights that training may have changed."""
-        parts = {"model": {} if self.is_shared else self.body.state_dict(), "head": self.head.state_dict()}
+        head = whole_state(self.head.state_dict())
+        parts = {"model": {} if self.is_shared else self.body.state_dict(), "head": head}
         return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the weights of `state_dict`."""
-        parts = ((self.body, "model."), (self.head, "head."))
-        for part, name in parts[1:] if self.is_shared else parts:
-            part.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
+        parts = ((self.body.load_state_dict, "model."), (partial(load_whole_state, self.head), "head."))
+        for load, name in parts[1:] if self.is_shared else parts:
+            load({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
 
     def __call__(self, texts: Texts, hidden: Tensor | None = None) -> Tensor:
         """Return the values before each token and after the last column: (B, T + 1).
@@ -86,6 +96,10 @@ class ValueRecordingActor(Actor):
 
     def __init__(self, policy: LMPolicy, critic: Critic) -> None:
         self.policy, self.critic = policy, critic
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Hold all weights of the policy while texts are written; see `Actor`."""
+        return self.policy.gathered()
 
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> LMWriter:
         """Continue texts where they stop; see `Actor`."""

@@ -22,7 +22,7 @@ from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.agents.learners.learner import Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.objectives import Objective
-from tril_gym.agents.learners.optimizer import autocast_of
+from tril_gym.agents.learners.optimizer import autocast_of, clip_gradients
 from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.functional import losses
 from tril_gym.models.lm_head import EntropyMode
@@ -239,14 +239,14 @@ class Epochs:
         """Scale the gradients of both networks down to the maximum norm; return the norms before."""
         policy_parameters, limit = self.policy.parameters(), self.config.max_grad_norm
         if critic is None:
-            return {"grad_norm/policy": float(nn.utils.clip_grad_norm_(policy_parameters, limit))}
+            return {"grad_norm/policy": clip_gradients(policy_parameters, limit)}
         critic_parameters = critic.parameters()
         if self._critic_config.joint_grad_norm and learns_policy:
-            policy_norm = critic_norm = nn.utils.clip_grad_norm_(policy_parameters + critic_parameters, limit)
+            policy_norm = critic_norm = clip_gradients(policy_parameters + critic_parameters, limit)
         else:
-            policy_norm = nn.utils.clip_grad_norm_(policy_parameters, limit)
-            critic_norm = nn.utils.clip_grad_norm_(critic_parameters, limit)
-        return {"grad_norm/policy": float(policy_norm), "grad_norm/critic": float(critic_norm)}
+            policy_norm = clip_gradients(policy_parameters, limit)
+            critic_norm = clip_gradients(critic_parameters, limit)
+        return {"grad_norm/policy": policy_norm, "grad_norm/critic": critic_norm}
 
     def _step(
         self,

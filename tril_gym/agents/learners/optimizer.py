@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tril_gym.functional.sampling import Decoding
 from tril_gym.functional.schedules import learning_rate_factor
+from tril_gym.models.sharding import as_shard, is_sharded, total_norm, whole_state
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, check_bounds, config_field
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -98,6 +99,37 @@ def adamw(
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale gradients down to a norm, in place; return the norm before. Of sharded ones, it is that of all parts."""
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    if not any(is_sharded(parameter) for parameter in parameters):
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    norm = total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as of `clip_grad_norm_`
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.mul_(float(factor))
+    return float(norm)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer with whole tensors; all processes call it."""
+    return whole_state(optimizer.state_dict())
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore what `optimizer_state` returned, sharded as the parameters are now."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found = {
+        number: {
+            name: as_shard(value, parameters[number]) if isinstance(value, Tensor) and value.ndim else value
+            for name, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": found})
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -1,0 +1,154 @@
+"""Runs of several processes in one folder: what they leave, and how they are continued by another number of them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tril_gym.cli import main
+from tril_gym.experiment.checkpoints import damage_of
+from tril_gym.experiment.run_folder import RunFolder
+
+FORKED = Path(__file__).with_name("forked_runs.py")
+SIZES = ["--num-envs", 6, "--episodes-per-iteration", 10, "--minibatch-size", 4, "--epochs", 1, "--eval-examples", 5]
+RUN = [
+    "--env",
+    "tril/Toy-v0",
+    "--tiny-samples",
+    0,
+    "--save-every",
+    1,
+    "--keep",
+    4,
+    "--eval-every",
+    2,
+    "--lr-schedule",
+    "constant",
+    *SIZES,
+]
+
+
+def train(folder: Path, iterations: int, *more: object, algorithm: str = "ppo-pp") -> list[str]:
+    return [str(part) for part in ["train", algorithm, *RUN, "--iterations", iterations, "--output-dir", folder, *more]]
+
+
+def resume(folder: Path, iterations: int) -> list[str]:
+    return ["train", "ppo-pp", "--output-dir", str(folder), "--resume", "--iterations", str(iterations)]
+
+
+def here(command: list[str]) -> None:
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+
+
+def forked(*commands: tuple[int, list[str]]) -> list[list[int]]:
+    done = subprocess.run(
+        [sys.executable, str(FORKED), json.dumps(commands)], capture_output=True, text=True, env=clean()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes: list[list[int]] = json.loads(done.stdout)
+    assert codes == [[0] * size for size, _ in commands], done.stderr[-3000:]
+    return codes
+
+
+def clean() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    rows = RunFolder(folder).rows("metrics.jsonl")
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/") and "second" not in name}
+        for row in rows
+    ]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def same(found: Path, expected: Path, *, tolerance: float = 1e-4) -> None:
+    assert len(metrics(found)) == len(metrics(expected)) > 0
+    for mine, theirs in zip(metrics(found), metrics(expected), strict=True):
+        assert mine == pytest.approx(theirs, rel=tolerance, abs=tolerance, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of one process, of two, of one, two and one in turn, and of two with sharded models and then one."""
+    folder = tmp_path_factory.mktemp("runs")
+    one, two, turns, sharded = (folder / name for name in ("one", "two", "turns", "sharded"))
+    here(train(one, 3))
+    here(train(turns, 1))
+    forked((2, train(two, 3)), (2, resume(turns, 2)), (2, train(sharded, 2, "--shard-models")))
+    here(resume(turns, 3))
+    here(resume(sharded, 3))
+    return one, two, turns, sharded
+
+
+class TestRunsOfTwo:
+    def test_the_folder_is_that_of_one_process(self, runs):
+        one, two, *_ = runs
+        assert files(two) == files(one)
+        same(two, one)
+        assert (two / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
+        assert (two / "config.yaml").read_text() == (one / "config.yaml").read_text()
+        for name in ("before", "after"):
+            mine, theirs = (RunFolder(folder).read_json("evaluation.json")[name]["rewards"] for folder in (two, one))
+            assert mine == theirs
+
+    def test_another_number_of_processes_may_continue(self, runs):
+        one, _, turns, _ = runs
+        same(turns, one)
+
+    def test_one_process_may_continue_what_two_shared(self, runs):
+        one, *_, sharded = runs
+        assert files(sharded) == files(one)
+        same(sharded, one)
+
+    def test_no_temporary_folder_is_left(self, runs):
+        assert not list(Path(tempfile.gettempdir()).glob("tril-gym-*"))
+
+
+class TestDoor:
+    def test_rows_that_cannot_be_shared(self, tmp_path):
+        command = train(tmp_path / "run", 1, "--num-envs", 7)
+        done = subprocess.run(
+            [sys.executable, str(FORKED), json.dumps([(2, command)])], capture_output=True, text=True, env=clean()
+        )
+        assert json.loads(done.stdout) == [[2, 2]]
+        assert done.stderr.count("2 processes cannot share it evenly; use 8") == 1
+        assert not (tmp_path / "run").exists()
+
+
+class TestAProcessThatDies:
+    def test_the_launcher_ends_the_run_and_it_can_be_resumed(self, tmp_path):
+        """Rank 1 is killed in iteration 3; resumed by two processes, the run is that without a death, bit for bit."""
+        reward = tmp_path / "reward.py"
+        reward.write_text(
+            "import os\nfrom pathlib import Path\n\n\ndef score(prompts, completions, references, extras):\n"
+            "    folder = Path(os.environ.get('DIES_IN', '-'))\n"
+            "    if os.environ.get('RANK') == '1' and (folder / 'checkpoints' / 'iteration-000002').is_dir():\n"
+            "        os._exit(9)\n"
+            "    return [len(text) / 20 for text in completions]\n"
+        )
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        more = ["--reward", f"{reward}:score", "--eval-every", 0]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "tril_gym", *train(killed, 3, *more)]
+        done = subprocess.run(command, capture_output=True, text=True, env=clean() | {"DIES_IN": str(killed)})
+        assert done.returncode != 0
+        assert "exitcode  : 9" in done.stderr
+        checkpoints = RunFolder(killed).checkpoints()
+        assert [path.name for path in checkpoints] == [f"iteration-00000{number}" for number in range(3)]
+        assert [damage_of(path) for path in checkpoints] == [None] * 3
+        died = (killed / "checkpoints" / "iteration-000002").stat().st_mtime
+        assert time.time() - died < 60
+        forked((2, train(whole, 3, *more)), (2, [*resume(killed, 3), "--trust-code"]))
+        same(killed, whole, tolerance=0)

@@ -16,7 +16,7 @@ from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 DEFECTS = ("ppo:counts", "whitening:whitening")
-WITH_FOUR = ("ppo-pp", "gail", "few texts")
+WITH_FOUR = ("ppo-pp", "rebel")
 
 
 def results_of(processes: int, cases: list[str], folder: Path) -> dict:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -111,9 +110,6 @@ class TestRunsOfTwo:
         one, *_, sharded = runs
         assert files(sharded) == files(one)
         same(sharded, one)
-
-    def test_no_temporary_folder_is_left(self, runs):
-        assert not list(Path(tempfile.gettempdir()).glob("tril-gym-*"))
 
 
 class TestDoor:

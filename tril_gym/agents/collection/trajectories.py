@@ -132,6 +132,8 @@ class Trajectories:
     def cat(parts: Sequence[Trajectories]) -> Trajectories:
         """Concatenate trajectories of the same plan and layout; groups of different parts stay apart."""
         parts = _with_groups_apart(parts)
+        if any(part.cut_mass is not None for part in parts):  # nothing was cut where it is None
+            parts = [part if part.cut_mass is not None else _nothing_cut(part) for part in parts]
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Trajectories)}
         joined: dict[str, Any] = {
             name: torch.cat(found) if all(isinstance(part, Tensor) for part in found) else None
@@ -139,6 +141,10 @@ class Trajectories:
             if any(isinstance(part, Tensor) for part in found)
         }
         return replace(parts[0], **joined, infos=[info for part in parts for info in part.infos])
+
+
+def _nothing_cut(part: Trajectories) -> Trajectories:
+    return replace(part, cut_mass=torch.zeros_like(part.old_logprobs))
 
 
 def _with_groups_apart(parts: Sequence[Trajectories]) -> list[Trajectories]:

@@ -188,14 +188,14 @@ class Epochs:
     def _parts(self, batch: Experience) -> Iterator[Experience]:
         """Yield this rank's share of a minibatch in parts, on the policy's device; all ranks have as many parts.
 
-        A rank without a text left for a part takes one whose tokens count for nothing: a sharded model needs every
+        A rank without a group left for a part takes one whose tokens count for nothing: a sharded model needs every
         rank in each pass.
         """
         groups = torch.arange(len(batch)).view(-1, batch.group_size)
         own, largest = groups[self.ranks.share(len(groups))], self.ranks.largest_share(len(groups))
         for part in own.tensor_split(min(self.config.gradient_accumulation, largest)):
             rows = part.flatten()
-            found = batch.part(rows) if len(rows) else batch.part(torch.tensor([0])).without_tokens_to_learn()
+            found = batch.part(rows) if len(rows) else batch.part(groups[0]).without_tokens_to_learn()
             yield found.to(self.policy.device)
 
     def policy_terms(

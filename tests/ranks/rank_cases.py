@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from doubles import policy_of
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import Guide
+from tril_gym.agents import Guide, Pairs
 from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.experiment.algorithms import agent_type
@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rebel": ("rebel", {}),
     "online-dpo": ("online-dpo", {}),
     "a-lol": ("a-lol", {}),
+    "dpo": ("dpo", {"episodes_per_iteration": 18}),
     "LoRA": ("ppo", {"lora": True}),
     "shared critic": ("ppo", {"critic": "shared"}),
     "whitening": ("ppo", ADAPTIVE),
@@ -71,7 +72,10 @@ def agent_of(case: str, ranks: Ranks) -> Any:
     known = {name: value for name, value in numbers.items() if name in kind.config_type.__dataclass_fields__}
     guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0)
     envs = gym.make_vec("tril/Toy-v0", num_envs=NUM_ENVS // ranks.size, autoreset_mode="Disabled")
-    more = {"guide": guide} if kind.takes_guide else {}
+    more: dict[str, Any] = {"guide": guide} if kind.takes_guide else {}
+    if algorithm == "dpo":
+        texts = [example.references[0] for example in envs.unwrapped.examples]
+        more["pairs"] = Pairs([(text, text[: len(text) // 2]) for text in texts])
     return kind(policy=policy, envs=envs, config=kind.config_type(**known), seed=3, ranks=ranks, **more)
 
 

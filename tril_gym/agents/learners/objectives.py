@@ -25,6 +25,9 @@ PairLoss = Literal["dpo", "ipo", "ipo_mean", "hinge", "hinge_norm", "rebel", "p3
 TextLoss = Literal["likelihood", "a_star", "ratio", "ref_free", "token_ratio", "kl"]
 
 
+ROUNDING = 1e-4  # nats; a smaller margin is none, such as that before the first step
+
+
 class Objective(Protocol):
     """Scores how well a policy does."""
 
@@ -172,7 +175,7 @@ class PairObjective:
             loss = pair_losses.hinge_loss(hinged, gamma=self.beta, count=count)
         lengths = part.learn.sum(1).to(shift.dtype)
         logged = {
-            "pair/accuracy": (margins > 0).to(shift.dtype),
+            "pair/accuracy": torch.where(margins.abs() < ROUNDING, 0.5, (margins > 0).to(shift.dtype)),
             "pair/margin": self.beta * margins,
             "pair/preferred_logratio": shift[better],
             "pair/other_logratio": shift[worse],

@@ -87,7 +87,7 @@ class TestWarmUp:
 def test_encoder_decoders_have_steps_of_their_own():
     default, alike, other = (
         tiny_policy(envs(), kind="seq2seq", **SMALL | further)
-        for further in ({}, {"learning_rate": 5e-3, "lr_schedule": "linear"}, {"learning_rate": 2e-3})
+        for further in ({}, {"learning_rate": 5e-3, "lr_schedule": "linear", "epochs": 10.0}, {"learning_rate": 2e-3})
     )
     assert equal(default, alike)
     assert not equal(default, other)

@@ -19,7 +19,7 @@ from tril_gym.cli import main
 from tril_gym.cli.training import train_command
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.experiment import presets
-from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.build import build_run, restore_run
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resolution import configure
@@ -37,14 +37,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:top_k=50")
 
 def tables(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the general settings of a preset, and those of each environment and policy."""
-    return [content, *content.get("envs", {}).values(), *content.get("policies", {}).values()]
+    envs = list(content.get("envs", {}).values())
+    return [content, *envs, *(own for table in (content, *envs) for own in table.get("policies", {}).values())]
 
 
 def unknown(content: dict[str, Any]) -> list[str]:
     """Return keys of a preset that are no settings."""
     sections = {"run", "tiny", "algorithms"}
     found = [key for key in content if key not in sections | {"help", "envs", "policies"}]
-    found += [key for own in tables(content)[1:] for key in own if key not in sections]
+    found += [key for own in tables(content)[1:] for key in own if key not in sections | {"policies"}]
     found += [env for env in content.get("envs", {}) if env not in ENVS]
     for table in tables(content):
         found += [key for key in table.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
@@ -55,7 +56,7 @@ def unknown(content: dict[str, Any]) -> list[str]:
 
 
 def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str]:
-    if algorithm not in SEVEN:
+    if algorithm not in ALGORITHMS:
         return [algorithm]
     hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
     return (

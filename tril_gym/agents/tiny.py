@@ -45,8 +45,9 @@ GUIDE_TOP_P = 0.92  # of the paper's guides
 # What differs from the defaults of `TinySettings`. A step of AdamW is as large as its rate, however large the weight
 # is, and T5's embeddings begin with a standard deviation of 1, GPT-2's with 0.02. On embedded CommonGen, held-out
 # references take 1.64 nats a token after 6 passes at 5e-3, 1.95 at 2e-3 and 2.18 at 1e-2, all with the linear
-# schedule.
-OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"learning_rate": 5e-3, "lr_schedule": "linear"}}
+# schedule. They take as many after 10 passes at 5e-3, but of texts at temperature 1 then 2 % have unknown words, not
+# 5.5 %, and the reward is 0.76, not 0.64.
+OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"learning_rate": 5e-3, "lr_schedule": "linear", "epochs": 10.0}}
 
 
 @dataclass(frozen=True, kw_only=True)

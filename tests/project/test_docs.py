@@ -38,6 +38,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 NAME = re.compile(r"`(tril_gym(?:\.\w+)+)`")
 FILE = re.compile(r"`((?:tril_gym|examples|tests|docs)/[\w./]+)`")
+LAUNCHERS = {"accelerate", "torchrun"}  # of `-m tril_gym`
 OTHER_PROGRAMS = {"cd", "export", "git", "pip", "python3.11", "source"}  # programs outside the project
 PLACEHOLDERS = {"ALGORITHM"}  # a line that shows the form of a command
 
@@ -69,6 +70,8 @@ def check_command(words: list[str]) -> None:
         assert (ROOT / arguments[0]).is_file(), arguments[0]
     elif program.removeprefix(".venv/bin/") == "tril-gym":
         check_tril_gym(arguments)
+    elif program in LAUNCHERS:
+        check_tril_gym(arguments[arguments.index("tril_gym") + 1 :])
     else:
         assert program in OTHER_PROGRAMS, f"unknown program {program}"
 

@@ -226,6 +226,7 @@ _MODULES = {
     "adamw": "tril_gym.agents.learners.optimizer",
     "collect": "tril_gym.agents.collection.collector",
     "config_field": "tril_gym.utils.config_fields",
+    "join_ranks": "tril_gym.utils.ranks",
     "load_into_sglang": "tril_gym.agents.actors.served_policy",
     "set_learning_rate": "tril_gym.agents.learners.optimizer",
     "tiny_guide": "tril_gym.agents.tiny",

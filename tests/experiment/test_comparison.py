@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tril_gym.cli import main
 from tril_gym.experiment import RunConsole, configure, train
-from tril_gym.experiment.comparison import comparison, curves_figure, finished_run, named_groups
+from tril_gym.experiment.comparison import comparison, comparison_of_files, curves_figure, finished_run, named_groups
 
 SMALL = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "iterations": 2, "eval_every": 1, "tiny_samples": 0}
 
@@ -96,6 +96,51 @@ def test_compare_prints_a_table_and_writes_the_numbers(copy, tmp_path):
     assert done.exit_code == 0
     assert "+0.250 ± 0.000" in done.output
     assert [row["name"] for row in json.loads((tmp_path / "it.json").read_text())] == ["one", "two"]
+
+
+class TestFiles:
+    """Runs that learned from different rewards, by the evaluations that `evaluate --output` writes."""
+
+    def write(self, path, greedy, **changes):
+        about = {"on": "4 texts", "reward": {"rouge_l": 1.0}, "reward_settings": {}, "seed": 0, "source": str(path)}
+        found = {"metrics": {"greedy": {}, "sampled": {}}, "rewards": {"greedy": greedy, "sampled": greedy}}
+        path.write_text(json.dumps(about | found | changes))
+        return path
+
+    def test_evaluations_of_runs_are_compared(self, first, tmp_path):
+        files = [tmp_path / "one.json", tmp_path / "two.json"]
+        for file in files:
+            done = command("evaluate", first, "--examples", 4, "--num-envs", 4, "--output", file)
+            assert done.exit_code == 0, done.output
+        done = command("compare", *files, "--output", tmp_path / "it.json")
+        assert done.exit_code == 0, done.output
+        assert "+0.000 ± 0.000" in done.output
+        assert [row["source"] for row in json.loads((tmp_path / "it.json").read_text())] == [str(first)] * 2
+
+    def test_differences_are_paired(self, tmp_path):
+        one, two = self.write(tmp_path / "a.json", [0.0, 1.0]), self.write(tmp_path / "b.json", [0.5, 1.5])
+        assert comparison_of_files([one, two])[1]["greedy"]["difference"] == 0.5
+
+    @pytest.mark.parametrize(
+        ("greedy", "changes", "words"),
+        [
+            ([0.0, 1.0], {"on": "5 texts"}, "other examples: 4 texts and 5 texts"),
+            ([0.0, 1.0], {"reward": {"bleu": 1.0}}, "other rewards"),
+            ([0.0, 1.0], {"reward_settings": {"rouge_l": {"stem": True}}}, "other settings of a reward"),
+            ([0.0, 1.0], {"seed": 1}, "other seeds: 0 and 1"),
+            ([0.0], {}, "has 2 texts and .* has 1; give both evaluations the same --examples"),
+        ],
+    )
+    def test_different_ones_are_refused(self, tmp_path, greedy, changes, words):
+        one, two = self.write(tmp_path / "a.json", [0.0, 1.0]), self.write(tmp_path / "b.json", greedy, **changes)
+        with pytest.raises(ValueError, match=words):
+            comparison_of_files([one, two])
+
+    def test_a_folder_beside_a_file_and_another_file_are_refused(self, first, tmp_path):
+        file = self.write(tmp_path / "a.json", [0.0])
+        assert "got both" in " ".join(command("compare", first, file).output.split())
+        (tmp_path / "b.json").write_text("{}")
+        assert "is no evaluation" in " ".join(command("compare", file, tmp_path / "b.json").output.split())
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

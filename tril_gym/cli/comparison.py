@@ -14,15 +14,16 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("compare")
-@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True, shell_complete=folders)
+@click.argument("runs", metavar="RUN|FILE.json RUN|FILE.json...", nargs=-1, required=True, shell_complete=folders)
 @click.option("--output", type=FILE, metavar="FILE.json", help="File to write the numbers to")
 def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
     """Compare the held-out texts of finished runs with those of the first one.
 
-    Differences are paired by example, so the runs must have been evaluated on the same ones. In brackets: their 95 %
-    intervals.
+    Differences are paired by example, so the runs must have been evaluated on the same ones, by the same reward.
+    Runs that learned from different rewards are compared by the files that `tril-gym evaluate RUN --reward NAME
+    --output FILE.json` writes. After ±: half the 95 % interval.
     """
-    from tril_gym.experiment.comparison import comparison, finished_run
+    from tril_gym.experiment.comparison import comparison, comparison_of_files, finished_run
     from tril_gym.utils.atomic_files import write_json
     from tril_gym.utils.console import RunConsole, runs_table
 
@@ -30,7 +31,11 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
         if len(runs) < 2:
             raise ValueError(f"compare needs two run folders or more, got {runs[0]}")
         check_parent("--output", output)
-        rows = comparison([finished_run(run) for run in runs])
+        files = [run for run in runs if run.endswith(".json")]
+        if files and len(files) < len(runs):
+            folder = next(run for run in runs if run not in files)
+            raise ValueError(f"compare takes run folders or files of evaluate, got both: {folder} and {files[0]}")
+        rows = comparison_of_files(files) if files else comparison([finished_run(run) for run in runs])
         if output is not None:
             write_json(output, rows)
     RunConsole().show(runs_table(rows))

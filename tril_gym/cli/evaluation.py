@@ -200,6 +200,8 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
                 )
     console.show(evaluation_table(f"{source} on {parts.description}", found.metrics, found.intervals))
     if output is not None:
-        write_json(output, {"source": source, "on": parts.description, "seed": seed, "beams": beams} | found.as_json())
+        about = {"source": source, "on": parts.description, "seed": seed, "beams": beams}
+        about |= {"reward": parts.reward, "reward_settings": parts.reward_settings}
+        write_json(output, about | found.as_json())
     if per_example is not None:
         write_json_lines(per_example, found.texts)

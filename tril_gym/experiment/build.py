@@ -199,6 +199,8 @@ class EvaluationComponents:
     ref_policy: LMPolicy | None
     envs: VectorEnv
     description: str  # of the examples
+    reward: dict[str, float] | None  # terms with weights; None for the environment's own
+    reward_settings: dict[str, Any]  # of the terms
     fitted: Path | None  # the folder with what the run's rewards were fitted to
     known_words: frozenset[str] | None  # of the run's training examples
     threads: int | None  # CPU threads to compute on; None for torch's choice
@@ -262,6 +264,8 @@ def build_evaluation(
         ref_policy=ref_policy,
         envs=envs,
         description=description,
+        reward=config.reward,
+        reward_settings=config.env_args.get("reward_settings", {}),
         fitted=folder.path / "reward" if is_run else None,
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,

@@ -1,4 +1,4 @@
-"""Compare finished runs by the same held-out examples, and draw their curves."""
+"""Compare finished runs, or evaluations, by the same held-out examples, and draw the curves of runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WAYS = ("greedy", "sampled")
 # Settings that decide which texts are scored, and by what: compared runs have them in common.
 SAME = ("env", "env_args", "dataset", "eval_dataset", "eval_examples", "reward")
+# What compared evaluations have in common, and how a message calls it.
+ABOUT_EVALUATIONS = {"on": "examples", "reward": "rewards", "reward_settings": "settings of a reward", "seed": "seeds"}
 # Settings in which the runs of one curve may differ.
 OF_ONE_RUN = ("seed", "device", "threads", "save_every", "eval_every")
 SHOWN_SETTINGS = 3  # in the name of a curve
@@ -73,7 +75,8 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
             if one != other:
                 raise ValueError(
                     f"{first.path} and {run.path} differ in {flag_of(name)}: {one} and {other}, so their rewards cannot"
-                    " be compared; evaluate both on the same examples with tril-gym evaluate"
+                    " be compared; evaluate each by the same reward on the same examples, with tril-gym evaluate RUN"
+                    " --reward NAME --output RUN.json, and give compare the files that it writes"
                 )
 
 
@@ -89,15 +92,59 @@ def comparison(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
         ValueError: the runs were not evaluated on the same examples.
     """
     check_comparable(runs)
+    configs = [run.config for run in runs]
+    about = [{"algorithm": it.algorithm, "seed": it.seed, "iterations": it.iterations} for it in configs]
+    return _paired([run.path for run in runs], [run.after for run in runs], about)
+
+
+def comparison_of_files(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Compare evaluations that `tril-gym evaluate --output FILE` wrote; rows as of `comparison`, with its "source".
+
+    So runs that learned from different rewards are compared by one reward.
+
+    Raises:
+        ValueError: a file is no evaluation, or they are not of the same examples by the same reward.
+    """
+    found = [_evaluation(Path(path)) for path in paths]
+    for path, other in zip(paths[1:], found[1:], strict=True):
+        for name, words in ABOUT_EVALUATIONS.items():
+            if found[0][name] != other[name]:
+                raise ValueError(
+                    f"{paths[0]} and {path} have other {words}: {found[0][name]} and {other[name]}; repeat one"
+                    " evaluation with the settings of the other"
+                )
+        counts = [len(it["rewards"]["greedy"]) for it in (found[0], other)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"{paths[0]} has {counts[0]} texts and {path} has {counts[1]}; give both evaluations the same"
+                " --examples"
+            )
+    return _paired([Path(path) for path in paths], found, [{"source": it["source"]} for it in found])
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    """Read a file of `tril-gym evaluate --output`."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+    if not (isinstance(found, dict) and {*ABOUT_EVALUATIONS, "source", "metrics", "rewards"} <= found.keys()):
+        raise ValueError(f"{path} is no evaluation; tril-gym evaluate RUN --output {path} writes one")
+    return found
+
+
+def _paired(
+    paths: Sequence[Path], evaluations: Sequence[dict[str, Any]], about: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Compare evaluations with the first one, example by example."""
     rows = []
-    names = [run.path.name for run in runs]
-    for run, name in zip(runs, names, strict=True):
-        config = run.config
-        name = name if names.count(name) == 1 else str(run.path)
-        row: dict[str, Any] = {"run": str(run.path), "name": name, "algorithm": config.algorithm, "seed": config.seed}
-        row |= {"iterations": config.iterations, "kl": run.after["metrics"]["sampled"].get("kl")}
+    names = [path.name for path in paths]
+    for path, evaluation, own, name in zip(paths, evaluations, about, names, strict=True):
+        name = name if names.count(name) == 1 else str(path)
+        row: dict[str, Any] = {"run": str(path), "name": name, **own}
+        row |= {"kl": evaluation["metrics"]["sampled"].get("kl")}
         for way in WAYS:
-            change = paired_change(runs[0].after["rewards"][way], run.after["rewards"][way])
+            change = paired_change(evaluations[0]["rewards"][way], evaluation["rewards"][way])
             difference = change.after - change.before
             row[way] = {
                 "mean": change.after,

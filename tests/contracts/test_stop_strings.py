@@ -16,6 +16,7 @@ from tril_gym.data import Example
 from tril_gym.functional.sampling import Decoding
 from tril_gym.testing.vector_steps import equal_steps
 from tril_gym.utils.stop_strings import StopStrings, check_stop
+from tril_gym.utils.tokenization import decodes_bytes
 from tril_gym.wrappers import WholeText
 
 # Pieces of "##" and "é!" that end inside of a token, go over several, or are in one.
@@ -101,6 +102,28 @@ class TestTheStringsThemselves:
         assert self.stop.cut_ids(ids) == ids[:length]
         assert [self.stop.are_in(ids[:count]) for count in range(len(ids) + 1)].index(True) == length
         assert self.stop.cut(decoded(ids[:length])) == completion
+
+    @pytest.mark.parametrize("strings", [STOP, [" "], ["\u00e9"], ["a b", "c"], ["b#"]])
+    def test_only_tokens_that_can_complete_a_string_are_looked_at(self, strings):
+        """By each token from what was written before, on random texts: the same as in the whole text."""
+        stop, rng = StopStrings(strings, TOKENIZER), np.random.default_rng(0)
+        assert decodes_bytes(TOKENIZER)
+        found = 0
+        for _ in range(400):
+            ids = rng.integers(2, len(PIECES), T).tolist()
+            ends = [stop.end(ids[:count]) for count in range(T + 1)]
+            first = next((count for count in range(T + 1) if stop.are_in(ids[:count])), T + 1)
+            assert ends[:first] == [False] * first
+            assert first > T or ends[first]
+            found += first <= T
+        assert found > 15
+        assert not all(stop._completes.values())  # the control: most texts are not decoded
+
+    def test_other_tokenizers_look_at_every_text(self):
+        inner = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+        words = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+        assert not decodes_bytes(words)
+        assert StopStrings(["a "], words).end([0, 1])  # completed by the token after it
 
     def test_a_text_without_one(self):
         assert not self.stop.are_in([A, HASH, B])

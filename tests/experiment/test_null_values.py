@@ -73,3 +73,15 @@ def test_files_have_null_and_are_json(tmp_path):
     for name in ("x.json", "metrics.jsonl"):
         json.loads((tmp_path / name).read_text(), parse_constant=refuse)
     assert folder.rows("metrics.jsonl") == [{"iteration": 1, "kl": None}]
+
+
+def test_the_results_fit_into_80_columns():
+    interval, names = [1.0024, 1.0098], ("reward/mean", "score/concept_coverage")
+    found = {
+        "metrics": {decoding: dict.fromkeys(names, 1.0056) | {"examples": 2} for decoding in DECODINGS},
+        "intervals": {decoding: dict.fromkeys(names, interval) for decoding in DECODINGS},
+    }
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison_table(found, found))
+    assert "score/concept_coverage  sampled" in console.file.getvalue()
+    assert "…" not in console.file.getvalue()

@@ -318,3 +318,33 @@ def test_arrays_and_missing_labels_in_extras_pass():
     examples = [Example("w2"), Example("w9", extras={"array": np.arange(2), "number": 2.5, "nested": {"a": 1}})]
     tokenizer = TextEnv(toy_config()).tokenizer
     check_env(lambda: make_text_env("tril/IMDB-v0", dataset=examples, tokenizer=tokenizer, reward=None))
+
+
+class TestStopStrings:
+    keywords = {  # noqa: RUF012
+        "dataset": [Example("a dog", references=("a dog runs",))],
+        "reward": "rouge_l",
+        "max_prompt_length": 8,
+        "max_new_tokens": 10,
+    }
+
+    def test_an_environment_with_them_passes(self):
+        check_env(lambda: gym.make("tril/CommonGen-v0", **self.keywords, stop=["dog", " in the"]))
+
+    def test_one_that_goes_on_after_them_is_noticed(self):
+        def make():
+            env = gym.make("tril/CommonGen-v0", **self.keywords)
+            env.unwrapped.metadata = env.unwrapped.metadata | {"text": env.metadata["text"] | {"stop": [" in the"]}}
+            return env
+
+        with pytest.raises(ConformanceError, match=r"terminated is True.* or at one of \[' in the'\]; found: False"):
+            check_env(make)
+
+    def test_they_need_a_tokenizer(self):
+        class WithoutTokenizer(Broken):
+            def break_metadata(self, text):
+                text["stop"] = ["a"]
+                del self.env.config.tokenizer
+
+        with pytest.raises(ConformanceError, match="shows its tokenizer"):
+            check_env(WithoutTokenizer)

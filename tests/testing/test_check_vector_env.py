@@ -8,6 +8,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 
 import tril_gym  # noqa: F401  registers the environments
+from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
@@ -213,3 +214,13 @@ def test_gymnasiums_own_vector_environments_pass():
         return SyncVectorEnv([single] * num_envs, autoreset_mode=autoreset_mode)
 
     check_vector_env(make_vec, single)
+
+
+def test_environments_with_stop_strings_pass():
+    settings = {"max_prompt_length": 8, "max_new_tokens": 10, "reward": "rouge_l", "stop": ["dog", " in the"]}
+    dataset = [Example("a dog", references=("a dog runs",)), Example("a cat", references=("a cat sits",))]
+    check_vector_env(
+        lambda num_envs, autoreset_mode: gym.make_vec(
+            "tril/CommonGen-v0", num_envs=num_envs, autoreset_mode=autoreset_mode, dataset=dataset, **settings
+        )
+    )

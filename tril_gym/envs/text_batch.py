@@ -101,10 +101,10 @@ class TextBatch:
         return np.zeros(len(tokens)), has_ended
 
     def _end_at_stop_strings(self, rows: Ids, has_ended: Mask) -> None:
-        """Set `has_ended` (k,) of the k texts that have a stop string, in place."""
+        """Set `has_ended` (k,) of the k texts that have a stop string since their newest token, in place."""
         if self.config.stop:
             for place in np.flatnonzero(np.logical_not(has_ended)).tolist():
-                has_ended[place] = self.config.stop.are_in(self.tokens(rows[place]))
+                has_ended[place] = self.config.stop.end(self.tokens(rows[place]))
 
     def stop(self, rows: Ids) -> None:
         """End texts where they are."""

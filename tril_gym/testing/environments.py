@@ -42,7 +42,7 @@ def check_env(make: MakeEnv, *, seed: int = 0) -> None:
     env = make()
     require(isinstance(env, gym.Env), "make() returns a gymnasium.Env", repr(env))
     require(make() is not env, "make() returns a new environment in every call", "the same object twice")
-    sizes = TextSizes.of(env.metadata)
+    sizes = TextSizes.of(env)
     sizes.check_spaces(env.observation_space, env.action_space)
     _check_episodes(make, sizes, seed)
     with no_global_randomness("an environment"):  # not in the first episodes: libraries draw when they are imported
@@ -74,10 +74,11 @@ def _resets(env: gym.Env[Any, Any]) -> list[Any]:
 
 
 def _texts(sizes: TextSizes, seed: int) -> list[list[int]]:
-    """Return completions of every kind: EOS at once, after some tokens, as the last one, and never."""
+    """Return completions of every kind: EOS at once, after some tokens, as the last one, and never; a stop string."""
     rng = np.random.default_rng(seed)
     lengths = [1, (1 + sizes.max_new_tokens) // 2, sizes.max_new_tokens, None]
-    return [tokens for length in lengths if (tokens := sizes.random_tokens(rng, length))]
+    texts = [*(sizes.random_tokens(rng, length) for length in lengths), sizes.tokens_of_stop()]
+    return [tokens for tokens in texts if tokens]
 
 
 def _check_episodes(make: MakeEnv, sizes: TextSizes, seed: int) -> None:
@@ -108,6 +109,7 @@ def _check_step(step: Any, sizes: TextSizes, prompt: list[int], written: list[in
     sizes.check_observation(observation, prompt, written, where)
     ends = sizes.ends(written)
     rule = f"{where}, terminated is {ends}: a text ends at EOS {sizes.eos_token_ids} or at token {sizes.max_new_tokens}"
+    rule += f", or at one of {list(sizes.stop.strings)}" if sizes.stop else ""
     require(isinstance(terminated, bool | np.bool_) and bool(terminated) == ends, rule, repr(terminated))
     rule = f"{where}, truncated is False: a text has no limit but those that terminate it"
     require(isinstance(truncated, bool | np.bool_) and not truncated, rule, repr(truncated))
@@ -124,7 +126,7 @@ def _check_end(first: dict[str, Any], last: dict[str, Any], tokens: list[int], s
         rule = f'{where}, info["tokens"] of the ending step has the ids of the whole text'
         require_same(last["tokens"], tokens, rule)
     if "finish_reason" in last:
-        reason = "stop" if tokens[-1] in sizes.eos_token_ids else "length"
+        reason = "stop" if sizes.has_stopped(tokens) else "length"
         require_same(last["finish_reason"], reason, f'{where}, info["finish_reason"] is {reason!r}')
     for key in {"example", "prompt", "references", "extras"} & set(first) & set(last):
         require_same(last[key], first[key], f"{where}, info[{key!r}] of the ending step is that of reset")

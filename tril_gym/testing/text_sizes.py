@@ -6,15 +6,17 @@ P prompt tokens, T new tokens, V words in the vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import VectorEnv
 
-from tril_gym.testing.conformance import as_broken, require, require_same
+from tril_gym.testing.conformance import ConformanceError, as_broken, require, require_same
+from tril_gym.utils.stop_strings import StopStrings
+from tril_gym.utils.tokenization import encode
 
 Ids = npt.NDArray[np.int64]
 REQUIRED = ("max_prompt_length", "max_new_tokens", "vocab_size", "eos_token_ids")
@@ -32,15 +34,17 @@ class TextSizes:
     num_examples: int | None
     dense_reward: bool
     restart: str | None
+    stop: StopStrings
+    tokenizer: Any  # of the environment; None where it shows none
 
     @staticmethod
-    def of(metadata: Mapping[str, Any]) -> TextSizes:
+    def of(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> TextSizes:
         """Read and check the metadata of an environment.
 
         Raises:
             ConformanceError: a key is missing or has an impossible value.
         """
-        text = metadata.get("text")
+        text = env.metadata.get("text")
         rule = f'metadata["text"] is a dictionary with {", ".join(REQUIRED)}'
         require(isinstance(text, dict), rule, repr(text))
         assert isinstance(text, dict)
@@ -55,6 +59,8 @@ class TextSizes:
             num_examples=text.get("num_examples"),
             dense_reward=text.get("dense_reward", False),
             restart=text.get("restart"),
+            stop=StopStrings(text.get("stop", ()), tokenizer := _tokenizer(env)),
+            tokenizer=tokenizer,
         )
         sizes._check()
         return sizes
@@ -71,6 +77,8 @@ class TextSizes:
         require(self.restart in (None, "single", "rows"), 'restart is None, "single" or "rows"', repr(self.restart))
         rule = "num_examples is None or above 0"
         require(self.num_examples is None or self.num_examples >= 1, rule, repr(self.num_examples))
+        rule = "an environment with stop strings shows its tokenizer, by which texts are decoded"
+        require(not self.stop or self.tokenizer is not None, rule, f"no tokenizer, and stop is {self.stop.strings}")
 
     def check_spaces(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
         """Raise ConformanceError unless the spaces of a single environment are those of P, T and V."""
@@ -88,11 +96,25 @@ class TextSizes:
 
     def random_tokens(self, rng: np.random.Generator, length: int | None) -> list[int]:
         """Return a completion: `length` tokens of which the last is EOS, or T without EOS for None."""
-        others = np.setdiff1d(np.arange(self.vocab_size), self.eos_token_ids)
         if length is None:
-            return rng.choice(others, self.max_new_tokens).tolist() if len(others) else []
-        words = rng.choice(others, length - 1).tolist() if len(others) else []
-        return [*words, int(rng.choice(self.eos_token_ids))]
+            return self.random_words(rng, self.max_new_tokens)
+        return [*self.random_words(rng, length - 1), int(rng.choice(self.eos_token_ids))]
+
+    def random_words(self, rng: np.random.Generator, length: int) -> list[int]:
+        """Return so many tokens after which a text goes on: no EOS, and no stop string but at the end."""
+        others = np.setdiff1d(np.arange(self.vocab_size), self.eos_token_ids)
+        for _ in range(100):
+            words: list[int] = rng.choice(others, length).tolist() if len(others) else []
+            if not self.stop.are_in(words[:-1]):
+                return words
+        rule = f"most texts of {length} random tokens have none of the stop strings {self.stop.strings}"
+        raise ConformanceError(f"{rule}; found: all of 100 have one")
+
+    def tokens_of_stop(self) -> list[int]:
+        """Return the tokens of a completion that ends at a stop string; none where there is no room for it."""
+        ids = encode(self.tokenizer, self.stop.strings[0]) if self.stop else []
+        ids = self.stop.cut_ids(ids) if len(ids) <= self.max_new_tokens else []
+        return ids if self.stop.are_in(ids) else []
 
     def check_observation(self, observation: Ids, prompt: list[int] | None, written: list[int], where: str) -> None:
         """Raise ConformanceError unless an observation shows this prompt, None for any, and what was written."""
@@ -113,4 +135,15 @@ class TextSizes:
 
     def ends(self, written: list[int]) -> bool:
         """Return whether a text ends with its last token."""
-        return written[-1] in self.eos_token_ids or len(written) == self.max_new_tokens
+        return self.has_stopped(written) or len(written) == self.max_new_tokens
+
+    def has_stopped(self, written: list[int]) -> bool:
+        """Return whether a text ends with EOS or at a stop string."""
+        return written[-1] in self.eos_token_ids or self.stop.are_in(written)
+
+
+def _tokenizer(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Any:
+    base: Any = env.unwrapped
+    if isinstance(base, gym.vector.SyncVectorEnv):
+        base = base.envs[0].unwrapped
+    return getattr(base, "tokenizer", None)  # which a foreign environment need not have

@@ -99,7 +99,7 @@ class _Made:
 
 def _check_shapes(made: _Made) -> TextSizes:
     envs = made.envs()
-    sizes = TextSizes.of(envs.metadata)
+    sizes = TextSizes.of(envs)
     sizes.check_spaces(envs.single_observation_space, envs.single_action_space)
     for name, space, single in (
         ("observation_space", envs.observation_space, envs.single_observation_space),
@@ -166,7 +166,7 @@ def _check_seeds(made: _Made) -> None:
     again, _ = _reset(one, [made.seed, *rest])
     made.same(again[0], observations[0], "the seed of a row decides its text, whatever the seeds of others")
     prompts = [one.reset(seed=made.seed + 10 * i)[0].tolist() for i in range(8)]
-    if TextSizes.of(one.metadata).num_examples != 1:
+    if TextSizes.of(one).num_examples != 1:
         require(any(prompt != prompts[0] for prompt in prompts), "seeds choose the prompts", f"{prompts[0]} for all")
 
 
@@ -212,7 +212,7 @@ def _check_side_effects(made: _Made) -> None:
         if made.mode == "Disabled" and (ended := step[2] | step[3]).any():
             options = {"reset_mask": ended.copy()}
             rule = "reset does not change its options; it copies them where it must"
-            if TextSizes.of(envs.metadata).restart == "rows":
+            if TextSizes.of(envs).restart == "rows":
                 with unchanged(f"in mode {made.mode}, {rule}", options):
                     envs.reset(options=options)
             else:
@@ -243,8 +243,7 @@ def _check_restarts(made: _Made, sizes: TextSizes) -> None:
     """Check that rows which begin in a state equal rows that were stepped there."""
     rng = np.random.default_rng(made.seed)
     count = sizes.max_new_tokens // 2
-    others = np.setdiff1d(np.arange(sizes.vocab_size), sizes.eos_token_ids)
-    tokens = rng.choice(others, (made.num_envs, count))
+    tokens = np.array([sizes.random_words(rng, count + 1)[:count] for _ in range(made.num_envs)])
     stepped, restarted = made.envs(), made.envs()
     observations, infos = stepped.reset(seed=made.seed)
     for column in range(count):

@@ -312,9 +312,12 @@ def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Tab
     """
     examples = max(metrics["examples"] for metrics in after["metrics"].values())
     title = f"{examples} held-out examples; in brackets: 95 % bootstrap intervals"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    # 80 columns hold all of it, but for long names.
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+    )
     for column in ("metric", "", "before", "after"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, min_width=None if column == "metric" else max(7, len(column)))
     names = dict.fromkeys(name for metrics in after["metrics"].values() for name in metrics)
     for name in (name for name in names if name not in NOT_COMPARED):
         for decoding in (decoding for decoding, metrics in after["metrics"].items() if name in metrics):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tril_gym.utils.tokenization import UNREADABLE, decode, hidden_token
+from tril_gym.utils.tokenization import UNREADABLE, decode, decodes_bytes, hidden_token
 
 
 class StopStrings:
@@ -23,6 +23,9 @@ class StopStrings:
 
     def __init__(self, strings: Sequence[str], tokenizer: Any) -> None:
         self.strings, self._tokenizer = tuple(strings), tokenizer
+        self._last = {string[-1] for string in self.strings}
+        self._is_exact = bool(self.strings) and decodes_bytes(tokenizer)
+        self._completes: dict[int, bool] = {}  # of the tokens that were asked for
 
     def __bool__(self) -> bool:
         return bool(self.strings)
@@ -33,6 +36,22 @@ class StopStrings:
             return False
         text = decode(self._tokenizer, ids)
         return any(string in text for string in self.strings)
+
+    def end(self, ids: Sequence[int]) -> bool:
+        """Return whether a text that had none of the strings before its newest token has one now.
+
+        The same as `are_in`, but most tokens cannot complete a string, and then the whole text is not decoded.
+        """
+        return bool(ids) and self._may_complete(ids[-1]) and self.are_in(ids)
+
+    def _may_complete(self, token: int) -> bool:
+        """Return whether a token has the last character of a string, or some of the bytes of one."""
+        if not self._is_exact:
+            return True
+        if token not in self._completes:
+            text = decode(self._tokenizer, [token])
+            self._completes[token] = UNREADABLE in text or not self._last.isdisjoint(text)
+        return self._completes[token]
 
     def cut(self, text: str) -> str:
         """Return a text up to the first stop string in it."""

@@ -64,6 +64,19 @@ def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = Fa
     return text
 
 
+def decodes_bytes(tokenizer: Any) -> bool:
+    """Return whether a text is the bytes of its tokens in a row, whatever stands beside a token (GPT-2, Llama 3, Qwen).
+
+    Other tokenizers leave out a space at the beginning, or tidy what they join.
+    """
+    from tokenizers import decoders
+
+    try:
+        return isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
+    except AttributeError:  # a tokenizer without the library of that name
+        return False
+
+
 def token_counts(tokenizer: Any, texts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return how many tokens `encode` gives for each of N texts, (N,); of many much faster, on all cores."""
     few = texts[: None if len(texts) < MANY or not getattr(tokenizer, "is_fast", False) else 1]

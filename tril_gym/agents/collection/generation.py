@@ -80,7 +80,11 @@ class CompletionBuffer:
             self.cut_mass = np.zeros(self.tokens.shape) if self.cut_mass is None else self.cut_mass
             self.cut_mass[rows, columns] = writer.cut_mass.double().cpu().numpy()
         self.written[rows] += 1
-        self._find_stop_strings(rows)
+        if self.layout.stop:
+            for row in rows.tolist():
+                self._has_stop_string[row] |= self.layout.stop_strings.end(
+                    self.tokens[row, : self.written[row]].tolist()
+                )
 
     def copy_beginnings(self, rows: np.ndarray, source: CompletionBuffer, lengths: np.ndarray) -> None:
         """Let these rows begin with the first `lengths` tokens of the texts of another buffer, one row each."""

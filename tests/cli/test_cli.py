@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
@@ -42,8 +43,8 @@ def test_help_of_every_command():
     for name in ALGORITHMS:
         assert name in call("train", "--help")
         text = call("train", name, "--help")
-        for config_field in agent_type(name).config_type.__dataclass_fields__:
-            assert f"--{config_field.replace('_', '-')}" in text
+        for config_field in fields(agent_type(name).config_type):
+            assert f"--{config_field.name.replace('_', '-')}" in text
     assert "--split" in call("evaluate", "--help")
 
 

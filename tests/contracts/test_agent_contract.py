@@ -4,7 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -500,7 +500,7 @@ class TestRefused:
         config = kind.config()
         with pytest.raises(AttributeError):
             config.epochs = 3
-        assert all(field.metadata["help"] for field in type(config).__dataclass_fields__.values())
+        assert all(entry.metadata["help"] for entry in fields(config))
 
 
 class TestPredict:

@@ -26,7 +26,7 @@ from tril_gym.agents import Guide, Pairs
 from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks
+from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
 
 NUM_ENVS, ITERATIONS = 12, 3
 # Texts of many lengths, whose numbers are not multiples of the number of processes.
@@ -141,3 +141,4 @@ if __name__ == "__main__":
     found = {case: result_of(case, here) for case in sys.argv[2:]}
     if here.is_main:
         torch.save(found, sys.argv[1])
+    leave_ranks()

@@ -30,7 +30,7 @@ from tril_gym.cli.options import (
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.cli.run_options import RunOptions, make_console, run_options
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.utils.processes import Processes
+from tril_gym.utils.processes import Processes, started_processes
 from tril_gym.utils.suggestions import with_suggestion
 
 if TYPE_CHECKING:
@@ -143,6 +143,15 @@ def train_agent(algorithm: str, **options: Any) -> None:
         with console.heartbeat():
             run = prepare_run(algorithm, chosen, given, console)
             run.run(profile=chosen.profile)
+        if started_processes() > 1:
+            leave_processes()
+
+
+def leave_processes() -> None:
+    """End the connection to the other processes, which would abort where one ends before another."""
+    from tril_gym.utils.ranks import leave_ranks
+
+    leave_ranks()
 
 
 def prepare_run(algorithm: str, chosen: RunOptions, given: dict[str, Any], console: RunConsole) -> Run:

@@ -224,6 +224,16 @@ def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PR
     return ranks
 
 
+def leave_ranks() -> None:
+    """Wait for the other processes and end the connection to them; without any, do nothing."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        current_ranks().barrier()
+        dist.destroy_process_group()
+        _several_ranks.cache_clear()
+
+
 def _is_sharded(parameter: Tensor) -> bool:
     """Return whether each rank has a part of this parameter, whose gradient is then summed already."""
     from torch.distributed.tensor import DTensor

@@ -274,7 +274,7 @@ class TestMetrics:
         plain.learn(2, callbacks=[reports.append])
         assert list(reports[0].metrics) == [
             *("iteration", "episodes", "tokens", "reward/mean", "reward/std", "text/length", "text/ended"),
-            *("kl", "kl_coef", "critic/explained_variance"),
+            *("kl", "kl_per_token", "kl_coef", "critic/explained_variance"),
             *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
             *("critic/loss", "policy/ratio_error", "policy/sampling_error_max", "policy/sampling_error_mean"),
             *("grad_norm/policy", "grad_norm/critic"),

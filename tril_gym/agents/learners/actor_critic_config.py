@@ -41,7 +41,10 @@ class ActorCriticConfig(RewardConfig):
         " weighted by e^(A/λ)",
     )
     apa_temperature: float = config_field(
-        0.1, "λ of apa and awr, advantage per nat; whitened advantages are in standard deviations", above=0
+        0.1,
+        "λ of apa and awr, advantage per nat; whitened advantages are in standard deviations",
+        above=0,
+        maximum=MAX_COEFFICIENT,
     )
     apa_anchor: Literal["old", "reference"] = config_field(
         "old", "Policy that apa stays close to; reference needs kl_coef 0, or the KL would be paid twice"

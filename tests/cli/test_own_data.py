@@ -57,6 +57,15 @@ def test_tiny_models_begin_with_random_weights_without_references(folder, caplog
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["tiny_samples"] == 0
 
 
+def test_imitation_without_a_reward_says_so(folder):
+    data = ["--dataset", "data.jsonl", *COLUMN, "--column", "completion=answer"]
+    code, output = train("bc", *TEXT, *data, *SMALL, "--eval-every", "1")
+    assert code == 0, output
+    assert output.splitlines()[-1].startswith("no reward was named, so nothing scores the held-out texts")
+    assert "reward 0.000" not in output
+    assert not (folder / "run" / "best").exists()
+
+
 @pytest.mark.parametrize("algorithm", NEED_REFERENCES)
 def test_algorithms_that_need_references_say_so(algorithm, folder):
     code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", *SMALL)

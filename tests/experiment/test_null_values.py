@@ -75,6 +75,11 @@ def test_files_have_null_and_are_json(tmp_path):
     assert folder.rows("metrics.jsonl") == [{"iteration": 1, "kl": None}]
 
 
+def test_a_number_that_is_large_for_its_column_is_short():
+    line = metrics_line({"iteration": 1, "critic/explained_variance": -16454213632.0, "tokens_per_second": 123456.0})
+    assert line.split() == ["1", "value", "-1.65e+10", "tokens/s", "123456"]
+
+
 def test_the_results_fit_into_80_columns():
     interval, names = [1.0024, 1.0098], ("reward/mean", "score/concept_coverage")
     found = {

@@ -83,6 +83,8 @@ UP, FLAT = [1.0, 1.0, 2.0, 1.0], [0.0, 1.0, 0.0, 0.0]  # minus FLAT: 1, 0, 2, 1,
     ],
 )
 def test_sentences(after, sentence):
+    unscored = verdict_of(evaluation(FLAT, FLAT), after, seconds=130.2, is_scored=False)
+    assert (unscored["outcome"], unscored["sentence"].partition(",")[0]) == ("no reward", "no reward was named")
     assert verdict_of(evaluation(FLAT, FLAT), after, seconds=130.2)["sentence"] == sentence
 
 

@@ -35,6 +35,7 @@ class HeldOut:
         self.config, self.agent = components.config, components.agent
         self.envs = components.eval_envs(folder.path / "reward")
         self.known_words = folder.read_words()
+        self.is_scored = not self.agent.layout.reward_missing
         self.before: dict[str, Any] = {}
 
     def evaluate_before(self) -> None:
@@ -81,7 +82,7 @@ class HeldOut:
         found = self._evaluate(min(EXAMPLES_DURING, self.config.eval_examples), self.agent)
         row = {
             "iteration": iteration,
-            "verdict": verdict_of(self.before, found),
+            "verdict": verdict_of(self.before, found, is_scored=self.is_scored),
             "metrics": found["metrics"],
             "intervals": found["intervals"],
         }
@@ -92,7 +93,7 @@ class HeldOut:
     def evaluate_after(self, *, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the evaluation of the trained policy and the verdict on a training of that duration."""
         after = self._announced("after", self.agent)
-        verdict = verdict_of(self.before, after, seconds=seconds)
+        verdict = verdict_of(self.before, after, seconds=seconds, is_scored=self.is_scored)
         self._write(after, verdict)
         self._keep_if_best(after)
         return after, verdict
@@ -100,8 +101,11 @@ class HeldOut:
     def _keep_if_best(self, found: dict[str, Any]) -> None:
         """Save the policy in `best/` if its greedy texts have a higher reward than those of the one that is there.
 
-        Only runs that are evaluated during training have one. All are compared on the same examples, the first ones.
+        Only runs that are evaluated during training have one, by a reward. All are compared on the same examples, the
+        first ones.
         """
+        if not self.is_scored:
+            return
         best = self.folder.path / BEST
         reward, count = greedy_reward(found, min(EXAMPLES_DURING, self.config.eval_examples))
         if self.config.eval_every and is_better(reward, read_best(best)):

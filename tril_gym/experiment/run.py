@@ -155,7 +155,7 @@ class Run:
         self.folder.append("metrics.jsonl", report.metrics)
         self.tracker.log(report.metrics, report.iteration)
         self.console.event("iteration", **report.metrics)
-        self.console.say(metrics_line(report.metrics))
+        self.console.say(metrics_line(report.metrics, has_reward=self.held_out.is_scored))
         if is_sampled(report.iteration):
             samples = report.texts(SAMPLES)
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))

@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 THRESHOLD = 2.0  # standard errors that count as a change: two-sided 5 % under the normal approximation
 
-Outcome = Literal["gain", "no gain", "worse", "mixed"]
+Outcome = Literal["gain", "no gain", "worse", "mixed", "no reward"]
+
+UNSCORED = "no reward was named, so nothing scores the held-out texts; --reward NAME does"
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,16 @@ def outcome_of(standard_errors: Iterable[float]) -> Outcome:
     return "mixed" if any(rises) else "no gain"
 
 
-def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
+def verdict_of(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: float | None = None, is_scored: bool = True
+) -> dict[str, Any]:
     """Compare two evaluations of the same examples.
 
     Args:
         before: the evaluation before training, as `Evaluation.as_json` returns it.
         after: the evaluation after training, or during it, on the first n of these examples.
         seconds: duration of the training; None leaves it out of the sentence.
+        is_scored: whether a reward scored the texts; else the outcome is "no reward".
 
     Returns:
         "outcome", the numbers of each decoding, "kl" in nats per text (None without a reference policy), "seconds", and
@@ -70,10 +75,10 @@ def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: 
         decoding: paired_change(_floats(before["rewards"][decoding][: len(rewards)]), _floats(rewards))
         for decoding, rewards in after["rewards"].items()
     }
-    outcome = outcome_of(change.standard_errors for change in changes.values())
+    outcome = outcome_of(change.standard_errors for change in changes.values()) if is_scored else "no reward"
     kl = after["metrics"]["sampled"].get("kl")
     sentence = ", ".join(
-        [f"held-out {describe_changes(changes)}"]
+        [f"held-out {describe_changes(changes)}" if is_scored else UNSCORED]
         + ([] if kl is None else [f"KL {kl:.1f} nats a text"])
         + ([] if seconds is None else [f"in {duration(seconds)}"])
     )
@@ -81,7 +86,7 @@ def verdict_of(before: Mapping[str, Any], after: Mapping[str, Any], *, seconds: 
         decoding: {name: value if math.isfinite(value) else None for name, value in asdict(change).items()}
         for decoding, change in changes.items()
     }
-    sentence = sentence if outcome == "gain" else f"{outcome}: {sentence}"
+    sentence = sentence if outcome in ("gain", "no reward") else f"{outcome}: {sentence}"
     return {"outcome": outcome} | numbers | {"kl": kl, "seconds": seconds, "sentence": sentence}
 
 

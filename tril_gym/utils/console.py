@@ -257,9 +257,15 @@ def _in_notebook(bar: _Bar) -> Iterator[Callable[[], None]]:
         handle.update(Text(""))
 
 
-def metrics_line(metrics: Mapping[str, float]) -> str:
-    """Return the main metrics of an iteration on one line, without those that the algorithm does not have."""
-    found = [f"{label} {metrics[name]:{style}}" for label, name, style in LINE if name in metrics]
+def metrics_line(metrics: Mapping[str, float], *, has_reward: bool = True) -> str:
+    """Return the main metrics of an iteration on one line, without those that the algorithm does not have.
+
+    Args:
+        metrics: of the iteration.
+        has_reward: False leaves out the reward, where nothing scores the texts.
+    """
+    shown = [column for column in LINE if has_reward or not column[1].startswith("reward/")]
+    found = [f"{label} {_number(metrics[name], style)}" for label, name, style in shown if name in metrics]
     return f"{metrics['iteration']:4d}  " + "  ".join(found)
 
 
@@ -281,9 +287,14 @@ def metrics_table(rows: Sequence[Mapping[str, float]], *, limit: int = 10) -> Ta
     for label in ("iteration", *(label for label, _, _ in shown)):
         table.add_column(label, justify="right", no_wrap=True)
     for row in rows:
-        cells = (f"{row[name]:{style}}" if name in row else "" for _, name, style in shown)
+        cells = (_number(row[name], style) if name in row else "" for _, name, style in shown)
         table.add_row(str(row["iteration"]), *cells)
     return table
+
+
+def _number(value: float, style: str) -> str:
+    """Return a metric in its style; one that is large for it, as the critic's share of next to no variance, in three."""
+    return f"{value:{style}}" if style == ".0f" or not abs(value) >= 1e5 else f"{value:.2e}"
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ class Registration:
     default_reward: Mapping[str, float]
 
 
+LENGTHS = ("max_prompt_length", "max_new_tokens", "min_new_tokens")  # keywords, and keys of metadata["text"]
 ENVIRONMENTS: dict[str, Registration] = {
     "tril/IMDB-v0": Registration(config="imdb:imdb_config", default_reward={"sentiment": 1.0}),
     "tril/CommonGen-v0": Registration(
@@ -156,13 +157,9 @@ def task_of(env_id: str) -> Task:
     return task
 
 
-def measured_keywords(env_id: str) -> tuple[str, ...]:
-    """Return the keywords of an environment of ours whose default is measured on its data."""
-    if not accepts_dataset(env_id):
-        return ()
-    task = task_of(env_id)
-    sizes = {"max_prompt_length": task.max_prompt_length, "max_new_tokens": task.max_new_tokens}
-    return tuple(name for name, size in sizes.items() if size is None)
+def length_keywords(env_id: str) -> tuple[str, ...]:
+    """Return the keywords of an environment of ours that set lengths, whose defaults are its own or measured."""
+    return LENGTHS if env_id in ENVIRONMENTS else ()
 
 
 def _config_function(env_id: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 
+import gymnasium as gym
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from tril_gym.cli import main
 from tril_gym.cli.run_options import RunOptions
 from tril_gym.experiment import RunConfig, agent_type, configure
 from tril_gym.experiment.config_file import NO_SETTINGS, config_yaml, configured, read_settings
+from tril_gym.registration import LENGTHS
 
 SMALL = {"env": "tril/Toy-v0", "tiny_samples": 0, "num_envs": 4, "eval_examples": 4, "iterations": 2, "threads": 1}
 
@@ -39,6 +41,11 @@ def test_a_runs_own_config_repeats_it(tmp_path):
     assert (tmp_path / "a" / "config.yaml").read_text() == (tmp_path / "b" / "config.yaml").read_text()
     assert figures(tmp_path / "a") == figures(tmp_path / "b")
     assert figures(tmp_path / "a") != figures(tmp_path / "c")
+    # It has the lengths of its environment, which are not those of another one.
+    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["env_args"]
+    lengths = gym.make(SMALL["env"]).metadata["text"]
+    assert {name: saved[name] for name in LENGTHS} == {name: lengths[name] for name in LENGTHS}
+    assert configured("ppo-pp", tmp_path / "a" / "config.yaml", {"env": "tril/IMDB-v0"}).env_args == {}
     # The same command, when it is started again, continues the run; with another setting it is refused.
     same = ("train", "ppo-pp", "--config", file, "--output-dir", tmp_path / "a", "--resume")
     call(*same)

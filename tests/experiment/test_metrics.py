@@ -249,7 +249,7 @@ def test_a_run_with_user_rewards_and_settings(own, tmp_path):
     assert done.exit_code == 0, done.output
     config = RunFolder(tmp_path / "run").read_config()
     assert config["reward"] == {f"{own}:Uses": 0.5, f"{own}:brevity": 1.0}
-    assert config["env_args"] == {"reward_settings": {f"{own}:Uses": {"word": "a"}}}
+    assert config["env_args"]["reward_settings"] == {f"{own}:Uses": {"word": "a"}}
     done = run("evaluate", tmp_path / "run", "--examples", 4)
     assert done.exit_code == 2
     assert "--trust-code" in done.output

@@ -26,6 +26,7 @@ from tril_gym.experiment.best import best_of_run
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     RunConfig,
+    env_args_for_env,
     env_args_for_reward,
     merged_env_args,
 )
@@ -39,7 +40,7 @@ from tril_gym.experiment.environments import (
     has_references,
     make_envs,
     training_data,
-    with_measured_lengths,
+    with_lengths,
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
@@ -113,7 +114,7 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> tuple[RunConfig, dict[str, 
     data, eval_env_kwargs, eval_description = training_data(config)
     pretrained = pretrained_policy(config)
     envs = make_envs(config_of_rank(config, ranks), data, pretrained)
-    config = _without_pretraining(with_measured_lengths(config, envs), envs)
+    config = _without_pretraining(with_lengths(config, envs), envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):
@@ -289,7 +290,8 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
     """Return the settings of a run or a model with others for an evaluation."""
     if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
         known = replace(known, reward=None)  # the other environment has its own
-    env_args = merged_env_args(env_args_for_reward(known.env_args, given.get("reward")), env_args)
+    known_args = env_args_for_env(known.env_args, known.env, given.get("env"))
+    env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward")), env_args)
     return replace(known, env_args=env_args, **given)
 
 

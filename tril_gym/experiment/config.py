@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tril_gym.experiment.run_folder import KEPT
-from tril_gym.registration import accepts_dataset
+from tril_gym.registration import LENGTHS, accepts_dataset
 from tril_gym.utils.config_fields import (
     MAX_COEFFICIENT,
     MAX_RANK,
@@ -269,3 +269,10 @@ def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | Non
         return env_args
     settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
     return env_args | {"reward_settings": settings}
+
+
+def env_args_for_env(env_args: dict[str, Any], env: str | None, given: str | None) -> dict[str, Any]:
+    """Return keyword arguments of an environment without its lengths where `given` is another one."""
+    if given is None or given == env:
+        return env_args
+    return {name: value for name, value in env_args.items() if name not in LENGTHS}

@@ -16,7 +16,7 @@ import yaml
 
 from tril_gym import __version__
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import RunConfig, env_args_for_reward, merged_env_args
+from tril_gym.experiment.config import RunConfig, env_args_for_env, env_args_for_reward, merged_env_args
 from tril_gym.experiment.resolution import configure_exactly
 from tril_gym.experiment.run_folder import CHECKPOINTS, CONFIG, config_text
 from tril_gym.experiment.trust import check_trusted, masked, unmasked
@@ -118,7 +118,8 @@ def configured(algorithm: str, path: str | Path, given: Mapping[str, Any], *, tr
         ValueError: the file or a setting is wrong.
     """
     settings = settings_of_file(algorithm, path, given, trust_code=trust_code)
-    env_args = env_args_for_reward(settings.get("env_args") or {}, given.get("reward"))
+    env_args = env_args_for_env(settings.get("env_args") or {}, settings.get("env"), given.get("env"))
+    env_args = env_args_for_reward(env_args, given.get("reward"))
     env_args = merged_env_args(env_args, given.get("env_args") or {})
     try:
         if given:

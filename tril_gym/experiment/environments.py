@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.data.sources import HELD_OUT, file_of_split, has_split, has_splits, is_held_out, is_saved
 from tril_gym.experiment.config import RunConfig
-from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of, measured_keywords
+from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of, length_keywords
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
@@ -202,10 +202,10 @@ def _whole_or_split(name: str, split: str) -> tuple[dict[str, Any], str]:
     return {"dataset": name, "split": split}, f"the {split} split of {name}"
 
 
-def with_measured_lengths(config: RunConfig, envs: VectorEnv) -> RunConfig:
-    """Return the settings with the lengths that an environment measured on its data, so that all of a run has these."""
+def with_lengths(config: RunConfig, envs: VectorEnv) -> RunConfig:
+    """Return the settings with the lengths that an environment of ours has, so that all of a run has these."""
     text = envs.metadata["text"]
-    names = measured_keywords(config.env.split(":")[-1])
+    names = length_keywords(config.env.split(":")[-1])
     return replace(config, env_args={name: text[name] for name in names} | config.env_args)
 
 

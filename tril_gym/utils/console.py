@@ -293,7 +293,7 @@ def metrics_table(rows: Sequence[Mapping[str, float]], *, limit: int = 10) -> Ta
 
 
 def _number(value: float, style: str) -> str:
-    """Return a metric in its style; one that is large for it, as the critic's share of next to no variance, in three."""
+    """Return a metric in its style, or with an exponent where it is large, as the critic's share of no variance is."""
     return f"{value:{style}}" if style == ".0f" or not abs(value) >= 1e5 else f"{value:.2e}"
 
 

@@ -66,6 +66,19 @@ def test_imitation_without_a_reward_says_so(folder):
     assert not (folder / "run" / "best").exists()
 
 
+def test_references_are_not_shown_as_the_texts_of_the_policy(folder):
+    data = ["--dataset", "data.jsonl", *COLUMN, "--column", "completion=answer", "--reward", "exact_match"]
+    code, output = train("bc", *TEXT, *data, *SMALL)
+    assert code == 0, output
+    (line,) = [line for line in output.splitlines() if line.startswith("   1  ")]
+    assert line.split()[1] == "loss"  # and not the reward of the references, which is 1
+    assert "→" not in output.partition("evaluating after")[0]
+    assert "score/exact_match" in output
+    (folder / "run").rename(folder / "imitation")
+    control = train("ppo", *TEXT, *data, *SMALL)[1]
+    assert "→" in control.partition("evaluating after")[0]
+
+
 @pytest.mark.parametrize("algorithm", NEED_REFERENCES)
 def test_algorithms_that_need_references_say_so(algorithm, folder):
     code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", *SMALL)

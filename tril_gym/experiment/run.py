@@ -10,6 +10,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from tril_gym import __version__
+from tril_gym.agents.actors.references import References
 from tril_gym.agents.algorithms.callback import Callback
 from tril_gym.agents.algorithms.progress import ProgressCallback
 from tril_gym.agents.algorithms.report import Report
@@ -52,6 +53,8 @@ class Run:
         self.config, self.agent, self.ranks = components.config, components.agent, components.agent.ranks
         self.held_out = HeldOut(folder, components, self.console)
         self.has_warned = False
+        # The texts of an iteration are then the references, whose reward says nothing about the policy.
+        self.imitates = isinstance(self.agent.plan(0).rollout, References)
         # Iterations whose metrics are written, and that of the newest checkpoint; None before the training begins.
         self._recorded = self.agent.iteration
         self._saved: int | None = self.agent.iteration if folder.checkpoints() else None
@@ -155,12 +158,13 @@ class Run:
         self.folder.append("metrics.jsonl", report.metrics)
         self.tracker.log(report.metrics, report.iteration)
         self.console.event("iteration", **report.metrics)
-        self.console.say(metrics_line(report.metrics, has_reward=self.held_out.is_scored))
+        has_reward = self.held_out.is_scored and not self.imitates
+        self.console.say(metrics_line(report.metrics, has_reward=has_reward))
         if is_sampled(report.iteration):
             samples = report.texts(SAMPLES)
             self.folder.append("samples.jsonl", *({"iteration": report.iteration} | sample for sample in samples))
             self.tracker.log_texts(texts_apart(report.trajectories, self.agent.layout, SAMPLES), report.iteration)
-            for sample in samples:
+            for sample in () if self.imitates else samples:
                 self.console.say(sample_line(sample))
         self._recorded = report.iteration
 

@@ -20,8 +20,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,9 @@ def console_with(meter: Meter) -> Any:
     from tril_gym.utils.console import RunConsole
 
     class MeteredConsole(RunConsole):
-        @contextmanager
-        def progress(self, label: str, **steps: Any) -> Iterator[Callable[[int], None]]:
-            yield meter
+        def event(self, kind: str, **content: Any) -> None:
+            if kind == "iteration":
+                meter(content["iteration"])
 
     return MeteredConsole(Console(quiet=True))
 

@@ -2,8 +2,10 @@
 
 import json
 import random
+import re
 
 import pytest
+import soak
 import torch
 from crash import FileOperations, crash, difference, in_child
 
@@ -16,6 +18,14 @@ def test_killed_runs_end_as_whole_ones(algorithm, policy, tmp_path):
     seed = random.SystemRandom().randrange(10_000)  # other kills each time; the output has the number
     print("seed", seed)
     assert crash(algorithm, policy, tmp_path, kills=3, rng=random.Random(seed)) >= 1
+
+
+def test_the_soak_measures_iterations_and_resumes_after_faults(tmp_path, monkeypatch):
+    monkeypatch.setenv(soak.FAULTS, "0.02")
+    meter, report = soak.Meter(5, 15), tmp_path / "report"
+    monkeypatch.setattr(soak, "GROWTH", 1.0)  # of so few iterations
+    assert in_child(lambda: soak.live(20, tmp_path / "run", meter), report) == 0
+    assert re.match(r"\d+ failures; \d+ → \d+ MiB, \d+ → \d+ files", json.loads(report.read_text()))
 
 
 @pytest.fixture

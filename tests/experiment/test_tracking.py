@@ -113,7 +113,8 @@ def test_a_run_sends_settings_evaluations_metrics_and_texts(tmp_path, notes):
     train(config, tmp_path / "run", track=TrackerOptions("wandb", project="stories", tags=("a",)), console=RunConsole())
     keywords = Notes.last.keywords["wandb"]
     assert (Notes.last.project, keywords["name"], keywords["tags"]) == ("stories", "run", ["a"])
-    assert keywords["config"] == named_settings(masked(asdict(config)))
+    lengths = {"env.max_prompt_length": 4, "env.max_new_tokens": 8, "env.min_new_tokens": 0}  # of the environment
+    assert keywords["config"] == named_settings(masked(asdict(config))) | lengths
     kinds = [(step, next(iter(sent))) for step, sent in Notes.last.sent[:-1]]
     held_out = "held_out/greedy/examples"
     assert kinds == [(0, held_out), (1, "iteration"), (1, "texts"), (1, held_out), (2, "iteration"), (2, held_out)]

@@ -1,10 +1,13 @@
 """The architecture: which package may import which. `scripts/structure.py` reads it from the source files."""
 
 import ast
+from collections import defaultdict
 
 import paths
 import pytest
 from structure import ORDER, cycles, imported_modules, module_graph, package_of, package_table, sources, violations
+
+from tril_gym.experiment.algorithms import ALGORITHMS
 
 SOURCES = {module: source for module, source in sources().items() if module != "tril_gym"}
 
@@ -33,6 +36,32 @@ def test_no_function_has_the_name_of_a_module_beside_it():
         names = {name.rpartition(".")[2] for name in imported_modules(SOURCES[module])}
         defined = {node.name for node in ast.parse(SOURCES[module]).body if isinstance(node, ast.FunctionDef)}
         assert (names | defined) & beside == set(), module
+
+
+def repeated_blocks(files, lines):
+    """Return the places of every run of so many equal lines of code that stands more than once."""
+    places = defaultdict(list)
+    for name, source in files.items():
+        code = [line.strip() for line in source.splitlines() if any(map(str.isalnum, line))]
+        code = [line for line in code if not line.startswith(("import ", "from ", "#"))]
+        for start in range(len(code) - lines + 1):
+            places[tuple(code[start : start + lines])].append((name, code[start]))
+    return [found for found in places.values() if len(found) > 1]
+
+
+class TestAgents:
+    def test_an_algorithm_is_a_file_of_eighty_lines(self):
+        modules = {f"tril_gym.agents.algorithms.{spec.agent.partition(':')[0]}" for spec in ALGORITHMS.values()}
+        assert {
+            module: len(SOURCES[module].splitlines()) for module in modules if SOURCES[module].count("\n") > 80
+        } == {}
+
+    def test_no_block_of_ten_lines_stands_twice(self):
+        agents = {module: source for module, source in SOURCES.items() if module.startswith("tril_gym.agents.")}
+        assert repeated_blocks(agents, 10) == []
+        lines = [f"x{number} = {number}" for number in range(11)]  # the control: the second has an import between
+        twice = {"a": "\n".join(lines), "b": "\n\n".join([*lines[:5], "import os", *lines[5:10]])}
+        assert repeated_blocks(twice, 10) == [[("a", "x0 = 0"), ("b", "x0 = 0")]]
 
 
 class TestTheChecksThemselves:

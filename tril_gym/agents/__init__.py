@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.cispo import CISPO as CISPO
     from tril_gym.agents.algorithms.cispo import CISPOConfig as CISPOConfig
     from tril_gym.agents.algorithms.critic_free import CriticFree as CriticFree
-    from tril_gym.agents.algorithms.critic_free import CriticFreeConfig as CriticFreeConfig
     from tril_gym.agents.algorithms.d2lols import D2LOLS as D2LOLS
     from tril_gym.agents.algorithms.d2lols import D2LOLSConfig as D2LOLSConfig
     from tril_gym.agents.algorithms.dagger import DAgger as DAgger
@@ -104,6 +103,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.learners.adversarial import AdversarialLearner as AdversarialLearner
     from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning as BehaviourCloning
     from tril_gym.agents.learners.critic import Critic as Critic
+    from tril_gym.agents.learners.critic_free_config import CriticFreeConfig as CriticFreeConfig
     from tril_gym.agents.learners.discriminator import Discriminator as Discriminator
     from tril_gym.agents.learners.distillation import Distillation as Distillation
     from tril_gym.agents.learners.distillation import DistillationConfig as DistillationConfig
@@ -146,7 +146,7 @@ _MODULES = {
     "Callback": "tril_gym.agents.algorithms.callback",
     "Critic": "tril_gym.agents.learners.critic",
     "CriticFree": "tril_gym.agents.algorithms.critic_free",
-    "CriticFreeConfig": "tril_gym.agents.algorithms.critic_free",
+    "CriticFreeConfig": "tril_gym.agents.learners.critic_free_config",
     "Cut": "tril_gym.agents.collection.cuts",
     "D2LOLS": "tril_gym.agents.algorithms.d2lols",
     "D2LOLSConfig": "tril_gym.agents.algorithms.d2lols",

@@ -11,19 +11,14 @@ Known property: the variant "kl" is "ref_free" with A − β in place of A.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from tril_gym.agents.actors.references import References
-from tril_gym.agents.algorithms.agent import Agent
-from tril_gym.agents.algorithms.pair_learning import no_advantages
-from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.algorithms.from_references import FromReferences
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.advantages import Advantages
 from tril_gym.agents.learners.objectives import Objective, TextObjective
 from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.agents.learners.selection import drawn_by_reward, with_positive_rewards
@@ -34,6 +29,8 @@ from tril_gym.utils.config_fields import MAX_COEFFICIENT, config_field
 @dataclass(frozen=True, kw_only=True)
 class ALoLConfig(PolicyConfig):
     """The hyperparameters of an update of the policy, and those of advantage-leftover-lunch."""
+
+    has_given_texts: ClassVar[bool] = True
 
     variant: Literal["ratio", "ref_free", "token_ratio", "kl"] = config_field(
         "ratio", "Weight of a text beside its advantage: its ratio, none, each token's ratio, or none and a KL term"
@@ -47,10 +44,6 @@ class ALoLConfig(PolicyConfig):
         False, "Draw texts with probabilities proportional to A; with the weight A of the loss they count by A²"
     )
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
-
-    def advantages(self) -> Advantages:
-        """Return none: the loss reads the rewards of whole texts."""
-        return no_advantages
 
     def objective(self, layout: TextLayout) -> Objective:
         """Return the variant's loss."""
@@ -66,37 +59,18 @@ class ALoLConfig(PolicyConfig):
         return drawn_by_reward(found, generator) if self.draw_by_advantage else found
 
     @property
-    def has_given_texts(self) -> bool:
-        """Whether the policy did not write the texts that it learns from."""
-        return True
-
-    @property
     def has_kl_in_loss(self) -> bool:
         """Whether the KL penalty is a term of the loss instead of the rewards."""
         return True
 
     @property
-    def baseline_text(self) -> Baseline:
-        """Return the reference policy's texts of the same prompt."""
-        return "prompt"
-
-    @property
-    def baseline_texts(self) -> int:
-        """Return the number of these."""
-        return self.value_texts
+    def baseline_texts(self) -> BaselineTexts:
+        """Return the reference policy's texts of the same prompt, for V(x)."""
+        return BaselineTexts("prompt", self.value_texts)
 
 
-class ALoL(Agent):
+class ALoL(FromReferences):
     """Offline learning from texts that are better than the reference policy's."""
 
     name = "a-lol"
     config_type = ALoLConfig
-
-    @cached_property
-    def references(self) -> References:
-        """The actor that writes the given texts."""
-        return References()
-
-    def plan(self, iteration: int) -> Plan:
-        """Return the plan: the references are written, and the environment rewards them."""
-        return Plan(rollout=self.references)

@@ -11,11 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.agent import Agent
-from tril_gym.agents.algorithms.pair_learning import no_advantages
-from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.advantages import Advantages
 from tril_gym.agents.learners.objectives import Objective, TextObjective
 from tril_gym.agents.learners.policy_config import PolicyConfig
 from tril_gym.utils.config_fields import config_field
@@ -32,28 +30,14 @@ class AStarPOConfig(PolicyConfig):
     beta: float = config_field(1e-3, "β₂ of the regression, reward per nat", above=0)
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
-    def advantages(self) -> Advantages:
-        """Return none: the loss reads the rewards of whole texts."""
-        return no_advantages
-
     def objective(self, layout: TextLayout) -> Objective:
         """Return the regression."""
         return TextObjective(loss="a_star", beta=self.beta)
 
     @property
-    def baseline_text(self) -> Baseline:
-        """Return the reference policy's texts of the same prompt."""
-        return "prompt"
-
-    @property
-    def baseline_texts(self) -> int:
-        """Return the number of these."""
-        return self.value_texts
-
-    @property
-    def optimal_value_beta(self) -> float:
-        """Return β₁."""
-        return self.value_beta
+    def baseline_texts(self) -> BaselineTexts:
+        """Return the reference policy's texts of the same prompt, for V*."""
+        return BaselineTexts("prompt", self.value_texts, self.value_beta)
 
 
 class AStarPO(Agent):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.agent import GuidedAgent
-from tril_gym.agents.algorithms.rollins import PolicyRollinConfig
+from tril_gym.agents.algorithms.policy_rollins import PolicyRollinConfig
 from tril_gym.agents.collection.plan import Plan
 
 

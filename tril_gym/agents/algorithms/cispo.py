@@ -5,7 +5,8 @@ MiniMax 2025, section 3.1: https://arxiv.org/abs/2506.13585
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.critic_free import CriticFree, CriticFreeConfig
+from tril_gym.agents.algorithms.critic_free import CriticFree
+from tril_gym.agents.learners.critic_free_config import CriticFreeConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

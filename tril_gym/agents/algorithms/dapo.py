@@ -8,7 +8,8 @@ environment's, which a reward term can shape.
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.critic_free import CriticFree, CriticFreeConfig
+from tril_gym.agents.algorithms.critic_free import CriticFree
+from tril_gym.agents.learners.critic_free_config import CriticFreeConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

@@ -8,7 +8,8 @@ each text. Both log-ratios are logged apart, since both may fall; the KL is that
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.pair_learning import OfflinePairConfig, OfflinePairs
+from tril_gym.agents.algorithms.pair_learning import OfflinePairs
+from tril_gym.agents.learners.pair_config import OfflinePairConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

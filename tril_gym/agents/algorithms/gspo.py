@@ -7,7 +7,8 @@ Known property: the ratio of a text stays closer to 1 than that of a token, so t
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.critic_free import CriticFree, CriticFreeConfig
+from tril_gym.agents.algorithms.critic_free import CriticFree
+from tril_gym.agents.learners.critic_free_config import CriticFreeConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

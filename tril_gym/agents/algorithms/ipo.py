@@ -6,7 +6,8 @@ The paper sums over tokens; `loss` "ipo_mean" averages, as TRL does.
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.pair_learning import OfflinePairConfig, OfflinePairs
+from tril_gym.agents.algorithms.pair_learning import OfflinePairs
+from tril_gym.agents.learners.pair_config import OfflinePairConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tril_gym.agents.algorithms.rollins import PolicyRollinConfig
+from tril_gym.agents.algorithms.policy_rollins import PolicyRollinConfig
 from tril_gym.utils.config_fields import config_field
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tril_gym.agents.algorithms.pair_learning import OnlinePairs, PreferenceConfig
+from tril_gym.agents.algorithms.pair_learning import OnlinePairs
+from tril_gym.agents.learners.pair_config import PreferenceConfig
 from tril_gym.utils.config_fields import config_field
 
 

@@ -8,7 +8,8 @@ Known property: ratios are those of whole texts, which leave the clip within a f
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.pair_learning import OnlinePairs, RegressionConfig
+from tril_gym.agents.algorithms.pair_learning import OnlinePairs
+from tril_gym.agents.learners.pair_config import RegressionConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

@@ -7,7 +7,8 @@ The first step is 4η times the policy gradient; with `p3o` instead of `rebel` i
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.pair_learning import OnlinePairs, RegressionConfig
+from tril_gym.agents.algorithms.pair_learning import OnlinePairs
+from tril_gym.agents.learners.pair_config import RegressionConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

@@ -6,7 +6,8 @@ The advantage of a token is the sum of its own and all later rewards, whose KL t
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.critic_free import CriticFree, CriticFreeConfig
+from tril_gym.agents.algorithms.critic_free import CriticFree
+from tril_gym.agents.learners.critic_free_config import CriticFreeConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

@@ -9,7 +9,8 @@ Known property: with two texts a prompt its first step is that of P3O, and half 
 
 from __future__ import annotations
 
-from tril_gym.agents.algorithms.critic_free import CriticFree, CriticFreeConfig
+from tril_gym.agents.algorithms.critic_free import CriticFree
+from tril_gym.agents.learners.critic_free_config import CriticFreeConfig
 from tril_gym.utils.config_fields import with_defaults
 
 

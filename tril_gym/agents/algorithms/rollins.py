@@ -91,26 +91,3 @@ class RollinConfig(ActorCriticConfig):
         if self.final_rollin_prob is None or self.rollin_iterations is None:
             return self.rollin_prob
         return linear(iteration, start=self.rollin_prob, end=self.final_rollin_prob, iterations=self.rollin_iterations)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyRollinConfig(RollinConfig):
-    """The hyperparameters of the actor-critic update, and of AggreVaTeD's rollins, which the policy writes."""
-
-    allow_full_rollins: bool = config_field(
-        False, "In AggreVaTeD, let a rollin be a whole text, so that the policy learns to end one", group="guide"
-    )
-    learn_on: Literal["rollin", "switch"] = config_field(
-        "rollin", "In AggreVaTeD, learn from all tokens of a rollin, or from its last token only", group="guide"
-    )
-
-    def guide_finishes(self, policy: Actor, guide: Actor, iteration: int, *, rollin_prob: float) -> Plan:
-        """Return the plan of an iteration of AggreVaTeD; a group has one rollin and several rollouts of the guide."""
-        return Plan.guide_finishes(
-            policy,
-            guide,
-            rollin_prob=rollin_prob,
-            learn_on=self.learn_on,
-            cut=self.make_cut(allow_full=self.allow_full_rollins),
-            **self._groups(iteration),
-        )

@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 
 from tril_gym.agents.algorithms.agent import Agent
-from tril_gym.agents.algorithms.pair_learning import OfflinePairConfig
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.learners.pair_config import OfflinePairConfig
 from tril_gym.agents.learners.selection import accepted_pairs
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, config_field
 

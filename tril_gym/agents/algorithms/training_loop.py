@@ -163,10 +163,10 @@ def check_rewards(trajectories: Trajectories) -> None:
 
 def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Timer) -> tuple[Trajectories, Metrics]:
     """Return the texts that the learner reads, their rewards less the baselines if it has any."""
-    learner = agent.learner
-    if learner.baseline == "none" or learner.ref_policy is None:
+    learner, others = agent.learner, agent.learner.baseline_texts
+    if others.baseline == "none" or learner.ref_policy is None:
         return trajectories, {}
-    is_greedy = learner.baseline == "greedy"
+    is_greedy = others.baseline == "greedy"
     actor = agent.policy.with_decoding(Decoding(greedy=True)) if is_greedy else learner.ref_policy
     with timer.time("collect"):
         baselines = learner.baseline_values(
@@ -175,9 +175,9 @@ def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Tim
                 agent.envs,
                 trajectories[rows],
                 actor,
-                baseline=learner.baseline,
+                baseline=others.baseline,
                 generator=agent.generator,
-                texts=learner.baseline_texts,
+                texts=others.texts,
                 timer=timer,
                 ranks=agent.ranks,
             ),

@@ -5,7 +5,7 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,15 @@ from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
 
 Baseline = Literal["none", "prompt", "rollin", "greedy"]
+
+
+@dataclass(frozen=True)
+class BaselineTexts:
+    """Other texts of the same example, whose rewards say what is subtracted from a text's."""
+
+    baseline: Baseline = "none"  # where they begin, and who writes them; see `baseline_rewards`
+    texts: int = 1  # for each text
+    value_beta: float | None = None  # β of V*, which is kept for each example; None: their mean is subtracted
 
 
 def check_baseline(layout: TextLayout, baseline: Baseline) -> None:

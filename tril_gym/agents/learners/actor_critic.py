@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection.baselines import Baseline, check_baseline
+from tril_gym.agents.collection.baselines import BaselineTexts, check_baseline
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -62,7 +62,7 @@ class ActorCritic(Learner):
     def __init__(self, policy: LMPolicy, config: PolicyConfig, layout: TextLayout) -> None:
         if isinstance(config, ActorCriticConfig):
             check_critic(policy, config.critic)
-        check_baseline(layout, config.baseline_text)
+        check_baseline(layout, config.baseline_texts.baseline)
         if config.rollout_values[0]:
             check_baseline(layout, "rollin")
         self.policy, self.config, self.layout = policy, config, layout
@@ -76,7 +76,7 @@ class ActorCritic(Learner):
         self.epochs = Epochs(policy, self.optimizer, layout, config, objective=config.objective(layout))
         self._critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = {}
         self.experience: Experience | None = None  # of the last update
-        self.values: dict[int, float] = {}  # V* of examples, with `optimal_value_beta`
+        self.values: dict[int, float] = {}  # V* of examples, if their baseline is
         self._warned = False  # of the sampling error
         self.critic_updates: Counter[str] = Counter()  # by owner
         if config.gradient_checkpointing:
@@ -109,23 +109,18 @@ class ActorCritic(Learner):
         return self.config.target_coef > 0
 
     @property
-    def baseline(self) -> Baseline:
-        """The baseline of the config."""
-        return self.config.baseline_text
+    def baseline_texts(self) -> BaselineTexts:
+        """The other texts of the config."""
+        return self.config.baseline_texts
 
     @property
     def rollout_values(self) -> tuple[int, int]:
         """Texts and distance of states whose values rollouts estimate."""
         return self.config.rollout_values
 
-    @property
-    def baseline_texts(self) -> int:
-        """Number of the baseline's texts for each text."""
-        return self.config.baseline_texts
-
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what is subtracted from the rewards of texts, (B,): a mean, or V*, once for each example."""
-        beta = self.config.optimal_value_beta
+        beta = self.baseline_texts.value_beta
         if beta is None:
             return super().baseline_values(examples, rewards_of)
         names = examples.tolist()

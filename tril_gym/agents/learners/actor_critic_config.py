@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.learners.advantages import Advantages, gae_advantages
 from tril_gym.agents.learners.objectives import AdvantageRegression, ClippedRatio, Objective
@@ -92,6 +92,6 @@ class ActorCriticConfig(RewardConfig):
         return self.sampling_correction != "none"
 
     @property
-    def baseline_text(self) -> Baseline:
-        """Return the baseline of the config."""
-        return self.baseline
+    def baseline_texts(self) -> BaselineTexts:
+        """Return a text of the reference policy, if one is asked for."""
+        return BaselineTexts(self.baseline)

@@ -34,6 +34,11 @@ class Advantages(Protocol):
         """
 
 
+def no_advantages(trajectories: Trajectories, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Return advantages and returns of 0, for losses of whole texts, which read their rewards."""
+    return torch.zeros_like(rewards), torch.zeros_like(rewards)
+
+
 def gae_advantages(
     trajectories: Trajectories, rewards: Tensor, *, gamma: float, gae_lambda: float, whiten: bool = False
 ) -> tuple[Tensor, Tensor]:

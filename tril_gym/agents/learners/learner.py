@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
-from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.profiler import Timer
@@ -37,26 +37,21 @@ class Learner(Protocol):
         return False
 
     @property
-    def baseline(self) -> Baseline:
-        """Start of the other text whose reward is subtracted from a text's; see `baseline_rewards`."""
-        return "none"
+    def baseline_texts(self) -> BaselineTexts:
+        """Other texts whose rewards are subtracted from a text's; by default none."""
+        return BaselineTexts()
 
     @property
     def rollout_values(self) -> tuple[int, int]:
         """Texts that estimate the value of a state, and tokens between states; (0, 1) without such values."""
         return 0, 1
 
-    @property
-    def baseline_texts(self) -> int:
-        """Number of such other texts for each text."""
-        return 1
-
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what is subtracted from the rewards of texts: (B,).
 
         Args:
             examples: (B,) index of the example of each text.
-            rewards_of: maps rows (n,) to the rewards of other texts of their examples, (n, baseline_texts).
+            rewards_of: maps rows (n,) to the rewards of other texts of their examples, (n, texts).
         """
         return rewards_of(torch.arange(len(examples))).mean(1)
 

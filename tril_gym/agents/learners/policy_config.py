@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from tril_gym.agents.collection.baselines import Baseline
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.advantages import Advantages
+from tril_gym.agents.learners.advantages import Advantages, no_advantages
 from tril_gym.agents.learners.objectives import Objective
 from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.kl import Estimator, FixedKL, KLController, kl_controller
@@ -21,7 +21,9 @@ from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_TEMPERATURE, MIN_T
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig(OptimizerConfig):
-    """Hyperparameters of every update of a policy; a subclass says what its advantages and its objective are."""
+    """Hyperparameters of every update of a policy; a subclass says what its objective is."""
+
+    has_given_texts: ClassVar[bool] = False  # whether others than the policy wrote the texts that it learns from
 
     ent_coef: float = config_field(
         0.0, "Weight of the entropy bonus, reward per nat", minimum=0, maximum=MAX_COEFFICIENT
@@ -63,8 +65,8 @@ class PolicyConfig(OptimizerConfig):
             )
 
     def advantages(self) -> Advantages:
-        """Return the estimator of advantages."""
-        raise NotImplementedError(f"{type(self).__name__} names no advantages")
+        """Return the estimator of advantages; by default none, for losses of whole texts, which read their rewards."""
+        return no_advantages
 
     def objective(self, layout: TextLayout) -> Objective:
         """Return what the policy minimises."""
@@ -80,14 +82,9 @@ class PolicyConfig(OptimizerConfig):
         return trajectories
 
     @property
-    def has_given_texts(self) -> bool:
-        """Whether the policy did not write the texts that it learns from."""
-        return False
-
-    @property
-    def baseline_texts(self) -> int:
-        """Return the number of other texts whose mean reward is subtracted."""
-        return 1
+    def baseline_texts(self) -> BaselineTexts:
+        """Return the other texts whose rewards are subtracted from a text's; by default none."""
+        return BaselineTexts()
 
     @property
     def rollout_values(self) -> tuple[int, int]:
@@ -95,19 +92,9 @@ class PolicyConfig(OptimizerConfig):
         return 0, 1
 
     @property
-    def optimal_value_beta(self) -> float | None:
-        """Return β where the baseline is V* of an example's texts, kept for good; None: their mean."""
-        return None
-
-    @property
     def scores_again(self) -> bool:
         """Whether texts are scored by the policy before the update, in place of log-probabilities at sampling."""
         return self.has_given_texts
-
-    @property
-    def baseline_text(self) -> Baseline:
-        """Return the other text whose reward is subtracted from a text's; see `baseline_rewards`."""
-        return "none"
 
     def decoding(self) -> Decoding:
         """Return how the policy turns logits into the distribution that it samples from."""

@@ -1,0 +1,85 @@
+"""Hyperparameters of updates without a critic: a text is compared with the other texts of its prompt, or the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+
+from tril_gym.agents.collection.baselines import BaselineTexts
+from tril_gym.agents.collection.layout import TextLayout
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.agents.learners.advantages import Advantages, group_based
+from tril_gym.agents.learners.objectives import ClippedRatio, Objective
+from tril_gym.agents.learners.policy_config import RewardConfig
+from tril_gym.agents.learners.selection import with_signal
+from tril_gym.utils.config_fields import config_field
+
+NEED_GROUPS = ("leave_one_out", "centred", "standardised")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFreeConfig(RewardConfig):
+    """Hyperparameters of an update without a critic."""
+
+    texts_per_prompt: int = config_field(4, "Texts of a group, written for one prompt", minimum=1)
+    advantage: Literal["leave_one_out", "centred", "standardised", "to_go", "whitened"] = config_field(
+        "leave_one_out",
+        "Advantage of a text: its reward less the others' mean, less the group's mean, that divided by the standard"
+        " deviation; or of a token: the rewards to go, and these whitened over the batch",
+    )
+    gamma: float = config_field(1.0, "Discount per token of rewards to go", minimum=0, maximum=1)
+    ratio: Literal["token", "text", "weight"] = config_field(
+        "token", "What is clipped: each token's ratio, one ratio of the text, or the ratio as a weight of the gradient"
+    )
+    clip_range: float = config_field(0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
+    clip_range_high: float | None = config_field(
+        None, "Width of the ratio interval above 1; default: that of clip_range", above=0
+    )
+    length_norm: Literal["token", "text", "constant", "sum"] = config_field(
+        "token",
+        "Average of the loss: over all tokens, over the texts' means, over texts of a constant length, or of sums",
+    )
+    kl_in: Literal["reward", "loss"] = config_field(
+        "reward", "Where the KL is paid: in the rewards, or by its k3 estimate in the loss", group="KL"
+    )
+    drop_groups: bool = config_field(False, "Leave out groups whose texts were all rewarded alike")
+    subtract_greedy: bool = config_field(False, "Subtract from a text's reward that of the policy's greedy text")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.advantage in NEED_GROUPS and self.texts_per_prompt < 2:
+            raise ValueError(
+                f"texts_per_prompt must be at least 2 for the advantage {self.advantage}, got {self.texts_per_prompt};"
+                " 4 is usual"
+            )
+
+    def advantages(self) -> Advantages:
+        """Return the estimator of advantages."""
+        return partial(group_based, kind=self.advantage, gamma=self.gamma)
+
+    def objective(self, layout: TextLayout) -> Objective:
+        """Return the clipped surrogate with these numbers."""
+        return ClippedRatio(
+            clip_range=self.clip_range,
+            clip_range_high=self.clip_range_high,
+            ratio=self.ratio,
+            length_norm=self.length_norm,
+            max_length=layout.max_new_tokens,
+        )
+
+    @property
+    def has_kl_in_loss(self) -> bool:
+        """Whether the KL penalty is a term of the loss instead of the rewards."""
+        return self.kl_in == "loss"
+
+    def select(self, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
+        """Return the groups to learn from: all, or those with different rewards."""
+        return with_signal(trajectories) if self.drop_groups else trajectories
+
+    @property
+    def baseline_texts(self) -> BaselineTexts:
+        """Return the policy's greedy text, if its reward is subtracted."""
+        return BaselineTexts("greedy" if self.subtract_greedy else "none")

@@ -125,9 +125,10 @@ def test_a_terminal_or_frequent_lines_need_no_heartbeat():
     assert terminal.getvalue() == ""
     lines = io.StringIO()
     console = RunConsole(Console(file=lines))
+    another = RunConsole(Console(file=lines))  # such as that of a pretraining
     with console.heartbeat(every=0.2):
-        for _ in range(20):
-            console.say("x")
+        for printing in [console, another] * 20:
+            printing.say("x")
             time.sleep(0.01)
     assert set(lines.getvalue().split()) == {"x"}
 

@@ -173,7 +173,9 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
 
 
 def describe_type(found: Any) -> str:
-    """Return a wrong argument for a message: a text itself, of other objects the type."""
+    """Return a wrong argument for a message: a text itself, a class by its name, of other objects the type."""
+    if isinstance(found, type):
+        return f"the class {found.__name__}, not an instance"
     return repr(found) if isinstance(found, str) else type(found).__name__
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS = 60.0  # without output before a line is printed
+_watched: list[Activity] = []  # of the blocks in progress; what any console of the process prints, they need not
 
 
 class Activity:
@@ -22,8 +23,9 @@ class Activity:
         self.name, self.started = name, time.monotonic()
 
     def mark_output(self) -> None:
-        """Note that something was printed."""
-        self.printed = time.monotonic()
+        """Note that something was printed, also for what `heartbeat` watches."""
+        for activity in (self, *_watched):
+            activity.printed = time.monotonic()
 
 
 @contextmanager
@@ -44,9 +46,11 @@ def heartbeat(activity: Activity, beat: Callable[[str, float], None], *, every: 
                 beat(activity.name, time.monotonic() - activity.started)
 
     thread = threading.Thread(target=watch, name="heartbeat", daemon=True)
+    _watched.append(activity)
     thread.start()
     try:
         yield
     finally:
+        _watched.remove(activity)
         ended.set()
         thread.join()

@@ -97,8 +97,9 @@ class TestCalls:
             agent_of().learn(iterations)
 
     def test_iterations_are_whole(self):
-        with pytest.raises(TypeError, match=r"whole number, got 1\.5"):
-            agent_of().learn(1.5)
+        for wrong in (1.5, "3", True):
+            with pytest.raises(TypeError, match=f"whole number, got {wrong!r}"):
+                agent_of().learn(wrong)
         assert len(agent_of().learn(np.int64(1))) == 1
 
 

@@ -5,10 +5,10 @@ The metrics of an iteration get the names here that trackers and run folders use
 
 from __future__ import annotations
 
-import operator
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -102,13 +102,11 @@ def learn(
 
 
 def _checked_iterations(iterations: int) -> int:
-    try:
-        count = operator.index(iterations)
-    except TypeError:
-        raise TypeError(f"iterations must be a whole number, got {iterations!r}") from None
-    if count < 1:
+    if isinstance(iterations, bool) or not isinstance(iterations, Integral):
+        raise TypeError(f"iterations must be a whole number, got {iterations!r}")
+    if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    return count
+    return int(iterations)
 
 
 def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, *, profile: bool) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,11 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from doubles import policy_of
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import Guide, Pairs
+from tril_gym.agents import Guide, Pairs, Plan, collect
 from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.experiment.algorithms import agent_type
+from tril_gym.rewards import Score
 from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
+from tril_gym.wrappers import TextReward
+from tril_gym.wrappers.reward_term import terms
 
 NUM_ENVS, ITERATIONS = 12, 3
 # Texts of many lengths, whose numbers are not multiples of the number of processes.
@@ -54,8 +58,25 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharded, shared critic": ("ppo", {"critic": "shared", "joint_grad_norm": True}),
     "sharded, encoder-decoder": ("aggrevated", {"family": "t5"}),
     "sharded imitation": ("bc", {}),
+    "reward on each process": ("ppo", {"episodes_per_iteration": 13, "reward": "each"}),
+    "reward on the main process": ("ppo", {"episodes_per_iteration": 13, "reward": "main"}),
     "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
 }
+
+
+class Lengths(Score):
+    """Pay a text for its length, and count the texts of each call; fail at the call number `fails_at`."""
+
+    name, slow = "lengths", True
+
+    def __init__(self, *, main_process: bool, fails_at: int | None = None) -> None:
+        self.main_process, self.fails_at, self.asked = main_process, fails_at, list[int]()
+
+    def __call__(self, prompts: Any, completions: Any, references: Any, extras: Any) -> Any:
+        self.asked.append(len(completions))
+        if len(self.asked) == self.fails_at:
+            raise RuntimeError("no answer")
+        return np.array([len(text) / 10 for text in completions])
 
 
 def agent_of(case: str, ranks: Ranks) -> Any:
@@ -72,6 +93,8 @@ def agent_of(case: str, ranks: Ranks) -> Any:
     known = {name: value for name, value in numbers.items() if name in kind.config_type.__dataclass_fields__}
     guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0)
     envs = gym.make_vec("tril/Toy-v0", num_envs=NUM_ENVS // ranks.size, autoreset_mode="Disabled")
+    if reward := numbers.pop("reward", None):
+        envs = TextReward(envs, Lengths(main_process=reward == "main"))
     more: dict[str, Any] = {"guide": guide} if kind.takes_guide else {}
     if algorithm == "dpo":
         texts = [example.references[0] for example in envs.unwrapped.examples]
@@ -90,10 +113,23 @@ def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
             agent.learner.discriminator.model.double()
         agent.learn(ITERATIONS, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
     return {
+        "asked": ranks.gather([term.score.asked for term in terms(agent.envs)]),
         "texts": texts,
         "weights": list(agent.policy.language_model.state_dict().values()),
         "metrics": [numbers_of(row) for row in agent.history],
     }
+
+
+def errors_of(ranks: Ranks) -> list[str]:
+    """Return the message by which each process fails where the main one cannot score."""
+    envs = gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled")
+    envs = TextReward(envs, Lengths(main_process=True, fails_at=2))
+    plan = Plan(rollout=policy_of(vocab_size=16))
+    try:
+        collect(envs, plan, episodes=12, generator=torch.Generator().manual_seed(0), ranks=ranks)
+    except RuntimeError as error:
+        return ranks.gather(str(error))
+    return []
 
 
 def numbers_of(metrics: dict[str, float]) -> dict[str, float]:
@@ -138,7 +174,8 @@ def share_of(rank: int, ranks: Ranks, count: int) -> slice:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = join_ranks()
-    found = {case: result_of(case, here) for case in sys.argv[2:]}
+    found: dict[str, Any] = {case: result_of(case, here) for case in sys.argv[2:]}
+    found["errors"] = errors_of(here)
     if here.is_main:
         torch.save(found, sys.argv[1])
     leave_ranks()

@@ -80,6 +80,25 @@ class TestAgainstOneProcess:
         assert distance(of_two[case], of_two[case.partition(":")[0]]) > 1e-6
 
 
+class TestRewards:
+    def test_the_main_process_scores_the_texts_of_all(self, of_two):
+        """12 rows and 13 texts: the last one is of rank 1, and rank 0 takes part with a copy of it."""
+        (main,), (other,) = of_two["reward on the main process"]["asked"]
+        assert main == [12, 12] * ITERATIONS  # rows without an episode are scored, too
+        assert other == []
+
+    def test_without_the_declaration_each_scores_its_own(self, of_two):
+        (main,), (other,) = of_two["reward on each process"]["asked"]
+        assert main == [6] * ITERATIONS
+        assert other == [6, 6] * ITERATIONS
+
+    def test_where_the_main_process_fails_all_do(self, of_two):
+        main, other = of_two["errors"]
+        assert "'lengths' failed on the text" in main
+        assert main.endswith("no answer")
+        assert other == f"{main} (on the main process)"
+
+
 class OneOf(Ranks):
     """One of several ranks, whose others are not there."""
 

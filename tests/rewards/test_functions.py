@@ -182,3 +182,16 @@ def test_environments_take_tensors_of_a_score():
     envs.reset(seed=0)
     eos = envs.metadata["text"]["eos_token_ids"][0]
     assert envs.step(np.full(2, eos))[1].tolist() == [0.5, 0.5]
+
+
+def test_a_function_of_a_file_keeps_its_declarations(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from tril_gym import rewards\n\n\n@rewards.on_main_process\ndef one(completion):\n    return 1.0\n\n\n"
+        "def plain(completion):\n    return 1.0\n"
+    )
+    declared, plain = rewards.load(f"{file}:one", retries=0), rewards.load(f"{file}:plain")
+    assert declared.main_process
+    assert not plain.main_process
+    assert declared.name == plain.name.replace("plain", "one")
+    assert declared(["?"] * 2, ["a", "b"], [[]] * 2, [{}] * 2).tolist() == [1.0, 1.0]

@@ -1,7 +1,18 @@
 """Rewards: scores of finished texts, by name. `load("rouge_l")` returns one, `names()` lists them."""
 
 from tril_gym.rewards.base import CorpusScore, PooledScore, Score
-from tril_gym.rewards.functions import per_text, with_retries
+from tril_gym.rewards.functions import on_main_process, per_text, with_retries
 from tril_gym.rewards.registry import as_score, describe, load, names
 
-__all__ = ["CorpusScore", "PooledScore", "Score", "as_score", "describe", "load", "names", "per_text", "with_retries"]
+__all__ = [
+    "CorpusScore",
+    "PooledScore",
+    "Score",
+    "as_score",
+    "describe",
+    "load",
+    "names",
+    "on_main_process",
+    "per_text",
+    "with_retries",
+]

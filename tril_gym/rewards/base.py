@@ -29,10 +29,13 @@ class Score(ABC):
     Attributes:
         name: the term's name in infos and metrics.
         slow: whether scoring runs a model or a program, so that it should wait for a whole batch.
+        main_process: whether, of several processes that train together, the main one scores the texts of all: a score
+            with one server, or one model, for all of them.
     """
 
     name: str
     slow: bool = False
+    main_process: bool = False
 
     @abstractmethod
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:

@@ -105,6 +105,17 @@ def per_text(function: Callable[..., Any]) -> FunctionScore:
     return FunctionScore(function, is_per_text=True)
 
 
+def on_main_process(function: Callable[..., Any]) -> FunctionScore:
+    """Return the score of a function that, of several processes that train together, the main one calls for all.
+
+    Args:
+        function: as `FunctionScore` takes it, or such a score.
+    """
+    score = function if isinstance(function, FunctionScore) else FunctionScore(function)
+    score.main_process = True
+    return score
+
+
 def with_retries(
     function: Callable[..., Any], *, retries: int = 2, pause: float = 1.0, timeout: float | None = None
 ) -> FunctionScore:

@@ -355,6 +355,8 @@ def _from_function(name: str, function: Callable[..., Any], settings: dict[str, 
             f"reward {name} is a function and has no settings of its own, got {', '.join(unknown)}; how it is called"
             f" again has the settings {', '.join(RETRY_SETTINGS)}"
         )
+    if isinstance(function, Score):  # made by `per_text`, `with_retries` or `on_main_process`
+        return RetriedScore(function, **settings)
     return FunctionScore(Retried(function, **settings))
 
 

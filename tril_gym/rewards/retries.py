@@ -48,6 +48,7 @@ class RetriedScore(Score):
 
     def __init__(self, score: Score, **settings: Any) -> None:
         self.score, self.name, self.slow = score, score.name, score.slow
+        self.main_process = score.main_process
         self._call = Retried(score, **settings)
         self._call.__name__ = score.name
 

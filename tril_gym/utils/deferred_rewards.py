@@ -8,12 +8,16 @@ A reward that runs a model is cheaper for a whole batch than for each text as it
    `rewards`, and in `infos["scores"]`, also in rows that ended earlier, whose flags are False in this step;
 3. the collector credits what an idle row receives to the last token of its text, and merges the row's info.
 
+A collector of several processes also offers `options={"on_main": function}`: what the main process computes of the
+texts of all of them, once for each batch. A reward that is computed there says so in
+`metadata["text"]["main_process_reward"]`.
+
 n rows of the environment, B texts in the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,14 +26,16 @@ import numpy.typing as npt
 from tril_gym.utils.batched_infos import rows_with
 
 OPTION = "defer"  # of `reset`
+ON_MAIN = "on_main"  # of `reset`
 SCORES = "scores"  # key in the info of a text that is paid: its scores by name
 
 Rows = npt.NDArray[np.int64]
+OnMain = Callable[[Callable[[list[Any]], list[Any]], list[Any]], list[Any]]  # `Ranks.on_main`
 
 
-def offer(*, can_wait: bool) -> dict[str, Any]:
+def offer(*, can_wait: bool, on_main: OnMain | None = None) -> dict[str, Any]:
     """Return the options of `reset` by which a collector offers to wait, where ended rows are idle."""
-    return {OPTION: True} if can_wait else {}
+    return ({OPTION: True} if can_wait else {}) | ({} if on_main is None else {ON_MAIN: on_main})
 
 
 def is_offered(options: Mapping[str, Any]) -> bool:

@@ -78,6 +78,15 @@ class Ranks:
         """Return the values of all ranks in their order: plain data, or tensors on the CPU."""
         return [value]
 
+    def on_main(self, function: Callable[[list[Any]], list[Any]], rows: list[Any]) -> list[Any]:
+        """Return what the main process computes of this rank's rows, called once with the rows of all ranks.
+
+        Args:
+            function: maps plain data to as many plain values. Where it raises, all ranks do.
+            rows: of this rank.
+        """
+        return function(rows)
+
     def sum(self, numbers: dict[str, float]) -> dict[str, float]:
         """Return the sums over the ranks of numbers that all ranks have by the same names."""
         return {name: math.fsum(part[name] for part in self.gather(numbers)) for name in numbers}
@@ -128,6 +137,27 @@ class SeveralRanks(Ranks):
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value, group=self._on_cpu)
         return found
+
+    def on_main(self, function: Callable[[list[Any]], list[Any]], rows: list[Any]) -> list[Any]:
+        """Return what the main process computes of this rank's rows, called once with the rows of all ranks."""
+        import torch.distributed as dist
+
+        parts = self.gather(rows)
+        found: list[Any] = [None, None]  # the values of all rows, the message of an error
+        error = None
+        if self.is_main:
+            try:
+                found[0] = function([row for part in parts for row in part])
+            except Exception as raised:
+                error, found[1] = raised, str(raised)
+        dist.broadcast_object_list(found, 0, group=self._on_cpu)
+        if error is not None:
+            raise error
+        if found[1] is not None:
+            raise RuntimeError(f"{found[1]} (on the main process)")
+        first = sum(map(len, parts[: self.rank]))
+        values: list[Any] = found[0][first : first + len(rows)]
+        return values
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is true on some rank."""

@@ -108,6 +108,13 @@ def load_term(
     return Term(name, score, weight)
 
 
+def metadata_of(term: Term, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of an environment that pays a term, too."""
+    if not term.score.main_process:
+        return dict(metadata)
+    return dict(metadata) | {"text": metadata.get("text", {}) | {"main_process_reward": True}}
+
+
 def describe_terms(found: Sequence[Term]) -> str:
     """Return terms as a sum, such as "0.1 cider_d + rouge_l"."""
     return " + ".join(term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in found)

@@ -14,10 +14,12 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.utils.batched_infos import row_of, rows_with
-from tril_gym.utils.deferred_rewards import SCORES, is_offered
-from tril_gym.wrappers.reward_term import HasTerm, Info, load_term
+from tril_gym.utils.deferred_rewards import ON_MAIN, SCORES, OnMain, is_offered
+from tril_gym.wrappers.reward_term import HasTerm, Info, load_term, metadata_of
 from tril_gym.wrappers.score_workers import PendingScores, ScoreWorkers
 from tril_gym.wrappers.vector import TextVectorWrapper
+
+SCORED = ("prompt", "completion", "references", "extras", "finish_reason")  # what scores are given of an info
 
 
 class VectorTextReward(HasTerm, TextVectorWrapper):
@@ -32,7 +34,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         fitted: a folder with what a reward by name was fitted to.
         defer: True: wait until every row has ended and score the whole batch in one call. That step pays, idle rows
             too; it needs autoreset mode DISABLED. None: defer if the caller of `reset` offers to wait and the score is
-            slow or has workers. False: never.
+            slow, has workers, or is computed on the main process of several. False: never.
         workers: number of processes that score, each deferred text from the step at which it ends, while the other
             rows are still written. For scores of text that take long, such as SPICE; a score with a model of its own
             would load one in each process.
@@ -52,6 +54,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
     ) -> None:
         super().__init__(env)
         self.term = load_term(env, score, weight=weight, name=name, settings=settings, fitted=fitted)
+        self.metadata = metadata_of(self.term, self.metadata)
         if defer and self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(
                 'defer=True needs autoreset_mode="Disabled", where rows that have ended are idle,'
@@ -62,6 +65,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         self._is_deferred = np.zeros(self.num_envs, bool)  # rows whose present text is paid with the batch
         self._is_writing = np.zeros(self.num_envs, bool)
         self._unpaid: dict[int, dict[str, Any]] = {}  # infos of ended texts whose score is deferred, by row
+        self._on_main: OnMain | None = None  # how the main process scores the texts of all processes, if it does
         self._submitted: list[tuple[list[int], PendingScores]] = []  # their rows, as they were given to workers
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -84,14 +88,20 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
             for _, scoring in self._take_unpaid()[1]:
                 scoring.cancel()
         self._is_writing |= mask
+        self._on_main = options.get(ON_MAIN) if self.score.main_process else None
         self._is_deferred[mask] = self._defers(options)
         return result
 
     def _defers(self, options: Mapping[str, Any]) -> bool:
         """Return whether the texts that begin at a reset with these options are paid with the batch."""
+        if self._on_main is not None and self._defer is False:
+            raise ValueError(
+                f"reward {self.term.name!r} is computed on the main process, for all processes at once, when all their"
+                " texts have ended; leave defer=False out"
+            )
         if self.autoreset_mode != AutoresetMode.DISABLED:
             return False
-        is_slow = self.score.slow or self._workers is not None
+        is_slow = self.score.slow or self._workers is not None or self._on_main is not None
         return is_slow and is_offered(options) if self._defer is None else self._defer
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -103,7 +113,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         self._is_writing &= np.logical_not(terminated | truncated)
         deferred = {row: info for row, info in finished.items() if self._is_deferred[row]}
         self._unpaid |= deferred
-        if self._workers is not None and deferred:
+        if self._workers is not None and self._on_main is None and deferred:
             self._submitted.append((list(deferred), self._workers.submit(list(deferred.values()))))
         scores = self._scores({row: info for row, info in finished.items() if row not in deferred})
         if not self._is_writing.any():
@@ -126,6 +136,10 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
     def _deferred_scores(self) -> dict[int, float]:
         """Score the texts that are not paid yet; return the scores by row. None is left, even where scoring fails."""
         unpaid, submitted = self._take_unpaid()
+        if self._on_main is not None:
+            texts = [{key: info[key] for key in SCORED if key in info} for info in unpaid.values()]
+            scores = self._on_main(lambda of_all: [*self._scores(dict(enumerate(of_all))).values()], texts)
+            return dict(zip(unpaid, scores, strict=True))
         if self._workers is None:
             return self._scores(unpaid)
         return {

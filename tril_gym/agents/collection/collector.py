@@ -30,6 +30,7 @@ from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
 from tril_gym.utils import deferred_rewards
 from tril_gym.utils.batched_infos import row_of
+from tril_gym.utils.deferred_rewards import OnMain
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
 
@@ -116,6 +117,12 @@ def collect(
             f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
+    if ranks.size > 1 and layout.main_process_reward and not layout.keeps_ended_rows:
+        raise ValueError(
+            "a reward that the main process computes for all processes waits for whole batches, and this environment does"
+            ' not keep the rows that have ended: use autoreset_mode="Disabled" and a vector environment whose metadata'
+            f' says restart="rows"; got {layout.autoreset_mode.value!r} and restart={layout.restart!r}'
+        )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)
     timer = timer or Timer()
@@ -138,13 +145,16 @@ def _write_share(
 ) -> list[tuple[int, Trajectories]]:
     """Return what this rank writes, with the number of the first episode of each batch."""
     parts, episodes = [], len(randomness)
+    on_main = ranks.on_main if ranks.size > 1 and layout.main_process_reward else None
     for batch in torch.arange(episodes).split(envs.num_envs * ranks.size):
-        rows = batch[ranks.share(len(batch))]
+        share = rows = batch[ranks.share(len(batch))]
+        if on_main is not None and not len(share):
+            rows = batch[:1]  # a text of another rank: all take part in the scores of a batch
         chosen = None if examples is None else np.asarray(examples, dtype=np.int64)[rows.numpy()]
         begun = None if starts is None else starts[rows]
         if len(rows):
-            batch_of_rank = _EpisodeBatch(envs, plan, layout, randomness[rows.numpy()], chosen, begun, timer)
-            parts.append((int(batch[0]), batch_of_rank.write()))
+            written = _EpisodeBatch(envs, plan, layout, randomness[rows.numpy()], chosen, begun, timer, on_main).write()
+            parts += [(int(batch[0]), written)] if len(share) else []
     return parts
 
 
@@ -181,10 +191,11 @@ class _EpisodeBatch:
         examples: np.ndarray | None,
         starts: Texts | None,
         timer: Timer,
+        on_main: OnMain | None = None,
     ) -> None:
         self.envs, self.plan, self.layout, self.randomness, self.timer = envs, plan, layout, randomness, timer
         self.examples, self.starts = examples, starts
-        self.texts = len(randomness)
+        self.texts, self.on_main = len(randomness), on_main
         # Action for rows that have ended: EOS where they are idle, else a token that is not EOS, so that no further
         # short text is scored at every other step.
         others = (token for token in range(layout.vocab_size) if token not in layout.eos_token_ids)
@@ -207,11 +218,14 @@ class _EpisodeBatch:
         generator.close()
         return self._trajectories(buffer, switch, progress, infos)
 
+    def _offer(self) -> dict[str, Any]:
+        return deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows, on_main=self.on_main)
+
     def _reset(self) -> tuple[Texts, Infos]:
         """Return the prompts and infos of new episodes."""
         seeds = [int(seed) for seed in self.randomness.seeds]
         spare = self.envs.num_envs - self.texts
-        options = deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows)
+        options = self._offer()
         if self.examples is not None:
             options["example"] = np.pad(self.examples, (0, spare), mode="edge")
         with self.timer.time("score"):
@@ -269,7 +283,7 @@ class _EpisodeBatch:
         examples[moved] = [infos[row]["example"] for row in moved]
         options = {"reset_mask": mask, "example": examples, "completion": completions}
         with self.timer.time("score"):
-            self.envs.reset(options=options | deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows))
+            self.envs.reset(options=options | self._offer())
         return begun
 
     def _step(self, buffer: CompletionBuffer, progress: _Progress, infos: Infos) -> None:

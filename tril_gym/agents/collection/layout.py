@@ -36,6 +36,7 @@ class TextLayout:
     prompt_eos: bool = False  # whether prompts end in EOS
     stop: tuple[str, ...] = ()  # strings at which a text ends, as the environment decodes it
     reward_missing: bool = False  # nothing rewards the texts, since none was named where one must be
+    main_process_reward: bool = False  # whether the main process scores the texts of all processes
     chat: bool = False  # whether prompts are chats, rendered by a chat template
     joiner: str = " "  # between a prompt and a completion that is tokenised from text
     tokenizer: Any = field(default=None, compare=False, repr=False)  # None: a foreign environment without one
@@ -94,6 +95,7 @@ class TextLayout:
             "joiner",
             "prompt_eos",
             "reward_missing",
+            "main_process_reward",
             "chat",
         )
         layout = TextLayout(

@@ -119,9 +119,9 @@ def collect(
         )
     if ranks.size > 1 and layout.main_process_reward and not layout.keeps_ended_rows:
         raise ValueError(
-            "a reward that the main process computes for all processes waits for whole batches, and this environment does"
-            ' not keep the rows that have ended: use autoreset_mode="Disabled" and a vector environment whose metadata'
-            f' says restart="rows"; got {layout.autoreset_mode.value!r} and restart={layout.restart!r}'
+            "a reward that the main process computes for all processes waits for whole batches, and this environment"
+            f" does not keep ended rows, with autoreset mode {layout.autoreset_mode.value!r} and restart="
+            f'{layout.restart!r}; use autoreset_mode="Disabled" and a vector environment with restart="rows"'
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.vineppo import VinePPOConfig as VinePPOConfig
     from tril_gym.agents.collection.actor import Actor as Actor
     from tril_gym.agents.collection.actor import Writer as Writer
+    from tril_gym.agents.collection.best_of import BestOf as BestOf
     from tril_gym.agents.collection.collector import collect as collect
     from tril_gym.agents.collection.cuts import BackwardCut as BackwardCut
     from tril_gym.agents.collection.cuts import BinomialCut as BinomialCut
@@ -140,6 +141,7 @@ _MODULES = {
     "BCConfig": "tril_gym.agents.algorithms.bc",
     "BackwardCut": "tril_gym.agents.collection.cuts",
     "BehaviourCloning": "tril_gym.agents.learners.behaviour_cloning",
+    "BestOf": "tril_gym.agents.collection.best_of",
     "BinomialCut": "tril_gym.agents.collection.cuts",
     "CISPO": "tril_gym.agents.algorithms.cispo",
     "CISPOConfig": "tril_gym.agents.algorithms.cispo",

@@ -48,7 +48,7 @@ WORDS: dict[str, Callable[[], Iterable[str]]] = {
     "metrics": _metrics,
     "metric_args": _reward_args,
     "policy": lambda: ("tiny", "tiny-seq2seq"),
-    "guide": lambda: ("tiny", "tiny-seq2seq", "references"),
+    "guide": lambda: ("tiny", "tiny-seq2seq", "references", "successes"),
     "dataset": lambda: ("embedded", "hub"),
     "eval_dataset": lambda: ("embedded", "hub"),
     "device": lambda: ("cpu", "cuda"),

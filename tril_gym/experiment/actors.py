@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.vector import VectorEnv
 
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import GUIDE_OPTIONS, LOADING_OPTIONS, TINY, RunConfig
+from tril_gym.experiment.config import LOADING_OPTIONS, MODEL_OPTIONS, TINY, RunConfig
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import is_server_address
@@ -115,13 +115,15 @@ def guide_for(config: RunConfig, envs: VectorEnv, policy: LMPolicy) -> Actor:
     if name is None:
         raise ValueError(
             f"{config.algorithm} needs a guide that fits the policy {config.policy}; name one with --guide: references,"
-            " the name or folder of a language model, such as the supervised one, FILE.py:function, or the address of a"
-            " server"
+            " successes, the name or folder of a language model, such as the supervised one, FILE.py:function, or the"
+            " address of a server"
         )
+    if config.guide_success_reward is not None and name != "successes":
+        raise ValueError(f"--guide-success-reward is for --guide successes, not for --guide {name}; leave it out")
     if is_server_address(name):
         return guide_without_model(config)
-    if name == "references" or is_function_name(name):
-        for option in GUIDE_OPTIONS[1:]:
+    if name in ("references", "successes") or is_function_name(name):
+        for option in MODEL_OPTIONS:
             if getattr(config, option) is not None:
                 raise ValueError(
                     f"{flag_of(option)} is for a guide that is a language model, not for --guide {name}; leave it out"
@@ -138,15 +140,17 @@ def is_outside_guide(name: str | None) -> bool:
 
 
 def guide_without_model(config: RunConfig) -> Actor:
-    """Return a guide that needs no environment: the references, a function of the user, or one behind a server."""
+    """Return a guide that needs no environment: a table of texts, a function of the user, or one behind a server."""
     from tril_gym.agents.actors.guide import Guide
 
     name = config.guide
     assert name is not None
     if name == "references":
         return Guide.references()
+    if name == "successes":
+        return Guide.successes(config.guide_success_reward)
     if is_server_address(name):
-        chosen = {option.removeprefix("guide_"): getattr(config, option) for option in GUIDE_OPTIONS[1:]}
+        chosen = {option.removeprefix("guide_"): getattr(config, option) for option in MODEL_OPTIONS}
         return Guide.from_server(name, **{option: value for option, value in chosen.items() if value is not None})
     return Guide.from_callable(resolve_function(name, option=f"--guide {name}"))
 

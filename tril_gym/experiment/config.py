@@ -23,7 +23,8 @@ from tril_gym.utils.servers import EXAMPLE, MAX_REQUESTS, MAX_RETRIES, ServerAdd
 TINY = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}  # policies and guides that need no download
 LOADING_OPTIONS = ("dtype", "revision", "attn_implementation", "device_map", "trust_remote_code")
 SERVER_OPTIONS = ("guide_token_ids", "guide_concurrency", "guide_retries", "guide_timeout", "guide_cache")
-GUIDE_OPTIONS = ("guide", "guide_temperature", "guide_top_k", "guide_top_p", *SERVER_OPTIONS)
+MODEL_OPTIONS = ("guide_temperature", "guide_top_k", "guide_top_p", *SERVER_OPTIONS)  # of a guide that is a model
+GUIDE_OPTIONS = ("guide", *MODEL_OPTIONS, "guide_success_reward")
 MAX_ENVS = 100_000  # texts in parallel; more do not fit into memory
 DATA_HELP = "embedded, hub, a folder, or a file"
 
@@ -121,9 +122,9 @@ class RunConfig:
     )
     guide: str | None = config_field(
         None,
-        "Guide: tiny, tiny-seq2seq, references, the name or folder of a model, a run folder, a function of your own as"
-        " FILE.py:function or module:function, or a model behind a server as http://host:port/v1#model; default: none,"
-        " it must be named",
+        "Guide: tiny, tiny-seq2seq, references, successes (the best texts so far), the name or folder of a model, a run"
+        " folder, a function of your own as FILE.py:function or module:function, or a model behind a server as"
+        " http://host:port/v1#model; default: none, it must be named",
         group="guide",
     )
     guide_temperature: float | None = config_field(
@@ -159,6 +160,9 @@ class RunConfig:
     )
     guide_cache: str | None = config_field(
         None, "Folder that keeps a server's answers, so that a resumed run gets the same; default: none", group="guide"
+    )
+    guide_success_reward: float | None = config_field(
+        None, "Least reward of a text that --guide successes keeps; default: any", group="guide"
     )
     reward: dict[str, float] | None = field(
         default=None,

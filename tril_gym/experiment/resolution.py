@@ -140,7 +140,7 @@ def _guide_settings(config: RunConfig) -> dict[str, Any]:
 
     own = ALGORITHMS[config.algorithm].guide or (config.policy if config.policy in TINY else None)
     guide = own if config.guide is None else config.guide
-    if guide is None or guide == "references" or is_function_name(guide):
+    if guide is None or guide in ("references", "successes") or is_function_name(guide):
         return {"guide": guide}
     defaults: dict[str, Any] = {
         "guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0,

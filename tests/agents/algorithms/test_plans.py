@@ -114,7 +114,7 @@ def test_every_setting_of_aggrevated_is_one_of_both(config):
     settings = {name: default for name, default in own.items() if name not in shared}
     assert set(settings) == {
         *("rollin_prob", "final_rollin_prob", "rollin_iterations", "allow_full_rollins", "learn_on"),
-        *("cut", "cut_share", "cut_iterations", "texts_per_prompt"),
+        *("cut", "cut_share", "cut_iterations", "texts_per_prompt", "best_of", "best_of_by"),
     }
     assert settings.items() <= {entry.name: entry.default for entry in fields(config)}.items()
 

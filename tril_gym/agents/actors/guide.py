@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tril_gym.agents.actors.inference_server import InferenceServer
+from tril_gym.agents.actors.past_successes import PastSuccesses
 from tril_gym.agents.actors.policy import LMPolicy, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.server_guide import ServerGuide
@@ -106,6 +107,15 @@ class Guide(Actor):
         return References()
 
     @staticmethod
+    def successes(minimum: float | None = None) -> PastSuccesses:
+        """Return the best text so far of each example as a guide, empty at first; it can only begin texts.
+
+        Args:
+            minimum: least reward of a text that is kept; None: any.
+        """
+        return PastSuccesses(minimum)
+
+    @staticmethod
     def from_callable(f: TextFunction, *, retries: int = 2, pause: float = 1.0) -> CallableGuide:
         """Return a function of texts as a guide: a template, a program, a service.
 
@@ -150,7 +160,7 @@ class Guide(Actor):
 
 
 def as_guide(found: Any, tokenizer: Any) -> Actor:
-    """Return a guide, or make one: "references", the address of a server, or a language model as `as_policy` takes it.
+    """Return a guide, or make one: "references", "successes", the address of a server, or a model as of `as_policy`.
 
     Raises:
         TypeError: it cannot write.
@@ -158,6 +168,8 @@ def as_guide(found: Any, tokenizer: Any) -> Actor:
     """
     if isinstance(found, str) and found == "references":
         return References()
+    if isinstance(found, str) and found == "successes":
+        return PastSuccesses()
     if isinstance(found, str) and is_function_name(found):
         raise ValueError(
             f"a guide that is a function is given itself, not by its name {found!r}: Guide.from_callable(f)"

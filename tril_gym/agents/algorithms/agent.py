@@ -22,6 +22,7 @@ from gymnasium.vector import VectorEnv
 from tril_gym import __version__
 from tril_gym.agents.actors.guide import Guide, as_guide
 from tril_gym.agents.actors.model_check import check_training_mode
+from tril_gym.agents.actors.past_successes import PastSuccesses
 from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.served_policy import ServedPolicy
@@ -252,6 +253,7 @@ class Agent(ABC):
         """
         policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
         state = {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}
+        state |= {"guide": {} if self.guide is None else self.guide.state_dict()}
         if self.ranks.is_main:
             write_folder(Path(folder), partial(self._write, policy, state), mark="agent.json")
 
@@ -307,6 +309,8 @@ class Agent(ABC):
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
         agent.learner.load_state_dict(saved["learner"])
+        if saved.get("guide"):
+            agent.guide.load_state_dict(saved["guide"])
         agent.iteration = about["iteration"]
         return agent
 
@@ -422,6 +426,8 @@ def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:
     if isinstance(guide, Guide):
         kind = "model on the policy's base" if guide.policy.shares_base(policy) else "model"
         return {"kind": kind} | guide.settings()
+    if isinstance(guide, PastSuccesses):
+        return {"kind": "successes", "minimum": guide.minimum}
     if guide is None:
         return None
     return {"kind": "references" if isinstance(guide, References) else "other"}
@@ -432,6 +438,8 @@ def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy, *, trust
     kind = settings.pop("kind")
     if kind == "references":
         return References()
+    if kind == "successes":
+        return PastSuccesses(**settings)
     if kind == "model":
         return Guide(_saved_model(folder / "guide", trust_remote_code=trust_remote_code).to(policy.device), **settings)
     if kind == "model on the policy's base":

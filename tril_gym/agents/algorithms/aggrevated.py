@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.algorithms.policy_rollins import PolicyRollinConfig
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCritic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,9 @@ class AggreVaTeD(GuidedAgent):
     name = "aggrevated"
     config_type = AggreVaTeDConfig
     guide_finishes = True
+    learner: ActorCritic
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the policy writes the rollin and learns from it, the guide writes the rollout."""
-        rollin_prob = self.config.rollin_prob_in(iteration)
-        return self.config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)
+        rollin_prob, best_of = self.config.rollin_prob_in(iteration), self.config.best_by(self.learner)
+        return self.config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob, best_of=best_of)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.algorithms.mixed import MixedConfig
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.utils.config_fields import config_field
 
 
@@ -35,11 +36,15 @@ class D2LOLS(GuidedAgent):
     name = "d2lols"
     config_type = D2LOLSConfig
     guide_finishes = True
+    learner: ActorCritic
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan of AggreVaTeD in the first iterations, then that of PPO++."""
         config = self.config
+        best_of = config.best_by(self.learner)
         if iteration >= config.aggrevated_iterations:
-            return config.guide_starts(self.policy, self.guide, iteration, warm_start_critic=config.warm_start_critic)
+            return config.guide_starts(
+                self.policy, self.guide, iteration, warm_start_critic=config.warm_start_critic, best_of=best_of
+            )
         rollin_prob = config.aggrevated_rollin_prob_in(iteration)
-        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)
+        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob, best_of=best_of)

@@ -18,6 +18,7 @@ import numpy as np
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.algorithms.mixed import MixedConfig
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.utils.config_fields import config_field
 
 
@@ -40,11 +41,13 @@ class LOLS(GuidedAgent):
     name = "lols"
     config_type = LOLSConfig
     guide_finishes = True
+    learner: ActorCritic
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan of PPO++ or of AggreVaTeD, drawn from the seed and the iteration."""
         config = self.config
+        best_of = config.best_by(self.learner)
         if np.random.default_rng([self.seed, iteration]).random() < config.ppo_pp_prob:
-            return config.guide_starts(self.policy, self.guide, iteration)
+            return config.guide_starts(self.policy, self.guide, iteration, best_of=best_of)
         rollin_prob = config.aggrevated_rollin_prob_in(iteration)
-        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob)
+        return config.guide_finishes(self.policy, self.guide, iteration, rollin_prob=rollin_prob, best_of=best_of)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tril_gym.agents.algorithms.rollins import RollinConfig
 from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.best_of import BestOf, total_rewards
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.utils.config_fields import config_field
 
 
@@ -21,8 +23,16 @@ class PolicyRollinConfig(RollinConfig):
     learn_on: Literal["rollin", "switch"] = config_field(
         "rollin", "In AggreVaTeD, learn from all tokens of a rollin, or from its last token only", group="guide"
     )
+    best_of_by: Literal["reward", "value"] = config_field(
+        "reward",
+        "Which of the guide's texts is the best: by their rewards, or by the guide's critic, before the token where a"
+        " rollin is cut, or before the last one of a text that the guide finished",
+        group="guide",
+    )
 
-    def guide_finishes(self, policy: Actor, guide: Actor, iteration: int, *, rollin_prob: float) -> Plan:
+    def guide_finishes(
+        self, policy: Actor, guide: Actor, iteration: int, *, rollin_prob: float, **settings: Any
+    ) -> Plan:
         """Return the plan of an iteration of AggreVaTeD; a group has one rollin and several rollouts of the guide."""
         return Plan.guide_finishes(
             policy,
@@ -30,5 +40,9 @@ class PolicyRollinConfig(RollinConfig):
             rollin_prob=rollin_prob,
             learn_on=self.learn_on,
             cut=self.make_cut(allow_full=self.allow_full_rollins),
-            **self._groups(iteration),
+            **self._shared(iteration) | settings,
         )
+
+    def best_by(self, learner: ActorCritic) -> BestOf | None:
+        """Return how the best text of the guide is found; the learner has the guide's critic."""
+        return self.make_best_of(learner.guide_values if self.best_of_by == "value" else total_rewards)

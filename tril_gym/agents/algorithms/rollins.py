@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.best_of import BestOf, Score, total_rewards
 from tril_gym.agents.collection.cuts import Cut, make_cut
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
@@ -56,6 +57,12 @@ class RollinConfig(ActorCriticConfig):
     texts_per_prompt: int = config_field(
         1, "Texts of a group, which begin with the same prompt and rollin", minimum=1, group="guide"
     )
+    best_of: int = config_field(
+        1,
+        "Texts that the guide writes for each one that it begins or finishes; the best is taken",
+        minimum=1,
+        group="guide",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,21 +77,25 @@ class RollinConfig(ActorCriticConfig):
         """Return how much of a rollin is kept."""
         return make_cut(self.cut, share=self.cut_share, iterations=self.cut_iterations, allow_full=allow_full)
 
-    def guide_starts(self, policy: Actor, guide: Actor, iteration: int, *, warm_start_critic: bool = False) -> Plan:
-        """Return the plan of an iteration of PPO++."""
+    def guide_starts(self, policy: Actor, guide: Actor, iteration: int, **settings: Any) -> Plan:
+        """Return the plan of an iteration of PPO++; `settings` are further fields of it."""
         return Plan.guide_starts(
             policy,
             guide,
             rollin_prob=self.rollin_prob_in(iteration),
-            warm_start_critic=warm_start_critic,
             cut=self.make_cut(),
-            **self._groups(iteration),
+            **self._shared(iteration) | settings,
         )
 
-    def _groups(self, iteration: int) -> dict[str, Any]:
+    def _shared(self, iteration: int) -> dict[str, Any]:
         """Return the fields of a plan that are the same for all rollins."""
         size = self.texts_per_prompt
-        return {"iteration": iteration, "texts_per_prompt": size, "share_rollin": size > 1}
+        groups = {"iteration": iteration, "texts_per_prompt": size, "share_rollin": size > 1}
+        return groups | {"best_of": self.make_best_of()}
+
+    def make_best_of(self, score: Score = total_rewards) -> BestOf | None:
+        """Return how the best of several texts of the guide is found, if it writes several."""
+        return None if self.best_of == 1 else BestOf(self.best_of, score)
 
     def rollin_prob_in(self, iteration: int) -> float:
         """Return the probability of a rollin in an iteration, counted from 0."""

@@ -116,6 +116,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     trajectories, learned, baseline = _collect(agent, plan, timer)
     agent.is_whole = False
     metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
+    plan.remember(trajectories)
     agent.iteration += 1
     agent.is_whole = True
     texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.collection.trajectories import Infos
+from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
 
 
@@ -75,6 +75,16 @@ class Actor(ABC):
     def metrics(self) -> dict[str, float]:
         """Return metrics of what it wrote since the last call, by name."""
         return {}
+
+    def remember(self, trajectories: Trajectories) -> None:  # noqa: B027  most actors have no memory
+        """Take note of the texts of an iteration, which have been learned from."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an agent must save of its memory: plain data; nothing of one that has none."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` returned."""
 
 
 def as_actor(found: Any) -> Actor:

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch import Tensor
 
+from tril_gym.agents.collection.best_of import with_best
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.randomness import EpisodeRandomness
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
 from tril_gym.utils import deferred_rewards
@@ -33,46 +35,6 @@ from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.deferred_rewards import OnMain
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeRandomness:
-    """All randomness of E episodes. Each has its own, whatever batch it is in."""
-
-    seeds: Tensor  # (E,) int64, of the environment's rows
-    rollin_uniform: Tensor  # (E,) float64: a rollin where it is below rollin_prob
-    switch: Tensor  # (E,) float64: where the rollin is cut
-    rollin: Tensor  # (E, T) float64: one uniform per token
-    rollout: Tensor  # (E, T) float64
-    member: Tensor  # (E,) int64: which text of its group, from 0
-
-    @staticmethod
-    def draw(episodes: int, max_new_tokens: int, generator: torch.Generator) -> EpisodeRandomness:
-        """Draw for E episodes of at most T tokens."""
-        seeds = torch.randint(2**31, (episodes,), generator=generator)
-        table = torch.rand((episodes, 2 + 2 * max_new_tokens), generator=generator, dtype=torch.float64)
-        rollin_uniform, switch = table[:, 0], table[:, 1]
-        rollin, rollout = table[:, 2 : 2 + max_new_tokens], table[:, 2 + max_new_tokens :]
-        return EpisodeRandomness(seeds, rollin_uniform, switch, rollin, rollout, torch.zeros_like(seeds))
-
-    def grouped(self, size: int, *, share_rollin: bool) -> EpisodeRandomness:
-        """Return the same with the seeds, and if asked for the rollins, of the first of each `size` episodes.
-
-        Episodes of the same seed have the same prompt, in whatever batch they are written.
-        """
-        episodes = torch.arange(len(self))
-        first = episodes // size * size
-        shared = {"seeds": self.seeds[first], "member": episodes % size}
-        if share_rollin:
-            names = ("rollin_uniform", "switch", "rollin")
-            shared |= {name: getattr(self, name)[first] for name in names}
-        return replace(self, **shared)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> EpisodeRandomness:
-        return EpisodeRandomness(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def __len__(self) -> int:
-        return self.seeds.shape[0]
 
 
 def collect(
@@ -125,12 +87,30 @@ def collect(
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)
-    timer = timer or Timer()
+    write = partial(_write, envs, layout=layout, examples=examples, timer=timer or Timer(), ranks=ranks)
+    if plan.best_of is None:
+        return write(plan, randomness, starts=starts)
+    assert examples is None, "the best of several texts is written for drawn examples only"
+    return with_best(write, plan, plan.best_of, randomness, generator)
+
+
+def _write(
+    envs: VectorEnv,
+    plan: Plan,
+    randomness: EpisodeRandomness,
+    *,
+    layout: TextLayout,
+    examples: Sequence[int] | None,
+    timer: Timer,
+    ranks: Ranks,
+    starts: Texts | None = None,
+) -> Trajectories:
+    """Return the texts of all ranks, one for each episode."""
     with ExitStack() as stack:
         for actor in dict.fromkeys((plan.rollout, plan.rollin or plan.rollout)):
             stack.enter_context(actor.gathered())
         parts = _write_share(envs, plan, layout, randomness, examples, starts, timer, ranks)
-    return replace(_in_order(ranks.gather(parts)), group=torch.arange(episodes) // plan.texts_per_prompt)
+    return replace(_in_order(ranks.gather(parts)), group=torch.arange(len(randomness)) // plan.texts_per_prompt)
 
 
 def _write_share(

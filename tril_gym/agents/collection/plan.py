@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tril_gym.agents.collection.actor import Actor, as_actor
+from tril_gym.agents.collection.best_of import BestOf
 from tril_gym.agents.collection.cuts import Cut, UniformCut
+from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.config_fields import check_integer
 
 
@@ -27,6 +29,7 @@ class Plan:
     iteration: int = 0  # counted from 0, for cuts with a schedule
     texts_per_prompt: int = 1  # texts of a group, which begin with the same prompt
     share_rollin: bool = False  # the texts of a group also have the same rollin and switch
+    best_of: BestOf | None = None  # how many texts the guide writes for each one, of which the best is taken
     warm_start_critic: bool = False  # a new critic starts from the weights of the other one
 
     def __post_init__(self) -> None:
@@ -35,8 +38,16 @@ class Plan:
         if self.rollin_prob > 0 and self.rollin is None:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
         check_integer("texts_per_prompt", self.texts_per_prompt, 1)
+        if self.best_of is not None and self.rollin is None:
+            raise ValueError("best_of is of a guide, and the plan has one actor only; give a rollin too")
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
+
+    def remember(self, trajectories: Trajectories) -> None:
+        """Show the actors the texts of an iteration that was learned from; see `Actor.remember`."""
+        for actor in (self.rollin, self.rollout):
+            if actor is not None:
+                actor.remember(trajectories)
 
     def metrics(self) -> dict[str, float]:
         """Return what the actors report of their work since the last call; see `Actor.metrics`."""

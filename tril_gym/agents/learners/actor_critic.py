@@ -155,6 +155,10 @@ class ActorCritic(Learner):
             self._critics[critic_owner] = critic, optimizer
         return self._critics[critic_owner]
 
+    def guide_values(self, trajectories: Trajectories, ends: Tensor) -> Tensor:
+        """Return V^g of texts before their tokens `ends`, (B,) -> (B,); see `BestOf`."""
+        return self.credit.values_before(trajectories, self.critic("guide")[0], ends)
+
     @property
     def _critic_config(self) -> ActorCriticConfig:
         assert isinstance(self.config, ActorCriticConfig), "a critic has hyperparameters"

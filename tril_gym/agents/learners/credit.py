@@ -91,6 +91,12 @@ class CreditAssignment:
             values = self._values(trajectories, critic)
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
 
+    @torch.no_grad()
+    def values_before(self, trajectories: Trajectories, critic: Critic, ends: Tensor) -> Tensor:
+        """Return a critic's value of each text before its token `ends`, (B,) -> (B,)."""
+        with self.autocast():
+            return self._values(trajectories, critic).gather(1, ends.unsqueeze(1)).squeeze(1)
+
     def _reference_logprobs(self, texts: Texts) -> Tensor:
         """Return the log-probabilities under the reference policy, (B, T); those of given texts are kept."""
         if not self.config.has_given_texts:

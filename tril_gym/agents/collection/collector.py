@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.agents.collection.best_of import with_best
+from tril_gym.agents.collection.candidates import with_best
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan

@@ -1,0 +1,91 @@
+"""The best of several texts of a guide, in place of the only one that it writes.
+
+Where the guide begins texts, it writes n of them for a prompt, and the best one is cut; where it finishes them, it
+finishes each n times, and the best text is kept. All are written with the randomness of collection, and the environment
+rewards each as any other text, so the choice depends on the generator alone, not on the batches.
+
+E episodes, T new tokens, n candidates of each episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tril_gym.agents.collection.best_of import BestOf
+from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.collection.randomness import EpisodeRandomness
+from tril_gym.agents.collection.trajectories import Trajectories
+from tril_gym.models.texts import Texts
+
+
+class Write(Protocol):
+    """Writes one text for each episode."""
+
+    def __call__(self, plan: Plan, randomness: EpisodeRandomness, *, starts: Texts | None = None) -> Trajectories:
+        """Return the texts; `starts` are their rollins, in place of those of the plan."""
+
+
+def with_best(
+    write: Write, plan: Plan, best_of: BestOf, randomness: EpisodeRandomness, generator: torch.Generator
+) -> Trajectories:
+    """Return the texts of a plan whose guide writes several for each, one for each episode.
+
+    Args:
+        write: writes texts.
+        plan: the policy writes the rollouts, then the guide the rollins; or the other way round.
+        best_of: the number of candidates, and their score.
+        randomness: of the episodes.
+        generator: source of the candidates' randomness.
+    """
+    if plan.learn_on == "rollout":
+        return write(plan, randomness, starts=best_rollins(write, plan, best_of, randomness, generator))
+    first, uniforms = _candidates(randomness.rollout, best_of, generator)
+    found = write(plan, replace(randomness[first.numpy()], rollout=uniforms))
+    rows = best_of.rows(found, (found.lengths - 1).clamp(min=0))
+    return replace(found[rows], group=torch.arange(len(rows)) // plan.texts_per_prompt)
+
+
+def best_rollins(
+    write: Write, plan: Plan, best_of: BestOf, randomness: EpisodeRandomness, generator: torch.Generator
+) -> Texts:
+    """Return the beginnings of E texts, those without a rollin empty; texts that share a rollin share the best one."""
+    assert plan.rollin is not None, "best_of is of a guide"
+    width, shared = randomness.max_new_tokens, plan.texts_per_prompt if plan.share_rollin else 1
+    first = torch.arange(0, len(randomness), shared)
+    first = first[randomness.rollin_uniform[first] < plan.rollin_prob]
+    tokens = torch.zeros((len(randomness), width), dtype=torch.int64)
+    lengths = torch.zeros(len(randomness), dtype=torch.int64)
+    if len(first):
+        episodes = randomness[first.numpy()]
+        rows, uniforms = _candidates(episodes.rollin, best_of, generator)
+        episodes = replace(episodes[rows.numpy()], rollout=uniforms)
+        alone: dict[str, Any] = {
+            "rollout": plan.rollin,
+            "rollin": None,
+            "rollin_prob": 0.0,
+            "best_of": None,
+            "texts_per_prompt": 1,
+        }
+        found = write(replace(plan, **alone), episodes)
+        ends = torch.from_numpy(plan.cut(found.lengths.numpy(), episodes.switch.numpy(), plan.iteration))
+        best = best_of.rows(found, ends)
+        members = (first.unsqueeze(1) + torch.arange(shared)).flatten()
+        tokens[members] = found.tokens[best].repeat_interleave(shared, dim=0)
+        lengths[members] = ends[best].repeat_interleave(shared)
+    prompts = torch.zeros((len(randomness), 0), dtype=torch.int64)  # the environment has them
+    return Texts(prompts, prompts.bool(), tokens, torch.arange(width) < lengths.unsqueeze(1))
+
+
+def _candidates(uniforms: Tensor, best_of: BestOf, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the episode of each candidate and its uniforms: (E, T) -> (E n,), (E n, T).
+
+    The first candidate of an episode has the episode's own, so it is the text that would be written without others.
+    """
+    rows = torch.arange(len(uniforms)).repeat_interleave(best_of.texts)
+    drawn = torch.rand((len(rows), uniforms.shape[1]), generator=generator, dtype=torch.float64)
+    is_first = torch.arange(len(rows)) % best_of.texts == 0
+    return rows, torch.where(is_first.unsqueeze(1), uniforms[rows], drawn)

@@ -51,10 +51,13 @@ class TestRows:
             ({"references": '["a", "b"]'}, ("a", "b")),
             ({"completion": "b", "references": ["a", "b"]}, ("b", "a")),
             ({"completion": "", "references": None}, ()),
+            ({"chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}, ("a",)),
         ],
     )
     def test_references_and_completion(self, columns, references):
-        assert TEXT.read({"prompt": "say", **columns}).references == references
+        example = TEXT.read({"prompt": "say", **columns})
+        assert example.references == references
+        assert example.extras == ({"rejected": "b"} if "rejected" in columns else {})
 
     @pytest.mark.parametrize(
         ("row", "message"),

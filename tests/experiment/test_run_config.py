@@ -91,6 +91,12 @@ def test_paths_are_settings(tmp_path):
     assert configure("ppo", dataset=tmp_path / "mine.jsonl").dataset == str(tmp_path / "mine.jsonl")
 
 
+def test_a_file_of_pairs_needs_no_environment():
+    assert configure("dpo", dataset="pairs.jsonl").env == "tril/Text-v0"
+    assert configure("dpo").env == configure("ipo", dataset="hub:owner/name").env == "tril/HH-v0"
+    assert configure("dpo", dataset="hh.jsonl", env="tril/HH-v0").env == "tril/HH-v0"
+
+
 def test_unknown_settings_are_named():
     with pytest.raises(ValueError, match="ppo has no setting 'rollin_prob'"):
         configure("ppo", rollin_prob=0.5)

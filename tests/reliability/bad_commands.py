@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 SETS = [{"concepts": [f"dog{i}", "run"], "references": [f"dog{i} runs in the park."]} for i in range(60)]
+PAIRS = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(40)]
 NO_REFERENCES = [row | {"references": []} for row in SETS]
 
 
@@ -66,6 +67,8 @@ FILES: dict[str, bytes] = {
     "some.jsonl": lines([*NO_REFERENCES[:30], *SETS[30:]]),
     "reviews.jsonl": b'{"text": "a good film", "label": 2}\n',
     "notes.txt": b"hello",
+    "pairs.jsonl": lines(PAIRS),
+    "some_pairs.jsonl": lines([*PAIRS[:39], {"prompt": "say 39", "completion": "yes"}]),
     "semicolons.csv": b"concepts;references\na;b\n",
     "twice.csv": b"concepts,references,concepts\na,b,c\n",
     "short.csv": b'concepts,references\n"[""a""]"\n',
@@ -81,7 +84,7 @@ FILES: dict[str, bytes] = {
     "unfinished.py": b"def f(:\n",
 }
 
-TRAIN = "train ppo"
+TRAIN, TOY = "train ppo", "--env tril/Toy-v0"
 
 # (arguments, words of the message)
 BAD_COMMANDS: tuple[tuple[str, str], ...] = (
@@ -219,6 +222,28 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --output-dir taken", "--output-dir taken is not empty"),
     (f"{TRAIN} --resume", "--resume needs --output-dir"),
     (f"{TRAIN} --resume --output-dir taken", "taken is no run folder"),
+    # groups, pairs and guides
+    ("train dpo --env tril/IMDB-v0", "example 0 has no pair: the preferred text is its first reference"),
+    ("train ipo --env tril/Toy-v0", "has no pair: the preferred text is its first reference"),
+    ("train dpo --dataset some_pairs.jsonl", "has no pair: the preferred text is its first reference"),
+    ("train dpo --dataset sets.jsonl", "there is no column 'prompt'; found concepts, references"),
+    ("train dpo --loss ipo --label-smoothing 0.1", "label_smoothing is of the loss dpo, got 0.1 with ipo"),
+    (
+        "train rebel --env tril/Text-v0 --dataset pairs.jsonl",
+        "rebel learns from rewards, and this environment has none",
+    ),
+    (f"train rloo {TOY} --texts-per-prompt 1", "--texts-per-prompt must be at least 2 for the advantage leave_one_out"),
+    (
+        f"train rloo {TOY} --num-envs 14",
+        "a multiple of texts_per_prompt texts, 4, got 14; use episodes_per_iteration 16",
+    ),
+    (f"train rso {TOY} --accepted-texts 9", "--accepted-texts must be at most the 8 candidates of a prompt"),
+    (f"train raft {TOY} --best-texts 5", "--best-texts must be at most the 4 texts of a prompt"),
+    (f"train a-lol {TOY} --kl-coef 0.1", "kl_coef is of the variant kl, got 0.1 with ratio"),
+    (f"train apa {TOY} --apa-anchor reference", "kl_coef must be 0 with apa_anchor reference"),
+    (f"train gkd {TOY} --guide references", "distillation reads the guide's distributions, so it must be a language"),
+    (f"train dagger {TOY} --guide own:numbers", "--guide own:numbers fails on first texts"),
+    (f"train rloo {TOY} --guide tiny", "rloo works without a guide, got --guide tiny; leave it out"),
     # evaluation and reward models
     ("evaluate nowhere", "'nowhere' is no run folder, so it is taken for a model, and a model needs --env"),
     ("evaluate empty_folder --env tril/CommonGen-v0", "no language model could be loaded as 'empty_folder'"),

@@ -6,9 +6,11 @@ Rows may also have references, to imitate or to compare with, and any further co
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 from tril_gym.data.chats import assistant_text, messages_of, transcript
 from tril_gym.data.example import Example
+from tril_gym.data.preferences import read_pair
 from tril_gym.data.task import DataRow, Hub, Task, text_of, texts_of
 from tril_gym.envs.config import text_env_config
 
@@ -19,12 +21,16 @@ def read(row: DataRow) -> Example:
     """Read a prompt, the texts that may follow it, and all other columns as extras.
 
     A completion is a reference; with both columns it is the first of them. A reference that is missing or "" is none.
+    In a table of preferences, with the columns chosen and rejected instead of these, the chosen text is the reference.
     """
     messages = messages_of(row["prompt"])
     prompt = transcript(messages) if messages else text_of(row, "prompt")
     extras = {name: value for name, value in row.items() if name not in COLUMNS}
     if "finish_reason" in extras:
         raise ValueError("the column finish_reason has the name of what the environment says itself; give it another")
+    if {"chosen", "rejected"} <= row.keys() and not {"references", "completion"} & row.keys():
+        pair = read_pair(row)
+        return replace(pair, extras={name: extras[name] for name in extras if name != "chosen"} | pair.extras)
     references = _references(row)
     if "completion" in row:
         references = list(dict.fromkeys(_completion(row) + references))  # without repetition, in order

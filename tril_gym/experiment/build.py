@@ -33,6 +33,7 @@ from tril_gym.experiment.config import (
 from tril_gym.experiment.environments import (
     check_guide_function,
     check_held_out,
+    check_pairs,
     check_references,
     check_rewards,
     default_reward,
@@ -112,6 +113,8 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> tuple[RunConfig, dict[str, 
         if (value := getattr(config, name)) is not None and not kind.takes_guide:
             raise ValueError(f"{config.algorithm} works without a guide, got {flag_of(name)} {value}; leave it out")
     data, eval_env_kwargs, eval_description = training_data(config)
+    if kind.needs_pairs:
+        check_pairs(config, data)
     pretrained = pretrained_policy(config)
     envs = make_envs(config_of_rank(config, ranks), data, pretrained)
     config = _without_pretraining(with_lengths(config, envs), envs)

@@ -301,6 +301,25 @@ def has_references(config: RunConfig, envs: VectorEnv) -> bool:
     return any(row_of(infos, row).get("references") for row in range(envs.num_envs))
 
 
+def check_pairs(config: RunConfig, data: dict[str, Any]) -> None:
+    """Check that the examples have pairs: all of a data set, the first ones of an environment that creates its own.
+
+    Raises:
+        ValueError: one has none.
+    """
+    from tril_gym.agents.actors.pairs import pair_of_example
+
+    if has_data(config.env):
+        for number, example in enumerate(examples_of(config.env, **data, **reading(config))):
+            pair_of_example({"example": number, "references": example.references, "extras": example.extras})
+        return
+    envs = make_envs(config, data, None)
+    _, infos = envs.reset(seed=config.seed)
+    for row in range(envs.num_envs):
+        pair_of_example(row_of(infos, row))
+    envs.close()
+
+
 def check_references(config: RunConfig, envs: VectorEnv) -> None:
     """Check that the first examples have references.
 

@@ -22,6 +22,8 @@ from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name
 
+OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
+
 
 def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> RunConfig:
     """Return the settings of a run.
@@ -51,7 +53,7 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         name = with_suggestion(unknown[0], every)
         raise ValueError(f"{algorithm} has no setting {name}; `tril-gym train {algorithm} --help` lists its settings")
     if (own := ALGORITHMS[algorithm].env) is not None:
-        given = {"env": own} | given
+        given = {"env": OWN_DATA if _is_own_file(given.get("dataset")) else own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm, policy)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
@@ -63,6 +65,11 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     if numbers.get("final_rollin_prob") is not None:
         numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+
+
+def _is_own_file(dataset: str | None) -> bool:
+    """Return whether a data set is a file or a folder."""
+    return dataset not in (None, "embedded", "hub") and not str(dataset).startswith("hub:")
 
 
 def _preset_for(policy: str) -> str:

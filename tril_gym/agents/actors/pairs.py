@@ -52,13 +52,23 @@ class Pairs(Actor):
 
     def _pair(self, info: dict[str, Any]) -> tuple[str, str]:
         """Return the two texts of an example."""
-        if self.pairs is not None:
-            return self.pairs[info["example"]]
-        rejected, references = info.get("extras", {}).get("rejected"), info.get("references")
-        if not references or not isinstance(rejected, str):
-            raise ValueError(
-                f"example {info.get('example', '?')} has no pair: the preferred text is its first reference, the other"
-                " one the column rejected; use data with both, as tril/HH-v0 has them, or tril/Text-v0 with"
-                " --dataset PAIRS.jsonl --column completion=chosen"
-            )
-        return references[0], rejected
+        return pair_of_example(info) if self.pairs is None else self.pairs[info["example"]]
+
+
+def pair_of_example(info: dict[str, Any]) -> tuple[str, str]:
+    """Return the preferred and the other text of an example.
+
+    Args:
+        info: that of a text of the example, with `references` and `extras`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    rejected, references = info.get("extras", {}).get("rejected"), info.get("references")
+    if not references or not isinstance(rejected, str):
+        raise ValueError(
+            f"example {info.get('example', '?')} has no pair: the preferred text is its first reference, the other one"
+            " the column rejected; use data with both, such as the environment tril/HH-v0, or a file of your own with"
+            " the columns prompt, chosen and rejected: --env tril/Text-v0 --dataset PAIRS.jsonl"
+        )
+    return references[0], rejected

@@ -3,9 +3,8 @@
 Baheti et al. 2024, "Leftover Lunch": https://arxiv.org/abs/2305.14718
 A text is one action with advantage A = R − V(x); texts with A ≤ 0 are left out, in every variant.
 
-Differs from the paper: V(x) is the mean reward of texts that the reference policy writes for the same prompt, instead
-of a head fitted to the validation prompts, whose rewards then leak into training. Given texts are the references.
-Known property: the variant "kl" is "ref_free" with A − β in place of A.
+Differs from the paper: V(x) is the mean reward of the reference policy's texts for the same prompt, not a head fitted
+to the validation prompts, which leaks their rewards into training. Known property: "kl" is "ref_free" with A − β for A.
 """
 
 from __future__ import annotations
@@ -44,6 +43,11 @@ class ALoLConfig(PolicyConfig):
         False, "Draw texts with probabilities proportional to A; with the weight A of the loss they count by A²"
     )
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_coef and self.variant != "kl":
+            raise ValueError(f"kl_coef is of the variant kl, got {self.kl_coef} with {self.variant}; use variant kl")
 
     def objective(self, layout: TextLayout) -> Objective:
         """Return the variant's loss."""

@@ -62,6 +62,7 @@ class Agent(ABC):
     config_type: ClassVar[type[OptimizerConfig]]
     learner_type: ClassVar[Any] = ActorCritic  # called with policy, config and layout
     takes_guide: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False  # every example must have a preferred and a rejected text
     guide_finishes: ClassVar[bool] = False  # the guide writes the rollout, so it must be able to continue a text
 
     def __init__(
@@ -142,8 +143,8 @@ class Agent(ABC):
         size = self.plan(0).texts_per_prompt
         if self.episodes % size:
             raise ValueError(
-                f"an iteration must have a multiple of texts_per_prompt texts, {size}, got {self.episodes}; set"
-                " episodes_per_iteration, by default num_envs"
+                f"an iteration must have a multiple of texts_per_prompt texts, {size}, got {self.episodes}; use"
+                f" episodes_per_iteration {self.episodes + -self.episodes % size} (by default it is num_envs)"
             )
 
     def _models(self) -> list[Any]:

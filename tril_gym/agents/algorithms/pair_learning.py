@@ -29,6 +29,8 @@ class OfflinePairs(Agent):
         ranks: see `Agent`.
     """
 
+    needs_pairs = True
+
     def __init__(
         self,
         policy: PolicyLike,

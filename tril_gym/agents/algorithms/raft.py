@@ -35,6 +35,14 @@ class RAFTConfig(PolicyConfig):
     best_texts: int = config_field(1, "Texts of a prompt that are imitated, the best ones", minimum=1)
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best_texts > self.texts_per_prompt:
+            raise ValueError(
+                f"best_texts must be at most the {self.texts_per_prompt} texts of a prompt, texts_per_prompt, got"
+                f" {self.best_texts}; 1 is usual"
+            )
+
     def advantages(self) -> Advantages:
         """Return the same for every token."""
         return imitate

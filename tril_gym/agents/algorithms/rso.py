@@ -38,6 +38,14 @@ class RSOConfig(OfflinePairConfig):
     )
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accepted_texts > self.texts_per_prompt:
+            raise ValueError(
+                f"accepted_texts must be at most the {self.texts_per_prompt} candidates of a prompt, texts_per_prompt,"
+                f" got {self.accepted_texts}; half of them is usual"
+            )
+
     def select(self, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
         """Return pairs of accepted texts, the better one first."""
         return accepted_pairs(trajectories, beta=self.rejection_beta, want=self.accepted_texts, generator=generator)

@@ -27,6 +27,13 @@ class PreferenceConfig(PolicyConfig):
     )
     label_smoothing: float = config_field(0.0, "Probability that a preference is wrong, of dpo", minimum=0, below=0.5)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing and self.loss != "dpo":
+            raise ValueError(
+                f"label_smoothing is of the loss dpo, got {self.label_smoothing} with {self.loss}; use loss dpo"
+            )
+
     def objective(self, layout: TextLayout) -> Objective:
         """Return the loss of a pair, whose better text is known by the rewards."""
         return PairObjective(loss=self.loss, beta=self.beta, label_smoothing=self.label_smoothing)

@@ -30,7 +30,7 @@ def read(row: DataRow) -> Example:
         raise ValueError("the column finish_reason has the name of what the environment says itself; give it another")
     if {"chosen", "rejected"} <= row.keys() and not {"references", "completion"} & row.keys():
         pair = read_pair(row)
-        return replace(pair, extras={name: extras[name] for name in extras if name != "chosen"} | pair.extras)
+        return replace(pair, extras={name: extras[name] for name in extras if name != "chosen"} | dict(pair.extras))
     references = _references(row)
     if "completion" in row:
         references = list(dict.fromkeys(_completion(row) + references))  # without repetition, in order

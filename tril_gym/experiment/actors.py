@@ -82,7 +82,8 @@ def _check_memory(config: RunConfig, settings: dict[str, Any]) -> None:
         return
     copies = TRAINED
     if agent_type(config.algorithm).config_type.has_critic:
-        copies += FROZEN + (0 if config.hyperparameters.get("critic") == "shared" else TRAINED)
+        copies += FROZEN * (2 if config.hyperparameters.get("overlap") else 1)
+        copies += 0 if config.hyperparameters.get("critic") == "shared" else TRAINED
     free = free_memory(torch.device(config.device))
     check_memory(config.policy, weights, settings.get("dtype", torch.float32), copies, free)
 

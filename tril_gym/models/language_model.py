@@ -297,7 +297,12 @@ class LanguageModel:
         return self._derive(Lora.on(self.model, rank=rank, alpha=alpha, target_modules=target_modules, seed=seed))
 
     def frozen_copy(self) -> LanguageModel:
-        """Return a copy that no training changes; with LoRA, on the same base."""
+        """Return a copy that no training changes; with LoRA, on the same base.
+
+        That of a sharded model is whole in each process. All of them call it.
+        """
+        if self.is_sharded:
+            return self._derive(whole_copy(self.model).requires_grad_(False))
         if self.lora is not None:
             return self._derive(self.lora.copy().freeze())
         return self._derive(copy.deepcopy(self.model).requires_grad_(False))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from tril_gym.utils.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -81,21 +82,7 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     """
     if seconds is None:
         return call()
-    answers: list[tuple[Any, BaseException | None]] = []
-
-    def work() -> None:
-        try:
-            answers.append((call(), None))
-        except BaseException as error:
-            answers.append((None, error))
-
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(work,), name="a call with a timeout", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answers:
+    work = Background(call, "a call with a timeout")
+    if not work.wait(seconds):
         raise TimeoutError(f"no answer within {seconds:g} s")
-    answer, error = answers[0]
-    if error is not None:
-        raise error
-    return answer  # type: ignore[no-any-return]
+    return work.result()

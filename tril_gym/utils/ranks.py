@@ -108,6 +108,10 @@ class Ranks:
     def share_weights(self, modules: Iterable[nn.Module]) -> None:
         """Give all ranks the weights and buffers that the main process has."""
 
+    def for_thread(self) -> Ranks:
+        """Return the same ranks for another thread, whose messages do not meet those of this one. All ranks call it."""
+        return self
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Run a block on the main process, then on the others, which find what it has cached."""
@@ -195,6 +199,10 @@ class SeveralRanks(Ranks):
             for tensor in (*module.parameters(), *module.buffers()):
                 if not _is_sharded(tensor):
                     dist.broadcast(tensor.data, 0, group=self._on_cpu if tensor.device.type == "cpu" else None)
+
+    def for_thread(self) -> Ranks:
+        """Return the same ranks with a channel of their own. They gather; sums of gradients are for one thread."""
+        return SeveralRanks(shards=self.shards)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

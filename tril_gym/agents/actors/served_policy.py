@@ -115,7 +115,7 @@ class ServedPolicy(Actor):
 
     def _bring_up_to_date(self) -> None:
         """Give the server the weights, unless it has them."""
-        state = _sums(self.policy.parameters())
+        state = _sums(self.policy.language_model.state_dict().values())  # a copy of the policy has no parameters
         if state != self._state or self.version == 0:
             self.version += 1
             self.hand_over(self.policy, self.server, self.version)

@@ -26,6 +26,8 @@ from tril_gym.agents.actors.past_successes import PastSuccesses
 from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.served_policy import ServedPolicy
+from tril_gym.agents.algorithms.batches import BatchSource, CollectNow
+from tril_gym.agents.algorithms.overlapped import CollectAhead
 from tril_gym.agents.algorithms.report import History
 from tril_gym.agents.algorithms.training_loop import learn
 from tril_gym.agents.collection.actor import Actor
@@ -102,6 +104,9 @@ class Agent(ABC):
         if config.check_model and config.gradient_checkpointing:
             check_training_mode(policy.language_model, self.layout)
         self.generator = torch.Generator().manual_seed(seed)
+        self.batches: BatchSource = CollectNow()
+        if config.collects_ahead:
+            self.batches = CollectAhead(self.policy, self.learner, config, self.layout, self.ranks)
         self.iteration, self.is_whole, self.history = 0, True, History()
         self.writer: ServedPolicy | None = None
         self._check_groups()
@@ -127,16 +132,28 @@ class Agent(ABC):
             )
         if self.ranks.size > 1:
             raise ValueError(f"a server writes for one process, got {self.ranks.size}; use one process")
-        writer = ServedPolicy(self.policy, writer.server, writer.hand_over)
+        writer = ServedPolicy(self.batches.snapshot or self.policy, writer.server, writer.hand_over)
         writer.check(self.layout)
         self.writer = writer
 
     def collection_plan(self, plan: Plan) -> Plan:
-        """Return a plan that the texts of an iteration are collected by: that of the learner, or the server's."""
-        if self.writer is None:
+        """Return a plan that the texts of an iteration are collected by.
+
+        That of the learner; or one in which the server or a snapshot writes what the policy would write.
+        """
+        if self.writer is None and self.batches.snapshot is None:
             return self.learner.collection_plan(plan)
-        rollin = self.writer if plan.rollin is self.policy else plan.rollin
-        return replace(plan, rollin=rollin, rollout=self.writer if plan.rollout is self.policy else plan.rollout)
+        rollin = None if plan.rollin is None else self._in_place_of(plan.rollin)
+        return replace(plan, rollin=rollin, rollout=self._in_place_of(plan.rollout))
+
+    def _in_place_of(self, actor: Actor) -> Actor:
+        """Return who writes in place of an actor, which may be the policy, with a decoding of its own."""
+        if actor is self.policy and self.writer is not None:
+            return self.writer
+        snapshot = self.batches.snapshot
+        if snapshot is None or not isinstance(actor, LMPolicy) or actor.model is not self.policy.model:
+            return actor
+        return snapshot.with_decoding(actor.decoding)
 
     def _check_groups(self) -> None:
         """Refuse iterations that do not consist of whole groups."""
@@ -255,6 +272,8 @@ class Agent(ABC):
         policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
         state = {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}
         state |= {"guide": {} if self.guide is None else self.guide.state_dict()}
+        if ahead := self.batches.state_dict():
+            state["batches"] = ahead
         if self.ranks.is_main:
             write_folder(Path(folder), partial(self._write, policy, state), mark="agent.json")
 
@@ -312,6 +331,8 @@ class Agent(ABC):
         agent.learner.load_state_dict(saved["learner"])
         if saved.get("guide"):
             agent.guide.load_state_dict(saved["guide"])
+        if config.collects_ahead and "batches" in saved:
+            agent.batches.load_state_dict(saved["batches"])
         agent.iteration = about["iteration"]
         return agent
 

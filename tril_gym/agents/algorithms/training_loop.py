@@ -6,54 +6,21 @@ The metrics of an iteration get the names here that trackers and run folders use
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
-import torch
-from gymnasium.vector import VectorEnv
-
-from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.algorithms.batches import Trainable
 from tril_gym.agents.algorithms.callback import Callback, as_callbacks, call, started
 from tril_gym.agents.algorithms.progress import ProgressCallback
 from tril_gym.agents.algorithms.report import History, Report
-from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
-from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.learner import Learner, Metrics
-from tril_gym.agents.learners.nonfinite import NonFiniteError
-from tril_gym.functional.sampling import Decoding
+from tril_gym.agents.learners.learner import Metrics
 from tril_gym.utils.interrupt import stop_signal
 from tril_gym.utils.profiler import Timer, memory_meter
-from tril_gym.utils.ranks import Ranks
-
-
-class Trainable(Protocol):
-    """What the loop needs of an agent."""
-
-    name: ClassVar[str]
-    policy: LMPolicy
-    envs: VectorEnv
-    layout: TextLayout
-    learner: Learner
-    ranks: Ranks
-    generator: torch.Generator
-    iteration: int  # completed iterations
-    history: History  # of the last `learn`
-    is_whole: bool  # False in an update, and after one that an exception ended: some of its steps were taken
-
-    @property
-    def episodes(self) -> int:
-        """Texts per iteration."""
-
-    def plan(self, iteration: int) -> Plan:
-        """Return the plan of an iteration, counted from 0."""
-
-    def collection_plan(self, plan: Plan) -> Plan:
-        """Return the plan that its texts are collected by."""
 
 
 def learn(
@@ -91,7 +58,7 @@ def learn(
     agent.history = history = History()
     with stop_signal((signal.SIGINT,)) as asked:
         called = [*([ProgressCallback(is_stopping=asked)] if progress and agent.ranks.is_main else []), *called]
-        with started(agent, called, count, history):
+        with started(agent, called, count, history), _cancelled_by_errors(agent):
             for _ in range(count):
                 history.stopped = _iterate(agent, called, history, profile=profile)
                 if history.stopped is None and agent.ranks.any(asked()) and len(history) < count:
@@ -99,6 +66,16 @@ def learn(
                 if history.stopped is not None:
                     break
     return history
+
+
+@contextmanager
+def _cancelled_by_errors(agent: Trainable) -> Iterator[None]:
+    """Stop what is written beside the loop where an exception ends the block."""
+    try:
+        yield
+    except BaseException:
+        agent.batches.cancel()
+        raise
 
 
 def _checked_iterations(iterations: int) -> int:
@@ -113,94 +90,19 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     """Run one iteration; return the reason where a callback stops the training. No trajectories are kept."""
     timer = Timer(memory_meter(agent.policy.device) if profile else None)
     plan = agent.plan(agent.iteration)
-    trajectories, learned, baseline = _collect(agent, plan, timer)
+    batch = agent.batches.next(agent, plan, timer)
+    trajectories = batch.trajectories
     agent.is_whole = False
-    metrics = agent.learner.update(learned, plan, generator=agent.generator, timer=timer)
-    plan.remember(trajectories)
+    metrics = agent.learner.update(batch.learned, plan, generator=agent.generator, timer=timer)
     agent.iteration += 1
     agent.is_whole = True
+    agent.batches.settle(timer)
+    plan.remember(trajectories)
     texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
-    texts |= agent.ranks.sum(agent.collection_plan(plan).metrics())
-    metrics = {"iteration": agent.iteration} | texts | baseline | metrics
+    metrics = {"iteration": agent.iteration} | texts | batch.metrics | metrics
     report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
     history.append(report.metrics)
     return call(callbacks, report)
-
-
-def _collect(agent: Trainable, plan: Plan, timer: Timer) -> tuple[Trajectories, Trajectories, Metrics]:
-    """Return the texts of an iteration, what the learner reads of them, and metrics of their baselines.
-
-    Where it raises, the generator is as it was before.
-    """
-    state = agent.generator.get_state()
-    try:
-        with timer.time("collect"):
-            trajectories = collect(
-                agent.envs,
-                agent.collection_plan(plan),
-                episodes=agent.episodes,
-                generator=agent.generator,
-                timer=timer,
-                ranks=agent.ranks,
-            )
-        check_rewards(trajectories)
-        learned, metrics = _subtract_baselines(agent, trajectories, timer)
-        return trajectories, _with_rollout_values(agent, learned, timer), metrics
-    except BaseException:
-        agent.generator.set_state(state)
-        raise
-
-
-def check_rewards(trajectories: Trajectories) -> None:
-    """Raise `NonFiniteError` where a text was paid NaN or infinity."""
-    is_finite = trajectories.rewards.isfinite().all(1)
-    if not is_finite.all():
-        row = int((~is_finite).nonzero()[0])
-        example, paid = int(trajectories.examples[row]), float(trajectories.rewards[row].sum())
-        raise NonFiniteError(f"the environment paid {paid} for text {row} (example {example}); rewards must be finite")
-
-
-def _subtract_baselines(agent: Trainable, trajectories: Trajectories, timer: Timer) -> tuple[Trajectories, Metrics]:
-    """Return the texts that the learner reads, their rewards less the baselines if it has any."""
-    learner, others = agent.learner, agent.learner.baseline_texts
-    if others.baseline == "none" or learner.ref_policy is None:
-        return trajectories, {}
-    is_greedy = others.baseline == "greedy"
-    actor = agent.policy.with_decoding(Decoding(greedy=True)) if is_greedy else learner.ref_policy
-    with timer.time("collect"):
-        baselines = learner.baseline_values(
-            trajectories.examples,
-            lambda rows: baseline_rewards(
-                agent.envs,
-                trajectories[rows],
-                actor,
-                baseline=others.baseline,
-                generator=agent.generator,
-                texts=others.texts,
-                timer=timer,
-                ranks=agent.ranks,
-            ),
-        )
-    return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
-
-
-def _with_rollout_values(agent: Trainable, trajectories: Trajectories, timer: Timer) -> Trajectories:
-    """Return the texts with the values that the policy's rollouts estimate, if the learner reads them."""
-    texts, every = agent.learner.rollout_values
-    if not texts:
-        return trajectories
-    with timer.time("collect"):
-        values = values_by_rollouts(
-            agent.envs,
-            trajectories,
-            agent.policy,
-            texts=texts,
-            every=every,
-            generator=agent.generator,
-            timer=timer,
-            ranks=agent.ranks,
-        )
-    return replace(trajectories, values=values)
 
 
 def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:

@@ -41,6 +41,8 @@ class Trajectories:
     ref_logprobs: Tensor | None = None  # (B, T) nats, log π_ref(token), used where the policy wrote
     # (B, T + 1) V before each token and after the last; `collect` fills in those that the rollout's writer knows
     values: Tensor | None = None
+    # (B, T) nats, log π(token) of a copy of the policy that wrote, by the pass that training uses; NaN where unknown
+    writer_logprobs: Tensor | None = None
     cut_mass: Tensor | None = None  # (B, T) probability that top-k and top-p excluded where the policy wrote
     group: Tensor | None = None  # (B,) int64: equal for the texts of one prompt, which are neighbours
 

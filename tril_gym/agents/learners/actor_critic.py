@@ -237,9 +237,10 @@ class ActorCritic(Learner):
         self, experience: Experience, trajectories: Trajectories, sampled: Tensor
     ) -> tuple[Experience, Metrics]:
         """Weight the advantages by the ratio of the policy's probabilities to those at sampling, if configured."""
-        if not isinstance(self.config, ActorCriticConfig) or self.config.sampling_correction == "none":
+        level = self.config.sampling_correction if isinstance(self.config, ActorCriticConfig) else None
+        if not isinstance(self.config, ActorCriticConfig) or level is None or level == "none":
             return experience, {}
-        logprobs, wrote, level = trajectories.old_logprobs, trajectories.wrote, self.config.sampling_correction
+        logprobs, wrote = trajectories.old_logprobs, trajectories.wrote
         weights = importance_weights(logprobs, sampled, wrote, level=level, cap=self.config.sampling_cap)
         share = effective_sample_size(weights, wrote)
         advantages = experience.advantages * weights.to(experience.advantages.dtype)
@@ -272,20 +273,24 @@ class ActorCritic(Learner):
     def _sampling_error(self, trajectories: Trajectories, sampled: Tensor, steps: Metrics) -> Metrics:
         """Return how far scoring is from sampling, in nats, and warn once where that is more than rounding.
 
-        Where the texts were scored again, all are compared; else those of the first minibatch.
+        Where the texts were scored again, all are compared; else those of the first minibatch. Texts of a copy of the
+        policy are compared with its scores.
         """
         if self.config.has_given_texts:
             return {}
-        low, again = self.credit.is_low_precision, self.credit.scores_again
-        if not again and "policy/sampling_error_mean" not in steps:  # the first step was skipped
+        low, scored = self.credit.is_low_precision, trajectories.writer_logprobs
+        if scored is None and self.credit.scores_again:
+            scored = trajectories.old_logprobs
+        if scored is None and "policy/sampling_error_mean" not in steps:  # the first step was skipped
             return {}
-        if again:
-            known = trajectories.wrote & ~sampled.isnan()
-            largest, total = sampling_error(trajectories.old_logprobs, sampled, known)
+        if scored is not None:
+            known = trajectories.wrote & ~sampled.isnan() & ~scored.isnan()
+            largest, total = sampling_error(scored, sampled, known)
             mean = total / max(1, int(known.sum()))
         else:
             largest, mean = steps["policy/sampling_error_max"], steps["policy/sampling_error_mean"]
-        if mean > SAMPLING_ERROR[low] and not self._warned and not self.config.scores_again:
+        is_corrected = self.config.scores_again and trajectories.writer_logprobs is None
+        if mean > SAMPLING_ERROR[low] and not self._warned and not is_corrected:
             self._warned = True
             log.warning(
                 "log-probabilities at sampling differ from those at scoring by %.2g nats on average; more than %g is"

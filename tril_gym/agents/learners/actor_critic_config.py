@@ -59,22 +59,47 @@ class ActorCriticConfig(RewardConfig):
         "Subtract from a text's reward that of a text that the reference policy writes: prompt: for the same example;"
         " rollin: from the same state, with the same rollin; not for GAIL",
     )
-    sampling_correction: Literal["none", "token", "sequence"] = config_field(
-        "none",
+    sampling_correction: Literal["none", "token", "sequence"] | None = config_field(
+        None,
         "Score the texts again before the update, and weight the policy's loss by the ratio to the probability at"
-        " sampling: of each token, or of the text; for policies that a server writes, and in low precision",
+        " sampling: of each token, or of the text; for policies that a server writes, and in low precision; default:"
+        " none, with overlap token",
     )
     sampling_cap: float = config_field(2.0, "Largest weight of sampling_correction", minimum=1, maximum=MAX_COEFFICIENT)
+    overlap: bool = config_field(
+        False,
+        "Write the next texts while the policy learns from these, with a copy of its weights before the update (with"
+        " LoRA, of its adapter); sampling_correction weights them",
+    )
     normalize_advantages: bool = config_field(False, "Whiten advantages over the learned tokens")
     joint_grad_norm: bool = config_field(False, "Clip one gradient norm over policy and critic, not one each")
 
     def __post_init__(self) -> None:
+        if self.sampling_correction is None:
+            object.__setattr__(self, "sampling_correction", "token" if self.overlap is True else "none")
         super().__post_init__()
+        self._check_overlap()
         if self.policy_loss == "apa" and self.apa_anchor == "reference" and self.kl_coef > 0:
             raise ValueError(
                 f"kl_coef must be 0 with apa_anchor reference, got {self.kl_coef}: the distance to the reference policy"
                 " would be paid twice; use kl_coef 0, or apa_anchor old"
             )
+
+    def _check_overlap(self) -> None:
+        if self.overlap and self.sampling_correction == "none":
+            raise ValueError(
+                "overlap learns from texts that the policy wrote before its last update, so sampling_correction must be"
+                " token or sequence, got none; leave it out for token"
+            )
+        if self.overlap and self.compile:
+            raise ValueError(
+                "overlap writes in a second thread, and compiled passes belong to one; leave compile or overlap out"
+            )
+
+    @property
+    def collects_ahead(self) -> bool:
+        """Whether the next batch is written while the one before it is learned from."""
+        return self.overlap
 
     def advantages(self) -> Advantages:
         """Return GAE with these numbers."""

@@ -77,6 +77,11 @@ class OptimizerConfig:
                 " usual"
             )
 
+    @property
+    def collects_ahead(self) -> bool:
+        """Whether the next batch is written while the one before it is learned from."""
+        return False
+
     def decoding(self) -> Decoding:
         """Return how the policy turns logits into the distribution that it samples from."""
         return Decoding()

@@ -67,9 +67,9 @@ class _Order:
 
     def begin(self, write: Callable[[int, Timer], Batch]) -> None:
         """Write the batch in a thread, from the seed, unless it is written or being written."""
-        if self.work is not None and (self._timer.is_stopped or self.work.error is not None):
-            self.work.wait()
-            self.work = None
+        if self._timer.is_stopped:
+            self.wait()
+            self.work = self.work if self.is_written else None
         if self.batch is None and self.work is None:
             timer = self._timer = _StoppableTimer()
             self.work = Background(lambda: write(self.seed, timer), "the next batch")
@@ -83,7 +83,11 @@ class _Order:
         """Wait for the batch, and raise what its writing raised."""
         if self.batch is None:
             assert self.work is not None, "begin it first"
-            self.batch = self.work.result()
+            try:
+                self.batch = self.work.result()
+            finally:
+                if self.work.wait(0):  # else an interrupt ended the waiting
+                    self.work = None
         return self.batch
 
     def wait(self, seconds: float | None = None) -> None:

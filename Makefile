@@ -60,6 +60,7 @@ bench: install
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/score_workers.py --threads 1
+	$(BIN)/python benchmarks/overlap.py --threads 1
 	$(if $(DATA),$(BIN)/python benchmarks/scoring.py $(DATA)/commongen)
 
 # Kill runs of every algorithm at random file operations, resume them, and compare: half an hour.

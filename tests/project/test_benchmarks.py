@@ -18,6 +18,7 @@ import iteration
 import learning
 import memory
 import million_rows
+import overlap
 import pytest
 import rollout
 import sample_efficiency
@@ -127,6 +128,12 @@ def test_score_workers(tmp_path, capsys):
     written = smoke(score_workers, tmp_path)
     assert variants(written) == [["without a reward", "in the main process", "1 worker", "2 workers"]]
     assert len({variant["amount"] for variant in written["comparisons"][0]["variants"].values()}) == 1
+    capsys.readouterr()
+
+
+def test_overlap(tmp_path, capsys):
+    written = smoke(overlap, tmp_path)
+    assert variants(written) == [["overlap", "one after the other"]] * 2
     capsys.readouterr()
 
 

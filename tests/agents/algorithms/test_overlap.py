@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 import torch
 from doubles import generator, history, policy_of, toy_envs, toy_policy
+from rich.console import Console
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import (
@@ -27,7 +28,10 @@ from tril_gym.agents import (
     TextLayout,
     collect,
 )
+from tril_gym.agents.algorithms.overlapped import CollectAhead
 from tril_gym.agents.learners.actor_critic import ActorCritic
+from tril_gym.experiment import RunConsole, configure, resume, train
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import Ranks
 
@@ -177,6 +181,27 @@ class TestCheckpoint:
             agent_of(envs=Odd(toy_envs())).learn(1, progress=False)
 
 
+class TestRuns:
+    def test_resumed_run_is_exact(self, tmp_path):
+        small = {"env": "tril/Toy-v0", "tiny_samples": 0, "num_envs": 8, "eval_examples": 2, "eval_every": 0}
+        config = configure("ppo", **small, overlap=True, iterations=2, lr_schedule="constant")
+        assert config.hyperparameters["sampling_correction"] == "token"
+        quiet = {"console": RunConsole(Console(quiet=True))}
+        train(config, tmp_path / "straight", **quiet)
+        train(replace(config, iterations=1), tmp_path / "longer", **quiet)
+        resume(tmp_path / "longer", iterations=2, **quiet)
+        one, other = (
+            [
+                {name: value for name, value in row.items() if "second" not in name and "time/" not in name}
+                for row in rows
+            ]
+            for rows in (RunFolder(tmp_path / name).rows("metrics.jsonl") for name in ("straight", "longer"))
+        )
+        assert one == other
+        assert len(one) == 2
+        assert one[1]["policy/importance_share"] < 1
+
+
 class TestFailures:
     @pytest.mark.parametrize("overlap", [False, True])
     @pytest.mark.parametrize("broken", [1, 2])
@@ -249,8 +274,6 @@ class TestRefusals:
 
         agent = agent_of(overlap=False, baseline="prompt")
         agent.ranks = Shards()
-        from tril_gym.agents.algorithms.overlapped import CollectAhead
-
         config = replace(agent.config, overlap=True, sampling_correction="token")
         with pytest.raises(
             ValueError, match="for the baseline 'prompt'; leave the baseline, the shards or overlap out"

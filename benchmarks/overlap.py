@@ -2,7 +2,7 @@
 
     python benchmarks/overlap.py --threads 1 [--repeat N] [--output FILE.json]
 
-64 texts of 64 prompt tokens and 48 new ones, which end together, so that the reward is called once for a batch. It
+32 texts of 32 prompt tokens and 16 new ones, which end together, so that the reward is called once for a batch. It
 sleeps for 0, 1 and 2 seconds in place of a server's answer. One epoch in minibatches of 16. Without overlap an
 iteration takes the sum of writing, waiting and learning, with it the longer of writing and waiting, and learning.
 """
@@ -25,7 +25,7 @@ OVERLAP, ONE_BY_ONE = "overlap", "one after the other"
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     settings = side_by_side.parse(side_by_side.parser(__doc__), arguments)
-    rows, words, new_tokens = (4, 8, 4) if settings.smoke else (64, 64, 48)
+    rows, words, new_tokens = (4, 8, 4) if settings.smoke else (32, 32, 16)
     waits = (0.0, 0.01) if settings.smoke else (0.0, 1.0, 2.0)
     results = [compare(wait, rows, words, new_tokens, repeat=settings.repeat) for wait in waits]
     return side_by_side.finish(settings, results)

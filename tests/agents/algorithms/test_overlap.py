@@ -47,6 +47,7 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "LoRA": (PPO, PPOConfig, {}),
     "shared critic": (PPO, PPOConfig, {"critic": "shared", "gradient_checkpointing": True}),
     "ppo-pp": (PPOPlusPlus, PPOPlusPlusConfig, {"rollin_prob": 0.6, "baseline": "rollin"}),
+    "successes": (PPOPlusPlus, PPOPlusPlusConfig, {"rollin_prob": 1.0}),
     "d2lols": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 1, "target_coef": 0.1}),
     "gail": (GAIL, GAILConfig, {"sampling_correction": "sequence"}),
 }
@@ -55,7 +56,8 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 def agent_of(name: str = "ppo", envs: Any = None, **numbers: Any) -> Any:
     agent, config, own = KINDS[name]
     policy = toy_policy().with_lora(2) if name == "LoRA" else toy_policy()
-    guide = {"guide": Guide(toy_policy(seed=1), top_p=0.9)} if agent.takes_guide else {}
+    guides = {"successes": Guide.successes()}
+    guide = {"guide": guides.get(name) or Guide(toy_policy(seed=1), top_p=0.9)} if agent.takes_guide else {}
     settings = NUMBERS | {"overlap": True} | own | numbers
     return agent(policy=policy, envs=toy_envs() if envs is None else envs, config=config(**settings), seed=3, **guide)
 
@@ -169,7 +171,7 @@ class TestCheckpoint:
         agent = agent_of(overlap=False)
         agent.learn(1, progress=False)
         agent.save(tmp_path)
-        assert torch.load(tmp_path / "learner.pt", weights_only=True).keys() == {"generator", "learner"}
+        assert torch.load(tmp_path / "learner.pt", weights_only=True).keys() == {"generator", "learner", "guide"}
 
     def test_infos_that_no_file_holds_are_refused(self):
         class Odd(gym.vector.VectorWrapper):
@@ -267,6 +269,11 @@ class TestRefusals:
     def test_compiled_passes(self):
         with pytest.raises(ValueError, match="leave compile or overlap out"):
             PPOConfig(overlap=True, compile=True)
+
+    def test_a_critic_that_learns_meanwhile(self):
+        D2LOLSConfig(overlap=True, best_of=2, aggrevated_iterations=1)
+        with pytest.raises(ValueError, match="best_of_by must be reward, got value"):
+            D2LOLSConfig(overlap=True, best_of=2, best_of_by="value", aggrevated_iterations=1)
 
     def test_baselines_of_sharded_models(self):
         class Shards(Ranks):

@@ -30,6 +30,14 @@ class PolicyRollinConfig(RollinConfig):
         group="guide",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap and self.best_of > 1 and self.best_of_by == "value":
+            raise ValueError(
+                "overlap writes texts while the guide's critic learns, so that best_of_by must be reward, got value;"
+                " leave one of the two out"
+            )
+
     def guide_finishes(
         self, policy: Actor, guide: Actor, iteration: int, *, rollin_prob: float, **settings: Any
     ) -> Plan:

@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "LoRA": (PPO, PPOConfig, {}),
     "shared critic": (PPO, PPOConfig, {"critic": "shared", "gradient_checkpointing": True}),
     "ppo-pp": (PPOPlusPlus, PPOPlusPlusConfig, {"rollin_prob": 0.6, "baseline": "rollin"}),
-    "successes": (PPOPlusPlus, PPOPlusPlusConfig, {"rollin_prob": 1.0}),
+    "successes": (PPOPlusPlus, PPOPlusPlusConfig, {"rollin_prob": 0.9}),
     "d2lols": (D2LOLS, D2LOLSConfig, {"aggrevated_iterations": 1, "target_coef": 0.1}),
     "gail": (GAIL, GAILConfig, {"sampling_correction": "sequence"}),
 }

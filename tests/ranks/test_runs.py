@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from tril_gym.cli import main
 from tril_gym.experiment.checkpoints import damage_of
@@ -85,7 +87,13 @@ def runs(tmp_path_factory):
     one, two, turns, sharded = (folder / name for name in ("one", "two", "turns", "sharded"))
     here(train(one, 3))
     here(train(turns, 1))
-    forked((2, train(two, 3)), (2, resume(turns, 2)), (2, train(sharded, 2, "--shard-models")))
+    here(default_run(folder / "embedded-one", 3, "float64", *SMALL))
+    forked(
+        (2, train(two, 3)),
+        (2, resume(turns, 2)),
+        (2, train(sharded, 2, "--shard-models")),
+        (2, default_run(folder / "embedded-two", 3, "float64", *SMALL)),
+    )
     here(resume(turns, 3))
     here(resume(sharded, 3))
     return one, two, turns, sharded
@@ -110,6 +118,47 @@ class TestRunsOfTwo:
         one, *_, sharded = runs
         assert files(sharded) == files(one)
         same(sharded, one)
+
+
+SMALL = ["--tiny-samples", 60, "--eval-every", 0, "--save-every", 1, *SIZES]
+
+
+def default_run(folder: Path, iterations: int, dtype: str, *more: object) -> list[str]:
+    """PPO++ on the embedded default."""
+    command = ["train", "ppo-pp", "--iterations", iterations, "--dtype", dtype, "--output-dir", folder, *more]
+    return [str(part) for part in command]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "policy" / "model.safetensors")
+
+
+def same_run(found: Path, expected: Path, *, tolerance: float, dtype: torch.dtype) -> None:
+    same(found, expected, tolerance=tolerance)
+    assert files(found) == files(expected)
+    for mine, theirs in zip(weights(found).values(), weights(expected).values(), strict=True):
+        assert mine.dtype == theirs.dtype == dtype
+        assert torch.allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+class TestEmbeddedDefault:
+    def test_small_in_float64(self, runs):
+        one, two = (runs[0].parent / name for name in ("embedded-one", "embedded-two"))
+        same_run(two, one, tolerance=1e-9, dtype=torch.float64)
+        assert (two / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
+        before = weights(two / "checkpoints" / "iteration-000002")  # the tolerance can fail: an iteration moves more
+        assert all((before[name] - weight).abs().max() > 1e-9 for name, weight in weights(one).items())
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("dtype", "iterations", "tolerance"), [("float32", 3, 1e-4), ("float64", 10, 1e-9)])
+    def test_under_torchrun(self, dtype, iterations, tolerance, tmp_path):
+        one, two = tmp_path / "one", tmp_path / "two"
+        here(default_run(one, iterations, dtype))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "tril_gym", *default_run(two, iterations, dtype)]
+        done = subprocess.run(command, capture_output=True, text=True, env=clean())
+        assert done.returncode == 0, done.stderr[-3000:]
+        same_run(two, one, tolerance=tolerance, dtype=dict(float32=torch.float32, float64=torch.float64)[dtype])
 
 
 class TestDoor:

@@ -136,7 +136,7 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
 @option(
     "--dtype",
     group="model",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
     help="Precision of a model's weights  [default: as they were saved]",
 )
 @option("--revision", group="model", help="Branch, tag or commit of a model's repository  [default: the newest]")

@@ -92,7 +92,16 @@ def policy_for_envs(config: RunConfig, envs: VectorEnv) -> LMPolicy:
     """Return a tiny policy for an environment."""
     from tril_gym.agents.tiny import tiny_policy
 
-    return tiny_policy(envs, kind=TINY[config.policy], **tiny_settings(config)).to(config.device)
+    return _as_chosen(config, tiny_policy(envs, kind=TINY[config.policy], **tiny_settings(config)))
+
+
+def _as_chosen(config: RunConfig, tiny: LMPolicy) -> LMPolicy:
+    """Return a tiny model on the device and in the precision of the settings."""
+    import torch
+
+    if config.dtype is not None:
+        tiny.model.to(getattr(torch, config.dtype))
+    return tiny.to(config.device)
 
 
 def add_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
@@ -161,7 +170,7 @@ def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy
     from tril_gym.agents.tiny import tiny_guide
 
     if name in TINY:
-        return tiny_guide(envs, kind=TINY[name], **tiny_settings(config)).policy.to(config.device)
+        return _as_chosen(config, tiny_guide(envs, kind=TINY[name], **tiny_settings(config)).policy)
     if name == config.policy:  # already loaded; with LoRA not even its weights are copied
         return policy.frozen_copy()
     return LMPolicy.from_pretrained(name).to(config.device)

@@ -103,9 +103,10 @@ class RunConfig:
     )
     load_in_4bit: bool = config_field(False, "Quantise the policy's model to 4 bits; needs LoRA", group="policy")
     load_in_8bit: bool = config_field(False, "Quantise the policy's model to 8 bits; needs LoRA", group="policy")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = config_field(
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = config_field(
         None,
-        "Precision of the policy's weights; default: float32 where all are trained, else as they were saved",
+        "Precision of the weights of the policy, and of tiny guides; default: float32 where all are trained, else as they"
+        " were saved",
         group="policy",
     )
     revision: str | None = config_field(
@@ -196,7 +197,7 @@ class RunConfig:
             if getattr(self, name) and not self.lora_rank:
                 raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
         for name in LOADING_OPTIONS if self.policy in TINY else ():
-            if getattr(self, name):
+            if name != "dtype" and getattr(self, name):
                 raise ValueError(
                     f"{flag_of(name)} is for models that are loaded, --policy {self.policy} is created; leave it out"
                 )

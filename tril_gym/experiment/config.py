@@ -105,7 +105,7 @@ class RunConfig:
     load_in_8bit: bool = config_field(False, "Quantise the policy's model to 8 bits; needs LoRA", group="policy")
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = config_field(
         None,
-        "Precision of the weights of the policy and of tiny guides; default: float32 where all are trained, else as they"
+        "Precision of the weights of policy and tiny guides; default: float32 where all are trained, else as they"
         " were saved",
         group="policy",
     )

@@ -21,9 +21,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from doubles import policy_of
+from fake_server import Asked, Reply, said, serving
+from text_doubles import byte_tokenizer, model_of, text_envs
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import Guide, Pairs, Plan, collect
+from tril_gym.agents import PPO, Guide, Pairs, Plan, PPOConfig, ServedPolicy, collect
 from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.experiment.algorithms import agent_type
@@ -122,6 +124,38 @@ def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def served(ranks: Ranks) -> dict[str, Any]:
+    """Train on texts that a server writes; return them, who handed weights over, and the prompts of each process."""
+    tokenizer = byte_tokenizer()
+    policy = model_of(tokenizer)
+    handed: list[int] = []
+
+    def answer(asked: Asked) -> Reply:
+        prompt, seed = asked.body.get("prompt"), asked.body.get("seed", 0)
+        if asked.path == "/detokenize":
+            return Reply({"prompt": tokenizer.decode(asked.body["tokens"])})
+        if isinstance(prompt, str):
+            return said("x")
+        ids = [3 + (sum(prompt) + seed + place) % 60 for place in range(3)]
+        return said(tokenizer.decode(ids), ids=[*ids, 1], logprobs={"token_logprobs": [-4.0] * 4})
+
+    with serving(answer) as server:
+        config = PPOConfig(sampling_correction="token", episodes_per_iteration=5, minibatch_size=4, learning_rate=1e-2)
+        envs = text_envs(tokenizer, 4 // ranks.size, reward=lambda completions: [len(text) / 9 for text in completions])
+        agent = PPO(policy, envs, config, ranks=ranks)
+        hand_over = lambda policy, server, version: handed.append(version)  # noqa: E731
+        agent.write_with(ServedPolicy.from_server(policy, ranks.gather(server.url)[0] + "#m", hand_over))
+        texts: list[Any] = []
+        agent.learn(2, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
+        ranks.barrier()
+    return {
+        "texts": texts,
+        "weights": list(agent.policy.language_model.state_dict().values()),
+        "handed": ranks.gather(handed),
+        "requests": [row["server/requests"] for row in agent.history],
+    }
+
+
 def errors_of(ranks: Ranks) -> list[str]:
     """Return the message by which each process fails where the main one cannot score."""
     envs = gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled")
@@ -177,7 +211,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     here = join_ranks()
     found: dict[str, Any] = {case: result_of(case, here) for case in sys.argv[2:]}
-    found["errors"] = errors_of(here)
+    found |= {"errors": errors_of(here), "served": served(here)}
     if here.is_main:
         torch.save(found, sys.argv[1])
     leave_ranks()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from rank_cases import CASES, ITERATIONS, result_of
+from rank_cases import CASES, ITERATIONS, result_of, served
 
 from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
 
@@ -78,6 +78,15 @@ class TestAgainstOneProcess:
     @pytest.mark.parametrize("case", DEFECTS)
     def test_what_knows_only_its_own_process_gives_something_else(self, case, of_two):
         assert distance(of_two[case], of_two[case.partition(":")[0]]) > 1e-6
+
+
+class TestServedPolicy:
+    def test_the_main_process_hands_over_and_each_asks_for_its_own(self, of_two):
+        alone, two = served(ALONE), of_two["served"]
+        assert distance(two, alone) < 1e-9
+        assert alone["handed"] == [[1, 2]]
+        assert two["handed"] == [[1, 2], []]
+        assert alone["requests"] == two["requests"] == [5, 5]
 
 
 class TestRewards:

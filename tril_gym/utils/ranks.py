@@ -127,12 +127,14 @@ class SeveralRanks(Ranks):
     What they tell each other goes through the CPU (gloo); gradients on a GPU are summed there.
     """
 
+    timeout = PROCESS_TIMEOUT  # seconds that one waits for another; `join_ranks` sets it
+
     def __init__(self, *, shards: bool = False) -> None:
         import torch.distributed as dist
 
         self.rank, self.size, self.shards = dist.get_rank(), dist.get_world_size(), shards
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
-        self._on_cpu = dist.new_group(backend="gloo")
+        self._on_cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout))
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks in their order."""
@@ -255,6 +257,7 @@ def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PR
             )
         from accelerate import PartialState
 
+        SeveralRanks.timeout = timeout
         PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(seconds=timeout))
     ranks = current_ranks(shards=shards or os.environ.get("ACCELERATE_USE_FSDP") == "true")
     if shards and ranks is ALONE:

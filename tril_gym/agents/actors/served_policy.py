@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 from tril_gym.utils.http_client import ServerError
+from tril_gym.utils.ranks import ALONE, Ranks
 from tril_gym.utils.servers import ServerAddress, ServerConfig
 
 
@@ -46,12 +48,13 @@ class ServedPolicy(Actor):
             no server returns.
         server: takes and returns ids of the policy's vocabulary, and their log-probabilities.
         hand_over: gives the server the weights, before the first text and after each change.
+        ranks: the processes that train together. The main one hands the weights over, each asks for its own texts.
     """
 
-    def __init__(self, policy: LMPolicy, server: InferenceServer, hand_over: HandOver) -> None:
+    def __init__(self, policy: LMPolicy, server: InferenceServer, hand_over: HandOver, *, ranks: Ranks = ALONE) -> None:
         if server.config.cache is not None:
             raise ValueError(f"answers of changing weights cannot be kept, got cache={server.config.cache!r}")
-        self.policy, self.server, self.hand_over = policy, server, hand_over
+        self.policy, self.server, self.hand_over, self.ranks = policy, server, hand_over, ranks
         self.version, self._state = 0, list[float]()
         self._checked_tokenizer: Any = None
 
@@ -93,11 +96,17 @@ class ServedPolicy(Actor):
         if not is_same:
             raise ValueError(f"{self.server.address} does not take and return ids of the policy's vocabulary")
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Give the server the weights where all processes are at the same point, as they are not at each `start`."""
+        self._bring_up_to_date()
+        return nullcontext()
+
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
         """Continue texts where they stop; see `Actor`."""
-        if self._checked_tokenizer is not layout.tokenizer:
+        if self.ranks.size == 1 and self._checked_tokenizer is not layout.tokenizer:
             self.check(layout)
-        self._bring_up_to_date()
+        if self.ranks.size == 1:
+            self._bring_up_to_date()
         codec = codec_of(layout)
 
         def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
@@ -114,12 +123,18 @@ class ServedPolicy(Actor):
         return {f"server/{name}": value for name, value in self.server.take_metrics().items()}
 
     def _bring_up_to_date(self) -> None:
-        """Give the server the weights, unless it has them."""
+        """Give the server the weights, unless it has them; all processes call it."""
         state = _sums(self.policy.language_model.state_dict().values())  # a copy of the policy has no parameters
-        if state != self._state or self.version == 0:
-            self.version += 1
-            self.hand_over(self.policy, self.server, self.version)
-            self._state = state
+        if not self.ranks.any(state != self._state or self.version == 0):
+            return
+        self.version, self._state = self.version + 1, state
+        policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
+
+        def hand_over(of_ranks: list[Any]) -> list[str]:
+            self.hand_over(policy, self.server, self.version)
+            return [self.server.model] * len(of_ranks)
+
+        (self.server.model,) = self.ranks.on_main(hand_over, [None])
 
 
 def _sums(parameters: Iterable[Tensor]) -> list[float]:

@@ -114,7 +114,8 @@ class Agent(ABC):
     def write_with(self, writer: ServedPolicy) -> None:
         """Let a server with a copy of the policy's weights write what the policy would write, from now on.
 
-        It is not saved: call it again after `load`.
+        It is not saved: call it again after `load`. Of several processes all call it: the main one hands the weights
+        over, and each asks for its own texts.
 
         Args:
             writer: of this agent's policy.
@@ -130,9 +131,8 @@ class Agent(ABC):
                 f"texts that a server writes are learned from with a correction: {kind}(sampling_correction='token');"
                 f" {self.name} {'has it' if issubclass(self.config_type, ActorCriticConfig) else 'has none'}"
             )
-        if self.ranks.size > 1:
-            raise ValueError(f"a server writes for one process, got {self.ranks.size}; use one process")
-        writer = ServedPolicy(self.batches.snapshot or self.policy, writer.server, writer.hand_over)
+        policy, ranks = self.batches.snapshot or self.policy, self.ranks.for_thread()
+        writer = ServedPolicy(policy, writer.server, writer.hand_over, ranks=ranks)
         writer.check(self.layout)
         self.writer = writer
 

@@ -3,6 +3,7 @@
 A loss is a sum over tokens, or texts, divided by `count`; see `losses`. B texts, T new tokens; ρ = π(token) / π_old.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -62,6 +63,35 @@ def cispo_loss(
     """
     weight = log_ratio(logprobs, old_logprobs, learn).exp().clamp(max=1 + clip_range_high).detach()
     gain = weight * select(advantages, learn) * select(logprobs, learn)
+    return -masked_mean(gain if weights is None else gain * weights, learn, count)
+
+
+def shaped_loss(
+    logprobs: Tensor,
+    advantages: Tensor,
+    learn: Tensor,
+    *,
+    shaping: float,
+    weights: Tensor | None = None,
+    count: Count = None,
+) -> Tensor:
+    """Return LUFFY's loss of texts that others wrote, whose probability there counts as 1: a scalar to minimise.
+
+        −Σ_t w_t f(π(a_t|s_t)) A / count,  f(π) = π/(π + γ)
+
+    Yan et al. 2025, section 3: https://arxiv.org/abs/2504.14945. f' is largest where π is small, so that tokens that
+    the policy would not write are learned too; nothing is clipped.
+
+    Args:
+        logprobs:   (B, T) log π(token) in training, with gradient.
+        advantages: (B, T).
+        learn:      (B, T) True on the tokens of given texts.
+        shaping:    γ, a probability.
+        weights:    (B, T) of the tokens; None: 1.
+        count:      divisor.
+    """
+    shaped = torch.sigmoid(select(logprobs, learn) - math.log(shaping))  # π/(π + γ), in log space
+    gain = shaped * select(advantages, learn)
     return -masked_mean(gain if weights is None else gain * weights, learn, count)
 
 

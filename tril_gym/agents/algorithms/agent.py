@@ -35,13 +35,14 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.agents.learners.learner import Learner
+from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
 from tril_gym.utils.config_fields import check_integer, describe_type
+from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import Ranks, current_ranks
 from tril_gym.utils.versions import check_not_newer
 
@@ -157,7 +158,7 @@ class Agent(ABC):
 
     def _check_groups(self) -> None:
         """Refuse iterations that do not consist of whole groups."""
-        size = self.plan(0).texts_per_prompt
+        size = self.plan(0).group_size
         if self.episodes % size:
             raise ValueError(
                 f"an iteration must have a multiple of texts_per_prompt texts, {size}, got {self.episodes}; use"
@@ -204,7 +205,8 @@ class Agent(ABC):
     def needs_references(self) -> bool:
         """Whether every example must have references."""
         guide_needs_them = self.guide is not None and self.guide.needs_references
-        return guide_needs_them or self.learner.needs_references
+        joins = any(part.rollout.needs_references for part, _ in self.plan(0).parts)
+        return guide_needs_them or joins or self.learner.needs_references
 
     @property
     def episodes(self) -> int:
@@ -214,6 +216,26 @@ class Agent(ABC):
     @abstractmethod
     def plan(self, iteration: int) -> Plan:
         """Return who writes which part in an iteration, counted from 0."""
+
+    def prepare(self, timer: Timer) -> Metrics:
+        """Measure what the plan of the coming iteration depends on; by default nothing.
+
+        It is called again where the iteration failed and is repeated, so it draws from the seed and the iteration.
+
+        Args:
+            timer: counts the seconds spent in the environment as "score".
+
+        Returns:
+            metrics by name.
+        """
+        return {}
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what plans depend on beside the iteration, as plain data."""
+        return {}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:  # noqa: B027  most plans depend on the iteration alone
+        """Restore what `own_state` returned."""
 
     def __repr__(self) -> str:
         return "\n".join(
@@ -271,7 +293,7 @@ class Agent(ABC):
         """
         policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
         state = {"generator": self.generator.get_state(), "learner": self.learner.state_dict()}
-        state |= {"guide": {} if self.guide is None else self.guide.state_dict()}
+        state |= {"guide": {} if self.guide is None else self.guide.state_dict(), "own": self.own_state()}
         if ahead := self.batches.state_dict():
             state["batches"] = ahead
         if self.ranks.is_main:
@@ -333,6 +355,8 @@ class Agent(ABC):
             agent.guide.load_state_dict(saved["guide"])
         if config.collects_ahead and "batches" in saved:
             agent.batches.load_state_dict(saved["batches"])
+        if saved.get("own"):
+            agent.load_own_state(saved["own"])
         agent.iteration = about["iteration"]
         return agent
 

@@ -107,6 +107,9 @@ class Trainable(Protocol):
     def plan(self, iteration: int) -> Plan:
         """Return the plan of an iteration, counted from 0."""
 
+    def prepare(self, timer: Timer) -> Metrics:
+        """Measure what the plan of the coming iteration depends on."""
+
     def collection_plan(self, plan: Plan) -> Plan:
         """Return the plan that its texts are collected by."""
 

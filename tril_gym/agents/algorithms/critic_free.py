@@ -9,6 +9,7 @@ Known property: all tokens of a text have the same advantage, so credit is assig
 from __future__ import annotations
 
 from tril_gym.agents.algorithms.agent import Agent
+from tril_gym.agents.algorithms.joined_references import joined_by_references
 from tril_gym.agents.collection.plan import Plan
 
 
@@ -16,5 +17,6 @@ class CriticFree(Agent):
     """A policy that learns from groups of its own texts."""
 
     def plan(self, iteration: int) -> Plan:
-        """Return the plan: the policy writes the texts of each group."""
-        return Plan(rollout=self.policy, texts_per_prompt=self.config.texts_per_prompt)
+        """Return the plan: the policy writes the texts of each group, which references may join."""
+        config = self.config
+        return joined_by_references(self.policy, texts=config.texts_per_prompt, given=config.given_texts)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tril_gym.agents.algorithms.agent import Agent
+from tril_gym.agents.algorithms.joined_references import joined_by_references
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.advantages import Advantages
 from tril_gym.agents.learners.objectives import Objective, TextObjective
-from tril_gym.agents.learners.policy_config import PolicyConfig
+from tril_gym.agents.learners.policy_config import PolicyConfig, check_given
 from tril_gym.agents.learners.selection import best_texts
 from tril_gym.utils.config_fields import config_field
 
@@ -33,6 +34,7 @@ class RAFTConfig(PolicyConfig):
 
     texts_per_prompt: int = config_field(4, "Texts of a prompt", minimum=2)
     best_texts: int = config_field(1, "Texts of a prompt that are imitated, the best ones", minimum=1)
+    given_texts: int = config_field(0, "Texts of each group that are references of the prompt", minimum=0)
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
     def __post_init__(self) -> None:
@@ -42,6 +44,7 @@ class RAFTConfig(PolicyConfig):
                 f"best_texts must be at most the {self.texts_per_prompt} texts of a prompt, texts_per_prompt, got"
                 f" {self.best_texts}; 1 is usual"
             )
+        check_given(self.texts_per_prompt, self.given_texts)
 
     def advantages(self) -> Advantages:
         """Return the same for every token."""
@@ -63,5 +66,6 @@ class RAFT(Agent):
     config_type = RAFTConfig
 
     def plan(self, iteration: int) -> Plan:
-        """Return the plan: the policy writes the texts of each group."""
-        return Plan(rollout=self.policy, texts_per_prompt=self.config.texts_per_prompt)
+        """Return the plan: the policy writes the texts of each group, which references may join."""
+        config = self.config
+        return joined_by_references(self.policy, texts=config.texts_per_prompt, given=config.given_texts)

@@ -89,6 +89,8 @@ def _checked_iterations(iterations: int) -> int:
 def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, *, profile: bool) -> str | None:
     """Run one iteration; return the reason where a callback stops the training. No trajectories are kept."""
     timer = Timer(memory_meter(agent.policy.device) if profile else None)
+    with timer.time("collect"):
+        measured = agent.prepare(timer)
     plan = agent.plan(agent.iteration)
     batch = agent.batches.next(agent, plan, timer)
     trajectories = batch.trajectories
@@ -99,6 +101,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     agent.batches.settle(timer)
     plan.remember(trajectories)
     texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+    texts |= given_metrics(trajectories) | measured
     metrics = {"iteration": agent.iteration} | texts | batch.metrics | metrics
     report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
     history.append(report.metrics)
@@ -122,6 +125,18 @@ def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:
     for name, scores in trajectories.scores.items():
         metrics[f"score/{name}"] = float(scores.nanmean())
     return metrics
+
+
+def given_metrics(trajectories: Trajectories) -> Metrics:
+    """Return the mean rewards of the texts that others wrote, and of the policy's; none where it wrote all."""
+    if trajectories.given is None:
+        return {}
+    given = trajectories.given
+    rewards = trajectories.rewards.sum(1)
+    return {
+        "reward/given": float(rewards[given].mean()),
+        "reward/policy_alone": float(trajectories.own.rewards.sum(1).mean()),
+    }
 
 
 def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:

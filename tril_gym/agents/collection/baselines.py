@@ -5,8 +5,9 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -152,6 +153,33 @@ def rewards_from(
         ranks=ranks,
     )
     return found.rewards.sum(1)
+
+
+def compared_rewards(
+    envs: VectorEnv,
+    actors: Mapping[str, Actor],
+    *,
+    texts: int,
+    seed: int,
+    timer: Timer | None = None,
+    ranks: Ranks = ALONE,
+) -> dict[str, float]:
+    """Return the mean reward of each actor's texts, by name, for the same prompts and with the same uniforms.
+
+    Args:
+        envs: the environment.
+        actors: write whole texts.
+        texts: texts of each.
+        seed: of all randomness.
+        timer: counts the seconds spent in the environment as "score".
+        ranks: as of `collect`.
+    """
+    settings: dict[str, Any] = {"episodes": texts, "timer": timer, "ranks": ranks}
+    found = {
+        name: collect(envs, Plan(rollout=actor), generator=torch.Generator().manual_seed(seed), **settings)
+        for name, actor in actors.items()
+    }
+    return {name: float(written.rewards.sum(1).mean()) for name, written in found.items()}
 
 
 def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Trajectories:

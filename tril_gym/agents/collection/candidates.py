@@ -1,4 +1,4 @@
-"""The best of several texts of a guide, in place of the only one that it writes.
+"""Texts that are written in more than one collection: the best of several of a guide, and plans in parts.
 
 Where the guide begins texts, it writes n of them for a prompt, and the best one is cut; where it finishes them, it
 finishes each n times, and the best text is kept. All are written with the randomness of collection, and the environment
@@ -47,6 +47,30 @@ def with_best(
     found = write(plan, replace(randomness[first.numpy()], rollout=uniforms))
     rows = best_of.rows(found, (found.lengths - 1).clamp(min=0))
     return replace(found[rows], group=torch.arange(len(rows)) // plan.texts_per_prompt)
+
+
+def with_parts(write: Write, plan: Plan, randomness: EpisodeRandomness, generator: torch.Generator) -> Trajectories:
+    """Return the texts of a plan in parts, one for each episode: in each group those of the plan itself are first.
+
+    Args:
+        write: writes texts.
+        plan: a plan with further parts.
+        randomness: of the episodes, in groups of `plan.group_size`.
+        generator: source of the randomness of candidates, if a part has them.
+    """
+    groups = torch.arange(len(randomness)).view(-1, plan.group_size)
+    written, rows, start = [], [], 0
+    for part, count in ((plan, plan.texts_per_prompt), *plan.parts):
+        part = replace(part, parts=(), texts_per_prompt=count)
+        rows.append(groups[:, start : start + count].flatten())
+        episodes = randomness[rows[-1].numpy()].grouped(count, share_rollin=part.share_rollin)
+        found = (
+            write(part, episodes) if part.best_of is None else with_best(write, part, part.best_of, episodes, generator)
+        )
+        written.append(found)
+        start += count
+    order = torch.cat(rows).argsort()
+    return replace(Trajectories.cat(written)[order], group=torch.arange(len(randomness)) // plan.group_size)
 
 
 def best_rollins(

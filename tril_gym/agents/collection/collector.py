@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.agents.collection.candidates import with_best
+from tril_gym.agents.collection.candidates import with_best, with_parts
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan
@@ -67,10 +67,9 @@ def collect(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
-    if episodes % plan.texts_per_prompt:
+    if episodes % plan.group_size:
         raise ValueError(
-            f"episodes must be a multiple of texts_per_prompt, {plan.texts_per_prompt}, got {episodes}; groups are"
-            " whole"
+            f"episodes must be a multiple of texts_per_prompt, {plan.group_size}, got {episodes}; groups are whole"
         )
     assert starts is None or (examples is not None and len(starts) == episodes), "starts need their examples"
     layout = TextLayout.of(envs)
@@ -86,8 +85,11 @@ def collect(
             f'{layout.restart!r}; use autoreset_mode="Disabled" and a vector environment with restart="rows"'
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
-    randomness = randomness.grouped(plan.texts_per_prompt, share_rollin=plan.share_rollin)
+    randomness = randomness.grouped(plan.group_size, share_rollin=plan.share_rollin)
     write = partial(_write, envs, layout=layout, examples=examples, timer=timer or Timer(), ranks=ranks)
+    if plan.parts:
+        assert examples is None, "plans in parts are for drawn examples only"
+        return with_parts(write, plan, randomness, generator)
     if plan.best_of is None:
         return write(plan, randomness, starts=starts)
     assert examples is None, "the best of several texts is written for drawn examples only"
@@ -110,7 +112,9 @@ def _write(
         for actor in dict.fromkeys((plan.rollout, plan.rollin or plan.rollout)):
             stack.enter_context(actor.gathered())
         parts = _write_share(envs, plan, layout, randomness, examples, starts, timer, ranks)
-    return replace(_in_order(ranks.gather(parts)), group=torch.arange(len(randomness)) // plan.texts_per_prompt)
+    found = _in_order(ranks.gather(parts))
+    given = torch.ones_like(found.terminated) if plan.is_given else None
+    return replace(found, group=torch.arange(len(randomness)) // plan.texts_per_prompt, given=given)
 
 
 def _write_share(

@@ -29,6 +29,8 @@ class Plan:
     iteration: int = 0  # counted from 0, for cuts with a schedule
     texts_per_prompt: int = 1  # texts of a group, which begin with the same prompt
     share_rollin: bool = False  # the texts of a group also have the same rollin and switch
+    parts: tuple[tuple[Plan, int], ...] = ()  # further plans, each with the number of texts that it adds to each group
+    is_given: bool = False  # the policy learns from the texts, but they are others': no KL is measured on them
     best_of: BestOf | None = None  # how many texts the guide writes for each one, of which the best is taken
     warm_start_critic: bool = False  # a new critic starts from the weights of the other one
 
@@ -38,16 +40,33 @@ class Plan:
         if self.rollin_prob > 0 and self.rollin is None:
             raise ValueError(f"rollin_prob is {self.rollin_prob} but the plan has no rollin actor to use it")
         check_integer("texts_per_prompt", self.texts_per_prompt, 1)
+        for part, count in self.parts:
+            check_integer("the texts of a part", count, 1)
+            if part.learn_on != self.learn_on or part.parts:
+                raise ValueError(
+                    f"the parts of a plan learn on the same part of a text and have none of their own, got"
+                    f" learn_on={part.learn_on!r} beside {self.learn_on!r} and {len(part.parts)} parts"
+                )
         if self.best_of is not None and self.rollin is None:
             raise ValueError("best_of is of a guide, and the plan has one actor only; give a rollin too")
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
 
+    @property
+    def group_size(self) -> int:
+        """Texts of a group, those of all parts."""
+        return self.texts_per_prompt + sum(count for _, count in self.parts)
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The actors of all parts, each once."""
+        found = [actor for plan in (self, *(part for part, _ in self.parts)) for actor in (plan.rollin, plan.rollout)]
+        return list(dict.fromkeys(actor for actor in found if actor is not None))
+
     def remember(self, trajectories: Trajectories) -> None:
         """Show the actors the texts of an iteration that was learned from; see `Actor.remember`."""
-        for actor in (self.rollin, self.rollout):
-            if actor is not None:
-                actor.remember(trajectories)
+        for actor in self.actors:
+            actor.remember(trajectories)
 
     def metrics(self) -> dict[str, float]:
         """Return what the actors report of their work since the last call; see `Actor.metrics`."""

@@ -45,6 +45,7 @@ class Trajectories:
     writer_logprobs: Tensor | None = None
     cut_mass: Tensor | None = None  # (B, T) probability that top-k and top-p excluded where the policy wrote
     group: Tensor | None = None  # (B,) int64: equal for the texts of one prompt, which are neighbours
+    given: Tensor | None = None  # (B,) bool: a text of others that the policy learns from; None: it has a part in all
 
     def __len__(self) -> int:
         return self.prompts.shape[0]
@@ -99,13 +100,23 @@ class Trajectories:
     @property
     def wrote(self) -> Tensor:
         """(B, T) bool: a token written by the policy in training (w in the notation of the papers page)."""
+        return self._taught if self.given is None else self._taught & ~self.given.unsqueeze(1)
+
+    @property
+    def _taught(self) -> Tensor:
+        """(B, T) bool: a token of the part that the policy learns from."""
         return self.is_rollout if self.learn_on == "rollout" else self.is_rollin
+
+    @property
+    def own(self) -> Trajectories:
+        """The texts that the policy has a part in: all that are not given."""
+        return self if self.given is None else self[(~self.given).nonzero().squeeze(1)]
 
     @property
     def learn(self) -> Tensor:
         """(B, T) bool: a token that the policy learns from (u)."""
         if self.learn_on != "switch":
-            return self.wrote
+            return self._taught
         columns = torch.arange(self.tokens.shape[1])
         return self.is_rollin & (columns == self.switch.unsqueeze(1) - 1)
 
@@ -136,6 +147,8 @@ class Trajectories:
         parts = _with_groups_apart(parts)
         if any(part.cut_mass is not None for part in parts):  # nothing was cut where it is None
             parts = [part if part.cut_mass is not None else _nothing_cut(part) for part in parts]
+        if any(part.given is not None for part in parts):
+            parts = [part if part.given is not None else _none_given(part) for part in parts]
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Trajectories)}
         joined: dict[str, Any] = {
             name: torch.cat(found) if all(isinstance(part, Tensor) for part in found) else None
@@ -147,6 +160,10 @@ class Trajectories:
 
 def _nothing_cut(part: Trajectories) -> Trajectories:
     return replace(part, cut_mass=torch.zeros_like(part.old_logprobs))
+
+
+def _none_given(part: Trajectories) -> Trajectories:
+    return replace(part, given=torch.zeros_like(part.terminated))
 
 
 def _with_groups_apart(parts: Sequence[Trajectories]) -> list[Trajectories]:

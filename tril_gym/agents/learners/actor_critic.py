@@ -250,6 +250,7 @@ class ActorCritic(Learner):
         """Return the KL to the reference policy in nats per text and per token, on texts that the policy wrote."""
         if self.config.has_given_texts:
             trajectories = sampled_texts(self.policy, self.ref_policy, trajectories, self.layout, generator)
+        trajectories = trajectories.own
         kl = finite_kl(trajectories)
         return {"kl": kl, "kl_per_token": kl * len(trajectories) / max(1, int(trajectories.wrote.sum()))}
 

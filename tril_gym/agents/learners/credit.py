@@ -83,6 +83,10 @@ class CreditAssignment:
         old_logprobs = trajectories.old_logprobs
         if self.scores_again:
             old_logprobs = self._logprobs(self.policy, trajectories.texts).double()
+        elif trajectories.given is not None:
+            rows = trajectories.given.nonzero().squeeze(1)
+            given = self._logprobs(self.policy, trajectories.texts[rows]).double()
+            old_logprobs = old_logprobs.index_copy(0, rows, given)
         with timer.time("reference"):
             ref_logprobs = self._reference_logprobs(trajectories.texts)
         if critic is None:
@@ -152,6 +156,7 @@ class CreditAssignment:
             returns=returns.to(precision),
             learn=trajectories.learn,
             learn_critic=trajectories.is_rollout,
+            given=None if trajectories.given is None else trajectories.learn & trajectories.given.unsqueeze(1),
             rewards=text_rewards(trajectories, rewards).to(precision),
             kl_coef=in_loss,
             group_size=trajectories.group_size,

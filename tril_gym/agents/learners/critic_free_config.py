@@ -13,7 +13,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.advantages import Advantages, group_based
 from tril_gym.agents.learners.objectives import ClippedRatio, Objective
-from tril_gym.agents.learners.policy_config import RewardConfig
+from tril_gym.agents.learners.policy_config import RewardConfig, check_given
 from tril_gym.agents.learners.selection import with_signal
 from tril_gym.utils.config_fields import config_field
 
@@ -45,6 +45,12 @@ class CriticFreeConfig(RewardConfig):
     kl_in: Literal["reward", "loss"] = config_field(
         "reward", "Where the KL is paid: in the rewards, or by its k3 estimate in the loss", group="KL"
     )
+    given_texts: int = config_field(
+        0, "Texts of each group that are references of the prompt, learned from as LUFFY does", minimum=0
+    )
+    given_shaping: float = config_field(
+        0.1, "γ of the loss of references, whose weight is π/(π + γ): a small one learns improbable tokens", above=0
+    )
     drop_groups: bool = config_field(False, "Leave out groups whose texts were all rewarded alike")
     subtract_greedy: bool = config_field(False, "Subtract from a text's reward that of the policy's greedy text")
 
@@ -55,6 +61,8 @@ class CriticFreeConfig(RewardConfig):
                 f"texts_per_prompt must be at least 2 for the advantage {self.advantage}, got {self.texts_per_prompt};"
                 " 4 is usual"
             )
+
+        check_given(self.texts_per_prompt, self.given_texts)
 
     def advantages(self) -> Advantages:
         """Return the estimator of advantages."""
@@ -68,6 +76,7 @@ class CriticFreeConfig(RewardConfig):
             ratio=self.ratio,
             length_norm=self.length_norm,
             max_length=layout.max_new_tokens,
+            given_shaping=self.given_shaping,
         )
 
     @property

@@ -43,6 +43,7 @@ class Experience:
     learn: Tensor  # bool: tokens that the policy learns on
     learn_critic: Tensor  # bool: tokens that the critic learns on
     rewards: Tensor  # (B,) of whole texts, less the KL penalty
+    given: Tensor | None = None  # bool: those of `learn` in texts that others wrote; None: in none
     kl_coef: float = 0.0  # of a KL term in the loss
     group_size: int = 1  # neighbours that belong together; there are whole groups only
     targets: Texts | None = None  # the same prompts with a reference each, for the target loss

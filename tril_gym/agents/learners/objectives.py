@@ -51,6 +51,7 @@ class ClippedRatio:
         ratio: "token": PPO; "text": one ratio for the whole text, GSPO; "weight": the ratio is a clipped weight, CISPO.
         length_norm: how tokens are averaged; see `length_weights`. Not read by "text".
         max_length: T of the environment.
+        given_shaping: γ of the loss of given texts, which have no ratio.
     """
 
     clip_range: float
@@ -58,14 +59,17 @@ class ClippedRatio:
     ratio: Ratio = "token"
     length_norm: LengthNorm = "token"
     max_length: int = 1
+    given_shaping: float = 0.1
 
     def __call__(self, logprobs: Tensor, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; see `Objective`."""
-        old, learn = part.old_logprobs, part.learn
+        old, learn = part.old_logprobs, part.learn if part.given is None else part.learn & ~part.given
         count = counts.learn if self.length_norm == "token" else counts.texts
         weights = None
         if self.length_norm != "token":
-            weights = length_weights(learn, self.length_norm, max_length=self.max_length, dtype=part.advantages.dtype)
+            weights = length_weights(
+                part.learn, self.length_norm, max_length=self.max_length, dtype=part.advantages.dtype
+            )
         high = self.clip_range if self.clip_range_high is None else self.clip_range_high
         data = logprobs, old, part.advantages, learn
         if self.ratio == "text":
@@ -76,7 +80,12 @@ class ClippedRatio:
             loss = losses.policy_loss(
                 *data, clip_range=self.clip_range, clip_range_high=high, weights=weights, count=count
             )
-        terms = {"policy/clip_fraction": self._clip_fraction(logprobs, part, counts)}
+        terms = {"policy/clip_fraction": self._clip_fraction(logprobs, part, learn, counts)}
+        if part.given is not None:
+            terms["given/loss"] = self._given_loss(
+                logprobs, part, weights, counts.texts if self.ratio == "text" else count
+            )
+            loss = loss + terms["given/loss"]
         if part.kl_coef > 0:
             terms["kl/loss"] = policy_losses.reference_kl_loss(
                 logprobs, part.ref_logprobs, learn, weights=weights, count=count
@@ -84,15 +93,22 @@ class ClippedRatio:
             loss = loss + part.kl_coef * terms["kl/loss"]
         return loss, terms
 
-    def _clip_fraction(self, logprobs: Tensor, part: Experience, counts: Counts) -> Tensor:
+    def _given_loss(self, logprobs: Tensor, part: Experience, weights: Tensor | None, count: float) -> Tensor:
+        """Return the loss of the texts that others wrote."""
+        assert part.given is not None, "there are given texts"
+        if self.ratio == "text":
+            weights = length_weights(part.learn, "text", max_length=self.max_length, dtype=part.advantages.dtype)
+        return policy_losses.shaped_loss(
+            logprobs, part.advantages, part.given, shaping=self.given_shaping, weights=weights, count=count
+        )
+
+    def _clip_fraction(self, logprobs: Tensor, part: Experience, learn: Tensor, counts: Counts) -> Tensor:
         """Return the share of tokens, or of texts, whose ratio is outside the clip."""
         if self.ratio == "text":
             return policy_losses.text_clip_fraction(
-                logprobs, part.old_logprobs, part.learn, clip_range=self.clip_range, count=counts.texts
+                logprobs, part.old_logprobs, learn, clip_range=self.clip_range, count=counts.texts
             )
-        return losses.clip_fraction(
-            logprobs, part.old_logprobs, part.learn, clip_range=self.clip_range, count=counts.learn
-        )
+        return losses.clip_fraction(logprobs, part.old_logprobs, learn, clip_range=self.clip_range, count=counts.learn)
 
 
 @dataclass(frozen=True, kw_only=True)

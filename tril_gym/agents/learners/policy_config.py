@@ -175,3 +175,12 @@ class RewardConfig(PolicyConfig):
     def scales_rewards(self) -> bool:
         """Whether rewards are divided by their running standard deviation."""
         return self.scale_rewards
+
+
+def check_given(texts: int, given: int) -> None:
+    """Raise `ValueError` where the policy writes no text of a group."""
+    if given >= texts:
+        raise ValueError(
+            f"given_texts must be below texts_per_prompt, {texts}, so that the policy writes the others, got {given}; 1"
+            " is usual"
+        )

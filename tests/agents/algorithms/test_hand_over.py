@@ -26,9 +26,7 @@ def measured(rows):
 
 def test_actors_are_compared_on_the_same_prompts():
     envs = toy_envs(4, rule="stop")  # the right length depends on the prompt
-    both = compared_rewards(
-        envs, {"a": OneToken(BAD, (3,)), "b": OneToken(GOOD, (3,))}, texts=40, seed=1
-    )
+    both = compared_rewards(envs, {"a": OneToken(BAD, (3,)), "b": OneToken(GOOD, (3,))}, texts=40, seed=1)
     assert both["a"] == both["b"]
     assert 0 < both["a"] < 1
     other = collect(envs, Plan(rollout=OneToken(BAD, (3,))), episodes=40, generator=generator(7)).rewards.sum(1).mean()

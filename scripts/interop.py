@@ -64,7 +64,7 @@ LIBRARIES = (
     Library("rllib_ppo", "ray", ("ray[rllib]==2.60.0",), "PPOConfig().environment(id)", venv="rllib"),
     Library("tianshou_ppo", "tianshou", ("tianshou==2.0.1",), "DummyVectorEnv, PPO", venv="tianshou"),
     Library("skrl_ppo", "skrl", ("skrl[torch]==2.1.1",), "wrap_env, PPO", venv="skrl"),
-    Library("trl_grpo", "trl", ("trl==1.16.0",), "prompt_dataset, GRPOTrainer", env_id="tril/CommonGen-v0", venv="trl"),
+    Library("trl_grpo", "trl", ("trl==1.16.0",), "prompt_dataset, GRPOTrainer", venv="trl"),
 )
 
 

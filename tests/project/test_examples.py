@@ -118,10 +118,8 @@ class TestLibraries:
 
     def test_trl(self, example, tmp_path):
         pytest.importorskip("trl", reason="trl is not installed; `make interop` runs it")
-        sizes = {"steps": 1, "samples": 64, "texts": 16}
-        before, after = example("libraries/trl_grpo", folder=str(tmp_path / "grpo"), **sizes)
-        assert 0 <= before <= 2
-        assert 0 <= after <= 2
+        before, after = example("libraries/trl_grpo", folder=str(tmp_path / "grpo"), steps=20)
+        assert after > before + 0.1
 
     def test_the_mean_reward_of_any_policy(self):
         common = runpy.run_path(str(EXAMPLES / "libraries/common.py"))  # shared by "libraries/common"

@@ -179,12 +179,12 @@ class DecoderOnly:
             raise ValueError(
                 f"the rotary positions of {config.model_type} change for a whole batch as soon as one text is longer"
                 f" than {changes_at} tokens (longrope), the environment's texts need {max_prompt_length} +"
-                f" {max_new_tokens}; make the environment with a smaller max_prompt_length or max_new_tokens"
+                f" {max_new_tokens}; {_with_room(changes_at, max_prompt_length, max_new_tokens)}"
             )
         if positions is not None and max_prompt_length + max_new_tokens > positions:
             raise ValueError(
                 f"the model has {positions} positions, the environment's texts need {max_prompt_length} +"
-                f" {max_new_tokens}; make the environment with a smaller max_prompt_length or max_new_tokens"
+                f" {max_new_tokens}; {_with_room(positions, max_prompt_length, max_new_tokens)}"
             )
 
     def _sequence(self, texts: Texts) -> dict[str, Tensor]:
@@ -246,13 +246,15 @@ class EncoderDecoder:
 
     def check_positions(self, max_prompt_length: int, max_new_tokens: int) -> None:
         """Prompts need positions of the encoder, completions of the decoder."""
-        needed = max_new_tokens + len(decoder_start(self.model))  # a critic reads the last token, too
-        for side, name, length in (("encoder", "prompts", max_prompt_length), ("decoder", "completions", needed)):
+        start = len(decoder_start(self.model))
+        lengths = {"encoder": ("prompts", "max_prompt_length", max_prompt_length, 0)}
+        lengths["decoder"] = ("completions", "max_new_tokens", max_new_tokens, start)  # a critic reads the last token
+        for side, (texts, setting, length, more) in lengths.items():
             positions = positions_of(self.model.config, side)
-            if positions is not None and length > positions:
+            if positions is not None and length + more > positions:
                 raise ValueError(
-                    f"the model's {side} has {positions} positions, the environment's {name} need {length}; make the"
-                    " environment with a smaller max_prompt_length or max_new_tokens"
+                    f"the model's {side} has {positions} positions, the environment's {texts} need {length + more};"
+                    f" {_shorter_texts(setting, positions - more)}"
                 )
 
     def _with_start(self, tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,3 +273,14 @@ def _states_before(states: Tensor, texts: Texts, mask: Tensor) -> Tensor:
     last = (mask.sum(1) - 1).unsqueeze(1)
     columns = torch.minimum(texts.prompt_lengths.unsqueeze(1) - 1 + before, last)
     return states.gather(1, columns.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def _with_room(limit: int, max_prompt_length: int, max_new_tokens: int) -> str:
+    """Return what to write so that prompt and completion together have at most `limit` tokens."""
+    if max_prompt_length < limit:
+        return _shorter_texts("max_new_tokens", limit - max_prompt_length)
+    return _shorter_texts("max_prompt_length", limit - max_new_tokens)
+
+
+def _shorter_texts(setting: str, value: int) -> str:
+    return f"make the environment with {setting}={max(1, value)} or less (--env-arg {setting}={max(1, value)})"

@@ -100,9 +100,11 @@ def _check_has_head(model: Any, missing: Collection[str], name: str | Path) -> N
 
 def _not_loadable(name: str | Path, error: Exception) -> ValueError:
     named = path_with_suggestion(str(name), ("tiny", "tiny-seq2seq"))
+    is_missing_folder = str(name).startswith((".", "/", "~")) and not Path(name).exists()
+    why = "there is no such folder" if is_missing_folder else str(error).partition("\n")[0]
     return ValueError(
         f"no language model could be loaded as {named}; give the folder of a saved model, a hub name"
-        f" (network needed), or tiny / tiny-seq2seq ({str(error).partition(chr(10))[0]})"
+        f" (network needed), or tiny / tiny-seq2seq ({why})"
     )
 
 

@@ -57,6 +57,7 @@ class TestPolicies:
         ("given", "error", "words"),
         [
             ("no-such-folder/model", ValueError, "no language model could be loaded as 'no-such-folder/model'"),
+            ("./no-such-folder", ValueError, r"as '\./no-such-folder'.*\(there is no such folder\)"),
             ("tiny", ValueError, r"'tiny' models are made for an environment: tiny_policy\(envs\)"),
             (3, TypeError, "a policy is an LMPolicy, a model of transformers, or the name or folder of one, got int"),
             (None, TypeError, r"got NoneType; write LMPolicy\.from_pretrained"),

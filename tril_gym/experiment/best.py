@@ -23,7 +23,7 @@ def save_best(folder: Path, policy: LMPolicy | None, figures: Mapping[str, Any])
     Raises:
         ValueError: the folder has other contents.
     """
-    from tril_gym.agents.algorithms.agent import save_policy
+    from tril_gym.agents.algorithms.saved_models import save_policy
 
     def fill(new: Path) -> None:
         if policy is None:

@@ -301,7 +301,7 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
 def _load_run(
     config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str, which: str
 ) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
-    from tril_gym.agents.algorithms.agent import saved_policy
+    from tril_gym.agents.algorithms.saved_models import saved_policy
 
     checkpoint = folder.checkpoint_of(which)
     envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / "reward")

@@ -350,6 +350,16 @@ class TestRuns:
         assert [path for path in files if b"S3CRET" in path.read_bytes()] == []
         assert "S3CRET" not in repr(agent) + repr(agent.guide)
 
+    def test_a_saved_agent_asks_its_server_again_where_it_is_trusted(self, tmp_path):
+        with serving(plain) as server:
+            agent = self.agent(server, tmp_path / "answers", top_p=0.9, timeout=7.0)
+            agent.save(tmp_path / "agent")
+            with pytest.raises(ValueError, match=r"is the server http://.*#m, .* guide=Guide.from_server\('http://"):
+                PPOPlusPlus.load(tmp_path / "agent", envs=agent.envs)
+            loaded = PPOPlusPlus.load(tmp_path / "agent", envs=agent.envs, trust_remote_code=True)
+        assert loaded.guide.settings() == agent.guide.settings()
+        assert loaded.guide.server.decoding.top_p == 0.9
+
 
 def test_uniforms_of_dropped_rows_do_not_shift_seeds():
     envs = text_envs(byte_tokenizer(), num_envs=4)

@@ -10,7 +10,7 @@ B texts, T new tokens.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -51,6 +51,12 @@ class ServerGuide(Actor):
         address, decoding = self.server.address, str(self.server.decoding)
         kind = "" if self._found is None else ", ids" if self._found.takes_ids else ", text"
         return f"Guide.from_server({str(address)!r}, {decoding}{kind})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `Guide.from_server` makes it of again, as plain data; of the key, where it is read from."""
+        decoding = asdict(self.server.decoding)
+        decoding.pop("greedy")
+        return {"url": str(self.server.address)} | decoding | asdict(self.server.config)
 
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> WholeTextWriter:
         """Continue texts where they stop; see `Actor`."""

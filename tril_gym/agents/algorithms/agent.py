@@ -22,13 +22,12 @@ from gymnasium.vector import VectorEnv
 from tril_gym import __version__
 from tril_gym.agents.actors.guide import Guide, as_guide
 from tril_gym.agents.actors.model_check import check_training_mode
-from tril_gym.agents.actors.past_successes import PastSuccesses
 from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
-from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.served_policy import ServedPolicy
 from tril_gym.agents.algorithms.batches import BatchSource, CollectNow
 from tril_gym.agents.algorithms.overlapped import CollectAhead
 from tril_gym.agents.algorithms.report import History
+from tril_gym.agents.algorithms.saved_models import describe_guide, save_guide, save_policy, saved_guide, saved_policy
 from tril_gym.agents.algorithms.training_loop import learn
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout
@@ -38,7 +37,6 @@ from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.pretrained import is_adapter
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
 from tril_gym.utils.config_fields import check_integer, describe_type
@@ -284,9 +282,9 @@ class Agent(ABC):
         """Save everything needed to continue training exactly.
 
         `policy/` loads with `from_pretrained` of `transformers`. For a LoRA policy, `lora/` holds the adapter and the
-        name or weights of its base. Not saved are the environment, and a guide that is neither a language model nor the
-        references: pass them to `load`. An agent saved in the folder before is replaced atomically. Of several
-        processes all call it, and the main one writes.
+        name or weights of its base. Not saved are the environment, and a guide that is a function or an actor of your
+        own: pass them to `load`. An agent saved in the folder before is replaced atomically. Of several processes all
+        call it, and the main one writes.
 
         Raises:
             ValueError: the folder has other contents.
@@ -301,19 +299,12 @@ class Agent(ABC):
 
     def _write(self, policy: LMPolicy, state: dict[str, Any], folder: Path) -> None:
         save_policy(policy, folder)
-        if isinstance(self.guide, Guide):
-            self._write_guide(self.guide.policy, folder / "guide")
+        save_guide(self.guide, policy=self.policy, folder=folder / "guide")
         torch.save(state, folder / "learner.pt")
         about = {"version": __version__, "algorithm": self.name, "iteration": self.iteration, "seed": self.seed}
-        about |= {"config": asdict(self.config), "guide": _describe(self.guide, self.policy)}
+        about |= {"config": asdict(self.config), "guide": describe_guide(self.guide, self.policy)}
         about |= {"layout": self.layout.as_json()}
         (folder / "agent.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-    def _write_guide(self, guide: LMPolicy, folder: Path) -> None:
-        if guide.shares_base(self.policy):
-            guide.language_model.save_delta(folder)
-        else:
-            guide.save(folder) if guide.lora is None else guide.language_model.save_adapter(folder)
 
     @classmethod
     def load(
@@ -333,9 +324,10 @@ class Agent(ABC):
             envs: an environment like the one it was trained in.
             device: torch device of the policy and the guide.
             changes: hyperparameters with another value than the saved one.
-            trust_remote_code: run code that was saved with the models, as those have that are not part of transformers.
-            parts: what could not be saved: `guide=`, if it is neither a language model nor the references, and
-                GAIL's `discriminator=`, if it is your own.
+            trust_remote_code: run code that was saved with the models, as those have that are not part of transformers,
+                and ask the server that the folder names as guide.
+            parts: what could not be saved: `guide=`, if it is a function or an actor of your own, and GAIL's
+                `discriminator=`, if it is your own.
 
         Raises:
             ValueError: the folder holds no agent, one of another algorithm or of a newer version, or the guide is
@@ -346,7 +338,7 @@ class Agent(ABC):
         policy = saved_policy(folder, trust_remote_code=trust_remote_code).to(device)
         config = cls.config_type(**about["config"] | dict(changes or {}))
         if cls.takes_guide and "guide" not in parts:
-            parts["guide"] = _saved_guide(folder, about["guide"], policy, trust_remote_code=trust_remote_code)
+            parts["guide"] = saved_guide(folder, about["guide"], policy, trust_remote_code=trust_remote_code)
         agent = cls(policy=policy, envs=envs, config=config, seed=about["seed"], **parts)
         saved = torch.load(folder / "learner.pt", weights_only=True, map_location=policy.device)
         agent.generator.set_state(saved["generator"].cpu())
@@ -413,29 +405,6 @@ class GuidedAgent(Agent):
         super().__init__(policy, envs, config, guide=guide, seed=seed, ranks=ranks)
 
 
-def save_policy(policy: LMPolicy, folder: Path) -> None:
-    """Write a policy as `policy/`, and its adapter if it has one as `lora/`."""
-    policy.save(folder / "policy")
-    if policy.lora is not None and not policy.language_model.is_quantised:
-        policy.language_model.save_adapter(folder / "lora")
-
-
-def saved_policy(folder: Path, *, trust_remote_code: bool = False) -> LMPolicy:
-    """Return the policy of a saved agent; `trust_remote_code` as of `Agent.load`."""
-    model = folder / "lora" if (folder / "lora").is_dir() else folder / "policy"
-    return _saved_model(model, trust_remote_code=trust_remote_code)
-
-
-def _saved_model(folder: Path, *, trust_remote_code: bool) -> LMPolicy:
-    """Load what `LMPolicy.save` wrote, in its own precision, without a tokenizer if there was none."""
-    settings: dict[str, Any] = {"with_tokenizer": (folder / "tokenizer_config.json").is_file()}
-    if trust_remote_code:
-        settings["trust_remote_code"] = True
-    if not is_adapter(folder):
-        settings["dtype"] = "auto"
-    return LMPolicy.from_pretrained(folder, **settings)
-
-
 def _independent(guide: Actor, policy: LMPolicy) -> Actor:
     """Return the guide, with a frozen model instead of one that it shares with the policy."""
     if isinstance(guide, LMPolicy):
@@ -466,28 +435,3 @@ def _changes(config: Any) -> str:
     usual = type(config)()
     changed = [entry.name for entry in fields(config) if getattr(config, entry.name) != getattr(usual, entry.name)]
     return ", ".join(f"{name} {getattr(config, name)}" for name in changed)
-
-
-def _describe(guide: Actor | None, policy: LMPolicy) -> dict[str, Any] | None:
-    if isinstance(guide, Guide):
-        kind = "model on the policy's base" if guide.policy.shares_base(policy) else "model"
-        return {"kind": kind} | guide.settings()
-    if isinstance(guide, PastSuccesses):
-        return {"kind": "successes", "minimum": guide.minimum}
-    if guide is None:
-        return None
-    return {"kind": "references" if isinstance(guide, References) else "other"}
-
-
-def _saved_guide(folder: Path, about: dict[str, Any], policy: LMPolicy, *, trust_remote_code: bool) -> Actor:
-    settings = dict(about)
-    kind = settings.pop("kind")
-    if kind == "references":
-        return References()
-    if kind == "successes":
-        return PastSuccesses(**settings)
-    if kind == "model":
-        return Guide(_saved_model(folder / "guide", trust_remote_code=trust_remote_code).to(policy.device), **settings)
-    if kind == "model on the policy's base":
-        return Guide(policy.with_language_model(policy.language_model.load_delta(folder / "guide")), **settings)
-    raise ValueError(f"the guide of the agent in {folder} could not be saved; pass it: load(..., guide=...)")

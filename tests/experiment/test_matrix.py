@@ -1,70 +1,114 @@
-"""Every algorithm on every task with both kinds of model, from the command line: runs of two iterations; of HH one.
+"""Every algorithm on every task with both kinds of model, from the command line: trained, and resumed exactly.
 
-Tasks differ in data and rewards, of which an algorithm knows nothing, so `make test` runs each algorithm with both
-kinds of model, on tasks in turn, and each task with both kinds. `make matrix` runs the other cells.
+Tasks differ in data and rewards, of which an algorithm knows nothing, so `make test` runs each algorithm on one task
+with one kind of model, in turn, without a stop (`tests/agents` stops each one). `make matrix` runs all cells. DPO and
+IPO learn given pairs, which only HH has.
 """
 
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
-from seven import SEVEN
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tril_gym.cli import main
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.rewards.neural import preference_fit
 
-TASKS = ("IMDB", "CommonGen", "TLDR")
+TASKS = ("IMDB", "CommonGen", "TLDR", "HH")
 MODELS = {"tiny": AutoModelForCausalLM, "tiny-seq2seq": AutoModelForSeq2SeqLM}
-HH = ("ppo-pp", "HH", "tiny-seq2seq")
-CELLS = [*itertools.product(SEVEN, TASKS, MODELS), HH]
-# Algorithm i with kind of model j is tested on task i + j, modulo 3.
+CELLS = [
+    cell
+    for cell in itertools.product(ALGORITHMS, TASKS, MODELS)
+    if cell[1] == "HH" or not agent_type(cell[0]).needs_pairs
+]
+# Algorithm i is tested on one of its own tasks with one kind of model, so that all pairs of both occur.
 USUAL = {
-    (algorithm, TASKS[(i + j) % 3], policy) for i, algorithm in enumerate(SEVEN) for j, policy in enumerate(MODELS)
+    [cell for cell in CELLS if cell[0] == name][(3 * i) % (2 if agent_type(name).needs_pairs else 8)]
+    for i, name in enumerate(ALGORITHMS)
 }
-MARKED = [pytest.param(*cell, marks=[] if cell in USUAL | {HH} else pytest.mark.slow) for cell in CELLS]
-SMALL = ["--tiny-samples", "32", "--num-envs", "4", "--eval-examples", "4", "--iterations", "2", "--epochs", "1"]
+MARKED = [pytest.param(*cell, False, id="-".join(cell)) for cell in CELLS if cell in USUAL]
+MARKED += [pytest.param(*cell, True, marks=pytest.mark.slow, id="-".join([*cell, "resumed"])) for cell in CELLS]
+SMALL = ["--tiny-samples", "32", "--num-envs", "8", "--eval-examples", "4", "--eval-every", "0", "--iterations", "2"]
+SMALL += ["--epochs", "1", "--save-every", "1", "--keep", "9"]
 # Short texts: these runs check that all components fit together.
 LENGTHS = {"IMDB": (24, 10), "CommonGen": (15, 10), "TLDR": (48, 10), "HH": (48, 10)}
-OWN = {"d2lols": ["--aggrevated-iterations", "1"], "lols": ["--ppo-pp-prob", "0.5"]}
+OWN = {
+    "d2lols": ["--aggrevated-iterations", "1"],
+    "lols": ["--ppo-pp-prob", "0.5"],
+    "ppg": ["--auxiliary-every", "2", "--auxiliary-epochs", "1"],  # a phase ends after the run is stopped
+}
+OWN |= {name: ["--value-texts", "2"] for name in ("a-lol", "a-star-po")}
+CRITICS = {"aggrevated": {"guide_critic"}, "d2lols": {"guide_critic", "critic"}}
 
 
 def test_the_matrix_is_complete():
-    assert len(CELLS) == 43
-    assert len(USUAL) == 14
+    assert len(CELLS) == 28 * 8 + 2 * 2
+    assert {algorithm for algorithm, *_ in USUAL} == set(ALGORITHMS)
+    assert len(USUAL) == len(ALGORITHMS)
     assert {(task, policy) for _, task, policy in USUAL} == set(itertools.product(TASKS, MODELS))
-    assert {(algorithm, policy) for algorithm, _, policy in USUAL} == set(itertools.product(SEVEN, MODELS))
 
 
-@pytest.mark.parametrize(("algorithm", "task", "policy"), MARKED)
-def test_a_cell_trains_from_the_command_line(algorithm, task, policy, tmp_path, monkeypatch):
+def run(folder, *arguments):
+    result = CliRunner().invoke(main, ["train", *arguments, "--output-dir", str(folder)])
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows):
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/") and "second" not in key}
+        for row in rows
+    ]
+
+
+def last_policy(folder):
+    return folder / "checkpoints" / "iteration-000002" / "policy"
+
+
+@pytest.mark.parametrize(("algorithm", "task", "policy", "resumes"), MARKED)
+def test_a_cell_trains_from_the_command_line(algorithm, task, policy, resumes, tmp_path, monkeypatch):
     monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1, batch_size=600))
     prompt, new = LENGTHS[task]
     lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
-    arguments = ["train", algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths]
-    result = CliRunner().invoke(main, [*arguments, *OWN.get(algorithm, []), "--output-dir", str(tmp_path / "run")])
-    assert result.exit_code == 0, result.output
-
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == [1, 2]
-    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
-    if algorithm != "bc":  # which has no ratio
-        assert all(row["policy/ratio_error"] < 1e-4 for row in rows)
-    critics = {name.split("/")[0] for row in rows for name in row if name.endswith("explained_variance")}
-    expected = {"bc": set(), "aggrevated": {"guide_critic"}, "d2lols": {"guide_critic", "critic"}}
-    if algorithm == "lols":
-        assert critics <= {"guide_critic", "critic"}
-    else:
-        assert critics == expected.get(algorithm, {"critic"})
-    assert ("discriminator/accuracy" in rows[0]) == (algorithm == "gail")
+    own = OWN.get(algorithm, [])
+    rows = run(tmp_path / "run", algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths, *own)
+    check_metrics(algorithm, rows)
 
     # The trained policy loads with transformers and generates.
-    policy_folder = tmp_path / "run" / "checkpoints" / "iteration-000002" / "policy"
-    model = MODELS[policy].from_pretrained(policy_folder)
+    model = MODELS[policy].from_pretrained(last_policy(tmp_path / "run"))
     written = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False)
     assert written.shape[0] == 1
     assert written.shape[1] > 1
+
+    if resumes:
+        check_resumed(algorithm, rows, tmp_path)
+
+
+def check_resumed(algorithm, rows, tmp_path):
+    # As it was after the first iteration, the run is continued to the same end.
+    shutil.copytree(tmp_path / "run", tmp_path / "again", symlinks=True)
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "iteration-000002")
+    assert without_times(run(tmp_path / "again", algorithm, "--resume")) == without_times(rows)
+    ours, theirs = (load_file(last_policy(tmp_path / name) / "model.safetensors") for name in ("run", "again"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def check_metrics(algorithm, rows):
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
+    assert all(row.get("policy/ratio_error", 0.0) < 1e-4 for row in rows)
+    critics = {name.split("/")[0] for row in rows for name in row if name.endswith("explained_variance")}
+    if algorithm == "lols":
+        assert critics <= {"guide_critic", "critic"}
+    else:
+        has_critic = agent_type(algorithm).config_type.has_critic
+        assert critics == (CRITICS.get(algorithm, {"critic"}) if has_critic else set())
+    assert ("discriminator/accuracy" in rows[0]) == (algorithm == "gail")

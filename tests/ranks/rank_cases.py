@@ -28,6 +28,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import PPO, Guide, Pairs, Plan, PPOConfig, ServedPolicy, collect
 from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
+from tril_gym.agents.learners.optimizer import is_partitioned
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.rewards import Score
 from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
@@ -64,6 +65,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharded imitation": ("bc", {}),
     "reward on each process": ("ppo", {"episodes_per_iteration": 13, "reward": "each"}),
     "reward on the main process": ("ppo", {"episodes_per_iteration": 13, "reward": "main"}),
+    "zero": ("ppo-pp", {}),
+    "zero, shared critic": ("ppo", {"critic": "shared", "lr_schedule": "linear", "lr_iterations": 5}),
+    "zero, imitation": ("bc", {}),
     "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
 }
 
@@ -111,17 +115,30 @@ def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
     name, _, defect = case.partition(":")
     if name.startswith("sharded"):
         ranks = current_ranks(shards=True)
+    if name.startswith("zero"):
+        ranks = current_ranks(shards_optimizer=True)
     with planted(defect, ranks):
         agent, texts = agent_of(name, ranks), []
         if CASES[name][0] == "gail":
             agent.learner.discriminator.model.double()
-        agent.learn(ITERATIONS, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
+        rows: list[dict[str, float]] = []
+        for iteration in range(ITERATIONS):
+            rows += agent.learn(1, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
+            if name.startswith("zero") and iteration == 1:  # as where a run is resumed
+                agent.learner.load_state_dict(ranks.gather(agent.learner.state_dict())[0])
     return {
         "asked": ranks.gather([term.score.asked for term in terms(agent.envs)]),
         "texts": texts,
         "weights": list(agent.policy.language_model.state_dict().values()),
-        "metrics": [numbers_of(row) for row in agent.history],
+        "moments": ranks.gather(moments_of(agent.learner.optimizer)),
+        "metrics": [numbers_of(row) for row in rows],
     }
+
+
+def moments_of(optimizer: Any) -> int:
+    """Return how many numbers this process holds as moments of the policy."""
+    own = optimizer.optim if is_partitioned(optimizer) else optimizer
+    return sum(value.numel() for state in own.state.values() for value in state.values() if value.ndim)
 
 
 def served(ranks: Ranks) -> dict[str, Any]:

@@ -80,6 +80,13 @@ class TestAgainstOneProcess:
         assert distance(of_two[case], of_two[case.partition(":")[0]]) > 1e-6
 
 
+class TestZero:
+    def test_each_process_has_a_part_of_the_moments(self, of_two):
+        whole, parts = of_two["ppo-pp"]["moments"], of_two["zero"]["moments"]
+        assert whole[0] == whole[1] == sum(parts)
+        assert max(parts) < 0.7 * whole[0]
+
+
 class TestServedPolicy:
     def test_the_main_process_hands_over_and_each_asks_for_its_own(self, of_two):
         alone, two = served(ALONE), of_two["served"]
@@ -173,9 +180,18 @@ class TestLaunchers:
         with pytest.raises(ValueError, match="--shard-models divides models among several processes"):
             join_ranks(shards=True)
 
-    def test_deepspeed_is_refused_with_the_way_out(self, monkeypatch):
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("ZERO_STAGE", "3", "use FSDP2, which shards as much: --shard-models"),
+            ("CONFIG_FILE", "zero.json", "read of accelerate's own file"),
+            ("OFFLOAD_OPTIMIZER_DEVICE", "cpu", "offload_optimizer_device must be none, got cpu"),
+        ],
+    )
+    def test_what_zero_cannot_do_is_refused(self, name, value, words, monkeypatch):
         settings = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-        for name, value in (settings | {"ACCELERATE_USE_DEEPSPEED": "true"}).items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(ValueError, match="use FSDP2, which shards as much as ZeRO 3: --shard-models"):
+        settings |= {"ACCELERATE_USE_DEEPSPEED": "true", f"ACCELERATE_DEEPSPEED_{name}": value}
+        for key, setting in settings.items():
+            monkeypatch.setenv(key, setting)
+        with pytest.raises(ValueError, match=words):
             join_ranks()

@@ -34,11 +34,12 @@ class Ranks:
         size: the number of processes.
         local_rank: the number of this process among those of its machine.
         shards: whether each process holds a part of the trained models (FSDP2), or a replica of them.
+        shards_optimizer: whether each process holds the optimizer's moments of a part of the weights (ZeRO 1).
     """
 
     rank = local_rank = 0
     size = 1
-    shards = False
+    shards = shards_optimizer = False
 
     @property
     def is_main(self) -> bool:
@@ -128,11 +129,13 @@ class SeveralRanks(Ranks):
     """
 
     timeout = PROCESS_TIMEOUT  # seconds that one waits for another; `join_ranks` sets it
+    is_zero = False  # whether the launcher asked for ZeRO; `join_ranks` sets it
 
-    def __init__(self, *, shards: bool = False) -> None:
+    def __init__(self, *, shards: bool = False, shards_optimizer: bool = False) -> None:
         import torch.distributed as dist
 
         self.rank, self.size, self.shards = dist.get_rank(), dist.get_world_size(), shards
+        self.shards_optimizer = shards_optimizer
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._on_cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout))
 
@@ -204,7 +207,7 @@ class SeveralRanks(Ranks):
 
     def for_thread(self) -> Ranks:
         """Return the same ranks with a channel of their own. They gather; sums of gradients are for one thread."""
-        return SeveralRanks(shards=self.shards)
+        return SeveralRanks(shards=self.shards, shards_optimizer=self.shards_optimizer)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -218,17 +221,17 @@ class SeveralRanks(Ranks):
                 self.barrier()
 
 
-def current_ranks(*, shards: bool = False) -> Ranks:
+def current_ranks(*, shards: bool = False, shards_optimizer: bool = False) -> Ranks:
     """Return the ranks of `torch.distributed` where it is initialised, else one process alone."""
     import torch.distributed as dist
 
     is_one_of_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return _several_ranks(shards=shards) if is_one_of_several else ALONE
+    return _several_ranks(shards=shards, shards_optimizer=shards_optimizer) if is_one_of_several else ALONE
 
 
 @cache
-def _several_ranks(*, shards: bool) -> SeveralRanks:
-    return SeveralRanks(shards=shards)
+def _several_ranks(*, shards: bool, shards_optimizer: bool) -> SeveralRanks:
+    return SeveralRanks(shards=shards, shards_optimizer=shards_optimizer)
 
 
 def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PROCESS_TIMEOUT) -> Ranks:
@@ -240,7 +243,7 @@ def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PR
         timeout: seconds that a process waits for the others; the main process may pretrain for minutes meanwhile.
 
     Raises:
-        ValueError: the environment variables of a launcher are incomplete or ask for DeepSpeed, or there is one process
+        ValueError: the environment variables of a launcher are incomplete or ask for ZeRO 3, or there is one process
             whose models are to be sharded.
     """
     if started_processes() > 1 and not torch.distributed.is_initialized():
@@ -250,19 +253,42 @@ def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PR
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {missing[0]} is not set; start the processes with"
                 " torchrun or accelerate launch, or unset WORLD_SIZE"
             )
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            raise ValueError(
-                "DeepSpeed wraps a model with its optimizer, and here parts of a model are read by other passes; use"
-                " FSDP2, which shards as much as ZeRO 3: --shard-models, or examples/accelerate/fsdp2.yaml"
-            )
+        is_zero = _asks_for_zero()
         from accelerate import PartialState
 
         SeveralRanks.timeout = timeout
         PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(seconds=timeout))
-    ranks = current_ranks(shards=shards or os.environ.get("ACCELERATE_USE_FSDP") == "true")
+        SeveralRanks.is_zero = is_zero
+    shards = shards or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    ranks = current_ranks(shards=shards, shards_optimizer=SeveralRanks.is_zero and not shards)
     if shards and ranks is ALONE:
         raise ValueError("--shard-models divides models among several processes; start them with torchrun")
     return ranks
+
+
+def _asks_for_zero() -> bool:
+    """Return whether `accelerate launch` asks for ZeRO 1 or 2 of DeepSpeed, and take the request away from accelerate.
+
+    DeepSpeed's engine would wrap one model with its optimizer; here several passes read parts of several models.
+
+    Raises:
+        ValueError: it asks for another stage, for offloading, or by a file of DeepSpeed's own.
+    """
+    if os.environ.pop("ACCELERATE_USE_DEEPSPEED", "false") != "true":
+        return False
+    if file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        raise ValueError(f"the stage of ZeRO is read of accelerate's own file (zero_stage), got {file}; leave it out")
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if stage not in ("1", "2"):
+        raise ValueError(
+            f"zero_stage must be 1 or 2, got {stage}: for ZeRO 3, DeepSpeed's engine wraps a model with its optimizer,"
+            " and here other passes read parts of the model; use FSDP2, which shards as much: --shard-models, or"
+            " examples/accelerate/fsdp2.yaml"
+        )
+    for name in ("OPTIMIZER", "PARAM"):
+        if (where := os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none")) != "none":
+            raise ValueError(f"offload_{name.lower()}_device must be none, got {where}; more processes hold less each")
+    return True
 
 
 def leave_ranks() -> None:

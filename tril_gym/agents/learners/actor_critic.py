@@ -89,6 +89,8 @@ class ActorCritic(Learner):
         self.ranks = self.credit.ranks = self.epochs.ranks = ranks
         if ranks.shards:
             self._shard()
+        if ranks.shards_optimizer:
+            self.optimizer = self.epochs.optimizer = adamw(self.policy.parameters(), self.config, ranks=ranks)
 
     def _shard(self) -> None:
         """Let each process hold a part of the policy and the reference policy, and later of the critics."""
@@ -151,7 +153,8 @@ class ActorCritic(Learner):
                 critic.load_state_dict(other.state_dict())
             if self.ranks.shards:
                 critic.shard()
-            optimizer = adamw(critic.parameters(), self.config, learning_rate=self._critic_learning_rate)
+            rate = self._critic_learning_rate
+            optimizer = adamw(critic.parameters(), self.config, learning_rate=rate, ranks=self.ranks)
             self._critics[critic_owner] = critic, optimizer
         return self._critics[critic_owner]
 

@@ -55,7 +55,7 @@ class BehaviourCloning(Learner):
         self.ranks = ranks
         if ranks.shards:
             self.policy.language_model.shard()
-            self.optimizer = adamw(self.policy.parameters(), self.config)
+        self.optimizer = adamw(self.policy.parameters(), self.config, ranks=ranks)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""

@@ -15,6 +15,7 @@ from tril_gym.functional.sampling import Decoding
 from tril_gym.functional.schedules import learning_rate_factor
 from tril_gym.models.sharding import as_shard, is_sharded, total_norm, whole_state
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, check_bounds, config_field
+from tril_gym.utils.ranks import ALONE, Ranks
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -94,16 +95,27 @@ class OptimizerConfig:
 
 
 def adamw(
-    parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, learning_rate: float | None = None
-) -> torch.optim.AdamW:
-    """Return an optimizer of these parameters, by default with the policy's learning rate."""
-    return torch.optim.AdamW(
-        list(parameters),
-        lr=config.learning_rate if learning_rate is None else learning_rate,
-        betas=config.adam_betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    parameters: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    *,
+    learning_rate: float | None = None,
+    ranks: Ranks = ALONE,
+) -> torch.optim.Optimizer:
+    """Return an optimizer of these parameters, by default with the policy's learning rate.
+
+    With ZeRO each rank has the moments of a part of them and updates these; the others receive them.
+    """
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate if learning_rate is None else learning_rate,
+        "betas": config.adam_betas,
+        "weight_decay": config.weight_decay,
+        "fused": True,
+    }
+    if not ranks.shards_optimizer:
+        return torch.optim.AdamW(list(parameters), **settings)
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(list(parameters), torch.optim.AdamW, **settings)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
@@ -120,12 +132,22 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer with whole tensors; all processes call it."""
+    """Return the state of an optimizer with whole tensors; all processes call it.
+
+    Under ZeRO the main process returns it, the others nothing.
+    """
+    if is_partitioned(optimizer):
+        whole: Any = optimizer
+        whole.consolidate_state_dict(to=0)
+        return dict(optimizer.state_dict()) if torch.distributed.get_rank() == 0 else {}
     return whole_state(optimizer.state_dict())
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restore what `optimizer_state` returned, sharded as the parameters are now."""
+    if is_partitioned(optimizer):
+        optimizer.load_state_dict(state)
+        return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     found = {
         number: {
@@ -135,6 +157,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         for number, values in state["state"].items()
     }
     optimizer.load_state_dict(state | {"state": found})
+
+
+def is_partitioned(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether each process has a part of the moments (ZeRO)."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return isinstance(optimizer, ZeroRedundancyOptimizer)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

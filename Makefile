@@ -6,9 +6,10 @@ BIN := .venv/bin
 
 install: .venv/.installed
 
+# Python compiles what is imported, at its first import: less than pip would compile, in half the time.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 # Install, then train a tiny model with PPO++ on embedded data, offline.

@@ -1,11 +1,13 @@
 """What all tests share. Nothing heavy is imported here: tests of environments and rewards need no torch."""
 
+import os
 import signal
 import sys
 
 import pytest
 from lighter_runs import lighten
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a hub, and without a network each request is repeated for 24 s
 FAMILIES = ("gpt2", "llama", "qwen2", "t5", "bart")
 
 

@@ -177,7 +177,6 @@ def test_a_single_file_holds_examples_out(tmp_path):
 )
 def test_wrong_options_give_a_message_and_no_files(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no waiting for the hub
     if arguments[0] == "train":
         arguments = [*arguments, "--tiny-samples", "64"]
     text = call(*arguments, code=2)

@@ -33,7 +33,6 @@ def words(texts):
 def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "own.py").write_text(FUNCTIONS)
     (tmp_path / "unfinished.py").write_text("def f(:\n")
     (tmp_path / "half").mkdir()

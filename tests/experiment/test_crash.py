@@ -13,7 +13,10 @@ import tril_gym.agents
 import tril_gym.experiment.training  # noqa: F401  with the agents, so that no child imports them
 
 
-@pytest.mark.parametrize(("algorithm", "policy"), [("ppo-pp", "tiny"), ("gail", "tiny-seq2seq")])
+@pytest.mark.parametrize(
+    ("algorithm", "policy"),
+    [pytest.param("ppo-pp", "tiny", marks=pytest.mark.slow), ("gail", "tiny-seq2seq")],
+)
 def test_killed_runs_end_as_whole_ones(algorithm, policy, tmp_path):
     seed = random.SystemRandom().randrange(10_000)  # other kills each time; the output has the number
     print("seed", seed)

@@ -442,7 +442,6 @@ def test_truncated_policy_distributions_warn():
 
 @pytest.mark.parametrize("env", TASKS)
 def test_without_a_network_the_message_names_the_data_or_the_model(env, monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     words = ["train", "ppo-pp", "--preset", "tril", "--env", env, "--no-load-in-4bit"]

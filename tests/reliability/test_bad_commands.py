@@ -34,7 +34,6 @@ def in_folder(folder, monkeypatch):
 
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(tiny, "_pretrained", pretrain)
     before = contents(folder)
     yield folder

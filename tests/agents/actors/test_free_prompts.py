@@ -89,8 +89,7 @@ def test_the_command_completes_prompts_with_a_run_or_a_model(tmp_path):
     ("arguments", "message"),
     [(["no/such/folder", "w2"], "no language model could be loaded"), (["x", "w2", "--device", "tpu"], "tpu")],
 )
-def test_mistakes_are_explained(arguments, message, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_mistakes_are_explained(arguments, message):
     done = sample(*arguments)
     assert done.exit_code == 2
     assert message in done.output

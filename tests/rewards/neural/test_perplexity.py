@@ -79,9 +79,8 @@ def test_without_the_prompt(folder):
 def test_scores_do_not_depend_on_the_batch(folder):
     completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
     prompts = ["", "a", "\N{DOG FACE}", "y" * 300][:4] * 3
-    for batch_size in (8, 3):
-        log = rewards.load("output_perplexity", model=folder, batch_size=batch_size, log=True)
-        check_independence(log, completions, prompts=prompts)
+    log = rewards.load("output_perplexity", model=folder, batch_size=5, log=True)
+    check_independence(log, completions, prompts=prompts)
 
 
 def test_windows():

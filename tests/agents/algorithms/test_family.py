@@ -165,3 +165,25 @@ class TestPPG:
         history(agent, 1)
         assert torch.equal(agent.learner.phase[0][1], returns)
         assert torch.equal(returns, seen)
+
+
+# One of each loss in `make test`; a task's matrix has an encoder-decoder for half of the others.
+WITH_OTHER_MODELS = ("rloo", "dpo", "rebel", "raft", "a-lol", "ppg", "gkd")
+
+
+@pytest.mark.parametrize("kind", ["lora", "t5"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in WITH_OTHER_MODELS else pytest.mark.slow) for name in FAMILY]
+)
+def test_adapters_and_encoder_decoders_learn(name, kind):
+    plain = toy_policy("gpt2" if kind == "lora" else kind, dtype=torch.float64)
+    policy = plain.with_lora(2) if kind == "lora" else plain
+    agent = agent_of(name, policy=policy)
+    base = [tensor.clone() for tensor in plain.model.state_dict().values()]
+    before = weights(agent)
+    rows = history(agent, 2)
+    assert not torch.equal(weights(agent), before)
+    is_base_kept = all(torch.equal(*pair) for pair in zip(plain.model.state_dict().values(), base, strict=True))
+    assert is_base_kept == (kind == "lora")
+    assert all(abs(row.get("policy/ratio_error", 0.0)) < 1e-9 for row in rows)
+    assert rows[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-9)  # the reference policy is the adapter's base

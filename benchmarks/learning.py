@@ -3,6 +3,9 @@
     python benchmarks/learning.py FOLDER [--algorithms NAME …] [--envs ID …] [--policies tiny tiny-seq2seq] [--seeds N]
         [--jobs N] [--split test] [--control]
 
+By default the algorithms are those whose presets were chosen by such runs; `--algorithms all` takes every one. DPO and
+IPO learn given pairs, so their environment is tril/HH-v0 alone.
+
 A cell is an algorithm, an environment and a policy; each of its seeds is a run of `tril-gym train` without any further
 option. The policies before and after training write the examples of a split that was not used to choose settings.
 Results are kept in FOLDER, one small JSON file per run, so an interrupted sweep continues where it stopped; the table
@@ -71,7 +74,7 @@ MEASURED = (
     "d2lols",
     "gail",
 )  # those whose presets were chosen by such runs
-ENVS = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0")
+ENVS = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/HH-v0")
 POLICIES = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}
 EXAMPLES = 200  # held-out examples
 MOST_KL, MOST_UNKNOWN, MOST_REPETITION = 8.0, 0.03, 0.01
@@ -339,10 +342,16 @@ def _median(values: Any) -> float:
     return float(statistics.median(values))
 
 
+def cells_of(algorithms: Sequence[str], envs: Sequence[str], policies: Sequence[str]) -> list[Cell]:
+    """Return all cells but those of algorithms of given pairs on environments without them."""
+    cells = [Cell(*parts) for parts in product(algorithms, envs, policies)]
+    return [cell for cell in cells if cell.env == "tril/HH-v0" or not agent_type(cell.algorithm).needs_pairs]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="results, logs and run folders")
-    parser.add_argument("--algorithms", nargs="+", default=list(MEASURED), choices=list(ALGORITHMS))
+    parser.add_argument("--algorithms", nargs="+", default=list(MEASURED), choices=["all", *ALGORITHMS])
     parser.add_argument("--envs", nargs="+", default=list(ENVS), choices=ENVS)
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each cell: 0 to N-1")
@@ -353,12 +362,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", nargs=4, metavar=("ALGORITHM", "ENV", "POLICY", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
+    if "all" in options.algorithms:
+        options.algorithms = list(ALGORITHMS)
     if options.run:
         cell, seed = Cell(*options.run[:3]), int(options.run[3])
         found = measure_run(cell, seed, options.folder, options.split, control=options.control)
         (options.folder / f"{cell.name}_{seed}.json").write_text(json.dumps(found, indent=1))
         return
-    cells = [Cell(*parts) for parts in product(options.algorithms, options.envs, options.policies)]
+    cells = cells_of(options.algorithms, options.envs, options.policies)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
         list(

@@ -408,6 +408,11 @@ def test_peak_bytes_by_hand():
 class TestLearning:
     """The table of learning: which results count as learning."""
 
+    def test_pairs_are_learned_where_they_are(self):
+        cells = learning.cells_of(["rloo", "dpo"], learning.ENVS, ["tiny"])
+        assert [cell.env for cell in cells if cell.algorithm == "rloo"] == list(learning.ENVS)
+        assert [cell.env for cell in cells if cell.algorithm == "dpo"] == ["tril/HH-v0"]
+
     @staticmethod
     def result(greedy=3.0, sampled=3.0, *, algorithm="ppo", kl=2.0, unknown=0.0, repetition=0.0, **further):
         changes = {"greedy": {"standard_errors": greedy}, "sampled": {"standard_errors": sampled}}

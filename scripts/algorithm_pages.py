@@ -103,9 +103,7 @@ def _sentence(docstring: str | None) -> str:
 def _own_fields(kind: type) -> list[Field[Any]]:
     """Return the fields that a config type adds or gives another default."""
     known: dict[str, Field[Any]] = kind.__dict__.get("__dataclass_fields__", {})
-    return [
-        known[name] for name in get_annotations(kind) if name in known and _has_help(known[name])
-    ]
+    return [known[name] for name in get_annotations(kind) if name in known and _has_help(known[name])]
 
 
 def _has_help(entry: Field[Any]) -> bool:

@@ -160,6 +160,19 @@ class TestGAIL:
                 return
         pytest.fail("fewer than two of three seeds")
 
+    @pytest.mark.parametrize("is_control", [False, True])
+    def test_a_discriminator_of_tokens_teaches_unless_it_reads_other_texts(self, is_control):
+        envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
+        policy = new_policy(envs, 0)
+        before = mean_reward(policy, envs)
+        config = GAILConfig(**NUMBERS | {"learning_rate": 5e-3, "minibatch_size": 32}, discriminator_level="token")
+        agent = GAIL(policy, envs, config)
+        if is_control:
+            agent.learner.set_discriminator(OtherTexts(agent.learner.discriminator))
+        agent.learn(12)
+        assert before < 0.5
+        assert (mean_reward(policy, envs) > before + 0.3) != is_control
+
     def test_discriminator_of_other_texts_teaches_nothing(self):
         envs = toy(vocab_size=8, max_new_tokens=5, num_examples=8)
         policy = new_policy(envs, 0)

@@ -100,8 +100,8 @@ if TYPE_CHECKING:
     from tril_gym.agents.collection.trajectories import Trajectories as Trajectories
     from tril_gym.agents.learners.actor_critic import ActorCritic as ActorCritic
     from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig as ActorCriticConfig
-    from tril_gym.agents.learners.adversarial import AdversarialConfig as AdversarialConfig
     from tril_gym.agents.learners.adversarial import AdversarialLearner as AdversarialLearner
+    from tril_gym.agents.learners.adversarial_config import AdversarialConfig as AdversarialConfig
     from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning as BehaviourCloning
     from tril_gym.agents.learners.critic import Critic as Critic
     from tril_gym.agents.learners.critic_free_config import CriticFreeConfig as CriticFreeConfig
@@ -132,7 +132,7 @@ _MODULES = {
     "ActorCritic": "tril_gym.agents.learners.actor_critic",
     "ActorCriticConfig": "tril_gym.agents.learners.actor_critic_config",
     "AdapterHandOver": "tril_gym.agents.actors.served_policy",
-    "AdversarialConfig": "tril_gym.agents.learners.adversarial",
+    "AdversarialConfig": "tril_gym.agents.learners.adversarial_config",
     "AdversarialLearner": "tril_gym.agents.learners.adversarial",
     "Agent": "tril_gym.agents.algorithms.agent",
     "AggreVaTeD": "tril_gym.agents.algorithms.aggrevated",

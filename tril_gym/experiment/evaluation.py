@@ -33,7 +33,7 @@ ORDER_SEED = 0  # of the order in which samples of examples are taken
 class Evaluation:
     """The result of an evaluation."""
 
-    # For "greedy", "sampled" and, with beams, "beam_search": reward/mean, text/…, score/…, metric/…, kl.
+    # For "greedy", "sampled" and, with beams, "beam_search": reward/mean, text/…, score/…, metric/…, kl, kl_per_token.
     metrics: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
@@ -70,7 +70,8 @@ def evaluate(
         policy: the policy to evaluate. It samples as in training.
         envs: a vector environment. One that cannot restart single rows draws the examples itself, by the seed.
         seed: random seed for sampling. The same seed gives the same metrics.
-        ref_policy: also report "kl", the KL divergence of the sampled texts from this policy in nats per text.
+        ref_policy: also report "kl" and "kl_per_token", the KL divergence of the sampled texts from this policy in nats
+            per text and per token.
         count: evaluate on a random sample of so many examples, the same for every seed; by default on all, in order.
         samples: the number of texts in `Evaluation.samples`.
         metrics: further scores to measure the texts by; see `metrics_by_name`.
@@ -100,6 +101,8 @@ def evaluate(
         if name == "sampled" and ref_policy is not None:
             columns["kl"] = _kl_of_texts(texts, ref_policy, layout, ranks)
         found[name] = means_of(columns) | _prefixed("metric", measured.values)
+        if "kl" in columns:
+            found[name]["kl_per_token"] = float(columns["kl"].sum() / columns["text/length"].sum().clamp(min=1))
         intervals[name] = intervals_of(columns, seed) | _prefixed("metric", measured.intervals)
         rewards[name] = columns["reward/mean"].tolist()
         kept = plain_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples

@@ -102,7 +102,13 @@ def nll_loss(logprobs: Tensor, is_token: Tensor, *, count: Count = None) -> Tens
     return -masked_mean(logprobs, is_token, count)
 
 
-def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def discriminator_loss(
+    expert_logits: Tensor,
+    policy_logits: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    counts: tuple[int, int] | None = None,
+) -> Tensor:
     """Return the binary cross-entropy in nats, with label 1 for an expert's texts and 0 for the policy's: a scalar.
 
         −mean y log D + (1 − y) log(1 − D),  D = σ(logit)
@@ -113,12 +119,18 @@ def discriminator_loss(expert_logits: Tensor, policy_logits: Tensor, *, label_sm
         expert_logits:   (B,) of references, with gradient.
         policy_logits:   (B',) of the policy's texts, with gradient.
         label_smoothing: s; the labels are 1 − s/2 and s/2.
+        counts:          numbers of logits of both classes, of which these are a part: the classes then weigh alike, as
+                         of tokens they should, whose numbers differ. None: all logits do.
     """
     assert expert_logits.ndim == policy_logits.ndim == 1, (expert_logits.shape, policy_logits.shape)
     logits = torch.cat([expert_logits, policy_logits])
     labels = torch.cat([torch.ones_like(expert_logits), torch.zeros_like(policy_logits)])
     labels = labels * (1 - label_smoothing) + label_smoothing / 2
-    return binary_cross_entropy_with_logits(logits, labels)
+    if counts is None:
+        return binary_cross_entropy_with_logits(logits, labels)
+    losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    expert, written = losses.split([len(expert_logits), len(policy_logits)])
+    return 0.5 * (expert.sum() / max(1, counts[0]) + written.sum() / max(1, counts[1]))
 
 
 def gradient_penalty(gradients: Tensor) -> Tensor:

@@ -37,7 +37,28 @@ def best_of(rewards: Tensor, count: int = 1) -> Tensor:
 
 def first_round_pairs(accepted: Tensor, rewards: Tensor) -> Tensor:
     """Return neighbours among the accepted as pairs, the better one first; no ties: (m,), (N,) -> (n, 2) int64."""
-    pairs = accepted[: len(accepted) // 2 * 2].view(-1, 2)
+    ordered, differ = _matches(accepted, rewards)
+    return ordered[differ]
+
+
+def tournament_pairs(accepted: Tensor, rewards: Tensor) -> Tensor:
+    """Return the matches of a tournament among the accepted, the better one first; no ties: (m,), (N,) -> (n, 2) int64.
+
+    Neighbours meet, and the better one of each two goes on to the next round, until one is left; of an odd number the
+    last one goes on by itself. There are m − 1 matches.
+
+    Liu et al. 2024 (RSO), section 3.2: https://arxiv.org/abs/2309.06657
+    """
+    left, pairs = accepted, [accepted.new_zeros((0, 2))]
+    while len(left) > 1:
+        ordered, differ = _matches(left, rewards)
+        pairs.append(ordered[differ])
+        left = torch.cat([ordered[:, 0], left[2 * len(ordered) :]])
+    return torch.cat(pairs)
+
+
+def _matches(rows: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Return neighbours, the better one first, and whether their rewards differ: (m,) -> (m // 2, 2), (m // 2,)."""
+    pairs = rows[: len(rows) // 2 * 2].view(-1, 2)
     left, right = rewards[pairs].unbind(1)
-    ordered = torch.where((left >= right).unsqueeze(1), pairs, pairs.flip(1))
-    return ordered[left != right]
+    return torch.where((left >= right).unsqueeze(1), pairs, pairs.flip(1)), left != right

@@ -18,7 +18,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import GAIL, GAILConfig, LMPolicy, Plan, TextLayout, Trajectories
 from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
 from tril_gym.agents.collection.collector import collect
-from tril_gym.agents.learners.adversarial import AdversarialLearner, with_final_rewards
+from tril_gym.agents.learners.adversarial import AdversarialLearner, with_rewards
 from tril_gym.agents.learners.discriminator import AdapterDiscriminator, ClassifierDiscriminator, Discriminator
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
@@ -115,7 +115,7 @@ class TestReward:
         # Texts of 3, 1 and 2 tokens: each reward is in its own row, at the last token of its text.
         texts = Setting().texts[torch.tensor([0, 1, 2])]
         is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
-        rewards = with_final_rewards(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
+        rewards = with_rewards(replace(texts, is_token=is_token), torch.tensor([0.5, -2.0, 7.0])).rewards
         expected = torch.zeros(3, T, dtype=torch.float64)
         expected[0, 2], expected[1, 0], expected[2, 1] = 0.5, -2.0, 7.0
         assert torch.equal(rewards, expected)

@@ -4,8 +4,9 @@ Ho and Ermon 2016, "Generative Adversarial Imitation Learning": https://arxiv.or
 In each iteration the policy writes whole texts, the discriminator learns to tell them from references of the same
 prompts, and its logit of each text is the reward, at the last token, of a PPO update.
 
-Differs from the paper: PPO instead of TRPO; the discriminator reads whole texts, not pairs of state and action; the
-reward is the logit by default. It takes either sign, so that neither short nor long texts gain by their length alone.
+Differs from the paper: PPO instead of TRPO; the discriminator reads whole texts, unless `discriminator_level` is token:
+then its logit of each pair of state and action is the reward of that token; the reward is the logit by default. It
+takes either sign, so that neither short nor long texts gain by their length alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from gymnasium.vector import VectorEnv
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.adversarial import AdversarialConfig, AdversarialLearner
+from tril_gym.agents.learners.adversarial import AdversarialLearner
+from tril_gym.agents.learners.adversarial_config import AdversarialConfig
 from tril_gym.agents.learners.discriminator import Discriminator
 from tril_gym.utils.ranks import Ranks
 

@@ -36,6 +36,15 @@ class RSOConfig(OfflinePairConfig):
     rejection_beta: float = config_field(
         0.5, "β of rejection sampling, reward per nat: a small one accepts only the best", above=0
     )
+    pairing: Literal["first_round", "tournament"] = config_field(
+        "first_round", "Accepted texts that are compared: neighbours, or also the better ones of them, round by round"
+    )
+    reference_every: int | None = config_field(
+        None,
+        "Iterations after which the reference policy, which writes the candidates, becomes the policy: iterated RSO;"
+        " default: never",
+        minimum=1,
+    )
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
     def __post_init__(self) -> None:
@@ -48,7 +57,17 @@ class RSOConfig(OfflinePairConfig):
 
     def select(self, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
         """Return pairs of accepted texts, the better one first."""
-        return accepted_pairs(trajectories, beta=self.rejection_beta, want=self.accepted_texts, generator=generator)
+        return accepted_pairs(
+            trajectories,
+            beta=self.rejection_beta,
+            want=self.accepted_texts,
+            generator=generator,
+            pairing=self.pairing,
+        )
+
+    def renews_reference(self, iteration: int) -> bool:
+        """Return whether the reference policy becomes the policy after so many iterations."""
+        return self.reference_every is not None and iteration % self.reference_every == 0
 
 
 class RSO(Agent):

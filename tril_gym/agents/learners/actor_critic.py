@@ -232,6 +232,8 @@ class ActorCritic(Learner):
         if learns_policy:
             self.kl_controller.update(distances["kl"], len(trajectories))
         self.iteration += 1
+        if self.config.renews_reference(self.iteration):
+            self.credit.renew_reference()
         steps |= self._sampling_error(trajectories, sampled, steps)
         metrics = distances | {"kl_coef": kl_coef} | scale | groups | corrected
         return metrics | (steps if critic is None else self._critic_metrics(plan, experience, steps))

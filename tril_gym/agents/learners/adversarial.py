@@ -1,14 +1,17 @@
 """Adversarial learning: a discriminator learns to tell references from the policy's texts, and its logit is the reward.
 
-The environment's own reward is logged but not learned from. B texts, T new tokens.
+The environment's own reward is logged but not learned from. A discriminator of tokens has a logit for each token, which
+is that token's reward.
+
+B texts, T new tokens.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,92 +22,18 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
-from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
+from tril_gym.agents.learners.adversarial_config import AdversarialConfig
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator, Discriminator, make_discriminator
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import adamw
+from tril_gym.agents.learners.token_discriminator import make_token_discriminator
 from tril_gym.functional.losses import discriminator_loss, gradient_penalty
 from tril_gym.functional.masked import masked_whiten
 from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
-from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_EPOCHS, MAX_RATE, config_field
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(ActorCriticConfig):
-    """Hyperparameters of the actor-critic update and of the discriminator."""
-
-    discriminator: str = config_field(
-        "tiny",
-        "Discriminator: tiny, adapter (with a LoRA policy), or name or folder of a sequence classifier",
-        group="reward",
-    )
-    discriminator_learning_rate: float = config_field(
-        1e-3, "AdamW step size of the discriminator, constant", above=0, maximum=MAX_RATE, group="reward"
-    )
-    discriminator_epochs: int = config_field(
-        1,
-        "Passes of the discriminator over the texts of an iteration",
-        minimum=1,
-        maximum=MAX_EPOCHS,
-        group="reward",
-    )
-    discriminator_warmup: int = config_field(
-        0, "First iterations in which only discriminator and critic learn", minimum=0, group="reward"
-    )
-    discriminator_every: int = config_field(
-        1, "Train the discriminator in every n-th iteration, from the first on", minimum=1, group="reward"
-    )
-    discriminator_accuracy: float | None = config_field(
-        None,
-        "Train the discriminator only in iterations that begin with an accuracy of at most this; default: in all",
-        minimum=0,
-        maximum=1,
-        group="reward",
-    )
-    discriminator_replay: int = config_field(
-        0,
-        "Train the discriminator on texts of this many earlier iterations too, drawn alike, with their references",
-        minimum=0,
-        group="reward",
-    )
-    gradient_penalty: float = config_field(
-        0.0,
-        "Weight γ of the R1 penalty, half the squared gradient of the logit of references by their embeddings",
-        minimum=0,
-        maximum=MAX_COEFFICIENT,
-        group="reward",
-    )
-    label_smoothing: float = config_field(
-        0.0,
-        "Label smoothing s of the discriminator, whose labels are s/2 and 1−s/2",
-        minimum=0,
-        maximum=1,
-        group="reward",
-    )
-    reward_form: Literal["logit", "gail", "probability"] = config_field(
-        "logit", "Reward from the logit: the logit itself, −log(1−D), or D", group="reward"
-    )
-    reward_clip: float | None = config_field(
-        None, "Clip logits to [−c, c] before they become rewards; default: unlimited", above=0, group="reward"
-    )
-    normalize_reward: bool = config_field(
-        False, "Shift and scale the discriminator's rewards of an iteration to mean 0 and std 1", group="reward"
-    )
-    positive_only: bool = config_field(
-        False, "Take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.baseline != "none":
-            raise ValueError(
-                f"baseline={self.baseline!r} is a reward of the environment, and only the discriminator's are learned;"
-                ' use baseline="none"'
-            )
 
 
 class AdversarialLearner(Learner):
@@ -119,7 +48,9 @@ class AdversarialLearner(Learner):
         self.tokenize, self.guard = ReferenceTokens(layout), StepGuard(config.skip_nonfinite)
         # Pairs of references and the policy's texts of the same prompts, of the last iterations.
         self.replay: deque[tuple[Texts, Texts]] = deque(maxlen=config.discriminator_replay)
-        self.set_discriminator(make_discriminator(config.discriminator, policy, layout))
+        self.is_per_token = config.discriminator_level == "token"
+        make = make_token_discriminator if self.is_per_token else make_discriminator
+        self.set_discriminator(make(config.discriminator, policy, layout))
 
     def set_discriminator(self, discriminator: Discriminator) -> None:
         """Replace the discriminator and its optimizer.
@@ -163,21 +94,29 @@ class AdversarialLearner(Learner):
             experts = reference_texts(trajectories[rows], self.tokenize, generator)
             metrics = self._update_discriminator(experts, trajectories.texts[rows], generator)
             logits = self.logits(trajectories.texts)
-        rewards = self._rewards(logits)
-        metrics["discriminator/reward"] = float(rewards.mean())
+        rewards, is_real = self._rewards(logits), self._is_real(trajectories.texts)
+        metrics["discriminator/reward"] = float(rewards[is_real].mean())
         if self.config.normalize_reward:
-            rewards = masked_whiten(rewards, torch.ones_like(rewards, dtype=torch.bool))
-        trajectories = with_final_rewards(trajectories, rewards)
+            rewards = masked_whiten(rewards, is_real)
+        trajectories = with_rewards(trajectories, rewards)
         learns_policy = iteration >= self.config.discriminator_warmup
         return metrics | self.actor_critic.update(
             trajectories, plan, generator=generator, timer=timer, learns_policy=learns_policy
         )
 
     def _rewards(self, logits: Tensor) -> Tensor:
-        """Return the rewards of logits, (B,), before they are normalised."""
+        """Return the rewards of logits, (B,) or (B, T), before they are normalised."""
         if self.config.reward_clip is not None:
             logits = logits.clamp(-self.config.reward_clip, self.config.reward_clip)
         return discriminator_rewards(logits, form=self.config.reward_form)
+
+    def _is_real(self, texts: Texts) -> Tensor:
+        """Return where logits count: all of texts, (B,), or those of real tokens, (B, T)."""
+        return texts.is_token if self.is_per_token else torch.ones(len(texts), dtype=torch.bool)
+
+    def _flat(self, logits: Tensor, texts: Texts) -> Tensor:
+        """Return the logits that count, (n,)."""
+        return logits[self._is_real(texts).to(logits.device)] if self.is_per_token else logits
 
     def _expert_rows(self, trajectories: Trajectories) -> Tensor:
         """Return the rows whose reference is an expert's.
@@ -196,7 +135,7 @@ class AdversarialLearner(Learner):
 
     def _update_discriminator(self, experts: Texts, written: Texts, generator: torch.Generator) -> Metrics:
         """Train on B references and B texts of the policy; accuracy and scores are those before the first step."""
-        expert_logits, policy_logits = self.logits(experts), self.logits(written)
+        expert_logits, policy_logits = (self._flat(self.logits(texts), texts) for texts in (experts, written))
         accuracy = float(torch.cat([expert_logits > 0, policy_logits <= 0]).double().mean())
         pairs = [(experts, written), *self.replay]
         self.replay.append((experts, written))
@@ -233,7 +172,8 @@ class AdversarialLearner(Learner):
         """Take an optimizer step of the discriminator and return its metrics; none where the step was skipped."""
         self.optimizer.zero_grad()
         rows = torch.arange(len(experts))[self.ranks.share(len(experts))]
-        metrics = self._gradients(experts[rows], written[rows], share=len(rows) / len(experts))
+        counts = (int(experts.lengths.sum()), int(written.lengths.sum())) if self.is_per_token else None
+        metrics = self._gradients(experts[rows], written[rows], share=len(rows) / len(experts), counts=counts)
         self.ranks.sum_gradients(self.discriminator.parameters())
         metrics = self.ranks.sum(metrics)
         norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
@@ -243,8 +183,13 @@ class AdversarialLearner(Learner):
         self.optimizer.step()
         return metrics
 
-    def _gradients(self, experts: Texts, written: Texts, *, share: float) -> Metrics:
-        """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share."""
+    def _gradients(
+        self, experts: Texts, written: Texts, *, share: float, counts: tuple[int, int] | None = None
+    ) -> Metrics:
+        """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share.
+
+        With `counts`, the numbers of tokens of all pairs, losses are their parts of those of all instead.
+        """
         penalises, names = self.config.gradient_penalty > 0, ("discriminator/gradient_penalty", "discriminator/loss")
         if not len(experts):
             return dict.fromkeys(names[0 if penalises else 1 :], 0.0)
@@ -258,13 +203,19 @@ class AdversarialLearner(Learner):
         else:
             expert_logits = self.discriminator.logits(experts)
         policy_logits = self.discriminator.logits(written)
-        loss = discriminator_loss(expert_logits, policy_logits, label_smoothing=self.config.label_smoothing)
+        loss = discriminator_loss(
+            self._flat(expert_logits, experts),
+            self._flat(policy_logits, written),
+            label_smoothing=self.config.label_smoothing,
+            counts=counts,
+        )
+        share = share if counts is None else 1.0
         (share * (loss + total)).backward()
         return metrics | {names[1]: share * float(loss.detach())}
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
-        """Return the discriminator's logits, (B,), on the CPU."""
+        """Return the discriminator's logits, (B,) or of each token (B, T), on the CPU."""
         return self.ranks.compute_rows(
             lambda rows: self.discriminator.logits(texts[rows]), len(texts), chunk=self.config.minibatch_size
         )
@@ -291,8 +242,10 @@ class AdversarialLearner(Learner):
         self.actor_critic.load_state_dict(state["actor_critic"])
 
 
-def with_final_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
-    """Return the same texts with rewards (B,) at their last tokens and 0 elsewhere."""
-    columns = torch.arange(trajectories.tokens.shape[1])
-    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
-    return replace(trajectories, rewards=torch.where(is_last, rewards.unsqueeze(1).double(), 0.0))
+def with_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
+    """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere."""
+    is_paid = trajectories.is_token
+    if rewards.ndim == 1:
+        columns = torch.arange(trajectories.tokens.shape[1])
+        is_paid, rewards = columns == trajectories.lengths.unsqueeze(1) - 1, rewards.unsqueeze(1)
+    return replace(trajectories, rewards=torch.where(is_paid, rewards.double(), 0.0))

@@ -95,6 +95,11 @@ class CreditAssignment:
             values = self._values(trajectories, critic)
         return replace(trajectories, ref_logprobs=ref_logprobs, values=values, old_logprobs=old_logprobs)
 
+    def renew_reference(self) -> None:
+        """Let the reference policy be the policy as it is now."""
+        self.ref_policy.language_model.load_state_dict(self.policy.language_model.state_dict())
+        self.known.clear()
+
     @torch.no_grad()
     def values_before(self, trajectories: Trajectories, critic: Critic, ends: Tensor) -> Tensor:
         """Return a critic's value of each text before its token `ends`, (B,) -> (B,)."""

@@ -119,7 +119,8 @@ class Epochs:
                 means[name].append(value)
             if kl_exceeded:
                 break
-        return {name: sum(values) / len(values) for name, values in means.items()} | self.guard.skipped_since_last()
+        found = {name: sum(values) / len(values) for name, values in means.items()}
+        return found | explained_by_regression(found) | self.guard.skipped_since_last()
 
     def _lengths_to_group(self, experience: Experience) -> Tensor | None:
         """Return the lengths of the texts, (B,), if minibatches are of similar ones; None for random minibatches."""
@@ -269,6 +270,15 @@ class Epochs:
         if learns_critic and critic_optimizer is not None:
             critic_optimizer.step()
         return norms
+
+
+def explained_by_regression(metrics: Metrics) -> Metrics:
+    """Return R², the share of the mean squared target that a regression explains: 0 before its first step, 1 at best.
+
+    It is about 0, not about the mean: the two texts of a pair have no order, and the loss has no constant.
+    """
+    target = metrics.get("regression/target", 0.0)
+    return {"regression/r2": 1 - metrics["policy/loss"] / target} if target > 0 else {}
 
 
 def loss_terms(metrics: Metrics) -> Metrics:

@@ -247,8 +247,10 @@ class TextObjective:
         if self.loss == "likelihood":
             return -masked_mean(logprobs * part.advantages, learn, counts.learn), {}
         if self.loss == "a_star":
-            moved = _sums(logprobs, ref, part)
-            return text_losses.a_star_loss(moved, part.rewards, beta=self.beta, count=counts.texts), {}
+            moved, written = _sums(logprobs, ref, part), learn.any(1)
+            target = masked_mean(part.rewards.square(), written, counts.texts)
+            loss = text_losses.a_star_loss(moved, part.rewards, beta=self.beta, count=counts.texts)
+            return loss, {"regression/target": target}
         loss = text_losses.a_lol_loss(
             logprobs,
             ref,

@@ -96,6 +96,10 @@ class PolicyConfig(OptimizerConfig):
         """Whether texts are scored by the policy before the update, in place of log-probabilities at sampling."""
         return self.has_given_texts
 
+    def renews_reference(self, iteration: int) -> bool:
+        """Return whether the reference policy becomes the policy after so many iterations; by default never."""
+        return False
+
     def decoding(self) -> Decoding:
         """Return how the policy turns logits into the distribution that it samples from."""
         return Decoding(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)

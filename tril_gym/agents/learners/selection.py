@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.advantages import text_rewards
 from tril_gym.functional.group_advantages import has_signal
-from tril_gym.functional.rejection import accept, best_of, first_round_pairs
+from tril_gym.functional.rejection import accept, best_of, first_round_pairs, tournament_pairs
 from tril_gym.functional.text_losses import positive_advantages
 
 
@@ -31,7 +32,14 @@ def best_texts(trajectories: Trajectories, count: int) -> Trajectories:
     return _in_groups(trajectories, torch.cat(rows), count)
 
 
-def accepted_pairs(trajectories: Trajectories, *, beta: float, want: int, generator: torch.Generator) -> Trajectories:
+def accepted_pairs(
+    trajectories: Trajectories,
+    *,
+    beta: float,
+    want: int,
+    generator: torch.Generator,
+    pairing: Literal["first_round", "tournament"] = "first_round",
+) -> Trajectories:
     """Return pairs of texts that rejection sampling accepted, in groups of two, the better one first.
 
     Args:
@@ -39,11 +47,13 @@ def accepted_pairs(trajectories: Trajectories, *, beta: float, want: int, genera
         beta: see `accept`.
         want: texts to accept of each group.
         generator: source of all randomness.
+        pairing: which of the accepted are compared; see `first_round_pairs` and `tournament_pairs`.
     """
+    paired = first_round_pairs if pairing == "first_round" else tournament_pairs
     size, pairs = trajectories.group_size, []
     for group, rewards in enumerate(totals(trajectories).view(-1, size)):
         draws = torch.rand((want, size), generator=generator, dtype=torch.float64)
-        found = first_round_pairs(accept(rewards, draws, beta=beta, want=want), rewards)
+        found = paired(accept(rewards, draws, beta=beta, want=want), rewards)
         pairs.append(group * size + found.flatten())
     return _in_groups(trajectories, torch.cat(pairs), 2)
 

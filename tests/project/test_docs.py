@@ -237,7 +237,8 @@ def run_folders(tmp_path_factory):
     own["ppo"] |= {"scale_rewards": True}
     own["ppo-pp"] |= {"baseline": "rollin"}
     own["aggrevated"] |= {"allow_full_rollins": True, "num_envs": 32}
-    own["d2lols"] |= {"aggrevated_iterations": 1}
+    own["d2lols"] |= {"aggrevated_iterations": 1, "hand_over": "quality", "hand_over_margin": 9.0}
+    own["grpo"] |= {"given_texts": 1}
     own["gail"] |= {"gradient_penalty": 0.1}
     folders = {}
     for name in names:

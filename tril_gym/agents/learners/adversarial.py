@@ -244,8 +244,8 @@ class AdversarialLearner(Learner):
 
 def with_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
     """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere."""
-    is_paid = trajectories.is_token
-    if rewards.ndim == 1:
-        columns = torch.arange(trajectories.tokens.shape[1])
-        is_paid, rewards = columns == trajectories.lengths.unsqueeze(1) - 1, rewards.unsqueeze(1)
-    return replace(trajectories, rewards=torch.where(is_paid, rewards.double(), 0.0))
+    if rewards.ndim == 2:
+        return replace(trajectories, rewards=torch.where(trajectories.is_token, rewards.double(), 0.0))
+    columns = torch.arange(trajectories.tokens.shape[1])
+    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
+    return replace(trajectories, rewards=torch.where(is_last, rewards.unsqueeze(1).double(), 0.0))

@@ -10,64 +10,15 @@ Differs from the paper: candidates are sampled plainly, since with top-k the acc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
 
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.pair_config import OfflinePairConfig
-from tril_gym.agents.learners.selection import accepted_pairs
-from tril_gym.utils.config_fields import MAX_COEFFICIENT, config_field
+from tril_gym.agents.learners.rejection_config import RejectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RSOConfig(OfflinePairConfig):
-    """The hyperparameters of an update by preferences, and those of rejection sampling."""
-
-    needs_rewards: ClassVar[bool] = True
-    loss: Literal["dpo", "ipo", "ipo_mean", "hinge", "hinge_norm"] = config_field(
-        "hinge_norm", "Loss of a pair; the sigmoid-norm of the paper is dpo"
-    )
-    beta: float = config_field(0.05, "γ: preference per nat of log-ratio", above=0, maximum=MAX_COEFFICIENT)
-    texts_per_prompt: int = config_field(8, "Candidates of a prompt", minimum=2)
-    accepted_texts: int = config_field(4, "Candidates of a prompt that are accepted", minimum=2)
-    rejection_beta: float = config_field(
-        0.5, "β of rejection sampling, reward per nat: a small one accepts only the best", above=0
-    )
-    pairing: Literal["first_round", "tournament"] = config_field(
-        "first_round", "Accepted texts that are compared: neighbours, or also the better ones of them, round by round"
-    )
-    reference_every: int | None = config_field(
-        None,
-        "Iterations after which the reference policy, which writes the candidates, becomes the policy: iterated RSO;"
-        " default: never",
-        minimum=1,
-    )
-    epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.accepted_texts > self.texts_per_prompt:
-            raise ValueError(
-                f"accepted_texts must be at most the {self.texts_per_prompt} candidates of a prompt, texts_per_prompt,"
-                f" got {self.accepted_texts}; half of them is usual"
-            )
-
-    def select(self, trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
-        """Return pairs of accepted texts, the better one first."""
-        return accepted_pairs(
-            trajectories,
-            beta=self.rejection_beta,
-            want=self.accepted_texts,
-            generator=generator,
-            pairing=self.pairing,
-        )
-
-    def renews_reference(self, iteration: int) -> bool:
-        """Return whether the reference policy becomes the policy after so many iterations."""
-        return self.reference_every is not None and iteration % self.reference_every == 0
+class RSOConfig(RejectionConfig):
+    """The hyperparameters of an update by preferences and of rejection sampling, without additions."""
 
 
 class RSO(Agent):

@@ -105,7 +105,7 @@ def run(library: Library) -> Result:
     output = run_logged(library.name, [str(library.python), str(ROOT / f"examples/libraries/{library.name}.py")])
     found = REWARD.findall(output)
     if not found:
-        raise SystemExit(f"{library.name} printed no line with rewards; see {FOLDER / library.name}.log")
+        raise RuntimeError(f"{library.name} printed no line with rewards; see {FOLDER / library.name}.log")
     return Result(
         package=library.package,
         version=version(library, library.package),
@@ -126,7 +126,7 @@ def run_logged(name: str, command: list[str]) -> str:
     with log.open("w") as file:
         done = subprocess.run(command, cwd=FOLDER, env=env, stdout=file, stderr=subprocess.STDOUT, timeout=TIMEOUT)
     if done.returncode:
-        raise SystemExit(f"exit code {done.returncode} of {' '.join(command)}; see {log}")
+        raise RuntimeError(f"exit code {done.returncode} of {' '.join(command)}; see {log}")
     return log.read_text(errors="replace")
 
 
@@ -162,19 +162,26 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="repeat runs that have a result")
     parser.add_argument("--write", action="store_true", help="write the table into the documentation")
     arguments = parser.parse_args()
+    failed = []
     for library in LIBRARIES:
         if arguments.only and library.name not in arguments.only:
             continue
-        install(library)
-        if arguments.again or not library.result.exists():
-            library.result.write_text(json.dumps(asdict(run(library))))
+        try:
+            install(library)
+            if arguments.again or not library.result.exists():
+                library.result.write_text(json.dumps(asdict(run(library))))
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            print(error, flush=True)
+            failed.append(library.name)
     missing = [library.name for library in LIBRARIES if not library.result.exists()]
     found = [Result(**json.loads(it.result.read_text())) for it in LIBRARIES if it.result.exists()]
     print(table(found))
     if missing:
         print(f"without a result yet: {', '.join(missing)}")
-    elif arguments.write:
+    elif arguments.write and not failed:
         write(found)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -341,7 +341,9 @@ def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Tab
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of runs, each compared with the first; the rows are those of `comparison`."""
     title = "held-out reward; Δ: difference to the first run ± half its 95 % interval"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+    )
     table.add_column("run", overflow="fold")
     for column in ("greedy", "Δ", "sampled", "Δ", "KL"):
         table.add_column(column, justify="right", no_wrap=True)

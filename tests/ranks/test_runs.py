@@ -99,6 +99,17 @@ def runs(tmp_path_factory):
     return one, two, turns, sharded
 
 
+def reward_model(folder: Path, *more: object) -> list[str]:
+    """A reward model on 24 pairs, 3 batches of 8; the other two of 26 are held out."""
+    pairs = folder.parent / "pairs.jsonl"
+    rows = [
+        {"prompt": f"say {n}", "chosen": "good " * (1 + n % 5), "rejected": "bad " * (1 + n % 3)} for n in range(26)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["train", "reward-model", "--dataset", pairs, "--epochs", 2, "--drop-tokens", 0, "--batch-size", 8]
+    return [str(part) for part in [*command, "--output-dir", folder, *more]]
+
+
 class TestRunsOfTwo:
     def test_the_folder_is_that_of_one_process(self, runs):
         one, two, *_ = runs
@@ -159,6 +170,28 @@ class TestEmbeddedDefault:
         done = subprocess.run(command, capture_output=True, text=True, env=clean())
         assert done.returncode == 0, done.stderr[-3000:]
         same_run(two, one, tolerance=tolerance, dtype=dict(float32=torch.float32, float64=torch.float64)[dtype])
+
+
+class TestRewardModel:
+    def test_two_processes_train_that_of_one(self, tmp_path):
+        start, one, two = (tmp_path / name for name in ("start", "one", "two"))
+        here(reward_model(start, "--epochs", 1))
+        settings = json.loads((start / "config.json").read_text())
+        settings |= {name: 0.0 for name in settings if name.endswith("dropout_prob")}  # draws other numbers in parts
+        (start / "config.json").write_text(json.dumps(settings))
+        here(reward_model(one, "--model", start))
+        forked((2, reward_model(two, "--model", start)))
+        assert files(two) == files(one)
+        mine, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+        assert all(torch.allclose(mine[name], weight, atol=1e-4) for name, weight in theirs.items())
+        steps = [RunFolder(folder, unit="step").rows("metrics.jsonl") for folder in (two, one)]
+        assert len(steps[0]) == len(steps[1]) == 2
+        for found, expected in zip(*steps, strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)
+        report = RunFolder(two).read_json("evaluation.json")
+        assert report["train_pairs"] == 24  # no pair is repeated to fill a batch
+        before = load_file(start / "model.safetensors")
+        assert any((before[name] - weight).abs().max() > 1e-3 for name, weight in theirs.items())
 
 
 class TestDoor:

@@ -66,6 +66,7 @@ def train_reward_model(
     from tril_gym.reward_model.config import RewardModelConfig
     from tril_gym.reward_model.training import prepare_reward_model, resume_reward_model
     from tril_gym.utils.quiet import silence_libraries
+    from tril_gym.utils.ranks import leave_ranks
 
     silence_libraries()
     with usage_errors(given):
@@ -78,3 +79,4 @@ def train_reward_model(
             folder = output_dir or free_folder(Path("runs") / f"{REWARD_MODEL}-seed{config.seed}")
             run = prepare_reward_model(config, folder, console=console, force_unlock=force_unlock)
     run.run()
+    leave_ranks()

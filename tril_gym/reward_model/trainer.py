@@ -26,6 +26,7 @@ from transformers.utils import WEIGHTS_NAME
 from tril_gym.functional.preferences import preference_loss as preference_loss
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import PairIds, pad_pairs, pair_rewards
+from tril_gym.utils.ranks import ALONE, Ranks
 from tril_gym.utils.seeding import seeded
 
 BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
@@ -82,6 +83,8 @@ class PreferenceTrainer(Trainer):
         drop_tokens: probability that a token is hidden.
         center_coef: see `preference_loss`.
         callback: called at the events of a run.
+        ranks: the processes that train together. Each reads its part of a batch; a last batch that is not whole is
+            filled up with pairs of the first.
     """
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
@@ -96,16 +99,19 @@ class PreferenceTrainer(Trainer):
         drop_tokens: float,
         center_coef: float,
         callback: TrainerCallback,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(model, args, train_dataset=pairs, callbacks=[callback])
         self.remove_callback(PrinterCallback)
+        self.ranks = ranks
         self.pairs, self.pad_id, self.drop_tokens, self.center_coef = pairs, pad_id, drop_tokens, center_coef
         self._step_metrics: dict[str, float] = {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches of like length."""
         lengths = [max(map(len, pair)) for pair in self.pairs]
-        batches = LengthGroupedBatches(lengths, self.args.per_device_train_batch_size, seed=self.args.seed)
+        size = self.args.per_device_train_batch_size * self.ranks.size
+        batches = LengthGroupedBatches(lengths, size, seed=self.args.seed)
         collate = partial(pad_pairs, pad_id=self.pad_id)
         loader: DataLoader[Any] = DataLoader(self.pairs, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
@@ -118,7 +124,7 @@ class PreferenceTrainer(Trainer):
             if self.drop_tokens:
                 inputs = hide_tokens(inputs, self.drop_tokens)
             chosen, rejected = pair_rewards(model, inputs)
-        self._step_metrics = {"correct": int((chosen > rejected).sum()), "pairs": len(chosen)}
+        self._step_metrics = self.ranks.sum({"correct": int((chosen > rejected).sum()), "pairs": len(chosen)})
         loss = preference_loss(chosen, rejected, center_coef=self.center_coef)
         return (loss, (chosen, rejected)) if return_outputs else loss
 
@@ -144,6 +150,8 @@ class PreferenceTrainer(Trainer):
         `save_pretrained` renames the weights of some models (Mixtral), and Trainer would leave those out in silence.
         """
         assert self.model is not None
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
@@ -170,19 +178,21 @@ def epoch_metrics(history: Sequence[dict[str, float]], *, first: int, last: int)
     }
 
 
-def training_arguments(config: RewardModelConfig, folder: Path, *, steps: int) -> TrainingArguments:
+def training_arguments(config: RewardModelConfig, folder: Path, *, steps: int, processes: int = 1) -> TrainingArguments:
     """Return Trainer's settings: it logs each step and leaves reports and checkpoints to the callback.
 
     Args:
         config: resolved settings.
         folder: where it writes checkpoints.
         steps: of the whole run.
+        processes: that train together.
     """
     numbers: dict[str, Any] = asdict(config)
     args = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=numbers["epochs"],
-        per_device_train_batch_size=numbers["batch_size"],
+        per_device_train_batch_size=numbers["batch_size"] // processes,
+        accelerator_config={"split_batches": processes > 1},  # of a batch, each process reads its part
         learning_rate=numbers["learning_rate"],
         lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
         warmup_steps=round(config.warmup * steps),

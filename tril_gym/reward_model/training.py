@@ -42,8 +42,8 @@ from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.global_state import preserve_global_state
 from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
-from tril_gym.utils.processes import check_single_process
 from tril_gym.utils.quiet import only_errors_of_transformers
+from tril_gym.utils.ranks import Ranks, join_ranks
 from tril_gym.utils.threads import cpu_threads
 
 METRICS, EVALUATION, PAIRS_HASH = "metrics.jsonl", "evaluation.json", "pairs.sha256"
@@ -70,10 +70,12 @@ def prepare_reward_model(
     """
     folder = RunFolder(output_dir, unit="step")
     folder.require_empty()
-    run = _build(config, folder, console)
-    folder.create(force_unlock=force_unlock)
-    folder.write_config(asdict(run.config))
-    return run
+    ranks = _join(config)
+    run = _build(config, folder, console, ranks)
+    if ranks.is_main:
+        folder.create(force_unlock=force_unlock)
+        folder.write_config(asdict(run.config))
+    return run.in_folder_of_rank()
 
 
 def resume_reward_model(
@@ -105,29 +107,50 @@ def resume_reward_model(
                 f"a resumed run keeps its settings: {flag_of(name)} is {getattr(config, name)} in {folder.path},"
                 f" got {value}"
             )
-    folder.lock(force=force_unlock)
+    ranks = _join(config)
+    if ranks.is_main:
+        folder.lock(force=force_unlock)
     try:
-        run = _build(config, folder, console)
-        if not run.is_finished:
+        run = _build(config, folder, console, ranks)
+        if ranks.is_main and not run.is_finished:
             run.check_pairs()
             folder.truncate_after(run.step, [METRICS])
             folder.prune_checkpoints(run.step)
-        return run
+        return run.in_folder_of_rank()
     except BaseException:
         folder.unlock()
         raise
 
 
-def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None) -> RewardModelRun:
-    """Read the pairs and make the network."""
-    check_single_process()
+def _join(config: RewardModelConfig) -> Ranks:
+    """Return the processes that train together, each with a replica of the model.
+
+    Raises:
+        ValueError: they would divide the model, or cannot divide a batch.
+    """
+    ranks = join_ranks(config.device)
+    if ranks.shards or ranks.shards_optimizer:
+        raise ValueError(
+            "a reward model is trained by replicas; start it with torchrun or examples/accelerate/ddp.yaml"
+        )
+    return ranks
+
+
+def _build(config: RewardModelConfig, folder: RunFolder, console: RunConsole | None, ranks: Ranks) -> RewardModelRun:
+    """Read the pairs and make the network; the main process first, which may download it."""
     dataset = config.dataset or "embedded"
     config = replace(config, dataset=dataset)
     pairs = load_pairs(dataset, task=_task(config), on_bad_row=config.on_bad_row, column=config.column)
-    with _threads(config):
+    with ranks.main_first(), _threads(config):
         model, tokenizer, max_length = _network(config, pairs)
     config = resolve(config, num_pairs=len(pairs.train), max_length=max_length)
-    return RewardModelRun(config, folder, console or RunConsole(), pairs, model, tokenizer)
+    assert config.batch_size is not None
+    if missing := -config.batch_size % ranks.size:
+        raise ValueError(
+            f"--batch-size {config.batch_size} is the number of pairs of all processes, and {ranks.size} processes"
+            f" cannot share it evenly; use {config.batch_size + missing}"
+        )
+    return RewardModelRun(config, folder, console or RunConsole(), pairs, model, tokenizer, ranks, folder)
 
 
 def _task(config: RewardModelConfig) -> Task:
@@ -176,6 +199,13 @@ class RewardModelRun:
     pairs: PairData
     model: Any
     tokenizer: Any
+    ranks: Ranks
+    shared: RunFolder  # the folder of the main process, which has the checkpoints
+
+    def in_folder_of_rank(self) -> RewardModelRun:
+        """Return the same run, on other processes than the main one in a temporary copy of its folder."""
+        self.ranks.barrier()  # until the main process has written the folder
+        return self if self.ranks.is_main else replace(self, folder=self.folder.copy_of_rank())
 
     @property
     def is_finished(self) -> bool:
@@ -185,7 +215,7 @@ class RewardModelRun:
     @property
     def checkpoint(self) -> Path | None:
         """The newest checkpoint without damage; None where there is none."""
-        return self.folder.newest_checkpoint()
+        return self.shared.newest_checkpoint()
 
     @property
     def step(self) -> int:
@@ -226,6 +256,8 @@ class RewardModelRun:
             raise
         finally:
             self.folder.unlock()
+            if not self.ranks.is_main:
+                self.folder.remove_copy()
 
     def _run(self) -> dict[str, Any]:
         if self.is_finished:
@@ -278,12 +310,13 @@ class RewardModelRun:
                 on_step=on_step,
                 on_epoch=self._report_epoch,
                 on_save=self._keep_checkpoint,
-                stop_requested=stop_requested,
+                stop_requested=lambda: self.ranks.any(stop_requested()),
             )
             trainer = PreferenceTrainer(
                 self.model,
-                training_arguments(config, scratch, steps=self.total_steps),
+                training_arguments(config, scratch, steps=self.total_steps, processes=self.ranks.size),
                 train,
+                ranks=self.ranks,
                 pad_id=self.tokenizer.pad_token_id,
                 drop_tokens=config.drop_tokens,
                 center_coef=config.center_coef,
@@ -296,6 +329,8 @@ class RewardModelRun:
         def move(place: Path) -> None:
             draft.rename(place)
 
+        if not self.ranks.is_main:
+            return
         (draft / PAIRS_HASH).write_text(pairs_hash(self.pairs))
         self.folder.save_checkpoint(step, move)
 
@@ -326,7 +361,8 @@ class RewardModelRun:
         }
         self._save({"finished": True, "held_out_accuracy": right["reward_model"]["mean"]})
         self.folder.write_json(EVALUATION, found)
-        shutil.rmtree(self.folder.path / "checkpoints")
+        if self.ranks.is_main:
+            shutil.rmtree(self.folder.path / "checkpoints")
         return found
 
     def _save(self, report: dict[str, Any]) -> None:
@@ -336,7 +372,8 @@ class RewardModelRun:
             "train_pairs": len(self.pairs.train),
             "held_out_pairs": len(self.pairs.held_out),
         }
-        save_network(self.model, self.tokenizer, self.folder.path, about | report)
+        if self.ranks.is_main:
+            save_network(self.model, self.tokenizer, self.folder.path, about | report)
 
 
 def margin_loss(margins: Margins) -> float:

@@ -31,16 +31,3 @@ def started_processes() -> int:
 def is_first_process() -> bool:
     """Return whether this process is the first one, or the only one."""
     return os.environ.get("RANK", "").strip() in ("", "0")
-
-
-def check_single_process() -> None:
-    """Check that this is not one of several processes of a launcher: each would train a run of its own.
-
-    Raises:
-        ValueError: there are several.
-    """
-    if (size := started_processes()) > 1:
-        raise ValueError(
-            f"a reward model is trained by one process, got WORLD_SIZE={size}; start it without torchrun or accelerate"
-            " launch, or unset WORLD_SIZE"
-        )

@@ -107,6 +107,7 @@ def reward_model(folder: Path, *more: object) -> list[str]:
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["train", "reward-model", "--dataset", pairs, "--epochs", 2, "--drop-tokens", 0, "--batch-size", 8]
+    command += ["--learning-rate", 2e-3]
     return [str(part) for part in [*command, "--output-dir", folder, *more]]
 
 
@@ -183,7 +184,9 @@ class TestRewardModel:
         forked((2, reward_model(two, "--model", start)))
         assert files(two) == files(one)
         mine, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
-        assert all(torch.allclose(mine[name], weight, atol=1e-4) for name, weight in theirs.items())
+        # The loss depends on neither of these biases, and AdamW moves a weight by the rounding of its gradient, too.
+        learned = [name for name in theirs if not name.endswith(("key.bias", "classifier.bias"))]
+        assert all(torch.allclose(mine[name], theirs[name], atol=1e-4) for name in learned)
         steps = [RunFolder(folder, unit="step").rows("metrics.jsonl") for folder in (two, one)]
         assert len(steps[0]) == len(steps[1]) == 2
         for found, expected in zip(*steps, strict=True):
@@ -191,7 +194,7 @@ class TestRewardModel:
         report = RunFolder(two).read_json("evaluation.json")
         assert report["train_pairs"] == 24  # no pair is repeated to fill a batch
         before = load_file(start / "model.safetensors")
-        assert any((before[name] - weight).abs().max() > 1e-3 for name, weight in theirs.items())
+        assert all((before[name] - theirs[name]).abs().max() > 1e-3 for name in learned)  # the tolerance can fail
 
 
 class TestDoor:

@@ -28,6 +28,7 @@ from tril_gym.reward_model.network import pair_rewards
 from tril_gym.reward_model.training import RewardModelRun, resume_reward_model
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.interrupt import Interrupted
+from tril_gym.utils.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,19 @@ class TestFolder:
         with pytest.raises(ValueError, match="is not empty"):
             new_run(pairs_file, tmp_path / "run")
 
-    def test_refuses_several_processes(self, pairs_file, tmp_path, monkeypatch):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ValueError, match="trained by one process, got WORLD_SIZE=2"):
-            new_run(pairs_file, tmp_path / "run")
+    @pytest.mark.parametrize(
+        ("shards", "words"),
+        [(False, "--batch-size 9 .* use 10"), (True, "trained by replicas; start it with")],
+    )
+    def test_processes_that_cannot_share_the_work_are_refused(self, pairs_file, tmp_path, monkeypatch, shards, words):
+        class OneOfTwo(Ranks):
+            size = 2
+
+        ranks = OneOfTwo()
+        ranks.shards = shards
+        monkeypatch.setattr("tril_gym.reward_model.training.join_ranks", lambda device: ranks)
+        with pytest.raises(ValueError, match=words):
+            new_run(pairs_file, tmp_path / "run", batch_size=9)
         assert not (tmp_path / "run").exists()
 
     def test_bad_data_write_nothing(self, tmp_path):

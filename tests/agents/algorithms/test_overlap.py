@@ -171,7 +171,7 @@ class TestCheckpoint:
         agent = agent_of(overlap=False)
         agent.learn(1, progress=False)
         agent.save(tmp_path)
-        assert torch.load(tmp_path / "learner.pt", weights_only=True).keys() == {"generator", "learner", "guide"}
+        assert torch.load(tmp_path / "learner.pt", weights_only=True).keys() == {"generator", "learner", "guide", "own"}
 
     def test_infos_that_no_file_holds_are_refused(self):
         class Odd(gym.vector.VectorWrapper):

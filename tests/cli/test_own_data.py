@@ -79,14 +79,15 @@ def test_references_are_not_shown_as_the_texts_of_the_policy(folder):
     assert "→" in control.partition("evaluating after")[0]
 
 
-@pytest.mark.parametrize("algorithm", NEED_REFERENCES)
+@pytest.mark.parametrize("algorithm", [*NEED_REFERENCES, "a-lol"])
 def test_algorithms_that_need_references_say_so(algorithm, folder):
-    code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", *SMALL)
+    settings = ["--reward", "own:short", *SMALL]
+    code, output = train(algorithm, *TEXT, "--dataset", "prompts.json", *settings)
     assert code == 2, output
     assert "learns from references, and example" in output
     assert "completion" in output
     assert not (folder / "run").exists()
-    code, output = train(algorithm, *TEXT, "--dataset", "data.tsv", *COLUMN, "--column", "completion=answer", *SMALL)
+    code, output = train(algorithm, *TEXT, "--dataset", "data.tsv", *COLUMN, "--column", "completion=answer", *settings)
     assert code == 0, output
 
 

@@ -203,8 +203,9 @@ class Agent(ABC):
     def needs_references(self) -> bool:
         """Whether every example must have references."""
         guide_needs_them = self.guide is not None and self.guide.needs_references
-        joins = any(part.rollout.needs_references for part, _ in self.plan(0).parts)
-        return guide_needs_them or joins or self.learner.needs_references
+        plan = self.plan(0)
+        are_written = any(actor.needs_references for actor in (plan.rollout, *(part.rollout for part, _ in plan.parts)))
+        return guide_needs_them or are_written or self.learner.needs_references
 
     @property
     def episodes(self) -> int:

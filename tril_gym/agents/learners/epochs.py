@@ -152,7 +152,8 @@ class Epochs:
             entropies: whether they are computed.
         """
         counts = counts or batch.counts
-        for parameter in self._trained(critic):
+        trained = self._trained(critic)
+        for parameter in trained:
             parameter.grad = None
         metrics: defaultdict[str, float] = defaultdict(float)
         errors = []
@@ -171,7 +172,7 @@ class Epochs:
             errors.append([float(terms.pop(name)) for name in BEFORE_FIRST_UPDATE])
             for name, term in terms.items():
                 metrics[name] += float(term.detach())
-        self.ranks.sum_gradients(self._trained(critic))
+        self.ranks.sum_gradients(trained)
         ratios, largest, sums = zip(*errors, strict=True)
         found = self.ranks.sum(metrics) | self.ranks.max({RATIO_ERROR: max(ratios), SAMPLING_ERROR_MAX: max(largest)})
         return found | self.ranks.sum({SAMPLING_ERROR_MEAN: sum(sums) / max(1, batch.counts.learn)})

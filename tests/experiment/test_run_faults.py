@@ -255,7 +255,7 @@ class TestFailures:
         assert caplog.text.count("the tracker wandb failed (ConnectionError: no route to host)") == 1
         assert equal_runs(whole, tmp_path / "run")
 
-    def test_several_processes_are_refused(self, tmp_path, monkeypatch):
+    def test_an_incomplete_launch_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "4")
         with pytest.raises(ValueError, match="WORLD_SIZE is 4, but RANK is not set; start the processes with"):
             start(tmp_path / "run")

@@ -146,7 +146,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def same_run(found: Path, expected: Path, *, tolerance: float, dtype: torch.dtype) -> None:
-    same(found, expected, tolerance=tolerance)
+    """Compare weights and metrics; in float32, metrics to 1e-4: Adam turns a rounded gradient near 0 into a step."""
+    same(found, expected, tolerance=min(tolerance, 1e-4))
     assert files(found) == files(expected)
     for mine, theirs in zip(weights(found).values(), weights(expected).values(), strict=True):
         assert mine.dtype == theirs.dtype == dtype
@@ -162,7 +163,7 @@ class TestEmbeddedDefault:
         assert all((before[name] - weight).abs().max() > 1e-9 for name, weight in weights(one).items())
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("dtype", "iterations", "tolerance"), [("float32", 3, 1e-4), ("float64", 10, 1e-9)])
+    @pytest.mark.parametrize(("dtype", "iterations", "tolerance"), [("float32", 3, 1e-3), ("float64", 10, 1e-9)])
     def test_under_torchrun(self, dtype, iterations, tolerance, tmp_path):
         one, two = tmp_path / "one", tmp_path / "two"
         here(default_run(one, iterations, dtype))

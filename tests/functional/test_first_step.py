@@ -6,12 +6,14 @@ take that step.
 
 import pytest
 import torch
-from tabular import IS_TOKEN, REWARDS, expected_gradient, logprobs, policy_gradient, table
+from tabular import IS_TOKEN, REWARDS, N, expected_gradient, logprobs, policy_gradient, table
+from tabular import text_logprobs as text_logprobs_of
 
 from tril_gym.functional.group_advantages import leave_one_out, less_group_mean, standardised
 from tril_gym.functional.losses import policy_loss
 from tril_gym.functional.pair_losses import p3o_loss, rebel_loss, text_logprobs
 from tril_gym.functional.policy_losses import apa_loss, length_weights
+from tril_gym.functional.returns import gae
 from tril_gym.functional.text_losses import a_lol_loss, a_star_loss
 
 ETA, LAMBDA, BETA = 0.7, 0.5, 0.3
@@ -32,6 +34,13 @@ class Batch:
         return policy_loss(
             self.logprobs, self.old, wide, self.learn, clip_range=0.2, weights=weights, count=len(self.learn)
         )
+
+    def ppo(self):
+        """Return PPO's loss with a critic that says 0."""
+        rewards, nothing = torch.zeros_like(self.old), torch.zeros_like(self.old)
+        rewards[torch.arange(len(rewards)), self.learn.sum(1) - 1] = self.rewards
+        advantages, _ = gae(rewards, nothing, nothing[:, 0], self.learn, gamma=1.0, gae_lambda=0.95)
+        return policy_loss(self.logprobs, self.old, advantages, self.learn, clip_range=0.2, count=len(self.learn))
 
     def moved(self, *, per_token=False):
         """Return D of each text."""
@@ -102,6 +111,27 @@ def test_pairs_and_groups_are_invariant_to_a_constant(name):
         return torch.autograd.grad(of(batch), policy)[0]
 
     assert torch.allclose(step(3.0), step(0.0), atol=1e-12)
-    # The control: without a baseline a constant moves every sample.
-    plain = CASES["reinforce"][2]
-    assert (step(3.0, plain) - step(0.0, plain)).abs().max() > 0.1
+    # The control: PPO with a critic at 0, which a constant moves.
+    assert (step(3.0, Batch.ppo) - step(0.0, Batch.ppo)).abs().max() > 0.1
+
+
+def test_dr_po_ascends_the_value_of_the_references_states():
+    # The reference is the text 1 2: its states, the prompt and that after 1, begin half of the texts each.
+    policy = table()
+    begun = [1, 2, 3]  # the texts that continue 1
+    after = policy.log_softmax(-1)[1].exp() @ REWARDS[begun]
+    value = 0.5 * (text_logprobs_of(policy).exp() @ REWARDS) + 0.5 * after
+    right = -torch.autograd.grad(value, policy)[0]
+
+    def step(learns_rollin):
+        total = torch.zeros_like(policy)
+        for rows, h in (range(N), 0), (begun, 1):
+            for row in rows:
+                batch = Batch(policy, torch.tensor([row]))
+                weight = 0.5 * batch.old[0, h:][batch.learn[0, h:]].sum().exp()
+                batch.learn = batch.learn & (torch.arange(2) >= (0 if learns_rollin else h))
+                total = total + weight * torch.autograd.grad(batch.clip(batch.rewards), policy)[0]
+        return total
+
+    assert torch.allclose(step(learns_rollin=False), right, atol=1e-12)
+    assert (step(learns_rollin=True) - right).abs().max() > 1e-2  # the control: the reference's token is taught too

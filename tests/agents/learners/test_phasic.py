@@ -1,5 +1,7 @@
 """PPG in its limits: without auxiliary epochs it is PPO; the KL keeps the policy where the phase began."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from doubles import history, toy_envs, toy_policy
@@ -47,3 +49,33 @@ def test_the_kl_keeps_the_policy_in_the_auxiliary_phase():
 def test_a_shared_critic_is_refused():
     with pytest.raises(ValueError, match="critic must be separate or adapter, got shared"):
         PPGConfig(critic="shared")
+
+
+def test_targets_of_the_auxiliary_phase_are_returns_of_collection(monkeypatch):
+    numbers = NUMBERS | {"auxiliary_every": 2, "auxiliary_epochs": 1, "critic": "separate", "check_model": False}
+    agent = PPG(toy_policy(dtype=torch.float64), toy_envs(), PPGConfig(**numbers))
+    learner, collected, moved, targets = agent.learner, [], [], []
+    inner, update, step = learner.actor_critic, learner.actor_critic.update, learner._step
+
+    def returns_with_the_critic_of_now(trajectories):
+        scored = inner.credit.add_reference_and_values(replace(trajectories, values=None), inner.critic("policy")[0])
+        experience = inner.credit.experience(scored, kl_coef=NUMBERS["kl_coef"])
+        return experience.returns[experience.learn_critic]
+
+    def recorded_update(trajectories, *arguments, **keywords):
+        begun = returns_with_the_critic_of_now(trajectories)
+        metrics = update(trajectories, *arguments, **keywords)
+        collected.append(begun)
+        moved.append(returns_with_the_critic_of_now(trajectories))
+        return metrics
+
+    def recorded_step(before, texts, returns, learn):
+        targets.append(returns[learn])
+        return step(before, texts, returns, learn)
+
+    monkeypatch.setattr(inner, "update", recorded_update)
+    monkeypatch.setattr(learner, "_step", recorded_step)
+    history(agent, 2)
+    found, expected, other = (torch.cat(parts).sort().values for parts in (targets, collected, moved))
+    torch.testing.assert_close(found, expected)
+    assert (found - other).abs().max() > 1e-3  # the control: returns of the critic that has learned from them

@@ -7,6 +7,8 @@ import torch
 from doubles import history, toy_envs, toy_policy
 
 from tril_gym.agents import PPG, PPO, PPGConfig, PPOConfig
+from tril_gym.agents.learners import phasic
+from tril_gym.functional.losses import value_loss
 from tril_gym.models.texts import Texts
 
 NUMBERS = {"learning_rate": 1e-3, "episodes_per_iteration": 16, "minibatch_size": 8, "epochs": 2, "kl_coef": 0.05}
@@ -54,8 +56,8 @@ def test_a_shared_critic_is_refused():
 def test_targets_of_the_auxiliary_phase_are_returns_of_collection(monkeypatch):
     numbers = NUMBERS | {"auxiliary_every": 2, "auxiliary_epochs": 1, "critic": "separate", "check_model": False}
     agent = PPG(toy_policy(dtype=torch.float64), toy_envs(), PPGConfig(**numbers))
-    learner, collected, moved, targets = agent.learner, [], [], []
-    inner, update, step = learner.actor_critic, learner.actor_critic.update, learner._step
+    inner, collected, moved, targets = agent.learner.actor_critic, [], [], []
+    update = inner.update
 
     def returns_with_the_critic_of_now(trajectories):
         scored = inner.credit.add_reference_and_values(replace(trajectories, values=None), inner.critic("policy")[0])
@@ -69,13 +71,14 @@ def test_targets_of_the_auxiliary_phase_are_returns_of_collection(monkeypatch):
         moved.append(returns_with_the_critic_of_now(trajectories))
         return metrics
 
-    def recorded_step(before, texts, returns, learn):
+    def recorded_loss(values, old_values, returns, learn):
         targets.append(returns[learn])
-        return step(before, texts, returns, learn)
+        return value_loss(values, old_values, returns, learn)
 
     monkeypatch.setattr(inner, "update", recorded_update)
-    monkeypatch.setattr(learner, "_step", recorded_step)
+    monkeypatch.setattr(phasic, "value_loss", recorded_loss)
     history(agent, 2)
-    found, expected, other = (torch.cat(parts).sort().values for parts in (targets, collected, moved))
+    # Two losses have them: that of the head on the policy's body, and the critic's.
+    found, expected, other = (torch.cat(parts).sort().values for parts in (targets, 2 * collected, 2 * moved))
     torch.testing.assert_close(found, expected)
     assert (found - other).abs().max() > 1e-3  # the control: returns of the critic that has learned from them

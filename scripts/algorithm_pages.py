@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import Field, fields
 from inspect import get_annotations
 from pathlib import Path
@@ -20,9 +21,11 @@ HEAD = """# Every algorithm
 
 Written by `scripts/algorithm_pages.py` from the docstrings and configs of `tril_gym/agents/algorithms`; to choose one,
 see [which_algorithm.md](which_algorithm.md). An algorithm has the options of the config types that are named under it,
-whose tables are at the end of the page, and its own defaults. Metrics that all runs have are in
-[when_it_does_not_learn.md](when_it_does_not_learn.md) and [command_line.md](command_line.md); those of groups, pairs
-and restarts in [critic_free.md](critic_free.md), [pairs.md](pairs.md) and [restarts.md](restarts.md).
+whose tables are at the end of the page, and its own defaults. **Metrics** are those of its runs beyond the ones that
+all runs have, of texts, times and the policy's update; options add some. `bc`, `dagger` and `gkd` lack
+`policy/entropy`, and those of the KL and of sampling errors. [command_line.md](command_line.md#metrics) defines each
+one, and [when_it_does_not_learn.md](when_it_does_not_learn.md) says what to do about it; more on groups, pairs and
+restarts is in [critic_free.md](critic_free.md), [pairs.md](pairs.md) and [restarts.md](restarts.md).
 """
 PPO = ("losses.policy_loss", "losses.value_loss", "returns.gae")
 CLIPPED = ("losses.policy_loss", "policy_losses.length_weights")
@@ -54,6 +57,47 @@ FORMULAS = {
     "a-star-po": ("text_losses.optimal_value", "text_losses.a_star_loss"),
 }
 
+EVERY = {"iteration", "episodes", "tokens", "tokens_per_second", "reward/mean", "reward/std"}
+EVERY |= {"text/length", "text/ended", "policy/loss", "grad_norm/policy"}  # of all runs
+SCORED = {f"policy/{name}" for name in ("approx_kl", "entropy", "ratio_error", "sampling_error_max")}
+SCORED |= {"policy/sampling_error_mean", "kl", "kl_per_token", "kl_coef"}  # of all but those that only imitate
+IMITATION = ("bc", "dagger", "gkd")
+OF_OPTIONS = {"policy/cut_mass", "target/loss"}  # of sampling and of `target_coef`, which presets set
+CLIP, GROUP = ("policy/clip_fraction",), ("group/zero_variance",)
+ROLLIN = ("rollin/prob", "rollin/share", "rollin/length", "guide/token_share")
+CRITIC = (*CLIP, "critic/loss", "critic/explained_variance", "grad_norm/critic")
+GUIDE_CRITIC = ("guide_critic/loss", "guide_critic/explained_variance")
+FINISHED = ("reward/policy_alone", "reward/guide_alone", "reward/guide_finished")
+PAIRS = (*GROUP, "pair/accuracy", "pair/margin", "pair/preferred_logratio", "pair/other_logratio")
+PAIRS += ("pair/preferred_length", "pair/other_length")
+REGRESSION = ("regression/target", "regression/r2")
+DISCRIMINATOR = ("loss", "accuracy", "expert_score", "policy_score", "reward", "steps")
+METRICS: dict[str, tuple[str, ...]] = {
+    "bc": (),
+    "ppo": CRITIC,
+    **dict.fromkeys(("ppo-pp", "dr-po"), (*CRITIC, *ROLLIN)),
+    "aggrevated": (*CLIP, *GUIDE_CRITIC, "grad_norm/critic", *ROLLIN, *FINISHED),
+    **dict.fromkeys(("lols", "d2lols"), (*CRITIC, *GUIDE_CRITIC, *ROLLIN, *FINISHED)),
+    "gail": (*CRITIC, *(f"discriminator/{name}" for name in DISCRIMINATOR), "grad_norm/discriminator"),
+    **dict.fromkeys(("rloo", "dr-grpo", "dapo", "gspo", "cispo", "p3o"), (*CLIP, *GROUP)),
+    "grpo": (*CLIP, *GROUP, "kl/loss"),
+    **dict.fromkeys(("reinforce-pp", "vineppo"), CLIP),
+    **dict.fromkeys(("remax", "a-lol"), (*CLIP, "reward/baseline")),
+    "ppg": (*CRITIC, "auxiliary/loss", "auxiliary/critic_loss", "auxiliary/kl"),
+    "apa": CRITIC[1:],
+    **dict.fromkeys(("dpo", "ipo", "online-dpo", "rso"), PAIRS),
+    "rebel": (*GROUP, *REGRESSION),
+    "raft": GROUP,
+    **dict.fromkeys(("dagger", "gkd"), ("rollin/prob", "guide/token_share")),
+    "a-star-po": ("reward/baseline", *REGRESSION),
+}
+
+
+def own_metrics(name: str, reported: Iterable[str]) -> set[str]:
+    """Return the metrics of a run that not all runs have."""
+    shared = EVERY | OF_OPTIONS | (set() if name in IMITATION else SCORED)
+    return {metric for metric in reported if metric not in shared and not metric.startswith(("time/", "score/"))}
+
 
 def page() -> str:
     """Return the text of the page."""
@@ -77,7 +121,9 @@ def section(name: str) -> str:
     changed = [entry for entry in fields(kind) if _is_in_parent(kind, entry) and entry.name in get_annotations(kind)]
     formulas = ", ".join(f"`tril_gym.functional.{formula}`" for formula in FORMULAS[name])
     lines = [f"## {name}\n", f"{as_markdown(module)}\n", f"**Plan**: {_sentence(agent.plan.__doc__)}\n"]
-    lines += [f"**Formulas**: {formulas}\n", f"**Options**: those of {', '.join(f'`{parent}`' for parent in parents)}"]
+    metrics = ", ".join(f"`{metric}`" for metric in METRICS[name]) or "none of its own."
+    lines += [f"**Formulas**: {formulas}\n", f"**Metrics**: {metrics}\n"]
+    lines += [f"**Options**: those of {', '.join(f'`{parent}`' for parent in parents)}"]
     lines[-1] += f"; its own:\n\n{options(own)}" if own else ".\n"
     if changed:
         lines.append(f"**Defaults of its own**: {', '.join(f'`{e.name}` {e.default}' for e in changed)}\n")

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from algorithm_pages import EVERY, IMITATION, METRICS, SCORED, own_metrics
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -45,6 +46,7 @@ OWN = {
     "ppg": ["--auxiliary-every", "2", "--auxiliary-epochs", "1"],  # a phase ends after the run is stopped
 }
 OWN |= {name: ["--value-texts", "2"] for name in ("a-lol", "a-star-po")}
+BY_CHANCE = {"reward/policy_alone", "reward/guide_alone"}  # in two small iterations
 CRITICS = {"aggrevated": {"guide_critic"}, "d2lols": {"guide_critic", "critic"}}
 
 
@@ -112,3 +114,18 @@ def check_metrics(algorithm, rows):
         has_critic = agent_type(algorithm).config_type.has_critic
         assert critics == (CRITICS.get(algorithm, {"critic"}) if has_critic else set())
     assert ("discriminator/accuracy" in rows[0]) == (algorithm == "gail")
+    check_own_metrics(algorithm, rows)
+
+
+def check_own_metrics(algorithm, rows):
+    """Check that a run has the metrics that docs/algorithms.md names, and no others."""
+    reported = set().union(*rows)
+    shared = EVERY if algorithm in IMITATION else EVERY | SCORED
+    assert shared <= reported
+    assert shared.isdisjoint(METRICS[algorithm])
+    own, named = own_metrics(algorithm, reported), set(METRICS[algorithm])
+    assert own <= named
+    missing = named - own - BY_CHANCE
+    if algorithm == "lols":  # whose two iterations may be of one kind
+        missing = {name for name in missing if not name.startswith(("critic/", "guide_critic/", "reward/"))}
+    assert not missing

@@ -267,6 +267,7 @@ class TestActors:
         texts = collect(found, Plan(rollout=policy(family)), episodes=60, generator=generator())
         assert checked(texts) > 5
         assert bool(texts.terminated.all())
+        assert torch.equal(texts.wrote, texts.is_token)  # the tokens of a stop string are learned, too
 
     @pytest.mark.parametrize("mode", MODES)
     def test_rollins_are_continued_in_the_middle_of_a_string(self, mode):

@@ -100,7 +100,19 @@ def test_numbers_are_json_and_small_rewards_keep_their_digits():
     assert found["greedy"]["standard_errors"] is None
     assert found["sampled"]["stderr"] is None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert "greedy 0 → 0.012 (+inf standard errors)" in found["sentence"]
+    assert "greedy 0 → 0.012 (+0.012 in every text), sampled 0 → 0.05 (no standard error)" in found["sentence"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_change_that_all_texts_share_is_written_itself(sign):
+    """Also one whose differences are not quite equal, by rounding; the unit stands at the first number that has it."""
+    low, high = [0.1, 0.2, 0.3], [0.2, 0.3, 0.4]
+    before, after = evaluation(low, [0.0, 1.0, 0.0]), evaluation(high, [1.0, 1.0, 2.0])
+    found = verdict_of(*(before, after)[::sign])
+    assert math.isfinite(found["greedy"]["standard_errors"])  # about 1e16
+    ends = ("0.20 → 0.30 (+0.10", "+1.7") if sign == 1 else ("0.30 → 0.20 (-0.10", "-1.7")
+    assert f"greedy {ends[0]} in every text), sampled" in found["sentence"]
+    assert found["sentence"].endswith(f"({ends[1]} standard errors)")
 
 
 def test_different_examples_are_refused():

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 THRESHOLD = 2.0  # standard errors that count as a change: two-sided 5 % under the normal approximation
+MOST = 1e6  # more standard errors than that come from rounding: all examples changed by the same amount
 
 Outcome = Literal["gain", "no gain", "worse", "mixed", "no reward"]
 
@@ -96,13 +97,22 @@ def _floats(values: Iterable[float | None]) -> list[float]:
 
 
 def describe_changes(changes: Mapping[str, Change]) -> str:
-    """Return mean rewards before and after in words, such as "greedy 0.79 → 0.95 (+6.1 standard errors)"."""
+    """Return mean rewards before and after in words, such as "greedy 0.79 → 0.95 (+6.1 standard errors)".
+
+    A change that all examples share has no standard error: then it is written itself, "(+0.16 in every text)".
+    """
     parts, unit = [], " standard errors"
     for decoding, change in changes.items():
         style = ".2f" if max(abs(change.before), abs(change.after)) >= 0.1 else ".2g"
-        values = f"{change.before:{style}} → {change.after:{style}}"
-        parts.append(f"{decoding} {values} ({change.standard_errors:+.1f}{unit})")
-        unit = ""  # the same for the others
+        words = f"{change.before:{style}} → {change.after:{style}}"
+        if math.isnan(change.standard_errors):
+            words += " (no standard error)"
+        elif abs(change.standard_errors) > MOST:
+            words += f" ({change.after - change.before:+{style}} in every text)"
+        else:
+            words += f" ({change.standard_errors:+.1f}{unit})"
+            unit = ""  # the same for the others
+        parts.append(f"{decoding} {words}")
     return ", ".join(parts)
 
 

@@ -129,3 +129,11 @@ def check_own_metrics(algorithm, rows):
     if algorithm == "lols":  # whose two iterations may be of one kind
         missing = {name for name in missing if not name.startswith(("critic/", "guide_critic/", "reward/"))}
     assert not missing
+
+
+def test_a_metric_too_many_or_too_few_is_found():
+    row = dict.fromkeys(EVERY | SCORED | set(METRICS["ppo"]), 0.0)
+    check_own_metrics("ppo", [row])
+    for other in (row | {"auxiliary/kl": 0.0}, {name: 0.0 for name in row if name != "critic/loss"}):
+        with pytest.raises(AssertionError):
+            check_own_metrics("ppo", [other])

@@ -59,3 +59,5 @@ def test_figures_do_not_depend_on_the_number_of_envs(kind, sync, count):
     other = evaluate(policy, toy(4, sync=sync), seed=4, count=count)
     assert other.rewards["sampled"] != runs[0].rewards["sampled"], "another seed gives other figures"
     assert np.isfinite(runs[0].metrics["sampled"]["kl"])
+    sampled = runs[0].metrics["sampled"]
+    assert sampled["kl_per_token"] == pytest.approx(sampled["kl"] / sampled["text/length"])

@@ -21,7 +21,18 @@ from doubles import (
 from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import PPO, BCConfig, Guide, LMPolicy, Plan, PPOConfig, TextLayout, Trajectories
+from tril_gym.agents import (
+    PPO,
+    BCConfig,
+    Guide,
+    LMPolicy,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    TextLayout,
+    Trajectories,
+)
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.learners.actor_critic import ActorCritic
@@ -278,11 +289,20 @@ class TestMetrics:
             *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/entropy"),
             *("critic/loss", "policy/ratio_error", "policy/sampling_error_max", "policy/sampling_error_mean"),
             *("grad_norm/policy", "grad_norm/critic"),
-            *("time/score", "time/collect", "time/reference", "time/values", "time/learn", "time/other"),
+            *("time/collect", "time/score", "time/reference", "time/values", "time/learn", "time/other"),
             "tokens_per_second",
         ]
         assert [report.iteration for report in reports] == [1, 2]
         assert all(isinstance(value, int | float) for report in reports for value in report.metrics.values())
+
+    def test_the_kl_of_a_token_is_over_tokens_of_the_policy(self):
+        """The guide's tokens count in the length of texts, not here."""
+        config = PPOPlusPlusConfig(rollin_prob=0.9, **NUMBERS)
+        metrics = PPOPlusPlus(policy_of("gpt2"), policy_of("llama"), envs(), config).learn(2)[-1]
+        policy_tokens = metrics["tokens"] * (1 - metrics["guide/token_share"])
+        assert metrics["kl_per_token"] == pytest.approx(metrics["kl"] * metrics["episodes"] / policy_tokens)
+        assert policy_tokens < 0.9 * metrics["tokens"]
+        assert metrics["kl"] > 1e-4
 
     def test_before_its_first_update_an_agent_has_neither_drift_nor_ratio(self, family):
         reports = []

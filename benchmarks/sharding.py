@@ -1,11 +1,12 @@
 """Measure the memory of a process that trains with others: replicas of the models, or shards of them (FSDP2).
 
-    python -m torch.distributed.run --nproc-per-node 2 benchmarks/sharding.py [--replicas] [--device cuda]
+    python -m torch.distributed.run --nproc-per-node 2 benchmarks/sharding.py [--replicas] [--lora-rank 8]
 
 A GPT-2 of 124 M random weights in float32 is trained by PPO with a separate critic for one iteration of 8 texts of 16 +
-8 tokens. Shown for the main process: the bytes that it holds between two iterations, by what they are for, beside the
-formula of docs/scaling.md; and on a GPU the peaks of collecting and learning. Started without a launcher, it is one
-process whose only shard is the whole model, on a GPU through NCCL.
+8 tokens; with LoRA, the critic is an adapter on the same base. Shown for the main process: the bytes that it holds
+between two iterations, by what they are for, beside the formula of docs/scaling.md; and with --device cuda the peaks of
+collecting and learning. Started without a launcher, it is one process whose only shard is the whole model, on a GPU
+through NCCL.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def ranks_of(device: str, *, shards: bool) -> Ranks:
     return SeveralRanks(shards=shards)
 
 
-def agent_of(sizes: dict[str, int], ranks: Ranks, device: str) -> PPO:
+def agent_of(sizes: dict[str, int], ranks: Ranks, device: str, lora_rank: int) -> PPO:
     """Return an agent whose environment has this process's share of the texts."""
     rows, vocab_size = TEXTS // ranks.size, sizes["vocab_size"]
     envs = text_envs(
@@ -48,6 +49,7 @@ def agent_of(sizes: dict[str, int], ranks: Ranks, device: str) -> PPO:
         reward=lambda prompts, completions, references, extras: [len(text) / 50 for text in completions],
     )
     policy = LMPolicy(gpt2(positions=PROMPT + NEW, **sizes), None).to(device)
+    policy = policy.with_lora(lora_rank) if lora_rank else policy
     return PPO(policy, envs, PPOConfig(minibatch_size=TEXTS, epochs=1, check_model=False), ranks=ranks)
 
 
@@ -66,32 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__)
     options.add_argument("--device", default="cpu", help="torch device of the models")
     options.add_argument("--replicas", action="store_true", help="each process has all weights")
+    options.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
     settings = side_by_side.parse(options, arguments)
     small = {"vocab_size": 50, "layers": 1, "width": 32, "heads": 2}
     sizes = small if settings.smoke else {"vocab_size": 50_257, "layers": 12, "width": 768, "heads": 12}
     ranks = ranks_of(settings.device, shards=not settings.replicas)
-    agent = agent_of(sizes, ranks, settings.device)
+    agent = agent_of(sizes, ranks, settings.device, settings.lora_rank)
     (row,) = agent.learn(1, progress=False, profile=settings.device.startswith("cuda"))
     critic, critic_optimizer = agent.learner.critic("policy")
-    weights = sum(parameter.numel() for parameter in agent.policy.parameters())
-    parts = {
-        "policy": agent.policy.model.parameters(),
-        "reference": agent.learner.ref_policy.model.parameters(),
-        "critic": critic.parameters(),
-        "moments": [*moments(agent.learner.optimizer), *moments(critic_optimizer)],
-    }
-    held = {name: held_bytes(tensors) / MIB for name, tensors in parts.items()}
-    # 4 bytes a weight: policy, reference and critic, and two moments of policy and critic.
-    formula = (3 + 4) * 4 * weights / (1 if settings.replicas else ranks.size) / MIB
+    networks = {"policy": agent.policy.model, "reference": agent.learner.ref_policy.model, "critic": critic.model}
+    kept = {name: list(network.parameters()) for name, network in networks.items()}
+    kept["critic"] += critic.head.parameters()
+    kept["moments"] = [*moments(agent.learner.optimizer), *moments(critic_optimizer)]
+    held = {name: held_bytes(tensors) / MIB for name, tensors in kept.items()}
+    held["all"] = held_bytes(tensor for tensors in kept.values() for tensor in tensors) / MIB
+    trained = sum(parameter.numel() for parameter in agent.policy.parameters())
+    weights = sum(parameter.numel() for parameter in kept["policy"]) - (trained if settings.lora_rank else 0)
+    # 4 bytes a weight: policy, reference and critic, and two moments of policy and critic; or one base of all.
+    formula = (1 if settings.lora_rank else 3 + 4) * 4 * weights / (1 if settings.replicas else ranks.size) / MIB
     peaks = {name: value for name, value in row.items() if name.startswith("memory/")}
-    result = {"weights": weights, "processes": ranks.size, "MiB held": held | {"all": sum(held.values())}}
+    result = {"weights": weights, "processes": ranks.size, "MiB held": held}
     result |= {"MiB by formula": formula, "MiB at the peak": peaks}
     if ranks.is_main:
         way = "replicas" if settings.replicas else "shards"
         side_by_side.show_table(f"{ranks.size} processes, {way}", {"MiB held": result["MiB held"]})
         if peaks:
             side_by_side.show_table("peaks on the GPU, MiB", {"peak": peaks})
-        print(f"by formula: {formula:.0f} MiB; held / formula {sum(held.values()) / formula:.3f}")
+        print(f"by formula: {formula:.0f} MiB; held / formula {held['all'] / formula:.3f}")
     dist.destroy_process_group()
     return side_by_side.finish(settings, [], sharding=result) if ranks.is_main else result
 

@@ -30,6 +30,7 @@ from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.optimizer import is_partitioned
 from tril_gym.experiment.algorithms import agent_type
+from tril_gym.models.sharding import is_sharded
 from tril_gym.rewards import Score
 from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
 from tril_gym.wrappers import TextReward
@@ -63,6 +64,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharded, shared critic": ("ppo", {"critic": "shared", "joint_grad_norm": True}),
     "sharded, encoder-decoder": ("aggrevated", {"family": "t5"}),
     "sharded imitation": ("bc", {}),
+    "sharded LoRA": ("ppo-pp", {"lora": True}),
+    "sharded LoRA, overlap": ("ppo", {"lora": True, "overlap": True, "critic": "separate"}),
+    "sharded LoRA, encoder-decoder": (
+        "ppo",
+        {"lora": True, "family": "t5", "critic": "shared", "gradient_checkpointing": True},
+    ),
     "reward on each process": ("ppo", {"episodes_per_iteration": 13, "reward": "each"}),
     "reward on the main process": ("ppo", {"episodes_per_iteration": 13, "reward": "main"}),
     "zero": ("ppo-pp", {}),
@@ -110,8 +117,8 @@ def agent_of(case: str, ranks: Ranks) -> Any:
     return kind(policy=policy, envs=envs, config=kind.config_type(**known), seed=3, ranks=ranks, **more)
 
 
-def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
-    """Train the agent of a case; return its texts, weights and metrics."""
+def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, Any]:
+    """Train the agent of a case; return its texts, weights and metrics. That of "sharded LoRA" is saved in a folder."""
     name, _, defect = case.partition(":")
     if name.startswith("sharded"):
         ranks = current_ranks(shards=True)
@@ -126,13 +133,33 @@ def result_of(case: str, ranks: Ranks) -> dict[str, Any]:
             rows += agent.learn(1, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
             if name.startswith("zero") and iteration == 1:  # as where a run is resumed
                 agent.learner.load_state_dict(ranks.gather(agent.learner.state_dict())[0])
+    if folder is not None and name == "sharded LoRA":
+        agent.save(folder)
     return {
+        "base": ranks.gather(base_memory(agent)),
         "asked": ranks.gather([term.score.asked for term in terms(agent.envs)]),
         "texts": texts,
         "weights": list(agent.policy.language_model.state_dict().values()),
         "moments": ranks.gather(moments_of(agent.learner.optimizer)),
         "metrics": [numbers_of(row) for row in rows],
     }
+
+
+def base_memory(agent: Any) -> tuple[int, int]:
+    """Return the numbers of a LoRA policy's base, and those that this process holds for all networks on it."""
+    if agent.policy.lora is None:
+        return 0, 0
+    learner = agent.learner
+    models = [agent.policy.model, learner.ref_policy.model, *(critic.model for critic, _ in learner._critics.values())]
+    kinds = [[value for name, value in model.named_parameters() if "lora_" not in name] for model in models]
+    parts = [local_part(value) for values in kinds for value in values]
+    held = {part.data_ptr(): part.numel() for part in parts}
+    return sum(value.numel() for value in kinds[0]), sum(held.values())
+
+
+def local_part(value: Any) -> Any:
+    """Return the part of a tensor that this process holds."""
+    return value.to_local() if is_sharded(value) else value
 
 
 def moments_of(optimizer: Any) -> int:
@@ -227,7 +254,8 @@ def share_of(rank: int, ranks: Ranks, count: int) -> slice:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = join_ranks()
-    found: dict[str, Any] = {case: result_of(case, here) for case in sys.argv[2:]}
+    saved = Path(sys.argv[1]).with_suffix(".agent")
+    found: dict[str, Any] = {case: result_of(case, here, saved) for case in sys.argv[2:]}
     found |= {"errors": errors_of(here), "served": served(here)}
     if here.is_main:
         torch.save(found, sys.argv[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from rank_cases import CASES, ITERATIONS, result_of, served
+from rank_cases import CASES, ITERATIONS, agent_of, result_of, served
 
 from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
 
@@ -85,6 +85,26 @@ class TestZero:
         whole, parts = of_two["ppo-pp"]["moments"], of_two["zero"]["moments"]
         assert whole[0] == whole[1] == sum(parts)
         assert max(parts) < 0.7 * whole[0]
+
+
+class TestShardedLora:
+    @pytest.mark.parametrize("case", ["sharded LoRA", "sharded LoRA, encoder-decoder"])
+    def test_policy_reference_and_critic_share_the_parts_of_one_base(self, case, of_two):
+        for numbers, held in of_two[case]["base"]:
+            assert 0 < held <= 0.51 * numbers
+
+    def test_one_process_continues_what_two_saved(self, of_two, shared_folder):
+        alone = agent_of("sharded LoRA", ALONE)
+        alone.learn(ITERATIONS + 1, progress=False)
+        loaded = type(alone).load(shared_folder / "ranks-2.agent", envs=agent_of("sharded LoRA", ALONE).envs)
+        assert all(map(torch.equal, base_of(loaded), base_of(alone)))
+        loaded.learn(1, progress=False)
+        for mine, theirs in zip(loaded.policy.parameters(), alone.policy.parameters(), strict=True):
+            assert torch.allclose(mine, theirs, rtol=0, atol=1e-9)
+
+
+def base_of(agent) -> list[torch.Tensor]:
+    return list(agent.policy.lora.base().parameters())
 
 
 class TestServedPolicy:

@@ -179,12 +179,14 @@ class LanguageModel:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights that training may change: all, or those of the adapter."""
-        state: dict[str, Tensor] = self.model.state_dict() if self.lora is None else self.lora.state_dict()
+        if self.lora is not None:
+            return self.lora.state_dict()
+        state: dict[str, Tensor] = self.model.state_dict()
         return whole_state(state) if self.is_sharded else state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the weights of `state_dict`."""
-        if self.is_sharded:
+        if self.lora is None and self.is_sharded:
             load_whole_state(self.model, state)
         else:
             (self.model if self.lora is None else self.lora).load_state_dict(state)
@@ -194,19 +196,27 @@ class LanguageModel:
         """Whether each process holds a part of the weights."""
         return is_sharded_model(self.model)
 
-    def shard(self) -> None:
+    def shard(self, on: LanguageModel | None = None) -> None:
         """Let each process hold a part of the weights, in place; optimizers and copies are made anew afterwards.
 
+        An adapter stays whole in each process.
+
+        Args:
+            on: a sharded model; one with LoRA on the same base shares its parts.
+
         Raises:
-            ValueError: it is a LoRA policy, quantised, or compiled.
+            ValueError: it is quantised.
         """
-        if self.lora is not None or self.is_quantised:
+        if self.is_quantised:
             raise ValueError(
-                "models with adapters or of few bits are not sharded: their bases are small enough to be replicated;"
-                " leave --shard-models out, or train all weights"
+                "models of few bits are not sharded: they are small enough to be replicated; leave --shard-models out,"
+                " or load the weights in full"
             )
         _ = self.head, self.width, self.can_pack  # found by probes, which do not run as passes of a sharded model
-        shard(self.model)
+        if self.lora is None:
+            shard(self.model)
+        else:
+            self.lora.shard(on=None if on is None else on.lora)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Hold all weights of a sharded model in each process while the block writes."""
@@ -214,7 +224,11 @@ class LanguageModel:
 
     def whole_copy(self) -> LanguageModel:
         """Return a copy of a sharded model that is not, and of another one itself. All processes call it."""
-        return self._derive(whole_copy(self.model)) if self.is_sharded else self
+        return self._derive(self._whole()) if self.is_sharded else self
+
+    def _whole(self) -> Any:
+        """Return a whole copy of a sharded network (or `Lora`)."""
+        return whole_copy(self.model) if self.lora is None else self.lora.whole_copy()
 
     def _in_pass(self, work: Callable[[], Any]) -> Any:
         """Return what `work` computes with the model, which gathers its weights meanwhile if it is sharded."""
@@ -301,10 +315,10 @@ class LanguageModel:
 
         That of a sharded model is whole in each process. All of them call it.
         """
+        if self.lora is not None:
+            return self._derive((self.lora.whole_copy() if self.is_sharded else self.lora.copy()).freeze())
         if self.is_sharded:
             return self._derive(whole_copy(self.model).requires_grad_(False))
-        if self.lora is not None:
-            return self._derive(self.lora.copy().freeze())
         return self._derive(copy.deepcopy(self.model).requires_grad_(False))
 
     def adapter_copy(self) -> LanguageModel:
@@ -317,7 +331,13 @@ class LanguageModel:
             raise ValueError(
                 "another adapter on the same base needs a LoRA policy; use LMPolicy.with_lora or --lora-rank"
             )
-        return self._derive(self.lora.copy())
+        lora = self.lora.copy()
+        twin = self._derive(lora)
+        if self.is_sharded:
+            lora.shard(on=self.lora)
+            with twin.gathered():
+                _ = twin.head, twin.width, twin.can_pack
+        return twin
 
     def full_copy(self) -> LanguageModel:
         """Return a copy of which all weights train; an adapter is merged into them.
@@ -327,14 +347,19 @@ class LanguageModel:
         """
         if self.is_quantised:
             raise ValueError("quantised weights cannot be trained; train an adapter on them, or load them in full")
-        if self.is_sharded:
+        if self.lora is not None:
+            model = (self.lora.whole_copy() if self.is_sharded else self.lora).merged()
+        elif self.is_sharded:
             return self._derive(whole_copy(self.model).requires_grad_(True))
-        model = self.model if self.lora is None else self.lora.merged()
+        else:
+            model = self.model
         return self._derive(copy.deepcopy(model).requires_grad_(True))
 
     def shares_base(self, other: LanguageModel) -> bool:
         """Return whether both use the same base weights in memory."""
         one, two = (model.model.get_input_embeddings().weight for model in (self, other))
+        if self.is_sharded or other.is_sharded:
+            return one is two
         return bool(one.data_ptr() == two.data_ptr())
 
     def decoder(self, texts: Texts, max_length: int) -> Decoder:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tril_gym.models.sharding import replace_parameters, shard, whole_parameters
 from tril_gym.utils.quiet import without_peft_warnings
 from tril_gym.utils.seeding import seeded
 
@@ -48,6 +49,7 @@ class Lora:
         (self.name,) = peft_model.active_adapters
         self.peft_model, self.config = peft_model, peft_model.peft_config[self.name]
         self.network: Any = peft_model.get_base_model()  # of `transformers`; its layers carry the adapter
+        self.template: Lora | None = None  # where the base is sharded: the same without the base's numbers, to copy
         if self.config.peft_type != PeftType.LORA or self.config.bias != "none":
             raise ValueError(
                 f"a policy's adapter is LoRA with bias='none', got {self.config.peft_type.value} with"
@@ -158,10 +160,32 @@ class Lora:
         return any(weight.requires_grad for weight in self.weights().values())
 
     def copy(self) -> Lora:
-        """Return another network on the same base, whose adapter starts with the same weights and trains."""
+        """Return another network on the same base, whose adapter starts with the same weights and trains.
+
+        That of a sharded base has no numbers in the base (device "meta"), until it is sharded or made whole.
+        """
+        source = self.template or self
         with without_peft_warnings():
-            twin = Lora(sharing_copy(self.peft_model, but_for=self.weights().values()))
+            twin = Lora(sharing_copy(source.peft_model, but_for=source.weights().values()))
             twin.peft_model.base_model.enable_adapter_layers()  # which lets the adapter train, too
+        if self.template is not None:
+            twin.load_state_dict(self.state_dict())
+        return twin
+
+    def shard(self, on: Lora | None = None) -> None:
+        """Let each process hold a part of the base's weights, in place; the adapter stays whole.
+
+        Args:
+            on: a sharded network on the same base, whose parts this one uses.
+        """
+        adapter = list(self.weights().values())
+        self.template = Lora(sharing_copy(self.peft_model, but_for=adapter, base_device="meta"))
+        shard(self.network, replicated=adapter, on=None if on is None else on.network)
+
+    def whole_copy(self) -> Lora:
+        """Return a copy of a sharded network that is whole. All processes call it."""
+        twin = self.copy()
+        replace_parameters(twin.network, whole_parameters(self.network))
         return twin
 
     def freeze(self) -> Lora:
@@ -244,19 +268,22 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
-def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = ()) -> Any:
+def sharing_copy(model: Any, *, but_for: Collection[nn.Parameter] | Any = (), base_device: str | None = None) -> Any:
     """Return a copy that shares the model's weights, frozen, except for some weights that are copied.
 
     Args:
         model: any module.
         but_for: weights that the copy has for its own.
+        base_device: "meta" for a copy that has the sizes of the other weights, and not their numbers.
     """
     own = {id(weight) for weight in but_for}
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}  # the memo of `deepcopy`
     for weight in model.parameters():
         if id(weight) not in own:
             is_plain = type(weight) is nn.Parameter  # else quantised, and frozen anyway
-            shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False) if is_plain else weight
+            shared[id(weight)] = (
+                nn.Parameter(weight.detach().to(base_device), requires_grad=False) if is_plain else weight
+            )
     for module in model.modules():
         for value in vars(module).values():
             if type(value).__module__.startswith("bitsandbytes."):  # the scales of quantised weights

@@ -6,13 +6,15 @@ parts of a model, not the model; so they run inside `run_pass`, which the hooks 
 
 Writing has many short passes, so `whole` gathers all weights once. Then each process needs memory for the whole model
 beside its shard.
+
+Networks with LoRA adapters on one base share the shards of its weights, too; each has the whole of its adapter.
 """
 
 from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -36,32 +38,78 @@ def is_sharded_model(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def shard(model: Any) -> None:
+def shard(model: Any, *, replicated: Collection[nn.Parameter] = (), on: nn.Module | None = None) -> None:
     """Shard a model of `transformers` among all processes, in place: every process keeps its part of each weight.
 
     Its parameters are replaced, so optimizers are made afterwards. Gradients are summed, not averaged.
+
+    Args:
+        model: may be on the device "meta", but for the replicated parameters, if there is another one to be `on`.
+        replicated: parameters that stay as they are, whole in each process.
+        on: a sharded model with the same layers and frozen weights, whose shards take the place of this one's.
     """
     from torch.distributed.fsdp import register_fsdp_forward_method
 
+    kept = set(replicated)
     for block in blocks_of(model):
-        shard_module(block)
-    shard_module(model)
+        shard_module(block, kept)
+    shard_module(model, kept)
+    if on is not None:  # before the first pass, in which FSDP2 takes up the parameters that it finds
+        replace_parameters(model, {name: value for name, value in _named(on) if is_sharded(value)})
     model.run_pass = types.MethodType(_run_pass, model)
     register_fsdp_forward_method(model, "run_pass")
     with torch.no_grad():  # FSDP2 must meet the model before a block of it
         model.run_pass(lambda: torch.zeros(1))
 
 
-def shard_module(module: nn.Module) -> None:
-    """Shard the parameters of a module that are not sharded yet; they are gathered while its `forward` runs."""
+def shard_module(module: nn.Module, replicated: Collection[nn.Parameter] = ()) -> None:
+    """Shard the parameters of a module that are not sharded yet; they are gathered while its `forward` runs.
+
+    Those beside replicated ones are divided along a dimension that has equal parts, if there is one: FSDP2 fills up
+    unequal parts in a copy, and then networks on one base would not share them.
+    """
     from torch.distributed.fsdp import fully_shard
 
     # Views that a module returns are not changed in place here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # Not gathered until the backward pass: the optimizer must meet the same parameters between all passes.
-    part = fully_shard(module, reshard_after_forward=True)
+    part = fully_shard(
+        module,
+        reshard_after_forward=True,
+        ignored_params=set(replicated),
+        shard_placement_fn=_even_division if replicated else None,
+    )
     part.set_force_sum_reduction_for_comms(True)
     part.set_gradient_divide_factor(1.0)
+
+
+def _even_division(parameter: nn.Parameter) -> Any:
+    """Return the first dimension that all processes share evenly, else the first one."""
+    from torch.distributed.tensor import Shard
+
+    size = torch.distributed.get_world_size()
+    return Shard(next((axis for axis, length in enumerate(parameter.shape) if length % size == 0), 0))
+
+
+def replace_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    """Put parameters in the place of those of their names; layers that shared one share it still."""
+    for name, parameter in parameters.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, parameter)
+
+
+def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return all parameters by name, one that several layers share by each of its names."""
+    return list(model.named_parameters(remove_duplicate=False))
+
+
+def whole_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return whole, frozen copies of the sharded parameters by name. All processes call it."""
+    found: dict[int, nn.Parameter] = {}
+    for _, parameter in _named(model):
+        if is_sharded(parameter) and id(parameter) not in found:
+            found[id(parameter)] = nn.Parameter(_gathered(parameter.detach()).clone(), requires_grad=False)
+    return {name: found[id(parameter)] for name, parameter in _named(model) if id(parameter) in found}
 
 
 def _run_pass(model: Any, work: Callable[[], Result]) -> Result:

@@ -96,8 +96,8 @@ class ActorCritic(Learner):
         """Let each process hold a part of the policy and the reference policy, and later of the critics."""
         if self.config.compile:
             raise ValueError("compile=True is for models that each process holds whole; leave it or the sharding out")
-        for policy in (self.policy, self.ref_policy):
-            policy.language_model.shard()
+        self.policy.language_model.shard()
+        self.ref_policy.language_model.shard(on=self.policy.language_model)
         self.optimizer = self.epochs.optimizer = adamw(self.policy.parameters(), self.config)
 
     @property

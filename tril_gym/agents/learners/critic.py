@@ -55,8 +55,8 @@ class Critic:
         return [*([] if self.is_shared else self.body.parameters()), *self.head.parameters()]
 
     def shard(self) -> None:
-        """Let each process hold a part of the weights; those of a shared body are the policy's."""
-        if not self.is_shared:
+        """Let each process hold a part of the weights; those of a shared body or an adapter's base are the policy's."""
+        if not self.is_shared and self.body.lora is None:
             self.body.shard()
             shard_module(self.head)
 

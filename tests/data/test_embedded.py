@@ -252,6 +252,7 @@ def test_most_texts_fit_the_default_lengths(task_name, texts, limit):
     assert sum(length <= limit for length in lengths) / len(lengths) > 0.97
 
 
+@pytest.mark.slow
 def test_a_rebuild_equals_the_shipped_data(tmp_path):
     build.build(tmp_path)
     for task in build.DATASETS:

@@ -123,9 +123,7 @@ class TestMemory:
 
 
 class TestLoadingOptions:
-    @pytest.mark.parametrize(
-        "option", [["--revision", "x"], ["--device-map", "auto"], ["--dtype", "bfloat16"], ["--trust-remote-code"]]
-    )
+    @pytest.mark.parametrize("option", [["--revision", "x"], ["--device-map", "auto"], ["--trust-remote-code"]])
     def test_tiny_policies_take_none(self, option):
         result = CliRunner().invoke(main, ["train", "ppo", *option])
         assert result.exit_code == 2

@@ -175,6 +175,7 @@ class TestEmbeddedDefault:
 
 
 class TestRewardModel:
+    @pytest.mark.slow
     def test_two_processes_train_that_of_one(self, tmp_path):
         start, one, two = (tmp_path / name for name in ("start", "one", "two"))
         here(reward_model(start, "--epochs", 1))

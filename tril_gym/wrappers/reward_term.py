@@ -108,10 +108,8 @@ def load_term(
     return Term(name, score, weight)
 
 
-def metadata_of(term: Term, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of an environment that pays a term, too."""
-    if not term.score.main_process:
-        return dict(metadata)
+def with_main_process_reward(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of an environment with a reward that the main process computes."""
     return dict(metadata) | {"text": metadata.get("text", {}) | {"main_process_reward": True}}
 
 

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.utils.deferred_rewards import SCORES
 from tril_gym.utils.no_copy import wrap_no_copy
-from tril_gym.wrappers.reward_term import HasTerm, load_term, metadata_of
+from tril_gym.wrappers.reward_term import HasTerm, load_term, with_main_process_reward
 from tril_gym.wrappers.vector_text_reward import VectorTextReward
 
 
@@ -72,7 +72,8 @@ class TextReward(HasTerm, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         )
         gym.Wrapper.__init__(self, env)
         self.term = load_term(env, score, weight=weight, name=name, settings=settings, fitted=fitted)
-        self.metadata = metadata_of(self.term, self.metadata)
+        if self.term.score.main_process:
+            self.metadata = with_main_process_reward(self.metadata)
         self._shown = ""  # the score of a text that has just ended, for render()
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.utils.batched_infos import row_of, rows_with
 from tril_gym.utils.deferred_rewards import ON_MAIN, SCORES, OnMain, is_offered
-from tril_gym.wrappers.reward_term import HasTerm, Info, load_term, metadata_of
+from tril_gym.wrappers.reward_term import HasTerm, Info, load_term, with_main_process_reward
 from tril_gym.wrappers.score_workers import PendingScores, ScoreWorkers
 from tril_gym.wrappers.vector import TextVectorWrapper
 
@@ -54,7 +54,8 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
     ) -> None:
         super().__init__(env)
         self.term = load_term(env, score, weight=weight, name=name, settings=settings, fitted=fitted)
-        self.metadata = metadata_of(self.term, self.metadata)
+        if self.term.score.main_process:
+            self.metadata = with_main_process_reward(self.metadata)
         if defer and self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(
                 'defer=True needs autoreset_mode="Disabled", where rows that have ended are idle,'

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories, UniformCut
-from tril_gym.agents.algorithms import training_loop
+from tril_gym.agents.algorithms import batches
 from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
 from tril_gym.agents.collection.collector import collect
 from tril_gym.data.example import Example
@@ -108,7 +108,7 @@ def advantages(baseline: str, monkeypatch: pytest.MonkeyPatch, *, shuffled: bool
     agent.learner.credit.experience = recorded  # type: ignore[method-assign]
     if shuffled:
         monkeypatch.setattr(
-            training_loop, "baseline_rewards", lambda *parts, **options: baseline_rewards(*parts, **options).roll(1)
+            batches, "baseline_rewards", lambda *parts, **options: baseline_rewards(*parts, **options).roll(1)
         )
     agent.learn(1, callbacks=[reports.append])
     (batch,) = made

@@ -56,7 +56,7 @@ def policy_loss(
     advantages = select(advantages, learn)
     clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
     gain = torch.minimum(ratio * advantages, clipped * advantages)
-    return -masked_mean(gain if weights is None else gain * weights, learn, count)
+    return -masked_mean(gain, learn, count, weights=weights)
 
 
 def value_loss(

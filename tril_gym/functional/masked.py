@@ -22,7 +22,9 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return select(values, mask).sum()
 
 
-def masked_mean(values: Tensor, mask: Tensor, count: int | float | Tensor | None = None) -> Tensor:
+def masked_mean(
+    values: Tensor, mask: Tensor, count: int | float | Tensor | None = None, *, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean where the mask is True: a scalar, 0 with zero gradient for an empty mask.
 
     Args:
@@ -31,8 +33,9 @@ def masked_mean(values: Tensor, mask: Tensor, count: int | float | Tensor | None
         count: divisor; by default the number of True cells. Parts of a batch, each divided by the count of
             the whole batch, add up to the mean of the whole batch; where N processes average their gradients, it is
             the count over all of them divided by N, which may be a fraction.
+        weights: of the values in the sum, of the same shape; they do not change the divisor. None: 1.
     """
-    total = masked_sum(values, mask)
+    total = masked_sum(values if weights is None else values * weights, mask)
     count = torch.as_tensor(mask.sum() if count is None else count, dtype=total.dtype, device=total.device)
     assert count.ndim == 0, count.shape
     return total / torch.where(count > 0, count, 1.0)

@@ -63,7 +63,7 @@ def cispo_loss(
     """
     weight = log_ratio(logprobs, old_logprobs, learn).exp().clamp(max=1 + clip_range_high).detach()
     gain = weight * select(advantages, learn) * select(logprobs, learn)
-    return -masked_mean(gain if weights is None else gain * weights, learn, count)
+    return -masked_mean(gain, learn, count, weights=weights)
 
 
 def shaped_loss(
@@ -92,7 +92,7 @@ def shaped_loss(
     """
     shaped = torch.sigmoid(select(logprobs, learn) - math.log(shaping))  # π/(π + γ), in log space
     gain = shaped * select(advantages, learn)
-    return -masked_mean(gain if weights is None else gain * weights, learn, count)
+    return -masked_mean(gain, learn, count, weights=weights)
 
 
 def gspo_loss(
@@ -183,4 +183,4 @@ def reference_kl_loss(
     Shao et al. 2024, eq. 4: https://arxiv.org/abs/2402.03300. Its gradient is that of the KL only where π = π_old.
     """
     terms = kl_terms(select(logprobs, learn), select(ref_logprobs, learn), estimator="k3")
-    return masked_mean(terms if weights is None else terms * weights, learn, count)
+    return masked_mean(terms, learn, count, weights=weights)

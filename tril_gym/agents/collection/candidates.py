@@ -29,6 +29,22 @@ class Write(Protocol):
         """Return the texts; `starts` are their rollins, in place of those of the plan."""
 
 
+def write_plan(
+    write: Write,
+    plan: Plan,
+    randomness: EpisodeRandomness,
+    generator: torch.Generator,
+    *,
+    starts: Texts | None = None,
+) -> Trajectories:
+    """Return the texts of any plan, one for each episode; arguments as of `with_best`, `starts` as of `Write`."""
+    if plan.parts:
+        return with_parts(write, plan, randomness, generator)
+    if plan.best_of is not None:
+        return with_best(write, plan, plan.best_of, randomness, generator)
+    return write(plan, randomness, starts=starts)
+
+
 def with_best(
     write: Write, plan: Plan, best_of: BestOf, randomness: EpisodeRandomness, generator: torch.Generator
 ) -> Trajectories:
@@ -64,10 +80,7 @@ def with_parts(write: Write, plan: Plan, randomness: EpisodeRandomness, generato
         part = replace(part, parts=(), texts_per_prompt=count)
         rows.append(groups[:, start : start + count].flatten())
         episodes = randomness[rows[-1].numpy()].grouped(count, share_rollin=part.share_rollin)
-        found = (
-            write(part, episodes) if part.best_of is None else with_best(write, part, part.best_of, episodes, generator)
-        )
-        written.append(found)
+        written.append(write_plan(write, part, episodes, generator))
         start += count
     order = torch.cat(rows).argsort()
     return replace(Trajectories.cat(written)[order], group=torch.arange(len(randomness)) // plan.group_size)

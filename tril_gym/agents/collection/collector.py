@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.agents.collection.candidates import with_best, with_parts
+from tril_gym.agents.collection.candidates import write_plan
 from tril_gym.agents.collection.generation import BatchGenerator, CompletionBuffer, write_rollins
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.plan import Plan
@@ -87,13 +87,9 @@ def collect(
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.group_size, share_rollin=plan.share_rollin)
     write = partial(_write, envs, layout=layout, examples=examples, timer=timer or Timer(), ranks=ranks)
-    if plan.parts:
-        assert examples is None, "plans in parts are for drawn examples only"
-        return with_parts(write, plan, randomness, generator)
-    if plan.best_of is None:
-        return write(plan, randomness, starts=starts)
-    assert examples is None, "the best of several texts is written for drawn examples only"
-    return with_best(write, plan, plan.best_of, randomness, generator)
+    is_one = not plan.parts and plan.best_of is None
+    assert is_one or examples is None, "plans in parts and the best of several texts are for drawn examples only"
+    return write_plan(write, plan, randomness, generator, starts=starts)
 
 
 def _write(

@@ -53,5 +53,5 @@ def test_rollouts_from_one_switch_estimate_the_value_under_the_guide():
     errors = standardised_errors(agent.plan(0))
     assert 0.5 < float(errors.square().mean().sqrt()) < 1.5  # 1 with a standard error of 0.18
     assert float(errors.abs().max()) < 4
-    # The control: where the policy goes on, the mean is another one.
+    # The control: where the policy finishes the texts, the mean differs.
     assert float(standardised_errors(replace(agent.plan(0), rollout=agent.policy)).abs().min()) > 4

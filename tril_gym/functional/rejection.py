@@ -44,8 +44,8 @@ def first_round_pairs(accepted: Tensor, rewards: Tensor) -> Tensor:
 def tournament_pairs(accepted: Tensor, rewards: Tensor) -> Tensor:
     """Return the matches of a tournament among the accepted, the better one first; no ties: (m,), (N,) -> (n, 2) int64.
 
-    Neighbours meet, and the better one of each two goes on to the next round, until one is left; of an odd number the
-    last one goes on by itself. There are m − 1 matches.
+    In each round neighbours are paired, and the better text of each pair enters the next round, until one is left; the
+    last of an odd number enters it unpaired. There are m − 1 pairs.
 
     Liu et al. 2024 (RSO), section 3.2: https://arxiv.org/abs/2309.06657
     """

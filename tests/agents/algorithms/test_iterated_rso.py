@@ -19,7 +19,7 @@ def weights(policy):
 
 
 def test_a_tournament_by_hand():
-    # Accepted 5, 0, 3, 1, 4 with rewards .1, .9, .5, .7, .2: (0, 5), (1, 3), 4 goes on; (0, 1), 4 goes on; (0, 4).
+    # Accepted 5, 0, 3, 1, 4 with rewards .1, .9, .5, .7, .2: (0, 5), (1, 3), 4 unpaired; (0, 1), 4 unpaired; (0, 4).
     rewards = torch.tensor([0.9, 0.7, 9.0, 0.5, 0.2, 0.1])
     accepted = torch.tensor([5, 0, 3, 1, 4])
     assert tournament_pairs(accepted, rewards).tolist() == [[0, 5], [1, 3], [0, 1], [0, 4]]

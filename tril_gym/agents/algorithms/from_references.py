@@ -1,4 +1,4 @@
-"""What behaviour cloning and A-LoL share: the policy learns from the references, which nobody else writes."""
+"""What behaviour cloning and A-LoL share: the policy learns from whole references."""
 
 from __future__ import annotations
 

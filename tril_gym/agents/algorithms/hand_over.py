@@ -1,4 +1,4 @@
-"""When D2LOLS goes on from AggreVaTeD to PPO++: after a number of iterations, or by measured quality."""
+"""When D2LOLS changes from AggreVaTeD to PPO++: after a number of iterations, or by measured quality."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ CANCEL_SECONDS = 1.0  # that a stop waits for the thread, which may be inside a 
 
 
 class Cancelled(Exception):  # noqa: N818  (not an error)
-    """Nobody waits for this batch any more."""
+    """The batch is no longer needed."""
 
 
 class _StoppableTimer(Timer):

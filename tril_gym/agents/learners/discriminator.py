@@ -45,7 +45,32 @@ class Discriminator(Protocol):
         """Load the weights of `state_dict`."""
 
 
-class ClassifierDiscriminator:
+class TrainedWhole:
+    """A discriminator with a model of its own, all of which is trained."""
+
+    model: Any
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all parameters of the model."""
+        return list(self.model.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights of the model."""
+        return self.model.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load the weights of `state_dict`."""
+        self.model.load_state_dict(state)
+
+
+def whole_ids(texts: Texts) -> dict[str, Tensor]:
+    """Return prompts and completions as inputs of a model: ids and attention mask, (B, L) int64."""
+    ids = torch.cat([texts.prompts, texts.tokens], dim=1)
+    ids, mask = left_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
+    return {"input_ids": ids, "attention_mask": mask.long()}
+
+
+class ClassifierDiscriminator(TrainedWhole):
     """A sequence classifier of `transformers`.
 
     Args:
@@ -109,7 +134,7 @@ class ClassifierDiscriminator:
     def logits(self, texts: Texts) -> Tensor:
         """Return logits (B,); see `Discriminator`."""
         device = next(self.model.parameters()).device
-        inputs = self._ids(texts) if self.tokenizer is None else self._text(texts)
+        inputs = whole_ids(texts) if self.tokenizer is None else self._text(texts)
         return at_least_float32(self.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits[:, 0])
 
     def logits_and_gradients(self, texts: Texts) -> tuple[Tensor, Tensor]:
@@ -129,11 +154,6 @@ class ClassifierDiscriminator:
         (gradients,) = torch.autograd.grad(logits.sum(), embeddings, create_graph=True)
         return logits, gradients
 
-    def _ids(self, texts: Texts) -> dict[str, Tensor]:
-        ids = torch.cat([texts.prompts, texts.tokens], dim=1)
-        ids, mask = left_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        return {"input_ids": ids, "attention_mask": mask.long()}
-
     def _text(self, texts: Texts) -> dict[str, Tensor]:
         rows = zip(texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, strict=True)
         ids = [torch.cat([prompt[real], tokens[written]]).tolist() for prompt, real, tokens, written in rows]
@@ -142,18 +162,6 @@ class ClassifierDiscriminator:
         length = min(self.tokenizer.model_max_length, positions, MAX_LENGTH)
         encoded = self.tokenizer(read, truncation=True, max_length=length, padding=True, return_tensors="pt")
         return dict(encoded)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return all parameters of the model."""
-        return list(self.model.parameters())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights of the model."""
-        return self.model.state_dict()  # type: ignore[no-any-return]
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the weights of `state_dict`."""
-        self.model.load_state_dict(state)
 
 
 class AdapterDiscriminator:

@@ -8,19 +8,18 @@ B texts, P prompt tokens, T new tokens.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.agents.learners.discriminator import AdapterDiscriminator, Discriminator
+from tril_gym.agents.learners.discriminator import AdapterDiscriminator, Discriminator, TrainedWhole, whole_ids
 from tril_gym.functional.sampling import at_least_float32
-from tril_gym.models.backbone import left_aligned
 from tril_gym.models.noise import disable_dropout
 from tril_gym.models.texts import Texts
 from tril_gym.utils.seeding import seeded
 
 
-class TokenClassifier:
+class TokenClassifier(TrainedWhole):
     """A tiny untrained GPT-2 with one logit for each token of the environment's ids."""
 
     def __init__(self, layout: TextLayout, *, width: int = 64, seed: int = 0) -> None:
@@ -36,29 +35,15 @@ class TokenClassifier:
             num_labels=1,  # type: ignore[call-arg]
         )
         with seeded(seed):
-            self.model: nn.Module = disable_dropout(GPT2ForTokenClassification(config))
+            self.model = disable_dropout(GPT2ForTokenClassification(config))
 
     def logits(self, texts: Texts) -> Tensor:
         """Return logits (B, T), 0 on padding; differentiable."""
         device = next(self.model.parameters()).device
-        ids = torch.cat([texts.prompts, texts.tokens], dim=1)
-        ids, mask = left_aligned(ids, torch.cat([texts.is_prompt, texts.is_token], dim=1))
-        found = self.model(input_ids=ids.to(device), attention_mask=mask.long().to(device)).logits[..., 0]  # (B, L)
+        found = self.model(**{name: ids.to(device) for name, ids in whole_ids(texts).items()}).logits[..., 0]  # (B, L)
         columns = texts.is_prompt.sum(1, keepdim=True) + torch.arange(texts.tokens.shape[1])
         logits = found.gather(1, columns.clamp(max=found.shape[1] - 1).to(device))
         return torch.where(texts.is_token.to(device), at_least_float32(logits), 0.0)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return all parameters of the model."""
-        return list(self.model.parameters())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights of the model."""
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the weights of `state_dict`."""
-        self.model.load_state_dict(state)
 
 
 class TokenAdapter(AdapterDiscriminator):

@@ -24,6 +24,11 @@ def log_ratio(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor) -> Tensor:
     return select(logprobs, learn) - select(old_logprobs, learn)
 
 
+def clip_ratio(ratio: Tensor, clip_range: float, clip_range_high: float | None = None) -> Tensor:
+    """Return ratios, of any shape, clipped to [1−ε, 1+ε_high]; ε_high is ε where it is None."""
+    return ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+
+
 def policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -54,7 +59,7 @@ def policy_loss(
     """
     ratio = log_ratio(logprobs, old_logprobs, learn).exp()
     advantages = select(advantages, learn)
-    clipped = ratio.clamp(1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high))
+    clipped = clip_ratio(ratio, clip_range, clip_range_high)
     gain = torch.minimum(ratio * advantages, clipped * advantages)
     return -masked_mean(gain, learn, count, weights=weights)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tril_gym.functional.losses import Count
+from tril_gym.functional.losses import Count, clip_ratio
 from tril_gym.functional.masked import masked_mean, select
 from tril_gym.functional.policy_losses import MAX_LOG_RATIO
 
@@ -110,5 +110,5 @@ def p3o_loss(
     total = torch.zeros_like(first)
     for own, other, gap in ((first, second, gaps), (second, first, -gaps)):
         weight, ratio = (gap * other.exp()).detach(), own.exp()
-        total = total - 0.5 * torch.minimum(weight * ratio, weight * ratio.clamp(1 - clip_range, 1 + clip_range))
+        total = total - 0.5 * torch.minimum(weight * ratio, weight * clip_ratio(ratio, clip_range))
     return _mean(total, count)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.functional.kl import kl_terms
-from tril_gym.functional.losses import Count, log_ratio
+from tril_gym.functional.losses import Count, clip_ratio, log_ratio
 from tril_gym.functional.masked import masked_mean, select
 
 LengthNorm = Literal["token", "text", "constant", "sum"]
@@ -39,10 +39,6 @@ def length_weights(learn: Tensor, norm: LengthNorm, *, max_length: int, dtype: t
     if norm == "constant":
         return ones / max_length
     raise ValueError(f"length_norm must be one of {', '.join(get_args(LengthNorm))}, got {norm!r}; token is usual")
-
-
-def _clip(ratio: Tensor, low: float, high: float | None) -> Tensor:
-    return ratio.clamp(1 - low, 1 + (low if high is None else high))
 
 
 def cispo_loss(
@@ -124,7 +120,7 @@ def gspo_loss(
     has_tokens, divisor = lengths > 0, lengths.clamp(min=1)
     ratio = (log_ratio(logprobs, old_logprobs, learn).sum(1) / divisor).exp()
     advantage = select(advantages, learn).sum(1) / divisor
-    gain = torch.minimum(ratio * advantage, _clip(ratio, clip_range, clip_range_high) * advantage)
+    gain = torch.minimum(ratio * advantage, clip_ratio(ratio, clip_range, clip_range_high) * advantage)
     return -masked_mean(gain, has_tokens, count)
 
 

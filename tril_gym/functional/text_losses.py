@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tril_gym.functional.losses import Count, log_ratio
+from tril_gym.functional.losses import Count, clip_ratio, log_ratio
 from tril_gym.functional.masked import masked_mean, select
 from tril_gym.functional.policy_losses import MAX_LOG_RATIO
 
@@ -54,10 +54,10 @@ def a_lol_loss(
     """
     moved, own = log_ratio(logprobs, ref_logprobs, learn), select(logprobs, learn)
     if variant == "ratio":
-        weight = moved.sum(1).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(1 - clip_range, 1 + clip_range)
+        weight = clip_ratio(moved.sum(1).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), clip_range)
         losses = -advantages * weight.detach() * own.sum(1)
     elif variant == "token_ratio":
-        weight = moved.exp().clamp(1 - clip_range, 1 + clip_range).detach()
+        weight = clip_ratio(moved.exp(), clip_range).detach()
         losses = -advantages * (weight * own).sum(1)
     elif variant in ("ref_free", "kl"):
         losses = -advantages * own.sum(1) + (kl_coef if variant == "kl" else 0.0) * moved.sum(1)

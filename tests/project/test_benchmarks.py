@@ -32,6 +32,7 @@ from side_by_side import Comparison, Sample, Spread, Target
 
 from tril_gym.agents import tiny_policy
 from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.experiment.verdict import verdict_of
 
 
 @pytest.fixture(autouse=True)
@@ -415,7 +416,10 @@ class TestLearning:
 
     @staticmethod
     def result(greedy=3.0, sampled=3.0, *, algorithm="ppo", kl=2.0, unknown=0.0, repetition=0.0, **further):
-        changes = {"greedy": {"standard_errors": greedy}, "sampled": {"standard_errors": sampled}}
+        changes = {
+            way: change if isinstance(change, dict) else {"standard_errors": change}
+            for way, change in (("greedy", greedy), ("sampled", sampled))
+        }
         ways = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.4, "text/repetition": 0.0}}
         after = {way: dict(metrics) for way, metrics in ways.items()}
         after["sampled"] |= {"kl": kl, "text/unknown_words": unknown, "text/repetition": repetition}
@@ -430,10 +434,32 @@ class TestLearning:
         )
 
     @pytest.mark.parametrize(
+        ("rewards", "words", "broken"),
+        [
+            (((1.0, 2.0), (2.0, 3.0)), "all rise", []),
+            (((1.0, 2.0), (0.0, 1.0)), "all fall", ["median", "a seed fell"]),
+            (((1.0, 2.0), (1.0, 2.0)), "+0.0", ["median"]),
+            (((1.0, 2.0), (None, 3.0)), "no standard error", ["median"]),
+            (((1.0,), (2.0,)), "no standard error", ["median"]),
+        ],
+    )
+    def test_changes_without_a_standard_error_are_shown_and_judged(self, rewards, words, broken):
+        parts = [
+            {"rewards": dict.fromkeys(("greedy", "sampled"), part), "metrics": {"sampled": {}}} for part in rewards
+        ]
+        verdict = json.loads(json.dumps(verdict_of(*parts)))
+        results = [self.result(verdict[way], verdict[way]) for way in ("greedy", "sampled")]
+        text, passes = learning.table(results)
+        assert f"({words}; {words})" in text
+        assert learning.summary(results)["broken"] == broken
+        assert passes == (not broken)
+
+    @pytest.mark.parametrize(
         ("bad", "rule"),
         [
             ({"greedy": 1.9}, "median"),
             ({"kl": 8.1}, "KL"),
+            ({"kl": math.nan}, "KL"),
             ({"unknown": 0.04}, "unknown words"),
             ({"repetition": 0.02}, "repetition"),
         ],

@@ -43,6 +43,16 @@ def paired_change(before: Sequence[float], after: Sequence[float]) -> Change:
     return Change(fmean(before), fmean(after), stderr, change / stderr if stderr else without_spread)
 
 
+def standard_errors_of(numbers: Mapping[str, Any]) -> float:
+    """Return the change of a decoding in standard errors from its numbers in `verdict_of`, where None is not finite.
+
+    It is ±inf or 0 where all examples changed by the same amount, NaN where there is no standard error.
+    """
+    if numbers["standard_errors"] is not None:
+        return float(numbers["standard_errors"])
+    return math.copysign(math.inf, numbers["after"] - numbers["before"]) if numbers["stderr"] == 0 else math.nan
+
+
 def outcome_of(standard_errors: Iterable[float]) -> Outcome:
     """Return what changes in standard errors, one for each decoding, amount to.
 

@@ -32,6 +32,14 @@ def test_the_share_and_the_length_that_fits_are_named(caplog):
     assert "fit:8000" in message
 
 
+@pytest.mark.parametrize(("rejected", "share"), [(9, 50), (3, None)])
+def test_rejected_texts_of_pairs_are_counted(rejected, share, caplog):
+    data = [Example("w3", ("w4 w4",), extras={"rejected": "w5 " * (rejected - 1) + "w5"})] * 4
+    found = messages(caplog, Examples(data, source="my pairs"), T=5, env="tril/Text-v0")
+    said = f"{share} % of the references and rejected texts of my pairs are longer than max_new_tokens=5"
+    assert [message.startswith(said) for message in found] == ([] if share is None else [True])
+
+
 @pytest.mark.parametrize(("count", "warns"), [(1, False), (2, True)])
 def test_more_than_5_percent_is_the_threshold(count, warns, caplog):
     data = examples(*[3] * (20 - count), *[9] * count)

@@ -215,7 +215,8 @@ def text_env_config(
         tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
             name, a folder, or a tokenizer.
         max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
-        max_new_tokens: T; where the task has none, the 95th percentile of the references, at most 128.
+        max_new_tokens: T; where the task has none, the 95th percentile of the references and
+            rejected texts, at most 128.
         min_new_tokens: m, advice only.
         prompt_truncation_side: the side on which a prompt that is too long is cut.
         vocab_size: V, by default the tokenizer's length.

@@ -1,7 +1,8 @@
 """Lengths of prompts and references: P and T that hold most of them, and a message where references do not fit.
 
 A reference that does not fit into T tokens loses its end, and its EOS. A policy that imitates cut references, or a
-guide that writes them, does not learn to end a text.
+guide that writes them, does not learn to end a text. The rejected texts of pairs count as references do: where one text
+of a pair is cut and the other is not, their log-probabilities cannot be compared.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ MOST = (512, 128)  # tokens of a prompt and of a completion, where they are meas
 
 
 def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
-    """Return the tokens of at most 500 references, EOS counted: (n,)."""
-    references = [reference for example in evenly_spaced(examples) for reference in example.references]
+    """Return the tokens of at most 500 references, rejected texts among them, EOS counted: (n,)."""
+    references = [text for example in evenly_spaced(examples) for text in (*example.references, *rejected_of(example))]
     step = max(1, math.ceil(len(references) / COUNTED))
     lengths = [len(encode(tokenizer, joiner + reference)) + 1 for reference in references[::step]]
     return np.array(lengths, dtype=np.int64)
+
+
+def rejected_of(example: Example) -> tuple[str, ...]:
+    """Return the rejected text of an example that has a pair, else nothing."""
+    rejected = example.extras.get("rejected")
+    return (rejected,) if isinstance(rejected, str) else ()
 
 
 def evenly_spaced(examples: Examples) -> tuple[Example, ...]:
@@ -129,9 +136,10 @@ def _warn_once(source: str, examples: NoCopy, tokenizer: NoCopy, max_new_tokens:
     if share > MAX_SHARE:
         fitting = int(np.quantile(lengths, 1 - MAX_SHARE, method="higher"))
         logger.warning(
-            "%.0f %% of the references of %s are longer than max_new_tokens=%d and lose their end and EOS; set"
+            "%.0f %% of the %s of %s are longer than max_new_tokens=%d and lose their end and EOS; set"
             " max_new_tokens=%d, which holds 95 %% of them, or a tokenizer that needs fewer tokens, such as %s:8000",
             100 * share,
+            "references and rejected texts" if any(map(rejected_of, evenly_spaced(data))) else "references",
             source,
             max_new_tokens,
             fitting,

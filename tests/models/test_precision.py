@@ -60,6 +60,15 @@ def test_a_chosen_low_precision_trains_and_warns(saved):
     assert share < 0.5  # most steps are rounded away, which is why it warns
 
 
+@pytest.mark.filterwarnings("ignore:all weights of GPT2LMHeadModel are trained in bfloat16")
+def test_a_tiny_policy_trains_in_bfloat16_from_the_command_line(tmp_path):
+    run = ["train", "ppo", "--env", "tril/Toy-v0", "--policy", "tiny", "--dtype", "bfloat16", "--tiny-samples", "0"]
+    sizes = ["--iterations", "1", "--num-envs", "4", "--epochs", "1", "--eval-examples", "2", "--eval-every", "0"]
+    done = CliRunner().invoke(main, [*run, *sizes, "--output-dir", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert dtypes(LMPolicy.from_pretrained(tmp_path / "run" / "policy")) == {torch.bfloat16}
+
+
 def test_lora_keeps_its_base_as_saved(tmp_path):
     toy_policy("llama", dtype=torch.bfloat16).save(tmp_path)
     policy = LMPolicy.from_pretrained(tmp_path).with_lora(2)

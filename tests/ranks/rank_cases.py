@@ -30,7 +30,7 @@ from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.optimizer import is_partitioned
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.models.sharding import is_sharded
+from tril_gym.models.sharding import blocks_of, is_sharded
 from tril_gym.rewards import Score
 from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
 from tril_gym.wrappers import TextReward
@@ -70,6 +70,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "ppo",
         {"lora": True, "family": "t5", "critic": "shared", "gradient_checkpointing": True},
     ),
+    "sharded, by block": ("ppo-pp", {"episodes_per_iteration": 13}),  # the last text is of rank 1
+    "sharded, by block, encoder-decoder": ("lols", {"family": "t5", "critic": "shared"}),
+    "sharded LoRA, by block": ("ppo", {"lora": True}),
     "reward on each process": ("ppo", {"episodes_per_iteration": 13, "reward": "each"}),
     "reward on the main process": ("ppo", {"episodes_per_iteration": 13, "reward": "main"}),
     "zero": ("ppo-pp", {}),
@@ -121,7 +124,7 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
     """Train the agent of a case; return its texts, weights and metrics. That of "sharded LoRA" is saved in a folder."""
     name, _, defect = case.partition(":")
     if name.startswith("sharded"):
-        ranks = current_ranks(shards=True)
+        ranks = current_ranks(shards=True, writes_by_block="by block" in name)
     if name.startswith("zero"):
         ranks = current_ranks(shards_optimizer=True)
     with planted(defect, ranks):
@@ -129,6 +132,7 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
         if CASES[name][0] == "gail":
             agent.learner.discriminator.model.double()
         rows: list[dict[str, float]] = []
+        gathered = watch_gathered(agent.policy.model)
         for iteration in range(ITERATIONS):
             rows += agent.learn(1, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
             if name.startswith("zero") and iteration == 1:  # as where a run is resumed
@@ -137,12 +141,27 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
         agent.save(folder)
     return {
         "base": ranks.gather(base_memory(agent)),
+        "gathered": ranks.gather(max(gathered)),
         "asked": ranks.gather([term.score.asked for term in terms(agent.envs)]),
         "texts": texts,
         "weights": list(agent.policy.language_model.state_dict().values()),
         "moments": ranks.gather(moments_of(agent.learner.optimizer)),
         "metrics": [numbers_of(row) for row in rows],
     }
+
+
+def watch_gathered(model: Any) -> list[int]:
+    """Return a list that grows by the number of blocks that are whole, in each pass of a block that writes."""
+    found = [0]
+    blocks = blocks_of(model)
+
+    def note(*_: Any) -> None:
+        if torch.is_inference_mode_enabled():
+            found.append(sum(not any(map(is_sharded, block.parameters())) for block in blocks))
+
+    for block in blocks:
+        block.register_forward_pre_hook(note)
+    return found
 
 
 def base_memory(agent: Any) -> tuple[int, int]:

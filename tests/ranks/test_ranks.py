@@ -87,6 +87,19 @@ class TestZero:
         assert max(parts) < 0.7 * whole[0]
 
 
+class TestShardedWriting:
+    @pytest.mark.parametrize("case", ["sharded, by block", "sharded, by block, encoder-decoder"])
+    def test_by_block_a_process_holds_one_block_at_a_time(self, case, of_two):
+        assert of_two[case]["gathered"] == [1, 1]
+
+    def test_else_it_holds_all_blocks(self, of_two):
+        assert min(of_two["sharded"]["gathered"]) > 1
+
+    def test_models_that_are_not_sharded_cannot(self):
+        with pytest.raises(ValueError, match="--sharded-writing block is for models that are sharded"):
+            join_ranks(writes_by_block=True)
+
+
 class TestShardedLora:
     @pytest.mark.parametrize("case", ["sharded LoRA", "sharded LoRA, encoder-decoder"])
     def test_policy_reference_and_critic_share_the_parts_of_one_base(self, case, of_two):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -27,6 +27,7 @@ class RunOptions:
     force_unlock: bool = False
     process_timeout: float = PROCESS_TIMEOUT
     shard_models: bool = False
+    sharded_writing: Literal["whole", "block"] = "whole"
     debug: bool = False
     quiet: bool = False
     log_json: bool = False
@@ -128,6 +129,15 @@ def run_options() -> list[GroupedOption]:
             group="run",
             is_flag=True,
             help="With torchrun: each process holds a part of the trained models (FSDP2), not a replica of them",
+        ),
+        GroupedOption(
+            ["--sharded-writing"],
+            group="run",
+            type=click.Choice(["whole", "block"]),
+            default="whole",
+            show_default=True,
+            help="With sharded models: what a process gathers at once of a model that writes; a block takes little"
+            " memory and, at every token, as many messages as the model has blocks",
         ),
         GroupedOption(
             ["--process-timeout"],

@@ -159,7 +159,7 @@ def prepare_run(algorithm: str, chosen: RunOptions, given: dict[str, Any], conso
     from tril_gym.experiment import training
 
     outputs: dict[str, Any] = {"console": console, "force_unlock": chosen.force_unlock}
-    outputs["processes"] = Processes(shards=chosen.shard_models, timeout=chosen.process_timeout)
+    outputs["processes"] = Processes(chosen.shard_models, chosen.sharded_writing, chosen.process_timeout)
     with usage_errors(given):
         outputs["track"] = chosen.tracker
         if _continues(chosen):

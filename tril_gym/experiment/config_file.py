@@ -26,7 +26,7 @@ from tril_gym.utils.suggestions import path_with_suggestion, with_suggestion
 # Options that say where a command writes and what it shows: no settings of a run.
 NO_SETTINGS = (
     "config", "debug", "force_unlock", "log_json", "output_dir", "process_timeout", "profile", "project", "quiet",
-    "resume", "run_name", "shard_models", "show_config", "tag", "track", "trust_code",
+    "resume", "run_name", "shard_models", "sharded_writing", "show_config", "tag", "track", "trust_code",
 )  # fmt: skip
 # Settings that follow others where they are not given; `config.yaml` has the value that they had.
 DERIVED = (

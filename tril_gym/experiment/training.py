@@ -97,7 +97,7 @@ def new_run(
     """
     folder = RunFolder(output_dir)
     folder.require_empty()
-    ranks = join_ranks(config.device, shards=processes.shards, timeout=processes.timeout)
+    ranks = join_ranks(config.device, **processes.as_settings())
     tracker = _tracker(track if ranks.is_main else None, config, folder.path)  # before anything that takes long
     with cpu_threads(config.cpu_threads):
         components = build_run(config, ranks)
@@ -141,7 +141,7 @@ def resumed_run(
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
     config = with_changes(config, given)
     check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
-    ranks = join_ranks(config.device, shards=processes.shards, timeout=processes.timeout)
+    ranks = join_ranks(config.device, **processes.as_settings())
     tracker = _tracker(track if ranks.is_main else None, config, folder.path)
     if ranks.is_main:
         folder.lock(force=force_unlock)

@@ -37,9 +37,11 @@ from tril_gym.models.pretrained import (
     source_settings,
     tokenizer_source,
 )
+from tril_gym.models.sharded_writing import BlockByBlock
 from tril_gym.models.sharding import is_sharded_model, load_whole_state, shard, whole, whole_copy, whole_state
 from tril_gym.models.texts import Texts
 from tril_gym.utils.quiet import without_progress_bars
+from tril_gym.utils.ranks import Ranks
 from tril_gym.utils.tokenization import load_tokenizer
 
 
@@ -79,6 +81,7 @@ class LanguageModel:
         self.tokenizer, self.base_ref = tokenizer, base_ref
         self.backbone = backbone_of(self.model, mode)
         self.dtype_is_chosen = True  # whether low precision was asked for, or is only how the weights were saved
+        self._block_by_block: BlockByBlock | None = None  # writes, where it was sharded so
         self.checked: set[tuple[int, int, bool, bool]] = set()  # what `agents.actors.model_check` has found right
 
     @classmethod
@@ -196,13 +199,14 @@ class LanguageModel:
         """Whether each process holds a part of the weights."""
         return is_sharded_model(self.model)
 
-    def shard(self, on: LanguageModel | None = None) -> None:
+    def shard(self, on: LanguageModel | None = None, *, block_by_block: Ranks | None = None) -> None:
         """Let each process hold a part of the weights, in place; optimizers and copies are made anew afterwards.
 
         An adapter stays whole in each process.
 
         Args:
             on: a sharded model; one with LoRA on the same base shares its parts.
+            block_by_block: the processes, if they write without ever holding all weights; see `gathered`.
 
         Raises:
             ValueError: it is quantised.
@@ -217,9 +221,13 @@ class LanguageModel:
             shard(self.model)
         else:
             self.lora.shard(on=None if on is None else on.lora)
+        if block_by_block is not None:
+            self._block_by_block = BlockByBlock(self.model, block_by_block)
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Hold all weights of a sharded model in each process while the block writes."""
+        """Gather the weights of a sharded model while the block writes: all at once, or one block of it at a time."""
+        if self._block_by_block is not None:
+            return self._block_by_block.writing()
         return whole(self.model) if self.is_sharded else nullcontext()
 
     def whole_copy(self) -> LanguageModel:
@@ -335,6 +343,8 @@ class LanguageModel:
         twin = self._derive(lora)
         if self.is_sharded:
             lora.shard(on=self.lora)
+            if self._block_by_block is not None:
+                twin._block_by_block = BlockByBlock(twin.model, self._block_by_block.ranks)
             with twin.gathered():
                 _ = twin.head, twin.width, twin.can_pack
         return twin

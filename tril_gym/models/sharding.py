@@ -5,7 +5,7 @@ the backward pass sums the gradients into the shards. FSDP2 does this in hooks o
 parts of a model, not the model; so they run inside `run_pass`, which the hooks know as a forward method.
 
 Writing has many short passes, so `whole` gathers all weights once. Then each process needs memory for the whole model
-beside its shard.
+beside its shard. Where it has not so much, sharded_writing.py gathers block by block.
 
 Networks with LoRA adapters on one base share the shards of its weights, too; each has the whole of its adapter.
 """
@@ -16,6 +16,7 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +55,9 @@ def shard(model: Any, *, replicated: Collection[nn.Parameter] = (), on: nn.Modul
     for block in blocks_of(model):
         shard_module(block, kept)
     shard_module(model, kept)
+    for before, after in pairwise(_sharded_modules(model)):
+        # By default FSDP2 remembers the order of the last passes, and a process without a text to write made none.
+        after.set_modules_to_backward_prefetch([before])
     if on is not None:  # before the first pass, in which FSDP2 takes up the parameters that it finds
         replace_parameters(model, {name: value for name, value in _named(on) if is_sharded(value)})
     model.run_pass = types.MethodType(_run_pass, model)
@@ -117,10 +121,15 @@ def _run_pass(model: Any, work: Callable[[], Result]) -> Result:
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the repeated blocks of a model: the members of its outermost lists of modules."""
+    """Return the repeated blocks of a model, those of all its stacks."""
+    return [block for stack in stacks_of(model) for block in stack]
+
+
+def stacks_of(model: nn.Module) -> list[nn.ModuleList]:
+    """Return the stacks of blocks of a model, such as an encoder's and a decoder's: its outermost lists of modules."""
     found = []
     for child in model.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+        found += [child] if isinstance(child, nn.ModuleList) else stacks_of(child)
     return found
 
 

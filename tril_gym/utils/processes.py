@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any, Literal
 
 PROCESS_TIMEOUT = 7200.0  # seconds that one process waits for another: the main one may pretrain meanwhile
 
@@ -13,7 +14,13 @@ class Processes:
     """How several processes train together."""
 
     shards: bool = False  # each holds a part of the trained models (FSDP2), else a replica of them
+    sharded_writing: Literal["whole", "block"] = "whole"  # what is gathered at once of a sharded model that writes
     timeout: float = PROCESS_TIMEOUT
+
+    def as_settings(self) -> dict[str, Any]:
+        """Return the keywords of `join_ranks`."""
+        by_block = self.sharded_writing == "block"
+        return {"shards": self.shards, "writes_by_block": by_block, "timeout": self.timeout}
 
 
 def started_processes() -> int:

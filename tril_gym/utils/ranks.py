@@ -35,11 +35,12 @@ class Ranks:
         local_rank: the number of this process among those of its machine.
         shards: whether each process holds a part of the trained models (FSDP2), or a replica of them.
         shards_optimizer: whether each process holds the optimizer's moments of a part of the weights (ZeRO 1).
+        writes_by_block: whether sharded models write without being whole, which takes less memory and more messages.
     """
 
     rank = local_rank = 0
     size = 1
-    shards = shards_optimizer = False
+    shards = shards_optimizer = writes_by_block = False
 
     @property
     def is_main(self) -> bool:
@@ -131,11 +132,11 @@ class SeveralRanks(Ranks):
     timeout = PROCESS_TIMEOUT  # seconds that one waits for another; `join_ranks` sets it
     is_zero = False  # whether the launcher asked for ZeRO; `join_ranks` sets it
 
-    def __init__(self, *, shards: bool = False, shards_optimizer: bool = False) -> None:
+    def __init__(self, *, shards: bool = False, shards_optimizer: bool = False, writes_by_block: bool = False) -> None:
         import torch.distributed as dist
 
         self.rank, self.size, self.shards = dist.get_rank(), dist.get_world_size(), shards
-        self.shards_optimizer = shards_optimizer
+        self.shards_optimizer, self.writes_by_block = shards_optimizer, writes_by_block
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._on_cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout))
 
@@ -207,7 +208,9 @@ class SeveralRanks(Ranks):
 
     def for_thread(self) -> Ranks:
         """Return the same ranks with a channel of their own. They gather; sums of gradients are for one thread."""
-        return SeveralRanks(shards=self.shards, shards_optimizer=self.shards_optimizer)
+        return SeveralRanks(
+            shards=self.shards, shards_optimizer=self.shards_optimizer, writes_by_block=self.writes_by_block
+        )
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -221,30 +224,37 @@ class SeveralRanks(Ranks):
                 self.barrier()
 
 
-def current_ranks(*, shards: bool = False, shards_optimizer: bool = False) -> Ranks:
-    """Return the ranks of `torch.distributed` where it is initialised, else one process alone."""
+def current_ranks(**kind: bool) -> Ranks:
+    """Return the ranks of `torch.distributed` where it is initialised, else one process alone.
+
+    Args:
+        kind: `shards`, `shards_optimizer` and `writes_by_block` of `Ranks`.
+    """
     import torch.distributed as dist
 
     is_one_of_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return _several_ranks(shards=shards, shards_optimizer=shards_optimizer) if is_one_of_several else ALONE
+    return _several_ranks(**kind) if is_one_of_several else ALONE
 
 
 @cache
-def _several_ranks(*, shards: bool, shards_optimizer: bool) -> SeveralRanks:
-    return SeveralRanks(shards=shards, shards_optimizer=shards_optimizer)
+def _several_ranks(**kind: bool) -> SeveralRanks:
+    return SeveralRanks(**kind)
 
 
-def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PROCESS_TIMEOUT) -> Ranks:
+def join_ranks(
+    device: str = "cpu", *, shards: bool = False, writes_by_block: bool = False, timeout: float = PROCESS_TIMEOUT
+) -> Ranks:
     """Join the processes that torchrun or `accelerate launch` started; return one process alone without them.
 
     Args:
         device: of the models; on a GPU, each process has its own.
         shards: whether each process holds a part of the trained models (FSDP2), or a replica of them.
+        writes_by_block: whether such models write without being whole; see `Ranks`.
         timeout: seconds that a process waits for the others; the main process may pretrain for minutes meanwhile.
 
     Raises:
-        ValueError: the environment variables of a launcher are incomplete or ask for ZeRO 3, or there is one process
-            whose models are to be sharded.
+        ValueError: the environment variables of a launcher are incomplete or ask for ZeRO 3; there is one process whose
+            models are to be sharded; or models that are not are to write by block.
     """
     if started_processes() > 1 and not torch.distributed.is_initialized():
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
@@ -253,14 +263,17 @@ def join_ranks(device: str = "cpu", *, shards: bool = False, timeout: float = PR
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {missing[0]} is not set; start the processes with"
                 " torchrun or accelerate launch, or unset WORLD_SIZE"
             )
-        is_zero = _asks_for_zero()
+        asks_for_zero = _asks_for_zero()
         from accelerate import PartialState
 
         SeveralRanks.timeout = timeout
         PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(seconds=timeout))
-        SeveralRanks.is_zero = is_zero
+        SeveralRanks.is_zero = asks_for_zero
     shards = shards or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    ranks = current_ranks(shards=shards, shards_optimizer=SeveralRanks.is_zero and not shards)
+    if writes_by_block and not shards:
+        raise ValueError("--sharded-writing block is for models that are sharded; add --shard-models, or leave it out")
+    is_zero = SeveralRanks.is_zero and not shards
+    ranks = current_ranks(shards=shards, shards_optimizer=is_zero, writes_by_block=writes_by_block)
     if shards and ranks is ALONE:
         raise ValueError("--shard-models divides models among several processes; start them with torchrun")
     return ranks

@@ -112,7 +112,8 @@ class CollectAhead:
         ranks: the processes that train together.
 
     Raises:
-        ValueError: the learner needs texts of a policy that the processes share, and only the main thread gathers it.
+        ValueError: the learner needs texts of a policy that the processes share, and only the main thread gathers it;
+            or models are never whole.
     """
 
     def __init__(
@@ -123,6 +124,11 @@ class CollectAhead:
             raise ValueError(
                 f"overlap writes texts in a thread, which cannot gather the shards of the reference policy for the"
                 f" baseline {baseline!r}; leave the baseline, the shards or overlap out"
+            )
+        if ranks.writes_by_block:
+            raise ValueError(
+                "overlap writes with a snapshot that is whole in each process, and --sharded-writing block is for"
+                " models that do not fit whole; leave one of them out"
             )
         self.snapshot = policy.frozen_copy()
         self.ranks = ranks.for_thread()

@@ -96,8 +96,9 @@ class ActorCritic(Learner):
         """Let each process hold a part of the policy and the reference policy, and later of the critics."""
         if self.config.compile:
             raise ValueError("compile=True is for models that each process holds whole; leave it or the sharding out")
-        self.policy.language_model.shard()
-        self.ref_policy.language_model.shard(on=self.policy.language_model)
+        block_by_block = self.ranks if self.ranks.writes_by_block else None
+        self.policy.language_model.shard(block_by_block=block_by_block)
+        self.ref_policy.language_model.shard(on=self.policy.language_model, block_by_block=block_by_block)
         self.optimizer = self.epochs.optimizer = adamw(self.policy.parameters(), self.config)
 
     @property

@@ -54,7 +54,7 @@ class BehaviourCloning(Learner):
         """Learn from a share of the texts in each process."""
         self.ranks = ranks
         if ranks.shards:
-            self.policy.language_model.shard()
+            self.policy.language_model.shard(block_by_block=ranks if ranks.writes_by_block else None)
         self.optimizer = adamw(self.policy.parameters(), self.config, ranks=ranks)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:

@@ -39,13 +39,27 @@ MARKED += [pytest.param(*cell, True, marks=pytest.mark.slow, id="-".join([*cell,
 SMALL = ["--tiny-samples", "32", "--num-envs", "8", "--eval-examples", "4", "--eval-every", "0", "--iterations", "2"]
 SMALL += ["--epochs", "1", "--save-every", "1", "--keep", "9"]
 # Short texts: these runs check that all components fit together.
-LENGTHS = {"IMDB": (24, 10), "CommonGen": (15, 10), "TLDR": (48, 10), "HH": (48, 10)}
+LENGTHS = {"IMDB": (24, 10), "CommonGen": (15, 10), "TLDR": (48, 10), "HH": (48, 10), "Toy": (3, 6)}
 OWN = {
     "d2lols": ["--aggrevated-iterations", "1"],
     "lols": ["--ppo-pp-prob", "0.5"],
     "ppg": ["--auxiliary-every", "2", "--auxiliary-epochs", "1"],  # a phase ends after the run is stopped
 }
 OWN |= {name: ["--value-texts", "2"] for name in ("a-lol", "a-star-po")}
+# What changes plans, or what an agent keeps from one iteration to the next: a cell each, and a metric that shows it.
+OPTIONS = [
+    ("ppo-pp", "CommonGen", "tiny-seq2seq", ["--best-of", "2"], "guide/token_share"),
+    ("aggrevated", "IMDB", "tiny", ["--best-of", "2", "--best-of-by", "value"], "guide_critic/loss"),
+    ("grpo", "TLDR", "tiny", ["--given-texts", "1", "--texts-per-prompt", "2"], "given/loss"),
+    ("raft", "CommonGen", "tiny-seq2seq", ["--given-texts", "1"], "reward/given"),
+    # Measured before the first iteration only, as the policy is found good enough.
+    ("d2lols", "HH", "tiny", ["--hand-over", "quality", "--hand-over-every", "1", "--hand-over-texts", "8",
+                              "--hand-over-margin", "-9"], "hand_over/guide"),  # fmt: skip
+    # Two examples, so that the second iteration begins with texts of the first.
+    ("ppo-pp", "Toy", "tiny", ["--guide", "successes", "--env-arg", "num_examples=2"], "guide/token_share"),
+    ("gail", "TLDR", "tiny-seq2seq", ["--discriminator-level", "token"], "discriminator/accuracy"),
+    ("rso", "CommonGen", "tiny", ["--reference-every", "1", "--pairing", "tournament"], "pair/accuracy"),
+]
 BY_CHANCE = {"reward/policy_alone", "reward/guide_alone"}  # in two small iterations
 CRITICS = {"aggrevated": {"guide_critic"}, "d2lols": {"guide_critic", "critic"}}
 
@@ -76,11 +90,7 @@ def last_policy(folder):
 
 @pytest.mark.parametrize(("algorithm", "task", "policy", "resumes"), MARKED)
 def test_a_cell_trains_from_the_command_line(algorithm, task, policy, resumes, tmp_path, monkeypatch):
-    monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1, batch_size=600))
-    prompt, new = LENGTHS[task]
-    lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
-    own = OWN.get(algorithm, [])
-    rows = run(tmp_path / "run", algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths, *own)
+    rows = run_cell(tmp_path / "run", algorithm, task, policy, OWN.get(algorithm, []), monkeypatch)
     check_metrics(algorithm, rows)
 
     # The trained policy loads with transformers and generates.
@@ -91,6 +101,25 @@ def test_a_cell_trains_from_the_command_line(algorithm, task, policy, resumes, t
 
     if resumes:
         check_resumed(algorithm, rows, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "task", "policy", "options", "metric"), OPTIONS, ids=[f"{row[0]}-{row[3][0][2:]}" for row in OPTIONS]
+)
+def test_an_option_trains_and_resumes_exactly(algorithm, task, policy, options, metric, tmp_path, monkeypatch):
+    rows = run_cell(tmp_path / "run", algorithm, task, policy, options, monkeypatch)
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
+    assert any(row.get(metric) for row in rows)
+    check_resumed(algorithm, rows, tmp_path)
+
+
+def run_cell(folder, algorithm, task, policy, options, monkeypatch):
+    monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1, batch_size=600))
+    prompt, new = LENGTHS[task]
+    lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
+    return run(folder, algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths, *options)
 
 
 def check_resumed(algorithm, rows, tmp_path):

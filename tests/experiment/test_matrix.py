@@ -53,8 +53,13 @@ OPTIONS = [
     ("grpo", "TLDR", "tiny", ["--given-texts", "1", "--texts-per-prompt", "2"], "given/loss"),
     ("raft", "CommonGen", "tiny-seq2seq", ["--given-texts", "1"], "reward/given"),
     # Measured before the first iteration only, as the policy is found good enough.
-    ("d2lols", "HH", "tiny", ["--hand-over", "quality", "--hand-over-every", "1", "--hand-over-texts", "8",
-                              "--hand-over-margin", "-9"], "hand_over/guide"),  # fmt: skip
+    (
+        "d2lols",
+        "HH",
+        "tiny",
+        ["--hand-over", "quality", "--hand-over-every", "1", "--hand-over-texts", "8", "--hand-over-margin", "-9"],
+        "hand_over/guide",
+    ),
     # Two examples, so that the second iteration begins with texts of the first.
     ("ppo-pp", "Toy", "tiny", ["--guide", "successes", "--env-arg", "num_examples=2"], "guide/token_share"),
     ("gail", "TLDR", "tiny-seq2seq", ["--discriminator-level", "token"], "discriminator/accuracy"),

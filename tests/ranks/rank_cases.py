@@ -80,6 +80,29 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero, imitation": ("bc", {}),
     "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
 }
+# Options that change plans, or what an agent keeps from one iteration to the next: in `make matrix` only.
+MORE_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "best of several": ("ppo-pp", {"best_of": 3}),
+    "best of several by value": ("aggrevated", {"best_of": 2, "best_of_by": "value"}),
+    "references in groups": ("grpo", {"given_texts": 1, "texts_per_prompt": 2}),
+    "references among the best": ("raft", {"given_texts": 1, "texts_per_prompt": 2}),
+    "hand-over by quality": (
+        "d2lols",
+        {"hand_over": "quality", "hand_over_every": 1, "hand_over_texts": 7, "hand_over_margin": 0.1},
+    ),
+    "past successes": ("ppo-pp", {"successes": True}),
+    "discriminator of tokens": ("gail", {"discriminator_level": "token"}),
+    "iterated tournament": (
+        "rso",
+        {
+            "texts_per_prompt": 6,
+            "episodes_per_iteration": 18,
+            "reference_every": 1,
+            "pairing": "tournament",
+            "rejection_beta": 0.2,
+        },
+    ),
+}
 
 
 class Lengths(Score):
@@ -99,7 +122,7 @@ class Lengths(Score):
 
 def agent_of(case: str, ranks: Ranks) -> Any:
     """Return the agent of a case, whose environment has this rank's share of the rows."""
-    algorithm, numbers = CASES[case]
+    algorithm, numbers = (CASES | MORE_CASES)[case]
     numbers = NUMBERS | numbers
     kind = agent_type(algorithm)
     policy = policy_of(numbers.pop("family", "gpt2"), vocab_size=16, dtype=torch.float64)
@@ -109,7 +132,8 @@ def agent_of(case: str, ranks: Ranks) -> Any:
     if "rollin_prob" in kind.config_type.__dataclass_fields__:
         numbers = {"rollin_prob": 0.6} | numbers
     known = {name: value for name, value in numbers.items() if name in kind.config_type.__dataclass_fields__}
-    guide = Guide(policy_of(vocab_size=16, dtype=torch.float64, seed=1), temperature=2.0)
+    model = policy_of(vocab_size=16, dtype=torch.float64, seed=1)
+    guide = Guide.successes() if numbers.pop("successes", False) else Guide(model, temperature=2.0)
     envs = gym.make_vec("tril/Toy-v0", num_envs=NUM_ENVS // ranks.size, autoreset_mode="Disabled")
     if reward := numbers.pop("reward", None):
         envs = TextReward(envs, Lengths(main_process=reward == "main"))
@@ -129,7 +153,7 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
         ranks = current_ranks(shards_optimizer=True)
     with planted(defect, ranks):
         agent, texts = agent_of(name, ranks), []
-        if CASES[name][0] == "gail":
+        if agent.name == "gail":
             agent.learner.discriminator.model.double()
         rows: list[dict[str, float]] = []
         gathered = watch_gathered(agent.policy.model)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from rank_cases import CASES, ITERATIONS, agent_of, result_of, served
+from rank_cases import CASES, ITERATIONS, MORE_CASES, agent_of, result_of, served
 
 from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
 
@@ -19,9 +19,9 @@ DEFECTS = ("ppo:counts", "whitening:whitening")
 WITH_FOUR = ("ppo-pp", "rebel")
 
 
-def results_of(processes: int, cases: list[str], folder: Path) -> dict:
+def results_of(processes: int, cases: list[str], folder: Path, name: str = "ranks") -> dict:
     """The results of several processes, trained once for all workers of the test run."""
-    file = folder / f"ranks-{processes}.pt"
+    file = folder / f"{name}-{processes}.pt"
     with FileLock(f"{file}.lock"):
         if not file.is_file():
             launch(processes, SCRIPT, file, *cases)
@@ -50,6 +50,11 @@ def of_two(shared_folder):
 
 
 @pytest.fixture(scope="module")
+def more_of_two(shared_folder):
+    return results_of(2, list(MORE_CASES), shared_folder, "more-ranks")
+
+
+@pytest.fixture(scope="module")
 def of_four(shared_folder):
     return results_of(4, list(WITH_FOUR), shared_folder)
 
@@ -62,14 +67,22 @@ def distance(found: dict, expected: dict) -> float:
     return max(float((mine - theirs).abs().max()) for mine, theirs in pairs)
 
 
+def check_same(found: dict, alone: dict) -> None:
+    assert len(alone["texts"]) == ITERATIONS
+    assert distance(found, alone) < 1e-9
+    for mine, theirs in zip(found["metrics"], alone["metrics"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
 class TestAgainstOneProcess:
     @pytest.mark.parametrize("case", CASES)
     def test_two_processes_give_the_same(self, case, of_two):
-        alone = result_of(case, ALONE)
-        assert len(alone["texts"]) == ITERATIONS
-        assert distance(of_two[case], alone) < 1e-9
-        for mine, theirs in zip(of_two[case]["metrics"], alone["metrics"], strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)
+        check_same(of_two[case], result_of(case, ALONE))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("case", MORE_CASES)
+    def test_two_processes_give_the_same_with_an_option(self, case, more_of_two):
+        check_same(more_of_two[case], result_of(case, ALONE))
 
     @pytest.mark.parametrize("case", WITH_FOUR)
     def test_four_processes_give_the_same(self, case, of_four):

@@ -70,6 +70,18 @@ def test_the_choice_does_not_depend_on_the_batch(plan):
     assert not torch.equal(again.tokens, one.tokens)  # control: another generator
 
 
+@pytest.mark.parametrize(
+    ("scores", "rows"),
+    [
+        ([[0.5, 0.5 + 1e-7], [0.0, 1e-3]], [0, 3]),  # what rounding may do chooses nothing
+        ([[-200.0, -200.0 + 1e-4], [-200.0, -199.0]], [0, 3]),
+        ([[float("-inf"), 0.0], [float("inf"), float("inf")]], [1, 2]),
+    ],
+)
+def test_scores_that_differ_by_rounding_are_equal(scores, rows):
+    assert BestOf(2, lambda texts, ends: torch.tensor(scores).flatten()).rows(None, None).tolist() == rows
+
+
 def test_the_guides_critic_may_choose():
     parts = toy_policy(dtype=torch.float64), Guide(toy_policy(seed=1, dtype=torch.float64)), toy_envs(8)
     config = AggreVaTeDConfig(best_of=N, best_of_by="value", check_model=False, critic_learning_rate=1e-2)

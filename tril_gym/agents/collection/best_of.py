@@ -14,6 +14,8 @@ from torch import Tensor
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.utils.config_fields import check_integer
 
+ROUNDING = 1e-5  # absolute and relative; smaller differences of scores may come from how a model's rows are batched
+
 # (texts, the token before which each is valued, (B,)) -> (B,)
 Score = Callable[[Trajectories, Tensor], Tensor]
 
@@ -29,8 +31,9 @@ class BestOf:
 
     Args:
         texts: n, candidates of each text.
-        score: rates candidates, the highest is taken, the first of equal ones: by default their rewards. A value
-            function is asked for the value before the token where the candidate is cut, or before its last one.
+        score: rates candidates, the highest is taken, the first of those that are equal up to rounding: by default
+            their rewards. A value function is asked for the value before the token where the candidate is cut, or
+            before its last one.
     """
 
     texts: int
@@ -42,4 +45,5 @@ class BestOf:
     def rows(self, candidates: Trajectories, ends: Tensor) -> Tensor:
         """Return the row of the best of each n neighbours: (E n,) -> (E,)."""
         scores = self.score(candidates, ends).view(-1, self.texts)
-        return torch.arange(len(scores)) * self.texts + scores.argmax(1)
+        is_best = scores.isclose(scores.amax(1, keepdim=True), rtol=ROUNDING, atol=ROUNDING)
+        return torch.arange(len(scores)) * self.texts + is_best.int().argmax(1)  # argmax of equal ones is the first

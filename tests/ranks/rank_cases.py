@@ -1,7 +1,6 @@
 """Train small agents in float64, alone or as one of several processes, and keep their texts, weights and metrics.
 
-    python rank_cases.py FILE CASE …                                        one process
-    python -m torch.distributed.run --nproc-per-node 2 rank_cases.py …      two
+    python rank_cases.py 2 FILE CASE …  # two processes, forked after a single import of torch
 
 A case is a name in CASES, with ":counts" or ":whitening" for a defect that is planted: divisors and whitening per
 process, which are what the result must not depend on.
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from doubles import policy_of
 from fake_server import Asked, Reply, said, serving
+from forked_runs import run
 from text_doubles import byte_tokenizer, model_of, text_envs
 
 import tril_gym  # noqa: F401  registers the environments
@@ -36,7 +36,7 @@ from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
 from tril_gym.wrappers import TextReward
 from tril_gym.wrappers.reward_term import terms
 
-NUM_ENVS, ITERATIONS = 12, 3
+NUM_ENVS, ITERATIONS = 12, 2
 # Texts of many lengths, whose numbers are not multiples of the number of processes.
 NUMBERS = {"episodes_per_iteration": 14, "minibatch_size": 6, "epochs": 2, "learning_rate": 1e-3}
 ADAPTIVE = {"kl_controller": "adaptive", "kl_target": 0.5, "normalize_advantages": True}
@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {}),
     "ppo-pp": ("ppo-pp", {}),
     "aggrevated": ("aggrevated", {}),
-    "d2lols": ("d2lols", {}),
+    "d2lols": ("d2lols", {"aggrevated_iterations": 1}),
     "gail": ("gail", {}),
     "bc": ("bc", {}),
     "rloo": ("rloo", {"episodes_per_iteration": 20, "minibatch_size": 12}),
@@ -103,6 +103,12 @@ MORE_CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# One for each way in which processes share the work; `make matrix` trains the others.
+USUAL = (
+    *("ppo-pp", "aggrevated", "d2lols", "gail", "bc", "rloo", "dpo", "rebel", "a-lol", "LoRA", "shared critic"),
+    *("whitening", "whitening, encoder-decoder", "overlap", "sharded", "sharded LoRA", "sharded, by block", "zero"),
+    "reward on the main process",
+)
 
 
 class Lengths(Score):
@@ -157,9 +163,9 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
             agent.learner.discriminator.model.double()
         rows: list[dict[str, float]] = []
         gathered = watch_gathered(agent.policy.model)
-        for iteration in range(ITERATIONS):
+        for iteration in range(ITERATIONS + (name in MORE_CASES)):  # some are at work in the third only
             rows += agent.learn(1, callbacks=[lambda report: texts.append(report.trajectories.tokens)], progress=False)
-            if name.startswith("zero") and iteration == 1:  # as where a run is resumed
+            if name.startswith("zero") and iteration == ITERATIONS - 2:  # as where a run is resumed
                 agent.learner.load_state_dict(ranks.gather(agent.learner.state_dict())[0])
     if folder is not None and name == "sharded LoRA":
         agent.save(folder)
@@ -294,12 +300,18 @@ def share_of(rank: int, ranks: Ranks, count: int) -> slice:
     return slice(count * rank // ranks.size, count * (rank + 1) // ranks.size)
 
 
-if __name__ == "__main__":
+def work(file: str, cases: list[str]) -> None:
+    """Train the cases as one of the ranks; the main one writes the results of all into a file."""
     torch.set_num_threads(1)
     here = join_ranks()
-    saved = Path(sys.argv[1]).with_suffix(".agent")
-    found: dict[str, Any] = {case: result_of(case, here, saved) for case in sys.argv[2:]}
+    saved = Path(file).with_suffix(".agent")
+    found: dict[str, Any] = {case: result_of(case, here, saved) for case in cases}
     found |= {"errors": errors_of(here), "served": served(here)}
     if here.is_main:
-        torch.save(found, sys.argv[1])
+        torch.save(found, file)
     leave_ranks()
+
+
+if __name__ == "__main__":
+    codes = run(int(sys.argv[1]), lambda: work(sys.argv[2], sys.argv[3:]))
+    sys.exit(max(map(abs, codes)))

@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,32 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from rank_cases import CASES, ITERATIONS, MORE_CASES, agent_of, result_of, served
+from rank_cases import CASES, ITERATIONS, MORE_CASES, USUAL, agent_of, result_of, served
 
 from tril_gym.utils.ranks import ALONE, Ranks, join_ranks
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
-DEFECTS = ("ppo:counts", "whitening:whitening")
+DEFECTS = ("ppo-pp:counts", "whitening:whitening")
+OTHERS = (*(case for case in CASES if case not in USUAL), *MORE_CASES)
 WITH_FOUR = ("ppo-pp", "rebel")
 
 
-def results_of(processes: int, cases: list[str], folder: Path, name: str = "ranks") -> dict:
+def results_of(processes: int, name: str, cases: list[str], folder: Path) -> dict:
     """The results of several processes, trained once for all workers of the test run."""
-    file = folder / f"{name}-{processes}.pt"
+    file = folder / f"{name}.pt"
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            launch(processes, SCRIPT, file, *cases)
+            command = [sys.executable, str(SCRIPT), str(processes), str(file), *cases]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(file)
-
-
-def launch(processes: int, script: Path, *arguments: object) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), str(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +38,17 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_two(shared_folder):
-    return results_of(2, [*CASES, *DEFECTS], shared_folder)
+    return results_of(2, "two", [*USUAL, *DEFECTS], shared_folder)
 
 
 @pytest.fixture(scope="module")
-def more_of_two(shared_folder):
-    return results_of(2, list(MORE_CASES), shared_folder, "more-ranks")
+def others_of_two(shared_folder):
+    return results_of(2, "others-of-two", list(OTHERS), shared_folder)
 
 
 @pytest.fixture(scope="module")
 def of_four(shared_folder):
-    return results_of(4, list(WITH_FOUR), shared_folder)
+    return results_of(4, "four", list(WITH_FOUR), shared_folder)
 
 
 def distance(found: dict, expected: dict) -> float:
@@ -68,22 +60,23 @@ def distance(found: dict, expected: dict) -> float:
 
 
 def check_same(found: dict, alone: dict) -> None:
-    assert len(alone["texts"]) == ITERATIONS
+    assert len(alone["texts"]) >= ITERATIONS
     assert distance(found, alone) < 1e-9
     for mine, theirs in zip(found["metrics"], alone["metrics"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)
 
 
 class TestAgainstOneProcess:
-    @pytest.mark.parametrize("case", CASES)
+    @pytest.mark.parametrize("case", USUAL)
     def test_two_processes_give_the_same(self, case, of_two):
         check_same(of_two[case], result_of(case, ALONE))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("case", MORE_CASES)
-    def test_two_processes_give_the_same_with_an_option(self, case, more_of_two):
-        check_same(more_of_two[case], result_of(case, ALONE))
+    @pytest.mark.parametrize("case", OTHERS)
+    def test_two_processes_give_the_same_in_other_cases(self, case, others_of_two):
+        check_same(others_of_two[case], result_of(case, ALONE))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", WITH_FOUR)
     def test_four_processes_give_the_same(self, case, of_four):
         assert distance(of_four[case], result_of(case, ALONE)) < 1e-9
@@ -101,9 +94,12 @@ class TestZero:
 
 
 class TestShardedWriting:
-    @pytest.mark.parametrize("case", ["sharded, by block", "sharded, by block, encoder-decoder"])
-    def test_by_block_a_process_holds_one_block_at_a_time(self, case, of_two):
-        assert of_two[case]["gathered"] == [1, 1]
+    def test_by_block_a_process_holds_one_block_at_a_time(self, of_two):
+        assert of_two["sharded, by block"]["gathered"] == [1, 1]
+
+    @pytest.mark.slow
+    def test_so_it_does_of_an_encoder_decoder(self, others_of_two):
+        assert others_of_two["sharded, by block, encoder-decoder"]["gathered"] == [1, 1]
 
     def test_else_it_holds_all_blocks(self, of_two):
         assert min(of_two["sharded"]["gathered"]) > 1
@@ -114,15 +110,19 @@ class TestShardedWriting:
 
 
 class TestShardedLora:
-    @pytest.mark.parametrize("case", ["sharded LoRA", "sharded LoRA, encoder-decoder"])
-    def test_policy_reference_and_critic_share_the_parts_of_one_base(self, case, of_two):
-        for numbers, held in of_two[case]["base"]:
+    def test_policy_reference_and_critic_share_the_parts_of_one_base(self, of_two):
+        for numbers, held in of_two["sharded LoRA"]["base"]:
+            assert 0 < held <= 0.51 * numbers
+
+    @pytest.mark.slow
+    def test_so_they_do_of_an_encoder_decoder(self, others_of_two):
+        for numbers, held in others_of_two["sharded LoRA, encoder-decoder"]["base"]:
             assert 0 < held <= 0.51 * numbers
 
     def test_one_process_continues_what_two_saved(self, of_two, shared_folder):
         alone = agent_of("sharded LoRA", ALONE)
         alone.learn(ITERATIONS + 1, progress=False)
-        loaded = type(alone).load(shared_folder / "ranks-2.agent", envs=agent_of("sharded LoRA", ALONE).envs)
+        loaded = type(alone).load(shared_folder / "two.agent", envs=agent_of("sharded LoRA", ALONE).envs)
         assert all(map(torch.equal, base_of(loaded), base_of(alone)))
         loaded.learn(1, progress=False)
         for mine, theirs in zip(loaded.policy.parameters(), alone.policy.parameters(), strict=True):
@@ -149,8 +149,9 @@ class TestRewards:
         assert main == [12, 12] * ITERATIONS  # rows without an episode are scored, too
         assert other == []
 
-    def test_without_the_declaration_each_scores_its_own(self, of_two):
-        (main,), (other,) = of_two["reward on each process"]["asked"]
+    @pytest.mark.slow
+    def test_without_the_declaration_each_scores_its_own(self, others_of_two):
+        (main,), (other,) = others_of_two["reward on each process"]["asked"]
         assert main == [6] * ITERATIONS
         assert other == [6, 6] * ITERATIONS
 

@@ -62,7 +62,13 @@ OPTIONS = [
     ),
     # Two examples, so that the second iteration begins with texts of the first.
     ("ppo-pp", "Toy", "tiny", ["--guide", "successes", "--env-arg", "num_examples=2"], "guide/token_share"),
-    ("gail", "TLDR", "tiny-seq2seq", ["--discriminator-level", "token"], "discriminator/accuracy"),
+    (
+        "gail",
+        "TLDR",
+        "tiny-seq2seq",
+        ["--discriminator-level", "token", "--gradient-penalty", "0.1"],
+        "discriminator/gradient_penalty",
+    ),
     ("rso", "CommonGen", "tiny", ["--reference-every", "1", "--pairing", "tournament"], "pair/accuracy"),
 ]
 BY_CHANCE = {"reward/policy_alone", "reward/guide_alone"}  # in two small iterations

@@ -91,7 +91,7 @@ MORE_CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hand_over": "quality", "hand_over_every": 1, "hand_over_texts": 7, "hand_over_margin": 0.1},
     ),
     "past successes": ("ppo-pp", {"successes": True}),
-    "discriminator of tokens": ("gail", {"discriminator_level": "token"}),
+    "discriminator of tokens": ("gail", {"discriminator_level": "token", "gradient_penalty": 0.1}),
     "iterated tournament": (
         "rso",
         {

@@ -138,19 +138,24 @@ def discriminator_loss(
     return 0.5 * (expert.sum() / max(1, counts[0]) + written.sum() / max(1, counts[1]))
 
 
-def gradient_penalty(gradients: Tensor) -> Tensor:
+def gradient_penalty(gradients: Tensor, *, count: int | None = None) -> Tensor:
     """Return the R1 penalty of a discriminator, before its weight γ: a scalar to minimise.
 
         ½ mean ‖∂ logit / ∂ e‖²
+
+    Of logits of tokens, whose gradients would need a pass each, it is estimated from those of a text's Σ_t v_t logit_t
+    with random signs v_t: E_v ‖∂ Σ_t v_t logit_t / ∂ e‖² = Σ_t ‖∂ logit_t / ∂ e‖².
 
     Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", eq. 9, on real data:
     https://arxiv.org/abs/1801.04406
 
     Args:
         gradients: (B, L, D) of the logits of B texts of experts by the embeddings e of their L tokens, differentiable.
+        count:     number of logits of the whole batch, of tokens; None: B.
     """
     assert gradients.ndim == 3, gradients.shape
-    return 0.5 * gradients.square().sum(dim=(1, 2)).mean()
+    squared = gradients.square().sum(dim=(1, 2))
+    return 0.5 * (squared.mean() if count is None else squared.sum() / max(1, count))
 
 
 @torch.no_grad()

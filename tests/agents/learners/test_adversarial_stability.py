@@ -84,9 +84,9 @@ class TestReplay:
         seen: list[list[tuple[Texts, Texts]]] = []
         step = agent.learner._step
 
-        def recorded(experts: Texts, written: Texts) -> dict[str, float]:
+        def recorded(experts: Texts, written: Texts, generator: torch.Generator) -> dict[str, float]:
             seen[-1].append((experts, written))
-            return step(experts, written)
+            return step(experts, written, generator)
 
         agent.learner._step = recorded  # type: ignore[method-assign]
         reports = []
@@ -184,7 +184,7 @@ class TestGradientPenalty:
     def test_its_weight_multiplies_it_in_the_loss(self, classifier):
         agent = agent_of(classifier, gradient_penalty=0.7, max_grad_norm=1e9, discriminator_learning_rate=1e-30)
         experts, written = (Texts.from_ids([[3], [5]], [[word], [9]], max_new_tokens=8) for word in (6, 7))
-        agent.learner._step(experts, written)
+        agent.learner._step(experts, written, torch.Generator())
         step = [parameter.grad.clone() for parameter in classifier.parameters() if parameter.grad is not None]
         classifier.model.zero_grad()
         logits, gradients = classifier.logits_and_gradients(experts)
@@ -194,7 +194,7 @@ class TestGradientPenalty:
         torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-6)
 
     def test_discriminators_without_embeddings_of_their_own_are_refused(self):
-        message = r"gradient_penalty is 0\.1, but .* only for sequence classifiers, not for "
+        message = r"gradient_penalty is 0\.1, but .* only for tiny and sequence classifiers, not for "
         with pytest.raises(ValueError, match=message + "TokenSumDiscriminator"):
             agent_of(TokenSumDiscriminator(), gradient_penalty=0.1)
         with pytest.raises(ValueError, match=message + AdapterDiscriminator.__name__):

@@ -1,5 +1,6 @@
 """GAIL with a discriminator of tokens: what it reads, what is rewarded, and exact resuming."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ from tril_gym.agents import GAIL, GAILConfig, Guide, Plan, TextLayout, collect
 from tril_gym.agents.learners.adversarial import with_rewards
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
 from tril_gym.agents.learners.token_discriminator import TokenAdapter, TokenClassifier
-from tril_gym.functional.losses import discriminator_loss
+from tril_gym.functional.losses import discriminator_loss, gradient_penalty
+from tril_gym.models.texts import Texts
 
 NUMBERS = {"learning_rate": 1e-3, "minibatch_size": 8, "check_model": False}
 
@@ -61,6 +63,31 @@ def test_classes_weigh_alike_by_hand():
     assert parts.item() == pytest.approx(1.220095, abs=1e-5)
 
 
+def test_the_penalty_is_the_mean_squared_gradient_of_the_tokens_logits():
+    # The mean over all signs is exact: the other products of two gradients cancel.
+    texts = Texts.from_ids([[3, 4]], [[5, 6, 7]], max_new_tokens=3)
+    discriminator = TokenClassifier(TextLayout.of(toy_envs(1)))
+    expected = 0.0
+    for column in range(3):
+        (gradients,) = discriminator.logits_and_gradients(texts, torch.eye(3)[None, column])[1]
+        expected += 0.5 * gradients.square().sum().item() / 3
+    penalties = [
+        gradient_penalty(discriminator.logits_and_gradients(texts, torch.tensor([signs]))[1], count=3).item()
+        for signs in itertools.product((-1.0, 1.0), repeat=3)
+    ]
+    assert sum(penalties) / 8 == pytest.approx(expected, rel=1e-5)
+    assert penalties[-1] != pytest.approx(expected, rel=0.05)  # control: without signs it is another number
+
+
+def test_the_penalty_flattens_the_logits_of_references():
+    numbers = {"discriminator_epochs": 20, "discriminator_learning_rate": 1e-2, "max_grad_norm": 1e3}
+    weak, strong = (
+        history(agent_of(gradient_penalty=weight, **numbers), 1)[-1]["discriminator/gradient_penalty"]
+        for weight in (1e-6, 1.0)
+    )
+    assert strong < 0.5 * weak
+
+
 def test_every_token_gets_its_own_logit_as_reward():
     agent = agent_of(kl_coef=0.0, gamma=1.0, gae_lambda=1.0)
     texts = written()
@@ -102,6 +129,6 @@ def test_a_resumed_agent_continues_exactly(discriminator, tmp_path):
 def test_what_reads_no_tokens_is_refused():
     with pytest.raises(ValueError, match="discriminator_level token needs the discriminator tiny or adapter"):
         agent_of(discriminator="some/classifier")
-    with pytest.raises(ValueError, match=r"gradient_penalty is 1.0, but .* not for TokenClassifier"):
-        agent_of(gradient_penalty=1.0)
+    with pytest.raises(ValueError, match=r"gradient_penalty is 1.0, but .* not for TokenAdapter"):
+        agent_of(policy_of(vocab_size=16).with_lora(2), discriminator="adapter", gradient_penalty=1.0)
     assert isinstance(agent_of(discriminator_level="text").learner.discriminator, ClassifierDiscriminator)

@@ -23,7 +23,7 @@ from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.adversarial_config import AdversarialConfig
-from tril_gym.agents.learners.discriminator import ClassifierDiscriminator, Discriminator, make_discriminator
+from tril_gym.agents.learners.discriminator import Discriminator, TrainedWhole, make_discriminator
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import adamw
@@ -58,11 +58,11 @@ class AdversarialLearner(Learner):
         Raises:
             ValueError: the gradient penalty cannot be computed for it.
         """
-        if self.config.gradient_penalty > 0 and not isinstance(discriminator, ClassifierDiscriminator):
+        if self.config.gradient_penalty > 0 and not isinstance(discriminator, TrainedWhole):
             raise ValueError(
                 f"gradient_penalty is {self.config.gradient_penalty}, but the gradient by embeddings is known only for"
-                f" sequence classifiers, not for {type(discriminator).__name__}; leave it at 0, or use tiny or the name"
-                " or folder of a sequence classifier as discriminator"
+                f" tiny and sequence classifiers, not for {type(discriminator).__name__}; leave it at 0, or use tiny or"
+                " the name or folder of a sequence classifier as discriminator"
             )
         self.discriminator = discriminator
         self.optimizer = adamw(
@@ -140,7 +140,7 @@ class AdversarialLearner(Learner):
         pairs = [(experts, written), *self.replay]
         self.replay.append((experts, written))
         parts = self._minibatches(pairs, generator) if self._learns_discriminator(accuracy) else ()
-        steps = [step for part in parts if (step := self._step(*part))]
+        steps = [step for part in parts if (step := self._step(*part, generator))]
         means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
         return means | {
             "discriminator/accuracy": accuracy,
@@ -168,12 +168,21 @@ class AdversarialLearner(Learner):
             drawn = torch.randperm(len(experts), generator=generator)[:count]
             yield from ((experts[rows], written[rows]) for rows in drawn.split(self.config.minibatch_size))
 
-    def _step(self, experts: Texts, written: Texts) -> Metrics:
+    def _signs(self, experts: Texts, generator: torch.Generator) -> Tensor | None:
+        """Return random signs (B, T) of the logits of tokens, if the gradient penalty needs them."""
+        if not (self.is_per_token and self.config.gradient_penalty > 0):
+            return None
+        return torch.randint(2, experts.tokens.shape, generator=generator) * 2.0 - 1.0
+
+    def _step(self, experts: Texts, written: Texts, generator: torch.Generator) -> Metrics:
         """Take an optimizer step of the discriminator and return its metrics; none where the step was skipped."""
         self.optimizer.zero_grad()
         rows = torch.arange(len(experts))[self.ranks.share(len(experts))]
         counts = (int(experts.lengths.sum()), int(written.lengths.sum())) if self.is_per_token else None
-        metrics = self._gradients(experts[rows], written[rows], share=len(rows) / len(experts), counts=counts)
+        signs = self._signs(experts, generator)
+        signs = None if signs is None else signs[rows]
+        share = len(rows) / len(experts)
+        metrics = self._gradients(experts[rows], written[rows], share=share, counts=counts, signs=signs)
         self.ranks.sum_gradients(self.discriminator.parameters())
         metrics = self.ranks.sum(metrics)
         norm = nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.max_grad_norm)
@@ -184,20 +193,27 @@ class AdversarialLearner(Learner):
         return metrics
 
     def _gradients(
-        self, experts: Texts, written: Texts, *, share: float, counts: tuple[int, int] | None = None
+        self,
+        experts: Texts,
+        written: Texts,
+        *,
+        share: float,
+        counts: tuple[int, int] | None = None,
+        signs: Tensor | None = None,
     ) -> Metrics:
         """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share.
 
         With `counts`, the numbers of tokens of all pairs, losses are their parts of those of all instead.
         """
+        share = share if counts is None else 1.0
         penalises, names = self.config.gradient_penalty > 0, ("discriminator/gradient_penalty", "discriminator/loss")
         if not len(experts):
             return dict.fromkeys(names[0 if penalises else 1 :], 0.0)
         metrics, total = {}, torch.zeros(())
         if penalises:
-            assert isinstance(self.discriminator, ClassifierDiscriminator)
-            expert_logits, gradients = self.discriminator.logits_and_gradients(experts)
-            penalty = gradient_penalty(gradients)
+            assert isinstance(self.discriminator, TrainedWhole)
+            expert_logits, gradients = self.discriminator.logits_and_gradients(experts, signs)
+            penalty = gradient_penalty(gradients, count=None if counts is None else counts[0])
             metrics[names[0]] = share * float(penalty.detach())
             total = self.config.gradient_penalty * penalty
         else:
@@ -209,7 +225,6 @@ class AdversarialLearner(Learner):
             label_smoothing=self.config.label_smoothing,
             counts=counts,
         )
-        share = share if counts is None else 1.0
         (share * (loss + total)).backward()
         return metrics | {names[1]: share * float(loss.detach())}
 

@@ -50,6 +50,33 @@ class TrainedWhole:
 
     model: Any
 
+    def logits(self, texts: Texts) -> Tensor:
+        """Return logits of texts, (B,), or of their tokens, (B, T); differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits")
+
+    def logits_and_gradients(self, texts: Texts, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits and the gradients of their sums by the embeddings of the L tokens read, (B, L, D).
+
+        Args:
+            texts: B texts.
+            weights: (B, T) of the logits of tokens in the sum of a text; None: 1.
+        """
+        embeddings: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            embeddings.append(output if output.requires_grad else output.requires_grad_())
+            return embeddings[-1]
+
+        hook = self.model.get_input_embeddings().register_forward_hook(keep)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the faster kernels have no second derivative
+                logits = self.logits(texts)
+        finally:
+            hook.remove()
+        total = logits if weights is None else logits * weights.to(logits.device)
+        (gradients,) = torch.autograd.grad(total.sum(), embeddings, create_graph=True)
+        return logits, gradients
+
     def parameters(self) -> list[nn.Parameter]:
         """Return all parameters of the model."""
         return list(self.model.parameters())
@@ -136,23 +163,6 @@ class ClassifierDiscriminator(TrainedWhole):
         device = next(self.model.parameters()).device
         inputs = whole_ids(texts) if self.tokenizer is None else self._text(texts)
         return at_least_float32(self.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits[:, 0])
-
-    def logits_and_gradients(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """Return logits (B,) and their gradients by the embeddings of the L tokens read, (B, L, D), differentiable."""
-        embeddings: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            embeddings.append(output if output.requires_grad else output.requires_grad_())
-            return embeddings[-1]
-
-        hook = self.model.get_input_embeddings().register_forward_hook(keep)
-        try:
-            with sdpa_kernel(SDPBackend.MATH):  # the faster kernels have no second derivative
-                logits = self.logits(texts)
-        finally:
-            hook.remove()
-        (gradients,) = torch.autograd.grad(logits.sum(), embeddings, create_graph=True)
-        return logits, gradients
 
     def _text(self, texts: Texts) -> dict[str, Tensor]:
         rows = zip(texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, strict=True)

@@ -250,6 +250,14 @@ def run_folders(tmp_path_factory):
     return folders
 
 
+@pytest.mark.parametrize("page", ["which_algorithm", "command_line"])
+def test_options_that_make_an_algorithm_another_one_are_found(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    options = ("--best-of", "--given-texts", "--hand-over quality", "--guide successes", "--discriminator-level token")
+    for option in (*options, "--reference-every", "--pairing tournament"):
+        assert option in text, option
+
+
 def test_every_metric_of_a_run_is_documented(run_folders):
     metrics = {name: set() for name in run_folders}
     for name, folder in run_folders.items():

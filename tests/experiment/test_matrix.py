@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tril_gym.cli import main
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
-from tril_gym.rewards.neural import preference_fit
+from tril_gym.rewards.neural import preference_fit, sentiment
 
 TASKS = ("IMDB", "CommonGen", "TLDR", "HH")
 MODELS = {"tiny": AutoModelForCausalLM, "tiny-seq2seq": AutoModelForSeq2SeqLM}
@@ -127,7 +127,8 @@ def test_an_option_trains_and_resumes_exactly(algorithm, task, policy, options, 
 
 
 def run_cell(folder, algorithm, task, policy, options, monkeypatch):
-    monkeypatch.setattr(preference_fit, "FIT_CONFIG", replace(preference_fit.FIT_CONFIG, steps=1, batch_size=600))
+    for reward in (preference_fit, sentiment):
+        monkeypatch.setattr(reward, "FIT_CONFIG", replace(reward.FIT_CONFIG, steps=1, batch_size=600))
     prompt, new = LENGTHS[task]
     lengths = ["--env-arg", f"max_prompt_length={prompt}", "--env-arg", f"max_new_tokens={new}"]
     return run(folder, algorithm, "--env", f"tril/{task}-v0", "--policy", policy, *SMALL, *lengths, *options)

@@ -263,7 +263,13 @@ class TestFailures:
 
 
 class TestSignals:
-    @pytest.mark.parametrize("number", interrupt.SIGNALS)
+    @pytest.mark.parametrize(
+        "number",
+        [
+            pytest.param(number, marks=[] if number in (signal.SIGINT, signal.SIGTERM) else pytest.mark.slow)
+            for number in interrupt.SIGNALS
+        ],
+    )
     def test_a_signal_stops_after_the_iteration(self, whole, tmp_path, monkeypatch, number):
         run = start(tmp_path / "run")
         with monkeypatch.context() as patch:
@@ -341,7 +347,15 @@ class TestFolder:
         assert "iteration-000005 is damaged (learner.pt is not what was written)" in caplog.text
         assert equal_runs(whole, tmp_path / "run")
 
-    @pytest.mark.parametrize("content", [None, "", "{}", '{"before": {"metrics": {}}}'])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            None,
+            pytest.param("", marks=pytest.mark.slow),
+            pytest.param("{}", marks=pytest.mark.slow),
+            '{"before": {"metrics": {}}}',
+        ],
+    )
     def test_a_lost_first_evaluation_is_repeated_with_the_first_policy(
         self, whole, of_two_iterations, tmp_path, content
     ):

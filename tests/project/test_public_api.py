@@ -108,14 +108,14 @@ def test_first_reset_loads_nothing_heavy():
 
 def test_command_line_help_loads_no_torch():
     code = "from click.testing import CliRunner; from tril_gym.cli import main; "
-    assert loaded_by(code + "assert CliRunner().invoke(main, ['train', '--help']).exit_code == 0") == set()
-    assert loaded_by(code + "assert CliRunner().invoke(main, ['list']).exit_code == 0") == set()
+    code += "assert all(CliRunner().invoke(main, words).exit_code == 0 for words in (['train', '--help'], ['list']))"
+    assert loaded_by(code) == set()
 
 
 def test_table_of_algorithms_loads_no_torch():
-    assert loaded_by("import tril_gym.experiment.algorithms, tril_gym.experiment.config") == set()
-    assert loaded_by("from tril_gym.experiment import ALGORITHMS, RunConfig") == set()
+    code = "import tril_gym.experiment.algorithms, tril_gym.experiment.config; "
+    assert loaded_by(code + "from tril_gym.experiment import ALGORITHMS, RunConfig") == set()
 
 
 def test_loaded_packages_are_found():
-    assert "torch" in loaded_by("import tril_gym.agents; tril_gym.agents.PPO")
+    assert "torch" in loaded_by("import torch")

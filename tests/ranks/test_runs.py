@@ -48,14 +48,16 @@ def here(command: list[str]) -> None:
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
 
-def forked(*commands: tuple[int, list[str]]) -> list[list[int]]:
+def forked(*commands: tuple[int, list[str]], code: int = 0) -> str:
+    """Run commands, the last of which ends with this code and the others with 0; return what they say."""
     done = subprocess.run(
         [sys.executable, str(FORKED), json.dumps(commands)], capture_output=True, text=True, env=clean()
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    codes: list[list[int]] = json.loads(done.stdout)
-    assert codes == [[0] * size for size, _ in commands], done.stderr[-3000:]
-    return codes
+    *others, last = json.loads(done.stdout)
+    assert others == [[0] * size for size, _ in commands[:-1]], done.stderr[-3000:]
+    assert last == [code] * commands[-1][0], done.stderr[-3000:]
+    return done.stderr
 
 
 def clean() -> dict[str, str]:
@@ -88,12 +90,15 @@ def runs(tmp_path_factory):
     here(train(one, 3))
     here(train(turns, 1))
     here(default_run(folder / "embedded-one", 3, "float64", *SMALL))
-    forked(
+    said = forked(
         (2, train(two, 3)),
         (2, resume(turns, 2)),
         (2, train(sharded, 2, "--shard-models")),
         (2, default_run(folder / "embedded-two", 3, "float64", *SMALL)),
+        (2, train(folder / "refused", 1, "--num-envs", 7)),
+        code=2,
     )
+    (folder / "said.txt").write_text(said)
     here(resume(turns, 3))
     here(resume(sharded, 3))
     return one, two, turns, sharded
@@ -200,14 +205,10 @@ class TestRewardModel:
 
 
 class TestDoor:
-    def test_rows_that_cannot_be_shared(self, tmp_path):
-        command = train(tmp_path / "run", 1, "--num-envs", 7)
-        done = subprocess.run(
-            [sys.executable, str(FORKED), json.dumps([(2, command)])], capture_output=True, text=True, env=clean()
-        )
-        assert json.loads(done.stdout) == [[2, 2]]
-        assert done.stderr.count("2 processes cannot share it evenly; use 8") == 1
-        assert not (tmp_path / "run").exists()
+    def test_rows_that_cannot_be_shared(self, runs):
+        folder = runs[0].parent
+        assert (folder / "said.txt").read_text().count("2 processes cannot share it evenly; use 8") == 1
+        assert not (folder / "refused").exists()
 
 
 class TestAProcessThatDies:

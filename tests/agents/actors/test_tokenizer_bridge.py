@@ -83,9 +83,9 @@ class TestWriting:
             Plan(rollout=policy, rollin=guide, rollin_prob=0.7),
             Plan(rollout=guide, rollin=policy, rollin_prob=0.7, learn_on="rollin"),
         ):
-            wide, narrow = (write(text_envs(tokenizer, rows), plan, episodes=16) for rows in (16, 3))
+            wide, narrow = (write(text_envs(tokenizer, rows), plan, episodes=8) for rows in (8, 3))
             assert same(wide, narrow)
-        other = write(text_envs(tokenizer, 16), plan, episodes=16, seed=2)
+        other = write(text_envs(tokenizer, 8), plan, episodes=8, seed=2)
         assert completions(other) != completions(wide)  # the control: texts are sampled
 
     def test_global_generators_do_not_change(self):

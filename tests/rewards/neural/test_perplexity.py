@@ -77,7 +77,7 @@ def test_without_the_prompt(folder):
 
 
 def test_scores_do_not_depend_on_the_batch(folder):
-    completions = [*tiny_models.ODD, "the plot", "a cat sits on the mat"]
+    completions = [text[:300] for text in tiny_models.ODD] + ["the plot", "a cat sits on the mat"]  # of five windows
     prompts = ["", "a", "\N{DOG FACE}", "y" * 300][:4] * 3
     log = rewards.load("output_perplexity", model=folder, batch_size=5, log=True)
     check_independence(log, completions, prompts=prompts)

@@ -1,15 +1,17 @@
 """Measure the effect of a good and of a useless guide on the toy environment, over several seeds.
 
-    python benchmarks/toy_guides.py [--seeds N] [--words N …] [--most N] [--output FILE.json]
+    python benchmarks/toy_guides.py [--seeds N] [--words N …] [--most N] [--agents NAME …] [--output FILE.json]
 
 Good guide: the sparse rule "prefix", three words among 8, 16 and 32; it needs neither EOS nor the last token, and EOS
 is excluded by min_new_tokens. The guide writes the right token with probability 0.95. Measured is the number of texts
-until the policy's own texts have a mean reward of 0.5.
+until the policy's own texts have a mean reward of 0.5. With `--agents successes random-texts ppo` the guide of PPO++ is
+the best of its own past texts or, as a control, random words.
 
 Useless guide: it writes random tokens; rule "count". PPO learns for 12 iterations; D2LOLS, which switches to PPO++
 after 3, for 24; LOLS for 12.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -37,13 +39,15 @@ from tril_gym.agents import (
     collect,
     tiny_policy,
 )
+from tril_gym.agents.actors.past_successes import PastSuccesses
 from tril_gym.agents.actors.token_guide import TokenGuide
-from tril_gym.envs.toy import ToyRules, guide_tokens
+from tril_gym.envs.toy import EOS, ToyRules, guide_tokens
 from tril_gym.models.texts import Texts
 
 ROWS = 64
 SPARSE = {"rule": "prefix", "max_prompt_length": 3, "max_new_tokens": 4, "min_new_tokens": 4}
 WORDS = (8, 16, 32)
+AGENTS = ("ppo-pp", "aggrevated", "ppo")
 SPARSE_CONFIG = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "minibatch_size": 32, "ent_coef": 0.01}
 COUNT_CONFIG = {"learning_rate": 1e-2, "minibatch_size": 64}
 COMMON = {"normalize_advantages": True, "kl_coef": 0.0}
@@ -75,15 +79,24 @@ def mean_reward(policy: LMPolicy, envs: VectorEnv, episodes: int = 256) -> float
 
 
 def sparse_agent(name: str, seed: int, words: int) -> Agent:
-    """Build an agent for the sparse rule, with a good guide if it takes one."""
+    """Build an agent for the sparse rule, with a good guide if it takes one, or with a table as guide."""
     envs = toy(**SPARSE, vocab_size=words, num_examples=1)
     policy, guide = new_policy(envs, seed), noisy_guide(ToyRules("prefix", vocab_size=words, max_new_tokens=4), 0.95)
     settings = COMMON | SPARSE_CONFIG
     if name == "ppo":
         return PPO(policy, envs, PPOConfig(**settings), seed=seed)
-    if name == "ppo-pp":
-        return PPOPlusPlus(policy, guide, envs, PPOPlusPlusConfig(**settings, rollin_prob=0.5), seed=seed)
+    guides = {"ppo-pp": guide, "successes": PastSuccesses(1.0), "random-texts": random_texts(seed, words)}
+    if name in guides:
+        return PPOPlusPlus(policy, guides[name], envs, PPOPlusPlusConfig(**settings, rollin_prob=0.5), seed=seed)
     return AggreVaTeD(policy, guide, envs, AggreVaTeDConfig(**settings), seed=seed)
+
+
+def random_texts(seed: int, words: int) -> PastSuccesses:
+    """Return a guide that always writes the same four random words."""
+    guide = PastSuccesses()
+    words_of = torch.randint(EOS + 1, words, (4,), generator=torch.Generator().manual_seed(seed))
+    guide.table[0] = (words_of.tolist(), math.inf)  # no text is better
+    return guide
 
 
 def texts_to_reach(agent: Agent, target: float, most: int) -> int | None:
@@ -110,15 +123,15 @@ def with_useless_guide(seed: int, iterations: int = 12) -> dict[str, float]:
     return rewards
 
 
-def with_good_guide(seeds: range, words: int, most: int) -> dict[str, list[int | None]]:
+def with_good_guide(seeds: range, words: int, most: int, names: Sequence[str] = AGENTS) -> dict[str, list[int | None]]:
     """Return the texts that each seed of each algorithm needs, and print their medians."""
     counts: dict[str, list[int | None]] = {}
-    for name in ("ppo-pp", "aggrevated", "ppo"):
+    for name in names:
         counts[name] = [texts_to_reach(sparse_agent(name, seed, words), 0.5, most) for seed in seeds]
         median = statistics.median(most if count is None else count for count in counts[name])
         reached = f"{sum(count is not None for count in counts[name])} of {len(seeds)} reach the goal"
         print(
-            f"good guide, {words:2d} words  {name:11s} median {median:g} texts, {reached}: {counts[name]}", flush=True
+            f"good guide, {words:2d} words  {name:12s} median {median:g} texts, {reached}: {counts[name]}", flush=True
         )
     return counts
 
@@ -127,12 +140,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = side_by_side.parser(__doc__, count="--seeds", help="number of seeds", threads=1)
     options.add_argument("--most", type=int, default=12_000, help="number of texts after which an agent is given up")
     options.add_argument("--words", type=int, nargs="+", default=WORDS, help="vocabularies of the sparse rule")
+    options.add_argument(
+        "--agents", nargs="+", default=AGENTS, choices=(*AGENTS, "successes", "random-texts"), help="of the sparse rule"
+    )
     settings = side_by_side.parse(options, arguments)
     if settings.smoke:
         settings.most = 128
     iterations = 1 if settings.smoke else 12
     seeds = range(settings.repeat)
-    good = {words: with_good_guide(seeds, words, settings.most) for words in settings.words}
+    good = {words: with_good_guide(seeds, words, settings.most, settings.agents) for words in settings.words}
     useless = [with_useless_guide(seed, iterations) for seed in seeds]
     for name in useless[0]:
         rewards = [round(own[name], 3) for own in useless]

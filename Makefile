@@ -1,6 +1,8 @@
 # All targets use one virtual environment with the tested versions of constraints.txt.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Each process that a test starts would compile torch again if Python might not keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo check test test-all matrix slow docs bench structure mutants crash soak models interop servers
 

@@ -131,6 +131,7 @@ def fresh_accuracy(policy: LMPolicy, envs: VectorEnv) -> float:
 
 
 class TestGAIL:
+    @pytest.mark.slow
     def test_texts_become_indistinguishable_to_a_new_discriminator(self):
         # Some seeds learn only one of the two prompts, with an accuracy of 0.75: two of three seeds must not. The third
         # is needed only where the first two differ.

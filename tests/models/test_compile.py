@@ -70,7 +70,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("family", "rollin_prob"), [("gpt2", 0.0), ("llama", 0.7)])
+@pytest.mark.parametrize(("family", "rollin_prob"), [pytest.param("gpt2", 0.0, marks=pytest.mark.slow), ("llama", 0.7)])
 def test_compiled_writing_equals_eager_writing(family, rollin_prob, traced):
     """Prompts and rollins of any length, texts that end at any token."""
     texts = []

@@ -265,6 +265,7 @@ class TestGuideQuestion:
         assert difference == "-0.100 ± 0.000"
 
 
+@pytest.mark.slow
 def test_sample_efficiency(tmp_path, capsys):
     written = smoke(sample_efficiency, tmp_path)
     (rewards,) = written["rewards"]
@@ -514,6 +515,7 @@ class TestLearning:
         learning.draw([self.result(curve=curve), self.result(curve=curve, algorithm="bc")], tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["commongen_tiny.png"]
 
+    @pytest.mark.slow
     def test_a_fresh_discriminator_tells_random_texts_from_references(self):
         train, held_out = (gym.make_vec("tril/Toy-v0", num_envs=32, rule="sparse") for _ in range(2))
         untrained = tiny_policy(train, samples=0, width=32, heads=2)

@@ -101,8 +101,8 @@ class TestLibraries:
         ("name", "package", "sizes"),
         [
             ("libraries/stable_baselines3_ppo", "stable_baselines3", {"steps": 12_000}),
-            ("libraries/maskable_ppo", "sb3_contrib", {"steps": 12_000}),
-            ("libraries/cleanrl_style_ppo", "gymnasium", {"updates": 12}),
+            pytest.param("libraries/maskable_ppo", "sb3_contrib", {"steps": 12_000}, marks=pytest.mark.slow),
+            pytest.param("libraries/cleanrl_style_ppo", "gymnasium", {"updates": 12}, marks=pytest.mark.slow),
             ("libraries/torchrl_ppo", "torchrl", {"steps": 6 * 1024}),
             ("libraries/rllib_ppo", "ray", {"iterations": 6}),
             ("libraries/tianshou_ppo", "tianshou", {"steps": 6 * 1024}),

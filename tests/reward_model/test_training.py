@@ -130,7 +130,9 @@ class TestFolder:
 
 
 class TestResume:
-    @pytest.mark.parametrize("step", [3, 9])  # within an epoch, and at the end of one
+    @pytest.mark.parametrize(
+        "step", [3, pytest.param(9, marks=pytest.mark.slow)]
+    )  # within an epoch, and at the end of one
     def test_an_interrupted_run_ends_as_if_never_stopped(self, whole, pairs_file, tmp_path, monkeypatch, step):
         whole_run, found, folder = whole
         run = new_run(pairs_file, tmp_path / "run")
@@ -144,6 +146,7 @@ class TestResume:
         assert same_weights(again.model, whole_run.model)
         assert same_files(tmp_path / "run", folder)
 
+    @pytest.mark.slow
     def test_it_can_be_interrupted_again_and_again(self, whole, pairs_file, tmp_path, monkeypatch):
         whole_run, _, folder = whole
         interrupt(new_run(pairs_file, tmp_path / "run"), 2, monkeypatch)
@@ -157,7 +160,13 @@ class TestResume:
         assert same_files(tmp_path / "run", folder)
 
     # With and without an adapter, whose weights alone are saved then.
-    @pytest.mark.parametrize(("make", "lora_rank"), [(gpt2, 0), (gpt2, 2), (bart, 2), (mixture_of_experts, 0)])
+    @pytest.mark.parametrize(
+        ("make", "lora_rank"),
+        [
+            (bart, 2),
+            *(pytest.param(*case, marks=pytest.mark.slow) for case in ((gpt2, 0), (gpt2, 2), (mixture_of_experts, 0))),
+        ],
+    )
     def test_pretrained_models_with_dropout_resume_exactly(self, pairs_file, tmp_path, monkeypatch, make, lora_rank):
         settings = {"model": make(tmp_path / "base"), "lora_rank": lora_rank, "epochs": 1, "drop_tokens": 0.2}
         settings |= {"lora_targets": "q_proj,v_proj"} if lora_rank and make is not gpt2 else {}

@@ -244,12 +244,12 @@ def test_an_option_wins_over_the_preset():
 
 
 def test_settings_of_a_policy_win_over_the_others():
-    """Encoder-decoders from scratch imitate with larger steps; an option wins over both."""
-    rates = [
-        configure("bc", env="tril/IMDB-v0", policy=policy, **given).hyperparameters["learning_rate"]
-        for policy, given in (("tiny", {}), ("tiny-seq2seq", {}), ("tiny-seq2seq", {"learning_rate": 1e-4}))
+    """Encoder-decoders from scratch imitate by a schedule; an option wins over both."""
+    schedules = [
+        configure("bc", env="tril/IMDB-v0", policy=policy, **given).hyperparameters.get("lr_schedule", "constant")
+        for policy, given in (("tiny", {}), ("tiny-seq2seq", {}), ("tiny-seq2seq", {"lr_schedule": "cosine"}))
     ]
-    assert rates == [2e-3, 5e-3, 1e-4]
+    assert schedules == ["constant", "linear", "cosine"]
 
 
 def test_preset_settings_that_do_not_apply_are_dropped():

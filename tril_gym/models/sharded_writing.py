@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tril_gym.models.sharding import stacks_of
+from tril_gym.models.sharding import held, stacks_of
 from tril_gym.utils.ranks import Ranks
 
 
@@ -27,7 +27,8 @@ class BlockByBlock:
     """
 
     def __init__(self, model: Any, ranks: Ranks) -> None:
-        self.model, self.ranks, self.stacks = model, ranks, stacks_of(model)
+        self.model, self.ranks = model, ranks
+        self.stacks: list[Any] = [*stacks_of(model)]
         self._is_open = False
 
     @contextmanager
@@ -40,10 +41,7 @@ class BlockByBlock:
             yield
             return
         with ExitStack() as undo:
-            self.model.set_reshard_after_forward(False, recurse=False)
-            undo.callback(self.model.set_reshard_after_forward, True, recurse=False)
-            undo.callback(self.model.reshard)
-            self.model.unshard()
+            undo.enter_context(held([self.model]))
             for number, stack in enumerate(self.stacks, start=1):
                 for block in stack:
                     undo.enter_context(_before_forward(block, _gather))
@@ -61,18 +59,14 @@ class BlockByBlock:
         with torch.inference_mode(False), torch.no_grad():
             while (turn := int(self.ranks.max({"stack": number})["stack"])) != number:
                 for block in self.stacks[turn - 1]:
-                    _gather(block)
-                    _free(block)
+                    block.unshard()
+                    block.reshard()
 
 
 def _gather(block: Any, *_: object) -> None:
     """Gather the weights of a block; not in inference mode, whose tensors no later pass could train."""
     with torch.inference_mode(False), torch.no_grad():
         block.unshard()
-
-
-def _free(block: Any) -> None:
-    block.reshard()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -140,9 +140,11 @@ def _sharded_modules(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
-    """Gather all weights of a sharded model for the block, in which no gradients are computed."""
-    parts = _sharded_modules(model)
+def held(parts: Collection[Any]) -> Iterator[None]:
+    """Gather the weights of sharded modules, without those of modules within that are sharded apart, for the block.
+
+    No gradients are computed in it.
+    """
     try:
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
@@ -152,6 +154,11 @@ def whole(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.reshard()
             part.set_reshard_after_forward(True, recurse=False)
+
+
+def whole(model: nn.Module) -> AbstractContextManager[None]:
+    """Gather all weights of a sharded model for the block, in which no gradients are computed."""
+    return held(_sharded_modules(model))
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Measure whether algorithms make their policies better on their own defaults, by held-out texts.
 
     python benchmarks/learning.py FOLDER [--algorithms NAME …] [--envs ID …] [--policies tiny tiny-seq2seq] [--seeds N]
-        [--jobs N] [--split test] [--control]
+        [--jobs N] [--split test] [--control] [--data ROOT] [--device cpu]
 
 By default the algorithms are those whose presets were chosen by such runs; `--algorithms all` takes every one. DPO and
-IPO learn given pairs, so their environment is tril/HH-v0 alone.
+IPO learn given pairs, so their environment is tril/HH-v0 alone. `--data` takes published data in place of the embedded
+ones, with `--preset small`: ROOT has the folders commongen, imdb and tldr, each with train, validation and test files.
 
 A cell is an algorithm, an environment and a policy; each of its seeds is a run of `tril-gym train` without any further
 option. The policies before and after training write the examples of a split that was not used to choose settings.
@@ -42,13 +43,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from gymnasium.vector import VectorEnv
 from side_by_side import machine
@@ -59,9 +59,12 @@ from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
 from tril_gym.agents.tiny import gather_references
-from tril_gym.experiment import configure, evaluate, training_words
+from tril_gym.experiment import evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.environments import make_envs
 from tril_gym.experiment.resolution import tiny_settings
+from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.text_quality import repetition
 from tril_gym.experiment.verdict import THRESHOLD, paired_change, standard_errors_of, verdict_of
@@ -79,6 +82,7 @@ MEASURED = (
     "gail",
 )  # those whose presets were chosen by such runs
 ENVS = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/HH-v0")
+PUBLISHED = {"tril/CommonGen-v0": "commongen", "tril/IMDB-v0": "imdb", "tril/TLDR-v0": "tldr"}  # folders of --data
 POLICIES = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}
 EXAMPLES = 200  # held-out examples
 MOST_KL, MOST_UNKNOWN, MOST_REPETITION = 8.0, 0.03, 0.01
@@ -100,35 +104,63 @@ class Cell:
         return f"{self.algorithm}_{self.env.split('/')[1]}_{self.policy}"
 
 
-def run(cell: Cell, seed: int, folder: Path, split: str, *, control: bool) -> None:
+@dataclass(frozen=True)
+class Conditions:
+    """What all runs of a sweep have in common."""
+
+    folder: Path
+    split: str = "test"
+    control: bool = False
+    data: Path | None = None
+    device: str = "cpu"
+
+    def options(self) -> list[str]:
+        """Return them as options of this script."""
+        data = [] if self.data is None else ["--data", str(self.data)]
+        return ["--split", self.split, "--device", self.device, *data, *(["--control"] if self.control else [])]
+
+    def of_training(self, cell: Cell) -> list[str]:
+        """Return the options of `tril-gym train`."""
+        data = [] if self.data is None else ["--preset", "small", "--dataset", str(self.data / PUBLISHED[cell.env])]
+        return ["--env", cell.env, "--policy", cell.policy, "--device", self.device, *data]
+
+
+def run(cell: Cell, seed: int, conditions: Conditions) -> None:
     """Train and measure one seed of a cell, unless its result exists."""
+    folder = conditions.folder
     result = folder / f"{cell.name}_{seed}.json"
     if not result.is_file():
         measure = [sys.executable, __file__, str(folder), "--run", cell.algorithm, cell.env, cell.policy, str(seed)]
-        command = [*measure, "--split", split, *(["--control"] if control else [])]
         log = folder / f"{cell.name}_{seed}.log"
         with log.open("w") as file:
-            failed = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+            failed = subprocess.run([*measure, *conditions.options()], stdout=file, stderr=subprocess.STDOUT).returncode
         found = "failed, see " + str(log) if failed else json.loads(result.read_text())["verdict"]["sentence"]
         print(f"{cell.name}, seed {seed}: {found}", flush=True)
 
 
-def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: bool) -> dict[str, Any]:
+def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]:
     """Train one seed of a cell and return what its held-out texts say."""
-    run_folder = folder / f"{cell.name}_{seed}"
-    command = [sys.executable, "-m", "tril_gym", "train", cell.algorithm, "--env", cell.env, "--policy", cell.policy]
+    run_folder, split = conditions.folder / f"{cell.name}_{seed}", conditions.split
+    command = [sys.executable, "-m", "tril_gym", "train", cell.algorithm, *conditions.of_training(cell)]
     options = ["--seed", str(seed), "--output-dir", str(run_folder)]
     begin = time.perf_counter()
     subprocess.run([*command, *options, *(["--resume"] if run_folder.is_dir() else [])], check=True)
     wall = time.perf_counter() - begin
     seconds = RunFolder(run_folder).read_json("evaluation.json")["verdict"]["seconds"]
+    config = saved_config(RunFolder(run_folder))
     kind = agent_type(cell.algorithm)
-    fitted = run_folder / "reward"
-    envs = gym.make_vec(cell.env, num_envs=EXAMPLES, autoreset_mode="Disabled", split=split, fitted_rewards=str(fitted))
-    train = gym.make_vec(cell.env, num_envs=64, autoreset_mode="Disabled", fitted_rewards=str(fitted))
+    envs, train = (
+        make_envs(
+            replace(config, num_envs=count),
+            {"dataset": config.dataset, "split": name},
+            None,
+            fitted=run_folder / "reward",
+        )
+        for count, name in ((EXAMPLES, split), (64, "train"))
+    )
     words = training_words(train)
-    agent = kind.load(RunFolder(run_folder).last_checkpoint(), envs=envs)
-    first = first_policy(cell, train, agent.policy)
+    agent = kind.load(RunFolder(run_folder).last_checkpoint(), envs=envs, device=config.device)
+    first = first_policy(config, train, agent.policy)
     before, after = (
         evaluate(policy, envs, seed=seed, ref_policy=first, count=EXAMPLES, known_words=words)
         for policy in (first, agent.policy)
@@ -139,6 +171,7 @@ def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: boo
         "policy": cell.policy,
         "seed": seed,
         "split": split,
+        "data": "embedded" if conditions.data is None else "published",
         "machine": machine(),
         "seconds": {"training": seconds, "with pretraining and evaluation": wall},
         "before": before.metrics,
@@ -156,8 +189,8 @@ def measure_run(cell: Cell, seed: int, folder: Path, split: str, *, control: boo
     if cell.algorithm == "gail":
         found["nll"] = [reference_nll(policy, envs) for policy in (first, agent.policy)]
         found["discriminator"] = [discriminator_accuracy(policy, train, envs) for policy in (first, agent.policy)]
-    if control and cell.algorithm != "bc":
-        imitator = continued_imitation(cell, train, agent.policy, seconds, seed)
+    if conditions.control and cell.algorithm != "bc":
+        imitator = continued_imitation(config, train, agent.policy, seconds)
         imitated = evaluate(imitator, envs, seed=seed, count=EXAMPLES, known_words=words)
         found["control"] = verdict_of(before.as_json(), imitated.as_json(), seconds=seconds)
     return found
@@ -174,17 +207,16 @@ def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
     ]
 
 
-def first_policy(cell: Cell, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
+def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
     """Return the policy that training began with, sampling as the trained one does."""
-    settings = tiny_settings(configure(cell.algorithm, env=cell.env, policy=cell.policy))
-    policy = tiny_policy(train, kind=POLICIES[cell.policy], progress=False, **settings)
-    return policy.with_decoding(trained.decoding)
+    policy = tiny_policy(train, kind=POLICIES[config.policy], progress=False, **tiny_settings(config))
+    return policy.to(config.device).with_decoding(trained.decoding)
 
 
-def continued_imitation(cell: Cell, train: VectorEnv, trained: LMPolicy, seconds: float, seed: int) -> LMPolicy:
+def continued_imitation(config: RunConfig, train: VectorEnv, trained: LMPolicy, seconds: float) -> LMPolicy:
     """Return the first policy after that many seconds of further imitation of the train part's references."""
-    policy = first_policy(cell, train, trained)
-    agent = BC(policy, train, BCConfig(learning_rate=2e-4, epochs=1), seed=seed)
+    policy = first_policy(config, train, trained)
+    agent = BC(policy, train, BCConfig(learning_rate=2e-4, epochs=1), seed=config.seed)
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
         agent.learn(1, progress=False)
@@ -378,25 +410,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--control", action="store_true", help="also imitate for the same time")
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="published data, in place of the embedded ones")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--run", nargs=4, metavar=("ALGORITHM", "ENV", "POLICY", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     if "all" in options.algorithms:
         options.algorithms = list(ALGORITHMS)
+    conditions = Conditions(options.folder, options.split, options.control, options.data, options.device)
     if options.run:
         cell, seed = Cell(*options.run[:3]), int(options.run[3])
-        found = measure_run(cell, seed, options.folder, options.split, control=options.control)
+        found = measure_run(cell, seed, conditions)
         (options.folder / f"{cell.name}_{seed}.json").write_text(json.dumps(found, indent=1))
         return
-    cells = cells_of(options.algorithms, options.envs, options.policies)
+    envs = options.envs if options.data is None else [env for env in options.envs if env in PUBLISHED]
+    cells = cells_of(options.algorithms, envs, options.policies)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    jobs = [(cell, seed) for seed in seeds for cell in cells]
     with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
-        list(
-            pool.map(
-                lambda job: run(*job, options.folder, options.split, control=options.control),
-                [(cell, seed) for seed in seeds for cell in cells],
-            )
-        )
+        list(pool.map(partial(run, conditions=conditions), *zip(*jobs, strict=True)))
     results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
     if results:
         text, passes = table(results)

@@ -416,6 +416,13 @@ class TestLearning:
         assert [cell.env for cell in cells if cell.algorithm == "rloo"] == list(learning.ENVS)
         assert [cell.env for cell in cells if cell.algorithm == "dpo"] == ["tril/HH-v0"]
 
+    def test_published_data_have_their_preset(self, tmp_path):
+        cell = learning.Cell("ppo", "tril/IMDB-v0", "tiny")
+        options = learning.Conditions(tmp_path, data=tmp_path / "data").of_training(cell)
+        assert options[options.index("--preset") + 1] == "small"
+        assert options[options.index("--dataset") + 1] == str(tmp_path / "data" / "imdb")
+        assert "--dataset" not in learning.Conditions(tmp_path).of_training(cell)
+
     @staticmethod
     def result(greedy=3.0, sampled=3.0, *, algorithm="ppo", kl=2.0, unknown=0.0, repetition=0.0, **further):
         changes = {

@@ -62,7 +62,7 @@ from tril_gym.agents.tiny import gather_references
 from tril_gym.experiment import evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import RunConfig
-from tril_gym.experiment.environments import make_envs
+from tril_gym.experiment.environments import make_envs, pretraining_envs
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
@@ -209,7 +209,8 @@ def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
 
 def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
     """Return the policy that training began with, sampling as the trained one does."""
-    policy = tiny_policy(train, kind=POLICIES[config.policy], progress=False, **tiny_settings(config))
+    envs = pretraining_envs(config, {"dataset": config.dataset, "split": "train"}, train)
+    policy = tiny_policy(envs, kind=POLICIES[config.policy], progress=False, **tiny_settings(config))
     return policy.to(config.device).with_decoding(trained.decoding)
 
 

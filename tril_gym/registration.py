@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,13 @@ def accepts_dataset(env_id: str) -> bool:
 
 
 def examples_of(
-    env_id: str, *, dataset: Any, split: str | None = None, prompt_template: str | None = None, **reading: Any
+    env_id: str,
+    *,
+    dataset: Any,
+    split: str | None = None,
+    part: Sequence[float] | None = None,
+    prompt_template: str | None = None,
+    **reading: Any,
 ) -> Examples:
     """Return the examples that an environment with the keyword `dataset` would have, without making it.
 
@@ -134,13 +140,15 @@ def examples_of(
         env_id: a key of `ENVIRONMENTS` of such an environment.
         dataset: see `load_examples`, as the others.
         split: train, validation or test.
+        part: see `text_env_config`.
         prompt_template: see `text_env_config`.
         reading: `on_bad_row` and `column`.
     """
-    from tril_gym.data.sources import load_examples
+    from tril_gym.data.sources import load_examples, part_of
     from tril_gym.data.task import with_template
 
-    return load_examples(with_template(task_of(env_id), prompt_template), dataset, split=split, **reading)
+    task = with_template(task_of(env_id), prompt_template)
+    return part_of(load_examples(task, dataset, split=split, **reading), part)
 
 
 def task_of(env_id: str) -> Task:

@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 from tril_gym.data import Example, sources
-from tril_gym.data.sources import hold_out, load_examples, load_train_examples
+from tril_gym.data.sources import hold_out, is_held_out, load_examples, load_train_examples, part_of
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB
@@ -490,3 +490,44 @@ def test_hold_out_depends_on_the_prompt_alone():
     assert sorted(example.prompt for example in train + validation) == sorted(example.prompt for example in examples)
     backwards = hold_out(examples[::-1])
     assert [example.prompt for example in backwards[1]] == [example.prompt for example in validation[::-1]]
+
+
+class TestParts:
+    """A hash of the prompt decides in which part of the data an example is."""
+
+    ROWS: ClassVar = [{"text": f"film {i} was good", "label": 1} for i in range(1000)]
+
+    def examples(self):
+        return load_examples(IMDB, self.ROWS)
+
+    def test_parts_divide_the_examples_by_their_shares(self):
+        whole = self.examples()
+        parts = [part_of(whole, shares) for shares in ((0.0, 0.7), (0.7, 1.0))]
+        assert sorted(example.prompt for part in parts for example in part) == sorted(whole.prompts())
+        assert len(parts[0]) == pytest.approx(700, abs=45)  # three standard errors
+        assert part_of(whole, (0, 1)) is not whole
+        assert len(part_of(whole, (0, 1))) == 1000
+        assert part_of(whole, None) is whole
+
+    def test_examples_of_one_prompt_are_in_one_part(self):
+        doubled = load_examples(IMDB, [*self.ROWS, *self.ROWS])
+        first, second = (set(part_of(doubled, shares).prompts()) for shares in ((0.0, 0.5), (0.5, 1.0)))
+        assert first.isdisjoint(second)
+
+    def test_a_part_is_made_once(self):
+        """So its prompts are tokenised once, however many environments have it."""
+        assert part_of(self.examples(), (0.2, 0.4)) is part_of(self.examples(), [0.2, 0.4])
+
+    def test_the_share_of_a_part_does_not_depend_on_what_is_held_out(self):
+        kept = [prompt for prompt in self.examples().prompts() if not is_held_out(prompt, share=0.5)]
+        part = set(part_of(self.examples(), (0.0, 0.5)).prompts())
+        assert sum(prompt in part for prompt in kept) / len(kept) == pytest.approx(0.5, abs=0.07)  # of about 500
+
+    @pytest.mark.parametrize("part", [(0.5, 0.5), (0.7, 0.2), (-0.1, 1), (0, 1.1), (0.5,), 0.5, "ab", ("0", "1")])
+    def test_wrong_shares(self, part):
+        with pytest.raises(ValueError, match=r"part must be two shares, 0 ≤ start < stop ≤ 1"):
+            part_of(self.examples(), part)
+
+    def test_an_empty_part(self):
+        with pytest.raises(ValueError, match=r"part \(0.0, 1e-09\) of the 1000 examples of the list of rows is empty"):
+            part_of(self.examples(), (0.0, 1e-9))

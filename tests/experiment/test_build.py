@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from click.testing import CliRunner
 
 from tril_gym.agents import tiny
 from tril_gym.cli import main
+from tril_gym.experiment import configure, training_words
+from tril_gym.experiment.build import build_run
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.environments import training_data
 from tril_gym.utils.devices import check_device
+from tril_gym.wrappers.vector import base_attribute
 
 FUNCTIONS = """
 def one_short(prompts, completions, references, extras):
@@ -139,6 +143,71 @@ def test_a_held_out_part_by_hash_shares_no_prompt(tmp_path):
     assert len(data["dataset"]) + len(held_out["dataset"]) == 80
     assert held_out["dataset"].held_out
     assert not data["dataset"].held_out
+
+
+class TestPretrainShare:
+    """Tiny models are pretrained on a share of the prompts, and training has the others."""
+
+    ROWS: ClassVar = [
+        {"concepts": [f"dog{i}", "run"], "references": [f"dog{i} runs in the park.", f"the dog{i} runs."]}
+        for i in range(60)
+    ]
+    FEW: ClassVar = {"num_envs": 4, "tiny_samples": 8, "iterations": 1, "eval_examples": 4}
+
+    def components(self, tmp_path, **settings):
+        rows = settings.pop("rows", self.ROWS)
+        data = write_rows(tmp_path / "mine.jsonl", rows)
+        return build_run(configure("ppo", dataset=data, **self.FEW | settings))
+
+    def test_training_has_the_other_prompts(self, tmp_path, monkeypatch):
+        imitated = []
+        gather = tiny.gather_references
+
+        def spy(envs, *arguments):
+            imitated.append(set(base_attribute(envs, "examples").prompts()))
+            return gather(envs, *arguments)
+
+        monkeypatch.setattr(tiny, "gather_references", spy)
+        found = self.components(tmp_path, pretrain_share=0.5)
+        learned = set(base_attribute(found.envs, "examples").prompts())
+        held_out = set(found.eval_env_kwargs["dataset"].prompts())
+        assert learned
+        assert imitated
+        for prompts in imitated:
+            assert prompts
+            assert prompts.isdisjoint(learned | held_out)
+            assert len(prompts | learned | held_out) == 60
+        # Tokenizer, rewards and known words are of all that may be learned from.
+        assert len(base_attribute(found.envs, "train_examples")()) == 60 - len(held_out)
+        assert any(word in training_words(found.envs) for word in ("dog0", "dog1", "dog2", "dog3"))
+        assert len(training_words(found.envs)) >= 60 - len(held_out)
+
+    def test_all_prompts_by_default(self, tmp_path):
+        found = self.components(tmp_path)
+        assert found.config.pretrain_share == 1
+        assert len(base_attribute(found.envs, "examples")) == len(base_attribute(found.envs, "train_examples")())
+
+    def test_without_references_training_has_all_prompts(self, tmp_path, caplog):
+        rows = [row | {"references": []} for row in self.ROWS]
+        found = self.components(tmp_path, pretrain_share=0.5, rows=rows, reward={"concept_coverage": 1.0})
+        assert (found.config.pretrain_share, found.config.tiny_samples) == (1, 0)
+        assert len(base_attribute(found.envs, "examples")) == len(base_attribute(found.envs, "train_examples")())
+        assert caplog.text.count("has no references, so tiny models begin with random weights") == 1
+
+    @pytest.mark.parametrize(
+        "settings", [{"policy": "some-model", "preset": "small"}, {"tiny_samples": 0, "preset": "small"}]
+    )
+    def test_presets_share_prompts_out_only_where_something_is_pretrained(self, settings):
+        assert configure("ppo", preset="small").pretrain_share < 1
+        assert configure("ppo", **settings).pretrain_share == 1
+
+    def test_a_policy_that_is_not_pretrained_has_no_share(self):
+        with pytest.raises(ValueError, match=r"--pretrain-share 0\.5 is for tiny policies that are pretrained"):
+            configure("ppo", policy="some-model", pretrain_share=0.5)
+        with pytest.raises(ValueError, match=r"--pretrain-share 0\.5 is for tiny policies"):
+            configure("ppo", tiny_samples=0, pretrain_share=0.5)
+        with pytest.raises(ValueError, match=r"creates its own examples, which --pretrain-share 0\.5 cannot share out"):
+            training_data(configure("ppo", env="tril/Toy-v0", tiny_samples=8, pretrain_share=0.5))
 
 
 def test_bad_rows_of_a_single_file_may_be_skipped(tmp_path):

@@ -115,6 +115,8 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --lr-warmup 100", "lr_iterations, got 100"),
     (f"{TRAIN} --kl-controller adaptive", "kl_target must be given"),
     (f"{TRAIN} --pretrain-seconds 0", "--pretrain-seconds must be above 0, got 0.0"),
+    (f"{TRAIN} --pretrain-share 0", "--pretrain-share must be in (0, 1], got 0.0"),
+    (f"{TRAIN} --pretrain-share 0.5 --tiny-samples 0", "--pretrain-share 0.5 is for tiny policies that are pretrained"),
     ("train ppo-pp --rollin-prob 2", "--rollin-prob must be in [0, 1], got 2.0"),
     ("train ppo-pp --guide-temperature 1e30", "--guide-temperature must be in [0.001, 100], got 1e+30"),
     ("train gail --gradient-penalty 1e30", "--gradient-penalty must be in [0, 1000000], got 1e+30"),

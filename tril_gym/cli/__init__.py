@@ -11,14 +11,17 @@ from tril_gym.cli.exports import export_command
 from tril_gym.cli.listing import list_group
 from tril_gym.cli.sampling import sample_command
 from tril_gym.cli.training import train_group
+from tril_gym.utils.quiet import warnings_without_source
 
 __all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train language models with reinforcement and imitation learning in Gymnasium text environments."""
+    context.with_resource(warnings_without_source())
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("tril_gym").setLevel(logging.INFO)  # messages about fitted rewards
 

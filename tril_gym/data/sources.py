@@ -155,8 +155,44 @@ def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[l
 
 def is_held_out(prompt: str, *, share: float = HELD_OUT) -> bool:
     """Return whether an example with this prompt belongs to the part that is held out; a hash decides."""
-    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    return _hashed(prompt) < share * 2**64
+
+
+def _hashed(text: str) -> int:
+    """Return a number below 2**64 that looks drawn at random, always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def part_of(examples: Examples, part: Sequence[float] | None) -> Examples:
+    """Return the examples whose prompts a hash puts between two shares: (0, 0.7) and (0.7, 1) divide the examples.
+
+    None takes all.
+
+    Raises:
+        ValueError: the shares are not 0 ≤ start < stop ≤ 1, or no example lies between them.
+    """
+    if part is None:
+        return examples
+    if not _is_part(part):
+        raise ValueError(f"part must be two shares, 0 ≤ start < stop ≤ 1, such as (0.7, 1.0), got {part!r}")
+    found = _part_once(NoCopy(examples), float(part[0]), float(part[1]))
+    if not found:
+        raise ValueError(f"part {tuple(part)} of the {len(examples)} examples of {examples.source} is empty")
+    return found
+
+
+def _is_part(part: Any) -> bool:
+    is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
+    return is_pair and all(isinstance(share, float | int) for share in part) and 0 <= part[0] < part[1] <= 1
+
+
+@functools.lru_cache(maxsize=8)
+def _part_once(examples: NoCopy, start: float, stop: float) -> Examples:
+    whole: Any = examples.value
+    # With another hash than that of `is_held_out`, so that a part of what is not held out has its share.
+    shares = (_hashed(f"part {prompt}") / 2**64 for prompt in whole.prompts())
+    source = f"part {start:g} to {stop:g} of {whole.source}"
+    return Examples.select(whole, [start <= share < stop for share in shares], source=source, held_out=whole.held_out)
 
 
 def file_of_split(folder: Path, split: str) -> Path:

@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Discrete
 
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
-from tril_gym.data.sources import load_examples, load_train_examples
+from tril_gym.data.sources import load_examples, load_train_examples, part_of
 from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
@@ -186,6 +186,7 @@ def text_env_config(
     *,
     dataset: Any = "embedded",
     split: str | None = None,
+    part: Sequence[float] | None = None,
     on_bad_row: str = "raise",
     column: Mapping[str, str] | None = None,
     prompt_template: str | None = None,
@@ -208,6 +209,8 @@ def text_env_config(
         dataset: "embedded", "hub", "hub:owner/name", a folder with train|validation|test.*, one file, or objects; see
             `load_examples`.
         split: "train" (the default), "validation" or "test", where the data set has splits.
+        part: two shares, such as (0.0, 0.7) and (0.7, 1.0): only the examples whose prompts a hash puts between them.
+            Tokenizer and rewards are fitted to the whole train split.
         on_bad_row: "raise", or "skip" to leave malformed rows out.
         column: names in the data by the task's names of columns, where they differ.
         prompt_template: format of a prompt, in CommonGen such as "generate a sentence with: {concepts}."; None takes
@@ -232,7 +235,7 @@ def text_env_config(
     task = with_template(task, prompt_template)
     train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
-    examples = load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column)
+    examples = part_of(load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column), part)
     chat = ChatFormat.of(chat_template, system_prompt, has_chats=bool(examples and examples[0].messages))
     P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
     T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806

@@ -40,6 +40,7 @@ from tril_gym.experiment.environments import (
     evaluation_data,
     has_references,
     make_envs,
+    pretraining_envs,
     training_data,
     with_lengths,
 )
@@ -117,15 +118,18 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> tuple[RunConfig, dict[str, 
         check_pairs(config, data)
     pretrained = pretrained_policy(config)
     envs = make_envs(config_of_rank(config, ranks), data, pretrained)
-    config = _without_pretraining(with_lengths(config, envs), envs)
+    fitting = _without_pretraining(config, envs)
+    if fitting.pretrain_share != config.pretrain_share:
+        return _build_parts(fitting, ranks)  # on all prompts
+    config = with_lengths(fitting, envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
     if config.guide is not None and is_function_name(config.guide):
         check_guide_function(config, data, pretrained, guide_without_model(config))
     if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining
-        without, actors = _build_actors(replace(config, tiny_samples=0), envs, pretrained)
+        without, actors = _build_actors(replace(config, tiny_samples=0, pretrain_share=1.0), envs, pretrained)
         _agent_of(without, envs, actors, ALONE)
-    config, actors = _build_actors(config, envs, pretrained)
+    config, actors = _build_actors(config, pretraining_envs(config, data, envs), pretrained)
     parts = {"envs": envs, "eval_env_kwargs": eval_env_kwargs, "eval_description": eval_description}
     return config, parts, actors
 
@@ -138,7 +142,7 @@ def _without_pretraining(config: RunConfig, envs: VectorEnv) -> RunConfig:
         "%s has no references, so tiny models begin with random weights; --policy NAME begins with one that can write",
         config.dataset or config.env,
     )
-    return replace(config, tiny_samples=0)
+    return replace(config, tiny_samples=0, pretrain_share=1.0)
 
 
 def _build_actors(config: RunConfig, envs: VectorEnv, pretrained: LMPolicy | None) -> tuple[RunConfig, dict[str, Any]]:

@@ -86,6 +86,13 @@ class RunConfig:
         above=0,
         group="policy",
     )
+    pretrain_share: float = config_field(
+        1.0,
+        "Share of the training prompts whose references tiny models are pretrained on; below 1, training has the rest",
+        above=0,
+        maximum=1,
+        group="policy",
+    )
     lora_rank: int = config_field(
         0, "Rank of LoRA adapters to train; 0 trains the whole model", minimum=0, maximum=MAX_RANK, group="policy"
     )
@@ -205,6 +212,10 @@ class RunConfig:
             raise ValueError(
                 f"--policy {self.policy} is created, not loaded, so it cannot be quantised; leave --load-in-4bit and"
                 " --load-in-8bit out"
+            )
+        if self.pretrain_share < 1 and (self.policy not in TINY or self.tiny_samples == 0):
+            raise ValueError(
+                f"--pretrain-share {self.pretrain_share:g} is for tiny policies that are pretrained; leave it out"
             )
         if self.policy in TINY and self.tokenizer is not None:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,8 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     The description has the number of held-out prompts that are in the training part too; there should be none.
     """
     train, held_out, description = _divided_data(config)
+    if config.pretrain_share < 1:
+        train["part"] = (config.pretrain_share, 1.0)
     if not held_out:
         return train, held_out, description
     prompts = list(examples_of(config.env, **held_out, **reading(config)).prompts())
@@ -134,6 +136,25 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     return train, held_out, f"{description}; {len(prompts)} prompts, {shared or 'none'} of them in the training part"
 
 
+def pretraining_envs(config: RunConfig, data: dict[str, Any], envs: VectorEnv) -> VectorEnv:
+    """Return the environment whose references tiny models imitate first, for training on this data.
+
+    Args:
+        config: the settings.
+        data: the keywords that select the examples to train on.
+        envs: the environment of the training, which is also that of the pretraining unless they share the prompts out.
+    """
+    if config.pretrain_share == 1:
+        return envs
+    config = replace(config, reward=None, env_args=without_reward(config.env_args))
+    return make_envs(config, data | {"part": (0.0, config.pretrain_share)}, None)
+
+
+def without_reward(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords of an environment of ours without its rewards."""
+    return {name: value for name, value in env_args.items() if name != "reward_settings"} | {"reward": None}
+
+
 def reading(config: RunConfig) -> dict[str, Any]:
     """Return the keywords of the environment that say how rows are read."""
     names = ("on_bad_row", "column", "prompt_template")
@@ -142,6 +163,11 @@ def reading(config: RunConfig) -> dict[str, Any]:
 
 def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
     if not has_data(config.env):
+        if config.pretrain_share < 1:
+            raise ValueError(
+                f"{config.env} creates its own examples, which --pretrain-share {config.pretrain_share:g} cannot share"
+                " out; leave it out"
+            )
         if config.dataset is not None or config.eval_dataset is not None:
             name = config.dataset or config.eval_dataset
             raise ValueError(f"{config.env} creates its own examples, got the data set {name}; leave it out")
@@ -288,8 +314,7 @@ def check_held_out(config: RunConfig, data: dict[str, Any], policy: LMPolicy | N
     """
     if not has_data(config.env):
         return
-    env_args = {name: value for name, value in config.env_args.items() if name != "reward_settings"}
-    config = replace(config, num_envs=1, reward=None, env_args=env_args | {"reward": None})
+    config = replace(config, num_envs=1, reward=None, env_args=without_reward(config.env_args))
     envs = make_envs(config, data, policy)
     envs.reset(seed=0)
     envs.close()

@@ -36,6 +36,7 @@ def words_of_examples(examples: Iterable[Example]) -> frozenset[str]:
 
 
 def training_words(envs: VectorEnv) -> frozenset[str] | None:
-    """Return the words of the examples of a training environment; None for one without such examples."""
-    examples = base_attribute(envs, "examples")
-    return words_of_examples(examples) if isinstance(examples, Examples) else None
+    """Return the words of all examples to learn from; None for an environment without such examples."""
+    if not isinstance(base_attribute(envs, "examples"), Examples):
+        return None
+    return words_of_examples(base_attribute(envs, "train_examples")())

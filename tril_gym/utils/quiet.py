@@ -47,6 +47,17 @@ def without_peft_warnings() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def warnings_without_source() -> Iterator[None]:
+    """Print each warning of Python inside the block as one line, without the place in the code that gave it."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def silence_libraries() -> None:
     """Hide progress bars and warnings of transformers and datasets for the rest of the process."""
     import transformers

@@ -1,12 +1,14 @@
 """Is a guide worth its texts on real data? PPO against guided algorithms, from the same first policies.
 
     python benchmarks/guide_question.py COMMONGEN FOLDER [--arms NAME …] [--seeds N] [--device cuda] [--iterations N]
+        [--share 0.7]
 
 COMMONGEN is a folder with train, validation and test files of concepts and references. The policy is a decoder of 4.1
-million parameters, pretrained from random weights on 60,000 references, three times over; three such policies, one for
-every third seed. The good guide is the same network, pretrained five times over and sampled at temperature 0.3; the
-useless guide has random weights. All arms train on the same number of texts with the same settings, chosen for PPO on
-validation examples. `bc` imitates as many references, four times over, as its updates cost less than PPO's.
+million parameters, pretrained from random weights on the references of 70 % of the prompts (`--share`); three such
+policies, one for every third seed. All arms train on the other prompts (with `--share 1` on the same ones), on the same
+number of texts with the same settings, chosen for PPO on validation examples. The good guide is the same network,
+pretrained longer, on all prompts, and sampled at temperature 0.3; the useless guide has random weights. `bc` imitates
+references of the training's prompts, as many as the others write texts, four times over, as its updates cost less.
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
 t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,
@@ -36,8 +38,8 @@ from tril_gym.experiment.algorithms import agent_type
 ENV, TOKENIZER, MAX_NEW_TOKENS = "tril/CommonGen-v0", "fit:12000", 24
 TEXTS = 256  # per iteration
 NETWORK = {"width": 192, "layers": 4}
-PRETRAINING = {
-    "samples": 60_000,
+PRETRAINING: dict[str, Any] = {
+    "samples": 60_000,  # with all prompts
     "epochs": 3,
     "learning_rate": 2e-3,
     "lr_schedule": "linear",
@@ -80,11 +82,12 @@ def make_envs(data: Path, num_envs: int, **settings: Any) -> VectorEnv:
     return gym.make_vec(ENV, num_envs=num_envs, autoreset_mode="Disabled", **settings)
 
 
-def guide_named(name: str | None, envs: VectorEnv, options: argparse.Namespace) -> Guide | None:
+def guide_named(name: str | None, options: argparse.Namespace) -> Guide | None:
     if name is None:
         return None
     if name == "references":
         return Guide.references()
+    envs = make_envs(options.data, options.texts)
     if name == "useless":
         return Guide(tiny_policy(envs, samples=0).to(options.device))
     good = NETWORK | PRETRAINING | GOOD | options.pretraining
@@ -94,16 +97,18 @@ def guide_named(name: str | None, envs: VectorEnv, options: argparse.Namespace) 
 def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train one seed of an arm; return what its texts earn on the test split before and after."""
     algorithm, guide_name, settings = ARMS[arm]
-    envs = make_envs(options.data, options.texts)
+    share = options.share
+    parts = ((0.0, share), (share, 1.0) if share < 1 else None)
+    imitated, envs = (make_envs(options.data, options.texts, part=part) for part in parts)
     test = make_envs(options.data, options.examples, split="test")
-    sizes = NETWORK | PRETRAINING | options.pretraining
-    first, policy = (tiny_policy(envs, **sizes, seed=seed % FIRST_POLICIES).to(options.device) for _ in range(2))
+    sizes = NETWORK | PRETRAINING | {"samples": round(share * PRETRAINING["samples"])} | options.pretraining
+    first, policy = (tiny_policy(imitated, **sizes, seed=seed % FIRST_POLICIES).to(options.device) for _ in range(2))
     kind = agent_type(algorithm)
     common = {} if algorithm == "bc" else ACTOR_CRITIC | {"lr_iterations": options.iterations}
-    guide = guide_named(guide_name, envs, options)
-    parts: dict[str, Any] = {} if guide is None else {"guide": guide}
+    guide = guide_named(guide_name, options)
+    given: dict[str, Any] = {} if guide is None else {"guide": guide}
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no text is the policy's own with β 1
-        agent = kind(policy=policy, envs=envs, config=kind.config_type(**common | settings), seed=seed, **parts)
+        agent = kind(policy=policy, envs=envs, config=kind.config_type(**common | settings), seed=seed, **given)
     first = first.with_decoding(agent.policy.decoding)
     before = measured(agent.policy, test, first)
     begin = time.perf_counter()
@@ -165,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--iterations", type=int, default=24)
     parser.add_argument("--texts", type=int, default=TEXTS, help="per iteration")
     parser.add_argument("--examples", type=int, default=400, help="of the test split")
+    parser.add_argument("--share", type=float, default=0.7, help="of the prompts that the policy imitates first")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pretraining", type=json.loads, default={}, help="other settings of pretraining, as JSON")
     options = parser.parse_args(arguments)

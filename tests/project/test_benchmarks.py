@@ -49,7 +49,7 @@ def data(tmp_path):
     """Write a folder with a very small CommonGen."""
     rows = [
         {"concepts": ["dog", word], "references": [f"the dog sees a {word}", f"a {word} and a dog"]}
-        for word in ("cat", "ball", "tree", "park", "boat", "lake")
+        for word in ("cat", "ball", "tree", "park", "boat", "lake", "road", "hat", "hill", "box", "bird", "game")
     ]
     (tmp_path / "commongen").mkdir()
     with gzip.open(tmp_path / "commongen" / "train.jsonl.gz", "wt", encoding="utf-8") as file:

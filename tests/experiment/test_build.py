@@ -194,13 +194,6 @@ class TestPretrainShare:
         assert len(base_attribute(found.envs, "examples")) == len(base_attribute(found.envs, "train_examples")())
         assert caplog.text.count("has no references, so tiny models begin with random weights") == 1
 
-    @pytest.mark.parametrize(
-        "settings", [{"policy": "some-model", "preset": "small"}, {"tiny_samples": 0, "preset": "small"}]
-    )
-    def test_presets_share_prompts_out_only_where_something_is_pretrained(self, settings):
-        assert configure("ppo", preset="small").pretrain_share < 1
-        assert configure("ppo", **settings).pretrain_share == 1
-
     def test_a_policy_that_is_not_pretrained_has_no_share(self):
         with pytest.raises(ValueError, match=r"--pretrain-share 0\.5 is for tiny policies that are pretrained"):
             configure("ppo", policy="some-model", pretrain_share=0.5)

@@ -89,8 +89,6 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
         dropped |= {"tokenizer", *GUIDE_OPTIONS}
     if not takes_guide or given.get("guide", preset.get("guide")) != preset.get("guide"):
         dropped |= {*GUIDE_OPTIONS}
-    if given.get("policy", preset.get("policy", RunConfig.policy)) not in TINY or given.get("tiny_samples") == 0:
-        dropped |= {"pretrain_share"}
     if given.get("policy") in TINY:
         dropped |= {"load_in_4bit", "load_in_8bit", *LOADING_OPTIONS}
     if given.get("lora_rank") == 0:

@@ -176,3 +176,15 @@ def test_embedded_prompts():
     assert len(env.unwrapped.examples) == 200
     assert all(example.references and example.extras["answer"] for example in env.unwrapped.examples)
     assert sizes(env) == [20, 4]
+
+
+def test_a_part_of_the_examples_has_the_tokenizer_and_the_lengths_of_all():
+    rows = [{"prompt": f"say word{i} " + "again " * (i % 7), "references": [f"word{i}"]} for i in range(30)]
+    whole, part = (
+        gym.make("tril/Text-v0", dataset=rows, tokenizer="fit:400", reward=None, part=part).unwrapped
+        for part in (None, (0.0, 0.3))
+    )
+    assert 0 < len(part.examples) < len(whole.examples) == 30
+    assert part.tokenizer is whole.tokenizer
+    for name in ("max_prompt_length", "max_new_tokens"):
+        assert getattr(part.config, name) == getattr(whole.config, name)

@@ -10,8 +10,8 @@ ones, with `--preset small`: ROOT has the folders commongen, imdb and tldr, each
 A cell is an algorithm, an environment and a policy; each of its seeds is a run of `tril-gym train` without any further
 option. The policies before and after training write the examples of a split that was not used to choose settings.
 Results are kept in FOLDER, one small JSON file per run, so an interrupted sweep continues where it stopped; the table
-over all results is printed at the end and written to FOLDER/table.md, with a figure for each environment. The exit code
-is 1 if a cell fails.
+over all results is printed at the end and written to FOLDER/table.md, with a figure for each environment (`--seeds 0`
+does only that). The exit code is 1 if a cell fails.
 
 A cell passes if held-out reward rises by two standard errors (of the paired difference) in the median seed, greedy and
 sampled, no seed falls by more than one, the KL is at most 8 nats a text (bc: not counted, its first policy is random),
@@ -332,7 +332,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
         "| algorithm | environment | policy | seeds | greedy | sampled | KL | unknown words | seconds | passes |",
         "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: | --- |",
     ]
-    found = {cell: summary(own) for cell, own in cells.items()}
+    order = list(ALGORITHMS)
+    in_order = sorted(cells, key=lambda cell: (ENVS.index(cell[1]), cell[2], order.index(cell[0])))
+    found = {cell: summary(cells[cell]) for cell in in_order}
     for (algorithm, env, policy), row in found.items():
         rewards = [
             f"{row['before'][way]:.3f} → {row['after'][way]:.3f} ({_errors(row['median'][way])};"
@@ -427,9 +429,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     envs = options.envs if options.data is None else [env for env in options.envs if env in PUBLISHED]
     cells = cells_of(options.algorithms, envs, options.policies)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    jobs = [(cell, seed) for seed in seeds for cell in cells]
     with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
-        list(pool.map(partial(run, conditions=conditions), *zip(*jobs, strict=True)))
+        for done in [pool.submit(run, cell, seed, conditions) for seed in seeds for cell in cells]:
+            done.result()
     results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
     if results:
         text, passes = table(results)

@@ -442,6 +442,16 @@ class TestLearning:
             "| ppo | tril/CommonGen-v0 | tiny | 3 | 0.500 → 0.500 (+3.0; +2.5) | 0.400 → 0.400 (+3.0; -0.5) |" in text
         )
 
+    def test_rows_are_in_the_order_of_environments_and_algorithms(self):
+        results = [
+            self.result(algorithm=algorithm) | {"env": env}
+            for env in ("tril/IMDB-v0", "tril/CommonGen-v0")
+            for algorithm in ("rloo", "ppo")
+        ]
+        rows = [row.split(" | ")[:2] for row in learning.table(results)[0].splitlines()[2:]]
+        envs = ("tril/CommonGen-v0", "tril/IMDB-v0")
+        assert rows == [[f"| {algorithm}", env] for env in envs for algorithm in ("ppo", "rloo")]
+
     @pytest.mark.parametrize(
         ("rewards", "words", "broken"),
         [

@@ -318,7 +318,7 @@ def _load_run(
         best, _ = best_of_run(folder.path)
         found = saved_policy(best, trust_remote_code=trust).to(device)
         policy = found.with_decoding(policy.decoding)
-    return policy, agent.learner.ref_policy, envs
+    return policy, agent.learner.first_policy, envs
 
 
 def _load_model(config: RunConfig, device: str) -> LMPolicy:

@@ -104,7 +104,7 @@ class EvaluationCallback(Callback):
             agent.policy,
             self.envs,
             seed=self.seed,
-            ref_policy=agent.learner.ref_policy,
+            ref_policy=agent.learner.first_policy,
             count=self.examples,
             ranks=agent.ranks,
         )

@@ -139,7 +139,7 @@ class HeldOut:
             agent.policy,
             self.envs,
             seed=self.config.seed,
-            ref_policy=agent.learner.ref_policy,
+            ref_policy=agent.learner.first_policy,
             count=count,
             known_words=self.known_words,
             ranks=self.agent.ranks,

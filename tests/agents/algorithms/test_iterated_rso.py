@@ -46,6 +46,7 @@ def test_the_reference_policy_becomes_the_policy():
     assert torch.equal(weights(agent.learner.ref_policy), weights(agent.policy))
     assert not torch.equal(weights(agent.policy), start)
     assert torch.equal(weights(constant.learner.ref_policy), start)  # control: never by default
+    assert (agent.learner.first_policy, constant.learner.first_policy) == (None, constant.learner.ref_policy)
     assert not agent.learner.credit.known
     assert agent.plan(2).rollout is agent.learner.ref_policy
     assert abs(row["kl"]) > 1e-6

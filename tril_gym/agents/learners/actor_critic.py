@@ -103,8 +103,13 @@ class ActorCritic(Learner):
 
     @property
     def ref_policy(self) -> LMPolicy:
-        """The policy as it was before training."""
+        """The frozen policy that the KL is measured to."""
         return self.credit.ref_policy
+
+    @property
+    def first_policy(self) -> LMPolicy | None:
+        """The policy that training began with, None where the reference policy is renewed."""
+        return self.ref_policy if self.config.keeps_reference else None
 
     @property
     def needs_references(self) -> bool:

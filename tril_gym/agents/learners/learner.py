@@ -32,6 +32,11 @@ class Learner(Protocol):
         return None
 
     @property
+    def first_policy(self) -> LMPolicy | None:
+        """The policy that training began with, None without it: where the reference policy is renewed, it is gone."""
+        return self.ref_policy
+
+    @property
     def needs_references(self) -> bool:
         """Whether every example must have references."""
         return False

@@ -96,6 +96,11 @@ class PolicyConfig(OptimizerConfig):
         """Whether texts are scored by the policy before the update, in place of log-probabilities at sampling."""
         return self.has_given_texts
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the reference policy stays the policy that training began with."""
+        return True
+
     def renews_reference(self, iteration: int) -> bool:
         """Return whether the reference policy becomes the policy after so many iterations; by default never."""
         return False

@@ -56,6 +56,11 @@ class RejectionConfig(OfflinePairConfig):
             pairing=self.pairing,
         )
 
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the reference policy stays the policy that training began with."""
+        return self.reference_every is None
+
     def renews_reference(self, iteration: int) -> bool:
         """Return whether the reference policy becomes the policy after so many iterations."""
         return self.reference_every is not None and iteration % self.reference_every == 0

@@ -160,6 +160,17 @@ class TestPPG:
 
 
 # One of each loss in `make test`; a task's matrix has an encoder-decoder for half of the others.
+@pytest.mark.parametrize(("temperature", "moves"), [(1.0, False), (0.3, True)])
+def test_gkd_learns_the_distribution_at_the_guides_temperature(temperature, moves):
+    """From itself at temperature 1 a policy has nothing to learn."""
+    policy, kind = toy_policy(dtype=torch.float64), agent_type("gkd")
+    guide = Guide(policy.frozen_copy(), temperature=temperature)
+    agent = kind(policy, guide, toy_envs(6), kind.config_type(**NUMBERS))
+    before = weights(agent)
+    history(agent, 1)
+    assert bool((weights(agent) - before).abs().max() > 1e-6) == moves
+
+
 WITH_OTHER_MODELS = ("rloo", "dpo", "rebel", "raft", "a-lol", "ppg", "gkd")
 
 

@@ -80,7 +80,7 @@ class Distillation(Learner):
     def _loss(self, teacher: LMPolicy, texts: Texts, count: int | None) -> Tensor:
         """Return the loss per token of the texts, a scalar."""
         with torch.no_grad():
-            theirs = teacher.language_model.token_logits(texts).to(self.policy.device)
+            theirs = teacher.language_model.token_logits(texts).to(self.policy.device) / teacher.decoding.temperature
         own, is_token = self.policy.language_model.token_logits(texts), texts.is_token
         if self.config.loss == "label":
             return nll_loss(logprobs_of(own, theirs.argmax(-1)), is_token, count=count)

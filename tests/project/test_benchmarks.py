@@ -157,7 +157,7 @@ def test_cases_are_written_for_all_variants(tmp_path, data, capsys):
     cases = iteration.write_cases(tmp_path, type("Settings", (), options))
     folder = list(cases.values())[-1]
     case = json.loads((folder / "case.json").read_text())
-    assert len(case["prompts"]) == 6
+    assert len(case["prompts"]) == 12
     assert case["stops"] is True
     assert (folder / "model.safetensors").exists()
     assert (folder / "tokenizer.json").exists()

@@ -3,7 +3,7 @@
     python benchmarks/learning.py FOLDER [--algorithms NAME …] [--envs ID …] [--policies tiny tiny-seq2seq] [--seeds N]
         [--jobs N] [--split test] [--control] [--data ROOT] [--device cpu]
 
-By default the algorithms are those whose presets were chosen by such runs; `--algorithms all` takes every one. DPO and
+By default the algorithms are the seven that the library began with; `--algorithms all` takes every one. DPO and
 IPO learn given pairs, so their environment is tril/HH-v0 alone. `--data` takes published data in place of the embedded
 ones, with `--preset small`: ROOT has the folders commongen, imdb and tldr, each with train, validation and test files.
 
@@ -62,7 +62,7 @@ from tril_gym.agents.tiny import gather_references
 from tril_gym.experiment import evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import RunConfig
-from tril_gym.experiment.environments import make_envs, pretraining_envs
+from tril_gym.experiment.environments import evaluation_data, make_envs, pretraining_envs
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
@@ -72,15 +72,7 @@ from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
 from tril_gym.wrappers.vector import base_attribute
 
-MEASURED = (
-    "bc",
-    "ppo",
-    "ppo-pp",
-    "aggrevated",
-    "lols",
-    "d2lols",
-    "gail",
-)  # those whose presets were chosen by such runs
+SEVEN = ("bc", "ppo", "ppo-pp", "aggrevated", "lols", "d2lols", "gail")
 ENVS = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0", "tril/HH-v0")
 PUBLISHED = {"tril/CommonGen-v0": "commongen", "tril/IMDB-v0": "imdb", "tril/TLDR-v0": "tldr"}  # folders of --data
 POLICIES = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}
@@ -151,10 +143,7 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
     kind = agent_type(cell.algorithm)
     envs, train = (
         make_envs(
-            replace(config, num_envs=count),
-            {"dataset": config.dataset, "split": name},
-            None,
-            fitted=run_folder / "reward",
+            replace(config, num_envs=count), evaluation_data(config, name, None)[0], None, fitted=run_folder / "reward"
         )
         for count, name in ((EXAMPLES, split), (64, "train"))
     )
@@ -209,7 +198,7 @@ def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
 
 def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
     """Return the policy that training began with, sampling as the trained one does."""
-    envs = pretraining_envs(config, {"dataset": config.dataset, "split": "train"}, train)
+    envs = pretraining_envs(config, evaluation_data(config, "train", None)[0], train)
     policy = tiny_policy(envs, kind=POLICIES[config.policy], progress=False, **tiny_settings(config))
     return policy.to(config.device).with_decoding(trained.decoding)
 
@@ -405,7 +394,7 @@ def cells_of(algorithms: Sequence[str], envs: Sequence[str], policies: Sequence[
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="results, logs and run folders")
-    parser.add_argument("--algorithms", nargs="+", default=list(MEASURED), choices=["all", *ALGORITHMS])
+    parser.add_argument("--algorithms", nargs="+", default=list(SEVEN), choices=["all", *ALGORITHMS])
     parser.add_argument("--envs", nargs="+", default=list(ENVS), choices=ENVS)
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
     parser.add_argument("--seeds", type=int, default=2, help="seeds of each cell: 0 to N-1")

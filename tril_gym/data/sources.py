@@ -192,7 +192,8 @@ def _part_once(examples: NoCopy, start: float, stop: float) -> Examples:
     # With another hash than that of `is_held_out`, so that a part of what is not held out has its share.
     shares = (_hashed(f"part {prompt}") / 2**64 for prompt in whole.prompts())
     source = f"part {start:g} to {stop:g} of {whole.source}"
-    return Examples.select(whole, [start <= share < stop for share in shares], source=source, held_out=whole.held_out)
+    part: Examples = whole.select([start <= share < stop for share in shares], source=source, held_out=whole.held_out)
+    return part
 
 
 def file_of_split(folder: Path, split: str) -> Path:

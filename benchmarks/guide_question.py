@@ -89,9 +89,9 @@ def guide_named(name: str | None, options: argparse.Namespace) -> Guide | None:
         return Guide.references()
     envs = make_envs(options.data, options.texts)
     if name == "useless":
-        return Guide(tiny_policy(envs, samples=0).to(options.device))
+        return Guide(tiny_policy(envs, samples=0, device=options.device))
     good = NETWORK | PRETRAINING | GOOD | options.pretraining
-    return Guide(tiny_policy(envs, **good).to(options.device), temperature=0.3, top_p=0.92)
+    return Guide(tiny_policy(envs, device=options.device, **good), temperature=0.3, top_p=0.92)
 
 
 def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -102,7 +102,8 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     imitated, envs = (make_envs(options.data, options.texts, part=part) for part in parts)
     test = make_envs(options.data, options.examples, split="test")
     sizes = NETWORK | PRETRAINING | {"samples": round(share * PRETRAINING["samples"])} | options.pretraining
-    first, policy = (tiny_policy(imitated, **sizes, seed=seed % FIRST_POLICIES).to(options.device) for _ in range(2))
+    sizes |= {"seed": seed % FIRST_POLICIES}
+    first, policy = (tiny_policy(imitated, device=options.device, **sizes) for _ in range(2))
     kind = agent_type(algorithm)
     common = {} if algorithm == "bc" else ACTOR_CRITIC | {"lr_iterations": options.iterations}
     guide = guide_named(guide_name, options)

@@ -199,8 +199,8 @@ def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
 def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
     """Return the policy that training began with, sampling as the trained one does."""
     envs = pretraining_envs(config, evaluation_data(config, "train", None)[0], train)
-    policy = tiny_policy(envs, kind=POLICIES[config.policy], progress=False, **tiny_settings(config))
-    return policy.to(config.device).with_decoding(trained.decoding)
+    settings = tiny_settings(config) | {"device": config.device}
+    return tiny_policy(envs, kind=POLICIES[config.policy], progress=False, **settings).with_decoding(trained.decoding)
 
 
 def continued_imitation(config: RunConfig, train: VectorEnv, trained: LMPolicy, seconds: float) -> LMPolicy:
@@ -223,7 +223,7 @@ def reference_repetition(envs: VectorEnv) -> float:
 def reference_likelihoods(policy: LMPolicy, envs: VectorEnv) -> list[float]:
     """Return the log-likelihood of each of some references, in nats per token."""
     texts = gather_references(envs, TextLayout.of(envs), EXAMPLES, seed=0)
-    logprobs = policy.plain_logprobs(texts).double().where(texts.is_token, 0.0)  # (B, T)
+    logprobs = policy.plain_logprobs(texts).cpu().double().where(texts.is_token, 0.0)  # (B, T)
     found: list[float] = (logprobs.sum(1) / texts.is_token.sum(1)).tolist()
     return found
 
@@ -232,7 +232,7 @@ def reference_likelihoods(policy: LMPolicy, envs: VectorEnv) -> list[float]:
 def reference_nll(policy: LMPolicy, envs: VectorEnv) -> float:
     """Return the negative log-likelihood of references in nats per token, the mean over all tokens."""
     texts = gather_references(envs, TextLayout.of(envs), EXAMPLES, seed=0)
-    return float(-policy.plain_logprobs(texts)[texts.is_token].mean())
+    return float(-policy.plain_logprobs(texts).cpu()[texts.is_token].mean())
 
 
 def discriminator_accuracy(policy: LMPolicy, train: VectorEnv, held_out: VectorEnv) -> float:

@@ -19,7 +19,7 @@ from seven import SEVEN
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym import rewards
-from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories
+from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout, Trajectories, tiny_policy
 from tril_gym.agents.collection.collector import collect
 from tril_gym.cli import main
 from tril_gym.envs.toy import toy_tokenizer
@@ -109,6 +109,21 @@ class TestWriting:
         actions, _ = agent.predict(observations)
         drawn, _ = agent.predict(observations, deterministic=False, generator=generator())
         assert actions.shape == drawn.shape == (8,)
+
+
+class TestTiny:
+    @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+    def test_pretraining_is_that_of_the_cpu(self, kind, monkeypatch, tmp_path):
+        monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path))
+        envs, settings = gym.make_vec("tril/Toy-v0", num_envs=8), {"samples": 256, "epochs": 2, "width": 16}
+        mine, theirs = (tiny_policy(envs, kind=kind, device=device, **settings) for device in (DEVICE, "cpu"))
+        texts, found = ragged_texts(8, vocab_size=16), []
+        for policy in (mine, theirs, tiny_policy(envs, kind=kind, **settings | {"samples": 0})):
+            with torch.no_grad():
+                found.append(policy.plain_logprobs(texts).cpu()[texts.is_token])
+        assert mine.device.type == torch.device(DEVICE).type
+        assert float((found[0] - found[1]).abs().mean()) < 0.01
+        assert float((found[0] - found[2]).abs().mean()) > 0.1
 
 
 class TestAttention:

@@ -82,25 +82,36 @@ class TinySettings:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads} heads")
 
 
-def tiny_policy(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> LMPolicy:
+def tiny_policy(
+    envs: VectorEnv, *, kind: str = "causal", progress: bool = True, device: str = "cpu", **settings: Any
+) -> LMPolicy:
     """Return a small transformer for this environment, pretrained on its references.
 
     Args:
         envs: an environment with a tokenizer, and with references unless `samples=0`.
         kind: "causal" or "seq2seq".
         progress: show a progress bar on a terminal during pretraining.
+        device: where it is pretrained, and where it is then. A GPU rounds differently, so its weights are others.
         settings: fields of `TinySettings`.
 
     Raises:
         ValueError: an unknown kind, or an environment without tokenizer or references.
     """
-    return _tiny(envs, kind, settings_of(kind, settings), progress=progress)
+    if kind not in ("causal", "seq2seq"):
+        raise ValueError(f'kind must be "causal" (tiny) or "seq2seq" (tiny-seq2seq), got {kind!r}')
+    layout, chosen = TextLayout.of(envs), settings_of(kind, settings)
+    if layout.tokenizer is None:
+        raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
+    policy = LMPolicy(_build_model(kind, layout, chosen), layout.tokenizer)
+    if chosen.samples:
+        texts = gather_references(envs, layout, chosen.samples, chosen.seed)
+        policy = _pretrained(policy, texts, kind, chosen, torch.device(device), progress)
+    return policy.to(device)
 
 
-def tiny_guide(envs: VectorEnv, *, kind: str = "causal", progress: bool = True, **settings: Any) -> Guide:
+def tiny_guide(envs: VectorEnv, **arguments: Any) -> Guide:
     """Return the tiny policy as a guide, sampled at a low temperature; arguments as of `tiny_policy`."""
-    policy = _tiny(envs, kind, settings_of(kind, settings), progress=progress)
-    return Guide(policy, temperature=GUIDE_TEMPERATURE, top_p=GUIDE_TOP_P)
+    return Guide(tiny_policy(envs, **arguments), temperature=GUIDE_TEMPERATURE, top_p=GUIDE_TOP_P)
 
 
 def settings_of(kind: str, given: Mapping[str, Any]) -> TinySettings:
@@ -108,30 +119,19 @@ def settings_of(kind: str, given: Mapping[str, Any]) -> TinySettings:
     return TinySettings(**(OF_KIND.get(kind, {}) | dict(given)))
 
 
-def _tiny(envs: VectorEnv, kind: str, settings: TinySettings, *, progress: bool) -> LMPolicy:
-    if kind not in ("causal", "seq2seq"):
-        raise ValueError(f'kind must be "causal" (tiny) or "seq2seq" (tiny-seq2seq), got {kind!r}')
-    layout = TextLayout.of(envs)
-    if layout.tokenizer is None:
-        raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
-    policy = LMPolicy(_build_model(kind, layout, settings), layout.tokenizer)
-    if settings.samples:
-        texts = gather_references(envs, layout, settings.samples, settings.seed)
-        policy = _pretrained(policy, texts, kind, settings, progress)
-    return policy
-
-
-def _pretrained(policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, progress: bool) -> LMPolicy:
+def _pretrained(
+    policy: LMPolicy, texts: Texts, kind: str, settings: TinySettings, device: torch.device, progress: bool
+) -> LMPolicy:
     """Return the pretrained policy, from the cache if possible."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     def build(folder: Path) -> None:
         with cpu_threads(settings.threads):
-            _pretrain(policy, texts, settings, f"pretraining of the tiny {kind} model" if progress else None)
+            _pretrain(policy.to(device), texts, settings, f"pretraining of the tiny {kind} model" if progress else None)
         with without_progress_bars():
             policy.model.save_pretrained(folder)
 
-    folder = cached_folder(f"tiny-{kind}", _key(kind, policy, settings, texts), build)
+    folder = cached_folder(f"tiny-{kind}", _key(kind, policy, settings, texts, device), build)
     loader = AutoModelForCausalLM if kind == "causal" else AutoModelForSeq2SeqLM
     with without_progress_bars():
         return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
@@ -236,14 +236,14 @@ def _progress(title: str | None, total: int) -> Iterator[Callable[[int], None]]:
         yield show
 
 
-def _key(kind: str, policy: LMPolicy, settings: TinySettings, texts: Texts) -> str:
+def _key(kind: str, policy: LMPolicy, settings: TinySettings, texts: Texts, device: torch.device) -> str:
     """Return a hash of everything that the trained weights depend on, such as those before training."""
     import transformers
 
     about = asdict(settings) | {"kind": kind, "vocab_size": policy.vocab_size}
     # The shapes determine the number of positions of the model.
     about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
-    about |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    about |= {"torch": torch.__version__, "transformers": transformers.__version__, "device": device.type}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     weights = policy.model.state_dict().values()
     for tensor in (texts.prompts, texts.is_prompt, texts.tokens, texts.is_token, *weights):

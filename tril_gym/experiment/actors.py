@@ -92,16 +92,17 @@ def policy_for_envs(config: RunConfig, envs: VectorEnv) -> LMPolicy:
     """Return a tiny policy for an environment."""
     from tril_gym.agents.tiny import tiny_policy
 
-    return _as_chosen(config, tiny_policy(envs, kind=TINY[config.policy], **tiny_settings(config)))
+    policy = tiny_policy(envs, kind=TINY[config.policy], device=config.device, **tiny_settings(config))
+    return _as_chosen(config, policy)
 
 
 def _as_chosen(config: RunConfig, tiny: LMPolicy) -> LMPolicy:
-    """Return a tiny model on the device and in the precision of the settings."""
+    """Return a tiny model in the precision of the settings."""
     import torch
 
     if config.dtype is not None:
         tiny.model.to(getattr(torch, config.dtype))
-    return tiny.to(config.device)
+    return tiny
 
 
 def add_lora(config: RunConfig, policy: LMPolicy) -> LMPolicy:
@@ -170,7 +171,8 @@ def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy
     from tril_gym.agents.tiny import tiny_guide
 
     if name in TINY:
-        return _as_chosen(config, tiny_guide(envs, kind=TINY[name], **tiny_settings(config)).policy)
+        guide = tiny_guide(envs, kind=TINY[name], device=config.device, **tiny_settings(config))
+        return _as_chosen(config, guide.policy)
     if name == config.policy:  # already loaded; with LoRA not even its weights are copied
         return policy.frozen_copy()
     return LMPolicy.from_pretrained(name).to(config.device)

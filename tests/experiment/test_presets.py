@@ -43,12 +43,12 @@ def tables(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def unknown(content: dict[str, Any]) -> list[str]:
     """Return keys of a preset that are no settings."""
-    sections = {"run", "tiny", "algorithms"}
+    sections = {"run", "tiny", "guide", "algorithms"}
     found = [key for key in content if key not in sections | {"help", "envs", "policies"}]
     found += [key for own in tables(content)[1:] for key in own if key not in sections | {"policies"}]
     found += [env for env in content.get("envs", {}) if env not in ENVS]
     for table in tables(content):
-        found += [key for key in table.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
+        found += unknown_sizes(table)
         found += [key for key in table.get("run", {}) if key not in options("ppo")]
         for algorithm, numbers in table.get("algorithms", {}).items():
             found += unknown_hyperparameters(algorithm, numbers)
@@ -60,10 +60,15 @@ def unknown_hyperparameters(algorithm: str, numbers: dict[str, Any]) -> list[str
         return [algorithm]
     hyperparameters = {field.name for field in fields(agent_type(algorithm).config_type)}
     return (
-        [key for key in numbers if key not in hyperparameters | {"run", "tiny"}]
+        [key for key in numbers if key not in hyperparameters | {"run", "tiny", "guide"}]
         + [key for key in numbers.get("run", {}) if key not in options(algorithm)]
-        + [key for key in numbers.get("tiny", {}) if key not in TinySettings.__dataclass_fields__]
+        + unknown_sizes(numbers)
     )
+
+
+def unknown_sizes(table: dict[str, Any]) -> list[str]:
+    sizes = [*table.get("tiny", {}), *table.get("guide", {})]
+    return [key for key in sizes if key not in TinySettings.__dataclass_fields__]
 
 
 def options(algorithm: str) -> set[str]:
@@ -84,6 +89,7 @@ def test_every_key_is_a_setting(name):
         ({"envs": {"tril/TLDR-v0": {"algorithms": {"bc": {"clip_range": 0.2}}}}}, "clip_range"),
         ({"algorithms": {"ppo": {"run": {"polciy": "gpt2"}}}}, "polciy"),
         ({"algorithms": {"ppo": {"tiny": {"sampels": 3}}}}, "sampels"),
+        ({"algorithms": {"gkd": {"guide": {"epohcs": 3}}}}, "epohcs"),
         ({"algorithms": {"ppo++": {}}}, "ppo++"),
         ({"run": {"learning_rate": 1e-5}}, "learning_rate"),
         ({"envs": {"tril/IMDB": {}}}, "tril/IMDB"),

@@ -29,10 +29,14 @@ from tril_gym.models import causal_decoder
 from tril_gym.utils.profiler import CudaMemory, ProcessMemory, Timer, memory_meter
 
 DEVICE = os.environ.get("TRIL_GYM_TEST_DEVICE", "cuda")
-pytestmark = pytest.mark.skipif(
-    DEVICE != "cpu" and not torch.cuda.is_available(),
-    reason="there is no CUDA device; TRIL_GYM_TEST_DEVICE=cpu runs these tests on a CPU",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        DEVICE != "cpu" and not torch.cuda.is_available(),
+        reason="there is no CUDA device; TRIL_GYM_TEST_DEVICE=cpu runs these tests on a CPU",
+    ),
+    pytest.mark.filterwarnings("ignore:all weights of .* are trained in bfloat16"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores"),  # the compiler's advice
+]
 
 TOLERANCE = 1e-3  # nats, float32
 HALF_TOLERANCE = 0.1  # nats on average, bfloat16

@@ -171,7 +171,8 @@ def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy
     from tril_gym.agents.tiny import tiny_guide
 
     if name in TINY:
-        guide = tiny_guide(envs, kind=TINY[name], device=config.device, **tiny_settings(config))
+        settings = tiny_settings(config, of_guide=True)
+        guide = tiny_guide(envs, kind=TINY[name], device=config.device, **settings)
         return _as_chosen(config, guide.policy)
     if name == config.policy:  # already loaded; with LoRA not even its weights are copied
         return policy.frozen_copy()

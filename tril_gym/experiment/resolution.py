@@ -161,11 +161,12 @@ def _guide_settings(config: RunConfig) -> dict[str, Any]:
     return {"guide": guide} | defaults | given
 
 
-def tiny_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the size and pretraining of tiny models: fields of `TinySettings`, `samples` among them."""
+def tiny_settings(config: RunConfig, *, of_guide: bool = False) -> dict[str, Any]:
+    """Return the size and pretraining of a tiny policy or guide: fields of `TinySettings`, `samples` among them."""
     from tril_gym.agents.tiny import TinySettings
 
-    settings = presets.load(config.preset, config.env, config.algorithm, config.policy).tiny
+    preset = presets.load(config.preset, config.env, config.algorithm, config.policy)
+    settings = preset.tiny | (preset.guide if of_guide else {})
     if config.tiny_samples is not None:
         settings = settings | {"samples": config.tiny_samples}
     if config.pretrain_seconds is not None:

@@ -3,8 +3,9 @@
 help:        one line
 run:         fields of `RunConfig`
 tiny:        size and pretraining of tiny policies and guides
-algorithms:  hyperparameters by algorithm; beside them, under `run` and `tiny`, what differs for this algorithm
-envs:        the last three again by environment id; they win over the general ones
+guide:       what differs from `tiny` for tiny guides
+algorithms:  hyperparameters by algorithm; beside them, under `run`, `tiny` and `guide`, what differs for this algorithm
+envs:        all of these again by environment id; they win over the general ones
 policies:    the same by policy, such as "tiny-seq2seq"; they win over all others
 """
 
@@ -27,6 +28,7 @@ class Preset:
     help: str
     run: dict[str, Any] = field(default_factory=dict)
     tiny: dict[str, Any] = field(default_factory=dict)
+    guide: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,9 +51,8 @@ def load(name: str, env: str | None = None, algorithm: str | None = None, policy
     content = _over(content, content.get("envs", {}).get(env, {}))
     content = _over(content, content.get("policies", {}).get(policy, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))
-    run = _over(content.get("run", {}), hyperparameters.pop("run", {}))
-    tiny = _over(content.get("tiny", {}), hyperparameters.pop("tiny", {}))
-    return Preset(name, content["help"], run, tiny, hyperparameters)
+    parts = {part: _over(content.get(part, {}), hyperparameters.pop(part, {})) for part in ("run", "tiny", "guide")}
+    return Preset(name, content["help"], **parts, hyperparameters=hyperparameters)
 
 
 def read(name: str) -> dict[str, Any]:

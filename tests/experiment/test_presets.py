@@ -411,6 +411,13 @@ def test_a_guide_may_sample_its_whole_distribution(stand_ins):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("algorithm", "shared"), [("ppo-pp", True), ("dagger", False), ("gkd", False)])
+def test_a_tiny_guide_may_be_pretrained_otherwise_than_the_policy(algorithm, shared):
+    agent = build_run(configure(algorithm, env="tril/CommonGen-v0", num_envs=2, tiny_samples=32)).agent
+    mine, theirs = (actor.language_model.state_dict() for actor in (agent.policy, agent.guide.policy))
+    assert all(mine[name].equal(theirs[name]) for name in mine) == shared
+
+
 def test_a_cell_continues_from_its_checkpoint(stand_ins, tmp_path):
     """The guide shares the policy's base, and the tokenizer is another model's."""
     config = small("tril", "ppo-pp", "tril/TLDR-v0", stand_ins, max_new_tokens=8)

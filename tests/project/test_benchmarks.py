@@ -32,7 +32,9 @@ from side_by_side import Comparison, Sample, Spread, Target
 
 from tril_gym.agents import tiny_policy
 from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.experiment.text_quality import words_of_examples
 from tril_gym.experiment.verdict import verdict_of
+from tril_gym.wrappers.vector import base_attribute
 
 
 @pytest.fixture(autouse=True)
@@ -526,6 +528,21 @@ class TestLearning:
         about = {"likelihood": {"standard_errors": 30.0}, "reference_repetition": of_references}
         result = self.result(algorithm="bc", repetition=0.025, **about)
         assert learning.summary([result])["broken"] == broken
+
+    @pytest.mark.parametrize(("of_references", "broken"), [(0.25, []), (0.2, ["unknown words"])])
+    def test_texts_may_have_as_many_unknown_words_as_references(self, of_references, broken):
+        result = self.result(unknown=0.24, reference_unknown_words=of_references)
+        assert learning.summary([result])["broken"] == broken
+
+    def test_unknown_words_of_references(self):
+        held_out = gym.make_vec("tril/CommonGen-v0", num_envs=32, split="test")
+        words = words_of_examples(base_attribute(held_out, "examples"))
+        found = [learning.reference_unknown_words(held_out, known) for known in (words, words - {"a"}, ())]
+        assert found[0] == 0 < found[1] < found[2] == 1
+
+    def test_published_data_are_judged_on_more_examples(self, tmp_path):
+        ours, published = learning.Conditions(tmp_path), learning.Conditions(tmp_path, data=tmp_path)
+        assert (ours.examples, published.examples) == (200, 400)
 
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]

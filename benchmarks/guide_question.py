@@ -1,7 +1,7 @@
 """Is a guide worth its texts on real data? PPO against guided algorithms, from the same first policies.
 
     python benchmarks/guide_question.py COMMONGEN FOLDER [--arms NAME …] [--seeds N] [--device cuda] [--iterations N]
-        [--share 0.7]
+        [--share 0.7] [--jobs N]
 
 COMMONGEN is a folder with train, validation and test files of concepts and references. The policy is a decoder of 4.1
 million parameters, pretrained from random weights on the references of 70 % of the prompts (`--share`); three such
@@ -12,7 +12,8 @@ references of the training's prompts, as many as the others write texts, four ti
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
 t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,
-for references, read. Results are kept in FOLDER, one JSON file per run, so an interrupted measurement continues.
+for references, read. Results are kept in FOLDER, one JSON file per run, so an interrupted measurement continues. A GPU
+is shared well by several runs at a time (`--jobs`), each of which waits for Python most of its time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +126,17 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return {"arm": arm, "seed": seed, "seconds": seconds, "worth": worth} | found
 
 
+def measure(what: tuple[str, int], options: argparse.Namespace) -> str | None:
+    """Run one seed of an arm and write its result, unless it is there; return what it says."""
+    arm, seed = what
+    path = options.folder / f"{list(ARMS).index(arm)}_{seed}.json"
+    if path.is_file():
+        return None
+    found = run(arm, seed, options)
+    path.write_text(json.dumps(found, indent=1))
+    return f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}"
+
+
 def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, dict[str, float]]:
     """Return the metrics of greedy and of sampled texts."""
     return evaluate(policy, envs, seed=0, ref_policy=first, count=envs.num_envs).metrics
@@ -173,16 +189,18 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--examples", type=int, default=400, help="of the test split")
     parser.add_argument("--share", type=float, default=0.7, help="of the prompts that the policy imitates first")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--pretraining", type=json.loads, default={}, help="other settings of pretraining, as JSON")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    for seed in range(options.seeds):
-        for number, arm in enumerate(ARMS):
-            path = options.folder / f"{number}_{seed}.json"
-            if arm in options.arms and not path.is_file():
-                found = run(arm, seed, options)
-                path.write_text(json.dumps(found, indent=1))
-                print(f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}", flush=True)
+    runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
+    with ExitStack() as stack:
+        each: Any = map
+        if options.jobs > 1:
+            pool = ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"))
+            each = stack.enter_context(pool).map
+        for sentence in filter(None, each(partial(measure, options=options), runs)):
+            print(sentence, flush=True)
     text = table([json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))])
     print(text)
     return text

@@ -131,12 +131,13 @@ def first_column(page: Path, heading: str) -> list[str]:
 @pytest.fixture
 def _short_pretraining(monkeypatch):
     """Pretrain tiny models on a few texts: whether a page runs does not depend on how well they write."""
-    build = tiny._tiny
+    settings_of = tiny.settings_of
 
-    def short(envs, kind, settings, **more):
-        return build(envs, kind, replace(settings, samples=min(settings.samples, 64)), **more)
+    def short(kind, given):
+        settings = settings_of(kind, given)
+        return replace(settings, samples=min(settings.samples, 64))
 
-    monkeypatch.setattr(tiny, "_tiny", short)
+    monkeypatch.setattr(tiny, "settings_of", short)
 
 
 @pages

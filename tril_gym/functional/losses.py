@@ -172,11 +172,23 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, count: C
 
 @torch.no_grad()
 def clip_fraction(
-    logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    learn: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    count: Count = None,
 ) -> Tensor:
-    """Return the share of tokens whose ρ lies outside [1−ε, 1+ε]: a scalar."""
-    outside = log_ratio(logprobs, old_logprobs, learn).expm1().abs() > clip_range
+    """Return the share of tokens whose ρ lies outside [1−ε, 1+ε_high]: a scalar. By default ε_high is ε."""
+    outside = is_outside(log_ratio(logprobs, old_logprobs, learn), clip_range, clip_range_high)
     return masked_mean(outside.double(), learn, count)
+
+
+def is_outside(log_ratios: Tensor, clip_range: float, clip_range_high: float | None = None) -> Tensor:
+    """Return whether e^x lies outside [1−ε, 1+ε_high], of any shape. By default ε_high is ε."""
+    moved = log_ratios.expm1()
+    return (moved < -clip_range) | (moved > (clip_range if clip_range_high is None else clip_range_high))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.functional.kl import kl_terms
-from tril_gym.functional.losses import Count, clip_ratio, log_ratio
+from tril_gym.functional.losses import Count, clip_ratio, is_outside, log_ratio
 from tril_gym.functional.masked import masked_mean, select
 
 LengthNorm = Literal["token", "text", "constant", "sum"]
@@ -126,12 +126,18 @@ def gspo_loss(
 
 @torch.no_grad()
 def text_clip_fraction(
-    logprobs: Tensor, old_logprobs: Tensor, learn: Tensor, *, clip_range: float, count: Count = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    learn: Tensor,
+    *,
+    clip_range: float,
+    clip_range_high: float | None = None,
+    count: Count = None,
 ) -> Tensor:
-    """Return the share of texts whose ratio s, of `gspo_loss`, lies outside [1−ε, 1+ε]: a scalar."""
+    """Return the share of texts whose ratio s, of `gspo_loss`, lies outside [1−ε, 1+ε_high]: a scalar."""
     lengths = learn.sum(1)
-    moved = log_ratio(logprobs, old_logprobs, learn).sum(1) / lengths.clamp(min=1)
-    return masked_mean(moved.expm1().abs() > clip_range, lengths > 0, count)
+    means = log_ratio(logprobs, old_logprobs, learn).sum(1) / lengths.clamp(min=1)
+    return masked_mean(is_outside(means, clip_range, clip_range_high), lengths > 0, count)
 
 
 def apa_loss(

@@ -134,12 +134,6 @@ def test_values_are_kept_by_example():
     assert {name: agent.learner.values[name] for name in values} == values
 
 
-def test_distillation_needs_a_guide_with_distributions():
-    kind = agent_type("gkd")
-    with pytest.raises(ValueError, match=r"must be a language model with the environment's tokenizer, got Guide.ref"):
-        kind(toy_policy(), "references", toy_envs(4), kind.config_type(check_model=False))
-
-
 class TestPPG:
     def test_without_epochs_of_the_auxiliary_phase_it_is_ppo(self):
         phasic, plain = agent_of("ppg", auxiliary_epochs=0), agent_of("ppo", epochs=1)
@@ -157,6 +151,20 @@ class TestPPG:
         (row,) = history(moved, 1)
         assert row["auxiliary/kl"] > 1e-12
         assert (weights(moved) - weights(plain)).abs().max() > 1e-4
+
+
+class TestALoL:
+    def test_without_a_value_it_is_behaviour_cloning_where_all_rewards_are_1(self):
+        """Its loss is a mean over texts in place of tokens, which Adam's first step does not see."""
+        one_step = {"episodes_per_iteration": 16, "minibatch_size": 16, "epochs": 1}
+        weighted = agent_of("a-lol", variant="ref_free", value_texts=0, **one_step)
+        cloned = agent_of("bc", **one_step)
+        (row,), _ = history(weighted, 1), history(cloned, 1)
+        assert row["reward/mean"] == 1
+        torch.testing.assert_close(weights(weighted), weights(cloned), rtol=0, atol=1e-7)
+        with_value = agent_of("a-lol", variant="ref_free", **one_step)  # the control
+        history(with_value, 1)
+        assert (weights(with_value) - weights(cloned)).abs().max() > 1e-4
 
 
 # One of each loss in `make test`; a task's matrix has an encoder-decoder for half of the others.

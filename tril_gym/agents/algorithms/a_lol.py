@@ -4,7 +4,9 @@ Baheti et al. 2024, "Leftover Lunch": https://arxiv.org/abs/2305.14718
 A text is one action with advantage A = R − V(x); texts with A ≤ 0 are left out, in every variant.
 
 Differs from the paper: V(x) is the mean reward of the reference policy's texts for the same prompt, not a head fitted
-to the validation prompts, which leaks their rewards into training. Known property: "kl" is "ref_free" with A − β for A.
+to the validation prompts, which leaks their rewards into training.
+Known properties: "kl" is "ref_free" with A − β for A. With `value_texts` 0, V is 0, and "ref_free" is behaviour cloning
+weighted by rewards (the paper's wBC; with "ratio" it is R-LoL), so plain behaviour cloning where all rewards are 1.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class ALoLConfig(PolicyConfig):
     kl_coef: float = config_field(
         0.0, "β of the variant kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
     )
-    value_texts: int = config_field(4, "Texts of the reference policy whose mean reward is V(x)", minimum=1)
+    value_texts: int = config_field(4, "Texts of the reference policy whose mean reward is V(x); 0: V is 0", minimum=0)
     draw_by_advantage: bool = config_field(
         False, "Draw texts with probabilities proportional to A; with the weight A of the loss they count by A²"
     )
@@ -69,8 +71,8 @@ class ALoLConfig(PolicyConfig):
 
     @property
     def baseline_texts(self) -> BaselineTexts:
-        """Return the reference policy's texts of the same prompt, for V(x)."""
-        return BaselineTexts("prompt", self.value_texts)
+        """Return the reference policy's texts of the same prompt, for V(x), if there are any."""
+        return BaselineTexts("prompt", self.value_texts) if self.value_texts else super().baseline_texts
 
 
 class ALoL(FromReferences):

@@ -4,6 +4,8 @@ Brantley et al. 2025, "Accelerating RL for LLM Reasoning with Optimal Advantage 
 https://arxiv.org/abs/2505.20686
 V*(x) = β₁ log mean e^{r/β₁} over texts of π_ref; then one text of the policy a prompt, and the loss
 (β₂ (log π − log π_ref) − (r − V*))². Values are kept by example, so that equal prompts of different examples differ.
+
+Known property: with β₁ = β₂ and many texts the loss is 0 exactly at π_ref e^{r/β}/Z.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """CISPO: the ratio is a weight of the gradient; the weight is clipped, so that every token keeps a gradient.
 
 MiniMax 2025, section 3.1: https://arxiv.org/abs/2506.13585
+
+Known property: nothing holds a step back once the weight is clipped, so many passes over a batch move far.
 """
 
 from __future__ import annotations

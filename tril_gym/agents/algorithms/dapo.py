@@ -4,6 +4,7 @@ Yu et al. 2025: https://arxiv.org/abs/2503.14476
 
 Differs from the paper: groups without signal are left out, not replaced by others; the reward of long texts is the
 environment's, which a reward term can shape.
+Known property: the mean is over all tokens of a minibatch, so long texts weigh more than short ones.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Distilling(GuidedAgent):
 
     def _checked_guide(self, guide: Any) -> Actor | None:
         found = super()._checked_guide(guide)
-        check_teacher(found, self.layout)
+        check_teacher(found, self.layout, self.config.loss)
         return found
 
     def plan(self, iteration: int) -> Plan:

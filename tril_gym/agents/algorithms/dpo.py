@@ -1,6 +1,7 @@
 """DPO: a preference is likelier, the more the policy raises the preferred text above the reference policy's odds.
 
 Rafailov et al. 2023, eq. 7: https://arxiv.org/abs/2305.18290
+Known properties: before the first step the loss is log 2; what both texts begin with has no gradient.
 
 Log-probabilities are summed, never averaged; there is no dropout. Those of the reference policy are computed once for
 each text. Both log-ratios are logged apart, since both may fall; the KL is that of texts which the policy samples.

@@ -5,6 +5,7 @@ It is PPO++ whose guide is the references. With β (`rollin_prob`) 0 it is PPO.
 
 Differs from the paper's code: a rollin may also be empty (`cut` "uniform_from_prompt"), as in its text, so that the
 first token is taught with β = 1 too; neither loss nor KL reads a token that the policy did not write.
+Known property: it maximises the value of the references' states, which are not those of the policy's own texts.
 """
 
 from __future__ import annotations

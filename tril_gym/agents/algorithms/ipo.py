@@ -2,6 +2,8 @@
 
 Azar et al. 2023, eq. 17: https://arxiv.org/abs/2310.12036
 The paper sums over tokens; `loss` "ipo_mean" averages, as TRL does.
+
+Known property: it is REBEL's regression with the reference policy in place of π_old, and rewards of ±½.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Guo et al. 2024: https://arxiv.org/abs/2402.04792
 Texts that are rewarded alike are no pair.
+
+Known property: the order of the rewards counts, not by how much they differ.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """RAFT: of the policy's texts for a prompt the best ones are imitated.
 
-Dong et al. 2023: https://arxiv.org/abs/2304.06767. With one of n texts it is best-of-n, distilled: the KL of these
-texts to the policy is at most log n − (n − 1)/n nats.
+Dong et al. 2023: https://arxiv.org/abs/2304.06767
+
+Known property: with one of n texts it is best-of-n, distilled; the KL of these texts to the policy is at most
+log n − (n − 1)/n nats.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Hu 2025: https://arxiv.org/abs/2501.03262
 The advantage of a token is the sum of its own and all later rewards, whose KL terms differ from token to token.
+
+Known property: no baseline knows the prompt, so all texts of a hard prompt are worse than the batch's mean.
 """
 
 from __future__ import annotations

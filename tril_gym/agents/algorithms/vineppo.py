@@ -4,6 +4,7 @@ Kazemnejad et al. 2024, "VinePPO: Unlocking RL Potential For LLM Reasoning": htt
 All tokens between two states have the same advantage, the change of the value. The environment must be able to restart.
 
 Differs from the paper: states are so many tokens apart, not steps of a derivation.
+Known property: values have no bias, and an iteration writes many times as many texts as it learns from.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ class BehaviourCloning(Learner):
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0
         self.autocast, self.guard = autocast_of(config, policy.device), StepGuard(config.skip_nonfinite)
         self.ranks = ALONE
-        # The loss of texts divided by a count; by default the negative log-likelihood.
-        self.text_loss: Callable[[Texts, int | None], Tensor] = self._likelihood
+        # The loss per token of texts, their labels and the tokens to divide by; by default the negative log-likelihood.
+        self.text_loss: Callable[[Texts, Tensor | None, int | None], Tensor] = self._likelihood
         if config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
 
@@ -59,17 +59,25 @@ class BehaviourCloning(Learner):
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""
-        texts, config = trajectories.texts, self.config
+        return self.learn(trajectories.texts, None, generator=generator, timer=timer)
+
+    def learn(self, texts: Texts, labels: Tensor | None, *, generator: torch.Generator, timer: Timer) -> Metrics:
+        """Learn for an iteration from texts, or in their states from other tokens, `labels` (B, T)."""
+        config = self.config
         set_learning_rate(self.optimizer, config.learning_rate * config.learning_rate_factor(self.iteration))
         with timer.time("learn"):
             parts = minibatches(len(texts), epochs=config.epochs, size=config.minibatch_size, generator=generator)
-            steps = [metrics for rows in parts if (metrics := self.step(texts[rows]))]
+            steps = [metrics for rows in parts if (metrics := self.step(texts[rows], _of_rows(labels, rows)))]
         self.iteration += 1
         means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
         return means | self.guard.skipped_since_last()
 
-    def step(self, texts: Texts) -> Metrics:
+    def step(self, texts: Texts, labels: Tensor | None = None) -> Metrics:
         """Take one optimizer step on a minibatch and return its metrics; none where the step was skipped.
+
+        Args:
+            texts: the minibatch.
+            labels: (B, T) tokens to learn in place of the texts' own.
 
         Raises:
             NonFiniteError: the loss or the gradient norm is not finite, and no further step may be skipped.
@@ -77,9 +85,12 @@ class BehaviourCloning(Learner):
         nats, share = 0.0, torch.arange(len(texts))[self.ranks.share(len(texts))]
         self.optimizer.zero_grad()
         for rows in share.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(texts)))):
-            part = texts[rows] if len(rows) else texts[torch.tensor([0])].without_tokens()
+            has_none = not len(rows)  # a process takes part in every gradient
+            rows = torch.tensor([0]) if has_none else rows
+            part = texts[rows].without_tokens() if has_none else texts[rows]
             with self.autocast():
-                loss = self.loss(part.trimmed().to(self.policy.device), count=int(texts.lengths.sum()))
+                learned, count = part.trimmed().to(self.policy.device), int(texts.lengths.sum())
+                loss = self.text_loss(learned, _of_rows(labels, rows), count)
             loss.backward()
             nats += float(loss.detach())
         self.ranks.sum_gradients(self.policy.parameters())
@@ -90,16 +101,7 @@ class BehaviourCloning(Learner):
         self.optimizer.step()
         return metrics
 
-    def loss(self, texts: Texts, *, count: int | None = None) -> Tensor:
-        """Return the loss in nats per token, a scalar.
-
-        Args:
-            texts: the texts to learn.
-            count: tokens to divide by, if these texts are a part of more; by default their own.
-        """
-        return self.text_loss(texts, count)
-
-    def _likelihood(self, texts: Texts, count: int | None) -> Tensor:
+    def _likelihood(self, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
         return nll_loss(self.policy.plain_logprobs(texts), texts.is_token, count=count)
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,3 +117,7 @@ class BehaviourCloning(Learner):
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.iteration = state["schedule"]["iteration"]
         self.guard.load_state_dict(state["guard"])
+
+
+def _of_rows(labels: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if labels is None else labels[rows]

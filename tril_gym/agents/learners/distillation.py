@@ -1,11 +1,14 @@
-"""Distillation: the policy learns what a guide, a language model, would write next in every state of a text.
+"""Distillation: the policy learns what a guide would write next in every state of a text.
 
-The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own.
+The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own. A language
+model says what it would write in any state. A reference says its own token at the same place, whatever the text has
+before it, as in "data as demonstrator" (Venkatraman et al. 2015); beyond its end there is no label.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -44,16 +48,21 @@ class DistillationConfig(OptimizerConfig):
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
 
-def check_teacher(guide: Any, layout: TextLayout) -> Guide:
-    """Return a guide whose distributions can be read.
+def check_teacher(guide: Any, layout: TextLayout, loss: str) -> Guide | References:
+    """Return a guide that can say what comes next.
 
     Raises:
-        ValueError: it is no language model, or one of another vocabulary.
+        ValueError: it is neither the references nor a language model with this vocabulary, or the loss asks for
+            distributions of the references.
     """
+    if isinstance(guide, References):
+        if loss != "label":
+            raise ValueError(f"references name tokens, not distributions, which loss {loss} reads; use dagger")
+        return guide
     if not isinstance(guide, Guide) or guide.reads_text(layout):
         raise ValueError(
-            f"distillation reads the guide's distributions, so it must be a language model with the environment's"
-            f" tokenizer, got {guide!r}; for other guides use ppo-pp or aggrevated"
+            "distillation asks the guide in every state, so it must be a language model with the environment's"
+            f" tokenizer, or for dagger the references; got {guide!r}; for other guides use ppo-pp or aggrevated"
         )
     return guide
 
@@ -73,12 +82,25 @@ class Distillation(Learner):
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""
-        teacher = check_teacher(plan.rollin, self.layout).policy
-        self.cloning.text_loss = lambda texts, count: self._loss(teacher, texts, count)
-        return self.cloning.update(trajectories, plan, generator=generator, timer=timer)
+        teacher = check_teacher(plan.rollin, self.layout, self.config.loss)
+        texts, labels = trajectories.texts, None
+        if isinstance(teacher, References):
+            references = reference_texts(trajectories, ReferenceTokens(self.layout), generator)
+            texts, labels = replace(texts, is_token=texts.is_token & references.is_token), references.tokens
+            self.cloning.text_loss = self._loss_of_labels
+        else:
+            self.cloning.text_loss = partial(self._loss, teacher.policy)
+        return self.cloning.learn(texts, labels, generator=generator, timer=timer)
 
-    def _loss(self, teacher: LMPolicy, texts: Texts, count: int | None) -> Tensor:
-        """Return the loss per token of the texts, a scalar."""
+    def _loss_of_labels(self, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
+        """Return the negative log-likelihood per token of the labels, a scalar."""
+        assert labels is not None, "references are the labels"
+        labels = labels[:, : texts.tokens.shape[1]].to(self.policy.device)
+        logprobs = logprobs_of(self.policy.language_model.token_logits(texts), labels)
+        return nll_loss(logprobs, texts.is_token, count=count)
+
+    def _loss(self, teacher: LMPolicy, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
+        """Return the loss per token of the teacher's next tokens, a scalar."""
         with torch.no_grad():
             theirs = teacher.language_model.token_logits(texts).to(self.policy.device) / teacher.decoding.temperature
         own, is_token = self.policy.language_model.token_logits(texts), texts.is_token

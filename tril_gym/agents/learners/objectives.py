@@ -8,6 +8,7 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -103,12 +104,13 @@ class ClippedRatio:
         )
 
     def _clip_fraction(self, logprobs: Tensor, part: Experience, learn: Tensor, counts: Counts) -> Tensor:
-        """Return the share of tokens, or of texts, whose ratio is outside the clip."""
+        """Return the share of tokens, or of texts, whose ratio is outside the clip's bounds."""
+        data = logprobs, part.old_logprobs, learn
+        low = math.inf if self.ratio == "weight" else self.clip_range  # a weight has an upper bound only
+        high = self.clip_range_high or self.clip_range
         if self.ratio == "text":
-            return policy_losses.text_clip_fraction(
-                logprobs, part.old_logprobs, learn, clip_range=self.clip_range, count=counts.texts
-            )
-        return losses.clip_fraction(logprobs, part.old_logprobs, learn, clip_range=self.clip_range, count=counts.learn)
+            return policy_losses.text_clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.texts)
+        return losses.clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.learn)
 
 
 @dataclass(frozen=True, kw_only=True)

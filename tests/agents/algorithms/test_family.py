@@ -153,6 +153,29 @@ class TestPPG:
         assert (weights(moved) - weights(plain)).abs().max() > 1e-4
 
 
+class TestPairsFromOneState:
+    """REFUEL: the texts of a pair have one rollin of the policy, and what differs between them is learned."""
+
+    @pytest.mark.parametrize("name", ["rebel", "p3o", "online-dpo"])
+    def test_texts_of_a_group_continue_one_text_of_the_policy(self, name):
+        agent = agent_of(name, rollin_prob=1.0)
+        texts = collect(agent.envs, agent.plan(0), episodes=16, generator=generator())
+        for rows in torch.arange(16).view(-1, agent.config.texts_per_prompt):
+            group = texts[rows]
+            rollins = torch.where(group.is_rollin, group.tokens, 0)
+            assert bool((rollins == rollins[0]).all())
+        assert bool(texts.is_rollin.any())
+        (row,) = history(agent, 1)
+        assert 0 < row["rollin/share"] <= 1
+
+    def test_the_rollin_moves_no_loss(self):
+        agent = agent_of("rebel", rollin_prob=1.0)
+        texts = collect(agent.envs, agent.plan(0), episodes=16, generator=generator())
+        assert not bool((texts.learn & texts.is_rollin).any())
+        alone = collect(agent.envs, agent_of("rebel").plan(0), episodes=16, generator=generator())  # the control
+        assert not bool(alone.is_rollin.any())
+
+
 class TestALoL:
     def test_without_a_value_it_is_behaviour_cloning_where_all_rewards_are_1(self):
         """Its loss is a mean over texts in place of tokens, which Adam's first step does not see."""

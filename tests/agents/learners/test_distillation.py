@@ -1,12 +1,13 @@
-"""The labels of distillation: a reference names the token at the same place, a language model its most probable one."""
+"""The labels of distillation: what follows in a reference on a text's last tokens, or a model's most probable token."""
 
 import pytest
 import torch
 from doubles import generator, toy_envs, toy_policy
 
 from tril_gym.agents import Guide, Plan, TextLayout, collect
+from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.agents.algorithms.dagger import DAggerConfig
-from tril_gym.agents.learners.distillation import Distillation
+from tril_gym.agents.learners.distillation import Distillation, next_tokens
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.utils.profiler import Timer
 
@@ -40,16 +41,35 @@ def by_hand(policy, texts, label_of):
     return sum(nats) / len(nats)
 
 
-def test_references_name_the_token_at_the_same_place():
+@pytest.mark.parametrize(
+    ("written", "references", "labels"),
+    [
+        ([5, 6, 7], [[4, 5, 9, 6, 1]], [4, 9, 1]),
+        ([8, 5, 1], [[4, 5, 9, 1]], [4, -1, 9]),  # no reference has an 8
+        ([5, 6, 7], [[6, 2, 5, 6, 3, 1]], [6, 6, 3]),  # two tokens in a row, not one
+        ([6, 5, 5, 6], [[6, 2, 4, 6, 3, 1]], [6, 2, -1, -1]),  # the nearest of two places
+        ([5, 6, 7], [[5, 6], [5, 6, 8]], [5, 6, 8]),  # nothing follows at the first one's end
+        ([5], [[3, 1]], [3]),
+    ],
+)
+def test_next_tokens_by_hand(written, references, labels):
+    assert next_tokens(written, references) == labels
+
+
+def test_a_text_that_is_a_reference_is_its_own_label():
+    assert next_tokens([4, 5, 4, 6, 1], [[7, 1], [4, 5, 4, 6, 1]])[1:] == [5, 4, 6, 1]
+
+
+def test_references_say_what_follows():
     envs, policy = toy_envs(6), toy_policy(dtype=torch.float64)
     layout, texts = TextLayout.of(envs), written(policy, envs)
-
-    def label(row, place):
-        words = texts.infos[row]["references"][0]
-        ids = [*layout.tokenizer(words)["input_ids"], layout.eos_token_ids[0]][: layout.max_new_tokens]
-        return ids[place] if place < len(ids) else None
-
-    expected = by_hand(policy, texts, label)
+    tokenize = ReferenceTokens(layout)
+    labels = [
+        next_tokens(texts.texts.completion_ids(row), [tokenize(text) for text in info["references"]])
+        for row, info in enumerate(texts.infos)
+    ]
+    assert {-1} < {label for row in labels for label in row}
+    expected = by_hand(policy, texts, lambda row, place: None if labels[row][place] < 0 else labels[row][place])
     own = by_hand(policy, texts, lambda row, place: texts.texts.completion_ids(row)[place])
     assert abs(own - expected) > 1e-3  # the control: the labels are not the texts' own tokens
     assert loss_of(policy, texts, Guide.references(), layout) == pytest.approx(expected, abs=1e-9)

@@ -50,13 +50,14 @@ def reference_texts(trajectories: Trajectories, tokenize: ReferenceTokens, gener
     Raises:
         ValueError: an example has no reference.
     """
-    _refuse_missing(trajectories.infos)
+    refuse_missing(trajectories.infos)
     draws = torch.rand(len(trajectories), generator=generator, dtype=torch.float64).tolist()
     pairs = zip(trajectories.infos, draws, strict=True)
     return trajectories.texts.with_completions([tokenize(pick(info["references"], draw)) for info, draw in pairs])
 
 
-def _refuse_missing(infos: Infos) -> None:
+def refuse_missing(infos: Infos) -> None:
+    """Raise `ValueError` if an example has no reference."""
     missing = [info.get("prompt", "?") for info in infos if not info.get("references")]
     if missing:
         raise ValueError(
@@ -85,7 +86,7 @@ class References(Actor):
         """
         if bool(texts.is_token.any()):
             raise ValueError("references can only begin a text, not continue one; roll out with another actor")
-        _refuse_missing(infos)
+        refuse_missing(infos)
         if self._tokens is None or self._tokens.layout != layout:
             self._tokens = ReferenceTokens(layout)
         tokenize = self._tokens

@@ -3,8 +3,7 @@
 Ross et al. 2011, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning":
 https://arxiv.org/abs/1011.0686
 The states are the policy's own, so its mistakes do not compound as in behaviour cloning. The guide is a language model
-or the references, whose token at the same place is then the label (Venkatraman et al. 2015, "Improving Multi-Step
-Prediction of Learned Time Series Models").
+or the references; then the label is what follows in a reference on the text's last tokens, if one has them.
 
 Differs from the paper: an iteration learns from its own texts, not from those of all iterations.
 Known property: only the guide's most probable token counts, so the policy becomes surer than its guide.

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.pair_learning import OnlinePairs
-from tril_gym.agents.learners.pair_config import PreferenceConfig
+from tril_gym.agents.learners.pair_config import PreferenceConfig, SharedRollinConfig
 from tril_gym.utils.config_fields import config_field
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineDPOConfig(PreferenceConfig):
+class OnlineDPOConfig(SharedRollinConfig, PreferenceConfig):
     """The hyperparameters of an update by preferences, and the size of groups."""
 
     texts_per_prompt: int = config_field(2, "Texts of a group, all pairs of which are learned from", minimum=2)

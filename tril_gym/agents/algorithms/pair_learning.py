@@ -53,5 +53,11 @@ class OnlinePairs(Agent):
     """A policy that learns from the differences of its own texts."""
 
     def plan(self, iteration: int) -> Plan:
-        """Return the plan: the policy writes the texts of each group."""
-        return Plan(rollout=self.policy, texts_per_prompt=self.config.texts_per_prompt)
+        """Return the plan: the policy writes the texts of each group, which may begin with one rollin of its own."""
+        config = self.config
+        rollin = {"rollin": self.policy, "rollin_prob": config.rollin_prob, "share_rollin": True}
+        return Plan(
+            rollout=self.policy,
+            texts_per_prompt=config.texts_per_prompt,
+            **(rollin if config.rollin_prob else {}),
+        )

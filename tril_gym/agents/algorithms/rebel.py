@@ -2,7 +2,10 @@
 
 Gao et al. 2024, algorithm 1: https://arxiv.org/abs/2404.16767
 The loss is η² times that of the paper, as in its code: η is a step in nats per reward and must fit the reward's scale.
-The first step is 4η times the policy gradient; with `p3o` instead of `rebel` it is the policy gradient itself.
+Known property: the first step is 4η times the policy gradient; with `p3o` instead of `rebel`, that gradient itself.
+
+With `rollin_prob` both texts of a pair continue the same part of a text of the policy, and only what differs teaches:
+REFUEL (Gao et al. 2024, https://arxiv.org/abs/2410.04612) with tokens in place of turns.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Distillation: the policy learns what a guide would write next in every state of a text.
 
 The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own. A language
-model says what it would write in any state. A reference says its own token at the same place, whatever the text has
-before it, as in "data as demonstrator" (Venkatraman et al. 2015); beyond its end there is no label.
+model says what it would write in any state; references say what follows in them on the text's last tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
-from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
+from tril_gym.agents.actors.references import References, ReferenceTokens, refuse_missing
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -67,6 +67,39 @@ def check_teacher(guide: Any, layout: TextLayout, loss: str) -> Guide | Referenc
     return guide
 
 
+def reference_labels(trajectories: Trajectories, tokenize: ReferenceTokens) -> Tensor:
+    """Return the next token that references name in each state of B texts: (B, T), -1 where they name none.
+
+    Raises:
+        ValueError: an example has no reference.
+    """
+    refuse_missing(trajectories.infos)
+    labels = torch.full_like(trajectories.tokens, -1)
+    for row, info in enumerate(trajectories.infos):
+        found = next_tokens(trajectories.texts.completion_ids(row), [tokenize(text) for text in info["references"]])
+        labels[row, : len(found)] = torch.tensor(found, dtype=labels.dtype)
+    return labels
+
+
+def next_tokens(written: Sequence[int], references: Sequence[Sequence[int]]) -> list[int]:
+    """Return the token that references name before each token of a text, -1 where they name none.
+
+    It is what follows in a reference on the last tokens before it: on as many as any reference has in a row, and of
+    several such places at the nearest one. Before the first token it is the first reference's first one.
+    """
+    labels = [references[0][0], *([-1] * (len(written) - 1))][: len(written)]
+    best = [(0, 0)] * len(written)  # tokens in a row, and minus the distance
+    for reference in references:
+        shared = [0] * len(reference)  # tokens in a row that end before each token of the reference
+        for place in range(1, len(written)):
+            is_last = [token == written[place - 1] for token in reference[:-1]]
+            shared = [0, *((before + 1) * same for before, same in zip(shared, is_last, strict=False))]
+            for at, count in enumerate(shared):
+                if count and (count, -abs(place - at)) > best[place]:
+                    best[place], labels[place] = (count, -abs(place - at)), reference[at]
+    return labels
+
+
 class Distillation(Learner):
     """Trains a policy to continue any state as a guide would; the guide is the plan's rollin actor."""
 
@@ -83,21 +116,20 @@ class Distillation(Learner):
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration."""
         teacher = check_teacher(plan.rollin, self.layout, self.config.loss)
-        texts, labels = trajectories.texts, None
+        labels = None
         if isinstance(teacher, References):
-            references = reference_texts(trajectories, ReferenceTokens(self.layout), generator)
-            texts, labels = replace(texts, is_token=texts.is_token & references.is_token), references.tokens
+            labels = reference_labels(trajectories, ReferenceTokens(self.layout))
             self.cloning.text_loss = self._loss_of_labels
         else:
             self.cloning.text_loss = partial(self._loss, teacher.policy)
-        return self.cloning.learn(texts, labels, generator=generator, timer=timer)
+        return self.cloning.learn(trajectories.texts, labels, generator=generator, timer=timer)
 
     def _loss_of_labels(self, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
         """Return the negative log-likelihood per token of the labels, a scalar."""
         assert labels is not None, "references are the labels"
         labels = labels[:, : texts.tokens.shape[1]].to(self.policy.device)
-        logprobs = logprobs_of(self.policy.language_model.token_logits(texts), labels)
-        return nll_loss(logprobs, texts.is_token, count=count)
+        logprobs = logprobs_of(self.policy.language_model.token_logits(texts), labels.clamp(min=0))
+        return nll_loss(logprobs, texts.is_token & (labels >= 0), count=count)
 
     def _loss(self, teacher: LMPolicy, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
         """Return the loss per token of the teacher's next tokens, a scalar."""

@@ -54,7 +54,20 @@ class OfflinePairConfig(PreferenceConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegressionConfig(RewardConfig):
+class SharedRollinConfig:
+    """Where the texts of a group begin."""
+
+    rollin_prob: float = config_field(
+        0.0,
+        "Probability that the texts of a group begin with one part of a text of the policy, from which they differ:"
+        " with rebel, REFUEL",
+        minimum=0,
+        maximum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionConfig(SharedRollinConfig, RewardConfig):
     """Hyperparameters of an update by the difference of two rewards."""
 
     loss: Literal["rebel", "p3o", "p3o_joint"] = config_field(

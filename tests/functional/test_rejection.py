@@ -66,10 +66,15 @@ def test_pairs_have_the_better_text_first():
 
 
 @pytest.mark.parametrize("n", [2, 4, 16])
-def test_kl_of_best_of_n_is_bounded(n):
+def test_the_best_of_n_has_a_known_distribution_whose_kl_is_bounded(n):
     """KL(best-of-n ‖ π) ≤ log n − (n − 1)/n, exactly computed for distinct rewards."""
     below = PROPOSAL.cumsum(0)
-    best = below**n - torch.cat([torch.zeros(1), below[:-1]]) ** n
+    best = below**n - torch.cat([torch.zeros(1), below[:-1]]) ** n  # the rewards rise with the number of the text
+    rewards, generator = torch.arange(len(PROPOSAL)).double(), torch.Generator().manual_seed(0)
+    texts = torch.multinomial(PROPOSAL.expand(4000, -1), n, replacement=True, generator=generator)
+    chosen = torch.stack([row[best_of(rewards[row], 1)][0] for row in texts])
+    found = torch.bincount(chosen, minlength=len(PROPOSAL)) / len(texts)
+    assert float((found - best).abs().max()) < 0.03
+    assert float((found - PROPOSAL).abs().max()) > 0.1  # the control
     kl = float((best * (best / PROPOSAL).log()).sum())
-    assert kl <= math.log(n) - (n - 1) / n
-    assert kl > 0
+    assert 0 < kl <= math.log(n) - (n - 1) / n

@@ -104,7 +104,11 @@ def test_a_final_rollin_prob_needs_its_iterations(config):
 def test_ppo_pp_warns_of_rollins_in_every_text_only_where_none_is_without():
     with pytest.warns(UserWarning, match="never learns its first token"):
         PPOPlusPlusConfig(rollin_prob=1.0, final_rollin_prob=1.0, rollin_iterations=3)
+    with pytest.warns(UserWarning, match="never learns its first token"):
+        PPOPlusPlusConfig(rollin_prob=1.0, cut="share", cut_share=0.5)
     PPOPlusPlusConfig(rollin_prob=1.0, final_rollin_prob=0.5, rollin_iterations=3)
+    PPOPlusPlusConfig(rollin_prob=1.0, cut="uniform_from_prompt")
+    PPOPlusPlusConfig(rollin_prob=1.0, cut="share", cut_share=0.1)  # of nine tokens none is left
 
 
 @pytest.mark.parametrize("config", [LOLSConfig, D2LOLSConfig])

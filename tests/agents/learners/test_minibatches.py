@@ -46,6 +46,19 @@ def test_similar_lengths_are_grouped_in_random_order():
     assert len(ties) > 1  # texts of one length are shuffled
 
 
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["any", "alike"])
+def test_groups_stay_whole_and_are_shuffled(lengths):
+    found = [
+        rows.tolist()
+        for rows in minibatches(22, epochs=2, size=5, generator=generator(), lengths=lengths, group_size=2)
+    ]
+    pairs = [tuple(rows[at : at + 2]) for rows in found for at in range(0, len(rows), 2)]
+    assert all(first % 2 == 0 and second == first + 1 for first, second in pairs)
+    assert {len(rows) for rows in found} == {2, 4}  # as many whole groups as fit
+    assert sorted(pairs[:11]) == sorted(pairs[11:]) == [(row, row + 1) for row in range(0, 22, 2)]
+    assert pairs[:11] != sorted(pairs[:11])
+
+
 def flat_gradient(learner: ActorCritic) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.policy.parameters() if p.grad is not None])
 

@@ -24,7 +24,7 @@ class PPOPlusPlusConfig(RollinConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_always = self.rollin_prob == 1.0 and self.final_rollin_prob in (None, 1.0)
-        if is_always and self.cut == "uniform":
+        if is_always and (self.cut == "uniform" or (self.cut == "share" and self.cut_share >= 0.5)):
             warnings.warn(
                 "with rollin_prob 1.0 the policy never learns its first token; 0.8 is usual, or cut"
                 " uniform_from_prompt",

@@ -1,8 +1,10 @@
-"""The labels of distillation: what follows in a reference on a text's last tokens, or a model's most probable token."""
+"""The labels of distillation: how a text comes closest to a reference, or a model's most probable token."""
 
+import numpy as np
 import pytest
 import torch
 from doubles import generator, toy_envs, toy_policy
+from nltk.metrics.distance import edit_distance
 
 from tril_gym.agents import Guide, Plan, TextLayout, collect
 from tril_gym.agents.actors.references import ReferenceTokens
@@ -29,38 +31,48 @@ def loss_of(policy, texts, guide, layout, config=ALL):
 
 
 def by_hand(policy, texts, label_of):
-    """Return the negative log-likelihood per label, one state at a time; `label_of` gives None where there is none."""
+    """Return the negative log-likelihood per label, one state at a time."""
     nats = []
     for row in range(len(texts)):
         ids = texts.texts.completion_ids(row)
         logprobs = policy.language_model.token_logits(texts.texts[torch.tensor([row])])[0].log_softmax(-1)
         for place in range(len(ids)):
-            label = label_of(row, place)
-            if label is not None:
-                nats.append(-float(logprobs[place, label].detach()))
+            nats.append(-float(logprobs[place, label_of(row, place)].detach()))
     return sum(nats) / len(nats)
 
 
 @pytest.mark.parametrize(
     ("written", "references", "labels"),
     [
-        ([5, 6, 7], [[4, 5, 9, 6, 1]], [4, 9, 1]),
-        ([8, 5, 1], [[4, 5, 9, 1]], [4, -1, 9]),  # no reference has an 8
-        ([5, 6, 7], [[6, 2, 5, 6, 3, 1]], [6, 6, 3]),  # two tokens in a row, not one
-        ([6, 5, 5, 6], [[6, 2, 4, 6, 3, 1]], [6, 2, -1, -1]),  # the nearest of two places
-        ([5, 6, 7], [[5, 6], [5, 6, 8]], [5, 6, 8]),  # nothing follows at the first one's end
-        ([5], [[3, 1]], [3]),
+        ([4, 5, 9, 1], [[4, 5, 9, 1]], [4, 5, 9, 1]),
+        ([4, 8, 9, 1], [[4, 5, 9, 1]], [4, 5, 9, 1]),  # 8 stands for 5
+        ([4, 9, 7], [[4, 5, 9, 1]], [4, 5, 9]),  # 9 stands for 5, as much as 5 is left out
+        ([8, 4, 5], [[4, 5, 9, 1]], [4, 5, 5]),  # 8 is too much
+        ([3, 6], [[4, 5, 1], [3, 2, 1]], [4, 2]),  # the second reference is closer
+        ([4, 5, 9, 9], [[4, 1]], [4, 1, 1, 1]),  # a text that is longer should end
     ],
 )
 def test_next_tokens_by_hand(written, references, labels):
     assert next_tokens(written, references) == labels
 
 
+def test_a_text_that_follows_the_labels_has_no_more_edits():
+    """From any beginning, the text that the labels write ends as close to the reference as its beginning was."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        reference = [*rng.integers(2, 6, 6).tolist(), 1]
+        text = rng.integers(2, 6, rng.integers(0, 6)).tolist()
+        least = min(edit_distance(text, reference[:at]) for at in range(len(reference)))
+        while not text or text[-1] != 1:
+            text.append(next_tokens([*text, 0], [reference])[-1])
+        assert edit_distance(text, reference) == least
+
+
 def test_a_text_that_is_a_reference_is_its_own_label():
     assert next_tokens([4, 5, 4, 6, 1], [[7, 1], [4, 5, 4, 6, 1]])[1:] == [5, 4, 6, 1]
 
 
-def test_references_say_what_follows():
+def test_references_are_labels():
     envs, policy = toy_envs(6), toy_policy(dtype=torch.float64)
     layout, texts = TextLayout.of(envs), written(policy, envs)
     tokenize = ReferenceTokens(layout)
@@ -68,8 +80,7 @@ def test_references_say_what_follows():
         next_tokens(texts.texts.completion_ids(row), [tokenize(text) for text in info["references"]])
         for row, info in enumerate(texts.infos)
     ]
-    assert {-1} < {label for row in labels for label in row}
-    expected = by_hand(policy, texts, lambda row, place: None if labels[row][place] < 0 else labels[row][place])
+    expected = by_hand(policy, texts, lambda row, place: labels[row][place])
     own = by_hand(policy, texts, lambda row, place: texts.texts.completion_ids(row)[place])
     assert abs(own - expected) > 1e-3  # the control: the labels are not the texts' own tokens
     assert loss_of(policy, texts, Guide.references(), layout) == pytest.approx(expected, abs=1e-9)

@@ -62,7 +62,7 @@ class BehaviourCloning(Learner):
         return self.learn(trajectories.texts, None, generator=generator, timer=timer)
 
     def learn(self, texts: Texts, labels: Tensor | None, *, generator: torch.Generator, timer: Timer) -> Metrics:
-        """Learn for an iteration from texts, or in their states from labels (B, T); -1 is none."""
+        """Learn for an iteration from texts, or in their states from other tokens, labels (B, T)."""
         config = self.config
         set_learning_rate(self.optimizer, config.learning_rate * config.learning_rate_factor(self.iteration))
         with timer.time("learn"):
@@ -77,20 +77,20 @@ class BehaviourCloning(Learner):
 
         Args:
             texts: the minibatch.
-            labels: (B, T) tokens to learn in place of the texts' own; -1: none.
+            labels: (B, T) tokens to learn in place of the texts' own.
 
         Raises:
             NonFiniteError: the loss or the gradient norm is not finite, and no further step may be skipped.
         """
         nats, share = 0.0, torch.arange(len(texts))[self.ranks.share(len(texts))]
-        count = int(texts.lengths.sum() if labels is None else (labels >= 0).sum())
         self.optimizer.zero_grad()
         for rows in share.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(texts)))):
             has_none = not len(rows)  # a process takes part in every gradient
             rows = torch.tensor([0]) if has_none else rows
             part = texts[rows].without_tokens() if has_none else texts[rows]
             with self.autocast():
-                loss = self.text_loss(part.trimmed().to(self.policy.device), _of_rows(labels, rows), count)
+                learned, count = part.trimmed().to(self.policy.device), int(texts.lengths.sum())
+                loss = self.text_loss(learned, _of_rows(labels, rows), count)
             loss.backward()
             nats += float(loss.detach())
         self.ranks.sum_gradients(self.policy.parameters())

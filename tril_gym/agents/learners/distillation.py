@@ -1,11 +1,13 @@
 """Distillation: the policy learns what a guide would write next in every state of a text.
 
 The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own. A language
-model says what it would write in any state; references say what follows in them on the text's last tokens.
+model says what it would write in any state; references say how a text with its beginning would
+come closest to one of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,13 +70,13 @@ def check_teacher(guide: Any, layout: TextLayout, loss: str) -> Guide | Referenc
 
 
 def reference_labels(trajectories: Trajectories, tokenize: ReferenceTokens) -> Tensor:
-    """Return the next token that references name in each state of B texts: (B, T), -1 where they name none.
+    """Return the next token that references name in each state of B texts: (B, T).
 
     Raises:
         ValueError: an example has no reference.
     """
     refuse_missing(trajectories.infos)
-    labels = torch.full_like(trajectories.tokens, -1)
+    labels = torch.zeros_like(trajectories.tokens)
     for row, info in enumerate(trajectories.infos):
         found = next_tokens(trajectories.texts.completion_ids(row), [tokenize(text) for text in info["references"]])
         labels[row, : len(found)] = torch.tensor(found, dtype=labels.dtype)
@@ -82,22 +84,29 @@ def reference_labels(trajectories: Trajectories, tokenize: ReferenceTokens) -> T
 
 
 def next_tokens(written: Sequence[int], references: Sequence[Sequence[int]]) -> list[int]:
-    """Return the token that references name before each token of a text, -1 where they name none.
+    """Return the token that references name before each token of a text.
 
-    It is what follows in a reference on the last tokens before it: on as many as any reference has in a row, and of
-    several such places at the nearest one. Before the first token it is the first reference's first one.
+    It continues the beginning of a reference that takes the fewest edits of what is written before it, so that the
+    text would end with as few in all; of several, the one of most similar length, and the first of these.
+    Sabour et al. 2018, "Optimal Completion Distillation", section 3: https://arxiv.org/abs/1810.01398
     """
-    labels = [references[0][0], *([-1] * (len(written) - 1))][: len(written)]
-    best = [(0, 0)] * len(written)  # tokens in a row, and minus the distance
+    best, labels = [(math.inf, 0)] * len(written), [0] * len(written)  # edits, difference of the lengths
     for reference in references:
-        shared = [0] * len(reference)  # tokens in a row that end before each token of the reference
-        for place in range(1, len(written)):
-            is_last = [token == written[place - 1] for token in reference[:-1]]
-            shared = [0, *((before + 1) * same for before, same in zip(shared, is_last, strict=False))]
-            for at, count in enumerate(shared):
-                if count and (count, -abs(place - at)) > best[place]:
-                    best[place], labels[place] = (count, -abs(place - at)), reference[at]
+        edits = list(range(len(reference)))  # to what is written, from each beginning that something follows on
+        for place, token in enumerate(written):
+            found, label = min(((n, abs(at - place)), reference[at]) for at, n in enumerate(edits))
+            if found < best[place]:
+                best[place], labels[place] = found, label
+            edits = _edits_after(token, edits, reference)
     return labels
+
+
+def _edits_after(token: int, edits: Sequence[int], reference: Sequence[int]) -> list[int]:
+    """Return the edit distances when a further token is written."""
+    after = [edits[0] + 1]
+    for at in range(1, len(edits)):
+        after.append(min(edits[at] + 1, after[-1] + 1, edits[at - 1] + (reference[at - 1] != token)))
+    return after
 
 
 class Distillation(Learner):
@@ -128,8 +137,8 @@ class Distillation(Learner):
         """Return the negative log-likelihood per token of the labels, a scalar."""
         assert labels is not None, "references are the labels"
         labels = labels[:, : texts.tokens.shape[1]].to(self.policy.device)
-        logprobs = logprobs_of(self.policy.language_model.token_logits(texts), labels.clamp(min=0))
-        return nll_loss(logprobs, texts.is_token & (labels >= 0), count=count)
+        logprobs = logprobs_of(self.policy.language_model.token_logits(texts), labels)
+        return nll_loss(logprobs, texts.is_token, count=count)
 
     def _loss(self, teacher: LMPolicy, texts: Texts, labels: Tensor | None, count: int | None) -> Tensor:
         """Return the loss per token of the teacher's next tokens, a scalar."""

@@ -52,14 +52,14 @@ def noise(name):
     return lambda completions: (rng.random(len(completions)) * (name != "a-lol")).tolist()
 
 
-def trained(name, iterations, *, is_control=False):
-    """Return the policy's mean reward before and after."""
+def trained(name, iterations, *, is_control=False, guide=None):
+    """Return the policy's mean reward before and after, with a guide in place of the usual one if one is given."""
     envs = toy_envs(max_new_tokens=4)
     policy, kind = tiny_policy(envs, samples=0, width=32, heads=2), agent_type(name)
     before = value(policy, envs)
     known = {entry.name for entry in fields(kind.config_type)}
     numbers = {key: number for key, number in (NUMBERS | OWN.get(name, {})).items() if key in known}
-    parts = {"guide": guide_of(name, is_control=is_control)} if kind.takes_guide else {}
+    parts = {"guide": guide or guide_of(name, is_control=is_control)} if kind.takes_guide else {}
     if kind.needs_pairs:
         parts["pairs"] = pairs_of(envs, is_control=is_control)
     school = toy_envs(max_new_tokens=4, reward=noise(name)) if is_control else envs
@@ -81,3 +81,8 @@ def test_reward_increases(name):
 def test_without_a_signal_nothing_is_learned(name):
     before, after = trained(name, 6, is_control=True)
     assert after < before + 0.1
+
+
+def test_dagger_learns_from_references():
+    before, after = trained("dagger", 6, guide=Guide.references())
+    assert after > before + 0.15

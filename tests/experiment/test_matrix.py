@@ -69,6 +69,9 @@ OPTIONS = [
         ["--discriminator-level", "token", "--gradient-penalty", "0.1"],
         "discriminator/gradient_penalty",
     ),
+    ("rebel", "TLDR", "tiny", ["--rollin-prob", "0.8"], "rollin/share"),
+    ("dagger", "CommonGen", "tiny-seq2seq", ["--guide", "references"], "policy/loss"),
+    ("a-lol", "IMDB", "tiny", ["--value-texts", "0"], "policy/loss"),
     ("rso", "CommonGen", "tiny", ["--reference-every", "1", "--pairing", "tournament"], "pair/accuracy"),
 ]
 BY_CHANCE = {"reward/policy_alone", "reward/guide_alone"}  # in two small iterations

@@ -50,6 +50,7 @@ def by_hand(policy, texts, label_of):
         ([8, 4, 5], [[4, 5, 9, 1]], [4, 5, 5]),  # 8 is too much
         ([3, 6], [[4, 5, 1], [3, 2, 1]], [4, 2]),  # the second reference is closer
         ([4, 5, 9, 9], [[4, 1]], [4, 1, 1, 1]),  # a text that is longer should end
+        ([4, 9, 8, 6, 3], [[4, 7, 9, 8, 6, 1], [4, 9, 3, 2, 5]], [4, 7, 3, 2, 1]),  # at last only 7 is missing
     ],
 )
 def test_next_tokens_by_hand(written, references, labels):

@@ -4,9 +4,8 @@ Baheti et al. 2024, "Leftover Lunch": https://arxiv.org/abs/2305.14718
 A text is one action with advantage A = R − V(x); texts with A ≤ 0 are left out, in every variant.
 
 Differs from the paper: V(x) is the mean reward of the reference policy's texts for the same prompt, not a head fitted
-to the validation prompts, which leaks their rewards into training.
-Known properties: "kl" is "ref_free" with A − β for A. With `value_texts` 0, V is 0, and "ref_free" is behaviour cloning
-weighted by rewards (the paper's wBC; with "ratio" it is R-LoL), so plain behaviour cloning where all rewards are 1.
+to the validation prompts, which leaks their rewards. Known properties: "kl" is "ref_free" with A − β for A; "ref_free"
+with `value_texts` 0, so V = 0, is behaviour cloning weighted by rewards (wBC; with "ratio" it is R-LoL).
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ class ALoLConfig(PolicyConfig):
         0.0, "β of the variant kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
     )
     value_texts: int = config_field(4, "Texts of the reference policy whose mean reward is V(x); 0: V is 0", minimum=0)
-    draw_by_advantage: bool = config_field(
-        False, "Draw texts with probabilities proportional to A; with the weight A of the loss they count by A²"
-    )
+    draw_by_advantage: bool = config_field(False, "Draw texts in proportion to A; they then count by A²")
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
     def __post_init__(self) -> None:

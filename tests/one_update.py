@@ -34,11 +34,12 @@ EPISODES = 24
 PAYS = {3: 1.0, 5: -0.5}  # for a word, when it is written
 PROMPT_PAYS = 0.25  # at the end of a text, times the last word of the prompt
 WORDS = ("w3 w4", "w2", "w5 w5 w3", "w7 w3 w3 w6", "w6 w2")
-PROMPTS = ("w2", "w3 w4", "w7 w2 w5", "w6", "w4 w4", "w2 w7")
+PROMPTS = ("w2", "w3 w4", "w7 w2 w5", "w6", "w4 w4", "w2 w7", "w5 w6", "w3", "w4 w7 w6", "w5", "w3 w3", "w6 w5 w2")
 # The two texts of a pair of each example: few, so that prompts share them; the better one is often paid less.
 PAIRS = [(WORDS[i % 5], WORDS[(i + 1 + i % 2) % 5]) for i in range(len(PROMPTS))]
 WHOLE_BATCH = {"minibatch_size": 64, "epochs": 2, "max_grad_norm": 1e9, "learning_rate": 1e-3, "check_model": False}
 TEMPERATURE = 2.0
+REF_NOISE = 0.03  # of the reference policy's weights
 
 
 def paid(prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
@@ -79,7 +80,7 @@ def small_agent(name: str, **numbers: Any) -> Any:
         parts["guide"] = Guide.references() if name == "dr-po" else Guide(small_policy(1), temperature=0.7)
     agent = kind(policy=small_policy(), envs=envs, config=kind.config_type(**numbers), **parts)
     if agent.learner.ref_policy is not None:
-        move(agent.learner.ref_policy.model.parameters(), 0.05, seed=5)
+        move(agent.learner.ref_policy.model.parameters(), REF_NOISE, seed=5)
     return agent
 
 
@@ -142,11 +143,12 @@ class Text:
         """What the environment paid in all."""
         return sum(self.paid)
 
-    def less_kl(self, coef: float) -> list[float]:
-        """Return the rewards of the tokens, less the k1 estimate of the KL where the policy wrote."""
+    def less_kl(self, coef: float, form: str = "k1") -> list[float]:
+        """Return the rewards of the tokens, less an estimate of the KL where the policy wrote."""
         wrote = [not self.given and t >= self.start for t in range(len(self.tokens))]
-        nats = (self.old - self.ref).tolist()
-        return [pay - coef * kl * is_own for pay, kl, is_own in zip(self.paid, nats, wrote, strict=True)]
+        nats = self.old - self.ref
+        terms = {"k1": nats, "k2": nats**2 / 2, "k3": (-nats).exp() - 1 + nats}[form].tolist()
+        return [pay - coef * kl * is_own for pay, kl, is_own in zip(self.paid, terms, wrote, strict=True)]
 
 
 Groups = list[list[Text]]

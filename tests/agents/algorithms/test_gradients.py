@@ -36,13 +36,10 @@ def standardised(rewards):
     return [value / (spread + 1e-4) for value in centred(rewards)]
 
 
-def with_advantages(groups, advantages, *, kl=0.0):
+def with_advantages(groups, advantages, *, kl=0.0, form="k1"):
     """Return pairs of a text and its advantage."""
-    return [
-        pair
-        for group in groups
-        for pair in zip(group, advantages([sum(text.less_kl(kl)) for text in group]), strict=True)
-    ]
+    found = [advantages([sum(text.less_kl(kl, form)) for text in group]) for group in groups]
+    return [pair for group, gains in zip(groups, found, strict=True) for pair in zip(group, gains, strict=True)]
 
 
 def surrogate(text, advantage, *, low=0.2, high=0.2):
@@ -55,8 +52,8 @@ def k3(text):
     return (text.ref - text.new).exp() - 1 - (text.ref - text.new)
 
 
-def rloo(groups):
-    return -mean(surrogate(*row).sum() for row in with_advantages(groups, leave_one_out, kl=0.3))
+def rloo(groups, form="k1"):
+    return -mean(surrogate(*row).sum() for row in with_advantages(groups, leave_one_out, kl=0.3, form=form))
 
 
 def grpo(groups, high=0.2):
@@ -126,6 +123,11 @@ def reinforce_pp(groups, gamma=1.0):
 
 CRITIC_FREE = {
     "rloo": ("rloo", {"texts_per_prompt": 4, "kl_coef": 0.3}, rloo),
+    "rloo, k2": (
+        "rloo",
+        {"texts_per_prompt": 4, "kl_coef": 0.3, "kl_estimator": "k2"},
+        partial(rloo, form="k2"),
+    ),
     "grpo": ("grpo", {"texts_per_prompt": 4, "kl_coef": 0.4}, grpo),
     "grpo, higher clip": (
         "grpo",
@@ -172,9 +174,29 @@ def test_the_texts_and_the_steps_put_losses_to_the_test():
     moved = torch.cat([text.new - text.old for text in texts])
     distance = torch.cat([text.new - text.ref for text in texts])
     assert float((moved.abs() > 0.2).double().mean()) > 0.2  # ratios beyond the clip
-    assert float((distance - moved).abs().max()) > 0.5
+    assert float((distance - moved).abs().max()) > 0.3
     first = update.scored(update.texts, 0)[0][0]
     assert float((first.new - first.old).detach().abs().max()) < 1e-12
+
+
+OUTSIDE = {
+    "grpo": ({"clip_range": 0.3}, lambda text: (text.new - text.old).expm1().abs() > 0.3),
+    "gspo": ({"clip_range": 0.1}, lambda text: (text.new - text.old).mean(0, keepdim=True).expm1().abs() > 0.1),
+    "a-lol": ({}, lambda text: (text.new - text.ref).sum(0, keepdim=True).expm1().abs() > 0.9),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_the_clip_fraction_is_the_share_of_tokens_or_texts_whose_ratio_is_outside(name):
+    numbers, is_outside = OUTSIDE[name]
+    update = updated(small_agent(name, **numbers), noise=0.02)
+    shares = []
+    for step in (0, 1):
+        groups = update.scored(update.selected, step)
+        shares.append(float(torch.cat([is_outside(text) for group in groups for text in group]).double().mean()))
+    assert shares[0] != shares[1]
+    assert 0 < shares[1] < 1
+    assert update.metrics["policy/clip_fraction"] == pytest.approx(mean(shares))
 
 
 def remax(groups, old):

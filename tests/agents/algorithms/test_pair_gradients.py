@@ -115,16 +115,17 @@ def test_the_policys_texts_ranked_by_their_rewards(name):
     updated(agent).check(partial(of_ranked_texts, loss=loss, score=score))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_pairs_of_accepted_texts(name):
-    numbers, loss, score = LOSSES[name]
+@pytest.mark.parametrize(
+    ("numbers", "loss"),
+    [
+        ({}, partial(hinge, gamma=0.05)),
+        ({"beta": 0.8}, partial(hinge, gamma=0.8)),
+        ({"loss": "dpo"}, partial(dpo, beta=0.05)),
+    ],
+)
+def test_pairs_of_accepted_texts(numbers, loss):
     update = updated(small_agent("rso", texts_per_prompt=6, accepted_texts=6, rejection_beta=2.0, **numbers))
-    update.check(partial(of_accepted_pairs, loss=loss, score=score), update.selected)
-
-
-def test_rso_has_the_normed_hinge():
-    update = updated(small_agent("rso", texts_per_prompt=6, accepted_texts=6, rejection_beta=2.0))
-    update.check(partial(of_accepted_pairs, loss=partial(hinge, gamma=0.05), score=shift), update.selected)
+    update.check(partial(of_accepted_pairs, loss=loss, score=shift), update.selected)
 
 
 def pairs_with_gaps(groups, kl=0.3):
@@ -173,10 +174,29 @@ def test_differences_of_rewards(name):
 
 @pytest.mark.parametrize("loss", ["p3o", "p3o_joint"])
 def test_the_clip_fraction_is_that_of_pairs_with_a_ratio_outside(loss):
-    update = updated(small_agent("p3o", clip_range=0.3, loss=loss), noise=0.01)
-    ratios = [[float(moved(text).detach().exp()) for text in group] for group in update.scored(update.texts, 1)]
-    outside = [any(abs(ratio - 1) > 0.3 for ratio in pair) for pair in ratios]
-    both = [all(abs(ratio - 1) > 0.3 for ratio in pair) for pair in ratios]
-    assert 0 < sum(both) < sum(outside) < len(outside)
+    update = updated(small_agent("p3o", clip_range=0.3, loss=loss, texts_per_prompt=4), noise=0.01)
+    groups = update.scored(update.texts, 1)
+    pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]
+    ratios = [[float(moved(text).detach().exp()) for text in pair] for pair in pairs]
+    outside = [tuple(abs(ratio - 1) > 0.3 for ratio in pair) for pair in ratios]
+    assert set(outside) == set(itertools.product((False, True), repeat=2))
     # The mean of two steps; at the first one all ratios are 1.
-    assert update.metrics["policy/clip_fraction"] == pytest.approx(mean(outside) / 2)
+    assert update.metrics["policy/clip_fraction"] == pytest.approx(mean(map(any, outside)) / 2)
+
+
+def test_the_margins_of_pairs_are_logged():
+    update = updated(small_agent("dpo", beta=0.3))
+    found = {"accuracy": [], "margin": [], "preferred_logratio": [], "other_logratio": []}
+    for step in (0, 1):
+        for pair in update.scored(update.texts, step):
+            better, worse = (float(shift(text).detach()) for text in pair)
+            found["accuracy"].append(float(better > worse))
+            found["margin"].append(0.3 * (better - worse))
+            found["preferred_logratio"].append(better)
+            found["other_logratio"].append(worse)
+    assert {f"pair/{name}": mean(values) for name, values in found.items()} == pytest.approx(
+        {name: value for name, value in update.metrics.items() if name.startswith("pair/") and "length" not in name}
+    )
+    lengths = [(len(better.tokens), len(worse.tokens)) for better, worse in update.texts]
+    assert update.metrics["pair/preferred_length"] == pytest.approx(mean(length for length, _ in lengths))
+    assert update.metrics["pair/other_length"] == pytest.approx(mean(length for _, length in lengths))

@@ -53,6 +53,12 @@ def test_rejection_sampling_at_a_high_temperature_accepts_all(groups_of_six):
     assert rewards_of(config.select(texts, generator())) == [5, 1, 6, 2, 4, 3] + [4, 3, 2, 1, 6, 5] * 3
 
 
+def test_in_a_tournament_the_better_texts_of_pairs_are_paired_again(groups_of_six):
+    agent, texts = groups_of_six
+    config = replace(agent.config, accepted_texts=6, rejection_beta=1e6, pairing="tournament")
+    assert rewards_of(config.select(texts[torch.arange(6)], generator())) == [5, 1, 6, 2, 4, 3, 6, 5, 6, 4]
+
+
 def test_rejection_sampling_accepts_with_the_probabilities_of_rewards(groups_of_six):
     """After the best text, which always passes, comes the second one with a probability of 7/16.
 

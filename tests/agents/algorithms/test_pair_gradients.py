@@ -174,7 +174,7 @@ def test_differences_of_rewards(name):
 
 @pytest.mark.parametrize("loss", ["p3o", "p3o_joint"])
 def test_the_clip_fraction_is_that_of_pairs_with_a_ratio_outside(loss):
-    update = updated(small_agent("p3o", clip_range=0.3, loss=loss, texts_per_prompt=4), noise=0.01)
+    update = updated(small_agent("p3o", clip_range=0.3, loss=loss, texts_per_prompt=3), noise=0.02)
     groups = update.scored(update.texts, 1)
     pairs = [pair for group in groups for pair in itertools.combinations(group, 2)]
     ratios = [[float(moved(text).detach().exp()) for text in pair] for pair in pairs]

@@ -127,7 +127,6 @@ class Text:
     tokens: list[int]
     given: bool = False  # others wrote it
     start: int = 0  # tokens that others wrote before the policy
-    value: list[float] = field(default_factory=list)  # before each token, where there are values
     new: Tensor = field(default_factory=lambda: torch.zeros(0))  # with gradient
     old: Tensor = field(default_factory=lambda: torch.zeros(0))
     ref: Tensor = field(default_factory=lambda: torch.zeros(0))

@@ -179,9 +179,25 @@ def test_the_texts_and_the_steps_put_losses_to_the_test():
     assert float((first.new - first.old).detach().abs().max()) < 1e-12
 
 
+def ratio(text):
+    return (text.new - text.old).exp()
+
+
+def mean_ratio(text):
+    return (text.new - text.old).mean(0, keepdim=True).exp()
+
+
 OUTSIDE = {
-    "grpo": ({"clip_range": 0.3}, lambda text: (text.new - text.old).expm1().abs() > 0.3),
-    "gspo": ({"clip_range": 0.1}, lambda text: (text.new - text.old).mean(0, keepdim=True).expm1().abs() > 0.1),
+    "grpo": ({"clip_range": 0.3}, lambda text: (ratio(text) - 1).abs() > 0.3),
+    "dapo": (
+        {"clip_range": 0.1, "clip_range_high": 0.3, "drop_groups": False},
+        lambda text: (ratio(text) < 0.9) | (ratio(text) > 1.3),
+    ),
+    "gspo": (
+        {"clip_range": 0.1, "clip_range_high": 0.2},
+        lambda text: (mean_ratio(text) < 0.9) | (mean_ratio(text) > 1.2),
+    ),
+    "cispo": ({"clip_range_high": 0.3}, lambda text: ratio(text) > 1.3),
     "a-lol": ({}, lambda text: (text.new - text.ref).sum(0, keepdim=True).expm1().abs() > 0.9),
 }
 

@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "online-dpo": ("online-dpo", {}),
     "a-lol": ("a-lol", {}),
     "dpo": ("dpo", {"episodes_per_iteration": 18}),
+    "ppg": ("ppg", {"auxiliary_every": 2, "auxiliary_epochs": 2}),
     "LoRA": ("ppo", {"lora": True}),
     "shared critic": ("ppo", {"critic": "shared"}),
     "whitening": ("ppo", ADAPTIVE),
@@ -64,7 +65,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sharded, shared critic": ("ppo", {"critic": "shared", "joint_grad_norm": True}),
     "sharded, encoder-decoder": ("aggrevated", {"family": "t5"}),
     "sharded imitation": ("bc", {}),
+    "sharded distillation": ("gkd", {}),
+    "sharded, phases": ("ppg", {"auxiliary_every": 2, "auxiliary_epochs": 2}),
     "sharded LoRA": ("ppo-pp", {"lora": True}),
+    "sharded LoRA, phases": ("ppg", {"lora": True, "auxiliary_every": 1}),
     "sharded LoRA, overlap": ("ppo", {"lora": True, "overlap": True, "critic": "separate"}),
     "sharded LoRA, encoder-decoder": (
         "ppo",
@@ -78,6 +82,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero": ("ppo-pp", {}),
     "zero, shared critic": ("ppo", {"critic": "shared", "lr_schedule": "linear", "lr_iterations": 5}),
     "zero, imitation": ("bc", {}),
+    "zero, phases": ("ppg", {"auxiliary_every": 1}),
     "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
 }
 # Options that change plans, or what an agent keeps from one iteration to the next: in `make matrix` only.
@@ -105,9 +110,9 @@ MORE_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # One for each way in which processes share the work; `make matrix` trains the others.
 USUAL = (
-    *("ppo-pp", "aggrevated", "d2lols", "gail", "bc", "rloo", "dpo", "rebel", "a-lol", "LoRA", "shared critic"),
-    *("whitening", "whitening, encoder-decoder", "overlap", "sharded", "sharded LoRA", "sharded, by block", "zero"),
-    "reward on the main process",
+    *("ppo-pp", "aggrevated", "d2lols", "gail", "bc", "rloo", "dpo", "rebel", "a-lol", "ppg", "LoRA", "shared critic"),
+    *("whitening", "whitening, encoder-decoder", "overlap", "sharded", "sharded, phases", "sharded LoRA", "zero"),
+    *("sharded, by block", "reward on the main process"),
 )
 
 
@@ -175,7 +180,7 @@ def result_of(case: str, ranks: Ranks, folder: Path | None = None) -> dict[str, 
         "asked": ranks.gather([term.score.asked for term in terms(agent.envs)]),
         "texts": texts,
         "weights": list(agent.policy.language_model.state_dict().values()),
-        "moments": ranks.gather(moments_of(agent.learner.optimizer)),
+        "moments": ranks.gather(moments_of(getattr(agent.learner, "cloning", agent.learner).optimizer)),
         "metrics": [numbers_of(row) for row in rows],
     }
 
@@ -198,7 +203,7 @@ def base_memory(agent: Any) -> tuple[int, int]:
     """Return the numbers of a LoRA policy's base, and those that this process holds for all networks on it."""
     if agent.policy.lora is None:
         return 0, 0
-    learner = agent.learner
+    learner = getattr(agent.learner, "actor_critic", agent.learner)
     models = [agent.policy.model, learner.ref_policy.model, *(critic.model for critic, _ in learner._critics.values())]
     kinds = [[value for name, value in model.named_parameters() if "lora_" not in name] for model in models]
     parts = [local_part(value) for values in kinds for value in values]

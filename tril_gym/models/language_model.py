@@ -394,10 +394,12 @@ class LanguageModel:
             hidden: (B, T + 1, D) what `hidden` returns for the texts, if known.
         """
         texts = texts.to(self.device)
+        return at_least_float32(self._in_pass(lambda: self._logits(texts, hidden)))
+
+    def _logits(self, texts: Texts, hidden: Tensor | None) -> Tensor:
         if self.head is None:
-            return at_least_float32(self.backbone.logits(texts))
-        states = self.backbone.hidden(texts.without_last()) if hidden is None else hidden[:, :-1]
-        return at_least_float32(self.head(states))
+            return self.backbone.logits(texts)
+        return self.head(self.backbone.hidden(texts.without_last()) if hidden is None else hidden[:, :-1])
 
     def token_logprobs(
         self,

@@ -205,15 +205,14 @@ def as_shard(value: Tensor, like: Tensor) -> Tensor:
 def whole_copy(model: Any) -> Any:
     """Return a copy of a sharded model that is whole, on the same device. All processes call it."""
     kind = next(base for base in type(model).__mro__[1:] if not base.__name__.startswith("FSDP"))
-    with torch.device("meta"):
-        copy = kind(model.config)
     state = {name: value.clone() for name, value in whole_state(model.state_dict()).items()}
+    with torch.device("meta"):
+        copy = kind(model.config).to(next(iter(state.values())).dtype)  # before loading, which would round
     copy.to_empty(device=next(iter(state.values())).device)
     for name, buffer in model.named_buffers():  # those that are not saved, such as positions, too
         copy.get_buffer(name).copy_(buffer)
     copy.load_state_dict(state)
     copy.tie_weights()
-    copy.to(next(iter(state.values())).dtype)
     if model.can_generate():
         copy.generation_config = model.generation_config
     return copy.eval() if not model.training else copy

@@ -141,13 +141,14 @@ class TestPPG:
         assert torch.equal(weights(phasic), weights(plain))
 
     def test_with_the_kl_alone_the_policy_stays(self):
-        """The KL begins at 0 with a gradient of 0; the critic learns on."""
+        """The KL begins at 0 with a gradient of 0, in T5 but for rounding, of which nothing may become a step."""
         numbers = {"auxiliary_coef": 0.0, "auxiliary_every": 1}
-        phasic, plain = agent_of("ppg", **numbers), agent_of("ppg", auxiliary_epochs=0, **numbers)
+        phasic = agent_of("ppg", policy=toy_policy("t5"), **numbers)
+        plain = agent_of("ppg", policy=toy_policy("t5"), auxiliary_epochs=0, **numbers)
         (row,), _ = history(phasic, 1), history(plain, 1)
-        assert row["auxiliary/kl"] < 1e-12
-        torch.testing.assert_close(weights(phasic), weights(plain), rtol=0, atol=1e-7)
-        moved = agent_of("ppg", auxiliary_every=1)  # the control: a value loss moves the body
+        assert row["auxiliary/kl"] < 1e-6
+        assert torch.equal(weights(phasic), weights(plain))
+        moved = agent_of("ppg", policy=toy_policy("t5"), auxiliary_every=1)  # the control: a value loss moves the body
         (row,) = history(moved, 1)
         assert row["auxiliary/kl"] > 1e-12
         assert (weights(moved) - weights(plain)).abs().max() > 1e-4

@@ -245,11 +245,20 @@ class LMPolicy(Actor):
             entropies: "none", "detached", or with a "gradient".
             hidden: (B, T + 1, D) what `LanguageModel.hidden` returns for the texts, if known.
         """
-        warp = partial(
+        scores = self.language_model.token_logprobs(texts, self._warp(layout), entropies=entropies, hidden=hidden)
+        return replace(scores, logprobs=scores.logprobs.masked_fill(scores.logprobs == EXCLUDED, EXCLUDED_LOGPROB))
+
+    def token_logits(self, texts: Texts, layout: TextLayout, hidden: Tensor | None = None) -> Tensor:
+        """Return (B, T, V) logits of the distributions that `token_logprobs` reads tokens of; arguments as there."""
+        logits = self.language_model.token_logits(texts, hidden)
+        positions = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
+        return self._warp(layout)(logits, positions)
+
+    def _warp(self, layout: TextLayout) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function from the model's logits and their positions to the logits that are sampled."""
+        return partial(
             self.decoding.scored.apply, eos_token_ids=layout.eos_token_ids, min_new_tokens=layout.min_new_tokens
         )
-        scores = self.language_model.token_logprobs(texts, warp, entropies=entropies, hidden=hidden)
-        return replace(scores, logprobs=scores.logprobs.masked_fill(scores.logprobs == EXCLUDED, EXCLUDED_LOGPROB))
 
     def plain_logprobs(self, texts: Texts) -> Tensor:
         """Return (B, T) under the model's own softmax, without temperature or minimum length, as imitation learns."""

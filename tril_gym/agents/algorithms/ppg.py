@@ -5,7 +5,9 @@ Policy and critic are two networks, so that neither disturbs the other; the auxi
 what the critic found out. Returns are those of collection, not computed again with later values.
 
 Differs from the paper: policy and critic learn for as many epochs in the policy phase; rewards are not normalised.
-Known property: in float32 the gradient of the KL is rounding at the first step, which AdamW makes a step of.
+The KL is that of the distributions that are sampled, at the policy's temperature.
+Known property: T5 is computed by other kernels where no gradient is needed. So at the first step the gradient of the KL
+is rounding, not 0, and AdamW makes a step of it.
 """
 
 from __future__ import annotations

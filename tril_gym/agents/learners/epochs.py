@@ -157,7 +157,7 @@ class Epochs:
             parameter.grad = None
         metrics: defaultdict[str, float] = defaultdict(float)
         errors = []
-        for part in self._parts(batch):
+        for part in self.parts(batch):
             with self.autocast():
                 is_shared = critic is not None and critic.is_shared
                 hidden = self.policy.language_model.hidden(part.texts) if is_shared else None
@@ -187,7 +187,7 @@ class Epochs:
         """Return the parameters of both networks."""
         return [*self.policy.parameters(), *([] if critic is None else critic.parameters())]
 
-    def _parts(self, batch: Experience) -> Iterator[Experience]:
+    def parts(self, batch: Experience) -> Iterator[Experience]:
         """Yield this rank's share of a minibatch in parts, on the policy's device; all ranks have as many parts.
 
         A rank without a group left for a part takes one whose tokens count for nothing: a sharded model needs every

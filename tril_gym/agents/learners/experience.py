@@ -5,6 +5,7 @@ B texts, T new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -47,6 +48,14 @@ class Experience:
     kl_coef: float = 0.0  # of a KL term in the loss
     group_size: int = 1  # neighbours that belong together; there are whole groups only
     targets: Texts | None = None  # the same prompts with a reference each, for the target loss
+
+    @staticmethod
+    def cat(parts: Sequence[Experience]) -> Experience:
+        """Return the texts of several experiences of the same width, without targets."""
+        cells: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name, _ in parts[0]._tensors()
+        }
+        return replace(parts[0], **cells, texts=Texts.cat([part.texts for part in parts]), targets=None)
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -8,7 +8,7 @@ distributions are computed again by a frozen copy, not stored: of one token they
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,19 @@ from tril_gym.agents.collection.trajectories import Trajectories, minibatches
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.critic import Critic
+from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.learner import Learner, Metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
-from tril_gym.agents.learners.optimizer import adamw, set_learning_rate
+from tril_gym.agents.learners.optimizer import (
+    adamw,
+    clip_gradients,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
 from tril_gym.functional.divergences import divergence_loss
 from tril_gym.functional.losses import value_loss
+from tril_gym.models.sharding import shard_module
 from tril_gym.models.texts import Texts
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, config_field
 from tril_gym.utils.profiler import Timer
@@ -65,13 +73,12 @@ class Phasic(Learner):
     """
 
     def __init__(self, policy: LMPolicy, config: PhasicConfig, layout: TextLayout) -> None:
-        self.policy, self.config = policy, config
+        self.policy, self.config, self.layout = policy, config, layout
         self.actor_critic = ActorCritic(policy, config, layout)
         self.head = Critic(policy.language_model, is_shared=True)
-        self.optimizer = adamw([*policy.parameters(), *self.head.parameters()], config)
+        self.optimizer = adamw(self.parameters(), config)
         self.guard = StepGuard(config.skip_nonfinite)
-        # Texts of the policy phase, with the returns of collection and where the critic learns them, (B, T).
-        self.phase: list[tuple[Texts, Tensor, Tensor]] = []
+        self.phase: list[Experience] = []  # of the iterations of the policy phase, with the returns of collection
 
     @property
     def ref_policy(self) -> LMPolicy:
@@ -83,16 +90,23 @@ class Phasic(Learner):
         """Whether the loss has a term of references."""
         return self.actor_critic.needs_references
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer of the auxiliary phase trains: the policy with its value head."""
+        return [*self.policy.parameters(), *self.head.parameters()]
+
     def join(self, ranks: Ranks) -> None:
-        """Learn from a share of the texts in each process; the auxiliary phase is computed on all in each."""
+        """Learn from a share of the texts in each process."""
         self.actor_critic.join(ranks)
+        if ranks.shards and self.policy.lora is None:  # one optimizer has whole parameters, or parts of them
+            shard_module(self.head.head)
+        self.optimizer = adamw(self.parameters(), self.config, ranks=ranks)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
         """Learn from the texts of one iteration, and in the last of a phase from all of it again."""
         metrics = self.actor_critic.update(trajectories, plan, generator=generator, timer=timer)
         found = self.actor_critic.experience
         assert found is not None, "the actor-critic has just learned from it"
-        self.phase.append((found.texts, found.returns, found.learn_critic))
+        self.phase.append(replace(found, targets=None, group_size=1))
         if len(self.phase) < self.config.auxiliary_every:
             return metrics
         with timer.time("learn"):
@@ -102,59 +116,90 @@ class Phasic(Learner):
 
     def _auxiliary_phase(self, generator: torch.Generator) -> Metrics:
         """Train the policy's body and the critic on the returns of the phase; return the means of the losses."""
-        before, means = self.policy.frozen_copy(), defaultdict[str, list[float]](list)
-        parts = [list(part) for part in zip(*self.phase, strict=True)]
-        texts, returns, learn = Texts.cat(parts[0]), torch.cat(parts[1]), torch.cat(parts[2])
+        before, means = self._policy_before(), defaultdict[str, list[float]](list)
+        experience = Experience.cat(self.phase)
         set_learning_rate(self.optimizer, self.actor_critic.optimizer.param_groups[0]["lr"])
         epochs, size = self.config.auxiliary_epochs, self.config.minibatch_size
-        for rows in minibatches(len(texts), epochs=epochs, size=size, generator=generator):
-            part = texts[rows].trimmed().to(self.policy.device)
-            width = part.tokens.shape[1]
-            targets, mask = (tensor[rows, :width].to(self.policy.device) for tensor in (returns, learn))
-            for name, value in self._step(before, part, targets, mask).items():
+        for rows in minibatches(len(experience), epochs=epochs, size=size, generator=generator):
+            for name, value in self._step(before, experience.part(rows)).items():
                 means[name].append(value)
         return {name: sum(values) / len(values) for name, values in means.items()}
 
-    def _step(self, before: LMPolicy, texts: Texts, returns: Tensor, learn: Tensor) -> Metrics:
-        """Take one step of the policy's body with its value head, and one of the critic."""
+    def _policy_before(self) -> LMPolicy:
+        """Return a copy of the policy that stays as it is, sharded as the policy is."""
+        before = self.policy.frozen_copy()
+        if self.actor_critic.ranks.shards:
+            before.language_model.shard(on=self.policy.language_model)
+        return before
+
+    def _step(self, before: LMPolicy, batch: Experience) -> Metrics:
+        """Take one step of the policy's body with its value head, and one of the critic; no metrics if skipped."""
         critic, critic_optimizer = self.actor_critic.critic("policy")
-        for parameter in (*self.policy.parameters(), *self.head.parameters(), *critic.parameters()):
-            parameter.grad = None
-        with torch.no_grad():
-            old = before.language_model.token_logits(texts)
-        hidden = self.policy.language_model.hidden(texts)
-        own = self.policy.language_model.token_logits(texts, hidden)
-        clone = divergence_loss(own, old, texts.is_token, form="forward")
-        value = value_loss(self.head.of_hidden(hidden)[:, :-1], returns, returns, learn)
-        true = value_loss(critic(texts)[:, :-1], returns, returns, learn)
-        (self.config.auxiliary_coef * value + self.config.clone_coef * clone + true).backward()
-        for network in ((*self.policy.parameters(), *self.head.parameters()), critic.parameters()):
-            nn.utils.clip_grad_norm_(network, self.config.max_grad_norm)
-        losses = {"auxiliary/loss": value, "auxiliary/kl": clone, "auxiliary/critic_loss": true}
-        metrics = {name: float(loss.detach()) for name, loss in losses.items()}
-        if self.guard.allows(metrics):
-            # Without a value loss the KL's gradient is rounding, of which AdamW would make whole steps.
-            if self.config.auxiliary_coef > 0:
-                self.optimizer.step()
-            critic_optimizer.step()
+        metrics, limit = self.gradients(before, batch), self.config.max_grad_norm
+        networks = {"grad_norm/policy": self.parameters(), "grad_norm/critic": critic.parameters()}
+        norms = {name: clip_gradients(parameters, limit) for name, parameters in networks.items()}
+        if not self.guard.allows(metrics | norms):
+            return {}
+        if self.config.auxiliary_coef > 0:  # else AdamW would make whole steps of a rounded gradient of the KL
+            self.optimizer.step()
+        critic_optimizer.step()
         return metrics
+
+    def gradients(self, before: LMPolicy, batch: Experience) -> Metrics:
+        """Leave the gradients of the auxiliary phase's loss in policy, value head and critic; return its terms.
+
+            c ½ mean (V_aux − R)² + β mean KL(π_before‖π) + ½ mean (V − R)²
+
+        with c `auxiliary_coef` and β `clone_coef`, over the tokens whose values the critic learns. Computed in parts by
+        several ranks, as `Epochs.gradients` is.
+
+        Args:
+            before: the policy as it was when the phase began.
+            batch: the minibatch.
+        """
+        (critic, _), epochs = self.actor_critic.critic("policy"), self.actor_critic.epochs
+        trained, metrics = [*self.parameters(), *critic.parameters()], defaultdict[str, float](float)
+        for parameter in trained:
+            parameter.grad = None
+        count = batch.counts.learn_critic
+        for part in epochs.parts(batch):
+            texts, returns, learn = part.texts, part.returns, part.learn_critic
+            with epochs.autocast():
+                with torch.no_grad():
+                    _, old = self._read(before, texts)
+                hidden, own = self._read(self.policy, texts)
+                clone = divergence_loss(own, old, learn, form="forward", count=count)
+                value = value_loss(self.head.of_hidden(hidden)[:, :-1], returns, returns, learn, count=count)
+            (self.config.auxiliary_coef * value + self.config.clone_coef * clone).backward()
+            with epochs.autocast():
+                true = value_loss(critic(texts)[:, :-1], returns, returns, learn, count=count)
+            true.backward()
+            losses = {"auxiliary/loss": value, "auxiliary/kl": clone, "auxiliary/critic_loss": true}
+            for name, loss in losses.items():
+                metrics[name] += float(loss.detach())
+        epochs.ranks.sum_gradients(trained)
+        return epochs.ranks.sum(metrics)
+
+    def _read(self, policy: LMPolicy, texts: Texts) -> tuple[Tensor, Tensor]:
+        """Return a policy's last hidden states, (B, T + 1, D), and the logits of its distributions, (B, T, V)."""
+        hidden = policy.language_model.hidden(texts)
+        return hidden, policy.token_logits(texts, self.layout, hidden)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the actor-critic, the value head, and the texts of the phase."""
         return {
             "actor_critic": self.actor_critic.state_dict(),
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "guard": self.guard.state_dict(),
-            "phase": [(asdict(texts), returns, learn) for texts, returns, learn in self.phase],
+            "phase": [asdict(part) for part in self.phase],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.actor_critic.load_state_dict(state["actor_critic"])
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.guard.load_state_dict(state["guard"])
-        self.phase = [
-            (Texts(**texts).to("cpu"), returns.cpu(), learn.cpu()) for texts, returns, learn in state["phase"]
-        ]
+        parts = [Experience(**part | {"texts": Texts(**part["texts"])}) for part in state["phase"]]
+        self.phase = [part.to(torch.device("cpu")) for part in parts]

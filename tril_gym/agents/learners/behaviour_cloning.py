@@ -85,12 +85,11 @@ class BehaviourCloning(Learner):
         nats, share = 0.0, torch.arange(len(texts))[self.ranks.share(len(texts))]
         self.optimizer.zero_grad()
         for rows in share.tensor_split(min(self.config.gradient_accumulation, self.ranks.largest_share(len(texts)))):
-            has_none = not len(rows)  # a process takes part in every gradient
-            rows = torch.tensor([0]) if has_none else rows
-            part = texts[rows].without_tokens() if has_none else texts[rows]
+            read = rows if len(rows) else torch.tensor([0])  # a process takes part in every gradient
+            part = texts[read] if len(rows) else texts[read].without_tokens()
             with self.autocast():
                 learned, count = part.trimmed().to(self.policy.device), int(texts.lengths.sum())
-                loss = self.text_loss(learned, _of_rows(labels, rows), count)
+                loss = self.text_loss(learned, _of_rows(labels, read), count)
             loss.backward()
             nats += float(loss.detach())
         self.ranks.sum_gradients(self.policy.parameters())

@@ -1,8 +1,8 @@
 """Distillation: the policy learns what a guide would write next in every state of a text.
 
 The loop is that of behaviour cloning, with a loss of the guide's next tokens instead of the text's own. A language
-model says what it would write in any state; references say how a text with its beginning would
-come closest to one of them.
+model says what it would write in any state; references say how a text with its beginning would come closest to one of
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -118,6 +118,10 @@ class Distillation(Learner):
         self.policy, self.config, self.layout = policy, config, layout
         self.cloning = BehaviourCloning(policy, config, layout)
 
+    @cached_property
+    def _reference_tokens(self) -> ReferenceTokens:
+        return ReferenceTokens(self.layout)  # kept, as it tokenises each text once
+
     def join(self, ranks: Ranks) -> None:
         """Learn from a share of the texts in each process."""
         self.cloning.join(ranks)
@@ -127,7 +131,7 @@ class Distillation(Learner):
         teacher = check_teacher(plan.rollin, self.layout, self.config.loss)
         labels = None
         if isinstance(teacher, References):
-            labels = reference_labels(trajectories, ReferenceTokens(self.layout))
+            labels = reference_labels(trajectories, self._reference_tokens)
             self.cloning.text_loss = self._loss_of_labels
         else:
             self.cloning.text_loss = partial(self._loss, teacher.policy)
@@ -144,10 +148,10 @@ class Distillation(Learner):
         """Return the loss per token of the teacher's next tokens, a scalar."""
         with torch.no_grad():
             theirs = teacher.language_model.token_logits(texts).to(self.policy.device) / teacher.decoding.temperature
-        own, is_token = self.policy.language_model.token_logits(texts), texts.is_token
         if self.config.loss == "label":
-            return nll_loss(logprobs_of(own, theirs.argmax(-1)), is_token, count=count)
-        return divergence_loss(own, theirs, is_token, form=self.config.loss, mix=self.config.jsd_mix, count=count)
+            return self._loss_of_labels(texts, theirs.argmax(-1), count)
+        own, mix = self.policy.language_model.token_logits(texts), self.config.jsd_mix
+        return divergence_loss(own, theirs, texts.is_token, form=self.config.loss, mix=mix, count=count)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of behaviour cloning."""

@@ -211,7 +211,7 @@ class PairObjective:
             return pair_losses.rebel_loss(first - second, gaps, eta=self.beta, count=count), {
                 "regression/target": target
             }
-        outside = ((first.expm1().abs() > self.clip_range) | (second.expm1().abs() > self.clip_range)).to(first.dtype)
+        outside = losses.is_outside(first, self.clip_range) | losses.is_outside(second, self.clip_range)
         loss = pair_losses.p3o_loss(
             first,
             second,
@@ -220,7 +220,7 @@ class PairObjective:
             clip="joint" if self.loss == "p3o_joint" else "separate",
             count=count,
         )
-        return loss, {"policy/clip_fraction": outside.detach().sum() / max(1.0, count)}
+        return loss, {"policy/clip_fraction": outside.to(first.dtype).sum() / max(1.0, count)}
 
 
 def _sums(logprobs: Tensor, other: Tensor, part: Experience, *, per_token: bool = False) -> Tensor:
@@ -264,5 +264,5 @@ class TextObjective:
             count=counts.texts,
         )
         shift = _sums(logprobs, ref, part).detach()
-        is_clipped = ((shift.exp() - 1).abs() > self.clip_range) & learn.any(1)
+        is_clipped = losses.is_outside(shift, self.clip_range) & learn.any(1)
         return loss, {"policy/clip_fraction": masked_mean(is_clipped, learn.any(1), counts.texts)}

@@ -7,8 +7,9 @@ COMMONGEN is a folder with train, validation and test files of concepts and refe
 million parameters, pretrained from random weights on the references of 70 % of the prompts (`--share`); three such
 policies, one for every third seed. All arms train on the other prompts (with `--share 1` on the same ones), on the same
 number of texts with the same settings, chosen for PPO on validation examples. The good guide is the same network,
-pretrained longer, on all prompts, and sampled at temperature 0.3; the useless guide has random weights. `bc` imitates
-references of the training's prompts, as many as the others write texts, four times over, as its updates cost less.
+pretrained longer, on all prompts, and sampled at temperature 0.3; the useless guide has random weights. BC imitates
+references of the training's prompts. Its updates cost a quarter of the others' at most, so it reads as many references as
+they write texts four times, or four times as many once.
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
 t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,
@@ -68,6 +69,8 @@ ACTOR_CRITIC = {
 }
 SWITCH = {"gae_lambda": 0.95, "allow_full_rollins": True}
 LATE = SWITCH | {"rollin_prob": 0.3, "aggrevated_rollin_prob": 0.8, "aggrevated_iterations": 8}
+TIMES_AS_MANY = {"BC, four times as many texts": 4}
+IMITATION = {"learning_rate": 1e-4, "minibatch_size": 32}
 # Algorithm, guide, and settings beside the common ones.
 ARMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "PPO": ("ppo", None, {}),
@@ -77,7 +80,8 @@ ARMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "AggreVaTeD, good guide": ("aggrevated", "good", SWITCH),
     "D2LOLS, good guide": ("d2lols", "good", LATE),
     "PPO++, useless guide, β 0.5": ("ppo-pp", "useless", {"rollin_prob": 0.5}),
-    "BC": ("bc", None, {"learning_rate": 1e-4, "epochs": 4, "minibatch_size": 32}),
+    "BC, each text four times": ("bc", None, IMITATION | {"epochs": 4}),
+    "BC, four times as many texts": ("bc", None, IMITATION | {"epochs": 1}),
 }
 T_QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}  # 97.5 %, by degrees of freedom
 
@@ -111,6 +115,7 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     first, policy = (tiny_policy(imitated, device=options.device, **sizes) for _ in range(2))
     kind = agent_type(algorithm)
     common = {} if algorithm == "bc" else ACTOR_CRITIC | {"lr_iterations": options.iterations}
+    common |= {"episodes_per_iteration": options.texts * TIMES_AS_MANY.get(arm, 1)}
     guide = guide_named(guide_name, options)
     given: dict[str, Any] = {} if guide is None else {"guide": guide}
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no text is the policy's own with β 1

@@ -260,7 +260,8 @@ class TestGuideQuestion:
             start = {way: {"reward/mean": 0.5} for way in metrics}
             return {"arm": arm, "seed": seed, "before": start, "after": metrics, "tokens": 10}
 
-        rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result("BC", 0, 0.5), result("BC", 1, 0.7)]
+        bc = "BC, each text four times"
+        rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result(bc, 0, 0.5), result(bc, 1, 0.7)]
         # Gains of BC: 0 and 0.2, mean 0.1, standard error 0.1; less PPO's: −0.1 twice.
         own, difference = guide_question.table(rows).splitlines()[-1].split(" | ")[2:4]
         assert own == f"+0.100 ± {12.71 * 0.1:.3f}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tril_gym.experiment import configure
-from tril_gym.experiment.resuming import check_unchanged, with_changes
+from tril_gym.experiment.resuming import check_total, check_unchanged, with_changes
 
 ENV_ARGS = {"max_new_tokens": 9, "reward_settings": {"my:f": {"timeout": 5}, "rouge_l": {"reduction": "max"}}}
 REWARD = {"my:f": 1.0, "rouge_l": 0.5}
@@ -70,3 +70,9 @@ def test_more_iterations_than_the_schedule_are_refused(config):
     assert with_changes(config, {"iterations": 5}).iterations == 5
     with pytest.raises(ValueError, match="--iterations 9 is more than the 8 after which the learning rate"):
         with_changes(config, {"iterations": 9})
+
+
+def test_fewer_iterations_than_the_run_has_are_refused(config):
+    check_total(config, 8, folder=Path("runs/a"))
+    with pytest.raises(ValueError, match=r"--iterations 8 is less than the 9 that runs/a has; it is the total number"):
+        check_total(config, 9, folder=Path("runs/a"))

@@ -81,6 +81,19 @@ def check_unchanged(config: RunConfig, given: Mapping[str, Any], *, algorithm: s
             )
 
 
+def check_total(config: RunConfig, done: int, *, folder: Path) -> None:
+    """Check that the total number of iterations is not less than those that the run has.
+
+    Raises:
+        ValueError: it is less.
+    """
+    if config.iterations < done:
+        raise ValueError(
+            f"--iterations {config.iterations} is less than the {done} that {folder} has; it is the total number, so"
+            f" {done} ends the run where it is"
+        )
+
+
 def is_moved_server(saved: str | None, given: str) -> bool:
     """Return whether two guides are the same model behind servers, at another address or the same."""
     if saved is None or not (is_server_address(saved) and is_server_address(given)):

@@ -125,9 +125,11 @@ class Run:
     def _announce(self) -> None:
         config, agent = self.config, self.agent
         guide = f", guide {config.guide or config.policy}" if agent.takes_guide else ""
+        begun = f", the first {agent.iteration} done before" if agent.iteration else ""
         self.console.say(
             f"{config.algorithm} on {config.env}: policy {config.policy}{guide}, seed {config.seed},"
-            f" {config.iterations} iterations of {agent.episodes} texts; held out: {self.components.eval_description}"
+            f" {config.iterations} iterations of {agent.episodes} texts{begun}; held out:"
+            f" {self.components.eval_description}"
         )
         self.console.event(
             "start",

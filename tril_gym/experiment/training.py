@@ -9,7 +9,7 @@ from typing import Any
 
 from tril_gym.experiment.build import RunComponents, build_run, restore_run
 from tril_gym.experiment.config import RunConfig
-from tril_gym.experiment.resuming import check_unchanged, saved_config, with_changes
+from tril_gym.experiment.resuming import check_total, check_unchanged, saved_config, with_changes
 from tril_gym.experiment.run import Result, Run
 from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
 from tril_gym.experiment.text_quality import training_words
@@ -74,7 +74,7 @@ def resume(
 
     Raises:
         ValueError: there is no run to resume, its settings name code and are not trusted, or `iterations` exceeds its
-            learning-rate schedule.
+            learning-rate schedule or is less than the run has.
         Interrupted: as in `train`, as other exceptions.
     """
     given = {name: value for name, value in settings.items() if value is not None}
@@ -153,6 +153,7 @@ def resumed_run(
                 components = build_run(config, ranks)
             else:
                 components = restore_run(config, checkpoint, folder.path / REWARD, ranks)
+                check_total(config, components.agent.iteration, folder=folder.path)
             ranks.barrier()  # until all have read
             if ranks.is_main:
                 _go_back(folder, components, checkpoint)

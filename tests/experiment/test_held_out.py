@@ -1,4 +1,4 @@
-"""Evaluations during training: when they happen, what they leave alone, and the warning about a large KL."""
+"""Evaluations during training: when they happen, what they leave alone; warnings about a large KL, equal rewards."""
 
 import io
 import json
@@ -107,3 +107,22 @@ def test_the_warning_names_value_bound_and_remedies():
 def test_a_run_warns_once(tmp_path):
     assert toy_run(tmp_path / "run", iterations=4, kl_warning=1e-9).count("warning: KL") == 1
     assert "warning" not in toy_run(tmp_path / "quiet", iterations=4, kl_warning=1e9)
+
+
+class TestTextsWithTheSameReward:
+    """A run whose texts all earn the same learns nothing, and says so once."""
+
+    @pytest.mark.parametrize(("iterations", "after"), [(2, 2), (11, 10)])
+    def test_a_run_without_any_difference_warns(self, tmp_path, iterations, after):
+        settings = {"iterations": iterations, "reward": {"length_penalty": 1.0}}
+        output = toy_run(tmp_path / "run", **settings)
+        assert output.count(f"all texts of the first {after} iterations have the same reward, 0, and nothing") == 1
+
+    def test_a_run_with_differences_does_not(self, tmp_path):
+        assert "warning" not in toy_run(tmp_path / "run", iterations=2)
+
+    def test_algorithms_that_do_not_learn_from_rewards_do_not(self, tmp_path):
+        console = Console(file=io.StringIO(), width=200)
+        config = configure("gail", **SMALL, iterations=1, reward={"length_penalty": 1.0})
+        train(config, tmp_path / "run", console=RunConsole(console))
+        assert "same reward" not in console.file.getvalue()

@@ -34,6 +34,8 @@ from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, sto
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import describe_terms, terms
 
+EQUAL_ITERATIONS = 10  # at the beginning of a run, whose texts must not all have the same reward
+
 
 @dataclass(frozen=True)
 class Result:
@@ -53,6 +55,7 @@ class Run:
         self.config, self.agent, self.ranks = components.config, components.agent, components.agent.ranks
         self.held_out = HeldOut(folder, components, self.console)
         self.has_warned = False
+        self.has_contrast = self.agent.iteration > 0  # two texts had different rewards; of a resumed run unknown
         # The texts of an iteration are then the references, whose reward says nothing about the policy.
         self.imitates = isinstance(self.agent.plan(0).rollout, References)
         # Iterations whose metrics are written, and that of the newest checkpoint; None before the training begins.
@@ -152,6 +155,7 @@ class Run:
             self._record,
             lambda report: self._evaluate_if_due(report.iteration),
             self._warn_about_kl,
+            self._warn_about_equal_rewards,
             ProgressCallback(self.console, has_table=False),
             lambda report: self._save_or_stop(report.iteration, asked),
         ]
@@ -185,6 +189,16 @@ class Run:
         if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
             self.console.warn(warning)
             self.has_warned = True
+
+    def _warn_about_equal_rewards(self, report: Report) -> None:
+        mean, deviation = report.metrics["reward/mean"], report.metrics["reward/std"]
+        self.has_contrast |= self.agent.episodes == 1 or deviation > 1e-6 * abs(mean)
+        is_time = report.iteration == min(EQUAL_ITERATIONS, self.config.iterations)
+        if is_time and not self.has_contrast and self.agent.learns_from_rewards:
+            self.console.warn(
+                f"warning: all texts of the first {report.iteration} iterations have the same reward, {mean:g}, and"
+                " nothing can be learned from it; for what helps see docs/when_it_does_not_learn.md"
+            )
 
     def _save_or_stop(self, iteration: int, asked: StopRequest) -> None:
         self.console.activity.begin(f"iteration {iteration + 1} of {self.config.iterations}")

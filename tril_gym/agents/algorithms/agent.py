@@ -175,8 +175,7 @@ class Agent(ABC):
             raise TypeError(f"{error}; the arguments are {type(self).__name__}({order})") from None
 
     def _check_reward(self) -> None:
-        needs_rewards = self.learner_type.needs_rewards and self.config.needs_rewards
-        if self.layout.reward_missing and needs_rewards:
+        if self.layout.reward_missing and self.learns_from_rewards:
             raise ValueError(
                 f"{self.name} learns from rewards, and this environment has none of its own; name one with --reward, in"
                 ' Python gym.make_vec(…, reward=…): a name such as "exact_match", {name: weight}, or a function of your'
@@ -198,6 +197,11 @@ class Agent(ABC):
                 " a callable as guide, or an algorithm whose guide begins the texts (ppo-pp)"
             )
         return guide
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether the rewards of the environment change what is learned."""
+        return bool(self.learner_type.needs_rewards and self.config.needs_rewards)
 
     @property
     def needs_references(self) -> bool:

@@ -138,6 +138,27 @@ def test_resolved_values_are_those_used():
     assert configure("ppo-pp", guide="references").guide_top_p is None
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("lr_iterations", 9, {"lr_schedule": "cosine"}),
+        ("kl_target", 4.0, {"kl_controller": "pid"}),
+        ("kl_gain", 0.01, {"kl_controller": "proportional", "kl_target": 4.0}),
+        ("sampling_cap", 3.0, {"overlap": True}),
+        ("apa_anchor", "reference", {"policy_loss": "apa", "kl_coef": 0.0}),
+        ("rollin_iterations", 9, {"final_rollin_prob": 0.0}),
+        ("cut_share", 0.25, {"cut": "share"}),
+    ],
+)
+def test_hyperparameters_that_have_no_effect_are_refused(name, value, needed):
+    own = {"preset": "pretrained", "guide": "references"}
+    assert configure("ppo-pp", **own, **needed, **{name: value}).hyperparameters[name] == value
+    usual = configure("ppo-pp", **own).hyperparameters[name]
+    assert configure("ppo-pp", **own, **{name: usual}).hyperparameters[name] == usual  # as `config.yaml` has it
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} has no effect here"):
+        configure("ppo-pp", **own, **{name: value})
+
+
 def test_every_field_has_an_option_with_help():
     for kind in CONFIGS:
         for entry in fields(kind):

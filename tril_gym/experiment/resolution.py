@@ -18,11 +18,28 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
+from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name
 
 OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
+# Hyperparameters that are read only where another one has one of some values; without values: where it is given.
+READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lr_iterations": ("lr_schedule", ("linear", "cosine")),
+    "kl_target": ("kl_controller", ("adaptive", "proportional", "pid")),
+    "kl_horizon": ("kl_controller", ("adaptive",)),
+    "kl_gain": ("kl_controller", ("proportional", "pid")),
+    "kl_integral_gain": ("kl_controller", ("pid",)),
+    "kl_derivative_gain": ("kl_controller", ("pid",)),
+    "clip_range": ("policy_loss", ("clip",)),
+    "apa_temperature": ("policy_loss", ("apa", "awr")),
+    "apa_anchor": ("policy_loss", ("apa",)),
+    "sampling_cap": ("sampling_correction", ("token", "sequence")),
+    "rollin_iterations": ("final_rollin_prob", ()),
+    "cut_share": ("cut", ("share",)),
+    "cut_iterations": ("cut", ("backward", "binomial")),
+}
 
 
 def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> RunConfig:
@@ -56,15 +73,36 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         given = {"env": OWN_DATA if _is_own_file(given.get("dataset")) else own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm, policy)
+    if "iterations" not in chosen.run:  # nothing but what its environments share
+        environments = ", ".join(presets.read(chosen.name)["envs"])
+        raise ValueError(f"the preset {chosen.name} has settings for {environments} only, got --env {env}")
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
-    numbers = chosen.hyperparameters | numbers
+    asked, numbers = numbers, chosen.hyperparameters | numbers
     if numbers.get("lr_schedule", "constant") != "constant":
         numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     if numbers.get("cut") in ("backward", "binomial"):
         numbers = {"cut_iterations": run.get("iterations", RunConfig.iterations)} | numbers
     if numbers.get("final_rollin_prob") is not None:
         numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
-    return resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+    config = resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
+    _check_read(asked, config)
+    return config
+
+
+def _check_read(given: Mapping[str, Any], config: RunConfig) -> None:
+    """Check that hyperparameters which are given have an effect, or are the default."""
+    usual = {entry.name: entry.default for entry in fields(agent_type(config.algorithm).config_type)}
+    for name, (other, values) in READ_WITH.items():
+        if name not in given or given[name] == usual[name] or other not in usual:
+            continue
+        found = config.hyperparameters[other]
+        if found in values if values else found is not None:
+            continue
+        now = "is not given" if found is None else f"is {found}"
+        raise ValueError(
+            f"{flag_of(name)} {given[name]} has no effect here: {flag_of(other)} {now}"
+            + (f", and it is for {', '.join(values)}" if values else "")
+        )
 
 
 def _is_own_file(dataset: str | None) -> bool:

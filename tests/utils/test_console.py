@@ -1,11 +1,15 @@
 """What a person sees on a terminal: a pseudo-terminal stands in for it."""
 
+import io
 import os
 import select
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+
+from tril_gym.utils.console import comparison_table, metrics_line
 
 pty = pytest.importorskip("pty")
 
@@ -53,3 +57,20 @@ def test_lines_beside_a_progress_bar():
     """Rich replaces standard output while a bar is shown, so lines must not be printed on the replacement."""
     lines = [line.strip() for line in on_terminal(BAR).splitlines()]
     assert [name for name in ("printed 1", "said 1", "printed 2", "said 2") if not any(name in x for x in lines)] == []
+
+
+@pytest.mark.parametrize("bounds", [(0.00017, 0.0002), (0.0, 0.0078), (0.4, 0.6), (0.0, 0.0), (90.0, 100.0)])
+def test_the_final_table_fits_80_columns(bounds):
+    found = {
+        "metrics": {"sampled": {"examples": 3, "score/concept_coverage": bounds[1]}},
+        "intervals": {"sampled": {"score/concept_coverage": bounds}},
+    }
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison_table(found, found))
+    row = console.file.getvalue().splitlines()[-1]
+    assert row.startswith("score/concept_coverage ")
+    assert row.count("]") == 2, row
+
+
+def test_zero_has_no_sign():
+    assert metrics_line({"iteration": 1, "kl": -0.0004, "policy/loss": -0.0}) == "   1  kl 0.00  loss 0.000"

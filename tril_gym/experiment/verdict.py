@@ -90,7 +90,7 @@ def verdict_of(
     kl = after["metrics"]["sampled"].get("kl")
     sentence = ", ".join(
         [f"held-out {describe_changes(changes)}" if is_scored else UNSCORED]
-        + ([] if kl is None else [f"KL {kl:.1f} nats a text"])
+        + ([] if kl is None else [f"KL {kl:z.1f} nats a text"])
         + ([] if seconds is None else [f"in {duration(seconds)}"])
     )
     numbers = {

@@ -294,7 +294,7 @@ def metrics_table(rows: Sequence[Mapping[str, float]], *, limit: int = 10) -> Ta
 
 def _number(value: float, style: str) -> str:
     """Return a metric in its style, or with an exponent where it is large, as the critic's share of no variance is."""
-    return f"{value:{style}}" if style == ".0f" or not abs(value) >= 1e5 else f"{value:.2e}"
+    return f"{value:z{style}}" if style == ".0f" or not abs(value) >= 1e5 else f"{value:.2e}"
 
 
 def sample_line(sample: Mapping[str, Any]) -> str:
@@ -383,14 +383,14 @@ def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
 
 
 def _narrow_cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    """Return a cell of at most 20 characters for values from 0.01 to 100, so that the table fits 80 columns."""
+    """Return a cell of at most 20 characters for values from 0 to 100, so that the table fits 80 columns."""
     if value is None:
         return ""
     numbers = (value, *(() if interval is None or None in interval else interval))
     largest = max(map(abs, numbers))
-    style = ".1f" if largest >= 10 else ".3f" if largest >= 0.01 else ".2g"
-    # Below 1e-5 it is rounding, such as a KL divergence before training.
-    first, *bounds = (f"{number if largest > 1e-5 else 0:{style}}" for number in numbers)
+    # Up to 1e-5 it is rounding, such as a KL divergence before training.
+    style = ".1f" if largest >= 10 else ".3f" if largest >= 0.001 else ".0e" if largest > 1e-5 else ".0f"
+    first, *bounds = (f"{number:z{style}}" for number in numbers)
     return first.ljust(5) + (f" [dim]\\[{', '.join(bounds)}][/dim]" if bounds else "")
 
 

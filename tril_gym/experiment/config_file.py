@@ -47,10 +47,11 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.start_mark)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            if (key := self.construct_object(key_node, deep=True)) in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", key_node.start_mark)
+            keys.append(key)
         return super().construct_mapping(node, deep)
 
 

@@ -212,6 +212,10 @@ def _check_has_validation(folder: Path) -> None:
 def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:
     """Return keywords of the examples to evaluate on, and their description."""
     if not has_data(config.env):
+        if split is not None:
+            raise ValueError(f"{config.env} creates its own examples, which have no splits; leave --split {split} out")
+        if config.dataset not in (None, "embedded"):
+            raise ValueError(f"{config.env} creates its own examples, got the data set {config.dataset}; leave it out")
         return {}, "the examples of the environment"
     name = eval_dataset or config.dataset or "embedded"
     if not has_splits(name) and split is not None:

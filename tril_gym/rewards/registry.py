@@ -362,6 +362,8 @@ def _from_function(name: str, function: Callable[..., Any], settings: dict[str, 
 
 def _spec(name: str) -> RewardSpec:
     if name not in REGISTRY:
+        if name.endswith(".py"):
+            raise ValueError(f"reward {name} is a file without a function; write {name}:FUNCTION")
         raise ValueError(
             f"unknown reward {with_suggestion(name, REGISTRY)}; the rewards are {', '.join(names())}, or your own"
             " module:function or FILE.py:function"

@@ -58,7 +58,13 @@ def test_without_a_length_the_positions_suffice():
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
-    [("", "got ''"), ([], r"got \[\]"), ([3], "got 3"), (["w2", ""], "got ''")],
+    [
+        ("", "got ''"),
+        ([], r"got \[\]"),
+        ([3], "got 3"),
+        (["w2", ""], "got ''"),
+        ("dog", "got 'dog', in which the tokenizer"),
+    ],
 )
 def test_bad_prompts_are_refused(prompts, message):
     with pytest.raises(ValueError, match=message):

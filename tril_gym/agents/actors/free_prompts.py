@@ -77,7 +77,10 @@ def prompt_ids(policy: Any, prompts: Sequence[str | Chat]) -> list[list[int]]:
             continue
         body = encode(policy.tokenizer, prompt) if isinstance(prompt, str) else []
         if not body:
-            raise ValueError(f"a prompt must be a text with a token or more, or a list of messages, got {prompt!r}")
+            unknown = ", in which the tokenizer knows no word" if isinstance(prompt, str) and prompt.strip() else ""
+            raise ValueError(
+                f"a prompt must be a text with a token or more, or a list of messages, got {prompt!r}{unknown}"
+            )
         found.append([*before, *body, *after])
     return found
 

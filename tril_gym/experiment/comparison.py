@@ -206,6 +206,7 @@ def curves_figure(runs: Sequence[FinishedRun]) -> Figure:
             )
     for panel, way in zip(panels, WAYS, strict=True):
         panel.set(title=way, xlabel="iteration")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("held-out reward of a text")
     figure.suptitle(runs[0].config.env)

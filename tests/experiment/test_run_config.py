@@ -1,6 +1,7 @@
 """Settings of a run: bounds, what wins over what, values that follow from others, and help of every field."""
 
 from dataclasses import asdict, fields
+from functools import partial
 
 import pytest
 import torch
@@ -148,15 +149,19 @@ def test_resolved_values_are_those_used():
         ("apa_anchor", "reference", {"policy_loss": "apa", "kl_coef": 0.0}),
         ("rollin_iterations", 9, {"final_rollin_prob": 0.0}),
         ("cut_share", 0.25, {"cut": "share"}),
+        ("best_of_by", "value", {"best_of": 2}),
+        ("given_shaping", 0.2, {"given_texts": 1}),
+        ("hand_over_margin", 0.5, {"hand_over": "quality"}),
     ],
 )
 def test_hyperparameters_that_have_no_effect_are_refused(name, value, needed):
-    own = {"preset": "pretrained", "guide": "references"}
-    assert configure("ppo-pp", **own, **needed, **{name: value}).hyperparameters[name] == value
-    usual = configure("ppo-pp", **own).hyperparameters[name]
-    assert configure("ppo-pp", **own, **{name: usual}).hyperparameters[name] == usual  # as `config.yaml` has it
+    algorithm = next(kind for kind in ("ppo-pp", "d2lols", "grpo") if name in configure(kind).hyperparameters)
+    run_of = partial(configure, algorithm, preset="pretrained", guide=None if algorithm == "grpo" else "tiny")
+    assert run_of(**needed, **{name: value}).hyperparameters[name] == value
+    usual = run_of().hyperparameters[name]
+    assert run_of(**{name: usual}).hyperparameters[name] == usual  # as `config.yaml` has it
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} has no effect here"):
-        configure("ppo-pp", **own, **{name: value})
+        run_of(**{name: value})
 
 
 def test_every_field_has_an_option_with_help():

@@ -24,7 +24,7 @@ from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import is_function_name
 
 OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
-# Hyperparameters that are read only where another one has one of some values; without values: where it is given.
+# Hyperparameters that are read only where another one has one of some values; without values: where it is changed.
 READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "lr_iterations": ("lr_schedule", ("linear", "cosine")),
     "kl_target": ("kl_controller", ("adaptive", "proportional", "pid")),
@@ -39,6 +39,11 @@ READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "rollin_iterations": ("final_rollin_prob", ()),
     "cut_share": ("cut", ("share",)),
     "cut_iterations": ("cut", ("backward", "binomial")),
+    "best_of_by": ("best_of", ()),
+    "given_shaping": ("given_texts", ()),
+    "hand_over_every": ("hand_over", ("quality",)),
+    "hand_over_texts": ("hand_over", ("quality",)),
+    "hand_over_margin": ("hand_over", ("quality",)),
 }
 
 
@@ -96,7 +101,7 @@ def _check_read(given: Mapping[str, Any], config: RunConfig) -> None:
         if name not in given or given[name] == usual[name] or other not in usual:
             continue
         found = config.hyperparameters[other]
-        if found in values if values else found is not None:
+        if found in values if values else found != usual[other]:
             continue
         now = "is not given" if found is None else f"is {found}"
         raise ValueError(
@@ -187,6 +192,8 @@ def _guide_settings(config: RunConfig) -> dict[str, Any]:
     guide = own if config.guide is None else config.guide
     if guide is None or guide in ("references", "successes") or is_function_name(guide):
         return {"guide": guide}
+    if guide.endswith(".py"):
+        raise ValueError(f"--guide {guide} is a file without a function; write {guide}:FUNCTION")
     defaults: dict[str, Any] = {
         "guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0,
         "guide_top_p": GUIDE_TOP_P,

@@ -136,7 +136,7 @@ def check_critic(policy: LMPolicy, kind: CriticKind | None) -> None:
         ValueError: an adapter beside a policy without one, or a separate model from quantised weights.
     """
     if kind == "adapter" and policy.lora is None:
-        raise ValueError('critic="adapter" needs a LoRA policy; use LMPolicy.with_lora or --lora-rank')
+        raise ValueError("a critic or discriminator adapter needs a LoRA policy; use LMPolicy.with_lora or --lora-rank")
     if kind == "separate" and policy.language_model.is_quantised:
         raise ValueError('critic="separate" cannot train quantised weights; use critic="adapter", or load them in full')
 

@@ -272,6 +272,11 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ),
     ("evaluate nowhere --env tril/CommonGen-v0 --output no/x.json", "--output no/x.json: there is no folder no"),
     ("evaluate nowhere --env tril/CommonGen-v0 --seed 99999999999", "99999999999 is not in the range"),
+    (
+        "sample nowhere hello --greedy --samples 3",
+        "--greedy writes the most probable tokens, once for each prompt; leave",
+    ),
+    ("sample nowhere hello --greedy --temperature 2", "once for each prompt; leave --temperature out"),
     ("train reward-model", "--dataset is missing"),
     ("train reward-model --env tril/TLDR-v0", "--env tril/TLDR-v0 has no pairs of completions"),
     ("train reward-model --env tril/Toy-v0", "tril/Toy-v0 creates its own examples"),

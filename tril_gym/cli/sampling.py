@@ -45,9 +45,12 @@ def sample_command(
     from tril_gym.utils.quiet import silence_libraries
 
     silence_libraries()
+    if greedy and (samples > 1 or loading["temperature"] is not None):
+        option = "--samples" if samples > 1 else "--temperature"
+        raise click.UsageError(f"--greedy writes the most probable tokens, once for each prompt; leave {option} out")
     with reported_failures(debug=debug), usage_errors():
         chosen = sampler(source, stop=stop_texts(stop) or None, **loading)
-        repeated = [prompt for prompt in prompts for _ in range(1 if greedy else samples)]
+        repeated = [prompt for prompt in prompts for _ in range(samples)]
         found = chosen.complete(repeated, max_new_tokens=max_new_tokens, greedy=greedy, seed=seed)
     for prompt, completion in zip(repeated, found, strict=True):
         click.echo(f"{prompt} |{completion}")

@@ -32,6 +32,17 @@ def test_without_auxiliary_epochs_it_is_ppo():
     assert not torch.equal(weights(trained(PPG, PPGConfig, auxiliary_every=1, auxiliary_epochs=1)), plain)
 
 
+def test_while_the_critic_warms_up_no_phase_ends():
+    numbers = {"critic_warmup": 2, "auxiliary_every": 1, "auxiliary_epochs": 1}
+    start = torch.cat([weight.detach().flatten() for weight in toy_policy(dtype=torch.float64).parameters()])
+    warm = trained(PPG, PPGConfig, **numbers)
+    assert torch.equal(weights(warm), start)
+    assert len(warm.learner.phase) == 2
+    assert "auxiliary/loss" in history(warm, 1)[0]  # the control: then it ends, and the policy has moved
+    assert not warm.learner.phase
+    assert not torch.equal(weights(warm), start)
+
+
 def phase_of(**numbers):
     """Return a learner in the middle of a phase, and the texts of its phase."""
     numbers = {"auxiliary_every": 2, "auxiliary_coef": 0.7, "clone_coef": 1.3, "temperature": 1.5} | numbers

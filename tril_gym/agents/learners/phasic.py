@@ -102,12 +102,16 @@ class Phasic(Learner):
         self.optimizer = adamw(self.parameters(), self.config, ranks=ranks)
 
     def update(self, trajectories: Trajectories, plan: Plan, *, generator: torch.Generator, timer: Timer) -> Metrics:
-        """Learn from the texts of one iteration, and in the last of a phase from all of it again."""
+        """Learn from the texts of one iteration, and in the last of a phase from all of it again.
+
+        In the critic's warm-up no phase ends: its auxiliary phase would move the policy.
+        """
         metrics = self.actor_critic.update(trajectories, plan, generator=generator, timer=timer)
+        warms_up = self.actor_critic.critic_updates[plan.critic] <= self.config.critic_warmup
         found = self.actor_critic.experience
         assert found is not None, "the actor-critic has just learned from it"
         self.phase.append(replace(found, targets=None, group_size=1))
-        if len(self.phase) < self.config.auxiliary_every:
+        if warms_up or len(self.phase) < self.config.auxiliary_every:
             return metrics
         with timer.time("learn"):
             metrics |= self._auxiliary_phase(generator)

@@ -1,5 +1,8 @@
 """Policies without a download: warmed up on the environment's references, and kept in the cache."""
 
+import itertools
+from types import SimpleNamespace
+
 import gymnasium as gym
 import pytest
 import torch
@@ -66,7 +69,9 @@ class TestWarmUp:
         monkeypatch.setattr(BehaviourCloning, "step", no_training)
         assert equal(tiny_policy(envs(), kind=kind, **SMALL), first)
         # Not one thing that the weights depend on may be missing from the key.
-        for other in ({"epochs": 3.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}):
+        others = [{"epochs": 3.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}]
+        others += [{"weight_decay": 0.1}, {"lr_schedule": "cosine"}, {"lr_warmup": 1}, {"minibatch_size": 16}]
+        for other in [*others, {"seconds": 1e9}, {"threads": 2}]:
             with pytest.raises(AssertionError, match="trained again"):
                 tiny_policy(envs(), kind=kind, **SMALL | other)
         with pytest.raises(AssertionError, match="trained again"):
@@ -146,6 +151,15 @@ def test_pretraining_ends_after_the_given_seconds():
     assert not equal(untrained, whole)
 
 
+def test_seconds_are_counted_from_the_beginning_of_pretraining(monkeypatch):
+    # The clock says 0 at the beginning, then 1, 2 and 3 before the steps: the third would begin after 2.5 seconds.
+    clock, steps = itertools.count(), []
+    monkeypatch.setattr(tiny, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
+    tiny_policy(envs(), **SMALL | {"seconds": 2.5})
+    assert len(steps) == 2
+
+
 def test_pretraining_prints_lines_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr(tiny, "LINE_SECONDS", 0.0)
     tiny_policy(envs(), **SMALL | {"progress": True, "epochs": 1})
@@ -210,3 +224,11 @@ class TestSettings:
         schedule = {"lr_schedule": "linear", "lr_warmup": 2, "learning_rate": 0.3}
         tiny_policy(envs(), **SMALL | {"samples": 160, "epochs": 1} | schedule)
         assert rates == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1])
+
+    def test_weight_decay_is_that_of_the_optimizer(self, monkeypatch):
+        decays = []
+        monkeypatch.setattr(
+            BehaviourCloning, "step", lambda self, texts: decays.append(self.optimizer.param_groups[0]["weight_decay"])
+        )
+        tiny_policy(envs(), **SMALL | {"samples": 64, "epochs": 1, "weight_decay": 0.3})
+        assert decays == [0.3, 0.3]

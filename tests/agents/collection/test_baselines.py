@@ -7,12 +7,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from doubles import OneToken, foreign_envs, generator, language_model, policy_of
+from doubles import OneToken, foreign_envs, generator, language_model, policy_of, toy_policy
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import PPO, GAILConfig, LMPolicy, Plan, PPOConfig, Trajectories, UniformCut
+from tril_gym.agents import (
+    PPO,
+    GAILConfig,
+    LMPolicy,
+    Plan,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    Trajectories,
+    UniformCut,
+)
 from tril_gym.agents.algorithms import batches
 from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
 from tril_gym.agents.collection.collector import collect
@@ -21,6 +31,7 @@ from tril_gym.data.examples import Examples
 from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer
+from tril_gym.utils.profiler import Timer
 
 GOOD, BAD, OTHER = 5, 7, 8  # of the toy environment, whose "count" pays the share of 5, 8, … in a text of T = 8 words
 T = 8
@@ -123,6 +134,20 @@ def test_the_variance_of_advantages_falls_where_the_prompt_decides(monkeypatch):
     assert float(less.abs().max()) < 1e-5
     assert float(shuffled.var()) > float(plain.var())  # control: another text's
     assert metrics["reward/baseline"] == pytest.approx(metrics["reward/mean"])  # which is the environment's
+
+
+@pytest.mark.parametrize("baseline", ["prompt", "rollin"])
+def test_an_agent_subtracts_what_the_reference_policy_earns_from_the_start_it_names(baseline):
+    # The guide writes good words, the reference policy bad ones: from a rollin it earns the rollin's share of the text.
+    config = PPOPlusPlusConfig(rollin_prob=0.7, baseline=baseline, check_model=False)
+    agent = PPOPlusPlus(toy_policy(), OneToken(GOOD), toy_envs(), config)
+    agent.learner.credit.ref_policy = OneToken(BAD)
+    batch = agent.batches.next(agent, agent.plan(0), Timer())
+    texts = batch.trajectories
+    less = texts.rewards.sum(1) - batch.learned.rewards.sum(1)
+    torch.testing.assert_close(less, texts.switch.double() / T if baseline == "rollin" else torch.zeros(6).double())
+    assert batch.metrics["reward/baseline"] == pytest.approx(float(less.mean()))
+    assert len(set(texts.switch.tolist())) > 2
 
 
 def test_an_environment_without_restart_is_refused():

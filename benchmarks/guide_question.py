@@ -83,7 +83,9 @@ ARMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "BC, each text four times": ("bc", None, IMITATION | {"epochs": 4}),
     "BC, four times as many texts": ("bc", None, IMITATION | {"epochs": 1}),
 }
-T_QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 9: 2.262}  # 97.5 %, by degrees of freedom
+# Student's t: 97.5 % quantiles by degrees of freedom.
+T_QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
+T_QUANTILES |= {12: 2.179, 15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980}
 
 
 def make_envs(data: Path, num_envs: int, **settings: Any) -> VectorEnv:
@@ -148,11 +150,15 @@ def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, di
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % interval by Student's t; NaN for a single value."""
+    """Return the mean and the half-width of its 95 % interval by Student's t; NaN for a single value.
+
+    Between the numbers of the table it is a little too wide.
+    """
     freedom = len(values) - 1
-    quantile = T_QUANTILES.get(freedom, 2.0 if freedom > 9 else 2.45)
-    width = quantile * statistics.stdev(values) / math.sqrt(len(values)) if freedom else math.nan
-    return statistics.mean(values), width
+    if not freedom:
+        return statistics.mean(values), math.nan
+    quantile = T_QUANTILES[max(known for known in T_QUANTILES if known <= freedom)]
+    return statistics.mean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

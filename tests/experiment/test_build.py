@@ -182,6 +182,14 @@ class TestPretrainShare:
         assert any(word in training_words(found.envs) for word in ("dog0", "dog1", "dog2", "dog3"))
         assert len(training_words(found.envs)) >= 60 - len(held_out)
 
+    def test_its_seconds_end_it(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / "cache"))
+        seconds = []
+        monkeypatch.setattr(tiny, "_pretrain", lambda policy, texts, settings, title: seconds.append(settings.seconds))
+        self.components(tmp_path, pretrain_seconds=7.0)
+        self.components(tmp_path)
+        assert seconds == [7.0, None]
+
     def test_all_prompts_by_default(self, tmp_path):
         found = self.components(tmp_path)
         assert found.config.pretrain_share == 1

@@ -6,9 +6,11 @@ import json
 import pytest
 from rich.console import Console
 
-from tril_gym.experiment import RunConsole, configure, resume, train
+from tril_gym.experiment import RunConsole, configure, held_out, resume, train
 from tril_gym.experiment.held_out import kl_warning_of
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.training import resumed_run
+from tril_gym.experiment.verdict import verdict_of
 
 SMALL = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 6, "learning_rate": 1e-2, "lr_schedule": "constant"}
 
@@ -36,6 +38,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     output = toy_run(folder, iterations=5, eval_every=2)
     assert output.count("after iteration") == 2
+    assert output.splitlines()[-1] == json.loads((folder / "evaluation.json").read_text())["verdict"]["sentence"]
     return folder
 
 
@@ -45,6 +48,19 @@ def test_evaluations_do_not_change_the_training(run, tmp_path):
     assert not (tmp_path / "without" / "evaluations.jsonl").exists()
     ends = [json.loads((folder / "evaluation.json").read_text()) for folder in (run, tmp_path / "without")]
     assert ends[0]["after"] == ends[1]["after"]
+
+
+def test_the_verdict_is_on_the_policy_after_training(run):
+    found = json.loads((run / "evaluation.json").read_text())
+    for way in ("greedy", "sampled"):
+        means = {when: found[when]["metrics"][way]["reward/mean"] for when in ("before", "after")}
+        assert {when: found["verdict"][way][when] for when in means} == pytest.approx(means)
+        assert means["before"] != means["after"]
+    assert (
+        found["verdict"]["kl"]
+        == found["after"]["metrics"]["sampled"]["kl"]
+        != found["before"]["metrics"]["sampled"]["kl"]
+    )
 
 
 def test_rows_are_metrics_without_texts(run):
@@ -126,3 +142,25 @@ class TestTextsWithTheSameReward:
         config = configure("gail", **SMALL, iterations=1, reward={"length_penalty": 1.0})
         train(config, tmp_path / "run", console=RunConsole(console))
         assert "same reward" not in console.file.getvalue()
+
+
+def test_the_warning_follows_the_last_evaluation(tmp_path, monkeypatch):
+    """A gain after the first iteration, none after the second, whose own evaluation counts."""
+    outcomes = iter(["gain", "no gain", "gain"])
+
+    def staged(*evaluations, **settings):
+        found = verdict_of(*evaluations, **settings)
+        return found if "seconds" in settings else found | {"outcome": next(outcomes)}
+
+    monkeypatch.setattr(held_out, "verdict_of", staged)
+    output = toy_run(tmp_path / "run", iterations=4, eval_every=1, kl_warning=1e-9)
+    assert output.count("warning: KL") == output.count("nats a text in iteration 2 is above kl_warning") == 1
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_unknown_words_are_those_of_no_training_example(tmp_path, monkeypatch, data):
+    monkeypatch.setattr(RunFolder, "read_words", lambda folder: frozenset() if data else None)
+    toy_run(tmp_path / "run", iterations=1)
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    for when in ("before", "after"):
+        assert found[when]["metrics"]["sampled"].get("text/unknown_words") == (1.0 if data else None)

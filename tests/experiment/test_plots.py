@@ -3,7 +3,9 @@
 import math
 
 import pytest
+from rich.console import Console
 
+from tril_gym.experiment import RunConsole, configure, run, train
 from tril_gym.experiment.plots import curve_figure, draw_curve, moving_average
 
 ROWS = [{"iteration": number, "reward/mean": number / 10, "kl": number * 1.0} for number in (1, 2, 3)]
@@ -47,6 +49,22 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     assert math.isnan(figure(rows=rows).axes[0].lines[0].get_ydata()[0])
     draw_curve(tmp_path / "curve.png", title="t", reward="r", rows=rows, held_out=[evaluation(0, 0.1)])
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_draws_all_its_evaluations_in_order(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run, "draw_curve", lambda path, **data: drawn.append((path, data)))
+    numbers = {"kl_controller": "adaptive", "kl_target": 3.0, "learning_rate": 1e-2}
+    sizes = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "iterations": 3, "eval_every": 1}
+    config = configure("ppo", tiny_samples=0, **sizes, **numbers)
+    result = train(config, tmp_path / "run", console=RunConsole(Console(quiet=True)))
+    ((path, data),) = drawn
+    assert (path, data["kl_target"]) == (tmp_path / "run" / "curve.png", 3.0)
+    assert [row["iteration"] for row in data["rows"]] == [1, 2, 3]
+    assert [row["iteration"] for row in data["held_out"]] == [0, 1, 2, 3]
+    ends = [data["held_out"][end]["metrics"] for end in (0, -1)]
+    assert ends == [result.before["metrics"], result.after["metrics"]]
+    assert ends[0] != ends[1]
 
 
 def test_moving_average_by_hand():

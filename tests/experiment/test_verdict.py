@@ -115,6 +115,12 @@ def test_a_change_that_all_texts_share_is_written_itself(sign):
     assert found["sentence"].endswith(f"({ends[1]} standard errors)")
 
 
+def test_fewer_examples_are_compared_with_the_first_of_those_before():
+    # Differences 1 and 3: mean 2, standard error 1.
+    before, after = evaluation([0.0, 1.0, 9.0], [0.0, 1.0, 9.0]), evaluation([1.0, 4.0], [1.0, 4.0])
+    assert verdict_of(before, after)["greedy"] == {"before": 0.5, "after": 2.5, "stderr": 1.0, "standard_errors": 2.0}
+
+
 def test_different_examples_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         paired_change([0.0, 1.0], [0.0])

@@ -28,10 +28,12 @@ import torch
 import toy_guides
 from benchmark_models import EOS, FIRST_WORD
 from hand_written import HandWrittenPPO, Hyperparameters, write
+from rich.console import Console
 from side_by_side import Comparison, Sample, Spread, Target
 
 from tril_gym.agents import tiny_policy
 from tril_gym.envs.text_vector_env import TextVectorEnv
+from tril_gym.experiment import RunConsole, configure, train
 from tril_gym.experiment.text_quality import words_of_examples
 from tril_gym.experiment.verdict import verdict_of
 from tril_gym.wrappers.vector import base_attribute
@@ -254,18 +256,62 @@ class TestGuideQuestion:
         assert (tmp_path / "found" / "0_0.json").read_text() == before
         capsys.readouterr()
 
+    def test_an_arm_is_measured_on_test_prompts_with_the_first_policy(self, data, tmp_path, capsys, monkeypatch):
+        (data / "commongen" / "test.jsonl.gz").write_bytes((data / "commongen" / "train.jsonl.gz").read_bytes())
+        parts, measured, make, measure = [], [], guide_question.make_envs, guide_question.measured
+
+        def made(path, num_envs, **settings):
+            parts.append((settings.get("split", "train"), settings.get("part")))
+            return make(path, num_envs, **settings)
+
+        def recorded(policy, envs, first):
+            assert "test" in base_attribute(envs, "examples").source
+            assert first.decoding == policy.decoding
+            measured.append([float(policy.model.lm_head.weight.detach().sum()) for policy in (first, policy)])
+            return measure(policy, envs, first)
+
+        monkeypatch.setattr(guide_question, "make_envs", made)
+        monkeypatch.setattr(guide_question, "measured", recorded)
+        sizes = {"width": 16, "layers": 1, "samples": 8, "epochs": 1, "minibatch_size": 8}
+        smallest = ["--seeds", "4", "--iterations", "2", "--texts", "4", "--examples", "1", "--arms", "PPO"]
+        folder = tmp_path / "found"
+        guide_question.main([str(data / "commongen"), str(folder), *smallest, "--pretraining", json.dumps(sizes)])
+        assert parts == [("train", (0.0, 0.7)), ("train", (0.7, 1.0)), ("test", None)] * 4
+        # Before and after each: the fourth seed begins with the first policy again, and trains on other texts.
+        befores, afters = measured[::2], measured[1::2]
+        assert all(first == policy for first, policy in befores)
+        assert [first for first, _ in befores] == [first for first, _ in afters]
+        assert befores[0] == befores[3] != befores[1] != befores[2]
+        assert afters[0] != afters[3]
+        found = [json.loads((folder / f"0_{seed}.json").read_text()) for seed in range(4)]
+        assert all(abs(row["before"]["sampled"]["kl"]) < 1e-4 < abs(row["after"]["sampled"]["kl"]) for row in found)
+        capsys.readouterr()
+
+    @pytest.mark.parametrize(
+        ("seeds", "quantile"),
+        [(2, 12.71), (6, 2.571), (7, 2.447), (9, 2.306), (11, 2.228), (12, 2.228), (21, 2.086), (200, 1.98)],
+    )
+    def test_intervals_are_those_of_students_t(self, seeds, quantile):
+        values = [float(number % 2) for number in range(seeds)]
+        error = (sum((value - sum(values) / seeds) ** 2 for value in values) / (seeds - 1) / seeds) ** 0.5
+        assert guide_question.mean_and_interval(values) == pytest.approx((sum(values) / seeds, quantile * error))
+        assert math.isnan(guide_question.mean_and_interval([1.0])[1])
+
     def test_differences_are_paired_by_seed(self):
         def result(arm, seed, after):
             metrics = {way: {"reward/mean": after, "kl": 1.0} for way in ("greedy", "sampled")}
-            start = {way: {"reward/mean": 0.5} for way in metrics}
+            start = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.25}}
             return {"arm": arm, "seed": seed, "before": start, "after": metrics, "tokens": 10}
 
         bc = "BC, each text four times"
-        rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result(bc, 0, 0.5), result(bc, 1, 0.7)]
-        # Gains of BC: 0 and 0.2, mean 0.1, standard error 0.1; less PPO's: −0.1 twice.
-        own, difference = guide_question.table(rows).splitlines()[-1].split(" | ")[2:4]
-        assert own == f"+0.100 ± {12.71 * 0.1:.3f}"
-        assert difference == "-0.100 ± 0.000"
+        rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result(bc, 1, 0.7), result(bc, 0, 0.5)]
+        # Gains of BC: 0 and 0.2, mean 0.1, standard error 0.1; less PPO's: −0.1 twice. Sampled ones are 0.25 more.
+        cells = guide_question.table(rows).splitlines()[-1].split(" | ")[2:6]
+        assert cells[:2] == [f"+0.100 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000"]
+        assert cells[2:] == [f"+0.350 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000"]
+        # A seed that PPO has not counts in the arm's own mean only: gains of 0, 0.2 and 0.4.
+        cells = guide_question.table([*rows, result(bc, 2, 0.9)]).splitlines()[-1].split(" | ")[1:4]
+        assert (cells[0], cells[1][:6], cells[2]) == ("3", "+0.200", "-0.100 ± 0.000")
 
 
 @pytest.mark.slow
@@ -513,6 +559,7 @@ class TestLearning:
         [
             ((2.1, 30.0, 40.0), 0.0, []),  # the reward need not rise
             ((1.9,), 0.0, ["likelihood"]),
+            ((30.0, 40.0, -1.0), 0.0, []),
             ((30.0, 40.0, -1.1), 0.0, ["likelihood"]),  # no seed may fall
             ((30.0,), -2.1, ["reward"]),
         ],
@@ -544,6 +591,58 @@ class TestLearning:
     def test_published_data_are_judged_on_more_examples(self, tmp_path):
         ours, published = learning.Conditions(tmp_path), learning.Conditions(tmp_path, data=tmp_path)
         assert (ours.examples, published.examples) == (200, 400)
+
+    def test_a_run_is_compared_with_the_policy_that_it_began_with(self, tmp_path, monkeypatch):
+        """BC, whose first policy has random weights, so that references become more likely."""
+
+        def trained(command, **options):
+            assert command[4:7] == ["bc", "--env", "tril/CommonGen-v0"]
+            sizes = {"num_envs": 8, "iterations": 2, "eval_examples": 2, "eval_every": 1, "learning_rate": 1e-2}
+            config = configure(command[4], env=command[6], seed=int(command[command.index("--seed") + 1]), **sizes)
+            train(config, command[command.index("--output-dir") + 1], console=RunConsole(Console(quiet=True)))
+
+        monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=trained))
+        monkeypatch.setattr(learning, "EXAMPLES", 6)
+        cell = learning.Cell("bc", "tril/CommonGen-v0", "tiny")
+        found = learning.measure_run(cell, 1, learning.Conditions(tmp_path))
+        assert (found["seed"], found["before"]["greedy"]["examples"]) == (1, 6)
+        assert abs(found["before"]["sampled"]["kl"]) < 1e-4 < abs(found["after"]["sampled"]["kl"])
+        for way in ("greedy", "sampled"):
+            ends = [found[when][way]["reward/mean"] for when in ("before", "after")]
+            assert [found["verdict"][way][when] for when in ("before", "after")] == pytest.approx(ends)
+        assert found["likelihood"]["standard_errors"] > 2
+        assert [number for number, *_ in found["curve"]] == [0, 1, 2]
+        assert learning.summary([found])["seeds"] == 1
+
+    @pytest.mark.parametrize("kl", [8.0, 8.1])
+    def test_a_cell_that_fails_is_the_exit_code(self, tmp_path, capsys, kl):
+        result = self.result(kl=kl, curve=[(0, 0.5, 0.4), (10, 0.6, 0.5)])
+        (tmp_path / "ppo.json").write_text(json.dumps(result))
+        with pytest.raises(SystemExit) as ended:
+            learning.main([str(tmp_path), "--seeds", "0"])
+        assert bool(ended.value.code) == (kl > 8)
+        assert (tmp_path / "table.md").read_text() == capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("seeds", "broken"),
+        [
+            ([{"greedy": 2.0, "sampled": 2.0}], []),
+            ([{"sampled": 1.9}], ["median"]),  # in both decodings
+            ([{"kl": 8.0}, {"kl": 1.0}, {"kl": 8.1}], ["KL"]),  # in every seed
+            ([{"unknown": 0.02}, {"unknown": 0.9}, {"unknown": 0.02}], []),  # in the median seed
+            ([{"repetition": 0.009}, {"repetition": 0.9}, {"repetition": 0.0}], []),
+            ([{}, {}, {"greedy": -1.0}], []),
+        ],
+    )
+    def test_limits_are_of_all_seeds_or_of_the_median(self, seeds, broken):
+        assert learning.summary([self.result(**seed) for seed in seeds])["broken"] == broken
+
+    @pytest.mark.parametrize(("way", "change", "broken"), [("greedy", -2.0, []), ("sampled", -2.1, ["reward"])])
+    def test_gail_may_not_lower_the_reward_in_either_decoding(self, way, change, broken):
+        result = self.result(
+            **{"greedy": 0.0, "sampled": 0.0, way: change}, algorithm="gail", nll=(1.3, 1.3), discriminator=(0.9, 0.9)
+        )
+        assert learning.summary([result])["broken"] == broken
 
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]

@@ -14,6 +14,8 @@ from torch import Tensor
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import (
     PPO,
+    AggreVaTeD,
+    AggreVaTeDConfig,
     GAILConfig,
     LMPolicy,
     Plan,
@@ -148,6 +150,16 @@ def test_an_agent_subtracts_what_the_reference_policy_earns_from_the_start_it_na
     torch.testing.assert_close(less, texts.switch.double() / T if baseline == "rollin" else torch.zeros(6).double())
     assert batch.metrics["reward/baseline"] == pytest.approx(float(less.mean()))
     assert len(set(texts.switch.tolist())) > 2
+
+
+def test_metrics_have_the_rewards_of_the_environment():
+    config = AggreVaTeDConfig(rollin_prob=1.0, baseline="prompt", epochs=1, check_model=False)
+    reports: list[Any] = []
+    AggreVaTeD(toy_policy(), OneToken(GOOD), toy_envs(), config).learn(1, callbacks=[reports.append])
+    rewards, has_rollin = reports[0].trajectories.rewards.sum(1), reports[0].trajectories.switch > 0
+    assert reports[0].metrics["reward/mean"] == pytest.approx(float(rewards.mean()))
+    assert reports[0].metrics["reward/guide_finished"] == pytest.approx(float(rewards[has_rollin].mean()))
+    assert reports[0].metrics["reward/baseline"] > 0.01
 
 
 def test_an_environment_without_restart_is_refused():

@@ -118,6 +118,9 @@ def test_the_warning_names_value_bound_and_remedies():
     for words in ("23.4 nats", "iteration 7", "kl_warning 20", "learning_rate", "kl_coef", "kl_target", "not above"):
         assert words in text
     assert "eval_every" in kl_warning_of(7, 23.44, bound=20.0, outcome=None)
+    unscored = kl_warning_of(7, 23.44, bound=20.0, outcome="no reward")
+    assert "no reward scores the held-out texts;" in unscored
+    assert "standard errors" not in unscored
 
 
 def test_a_run_warns_once(tmp_path):
@@ -142,6 +145,20 @@ class TestTextsWithTheSameReward:
         config = configure("gail", **SMALL, iterations=1, reward={"length_penalty": 1.0})
         train(config, tmp_path / "run", console=RunConsole(console))
         assert "same reward" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize("eval_every", [0, 1])
+def test_a_run_without_a_reward_is_warned_of_the_kl_alone(tmp_path, monkeypatch, eval_every):
+    init = held_out.HeldOut.__init__
+
+    def unscored(self, *parts):
+        init(self, *parts)
+        self.is_scored = False
+
+    monkeypatch.setattr(held_out.HeldOut, "__init__", unscored)
+    output = toy_run(tmp_path / "run", iterations=3, eval_every=eval_every, kl_warning=1e-9)
+    assert output.count("no reward scores the held-out texts; to keep") == 1
+    assert output.count("warning: KL") == 1
 
 
 def test_the_warning_follows_the_last_evaluation(tmp_path, monkeypatch):

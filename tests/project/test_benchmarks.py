@@ -530,6 +530,8 @@ class TestLearning:
             ({"kl": math.nan}, "KL"),
             ({"unknown": 0.04}, "unknown words"),
             ({"repetition": 0.02}, "repetition"),
+            ({"unknown": math.nan}, "unknown words"),
+            ({"repetition": math.nan}, "repetition"),
         ],
     )
     def test_each_rule_can_fail(self, bad, rule):
@@ -548,6 +550,8 @@ class TestLearning:
             ((1.3, 1.4), (0.9, 0.8), ["likelihood"]),
             ((1.3, 1.2), (0.8, 0.9), ["discriminator"]),
             ((1.3, 1.31), (0.6, 0.62), []),
+            ((1.3, math.nan), (0.6, 0.62), ["likelihood"]),
+            ((1.3, 1.31), (0.6, math.nan), ["discriminator"]),
         ],
     )
     def test_gail_is_judged_without_the_reward(self, nll, accuracy, broken):

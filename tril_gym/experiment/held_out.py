@@ -171,13 +171,16 @@ def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome |
         iteration: the number of the iteration.
         kl: KL divergence from the initial policy in this iteration, in nats per text.
         bound: in nats per text.
-        outcome: of the last evaluation during training; None if there was none since the start.
+        outcome: of the last evaluation during training; None if there was none since the start. "no reward" also
+            without an evaluation.
     """
     if not kl > bound or outcome in ("gain", "mixed"):
         return None
-    reward = "the held-out reward was not evaluated since the start; set eval_every" if outcome is None else (
-        "the held-out reward is not above the start by 2 standard errors"
-    )  # fmt: skip
+    reward = "the held-out reward is not above the start by 2 standard errors"
+    if outcome is None:
+        reward = "the held-out reward was not evaluated since the start; set eval_every"
+    elif outcome == "no reward":
+        reward = "no reward scores the held-out texts"
     return (
         f"warning: KL {kl:.1f} nats a text in iteration {iteration} is above kl_warning {bound:g}, and {reward};"
         " to keep the texts near the initial policy's, lower learning_rate, raise kl_coef, or set kl_target and a"

@@ -185,7 +185,8 @@ class Run:
         if self.has_warned or not kl > bound:  # nearly every iteration: the evaluations need not be read
             return
         rows = self.held_out.rows()
-        outcome = rows[-1]["verdict"]["outcome"] if rows else None
+        unknown = None if self.held_out.is_scored else "no reward"
+        outcome = rows[-1]["verdict"]["outcome"] if rows else unknown
         if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
             self.console.warn(warning)
             self.has_warned = True

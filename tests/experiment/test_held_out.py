@@ -63,6 +63,15 @@ def test_the_verdict_is_on_the_policy_after_training(run):
     )
 
 
+@pytest.mark.parametrize(("algorithm", "own"), [("rso", {"reference_every": 1}), ("raft", {})])
+def test_a_kl_is_that_to_the_first_policy(tmp_path, algorithm, own):
+    """The reference policy of an iterated RSO is a later policy, so that there is none."""
+    config = configure(algorithm, **SMALL | {"iterations": 1} | own)
+    result = train(config, tmp_path / "run", console=RunConsole(Console(quiet=True)))
+    assert ("kl" in result.after["metrics"]["sampled"]) == (not own)
+    assert (result.verdict["kl"] is None) == bool(own)
+
+
 def test_rows_are_metrics_without_texts(run):
     found = rows(run, "evaluations.jsonl")
     assert [row["iteration"] for row in found] == [2, 4]

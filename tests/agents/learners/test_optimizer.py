@@ -150,6 +150,17 @@ class TestLearningRateFactors:
         assert [critic for _, _, critic in found] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
         assert {critic_owner for critic_owner, _, _ in found} == ({"policy", "guide"} if guide else {"policy"})
 
+    def test_the_discriminator_has_a_constant_rate(self):
+        numbers = {"lr_schedule": "linear", "lr_iterations": 4, "lr_warmup": 1, "discriminator_learning_rate": 1e-2}
+        learner = AdversarialLearner(policy_of(), GAILConfig(**NUMBERS | numbers), TextLayout.of(envs()))
+        plan = Plan(rollout=learner.actor_critic.policy)
+        texts, found = texts_of(plan), []
+        for _ in range(3):
+            update(learner, texts, plan)
+            found.append((rate(learner.actor_critic.optimizer), rate(learner.optimizer)))
+        assert [policy for policy, _ in found] == pytest.approx([1e-3 / 2, 1e-3, 2e-3 / 3])
+        assert [discriminator for _, discriminator in found] == [1e-2] * 3
+
     @pytest.mark.parametrize("learner_of", LEARNERS.values(), ids=LEARNERS)
     def test_learning_rate_of_zero_changes_no_weight(self, learner_of):
         learner = learner_of(policy_of(), lr_schedule="linear", lr_iterations=2)

@@ -22,6 +22,7 @@ from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.experiment.trust import masked
+from tril_gym.experiment.verdict import Outcome
 from tril_gym.utils.console import (
     RunConsole,
     comparison_table,
@@ -185,8 +186,9 @@ class Run:
         if self.has_warned or not kl > bound:  # nearly every iteration: the evaluations need not be read
             return
         rows = self.held_out.rows()
-        unknown = None if self.held_out.is_scored else "no reward"
-        outcome = rows[-1]["verdict"]["outcome"] if rows else unknown
+        outcome: Outcome | None = None if self.held_out.is_scored else "no reward"
+        if rows:
+            outcome = rows[-1]["verdict"]["outcome"]
         if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
             self.console.warn(warning)
             self.has_warned = True

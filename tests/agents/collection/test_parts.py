@@ -8,6 +8,7 @@ from doubles import OneToken, generator, history, toy_envs, toy_plan, toy_policy
 
 from tril_gym.agents import BC, GRPO, RAFT, BCConfig, GRPOConfig, Guide, Plan, RAFTConfig, collect
 from tril_gym.functional.policy_losses import shaped_loss
+from tril_gym.utils.profiler import Timer
 
 
 def texts_of(plan, *, num_envs=12, episodes=12):
@@ -76,6 +77,18 @@ def test_no_kl_is_measured_on_texts_of_others():
     assert given[3::4].any(1).all()
     assert not given[:3].any()
     assert abs(row["policy/ratio_error"]) < 1e-9
+
+
+def test_the_kl_is_the_mean_over_the_policys_own_texts():
+    agent = luffy(learning_rate=1e-2)
+    history(agent, 1)
+    texts = agent.learner.credit.add_reference_and_values(
+        agent.batches.next(agent, agent.plan(1), Timer()).learned, None
+    )
+    drift = (texts.old_logprobs - texts.ref_logprobs).where(texts.is_token, 0.0).sum(1)
+    own = float(drift[~texts.given].mean())
+    assert agent.learner._kl(texts, agent.generator)["kl"] == pytest.approx(own)
+    assert abs(own - float(drift[~texts.given].sum()) / 16) > 1e-3  # control: over all texts
 
 
 def test_references_of_a_group_are_learned():

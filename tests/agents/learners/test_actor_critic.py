@@ -152,6 +152,24 @@ class TestPenalisedRewards:
                 0.1 + 0.03 * now + 0.007 * (e + now) + 0.05 * (now - e), rel=1e-9
             )
 
+    def test_a_moved_price_is_paid_in_the_next_iteration(self):
+        policy, plan = policy_of("gpt2"), Plan(rollout=policy_of("gpt2"))
+        numbers = {"kl_coef": 0.1, "kl_controller": "proportional", "kl_target": 0.5, "kl_gain": 0.05}
+        learner = moved(learner_of(policy, **numbers))
+        experience, paid = learner.credit.experience, []
+
+        def recorded(trajectories: Trajectories, *, kl_coef: float) -> Experience:
+            paid.append(kl_coef)
+            return experience(trajectories, kl_coef=kl_coef)
+
+        learner.credit.experience = recorded  # type: ignore[method-assign]
+        logged, moves = [], [0.1]
+        for _ in range(2):
+            logged.append(update(learner, texts_of(plan), plan)["kl_coef"])
+            moves.append(learner.kl_controller.coef)
+        assert paid == logged == moves[:2]
+        assert moves[1] > 0.11
+
 
 class TestWhatTeaches:
     """Which tokens the policy learns on, and which its critic."""
@@ -256,6 +274,24 @@ class TestSteps:
         assert metrics["policy/ratio_error"] == pytest.approx(math.expm1(0.5), rel=1e-3)
         assert "grad_norm/policy" not in metrics
         assert run(0.5, target_kl=0.11)[0] >= 1  # 1.5 · .11 is above it
+
+    def test_the_minibatch_that_ends_the_epochs_is_the_last(self):
+        policy = policy_of("gpt2")
+        learner, plan = (
+            learner_of(policy, learning_rate=1e-2, target_kl=1e-4, group_by_length=False),
+            Plan(rollout=policy),
+        )
+        gradients, found = learner.epochs.gradients, []
+
+        def recorded(*parts: Any, **options: Any) -> dict[str, float]:
+            found.append(gradients(*parts, **options))
+            return dict(found[-1])
+
+        learner.epochs.gradients = recorded  # type: ignore[method-assign]
+        metrics = update(learner, texts_of(plan), plan)
+        first, last = (step["policy/approx_kl"] for step in found)
+        assert first <= 1.5 * 1e-4 < last
+        assert metrics["policy/approx_kl"] == pytest.approx((first + last) / 2)
 
     def test_the_learning_rate_of_the_critic(self):
         policy = policy_of("gpt2")

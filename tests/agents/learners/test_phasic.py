@@ -43,6 +43,13 @@ def test_while_the_critic_warms_up_no_phase_ends():
     assert not torch.equal(weights(warm), start)
 
 
+def test_the_learning_rate_of_the_auxiliary_phase_is_the_policys():
+    numbers = {"auxiliary_every": 1, "auxiliary_epochs": 1, "lr_schedule": "linear", "lr_iterations": 4}
+    learner = trained(PPG, PPGConfig, **numbers).learner
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in (learner.actor_critic.optimizer, learner.optimizer)]
+    assert rates == pytest.approx([0.75e-3] * 2)  # 4/4, then 3/4 of 1e-3
+
+
 def phase_of(**numbers):
     """Return a learner in the middle of a phase, and the texts of its phase."""
     numbers = {"auxiliary_every": 2, "auxiliary_coef": 0.7, "clone_coef": 1.3, "temperature": 1.5} | numbers

@@ -320,9 +320,9 @@ def broken_rules(results: Sequence[Mapping[str, Any]], found: Mapping[str, Any])
         rises = [result["likelihood"]["standard_errors"] for result in results]
         limits["likelihood"] = not (_median(rises) >= THRESHOLD and _least(rises) >= -1)
     elif algorithm == "gail":
-        rises = {name: _median(end - start for start, end in (r[name] for r in results)) for name in GAIL_NOISE}
-        limits["likelihood"] = not rises["nll"] <= GAIL_NOISE["nll"]
-        limits["discriminator"] = not rises["discriminator"] <= GAIL_NOISE["discriminator"]
+        changes = {name: _median(end - start for start, end in (r[name] for r in results)) for name in GAIL_NOISE}
+        limits["likelihood"] = not changes["nll"] <= GAIL_NOISE["nll"]
+        limits["discriminator"] = not changes["discriminator"] <= GAIL_NOISE["discriminator"]
     else:
         limits["median"] = not _least(found["median"].values()) >= THRESHOLD
         limits["a seed fell"] = _least(found["least"].values()) < -1  # with NaN the median is NaN

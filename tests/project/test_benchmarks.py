@@ -265,7 +265,7 @@ class TestGuideQuestion:
             return make(path, num_envs, **settings)
 
         def recorded(policy, envs, first):
-            assert "test" in base_attribute(envs, "examples").source
+            assert envs.num_envs == 1  # `--examples` of the test split; the others have `--texts`
             assert first.decoding == policy.decoding
             measured.append([float(policy.model.lm_head.weight.detach().sum()) for policy in (first, policy)])
             return measure(policy, envs, first)

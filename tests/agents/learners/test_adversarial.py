@@ -224,6 +224,10 @@ class TestDiscriminatorUpdate:
         assert metrics["discriminator/policy_score"] == pytest.approx(sum(map(sigmoid, written)) / 16)
         assert discriminator.theta[0].item() != pytest.approx(0.7, abs=0.05)
 
+    def test_a_logit_of_0_says_that_the_policy_wrote_a_text(self):
+        metrics = Setting(TokenSumDiscriminator(scale=0.0, shift=0.0)).update()
+        assert metrics["discriminator/accuracy"] == 0.5
+
     def test_names_of_metrics(self):
         metrics = Setting().update()
         assert list(metrics)[:6] == [

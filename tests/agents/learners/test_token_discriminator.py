@@ -88,6 +88,53 @@ def test_the_penalty_flattens_the_logits_of_references():
     assert strong < 0.5 * weak
 
 
+def test_the_penalty_of_a_step_is_a_mean_over_tokens():
+    agent = agent_of(gradient_penalty=0.5, discriminator_learning_rate=1e-30)
+    experts, others = (Texts.from_ids([[3], [4]], ids, max_new_tokens=8) for ids in ([[5, 6, 7], [8]], [[9], [9, 2]]))
+    step = agent.learner._step(experts, others, generator(3))
+    signs = agent.learner._signs(experts, generator(3))
+    _, gradients = agent.learner.discriminator.logits_and_gradients(experts, signs)
+    assert step["discriminator/gradient_penalty"] == pytest.approx(0.5 * gradients.square().sum().item() / 4, rel=1e-5)
+
+
+class TokenLogits:
+    """A discriminator with a logit of each token, easy to compute by hand, and large logits on padding."""
+
+    def __init__(self):
+        self.theta = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+
+    def logits(self, texts):
+        return torch.where(texts.is_token, self.theta * (texts.tokens % 5 - 2), 1e3)
+
+    def parameters(self):
+        return [self.theta]
+
+
+@pytest.mark.parametrize("normalize_reward", [False, True])
+def test_rewards_are_clipped_and_padding_counts_nowhere(normalize_reward):
+    settings = {"reward_clip": 0.7, "normalize_reward": normalize_reward, "discriminator_learning_rate": 1e-30}
+    agent = agent_of(temperature=4.0, **settings)
+    agent.learner.set_discriminator(TokenLogits())
+    update, received = agent.learner.actor_critic.update, []
+
+    def recorded(trajectories, plan, **options):
+        received.append(trajectories)
+        return update(trajectories, plan, **options)
+
+    agent.learner.actor_critic.update = recorded
+    (row,) = history(agent, 1)
+    (texts,) = received
+    assert not texts.is_token.all()
+    logits = 0.5 * (texts.tokens % 5 - 2)[texts.is_token].double()  # −1, −½, 0, ½ or 1
+    clipped = logits.clamp(-0.7, 0.7)
+    whitened = (clipped - clipped.mean()) / clipped.std(correction=0)
+    expected = whitened if normalize_reward else clipped
+    torch.testing.assert_close(texts.rewards[texts.is_token], expected, rtol=0, atol=1e-6)
+    assert row["discriminator/reward"] == pytest.approx(float(clipped.mean()))
+    assert row["discriminator/policy_score"] == pytest.approx(float(logits.sigmoid().mean()))
+    assert row["discriminator/loss"] < 2  # nats: one token of padding among the policy's would cost a thousand
+
+
 def test_every_token_gets_its_own_logit_as_reward():
     agent = agent_of(kl_coef=0.0, gamma=1.0, gae_lambda=1.0)
     texts = written()

@@ -38,7 +38,11 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     output = toy_run(folder, iterations=5, eval_every=2)
     assert output.count("after iteration") == 2
-    assert output.splitlines()[-1] == json.loads((folder / "evaluation.json").read_text())["verdict"]["sentence"]
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert output.splitlines()[-1] == found["verdict"]["sentence"]
+    means = [f"{found[when]['metrics']['greedy']['reward/mean']:.3f}" for when in ("before", "after")]
+    (row,) = [line.split() for line in output.splitlines() if line.startswith("reward/mean") and "greedy" in line]
+    assert [word for word in row if word in means] == means  # of the closing table
     return folder
 
 

@@ -8,8 +8,8 @@ million parameters, pretrained from random weights on the references of 70 % of 
 policies, one for every third seed. All arms train on the other prompts (with `--share 1` on the same ones), on the same
 number of texts with the same settings, chosen for PPO on validation examples. The good guide is the same network,
 pretrained longer, on all prompts, and sampled at temperature 0.3; the useless guide has random weights. BC imitates
-references of the training's prompts. Its updates cost a quarter of the others' at most, so it reads as many references as
-they write texts four times, or four times as many once.
+references of the training's prompts. Its updates cost a quarter of the others' at most, so it reads as many references
+as they write texts four times, or four times as many once.
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
 t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,

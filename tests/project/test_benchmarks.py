@@ -594,7 +594,7 @@ class TestLearning:
 
     def test_published_data_are_judged_on_more_examples(self, tmp_path):
         ours, published = learning.Conditions(tmp_path), learning.Conditions(tmp_path, data=tmp_path)
-        assert (ours.examples, published.examples) == (200, 400)
+        assert (ours.examples, published.examples) == (200, 1000)
 
     def test_a_run_is_compared_with_the_policy_that_it_began_with(self, tmp_path, monkeypatch):
         """BC, whose first policy has random weights, so that references become more likely."""

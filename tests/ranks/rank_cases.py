@@ -83,7 +83,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "zero, shared critic": ("ppo", {"critic": "shared", "lr_schedule": "linear", "lr_iterations": 5}),
     "zero, imitation": ("bc", {}),
     "zero, phases": ("ppg", {"auxiliary_every": 1}),
-    "discriminator": ("gail", {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True}),
+    "discriminator": (
+        "gail",
+        {"gradient_penalty": 0.1, "discriminator_replay": 1, "normalize_reward": True, "reference_baseline": True},
+    ),
 }
 # Options that change plans, or what an agent keeps from one iteration to the next: in `make matrix` only.
 MORE_CASES: dict[str, tuple[str, dict[str, Any]]] = {

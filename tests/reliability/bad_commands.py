@@ -152,6 +152,10 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("train ppo-pp --guide-cache answers", "--guide-cache is for a guide behind a server"),
     ("train ppo-pp --guide references --guide-temperature 0.5", "--guide-temperature is for a guide that is"),
     ("train gail --discriminator nowhere", "no sequence classifier could be loaded as 'nowhere'"),
+    (
+        "train gail --reference-baseline --positive-only",
+        "reference_baseline needs a reference with one reward for every text",
+    ),
     # data
     (f"{TRAIN} --dataset nowhere", '--dataset must be "embedded", "hub"'),
     (f"{TRAIN} --dataset ''", "--dataset must be a text that is not empty, got ''"),

@@ -154,6 +154,23 @@ class TestReward:
         assert (after - before).abs().min() > 1e-3
         torch.testing.assert_close(s.received[0].rewards.sum(1), after, rtol=1e-12, atol=0)
 
+    @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
+    def test_the_reward_of_the_reference_is_its_baseline(self, form):
+        settings = {"reward_form": form, "reward_clip": 1.5, "discriminator_learning_rate": 0.1}
+        plain, less = (Setting(TokenSumDiscriminator(), reference_baseline=on, **settings) for on in (False, True))
+        metrics = [s.update() for s in (plain, less)]
+        assert metrics[0]["discriminator/reward"] == metrics[1]["discriminator/reward"]  # before the baseline
+        logits = less.learner.logits(less.experts())
+        assert len(set(logits.clamp(-1.5, 1.5).tolist())) > 2
+        expected = discriminator_rewards(logits.clamp(-1.5, 1.5), form=form)
+        paid = (plain.received[0].rewards - less.received[0].rewards).sum(1)
+        torch.testing.assert_close(paid, expected.double(), rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("other", [{"positive_only": True}, {"discriminator_level": "token"}])
+    def test_a_baseline_needs_one_reference_for_every_text(self, other):
+        with pytest.raises(ValueError, match=f"reference_baseline needs.*{next(iter(other))}.*leave one of them out"):
+            GAILConfig(reference_baseline=True, **other)
+
     @pytest.mark.parametrize("garbage", [1e6, math.nan])
     def test_rewards_of_the_environment_are_ignored(self, garbage):
         one, other = Setting(), Setting()

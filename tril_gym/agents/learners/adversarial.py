@@ -93,9 +93,12 @@ class AdversarialLearner(Learner):
             rows = self._expert_rows(trajectories)
             experts = reference_texts(trajectories[rows], self.tokenize, generator)
             metrics = self._update_discriminator(experts, trajectories.texts[rows], generator)
-            logits = self.logits(trajectories.texts)
-        rewards, is_real = self._rewards(logits), self._is_real(trajectories.texts)
+            rewards = self._rewards(self.logits(trajectories.texts))
+            baselines = self._rewards(self.logits(experts)) if self.config.reference_baseline else None
+        is_real = self._is_real(trajectories.texts)
         metrics["discriminator/reward"] = float(rewards[is_real].mean())
+        if baselines is not None:
+            rewards = rewards - baselines
         if self.config.normalize_reward:
             rewards = masked_whiten(rewards, is_real)
         trajectories = with_rewards(trajectories, rewards)

@@ -76,6 +76,9 @@ class AdversarialConfig(ActorCriticConfig):
     normalize_reward: bool = config_field(
         False, "Shift and scale the discriminator's rewards of an iteration to mean 0 and std 1", group="reward"
     )
+    reference_baseline: bool = config_field(
+        False, "Subtract from a text's reward the discriminator's reward of the reference of its prompt", group="reward"
+    )
     positive_only: bool = config_field(
         False, "Take as experts only examples with label 1, such as IMDB's positive reviews", group="reward"
     )
@@ -85,5 +88,11 @@ class AdversarialConfig(ActorCriticConfig):
         if self.baseline != "none":
             raise ValueError(
                 f"baseline={self.baseline!r} is a reward of the environment, and only the discriminator's are learned;"
-                ' use baseline="none"'
+                ' use baseline="none", or reference_baseline'
+            )
+        if self.reference_baseline and (self.positive_only or self.discriminator_level == "token"):
+            other = "positive_only" if self.positive_only else 'discriminator_level="token"'
+            raise ValueError(
+                f"reference_baseline needs a reference with one reward for every text, which {other} does not give;"
+                " leave one of them out"
             )

@@ -166,7 +166,7 @@ def test_metrics_have_the_rewards_of_the_environment():
 def test_an_environment_without_restart_is_refused():
     with pytest.raises(ValueError, match=r"baseline='prompt' needs .* got restart=None; use baseline=\"none\""):
         PPO(policy_of("gpt2"), foreign_envs(2), PPOConfig(baseline="prompt"))
-    with pytest.raises(ValueError, match=r"needs an environment that can begin chosen examples"):
+    with pytest.raises(ValueError, match=r"a value by rollouts needs .* got restart=None; use such an environment, or"):
         VinePPO(policy_of("gpt2"), foreign_envs(2))
     with pytest.raises(ValueError, match="only the discriminator's are learned"):
         GAILConfig(baseline="prompt")

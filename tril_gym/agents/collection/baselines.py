@@ -34,16 +34,21 @@ class BaselineTexts:
     value_beta: float | None = None  # β of V*, which is kept for each example; None: their mean is subtracted
 
 
-def check_baseline(layout: TextLayout, baseline: Baseline) -> None:
+def check_restarts(layout: TextLayout, asked: str, *, instead: str) -> None:
     """Raise if an environment cannot begin a text where another one began.
+
+    Args:
+        layout: that of the environment.
+        asked: what needs it.
+        instead: what the user can do.
 
     Raises:
         ValueError: it cannot restart single rows.
     """
-    if baseline != "none" and layout.restart != "rows":
+    if layout.restart != "rows":
         raise ValueError(
-            f"baseline={baseline!r} needs an environment that can begin chosen examples, whose metadata says"
-            f' restart="rows"; got restart={layout.restart!r}; use baseline="none"'
+            f'{asked} needs an environment that can begin chosen examples, whose metadata says restart="rows"; got'
+            f" restart={layout.restart!r}; {instead}"
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection.baselines import BaselineTexts, check_baseline
+from tril_gym.agents.collection.baselines import BaselineTexts, check_restarts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -60,11 +60,14 @@ class ActorCritic(Learner):
     """
 
     def __init__(self, policy: LMPolicy, config: PolicyConfig, layout: TextLayout) -> None:
+        instead = "use such an environment, or an algorithm that writes no other texts, such as ppo"
         if isinstance(config, ActorCriticConfig):
             check_critic(policy, config.critic)
-        check_baseline(layout, config.baseline_texts.baseline)
+            instead = 'use baseline="none"'
+        if config.baseline_texts.baseline != "none":
+            check_restarts(layout, f"baseline={config.baseline_texts.baseline!r}", instead=instead)
         if config.rollout_values[0]:
-            check_baseline(layout, "rollin")
+            check_restarts(layout, "a value by rollouts", instead=instead)
         self.policy, self.config, self.layout = policy, config, layout
         self.ranks: Ranks = ALONE
         self.optimizer, self.iteration = adamw(policy.parameters(), config), 0

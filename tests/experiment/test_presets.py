@@ -28,8 +28,14 @@ from tril_gym.utils.seeding import seeded
 
 TASKS = {"tril/IMDB-v0": "imdb", "tril/CommonGen-v0": "common_gen", "tril/TLDR-v0": "tldr"}
 ENVS = (*TASKS, "tril/HH-v0", "tril/Toy-v0")
-CELLS = [(preset, algorithm, env) for preset in presets.names() for algorithm in SEVEN for env in ENVS]
-BUILT = [cell for cell in CELLS if cell[2] != "tril/HH-v0"] + [("embedded", "ppo-pp", "tril/HH-v0")]
+CELLS = [
+    (preset, algorithm, env)
+    for preset in presets.names()
+    for algorithm in (SEVEN if preset == "tril" else ALGORITHMS)
+    for env in (TASKS if preset == "tril" else ENVS)
+]
+BUILT = [cell for cell in CELLS if cell[1] in SEVEN and cell[2] != "tril/HH-v0"]
+BUILT.append(("embedded", "ppo-pp", "tril/HH-v0"))
 SMALL = {"episodes_per_iteration": 4, "minibatch_size": 2, "gradient_accumulation": 1, "epochs": 1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:top_k=50")
@@ -105,6 +111,12 @@ def test_misspelt_keys_are_found(content, key):
 def test_hyperparameters_are_valid_in_every_cell(preset, algorithm, env):
     config = configure(algorithm, preset=preset, env=env)
     agent_type(algorithm).config_type(**config.hyperparameters)
+
+
+@pytest.mark.parametrize("name", ["embedded", "small"])
+def test_small_models_have_settings_for_every_algorithm(name):
+    """The defaults of algorithms are those of large pretrained models, from which small ones learn next to nothing."""
+    assert set(presets.read(name)["algorithms"]) == set(ALGORITHMS)
 
 
 # Every number of TRIL's files, by hand; see the head of tril.yaml for their names and commits.

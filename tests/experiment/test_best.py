@@ -63,7 +63,7 @@ def test_the_highest_reward_is_kept(run):
 
 
 def test_it_can_be_loaded_and_evaluated(run):
-    options = {"env": None, "dataset": None, "split": "validation", "env_args": {}, "reward": None, "num_envs": 8}
+    options = {"env": None, "dataset": None, "split": None, "env_args": {}, "reward": None, "num_envs": 8}
     parts = build_evaluation(str(run), device="cpu", checkpoint="best", **options)
     found = evaluate(parts.policy, parts.envs, seed=0, count=6, ref_policy=parts.ref_policy)
     assert found.metrics["greedy"]["reward/mean"] == pytest.approx(best_of(run)["reward"])

@@ -45,6 +45,7 @@ READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "hand_over_texts": ("hand_over", ("quality",)),
     "hand_over_margin": ("hand_over", ("quality",)),
 }
+OF_THE_RUN = ("lr_iterations", "cut_iterations", "rollin_iterations")  # by default its number of iterations
 
 
 def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> RunConfig:
@@ -83,26 +84,27 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         raise ValueError(f"the preset {chosen.name} has settings for {environments} only, got --env {env}")
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     asked, numbers = numbers, chosen.hyperparameters | numbers
-    if numbers.get("lr_schedule", "constant") != "constant":
-        numbers = {"lr_iterations": run.get("iterations", RunConfig.iterations)} | numbers
-    if numbers.get("cut") in ("backward", "binomial"):
-        numbers = {"cut_iterations": run.get("iterations", RunConfig.iterations)} | numbers
-    if numbers.get("final_rollin_prob") is not None:
-        numbers = {"rollin_iterations": run.get("iterations", RunConfig.iterations)} | numbers
+    usual = {entry.name: entry.default for entry in fields(kind.config_type)}
+    for name in OF_THE_RUN:
+        if name in usual and _is_read(name, usual | numbers, usual):
+            numbers = {name: run["iterations"]} | numbers
     config = resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
-    _check_read(asked, config)
+    _check_read(asked, config.hyperparameters, usual)
     return config
 
 
-def _check_read(given: Mapping[str, Any], config: RunConfig) -> None:
+def _is_read(name: str, numbers: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+    """Return whether a hyperparameter of `READ_WITH` has an effect beside the values of all others."""
+    other, values = READ_WITH[name]
+    return other not in usual or (numbers[other] in values if values else numbers[other] != usual[other])
+
+
+def _check_read(given: Mapping[str, Any], numbers: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
     """Check that hyperparameters which are given have an effect, or are the default."""
-    usual = {entry.name: entry.default for entry in fields(agent_type(config.algorithm).config_type)}
     for name, (other, values) in READ_WITH.items():
-        if name not in given or given[name] == usual[name] or other not in usual:
+        if name not in given or given[name] == usual[name] or _is_read(name, numbers, usual):
             continue
-        found = config.hyperparameters[other]
-        if found in values if values else found != usual[other]:
-            continue
+        found = numbers[other]
         now = "is not given" if found is None else f"is {found}"
         raise ValueError(
             f"{flag_of(name)} {given[name]} has no effect here: {flag_of(other)} {now}"

@@ -21,7 +21,7 @@ from tril_gym.experiment.config import (
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
-from tril_gym.utils.user_code import is_function_name
+from tril_gym.utils.user_code import check_not_file_alone, is_function_name
 
 OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
 # Hyperparameters that are read only where another one has one of some values; without values: where it is changed.
@@ -194,8 +194,7 @@ def _guide_settings(config: RunConfig) -> dict[str, Any]:
     guide = own if config.guide is None else config.guide
     if guide is None or guide in ("references", "successes") or is_function_name(guide):
         return {"guide": guide}
-    if guide.endswith(".py"):
-        raise ValueError(f"--guide {guide} is a file without a function; write {guide}:FUNCTION")
+    check_not_file_alone(guide, option=f"--guide {guide}")
     defaults: dict[str, Any] = {
         "guide_temperature": GUIDE_TEMPERATURE if guide in TINY else 1.0,
         "guide_top_p": GUIDE_TOP_P,

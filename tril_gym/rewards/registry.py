@@ -20,7 +20,7 @@ from tril_gym.rewards.functions import FunctionScore
 from tril_gym.rewards.retries import Retried, RetriedScore
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.suggestions import with_suggestion
-from tril_gym.utils.user_code import is_function_name, resolve_function
+from tril_gym.utils.user_code import check_not_file_alone, is_function_name, resolve_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,8 +362,7 @@ def _from_function(name: str, function: Callable[..., Any], settings: dict[str, 
 
 def _spec(name: str) -> RewardSpec:
     if name not in REGISTRY:
-        if name.endswith(".py"):
-            raise ValueError(f"reward {name} is a file without a function; write {name}:FUNCTION")
+        check_not_file_alone(name, option=f"reward {name}")
         raise ValueError(
             f"unknown reward {with_suggestion(name, REGISTRY)}; the rewards are {', '.join(names())}, or your own"
             " module:function or FILE.py:function"

@@ -20,6 +20,16 @@ def is_function_name(name: str) -> bool:
     return FUNCTION_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
+def check_not_file_alone(name: str, *, option: str) -> None:
+    """Raise if a name is that of a Python file, without a function in it; `option` as of `resolve_function`.
+
+    Raises:
+        ValueError: it ends in ".py".
+    """
+    if name.endswith(".py"):
+        raise ValueError(f"{option} is a file without a function; write {name}:FUNCTION")
+
+
 def resolve_function(name: str, *, option: str) -> Any:
     """Return the function or class that "module:function" or "FILE.py:function" names.
 

@@ -115,7 +115,7 @@ def test_hyperparameters_are_valid_in_every_cell(preset, algorithm, env):
 
 @pytest.mark.parametrize("name", ["embedded", "small"])
 def test_small_models_have_settings_for_every_algorithm(name):
-    """The defaults of algorithms are those of large pretrained models, from which small ones learn next to nothing."""
+    """The defaults of algorithms are those of large pretrained models."""
     assert set(presets.read(name)["algorithms"]) == set(ALGORITHMS)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields
 from functools import partial
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -140,28 +141,43 @@ def test_resolved_values_are_those_used():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "needed"),
+    ("algorithm", "name", "value", "needed"),
     [
-        ("lr_iterations", 9, {"lr_schedule": "cosine"}),
-        ("kl_target", 4.0, {"kl_controller": "pid"}),
-        ("kl_gain", 0.01, {"kl_controller": "proportional", "kl_target": 4.0}),
-        ("sampling_cap", 3.0, {"overlap": True}),
-        ("apa_anchor", "reference", {"policy_loss": "apa", "kl_coef": 0.0}),
-        ("rollin_iterations", 9, {"final_rollin_prob": 0.0}),
-        ("cut_share", 0.25, {"cut": "share"}),
-        ("best_of_by", "value", {"best_of": 2}),
-        ("given_shaping", 0.2, {"given_texts": 1}),
-        ("hand_over_margin", 0.5, {"hand_over": "quality"}),
+        ("ppo-pp", "lr_iterations", 9, {"lr_schedule": "cosine"}),
+        ("ppo-pp", "kl_target", 4.0, {"kl_controller": "pid"}),
+        ("ppo-pp", "kl_gain", 0.01, {"kl_controller": "proportional", "kl_target": 4.0}),
+        ("ppo-pp", "sampling_cap", 3.0, {"overlap": True}),
+        ("ppo-pp", "apa_anchor", "reference", {"policy_loss": "apa", "kl_coef": 0.0}),
+        ("ppo-pp", "rollin_iterations", 9, {"final_rollin_prob": 0.0}),
+        ("ppo-pp", "cut_share", 0.25, {"cut": "share"}),
+        ("d2lols", "best_of_by", "value", {"best_of": 2}),
+        ("d2lols", "hand_over_margin", 0.5, {"hand_over": "quality"}),
+        ("grpo", "given_shaping", 0.2, {"given_texts": 1}),
+        ("rebel", "clip_range", 0.1, {"loss": "p3o"}),
+        ("p3o", "eta", 2.0, {"loss": "rebel"}),
+        ("dagger", "jsd_mix", 0.1, {"loss": "jsd"}),
     ],
 )
-def test_hyperparameters_that_have_no_effect_are_refused(name, value, needed):
-    algorithm = next(kind for kind in ("ppo-pp", "d2lols", "grpo") if name in configure(kind).hyperparameters)
-    run_of = partial(configure, algorithm, preset="pretrained", guide=None if algorithm == "grpo" else "tiny")
+def test_hyperparameters_that_have_no_effect_are_refused(algorithm, name, value, needed):
+    guide = "tiny" if agent_type(algorithm).takes_guide else None
+    run_of = partial(configure, algorithm, preset="pretrained", guide=guide)
     assert run_of(**needed, **{name: value}).hyperparameters[name] == value
     usual = run_of().hyperparameters[name]
     assert run_of(**{name: usual}).hyperparameters[name] == usual  # as `config.yaml` has it
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} has no effect here"):
         run_of(**{name: value})
+
+
+def test_what_a_field_is_read_with_is_another_one_and_its_values():
+    for kind in (agent_type(name).config_type for name in ALGORITHMS):
+        entries = {entry.name: entry for entry in fields(kind)}
+        for name, entry in entries.items():
+            other, *values = entry.metadata["only_with"] or (name,)
+            assert other in entries, (kind, name)
+            if values:
+                hint = get_type_hints(kind)[other]
+                choices = {choice for part in (hint, *get_args(hint)) for choice in get_args(part)}
+                assert set(values) < choices, (kind, name)
 
 
 def test_every_field_has_an_option_with_help():

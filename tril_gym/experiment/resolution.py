@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
@@ -18,33 +18,15 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
-from tril_gym.utils.config_fields import flag_of
+from tril_gym.utils.config_fields import flag_of, is_read
 from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import check_not_file_alone, is_function_name
 
+if TYPE_CHECKING:
+    from tril_gym.agents.algorithms.agent import Agent
+
 OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
-# Hyperparameters that are read only where another one has one of some values; without values: where it is changed.
-READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lr_iterations": ("lr_schedule", ("linear", "cosine")),
-    "kl_target": ("kl_controller", ("adaptive", "proportional", "pid")),
-    "kl_horizon": ("kl_controller", ("adaptive",)),
-    "kl_gain": ("kl_controller", ("proportional", "pid")),
-    "kl_integral_gain": ("kl_controller", ("pid",)),
-    "kl_derivative_gain": ("kl_controller", ("pid",)),
-    "clip_range": ("policy_loss", ("clip",)),
-    "apa_temperature": ("policy_loss", ("apa", "awr")),
-    "apa_anchor": ("policy_loss", ("apa",)),
-    "sampling_cap": ("sampling_correction", ("token", "sequence")),
-    "rollin_iterations": ("final_rollin_prob", ()),
-    "cut_share": ("cut", ("share",)),
-    "cut_iterations": ("cut", ("backward", "binomial")),
-    "best_of_by": ("best_of", ()),
-    "given_shaping": ("given_texts", ()),
-    "hand_over_every": ("hand_over", ("quality",)),
-    "hand_over_texts": ("hand_over", ("quality",)),
-    "hand_over_margin": ("hand_over", ("quality",)),
-}
 OF_THE_RUN = ("lr_iterations", "cut_iterations", "rollin_iterations")  # by default its number of iterations
 
 
@@ -85,25 +67,23 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     asked, numbers = numbers, chosen.hyperparameters | numbers
     usual = {entry.name: entry.default for entry in fields(kind.config_type)}
-    for name in OF_THE_RUN:
-        if name in usual and _is_read(name, usual | numbers, usual):
-            numbers = {name: run["iterations"]} | numbers
+    for entry in fields(kind.config_type):
+        if entry.name in OF_THE_RUN and is_read(entry, usual | numbers, usual):
+            numbers = {entry.name: run["iterations"]} | numbers
     config = resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
-    _check_read(asked, config.hyperparameters, usual)
+    _check_read(kind, asked, config.hyperparameters)
     return config
 
 
-def _is_read(name: str, numbers: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
-    """Return whether a hyperparameter of `READ_WITH` has an effect beside the values of all others."""
-    other, values = READ_WITH[name]
-    return other not in usual or (numbers[other] in values if values else numbers[other] != usual[other])
-
-
-def _check_read(given: Mapping[str, Any], numbers: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+def _check_read(kind: type[Agent], given: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
     """Check that hyperparameters which are given have an effect, or are the default."""
-    for name, (other, values) in READ_WITH.items():
-        if name not in given or given[name] == usual[name] or _is_read(name, numbers, usual):
+    entries = fields(kind.config_type)
+    usual = {entry.name: entry.default for entry in entries}
+    for entry in entries:
+        name = entry.name
+        if name not in given or given[name] == usual[name] or is_read(entry, numbers, usual):
             continue
+        other, *values = entry.metadata["only_with"]
         found = numbers[other]
         now = "is not given" if found is None else f"is {found}"
         raise ValueError(

@@ -39,6 +39,7 @@ def config_field(
     above: float | None = None,
     below: float | None = None,
     group: str = "optimisation",
+    only_with: tuple[str, ...] | None = None,
 ) -> Any:
     """Return a dataclass field with its line of help and its bounds.
 
@@ -50,11 +51,13 @@ def config_field(
         above: an exclusive lower bound, in place of `minimum`.
         below: an exclusive upper bound, in place of `maximum`.
         group: the heading that the option stands under in `--help`.
+        only_with: another field, followed by the values of it with which this one is read; without values, it is read
+            where the other is not its default.
     """
     bounds = {"minimum": minimum, "maximum": maximum, "above": above, "below": below}
     assert minimum is None or above is None, bounds
     assert maximum is None or below is None, bounds
-    return field(default=default, metadata={"help": help, "group": group} | bounds)
+    return field(default=default, metadata={"help": help, "group": group, "only_with": only_with} | bounds)
 
 
 def with_defaults(**defaults: Any) -> Callable[[type], type]:
@@ -83,6 +86,14 @@ def with_defaults(**defaults: Any) -> Callable[[type], type]:
 def flag_of(name: str) -> str:
     """Return the flag of a field on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def is_read(entry: Field[Any], values: Mapping[str, Any], usual: Mapping[str, Any]) -> bool:
+    """Return whether a field has an effect beside the values of the others, of which `usual` has the defaults."""
+    if entry.metadata.get("only_with") is None:
+        return True
+    other, *needed = entry.metadata["only_with"]
+    return bool(values[other] in needed if needed else values[other] != usual[other])
 
 
 def check_bounds(config: Any) -> None:

@@ -35,7 +35,9 @@ class ALoLConfig(PolicyConfig):
     variant: Literal["ratio", "ref_free", "token_ratio", "kl"] = config_field(
         "ratio", "Weight of a text beside its advantage: its ratio, none, each token's ratio, or none and a KL term"
     )
-    clip_range: float = config_field(0.9, "Half-width ε of the interval of ratios", above=0, below=1)
+    clip_range: float = config_field(
+        0.9, "Half-width ε of the interval of ratios", above=0, below=1, only_with=("variant", "ratio", "token_ratio")
+    )
     kl_coef: float = config_field(
         0.0, "β of the variant kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
     )

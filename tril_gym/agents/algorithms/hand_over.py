@@ -22,13 +22,24 @@ class HandOverConfig(MixedConfig):
         group="guide",
     )
     hand_over_every: int = config_field(
-        5, "Iterations between measurements of hand_over quality", minimum=1, group="guide"
+        5,
+        "Iterations between measurements of hand_over quality",
+        minimum=1,
+        group="guide",
+        only_with=("hand_over", "quality"),
     )
     hand_over_texts: int = config_field(
-        64, "Texts of the policy, and as many of the guide, in a measurement", minimum=1, group="guide"
+        64,
+        "Texts of the policy, and as many of the guide, in a measurement",
+        minimum=1,
+        group="guide",
+        only_with=("hand_over", "quality"),
     )
     hand_over_margin: float = config_field(
-        0.0, "Mean reward of the policy above the guide's at which PPO++ begins; it may be negative", group="guide"
+        0.0,
+        "Mean reward of the policy above the guide's at which PPO++ begins; it may be negative",
+        group="guide",
+        only_with=("hand_over", "quality"),
     )
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ class PolicyRollinConfig(RollinConfig):
         "Which of the guide's texts is the best: by their rewards, or by the guide's critic, before the token where a"
         " rollin is cut, or before the last one of a text that the guide finished",
         group="guide",
+        only_with=("best_of",),
     )
 
     def __post_init__(self) -> None:

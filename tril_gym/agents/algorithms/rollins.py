@@ -37,6 +37,7 @@ class RollinConfig(ActorCriticConfig):
         "Iterations until the probability is final_rollin_prob; default: all of the run's",
         minimum=1,
         group="guide",
+        only_with=("final_rollin_prob",),
     )
 
     cut: Literal["uniform", "uniform_from_prompt", "share", "backward", "binomial"] = config_field(
@@ -46,13 +47,19 @@ class RollinConfig(ActorCriticConfig):
         group="guide",
     )
     cut_share: float = config_field(
-        0.5, "Share of a rollin that is kept with cut share", minimum=0, maximum=1, group="guide"
+        0.5,
+        "Share of a rollin that is kept with cut share",
+        minimum=0,
+        maximum=1,
+        group="guide",
+        only_with=("cut", "share"),
     )
     cut_iterations: int | None = config_field(
         None,
         "Iterations until rollins are empty with cut backward and binomial; default: all of the run's",
         minimum=1,
         group="guide",
+        only_with=("cut", "backward", "binomial"),
     )
     texts_per_prompt: int = config_field(
         1, "Texts of a group, which begin with the same prompt and rollin", minimum=1, group="guide"

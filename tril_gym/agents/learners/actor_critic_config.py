@@ -45,11 +45,16 @@ class ActorCriticConfig(RewardConfig):
         "λ of apa and awr, advantage per nat; whitened advantages are in standard deviations",
         above=0,
         maximum=MAX_COEFFICIENT,
+        only_with=("policy_loss", "apa", "awr"),
     )
     apa_anchor: Literal["old", "reference"] = config_field(
-        "old", "Policy that apa stays close to; reference needs kl_coef 0, or the KL would be paid twice"
+        "old",
+        "Policy that apa stays close to; reference needs kl_coef 0, or the KL would be paid twice",
+        only_with=("policy_loss", "apa"),
     )
-    clip_range: float = config_field(0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
+    clip_range: float = config_field(
+        0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1, only_with=("policy_loss", "clip")
+    )
     value_clip_range: float | None = config_field(
         None, "Largest change of a value per iteration, in units of reward; default: unlimited", above=0
     )
@@ -65,7 +70,13 @@ class ActorCriticConfig(RewardConfig):
         " sampling: of each token, or of the text; for policies that a server writes, and in low precision; default:"
         " none, with overlap token",
     )
-    sampling_cap: float = config_field(2.0, "Largest weight of sampling_correction", minimum=1, maximum=MAX_COEFFICIENT)
+    sampling_cap: float = config_field(
+        2.0,
+        "Largest weight of sampling_correction",
+        minimum=1,
+        maximum=MAX_COEFFICIENT,
+        only_with=("sampling_correction", "token", "sequence"),
+    )
     overlap: bool = config_field(
         False,
         "Write the next texts while the policy learns from these, with a copy of its weights before the update (with"

@@ -49,7 +49,10 @@ class CriticFreeConfig(RewardConfig):
         0, "Texts of each group that are references of the prompt, learned from as LUFFY does", minimum=0
     )
     given_shaping: float = config_field(
-        0.1, "γ of the loss of references, whose weight is π/(π + γ): a small one learns improbable tokens", above=0
+        0.1,
+        "γ of the loss of references, whose weight is π/(π + γ): a small one learns improbable tokens",
+        above=0,
+        only_with=("given_texts",),
     )
     drop_groups: bool = config_field(False, "Leave out groups whose texts were all rewarded alike")
     subtract_greedy: bool = config_field(False, "Subtract from a text's reward that of the policy's greedy text")

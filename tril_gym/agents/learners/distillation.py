@@ -43,7 +43,9 @@ class DistillationConfig(OptimizerConfig):
         "What is learned in each state: label: the guide's most probable token; or the divergence from the guide's"
         " distribution: forward, reverse or jsd",
     )
-    jsd_mix: float = config_field(0.5, "Weight of the guide's distribution in the middle of jsd", above=0, below=1)
+    jsd_mix: float = config_field(
+        0.5, "Weight of the guide's distribution in the middle of jsd", above=0, below=1, only_with=("loss", "jsd")
+    )
     rollin_prob: float = config_field(
         0.0, "Probability that the guide begins a text", minimum=0, maximum=1, group="guide"
     )

@@ -39,7 +39,10 @@ class OptimizerConfig:
         "constant", "Schedule by which the learning rates fall to 0"
     )
     lr_iterations: int | None = config_field(
-        None, "Iterations until the learning rates are 0; default: all of the run's", minimum=1
+        None,
+        "Iterations until the learning rates are 0; default: all of the run's",
+        minimum=1,
+        only_with=("lr_schedule", "linear", "cosine"),
     )
     lr_warmup: int = config_field(0, "Iterations of linear warm-up of the learning rates", minimum=0)
     epochs: int = config_field(4, "Passes over the texts of an iteration", minimum=1, maximum=MAX_EPOCHS)

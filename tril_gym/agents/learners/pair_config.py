@@ -73,8 +73,12 @@ class RegressionConfig(SharedRollinConfig, RewardConfig):
     loss: Literal["rebel", "p3o", "p3o_joint"] = config_field(
         "rebel", "Loss of a pair: a regression, or a policy gradient clipped for each text or jointly"
     )
-    eta: float = config_field(1.0, "η of rebel, nats per reward: the step size", above=0, maximum=MAX_COEFFICIENT)
-    clip_range: float = config_field(0.2, "ε of p3o, of the ratios of whole texts", above=0, below=1)
+    eta: float = config_field(
+        1.0, "η of rebel, nats per reward: the step size", above=0, maximum=MAX_COEFFICIENT, only_with=("loss", "rebel")
+    )
+    clip_range: float = config_field(
+        0.2, "ε of p3o, of the ratios of whole texts", above=0, below=1, only_with=("loss", "p3o", "p3o_joint")
+    )
     texts_per_prompt: int = config_field(2, "Texts of a group, all pairs of which are learned from", minimum=2)
 
     def objective(self, layout: TextLayout) -> Objective:

@@ -141,10 +141,18 @@ class RewardConfig(PolicyConfig):
         "fixed", "Controller that moves kl_coef towards kl_target", group="KL"
     )
     kl_target: float | None = config_field(
-        None, "Target KL in nats per text, needed by every controller but fixed", above=0, group="KL"
+        None,
+        "Target KL in nats per text, needed by every controller but fixed",
+        above=0,
+        group="KL",
+        only_with=("kl_controller", "adaptive", "proportional", "pid"),
     )
     kl_horizon: float = config_field(
-        10_000.0, "Time constant of the adaptive controller in episodes", above=0, group="KL"
+        10_000.0,
+        "Time constant of the adaptive controller in episodes",
+        above=0,
+        group="KL",
+        only_with=("kl_controller", "adaptive"),
     )
     kl_gain: float = config_field(
         1e-4,
@@ -152,12 +160,23 @@ class RewardConfig(PolicyConfig):
         minimum=0,
         maximum=MAX_COEFFICIENT,
         group="KL",
+        only_with=("kl_controller", "proportional", "pid"),
     )
     kl_integral_gain: float = config_field(
-        1e-4, "K_i of the PID controller, reward per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
+        1e-4,
+        "K_i of the PID controller, reward per nat",
+        minimum=0,
+        maximum=MAX_COEFFICIENT,
+        group="KL",
+        only_with=("kl_controller", "pid"),
     )
     kl_derivative_gain: float = config_field(
-        0.0, "K_d of the PID controller, reward per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
+        0.0,
+        "K_d of the PID controller, reward per nat",
+        minimum=0,
+        maximum=MAX_COEFFICIENT,
+        group="KL",
+        only_with=("kl_controller", "pid"),
     )
 
     def __post_init__(self) -> None:

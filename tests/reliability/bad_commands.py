@@ -131,6 +131,10 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --track foo", "tracker 'foo' is not installed"),
     (f"{TRAIN} --preset nope", "unknown preset 'nope'"),
     (f"{TRAIN} --preset tril {TOY}", "the preset tril has settings for tril/IMDB-v0, tril/CommonGen-v0, tril/TLDR-v0"),
+    (
+        "train grpo --preset tril --env tril/IMDB-v0",
+        "the preset tril has settings for bc, ppo, ppo-pp, aggrevated, lols",
+    ),
     (f"{TRAIN} --policy nowhere", "no language model could be loaded as 'nowhere'"),
     (f"{TRAIN} --policy empty_folder", "no language model could be loaded as 'empty_folder'"),
     (f"{TRAIN} --policy sets.jsonl", "no language model could be loaded as 'sets.jsonl'"),

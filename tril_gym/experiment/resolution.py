@@ -25,6 +25,7 @@ from tril_gym.utils.user_code import check_not_file_alone, is_function_name
 
 if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
+    from tril_gym.experiment.presets import Preset
 
 OWN_DATA = "tril/Text-v0"  # environment of a file of pairs
 OF_THE_RUN = ("lr_iterations", "cut_iterations", "rollin_iterations")  # by default its number of iterations
@@ -61,9 +62,7 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         given = {"env": OWN_DATA if _is_own_file(given.get("dataset")) else own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm, policy)
-    if "iterations" not in chosen.run:  # nothing but what its environments share
-        environments = ", ".join(presets.read(chosen.name)["envs"])
-        raise ValueError(f"the preset {chosen.name} has settings for {environments} only, got --env {env}")
+    _check_preset(chosen, env, algorithm)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     asked, numbers = numbers, chosen.hyperparameters | numbers
     usual = {entry.name: entry.default for entry in fields(kind.config_type)}
@@ -73,6 +72,21 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     config = resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
     _check_read(kind, asked, config.hyperparameters)
     return config
+
+
+def _check_preset(chosen: Preset, env: str, algorithm: str) -> None:
+    """Check that a preset has settings for an environment and for an algorithm."""
+    content = presets.read(chosen.name)
+    if "iterations" not in chosen.run:  # nothing but what its environments share
+        raise ValueError(
+            f"the preset {chosen.name} has settings for {', '.join(content['envs'])} only, got --env {env}"
+        )
+    algorithms = content.get("algorithms")
+    if algorithms is not None and algorithm not in algorithms:
+        raise ValueError(
+            f"the preset {chosen.name} has settings for {', '.join(algorithms)} only, got {algorithm}; without it,"
+            " --policy and --dataset choose model and data"
+        )
 
 
 def _check_read(kind: type[Agent], given: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:

@@ -54,6 +54,16 @@ def test_evaluations_do_not_change_the_training(run, tmp_path):
     assert ends[0]["after"] == ends[1]["after"]
 
 
+def test_all_evaluations_are_on_the_same_examples(tmp_path):
+    many = {"env": "tril/CommonGen-v0", "tiny_samples": 0, "env_args": {"max_new_tokens": 2}, "eval_examples": 150}
+    toy_run(tmp_path / "run", iterations=2, eval_every=1, **many)
+    ends = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    (during,) = rows(tmp_path / "run", "evaluations.jsonl")
+    for way in ("greedy", "sampled"):
+        assert [each["metrics"][way]["examples"] for each in (ends["before"], during, ends["after"])] == [150] * 3
+        assert during["verdict"][way]["before"] == pytest.approx(ends["before"]["metrics"][way]["reward/mean"])
+
+
 def test_the_verdict_is_on_the_policy_after_training(run):
     found = json.loads((run / "evaluation.json").read_text())
     for way in ("greedy", "sampled"):

@@ -64,7 +64,7 @@ class RunConfig:
     )
     eval_every: int = config_field(
         0,
-        "Iterations between evaluations of at most 100 held-out examples; with 0 only before and after training",
+        "Iterations between evaluations on the held-out examples; with 0 only before and after training",
         minimum=0,
         group="data",
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.best import is_better, read_best, save_best
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
 
 EVALUATION, EVALUATIONS = "evaluation.json", "evaluations.jsonl"
-EXAMPLES_DURING = 100  # at most, in an evaluation during training
 
 
 class HeldOut:
@@ -79,7 +75,7 @@ class HeldOut:
 
     def evaluate_during(self, iteration: int) -> dict[str, Any]:
         """Evaluate the policy after an iteration; return the row that was added to `evaluations.jsonl`."""
-        found = self._evaluate(min(EXAMPLES_DURING, self.config.eval_examples), self.agent)
+        found = self._evaluate(self.agent)
         row = {
             "iteration": iteration,
             "verdict": verdict_of(self.before, found, is_scored=self.is_scored),
@@ -101,13 +97,12 @@ class HeldOut:
     def _keep_if_best(self, found: dict[str, Any]) -> None:
         """Save the policy in `best/` if its greedy texts have a higher reward than those of the one that is there.
 
-        Only runs that are evaluated during training have one, by a reward. All are compared on the same examples, the
-        first ones.
+        Only runs that are evaluated during training have one, by a reward.
         """
         if not self.is_scored:
             return
-        best = self.folder.path / BEST
-        reward, count = greedy_reward(found, min(EXAMPLES_DURING, self.config.eval_examples))
+        best, greedy = self.folder.path / BEST, found["metrics"]["greedy"]
+        reward, count = greedy["reward/mean"], greedy["examples"]
         if self.config.eval_every and is_better(reward, read_best(best)):
             self.folder.check_lock()
             figures = {"iteration": self.agent.iteration, "reward": reward, "decoding": "greedy", "examples": count}
@@ -130,17 +125,17 @@ class HeldOut:
         return self.folder.rows(EVALUATIONS)
 
     def _announced(self, when: str, agent: Agent) -> dict[str, Any]:
-        count = self.config.eval_examples
-        with self.console.waiting(f"evaluating {when} training, at most {count} held-out examples"):
-            return self._evaluate(count, agent)
+        most = self.config.eval_examples
+        with self.console.waiting(f"evaluating {when} training, at most {most} held-out examples"):
+            return self._evaluate(agent)
 
-    def _evaluate(self, count: int, agent: Agent) -> dict[str, Any]:
+    def _evaluate(self, agent: Agent) -> dict[str, Any]:
         return evaluate(
             agent.policy,
             self.envs,
             seed=self.config.seed,
             ref_policy=agent.learner.first_policy,
-            count=count,
+            count=self.config.eval_examples,
             known_words=self.known_words,
             ranks=self.agent.ranks,
         ).as_json()
@@ -148,20 +143,6 @@ class HeldOut:
     def _write(self, after: dict[str, Any] | None, verdict: dict[str, Any] | None) -> None:
         about = {"held_out": self.components.eval_description, "seed": self.config.seed, "verdict": verdict}
         self.folder.write_json(EVALUATION, about | {"before": self.before, "after": after})
-
-
-def greedy_reward(found: Mapping[str, Any], most: int) -> tuple[float, int]:
-    """Return the mean greedy reward in an evaluation on its first examples, and how many these are.
-
-    Args:
-        found: an evaluation, or the row of one during training, which has the mean only.
-        most: examples to take.
-    """
-    if "rewards" not in found:
-        metrics = found["metrics"]["greedy"]
-        return metrics["reward/mean"], metrics["examples"]
-    rewards = found["rewards"]["greedy"][:most]
-    return fmean(math.nan if reward is None else reward for reward in rewards), len(rewards)
 
 
 def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome | None) -> str | None:

@@ -333,7 +333,7 @@ def comparison_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Tab
     for name in (name for name in names if name not in NOT_COMPARED):
         for decoding in (decoding for decoding, metrics in after["metrics"].items() if name in metrics):
             found = ((part["metrics"][decoding], part["intervals"][decoding]) for part in (before, after))
-            cells = (_narrow_cell(values.get(name), bounds.get(name)) for values, bounds in found)
+            cells = (_cell(values.get(name), bounds.get(name)) for values, bounds in found)
             table.add_row(name, decoding, *cells)
     return table
 
@@ -363,26 +363,19 @@ def evaluation_table(
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> Table:
     """Return a table of the metrics of one evaluation, with 95 % intervals in brackets where there are some."""
-    title = escape(f"{title}; in brackets: 95 % bootstrap intervals")
+    examples = max(found["examples"] for found in metrics.values())
+    title = escape(f"{title}: {examples:.0f} examples; in brackets: 95 % bootstrap intervals")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
-    is_wide = len(metrics) > 2
     for decoding in metrics:
-        table.add_column(decoding, no_wrap=is_wide)
-    cell = _narrow_cell if is_wide else _cell
-    for name in dict.fromkeys(name for found in metrics.values() for name in found):
-        table.add_row(name, *(cell(found.get(name), intervals[key].get(name)) for key, found in metrics.items()))
+        table.add_column(decoding, no_wrap=True)
+    names = dict.fromkeys(name for found in metrics.values() for name in found)
+    for name in (name for name in names if name not in NOT_COMPARED):
+        table.add_row(name, *(_cell(found.get(name), intervals[key].get(name)) for key, found in metrics.items()))
     return table
 
 
 def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None:
-        return ""
-    interval = None if interval is None or None in interval else interval
-    return f"{value:<7.4g}" + (f" [dim]\\[{interval[0]:.3g}, {interval[1]:.3g}][/dim]" if interval else "")
-
-
-def _narrow_cell(value: float | None, interval: tuple[float, float] | None) -> str:
     """Return a cell of at most 20 characters for values from 0 to 100, so that the table fits 80 columns."""
     if value is None:
         return ""

@@ -12,7 +12,14 @@ from rich.console import Console
 
 from tril_gym.cli import main
 from tril_gym.experiment import RunConsole, configure, train
-from tril_gym.experiment.comparison import comparison, comparison_of_files, curves_figure, finished_run, named_groups
+from tril_gym.experiment.comparison import (
+    Point,
+    comparison,
+    comparison_of_files,
+    curves_figure,
+    finished_run,
+    named_groups,
+)
 
 SMALL = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "iterations": 2, "eval_every": 1, "tiny_samples": 0}
 
@@ -88,6 +95,21 @@ def test_runs_of_one_group_differ_in_their_seed_only(copy):
         f"ppo, --learning-rate {finished_run(runs[0]).config.hyperparameters['learning_rate']}": ["a", "b"],
         "ppo, --learning-rate 0.5": ["c", "d"],
     }
+
+
+def test_the_band_is_the_interval_of_one_run_and_the_range_of_seeds(copy):
+    one, other = finished_run(copy("a")), finished_run(copy("b", seed=1))
+    points = [Point(0.5, 0.25, 0.75), Point(0.875, 0.8125, 1.0)]
+    for run, point in zip((one, other), points, strict=True):
+        run.curve[:] = [(iteration, {"greedy": point, "sampled": point}) for iteration in (0, 2)]
+    for runs, legend, bounds in (
+        ([one], "ppo (seed 0, 95 % interval)", {0.25, 0.75}),
+        ([one, other], "ppo (2 seeds, range)", {0.5, 0.875}),
+    ):
+        figure = curves_figure(runs)
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [legend]
+        (band,) = figure.axes[0].collections
+        assert {height for _, height in band.get_paths()[0].vertices} == bounds
 
 
 def test_compare_prints_a_table_and_writes_the_numbers(copy, tmp_path):

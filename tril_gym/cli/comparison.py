@@ -54,8 +54,8 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
 def plot_command(runs: tuple[str, ...], output: Path) -> None:
     """Draw the held-out reward of finished runs by iteration.
 
-    Runs that differ in their seed only become one curve, the median with the range as a band. `train --eval-every N`
-    gives a curve more points than its ends.
+    Runs that differ in their seed only become one curve, the median with the range as a band; a single run has the 95 %
+    interval of its mean. `train --eval-every N` gives a curve more points than its ends.
     """
     from tril_gym.experiment.comparison import curves_figure, finished_run
     from tril_gym.experiment.plots import save_figure

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resuming import saved_config
@@ -29,6 +30,14 @@ SHOWN_SETTINGS = 3  # in the name of a curve
 NORMAL = 1.96  # standard errors of a 95 % interval
 
 
+class Point(NamedTuple):
+    """A mean reward with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """What a run folder says about its held-out texts."""
@@ -36,7 +45,7 @@ class FinishedRun:
     path: Path
     config: RunConfig
     after: dict[str, Any]  # the evaluation after training
-    curve: list[tuple[int, dict[str, float]]]  # reward of each way of decoding after so many iterations
+    curve: list[tuple[int, dict[str, Point]]]  # reward of each way of decoding after so many iterations
 
 
 def finished_run(path: str | Path) -> FinishedRun:
@@ -56,10 +65,16 @@ def finished_run(path: str | Path) -> FinishedRun:
     last = config.iterations
     parts = [(0, found["before"]), *((row["iteration"], row) for row in folder.rows("evaluations.jsonl"))]
     curve = {
-        iteration: {way: part["metrics"][way]["reward/mean"] for way in WAYS}
-        for iteration, part in [*parts, (last, found["after"])]
+        iteration: {way: _point(part, way) for way in WAYS} for iteration, part in [*parts, (last, found["after"])]
     }
     return FinishedRun(Path(path), config, found["after"], sorted(curve.items()))
+
+
+def _point(part: Mapping[str, Any], way: str) -> Point:
+    """Return the reward of an evaluation; a reward that is not finite has no interval."""
+    mean, bounds = part["metrics"][way]["reward/mean"], part["intervals"][way].get("reward/mean")
+    low, high = (mean, mean) if bounds is None or None in bounds else bounds
+    return Point(*(math.nan if number is None else number for number in (mean, low, high)))
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
@@ -185,6 +200,8 @@ def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
 def curves_figure(runs: Sequence[FinishedRun]) -> Figure:
     """Draw the held-out reward of runs by iteration: the median of the seeds, and their range as a band.
 
+    The band of a single seed is the 95 % interval of its mean.
+
     Raises:
         ValueError: the runs were not evaluated on the same examples.
     """
@@ -194,16 +211,18 @@ def curves_figure(runs: Sequence[FinishedRun]) -> Figure:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     panels = figure.subplots(1, len(WAYS), sharey=True)
     for color, (name, members) in enumerate(named_groups(runs).items()):
-        seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {members[0].config.seed}"
+        is_single = len(members) == 1
+        band = f"seed {members[0].config.seed}, 95 % interval" if is_single else f"{len(members)} seeds, range"
         for panel, way in zip(panels, WAYS, strict=True):
             curves = [dict(member.curve) for member in members]
             common = sorted(set.intersection(*(set(curve) for curve in curves)))
-            values = [[curve[iteration][way] for curve in curves] for iteration in common]
-            label = f"{name} ({seeds})" if way == WAYS[0] else None
-            panel.plot(common, [median(of) for of in values], color=f"C{color}", marker="o", markersize=4, label=label)
-            panel.fill_between(
-                common, [min(of) for of in values], [max(of) for of in values], color=f"C{color}", alpha=0.15
-            )
+            points = [[curve[iteration][way] for curve in curves] for iteration in common]
+            label = f"{name} ({band})" if way == WAYS[0] else None
+            middle = [median(point.mean for point in of_seeds) for of_seeds in points]
+            panel.plot(common, middle, color=f"C{color}", marker="o", markersize=4, label=label)
+            low = [min(point.low if is_single else point.mean for point in of_seeds) for of_seeds in points]
+            high = [max(point.high if is_single else point.mean for point in of_seeds) for of_seeds in points]
+            panel.fill_between(common, low, high, color=f"C{color}", alpha=0.15)
     for panel, way in zip(panels, WAYS, strict=True):
         panel.set(title=way, xlabel="iteration")
         panel.xaxis.get_major_locator().set_params(integer=True)

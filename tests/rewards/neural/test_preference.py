@@ -85,6 +85,15 @@ def test_minus_the_first_reference(folder):
         score(less, ["a", "b"], references=[["r"], []])
 
 
+def test_the_reference_begins_as_the_completion_does(folder):
+    plain = rewards.load("preference", model=folder)
+    less = rewards.load("preference", model=folder, minus_reference=True)
+    completions, prompts = [" a", " a", ""], ["p", "p ", "p"]
+    expected = score(plain, completions, prompts=prompts) - score(plain, [" r", "r", " r"], prompts=prompts)
+    found = score(less, completions, prompts=prompts, references=[["r"]] * 3)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_scores_of_references_are_cached(folder, monkeypatch):
     monkeypatch.setattr("tril_gym.rewards.neural.preference.CACHED_TEXTS", 2)
     less = rewards.load("preference", model=folder, minus_reference=True)

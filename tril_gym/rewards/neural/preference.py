@@ -41,7 +41,7 @@ from tril_gym.rewards.neural.regressor import check_has_references
 from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.templates import check_fields
-from tril_gym.utils.tokenization import load_tokenizer
+from tril_gym.utils.tokenization import joiner_between, load_tokenizer
 
 FOLDER = "preference"
 TEMPLATE = "{prompt}{completion}"
@@ -90,7 +90,7 @@ class Preference(Score):
             template: format of the model's input with {prompt} and {completion}; None takes the one in
                 reward_model.json of the model's folder, else "{prompt}{completion}".
             tokenizer: name or folder; None takes the model's, or its base's.
-            minus_reference: subtract the score of the first reference.
+            minus_reference: subtract the score of the first reference; it begins with a space if the completion does.
             max_length: tokens read, counted from the end; None takes the number in reward_model.json, else what
                 the model can read, at most 1024.
             batch_size: texts per forward pass.
@@ -124,8 +124,8 @@ class Preference(Score):
             check_has_references(f"{self.name} with minus_reference", references)
         scores = self._scores(list(zip(prompts, completions, strict=True)))
         if self.minus_reference:
-            first = [targets[0] for targets in references]
-            pairs = zip(prompts, first, strict=True)
+            rows = zip(prompts, completions, references, strict=True)
+            pairs = [(prompt, _as_written(prompt, completion, targets[0])) for prompt, completion, targets in rows]
             scores = scores - np.array(self._reference_scores.get_many(pairs, lambda new: self._scores(new).tolist()))
         return scores
 
@@ -185,6 +185,12 @@ def _load(source: str, compute: ComputeSettings, tokenizer: str) -> Classifier:
 def check_template(template: str) -> None:
     """Raise ValueError unless a template is a format of a completion, and of nothing but prompt and completion."""
     check_fields("template", template, required=("completion",), allowed=("prompt", "completion"), usual=TEMPLATE)
+
+
+def _as_written(prompt: str, completion: str, reference: str) -> str:
+    """Return a reference that begins as the completion does: policies write a space after most prompts."""
+    is_apart = not completion or completion[0].isspace()
+    return joiner_between(prompt, reference) + reference if is_apart else reference
 
 
 def _report(folder: Path) -> dict[str, Any]:

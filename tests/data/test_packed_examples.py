@@ -54,3 +54,9 @@ def test_packed_examples_take_little_memory():
 def test_arrays_are_kept():
     (found,) = PackedExamples([Example("a", extras={"array": np.arange(3)})])
     assert found.extras["array"].tolist() == [0, 1, 2]
+
+
+def test_texts_and_numbers_of_numpy_are_kept():
+    example = Example("a", (np.str_("b"),), label=np.int64(1))
+    (found,) = PackedExamples([example])
+    assert (found.references, found.label) == (("b",), 1)

@@ -115,6 +115,16 @@ def test_objects_are_shared_not_copied():
     assert load_examples(IMDB, table) is load_examples(IMDB, table)
 
 
+def test_a_list_in_a_row_that_changes_later_does_not_reach_the_examples():
+    def read():
+        return load_examples(TEXT, [{"prompt": "one plus one is", "answers": ["2"]}])
+
+    rows = [{"prompt": "one plus one is", "answers": ["2"]}]
+    found = load_examples(TEXT, rows)
+    rows[0]["answers"].append("3")
+    assert found[0].extras == read()[0].extras == {"answers": ["2"]}
+
+
 def test_rows_are_converted_once_until_they_change():
     rows = [dict(row) for row in REVIEWS]
     first = load_examples(IMDB, rows)

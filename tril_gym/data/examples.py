@@ -130,8 +130,9 @@ class PackedExamples:
 def _dumped(example: Example) -> bytes:
     """Return what an example has besides its prompt, as bytes of this process."""
     rest: Any = (example.references, example.label, example.extras, example.suffix, example.messages)
-    if not example.messages and SCALARS.issuperset(map(type, example.extras.values())):
-        return marshal.dumps(rest)  # a third of the time of a pickle, but it would turn arrays into bytes
+    scalars = chain(example.references, (example.label, example.suffix), example.extras.values())
+    if not example.messages and SCALARS.issuperset(map(type, scalars)):
+        return marshal.dumps(rest)  # a third of the time of a pickle, but numpy's texts and numbers would become bytes
     return pickle.dumps(rest, protocol=5)
 
 

@@ -404,16 +404,21 @@ def _convert_once(reader: RowReader, dataset: NoCopy) -> Examples:
 def _convert_rows(reader: RowReader, rows: list[dict[str, Any]], source: str) -> Examples:
     """Convert rows once for each content, since they may change between two calls."""
 
-    def convert() -> Examples:
+    def convert(rows: Iterable[dict[str, Any]]) -> Examples:
         return to_examples(reader, enumerate(rows, start=1), source=source)
+
+    def pickles() -> Iterator[bytes]:
+        return (pickle.dumps(rows[first : first + ROWS_AT_ONCE]) for first in range(0, len(rows), ROWS_AT_ONCE))
 
     digest = hashlib.sha256()
     try:
-        for first in range(0, len(rows), ROWS_AT_ONCE):
-            digest.update(pickle.dumps(rows[first : first + ROWS_AT_ONCE]))
+        for pickled in pickles():
+            digest.update(pickled)
     except Exception:  # whatever an object of the user's raises that cannot be pickled
-        return convert()
-    return _converted.get((reader, source, digest.digest()), convert)
+        return convert(rows)
+    # Of copies, since the user may change a list in a row, and the examples are kept under the content that it had.
+    copies = chain.from_iterable(map(pickle.loads, pickles()))
+    return _converted.get((reader, source, digest.digest()), lambda: convert(copies))
 
 
 @functools.lru_cache(maxsize=8)

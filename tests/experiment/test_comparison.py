@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from xml.etree import ElementTree
 
@@ -142,6 +143,19 @@ class TestFiles:
     def test_differences_are_paired(self, tmp_path):
         one, two = self.write(tmp_path / "a.json", [0.0, 1.0]), self.write(tmp_path / "b.json", [0.5, 1.5])
         assert comparison_of_files([one, two])[1]["greedy"]["difference"] == 0.5
+
+    def test_a_sample_of_all_examples_is_in_the_order_of_all(self, first, tmp_path):
+        files = [tmp_path / "all.jsonl", tmp_path / "sample.jsonl"]
+        for file, examples in zip(files, ([], ["--examples", 1000]), strict=True):
+            done = command("evaluate", first, *examples, "--env-arg", "num_examples=8", "--per-example", file)
+            assert done.exit_code == 0, done.output
+        assert files[0].read_text() == files[1].read_text(), "compare pairs them text by text"
+
+    def test_a_reward_that_is_no_number_makes_the_difference_none(self, tmp_path):
+        one, two = self.write(tmp_path / "a.json", [None, 1.0]), self.write(tmp_path / "b.json", [0.5, 1.5])
+        assert math.isnan(comparison_of_files([one, two])[1]["greedy"]["difference"])
+        assert command("compare", one, two, "--output", tmp_path / "it.json").exit_code == 0
+        assert json.loads((tmp_path / "it.json").read_text())[1]["greedy"]["difference"] is None
 
     @pytest.mark.parametrize(
         ("greedy", "changes", "words"),

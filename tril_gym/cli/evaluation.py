@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,9 @@ from tril_gym.cli.options import (
     with_reward_settings,
 )
 from tril_gym.utils.suggestions import with_suggestion
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 option = partial(click.option, cls=GroupedOption)
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -193,7 +196,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
                     parts.envs,
                     seed=seed,
                     ref_policy=parts.ref_policy,
-                    count=examples,
+                    count=_sample_size(examples, parts.envs),
                     metrics=metrics,
                     known_words=parts.known_words,
                     beams=beams,
@@ -205,3 +208,12 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
         write_json(output, about | found.as_json())
     if per_example is not None:
         write_json_lines(per_example, found.texts)
+
+
+def _sample_size(examples: int | None, envs: VectorEnv) -> int | None:
+    """Return the size of a sample; None where it has all examples, which are then in order, as without a sample.
+
+    So all evaluations of a split can be compared text by text.
+    """
+    total = envs.metadata["text"].get("num_examples")
+    return None if examples is None or (total is not None and examples >= total) else examples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
-from tril_gym.experiment.verdict import paired_change
+from tril_gym.experiment.verdict import floats_of, paired_change
 from tril_gym.utils.config_fields import flag_of
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _point(part: Mapping[str, Any], way: str) -> Point:
     """Return the reward of an evaluation; a reward that is not finite has no interval."""
     mean, bounds = part["metrics"][way]["reward/mean"], part["intervals"][way].get("reward/mean")
     low, high = (mean, mean) if bounds is None or None in bounds else bounds
-    return Point(*(math.nan if number is None else number for number in (mean, low, high)))
+    return Point(*floats_of((mean, low, high)))
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
@@ -159,7 +158,7 @@ def _paired(
         row: dict[str, Any] = {"run": str(path), "name": name, **own}
         row |= {"kl": evaluation["metrics"]["sampled"].get("kl")}
         for way in WAYS:
-            change = paired_change(evaluations[0]["rewards"][way], evaluation["rewards"][way])
+            change = paired_change(*(floats_of(it["rewards"][way]) for it in (evaluations[0], evaluation)))
             difference = change.after - change.before
             row[way] = {
                 "mean": change.after,

@@ -83,7 +83,7 @@ def verdict_of(
         all of it as a "sentence". A number that is not finite is None.
     """
     changes = {
-        decoding: paired_change(_floats(before["rewards"][decoding][: len(rewards)]), _floats(rewards))
+        decoding: paired_change(floats_of(before["rewards"][decoding][: len(rewards)]), floats_of(rewards))
         for decoding, rewards in after["rewards"].items()
     }
     outcome = outcome_of(change.standard_errors for change in changes.values()) if is_scored else "no reward"
@@ -101,7 +101,7 @@ def verdict_of(
     return {"outcome": outcome} | numbers | {"kl": kl, "seconds": seconds, "sentence": sentence}
 
 
-def _floats(values: Iterable[float | None]) -> list[float]:
+def floats_of(values: Iterable[float | None]) -> list[float]:
     """Return numbers with NaN in place of the null that JSON has for it."""
     return [math.nan if value is None else value for value in values]
 

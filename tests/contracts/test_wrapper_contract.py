@@ -21,6 +21,7 @@ from tril_gym.envs.toy import toy_config
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
 from tril_gym.testing.vector_steps import equal_steps, random_actions
+from tril_gym.utils.batched_infos import row_of
 from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, WithoutInfo, terms
 from tril_gym.wrappers.text_space import AnyText
 
@@ -455,6 +456,11 @@ def test_without_info_keeps_what_is_named():
     envs = WithoutInfo(toys(2, "SameStep"))
     envs.reset(seed=0)
     assert envs.step([EOS, TOKEN])[4].keys() == {"final_obs", "_final_obs"}, "the last observation is no info of a text"
+    envs = WithoutInfo(toys(2, "SameStep"), keep=["finish_reason"])
+    envs.reset(seed=0)
+    infos = envs.step([EOS, TOKEN])[4]
+    assert row_of(infos["final_info"], 0) == {"finish_reason": "stop"}
+    assert infos["_final_info"].tolist() == [True, False]
     with pytest.raises(ValueError, match=r"got the string 'prompt'; write keep=\['prompt'\]"):
         WithoutInfo(toy(), keep="prompt")
 

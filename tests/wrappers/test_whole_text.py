@@ -1,8 +1,11 @@
 """A step that writes a whole text equals the steps that write its tokens."""
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 
 from tril_gym.wrappers import TextReward, WholeText
 
@@ -84,6 +87,30 @@ def test_deferred_rewards_are_paid_in_the_one_step():
     )
     envs.reset(seed=0)
     assert envs.step(["a dog", "a cat runs"])[1].tolist() == [1.0, 1.0]
+
+
+def test_a_text_that_a_limit_of_steps_cuts_is_shown_as_far_as_it_was_written():
+    env = WholeText(common_gen(max_episode_steps=2))
+    prompt, _ = env.reset(seed=0)
+    assert env.step("the dog runs") == (f"{prompt} the dog", 0.0, False, True, {})
+    envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled", reward=None, max_episode_steps=2)
+    envs = WholeText(envs)
+    prompts, _ = envs.reset(seed=0)
+    texts, _, terminated, truncated, _ = envs.step(["the dog runs", "a"])
+    assert texts == (f"{prompts[0]} the dog", f"{prompts[1]} a")
+    assert (terminated.tolist(), truncated.tolist()) == ([False, True], [True, True])
+
+
+@pytest.mark.parametrize("make", [gym.make, functools.partial(gym.make_vec, num_envs=1, autoreset_mode="Disabled")])
+def test_a_step_needs_a_reset_before(make):
+    env = WholeText(make("tril/Toy-v0"))
+    text = "w2" if isinstance(env, gym.Env) else ["w2"]
+    with pytest.raises(ResetNeeded, match=r"call reset\(\)"):
+        env.step(text)
+    env.reset(seed=0)
+    env.step(text)
+    with pytest.raises(ResetNeeded, match=r"call reset\(\)"):
+        env.step(text)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -19,6 +20,9 @@ from tril_gym.utils.tokenization import encode
 from tril_gym.wrappers.text_observation import text_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import TextVectorWrapper
+
+NO_INFO: Mapping[str, Any] = {}
+NOT_BEGUN = "no text has begun, or it has ended: call reset() before step()"
 
 
 class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -40,24 +44,26 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.observation_space, self.action_space = AnyText(), AnyText()
         self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
-        self._begun = ""
+        self._prompt: str | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Begin a text; with a restart's completion, the observation includes it."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._begun = self._spelling.text_so_far(observation, info)
+        self._prompt = str(info["prompt"])
         self._is_empty = self._spelling.is_empty(observation)
-        return self._begun, info
+        return self._spelling.text_so_far(self._prompt, observation), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Write the rest of the text."""
+        if self._prompt is None:
+            raise ResetNeeded(NOT_BEGUN)
         total = 0.0
         for token in self._spelling.tokens(action, is_first=self._is_empty):
-            _, reward, terminated, truncated, info = self.env.step(token)
+            observation, reward, terminated, truncated, info = self.env.step(token)
             total += float(reward)
             if terminated or truncated:
                 break
-        return info.get("prompt", self._begun) + info.get("completion", ""), total, terminated, truncated, info
+        return self._spelling.text_so_far(self._prompt, observation, info), total, terminated, truncated, info
 
 
 class VectorWholeText(TextVectorWrapper):
@@ -74,7 +80,7 @@ class VectorWholeText(TextVectorWrapper):
         self.observation_space = batch_space(AnyText(), self.num_envs)
         self.action_space = batch_space(AnyText(), self.num_envs)
         self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
-        self._begun: tuple[str, ...] = ()
+        self._prompts: list[str] = []
         self._is_empty: list[bool] = []
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -86,29 +92,29 @@ class VectorWholeText(TextVectorWrapper):
         if options and "reset_mask" in options:
             raise ValueError("WholeText resets all rows at once; leave reset_mask out")
         observations, infos = self.env.reset(seed=seed, options=options)
-        rows = [row_of(infos, row) for row in range(self.num_envs)]
-        self._begun = tuple(map(self._spelling.text_so_far, observations, rows))
+        self._prompts = [str(prompt) for prompt in infos["prompt"]]
         self._is_empty = list(map(self._spelling.is_empty, observations))
-        return self._begun, infos
+        return tuple(map(self._spelling.text_so_far, self._prompts, observations)), infos
 
     def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Write the rest of all n texts."""
         if isinstance(actions, str) or len(actions) != self.num_envs:
             raise ValueError(f"actions must be {self.num_envs} strings, got {actions!r}")
+        if not self._prompts:
+            raise ResetNeeded(NOT_BEGUN)
         columns = [self._spelling.tokens(*pair) for pair in zip(actions, self._is_empty, strict=True)]
         totals, flags = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
         ends: dict[int, dict[str, Any]] = {}
         for column in range(max(map(len, columns))):
             tokens = [row[min(column, len(row) - 1)] for row in columns]  # those of ended rows are not read
-            _, rewards, terminated, truncated, infos = self.env.step(np.array(tokens))
+            observations, rewards, terminated, truncated, infos = self.env.step(np.array(tokens))
             totals += rewards
             flags |= np.stack([terminated, truncated])
             ends |= {row: row_of(infos, row) for row in np.flatnonzero(terminated | truncated).tolist()}
             if flags.any(axis=0).all():
                 break
-        texts = tuple(
-            ends[row].get("prompt", self._begun[row]) + ends[row].get("completion", "") for row in range(self.num_envs)
-        )
+        self._prompts, prompts = [], self._prompts  # all texts have ended
+        texts = tuple(map(self._spelling.text_so_far, prompts, observations, (ends[row] for row in sorted(ends))))
         return texts, totals, flags[0], flags[1], batched(dict(sorted(ends.items())), self.num_envs)
 
 
@@ -122,9 +128,10 @@ class Spelling:
         """Return whether a text has no completion yet."""
         return bool((observation[self.text["max_prompt_length"] :] < 0).all())
 
-    def text_so_far(self, observation: Any, info: Mapping[str, Any]) -> str:
-        """Return the prompt, and the completion of a restart."""
-        return str(info["prompt"]) + text_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
+    def text_so_far(self, prompt: str, observation: Any, info: Mapping[str, Any] = NO_INFO) -> str:
+        """Return a prompt and what is written: the completion of a text that has ended, else all tokens."""
+        written = text_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
+        return prompt + str(info.get("completion", written))
 
     def tokens(self, completion: str, is_first: bool) -> list[int]:
         """Return a completion as token ids, with EOS; those beyond T end the text before."""

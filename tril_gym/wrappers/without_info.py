@@ -20,8 +20,9 @@ class WithoutInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: a single or a vector environment.
-        keep: keys to keep, such as "finish_reason". "final_obs" is always kept: in autoreset mode SAME_STEP it is the
-            last observation of a text, without which clients would make one up.
+        keep: keys to keep, such as "finish_reason". In autoreset mode SAME_STEP they are also kept within
+            "final_info", which has those of texts that end, and "final_obs" is always kept: it is the last observation
+            of a text, without which clients would make one up.
     """
 
     def __new__(cls, env: Any = None, keep: Collection[str] = ()) -> Any:
@@ -55,12 +56,17 @@ class VectorWithoutInfo(TextVectorWrapper):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and drop infos."""
         observations, infos = self.env.reset(seed=seed, options=options)
-        return observations, {key: value for key, value in infos.items() if key in self._keep}
+        return observations, self._kept(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step, and drop infos."""
         *results, infos = self.env.step(actions)
-        return *results, {key: value for key, value in infos.items() if key in self._keep}  # type: ignore[return-value]
+        kept, ended = self._kept(infos), self._kept(infos.get("final_info", {}))
+        final = {"final_info": ended, "_final_info": infos["_final_info"]} if ended else {}
+        return *results, final | kept  # type: ignore[return-value]
+
+    def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in infos.items() if key in self._keep}
 
 
 def check_keys(keep: Collection[str]) -> set[str]:

@@ -199,6 +199,14 @@ def test_rendering(capsys):
         bare("tril/Toy-v0", render_mode="depth_array")
 
 
+def test_a_character_of_several_tokens_is_printed_once_it_is_whole(capsys):
+    env = gym.make("tril/CommonGen-v0", reward=None, render_mode="human")
+    _, info = env.reset(seed=0)
+    for token in [*env.unwrapped.tokenizer(" 🐕!")["input_ids"], 1]:
+        env.step(token)
+    assert capsys.readouterr().out == f"{info['prompt']}\n>  🐕! [stop]\n"
+
+
 def test_frames_are_images_of_the_text():
     env = gym.make("tril/Toy-v0", render_mode="rgb_array")
     env.reset(seed=0)

@@ -16,6 +16,7 @@ from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_restart
 from tril_gym.envs.text_batch import TextBatch
 from tril_gym.envs.text_image import text_image
+from tril_gym.utils.tokenization import UNREADABLE
 
 Image = npt.NDArray[np.uint8]
 RENDER_MODES = ("ansi", "human", "rgb_array")
@@ -107,9 +108,13 @@ class TextEnv(TextEnvMixin, gym.Env[Any, Any]):
 
     def _print_last_token(self) -> None:
         tokens = self._text.tokens(0)
-        before = self.config.completion(tokens[:-1])  # a character may consist of several tokens, so all are decoded
-        end = "" if self._text.is_writing[0] else f" [{self.config.finish_reason(tokens)}]\n"
-        print(self.config.completion(tokens)[len(before) :], end=end, flush=True)
+        # All tokens are decoded, since a character may consist of several; it is printed with the last of them.
+        before, text = self.config.completion(tokens[:-1]).rstrip(UNREADABLE), self.config.completion(tokens)
+        if self._text.is_writing[0]:
+            text, end = text.rstrip(UNREADABLE), ""
+        else:
+            end = f" [{self.config.finish_reason(tokens)}]\n"
+        print(text[len(before) :], end=end, flush=True)
 
 
 def rendered(frame: str, render_mode: str) -> str | Image | None:

@@ -42,6 +42,20 @@ class TestRows:
         row = {"prompt": "2 + 2 =", "references": ["4", "four"], "answer": 4, "level": "easy"}
         assert TEXT.read(row) == Example("2 + 2 =", ("4", "four"), extras={"answer": 4, "level": "easy"})
 
+    def test_extras_of_several_kinds_reach_the_reward_as_they_are(self):
+        answers, seen = [3, 2.5, "x", None, [1]], []
+
+        def reward(completions, extras):
+            seen.extend(extra["answer"] for extra in extras)
+            return [0.0] * len(completions)
+
+        rows = [{"prompt": f"question {i}", "answer": answer} for i, answer in enumerate(answers)]
+        sizes = {"max_prompt_length": 8, "max_new_tokens": 1}
+        envs = gym.make_vec("tril/Text-v0", num_envs=5, dataset=rows, reward=reward, **sizes)
+        envs.reset(options={"example": np.arange(5)})
+        envs.step(np.full(5, 7))
+        assert seen == answers
+
     @pytest.mark.parametrize(
         ("columns", "references"),
         [

@@ -49,6 +49,31 @@ def test_row_of_is_the_inverse_of_batched():
     assert {row: row_of(together, row) for row in range(3)} == infos | {1: {}}
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        (3, 2.5),
+        (True, 2),
+        (3, "x"),
+        (3, None),
+        (2**70, 1),
+        (np.arange(2), np.arange(3)),
+        (np.arange(2), np.arange(2) / 4),
+        ({"k": 1}, None),
+        ({"k": 0}, {"_k": 1}),
+    ],
+    ids=repr,
+)
+def test_values_of_several_kinds_stay_as_they_are(values):
+    """Gymnasium makes all of them the type of the first: 2.5 becomes 2."""
+    for order in (values, values[::-1]):
+        together = batched({row: {"extras": {"x": value}} for row, value in enumerate(order)}, 2)
+        for row, value in enumerate(order):
+            found = row_of(together, row)["extras"]["x"]
+            assert type(found) is type(value)
+            np.testing.assert_equal(found, value)
+
+
 def test_masks_are_not_shared_between_keys():
     together = batched({0: {"a": 1, "b": 2}}, 2)
     together["_a"][1] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,11 @@ def row_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def batched(infos: Mapping[int, Mapping[str, Any]], num_envs: int) -> dict[str, Any]:
-    """Return the infos of some rows as a batched info, equal to that of repeated `VectorEnv._add_info` calls."""
+    """Return the infos of some rows as a batched info, equal to that of repeated `VectorEnv._add_info` calls.
+
+    Except that values of several kinds, such as 3 and 2.5, stay as they are in an array of objects: Gymnasium converts
+    all of them to the type of the first, so that 2.5 becomes 2.
+    """
     columns: dict[str, dict[int, Any]] = {}
     for row, info in infos.items():
         for key, value in info.items():
@@ -34,20 +38,33 @@ def batched(infos: Mapping[int, Mapping[str, Any]], num_envs: int) -> dict[str, 
 
 
 def _column(values: Mapping[int, Any], num_envs: int, *, is_object: bool) -> Any:
-    """Return the values of some rows as an array of n with the dtype of the first, or dictionaries as one."""
-    first = next(iter(values.values()))
-    if isinstance(first, dict) and not is_object:
+    """Return the values of some rows as an array of n, of numbers or arrays of one kind, or dictionaries as one."""
+    kinds = {None} if is_object else {_kind(value) for value in values.values()}
+    if kinds == {dict} and not _has_key_like_a_mask(values.values()):
         return batched(values, num_envs)
-    column: np.ndarray[Any, Any]
-    if isinstance(first, np.ndarray) and not is_object:
-        column = np.zeros((num_envs, *first.shape), dtype=first.dtype)
-    elif type(first) in (int, float, bool) or isinstance(first, np.number):
-        column = np.zeros(num_envs, dtype=type(first))
-    else:
-        column = np.empty(num_envs, dtype=object)  # None in every cell
+    column: np.ndarray[Any, Any] = np.empty(num_envs, dtype=object)  # None in every cell
+    if len(kinds) == 1 and kinds.isdisjoint({None, dict}):
+        first = next(iter(values.values()))
+        column = np.zeros((num_envs, *np.shape(first)), dtype=getattr(first, "dtype", type(first)))
     for row, value in values.items():
         column[row] = value
     return column
+
+
+def _has_key_like_a_mask(dictionaries: Iterable[Mapping[Any, Any]]) -> bool:
+    """Return whether some keys are equal but for a leading underscore, with which batched infos have a mask."""
+    keys = {key for dictionary in dictionaries for key in dictionary}
+    return any(f"_{key}" in keys for key in keys)
+
+
+def _kind(value: Any) -> Any:
+    """Return what values have in common that one array or dictionary holds; None for other objects."""
+    if isinstance(value, dict):
+        return dict
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape
+    is_number = type(value) in (int, float, bool) or isinstance(value, np.number)
+    return type(value) if is_number and (type(value) is not int or -(2**63) <= value < 2**63) else None
 
 
 def _cell(values: Any, row: int) -> Any:

@@ -1,12 +1,15 @@
 """Sequences of examples: packed ones equal objects, and parts share them."""
 
 import datetime
+import pickle
 
 import numpy as np
 import pytest
 
 from tril_gym.data import Example, Examples, examples
 from tril_gym.data.examples import PackedExamples
+from tril_gym.envs.prompts import prompt_table
+from tril_gym.envs.toy import toy_tokenizer
 
 FULL = Example(
     "a é 🐕:", ("b", "c"), 1, {"n": [1, {"x": None}], "day": datetime.date(2026, 1, 2)}, ":", ({"role": "u"},)
@@ -60,3 +63,12 @@ def test_texts_and_numbers_of_numpy_are_kept():
     example = Example("a", (np.str_("b"),), label=np.int64(1))
     (found,) = PackedExamples([example])
     assert (found.references, found.label) == (("b",), 1)
+
+
+def test_pickled_examples_leave_tokenised_prompts_behind():
+    """These are found by the id of a tokenizer, which another process gives to another object."""
+    found = Examples([FULL], source="here", held_out=True)
+    prompt_table(found, toy_tokenizer(16), max_prompt_length=4, truncation_side="left", vocab_size=16)
+    again = pickle.loads(pickle.dumps(found))
+    assert (list(again), again.source, again.held_out, again.prompt_tables) == ([FULL], "here", True, {})
+    assert len(found.prompt_tables) == 1

@@ -54,6 +54,9 @@ class Examples(Sequence[Example]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Examples:
         return self  # read-only, so a copy is not needed
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"prompt_tables": {}}  # their keys are ids of the tokenizers of this process
+
     def __repr__(self) -> str:
         return f"Examples({len(self)} from {self.source})"
 

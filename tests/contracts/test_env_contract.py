@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from contract_checks import CHEAP, EOS, EXAMPLES, IDS, TOKEN, bare, same, toy_envs
 from gymnasium.error import ResetNeeded
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from tril_gym.data import Example
 from tril_gym.envs.text_image import text_image
@@ -197,6 +200,18 @@ def test_rendering(capsys):
     assert envs.render() == (None, None)
     with pytest.raises(TypeError, match="'rgb_array', got 'depth_array'"):
         bare("tril/Toy-v0", render_mode="depth_array")
+
+
+def test_the_eos_of_the_tokenizer_comes_first_since_references_end_in_it():
+    assert bare("tril/CommonGen-v0", eos_token_ids=[300, 0, 1]).metadata["text"]["eos_token_ids"] == [1, 0, 300]
+
+
+def test_the_vocabulary_reaches_an_eos_beyond_a_gap_in_the_ids():
+    inner = Tokenizer(WordLevel({"<pad>": 0, "a": 1, "<eos>": 7}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
+    env = bare("tril/Text-v0", dataset=[{"prompt": "a"}], tokenizer=tokenizer, max_prompt_length=2, max_new_tokens=2)
+    env.reset(seed=0)
+    assert env.step(env.action_space.n - 1)[4]["finish_reason"] == "stop"
 
 
 def test_a_character_of_several_tokens_is_printed_once_it_is_whole(capsys):

@@ -433,6 +433,16 @@ def test_action_mask_equals_action_masks(min_new_tokens):
     assert EOS not in {env.action_space.sample(observation["action_mask"]) for _ in range(200)}
 
 
+def test_masks_advise_against_every_token_that_ends_a_text():
+    ends = [EOS, 300]
+    envs = bare("tril/CommonGen-v0", eos_token_ids=ends, min_new_tokens=1)
+    observation, _ = ActionMasking(envs).reset(seed=0)
+    expected = np.ones(len(envs.tokenizer), bool)
+    expected[ends] = False
+    same(envs.action_masks(), expected)
+    same(observation["action_mask"].astype(bool), expected)
+
+
 def test_action_masks_have_the_names_and_the_type_that_a_library_wants():
     for env in (RLLIB(toy(min_new_tokens=2)), RLLIB(toys(2, min_new_tokens=2))):
         observation, _ = env.reset(seed=0)

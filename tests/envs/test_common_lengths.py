@@ -45,6 +45,19 @@ def test_one_eos_leaves_the_others_writing(envs):
         assert terminated.tolist() == [step == LIMIT, False, step == LIMIT, step == LIMIT]
 
 
+def test_a_restart_at_the_length_of_texts_that_ended_leaves_them_ended(envs):
+    token, eos = word(envs), envs.metadata["text"]["eos_token_ids"][0]
+    envs.step(np.full(ROWS, token))
+    ended, *_ = envs.step(np.array([token, eos, eos, eos]))
+    completion = np.full((ROWS, LIMIT), token)
+    completion[:, 2:] = -1
+    mask = np.arange(ROWS) == 1
+    envs.reset(options={"reset_mask": mask, "example": np.zeros(ROWS, int), "completion": completion})
+    observations, _, terminated, _, _ = envs.step(np.full(ROWS, eos))
+    assert terminated.tolist() == [True, True, False, False]
+    np.testing.assert_array_equal(observations[2:], ended[2:])
+
+
 def test_frames_show_what_is_written_so_far():
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=ROWS, reward=None, render_mode="ansi")
     envs.reset(seed=0)

@@ -102,6 +102,21 @@ def test_each_prompt_is_tokenised_once():
     assert sorted(calls) == ["a b", "c"]
 
 
+def test_environments_with_other_settings_do_not_share_tokenised_prompts():
+    examples, same_tokenizer = Examples([Example("a b c end: d")], source="here"), tokenizer("$A <eos>")
+    settings = {"max_prompt_length": 4, "truncation_side": "left", "vocab_size": 13}
+    changes = [
+        ({}, [C, END, D, EOS]),
+        ({"truncation_side": "right"}, [A, B, C, EOS]),
+        ({"keeps_eos": False}, [B, C, END, D]),
+        ({"turn_marks": ("end:",)}, [-1, END, D, EOS]),
+        ({"max_prompt_length": 3}, [END, D, EOS]),
+    ]
+    for change, expected in changes + changes:
+        found = prompt_table(examples, same_tokenizer, **settings | change).rows(np.array([0]))
+        assert found.tolist() == [expected], change
+
+
 def test_the_tokenizer_is_not_changed():
     """Padding side, truncation and template of a shared tokenizer stay the same."""
     shared = tokenizer("<bos> $A <eos>")

@@ -1,5 +1,6 @@
 """`tril/Text-v0`: rows of one's own, lengths that are measured, chats, and the reward that must be named."""
 
+import json
 import logging
 
 import gymnasium as gym
@@ -124,6 +125,11 @@ class TestLengths:
         data = [Example(" ".join(["w3"] * (1 + number % 3)), ("w4",)) for number in range(100)]
         assert len(lengths.evenly_spaced(data)) == 10
         assert sizes(make(data)) == [3, 2]
+
+    def test_all_splits_have_those_of_the_train_split(self, tmp_path):
+        for split, prompt in (("train", "w3 w3 w3"), ("validation", "w3")):
+            (tmp_path / f"{split}.jsonl").write_text(json.dumps({"prompt": prompt, "completion": prompt}))
+        assert sizes(make(tmp_path, split="validation")) == sizes(make(tmp_path)) == [3, 4]
 
     def test_they_have_limits(self, caplog):
         data = [Example(" ".join(["w3"] * 600), (" ".join(["w4"] * 200),))]

@@ -69,6 +69,18 @@ def test_differences_are_paired_by_example(copy):
     assert (base["greedy"]["difference"], base["name"], row["name"], row["seed"]) == (0.0, "one", "two", 1)
 
 
+def test_each_run_has_the_figures_of_its_own_evaluation_after_training(copy):
+    folders = [copy("one", rewards=[0.0, 0.0]), copy("two", rewards=[1.0, 2.0])]
+    found = json.loads((folders[1] / "evaluation.json").read_text())
+    found["after"]["metrics"]["sampled"]["kl"] = 7.5
+    found["after"]["metrics"]["greedy"]["reward/mean"] = 1.5
+    (folders[1] / "evaluation.json").write_text(json.dumps(found))
+    one, two = comparison([finished_run(folder) for folder in folders])
+    assert (one["greedy"]["mean"], two["greedy"]["mean"], two["sampled"]["difference"]) == (0.0, 1.5, 1.5)
+    assert one["kl"] != two["kl"] == 7.5
+    assert dict(finished_run(folders[1]).curve)[2]["greedy"] == 1.5
+
+
 def test_the_curve_has_all_evaluations(first):
     assert [iteration for iteration, _ in finished_run(first).curve] == [0, 1, 2]
 

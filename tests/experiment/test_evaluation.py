@@ -1,15 +1,18 @@
 """Evaluations: which examples are chosen, and that no figure depends on the number of texts in parallel."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import SyncVectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import tiny_policy
 from tril_gym.data import Example
 from tril_gym.experiment import evaluate
-from tril_gym.experiment.evaluation import chosen_examples
+from tril_gym.experiment.evaluation import chosen_examples, intervals_of, means_of
 
 TOY = {"max_new_tokens": 6, "num_examples": 23, "rule": "count", "dense": True}
 
@@ -61,3 +64,25 @@ def test_figures_do_not_depend_on_the_number_of_envs(kind, sync, count):
     assert np.isfinite(runs[0].metrics["sampled"]["kl"])
     sampled = runs[0].metrics["sampled"]
     assert sampled["kl_per_token"] == pytest.approx(sampled["kl"] / sampled["text/length"])
+
+
+def test_rewards_are_in_the_order_of_the_examples_and_greedy_ones_need_no_seed():
+    def number(prompts, completions):
+        return [float(prompt.split()[1]) + len(text) / 100 for prompt, text in zip(prompts, completions, strict=True)]
+
+    rows = [{"prompt": f"number {i}"} for i in (3, 1, 2, 0)]
+    sizes = {"max_prompt_length": 8, "max_new_tokens": 3, "autoreset_mode": "Disabled"}
+    envs = gym.make_vec("tril/Text-v0", num_envs=2, dataset=rows, reward=number, **sizes)
+    policy = tiny_policy(envs, samples=0, width=16, heads=2, layers=1)
+    found, other = evaluate(policy, envs, seed=0), evaluate(policy, envs, seed=1)
+    for rewards in found.rewards.values():
+        assert [int(reward) for reward in rewards] == [3, 1, 2, 0]
+    assert found.rewards["greedy"] == other.rewards["greedy"]
+    assert found.rewards["sampled"] != other.rewards["sampled"]
+
+
+def test_texts_without_a_score_are_left_out_of_its_mean():
+    columns = {"reward/mean": torch.tensor([1.0, 2.0]), "score/x": torch.tensor([3.0, math.nan])}
+    expected = {"examples": 2, "reward/mean": 1.5, "reward/stderr": 0.5, "score/x": 3.0}
+    assert means_of(columns) == pytest.approx(expected)
+    assert intervals_of(columns, seed=0).keys() == {"reward/mean"}, "an interval needs a score of each text"

@@ -80,6 +80,12 @@ def test_rows_of_a_vector_environment_equal_single_ones():
     assert written in envs.observation_space
 
 
+def test_rewards_of_single_tokens_add_up():
+    env = WholeText(gym.make("tril/Toy-v0", dense=True))
+    env.reset(seed=0)
+    assert env.step("w2 w3 w5 w8")[1] == pytest.approx(3 / 8), "w2, w5 and w8 are good words, of T = 8"
+
+
 def test_deferred_rewards_are_paid_in_the_one_step():
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled", reward=None)
     envs = WholeText(

@@ -80,6 +80,12 @@ def test_rows_of_a_vector_environment_equal_single_ones():
     assert written in envs.observation_space
 
 
+def test_a_text_ends_with_the_eos_of_the_tokenizer_where_several_end_texts():
+    env = WholeText(common_gen(eos_token_ids=[0, 1]))
+    env.reset(seed=0)
+    assert env.step("the dog runs")[4]["tokens"][-1] == 1
+
+
 def test_rewards_of_single_tokens_add_up():
     env = WholeText(gym.make("tril/Toy-v0", dense=True))
     env.reset(seed=0)

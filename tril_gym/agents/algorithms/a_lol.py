@@ -38,9 +38,7 @@ class ALoLConfig(PolicyConfig):
     clip_range: float = config_field(
         0.9, "Half-width ε of the interval of ratios", above=0, below=1, only_with=("variant", "ratio", "token_ratio")
     )
-    kl_coef: float = config_field(
-        0.0, "β of the variant kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL"
-    )
+    kl_coef: float = config_field(0.0, "β of kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL")
     value_texts: int = config_field(4, "Texts of the reference policy whose mean reward is V(x); 0: V is 0", minimum=0)
     draw_by_advantage: bool = config_field(False, "Draw texts in proportion to A; they then count by A²")
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)

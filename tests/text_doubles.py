@@ -27,7 +27,7 @@ EXAMPLES = [
 NAMES = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "clean_up_tokenization_spaces": False}
 
 
-def byte_tokenizer(merges: int = 40) -> Any:
+def byte_tokenizer(merges: int = 40, sentences: Sequence[str] = tuple(SENTENCES)) -> Any:
     """Byte-level BPE as of GPT-2. Without merges a token is a byte."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,7 +39,7 @@ def byte_tokenizer(merges: int = 40) -> Any:
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(sentences, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **NAMES)
 
 

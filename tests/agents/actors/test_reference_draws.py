@@ -6,6 +6,7 @@ import gymnasium as gym
 import pytest
 import torch
 from doubles import generator, policy_of
+from text_doubles import SENTENCES, byte_tokenizer, text_envs, write
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, Plan, TextLayout, collect
@@ -44,3 +45,20 @@ def test_targets_draw_each_reference_equally_often(envs):
     assert all(15 <= count <= 45 for count in found.values())
     again = reference_texts(trajectories, ReferenceTokens(layout), generator(2))
     assert torch.equal(again.tokens, targets.tokens)
+
+
+def test_references_that_begin_with_the_joiner_get_no_second_one():
+    examples = [Example("the dog", (" runs.",)), Example("the dog", ("runs.",))]
+    envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, dataset=examples, reward=None, autoreset_mode="Disabled")
+    found = collect(envs, Plan(rollout=Guide.references()), episodes=8, generator=generator(1))
+    assert set(found.examples.tolist()) == {0, 1}
+    assert {info["completion"] for info in found.infos} == {" runs."}
+
+
+def test_one_guide_of_references_serves_environments_with_different_tokenizers():
+    guide, one = Guide.references(), byte_tokenizer()
+    other = byte_tokenizer(sentences=[text[::-1] for text in SENTENCES])
+    assert len(one) == len(other)
+    for tokenizer in (one, other):
+        found = write(text_envs(tokenizer), Plan(rollout=guide), episodes=4)
+        assert all(info["completion"].strip() in info["references"] for info in found.infos)

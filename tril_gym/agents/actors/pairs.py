@@ -40,13 +40,13 @@ class Pairs(Actor):
         """
         if bool(texts.is_token.any()):
             raise ValueError("pairs can only begin a text, not continue one; roll out with another actor")
-        if self._tokens is None or self._tokens.layout != layout:
+        if self._tokens is None or not self._tokens.fits(layout):
             self._tokens = ReferenceTokens(layout)
         tokenize = self._tokens
         members = [self._pair(info)[info["member"]] for info in infos]
 
         def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
-            return WrittenTexts([tokenize(members[row].removeprefix(layout.joiner)) for row in rows])
+            return WrittenTexts([tokenize(members[row]) for row in rows])
 
         return WholeTextWriter(write_texts, len(infos))
 

@@ -30,13 +30,18 @@ class ReferenceTokens:
     def __call__(self, text: str) -> list[int]:
         """Return the ids of one reference, EOS included where it fits."""
         if text not in self._cache:
-            ids = self._codec.ids(self.layout.joiner + text)
+            joiner = self.layout.joiner
+            ids = self._codec.ids(joiner + text.removeprefix(joiner))  # some data have it, others do not
             if self.layout.stop_strings.are_in(ids):
                 ids = self.layout.stop_strings.cut_ids(ids)
             else:
                 ids = [*ids, self.layout.eos_token_ids[0]]
             self._cache[text] = ids[: self.layout.max_new_tokens]
         return self._cache[text]
+
+    def fits(self, layout: TextLayout) -> bool:
+        """Return whether the ids are those of an environment of this layout."""
+        return self.layout == layout and self.layout.tokenizer is layout.tokenizer
 
 
 def pick(references: Sequence[str], draw: float) -> str:
@@ -87,7 +92,7 @@ class References(Actor):
         if bool(texts.is_token.any()):
             raise ValueError("references can only begin a text, not continue one; roll out with another actor")
         refuse_missing(infos)
-        if self._tokens is None or self._tokens.layout != layout:
+        if self._tokens is None or not self._tokens.fits(layout):
             self._tokens = ReferenceTokens(layout)
         tokenize = self._tokens
 

@@ -12,6 +12,7 @@ from tril_gym.agents import Plan, TextLayout, collect
 from tril_gym.agents.actors.inference_server import InferenceServer
 from tril_gym.agents.actors.served_policy import AdapterHandOver, FolderHandOver, ServedPolicy, load_into_sglang
 from tril_gym.functional.sampling import Decoding
+from tril_gym.utils.http_client import ServerError
 from tril_gym.utils.servers import ServerAddress, ServerConfig
 
 TEXT = " The dog runs."
@@ -129,3 +130,23 @@ def test_settings_that_no_server_scores(tokenizer):
         ServedPolicy(policy, server_at(server.url), Noted()).check(layout)
     with pytest.raises(ValueError, match="cannot be kept"):
         ServedPolicy(policy, server_at(server.url, cache="answers"), Noted())
+
+
+def test_weights_that_could_not_be_handed_over_are_handed_over_again(tokenizer):
+    class FailsOnce(Noted):
+        def __call__(self, policy, server, version):
+            super().__call__(policy, server, version)
+            if version == 2:
+                raise ServerError("out of memory")
+
+    envs, policy, noted = text_envs(tokenizer), model_of(tokenizer), FailsOnce()
+    with serving(writes(tokenizer)) as server:
+        served = ServedPolicy(policy, server_at(server.url), noted)
+        served.check(TextLayout.of(envs))
+        with torch.no_grad():
+            policy.parameters()[0].add_(1.0)
+        with pytest.raises(ServerError):
+            collect(envs, Plan(rollout=served), episodes=8, generator=generator(1))
+        for _ in range(2):
+            collect(envs, Plan(rollout=served), episodes=8, generator=generator(1))
+    assert noted.versions == [1, 2, 3]

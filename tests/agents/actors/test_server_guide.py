@@ -116,6 +116,15 @@ class TestText:
             found = whole(guide(server, token_ids=False), text_envs(byte_tokenizer()), episodes=2)
         assert "\ufffd" not in completions(found)[0]
 
+    def test_a_half_character_alone_ends_the_text(self):
+        def half(asked):
+            return said("\ufffd", reason="length" if len(server.asked) < 20 else "stop")
+
+        with serving(half) as server:
+            found = whole(guide(server, token_ids=False), text_envs(byte_tokenizer()), episodes=2)
+        assert completions(found) == ["", ""]
+        assert len(server.texts()) == 2  # each is asked for once: another request would return the same
+
 
 class TestIds:
     def test_ids_are_used_as_they_are(self):

@@ -127,7 +127,7 @@ class ServedPolicy(Actor):
         state = _sums(self.policy.language_model.state_dict().values())  # a copy of the policy has no parameters
         if not self.ranks.any(state != self._state or self.version == 0):
             return
-        self.version, self._state = self.version + 1, state
+        self.version += 1
         policy = self.policy.with_language_model(self.policy.language_model.whole_copy())
 
         def hand_over(of_ranks: list[Any]) -> list[str]:
@@ -135,6 +135,7 @@ class ServedPolicy(Actor):
             return [self.server.model] * len(of_ranks)
 
         (self.server.model,) = self.ranks.on_main(hand_over, [None])
+        self._state = state  # only now: where it raised, the server has older weights
 
 
 def _sums(parameters: Iterable[Tensor]) -> list[float]:

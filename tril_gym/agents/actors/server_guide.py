@@ -218,8 +218,9 @@ class _TextRequests:
         text, left = "", room
         while left > 0:
             answer = self._ask(begun, text, left, seed)
-            text += answer.text.rstrip(UNREADABLE)  # a character that is not whole
-            if not (answer.is_cut and answer.text):
+            written = answer.text.rstrip(UNREADABLE)  # a character that is not whole
+            text += written
+            if not (answer.is_cut and written):
                 text += answer.stop_string or ""
                 break
             # The server's tokens are shorter than the environment's: there is room left.

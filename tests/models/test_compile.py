@@ -117,6 +117,18 @@ def test_memory_is_used_again(traced):
     assert first is not compiled.acquire(first, 4, 64)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_predictions_use_memory_again(traced):
+    policy, envs = policy_of("gpt2"), foreign_envs(4)
+    agent = PPO(policy, envs, PPOConfig(check_model=False))
+    policy.language_model.compile()
+    observations, _ = envs.reset(seed=0)
+    for _ in range(3):
+        agent.predict(observations)
+    (memories,) = policy.language_model.backbone.compiled._pool.values()
+    assert len(memories) == 1
+
+
 def test_sliding_windows_are_not_compiled(traced):
     policy = policy_of("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)
     policy.language_model.compile()

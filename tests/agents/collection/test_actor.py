@@ -7,8 +7,9 @@ import torch
 from doubles import EOS, G, OneToken, P, foreign_envs, generator, policy_of, shown
 from torch import Tensor
 
-from tril_gym.agents import AggreVaTeD, AggreVaTeDConfig, Plan, PPOPlusPlus, PPOPlusPlusConfig, collect
+from tril_gym.agents import AggreVaTeD, AggreVaTeDConfig, Guide, Plan, PPOPlusPlus, PPOPlusPlusConfig, collect
 from tril_gym.agents.collection.actor import Actor, Writer, as_actor, as_writer
+from tril_gym.functional.sampling import Decoding
 
 
 class PlainWriter:
@@ -88,6 +89,45 @@ def test_a_plain_class_may_define_what_has_a_default():
     assert writer.values.tolist() == [0.5, 1.0]
 
 
+def test_a_plain_guide_may_have_a_memory_which_is_saved(tmp_path):
+    class Remembers(PlainActor):
+        texts = 0
+
+        def remember(self, trajectories: Any) -> None:
+            self.texts += len(trajectories)
+
+        def state_dict(self) -> dict[str, int]:
+            return {"texts": self.texts}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.texts = state["texts"]
+
+    guide, again = Remembers(), Remembers()
+    agent = PPOPlusPlus(policy_of("gpt2"), guide, foreign_envs(4), PPOPlusPlusConfig(check_model=False))
+    agent.learn(1, progress=False)
+    agent.save(tmp_path / "agent")
+    PPOPlusPlus.load(tmp_path / "agent", envs=foreign_envs(4), guide=again)
+    assert guide.texts == again.texts == 4
+
+
+def test_an_actor_of_both_parts_reports_its_metrics_once():
+    class Counts(OneToken):
+        calls = 3
+
+        def metrics(self) -> dict[str, float]:
+            calls, self.calls = self.calls, 0
+            return {"calls": calls}
+
+    actor = Counts(G)
+    assert Plan(rollin=actor, rollin_prob=0.5, rollout=actor).metrics() == {"calls": 3}
+    part = Plan(rollout=Counts(P))
+    assert Plan(rollout=OneToken(G), parts=((part, 1),)).metrics() == {"calls": 3}
+
+
+def shown_by(actor: Actor) -> list[list[int]]:
+    return collect(foreign_envs(4), Plan(rollout=actor), episodes=8, generator=generator(1)).tokens.tolist()
+
+
 def test_subclasses_are_not_wrapped():
     actor = OneToken(G)
     assert as_actor(actor) is actor
@@ -129,3 +169,12 @@ class TestAgents:
         guide.needs_references = needs
         agent = PPOPlusPlus(policy_of("gpt2"), guide, foreign_envs(4), PPOPlusPlusConfig())
         assert agent.needs_references is needs
+
+    def test_a_policy_that_decodes_greedily_is_a_greedy_guide(self, tmp_path):
+        policy, envs = policy_of("gpt2", seed=1).with_decoding(Decoding(greedy=True)), foreign_envs(4)
+        agent = PPOPlusPlus(policy_of("gpt2"), policy, envs, PPOPlusPlusConfig(check_model=False))
+        agent.save(tmp_path / "agent")
+        again = PPOPlusPlus.load(tmp_path / "agent", envs=envs)
+        expected = shown_by(policy)
+        assert shown_by(agent.guide) == shown_by(again.guide) == expected
+        assert shown_by(Guide(policy)) != expected  # control: it samples unless it is told otherwise

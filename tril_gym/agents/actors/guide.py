@@ -6,7 +6,7 @@ never reads a guide's logits, only its tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Guide(Actor):
         temperature: divides the logits.
         top_k: sample from the k most probable tokens only.
         top_p: sample from the nucleus of this probability only; the paper's guides use 0.92.
+        greedy: write the most probable tokens instead of sampling.
         min_new_tokens: no EOS before this many tokens, the guide's own; by default the environment's advice.
     """
 
@@ -49,9 +50,10 @@ class Guide(Actor):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        greedy: bool = False,
         min_new_tokens: int | None = None,
     ) -> None:
-        self.policy = policy.with_decoding(Decoding(temperature=temperature, top_k=top_k, top_p=top_p))
+        self.policy = policy.with_decoding(Decoding(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy))
         self.min_new_tokens = min_new_tokens
         self._compared: tuple[Any, bool] = (None, False)  # a tokenizer, and whether its vocabulary differs
 
@@ -90,13 +92,7 @@ class Guide(Actor):
 
     def settings(self) -> dict[str, Any]:
         """Return the keywords that make this guide again from its policy."""
-        decoding = self.policy.decoding
-        return {
-            "temperature": decoding.temperature,
-            "top_k": decoding.top_k,
-            "top_p": decoding.top_p,
-            "min_new_tokens": self.min_new_tokens,
-        }
+        return asdict(self.policy.decoding) | {"min_new_tokens": self.min_new_tokens}
 
     def __repr__(self) -> str:
         return f"Guide({self.policy.description()})"

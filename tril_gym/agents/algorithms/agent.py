@@ -281,6 +281,7 @@ class Agent(ABC):
             draws = torch.rand(len(batch), generator=generator, dtype=torch.float64)
         writer = policy.start(texts, [{} for _ in batch], self.layout)
         actions = writer.next(draws)[0].cpu().numpy()
+        writer.close()
         return actions.reshape(np.shape(observations)[:-1]), None
 
     def save(self, folder: str | Path) -> None:
@@ -413,8 +414,7 @@ class GuidedAgent(Agent):
 def _independent(guide: Actor, policy: LMPolicy) -> Actor:
     """Return the guide, with a frozen model instead of one that it shares with the policy."""
     if isinstance(guide, LMPolicy):
-        decoding = guide.decoding
-        guide = Guide(guide, temperature=decoding.temperature, top_k=decoding.top_k, top_p=decoding.top_p)
+        guide = Guide(guide, **asdict(guide.decoding))
     if isinstance(guide, Guide) and guide.policy.model is policy.model:
         return Guide(policy.frozen_copy(), **guide.settings())
     if isinstance(guide, Guide) and policy.lora is None and guide.policy.shares_base(policy):

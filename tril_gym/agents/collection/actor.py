@@ -103,6 +103,12 @@ def as_actor(found: Any) -> Actor:
     return _PlainActor(found)
 
 
+OPTIONAL = (  # methods of an actor that have a default
+    *("reads_text", "check", "check_readings", "gathered"),
+    *("metrics", "remember", "state_dict", "load_state_dict"),
+)
+
+
 class _PlainActor(Actor):
     """A plain object as an actor. This adapter and the next alone ask which capabilities an object has."""
 
@@ -110,7 +116,7 @@ class _PlainActor(Actor):
         self._plain = plain
         self.can_continue = getattr(plain, "can_continue", Actor.can_continue)
         self.needs_references = getattr(plain, "needs_references", Actor.needs_references)
-        for name in ("reads_text", "check", "metrics"):
+        for name in OPTIONAL:
             if hasattr(plain, name):
                 setattr(self, name, getattr(plain, name))
 
@@ -134,6 +140,7 @@ class _PlainWriter(Writer):
     def next(self, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         tokens, logprobs = self._plain.next(draws)
         self.values = getattr(self._plain, "values", Writer.values)
+        self.cut_mass = getattr(self._plain, "cut_mass", Writer.cut_mass)
         return tokens, logprobs
 
     def keep(self, rows: Tensor) -> None:

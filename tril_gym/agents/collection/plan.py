@@ -70,8 +70,7 @@ class Plan:
 
     def metrics(self) -> dict[str, float]:
         """Return what the actors report of their work since the last call; see `Actor.metrics`."""
-        rollin = {} if self.rollin is None else self.rollin.metrics()
-        return rollin | self.rollout.metrics()
+        return {name: value for actor in self.actors for name, value in actor.metrics().items()}
 
     @staticmethod
     def guide_starts(policy: Actor, guide: Actor, *, rollin_prob: float, **settings: Any) -> Plan:

@@ -4,6 +4,7 @@ import gymnasium as gym
 import pytest
 import torch
 from click.testing import CliRunner
+from text_doubles import byte_tokenizer, model_of
 
 import tril_gym  # noqa: F401 - registers the environments
 from tril_gym.agents import Plan, TextLayout, collect, tiny_policy
@@ -69,6 +70,13 @@ def test_without_a_length_the_positions_suffice():
 def test_bad_prompts_are_refused(prompts, message):
     with pytest.raises(ValueError, match=message):
         tiny_policy(toys(), **SMALL).generate(prompts)
+
+
+def test_texts_that_could_not_end_are_refused():
+    policy = model_of(byte_tokenizer())
+    policy.model.generation_config.eos_token_id = policy.tokenizer.eos_token_id = None
+    with pytest.raises(ValueError, match="could not end: neither its generation config nor its tokenizer names an EOS"):
+        policy.generate("the dog", max_new_tokens=4)
 
 
 def test_a_length_below_one_is_refused():

@@ -1,5 +1,6 @@
 """Switches do not cut characters where the rollout actor reads text."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,25 @@ class TestSwitch:
         columns = torch.arange(30)
         assert torch.equal(moved.is_rollin, columns < moved.switch.unsqueeze(1))
         assert torch.equal(moved.old_logprobs, torch.where(moved.is_rollin, -0.5, 0.0).double())
+
+    def test_switches_move_as_well_where_lengths_are_known_beforehand(self):
+        class WritesToTheLimit(Dictates):
+            def start(self, *arguments: Any) -> Any:
+                writer = super().start(*arguments)
+                writer.min_new_tokens = 30
+                return writer
+
+        tokenizer, says = byte_tokenizer(merges=0), Guide.from_callable(Says(["!"]))
+        ids = encoded(tokenizer, ACCENTS + "😀😀a")
+        assert len(ids) == 30 - 4
+        ids += encoded(tokenizer, "a€")
+        plan = self.plan(says, ids)
+        known, unknown = (
+            write(text_envs(tokenizer), replace(plan, rollin=actor([ids])), episodes=64)
+            for actor in (WritesToTheLimit, Dictates)
+        )
+        assert completions(known) == completions(unknown)
+        assert torch.equal(known.switch, unknown.switch)
 
     def test_cut_first_character_leaves_no_rollin(self):
         tokenizer = byte_tokenizer(merges=0)

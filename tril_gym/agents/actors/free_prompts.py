@@ -46,11 +46,17 @@ def complete(
     length = max_new_tokens
     if length is None:  # where not even one token fits, `check` says what is too long
         length = max(1, longest_completion(policy.language_model.backbone, width, USUAL_LENGTH))
+    ends = policy.eos_token_ids or (policy.tokenizer.eos_token_id,)
+    if None in ends:
+        raise ValueError(
+            "the policy's texts could not end: neither its generation config nor its tokenizer names an EOS; set"
+            " policy.model.generation_config.eos_token_id"
+        )
     layout = TextLayout(
         max_prompt_length=width,
         max_new_tokens=length,
         vocab_size=policy.vocab_size,
-        eos_token_ids=policy.eos_token_ids or (policy.tokenizer.eos_token_id,),
+        eos_token_ids=ends,
         stop=check_stop(stop, policy.tokenizer),
         tokenizer=policy.tokenizer,
     )

@@ -234,17 +234,22 @@ class _EpisodeBatch:
                 return self.plan.cut(lengths, randomness.switch.numpy(), self.plan.iteration)
 
             chosen = [infos[row] for row in rows]
+            reads_text = self.plan.rollout.reads_text(self.layout)
             rollins, switches = write_rollins(
-                self.plan.rollin, buffer.texts(rows), chosen, self.layout, randomness.rollin, choose_switch
+                self.plan.rollin,
+                buffer.texts(rows),
+                chosen,
+                self.layout,
+                randomness.rollin,
+                choose_switch,
+                in_full=reads_text,  # whether a character is cut is seen by what follows
             )
-            switch[rows] = self._at_character_starts(rollins, switches)
+            switch[rows] = self._at_character_starts(rollins, switches) if reads_text else switches
             buffer.copy_beginnings(rows, rollins, switch[rows])
         return buffer, switch
 
     def _at_character_starts(self, rollins: CompletionBuffer, switch: np.ndarray) -> np.ndarray:
-        """Move switches (B,) inside a character to its first token, where the rollout actor reads text."""
-        if not self.plan.rollout.reads_text(self.layout):
-            return switch
+        """Move switches (B,) inside a character to its first token."""
         codec, texts = codec_of(self.layout), rollins.texts()
         return np.array([codec.character_start(texts.completion_ids(row), int(end)) for row, end in enumerate(switch)])
 

@@ -171,11 +171,18 @@ def write_completions(
 
 
 def write_rollins(
-    actor: Actor, texts: Texts, infos: Infos, layout: TextLayout, uniforms: Tensor, choose_switch: ChooseSwitch
+    actor: Actor,
+    texts: Texts,
+    infos: Infos,
+    layout: TextLayout,
+    uniforms: Tensor,
+    choose_switch: ChooseSwitch,
+    *,
+    in_full: bool = False,
 ) -> tuple[CompletionBuffer, np.ndarray]:
     """Let an actor write texts which will be cut: `choose_switch` maps their lengths (B,) to the switches (B,).
 
-    Where their lengths are known beforehand, nothing is written after the switch.
+    Where their lengths are known beforehand, nothing is written after the switch, unless they are wanted `in_full`.
 
     Returns:
         a buffer with the texts, at least up to the switch; and the switches.
@@ -183,11 +190,12 @@ def write_rollins(
     buffer = CompletionBuffer(texts, layout)
     generator = BatchGenerator(actor, buffer, infos, uniforms)
     until = np.full(len(texts), layout.max_new_tokens)
-    if generator.ends_at_limit:
+    is_cut_ahead = generator.ends_at_limit and not in_full
+    if is_cut_ahead:
         until = choose_switch(until)
         generator.put_longest_first(until)
     while generator.rows.size:
         generator.write()
         generator.keep(buffer.written[generator.rows] < until[generator.rows])
     generator.close()
-    return buffer, until if generator.ends_at_limit else choose_switch(buffer.written)
+    return buffer, until if is_cut_ahead else choose_switch(buffer.written)

@@ -74,6 +74,13 @@ def test_beams_find_likelier_texts_than_greedy_decoding():
     assert likelihood(BeamSearch(policy, 8)) > likelihood(policy.with_decoding(Decoding(greedy=True)))
 
 
+def test_no_text_ends_before_the_minimum_length():
+    for minimum in (0, 4):
+        envs, policy = make("causal", max_new_tokens=6, min_new_tokens=minimum, eos_token_ids=list(range(0, 200)))
+        texts = collect(envs, Plan(rollout=BeamSearch(policy, 2)), episodes=8, generator=torch.Generator())
+        assert (int(texts.lengths.min()) > 4) == (minimum == 4)
+
+
 def test_a_text_ends_at_the_first_end():
     assert up_to_end([5, 6, 2, 2, 0], [2, 3]) == [5, 6, 2]
     assert up_to_end([5, 3], [2, 3]) == [5, 3]

@@ -106,6 +106,11 @@ class TestWriting:
         assert ids.index(1) == len(ids) - 1
         assert 0 not in ids
 
+    def test_the_name_of_any_eos_ends_a_text(self):
+        guide = Guide.from_callable(Says(["dog<unk> cat"]))
+        found = write(text_envs(byte_tokenizer(), eos_token_ids=[1, 2]), Plan(rollout=guide))
+        assert completions(found) == [" dog"] * 8
+
     def test_prompt_is_decoded_where_the_info_has_none(self):
         tokenizer, says = metaspace_tokenizer(), Says()
         layout = TextLayout.of(text_envs(tokenizer))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from doubles import V, foreign_envs, policy_of, ragged_texts
+from doubles import EOS, V, foreign_envs, policy_of, ragged_texts
 
 from tril_gym.agents import LMPolicy, TextLayout
 from tril_gym.functional.sampling import Decoding
@@ -49,3 +49,14 @@ def test_scores_are_those_that_were_noted(policy):
     scores = policy.with_decoding(Decoding(top_k=2)).token_logprobs(texts, layout).logprobs
     # Token 3 is never drawn, and has its probability all the same.
     assert scores[:, 0].tolist() == pytest.approx([math.log(1 / 2), math.log(1 / 4), math.log(1 / 8)])
+
+
+def test_all_logits_are_of_the_distribution_that_is_scored():
+    policy = policy_of("gpt2", dtype=torch.float64).with_decoding(Decoding(temperature=2.0, top_k=2))
+    layout, texts = TextLayout.of(foreign_envs(1, min_new_tokens=3)), ragged_texts()
+    logprobs = policy.token_logits(texts, layout).log_softmax(-1)
+    excluded = logprobs[..., EOS].isinf()
+    assert torch.equal(excluded, (torch.arange(8) < 3).expand_as(excluded))
+    of_tokens = logprobs.gather(-1, texts.tokens.unsqueeze(-1)).squeeze(-1)
+    scored = policy.token_logprobs(texts, layout).logprobs
+    torch.testing.assert_close(of_tokens[texts.is_token], scored[texts.is_token])

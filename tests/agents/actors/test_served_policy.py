@@ -1,6 +1,7 @@
 """The policy's texts from a server: log-probabilities, and how weights are handed over."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -150,3 +151,18 @@ def test_weights_that_could_not_be_handed_over_are_handed_over_again(tokenizer):
         for _ in range(2):
             collect(envs, Plan(rollout=served), episodes=8, generator=generator(1))
     assert noted.versions == [1, 2, 3]
+
+
+def test_an_adapter_is_loaded_after_a_failed_one(tokenizer, tmp_path):
+    policy, answer = model_of(tokenizer, dtype=torch.float32).with_lora(2), writes(tokenizer)
+    hand_over = AdapterHandOver(tmp_path)
+    with serving(
+        lambda asked: Reply({}, 400) if asked.body["lora_name"] in ("m-1", "m-3") else answer(asked)
+    ) as server:
+        asking = server_at(server.url)
+        for version, fails in ((1, True), (2, False), (3, True), (4, False)):
+            with pytest.raises(ServerError) if fails else nullcontext():
+                hand_over(policy, asking, version)
+    unloaded = [one.body["lora_name"] for one in server.asked if one.path.startswith("/v1/unload")]
+    assert (asking.model, unloaded) == ("m-4", ["m-2"])
+    assert not (tmp_path / "2").exists()

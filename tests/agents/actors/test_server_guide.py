@@ -7,10 +7,21 @@ from pathlib import Path
 import pytest
 from doubles import generator, same
 from fake_server import Reply, said, serving
-from text_doubles import Dictates, byte_tokenizer, completions, encoded, ids_of, model_of, text_envs, write
+from text_doubles import (
+    Dictates,
+    byte_tokenizer,
+    completions,
+    encoded,
+    ids_of,
+    metaspace_tokenizer,
+    model_of,
+    text_envs,
+    write,
+)
 
 from tril_gym.agents import AggreVaTeD, Guide, LMPolicy, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect
 from tril_gym.agents.actors.guide import as_guide
+from tril_gym.agents.collection.cuts import ShareCut
 from tril_gym.testing import check_guide
 
 TEXT = " The dog runs."
@@ -71,6 +82,7 @@ class TestText:
         first = asked_in_a_run(1)
         assert len({seed for seed, _ in first}) == 16
         assert all(0 <= seed < 2**31 for seed, _ in first)
+        assert max(seed for seed, _ in first) > 2**30
         assert asked_in_a_run(1) == first
         assert asked_in_a_run(2) != first
 
@@ -149,6 +161,14 @@ class TestIds:
         body = server.texts()[0].body
         assert (body["stop_token_ids"], body["return_token_ids"], body["top_k"], body["min_p"]) == ([1], True, -1, 0.0)
 
+    def test_settings_that_a_server_has_defaults_for_are_sent(self):
+        tokenizer = byte_tokenizer()
+        with serving(with_ids(tokenizer)) as server:
+            whole(guide(server, top_k=5, temperature=0.5), text_envs(tokenizer), episodes=1)
+        body = server.texts()[0].body
+        sent = {name: body[name] for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+        assert sent == {"temperature": 0.5, "top_k": 5, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+
     def test_another_vocabulary_meets_as_text(self):
         other = byte_tokenizer(merges=10)
         with serving(with_ids(other)) as server:
@@ -179,6 +199,28 @@ class TestIds:
             found = whole(guide(server), text_envs(tokenizer, stop=["!"]))
         assert completions(found) == [" cats"] * 8
         assert {tokenizer.decode(ids) for ids in ids_of(found)} == {" cats!"}
+
+    def test_the_rest_of_a_text_counts_from_what_is_begun(self):
+        """Its minimum length, and a stop string whose first half is in what is begun."""
+        tokenizer = byte_tokenizer(merges=0)
+        begun = encoded(tokenizer, " aaaa#")
+        with serving(with_ids(tokenizer, "# and more")) as server:
+            envs = text_envs(tokenizer, min_new_tokens=10, stop=["##"])
+            plan = Plan(
+                rollin=Dictates([[*begun, *begun, 1]]), rollin_prob=1.0, cut=ShareCut(0.5), rollout=guide(server)
+            )
+            found = write(envs, plan)
+        assert {tokenizer.decode(ids) for ids in ids_of(found)} == {" aaaa##"}
+        assert {one.body["min_tokens"] for one in server.texts()} == {10 - 6}
+
+    def test_an_eos_at_the_end_of_prompts_is_not_sent(self):
+        tokenizer = metaspace_tokenizer("bpe")  # prompts end in EOS, for an encoder
+        with serving(with_ids(tokenizer, "the dog")) as server:
+            envs = text_envs(tokenizer, prompt_eos=True)
+            found = whole(guide(server, token_ids=True), envs)
+        assert {found.texts.prompt_ids(row)[-1] for row in range(8)} == {1}
+        prompts = {tuple(found.texts.prompt_ids(row)[:-1]) for row in range(8)}
+        assert {tuple(one.body["prompt"]) for one in server.texts()} == prompts
 
     @pytest.mark.parametrize(
         ("reply", "words"),

@@ -26,6 +26,7 @@ from tril_gym.agents import (
     PPOPlusPlusConfig,
     TextLayout,
 )
+from tril_gym.agents.collection.cuts import ShareCut
 from tril_gym.models.text_codec import TextCodec
 
 
@@ -73,6 +74,15 @@ class TestWriting:
             said = begun + greedy(guide, info["prompt"], begun)
             text = info["completion"].rstrip("\ufffd")
             assert text == said if info["finish_reason"] == "stop" else said.startswith(text)
+
+    def test_a_text_that_fills_its_room_already_is_ended(self):
+        tokenizer = byte_tokenizer()
+        begun = encoded(tokenizer, "concepts")[:1] * 7
+        assert len(tokenizer.decode(begun)) > 2 * 8  # of its own tokens, which are bytes
+        guide, rollin = Guide(model_of(byte_tokenizer(merges=0), seed=3)), Dictates([[*begun, 5]])
+        plan = Plan(rollout=guide, rollin=rollin, rollin_prob=1.0, learn_on="rollin", cut=ShareCut(1.0))
+        trajectories = write(text_envs(tokenizer, max_new_tokens=8), plan)
+        assert ids_of(trajectories) == [[*begun, 1]] * 8
 
     @pytest.mark.parametrize("family", ["gpt2", "t5"])
     def test_the_same_texts_for_any_number_of_rows(self, family):

@@ -194,6 +194,8 @@ class TestEnvironments:
             ({"eos_token_ids": "0"}, r"eos_token_ids must be a list of ids such as \[0\], got '0'"),
             ({"eos_token_ids": None}, "eos_token_ids must be a list"),
             ({"eos_token_ids": [True]}, "eos_token_ids must be a list"),
+            ({"stop": "##"}, "stop must be a list of strings that are not empty, got '##'"),
+            ({"stop": [""]}, "stop must be a list"),
             ({"eos_token_ids": [V]}, rf"ids of 0 to {V - 1}, one at least, got \[{V}\]"),
             ({"eos_token_ids": []}, r"one at least, got \[\]"),
             ({"max_new_tokens": "8"}, r"max_new_tokens must be a whole number of at least 1, got '8'"),

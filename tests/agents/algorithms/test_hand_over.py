@@ -3,7 +3,7 @@
 import pytest
 from doubles import OneToken, generator, history, toy_envs, toy_policy
 
-from tril_gym.agents import D2LOLS, D2LOLSConfig, Plan, collect
+from tril_gym.agents import D2LOLS, D2LOLSConfig, Guide, Plan, collect
 from tril_gym.agents.collection.baselines import compared_rewards
 
 GOOD, BAD = 5, 7  # words of the toy environment with and without reward
@@ -38,6 +38,10 @@ def test_a_policy_better_than_its_guide_is_on_its_own_at_once():
     assert aggrevated(rows) == [False] * 4
     assert measured(rows) == [0]
     assert rows[0]["hand_over/policy"] > rows[0]["hand_over/guide"] == 0.0
+
+
+def test_a_policy_as_good_as_its_guide_is_good_enough():
+    assert aggrevated(history(agent_of(Guide(toy_policy())), 1)) == [False]  # it writes the same texts
 
 
 def test_a_weaker_policy_is_measured_again_until_the_last_iteration():

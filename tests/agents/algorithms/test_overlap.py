@@ -32,6 +32,7 @@ from tril_gym.agents.algorithms.overlapped import CollectAhead
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.experiment import RunConsole, configure, resume, train
 from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.functional.sampling import Decoding
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import Ranks
 
@@ -107,6 +108,18 @@ def one_after_the_other(correction: str = "token", *, is_stale: bool = True) -> 
 
 
 class TestNumbers:
+    def test_each_batch_is_written_by_the_plan_of_its_own_iteration(self):
+        schedule = {"rollin_prob": 1.0, "final_rollin_prob": 0.0, "rollin_iterations": 1, "cut": "uniform_from_prompt"}
+        rows = rows_of(agent_of("ppo-pp", **schedule | {"baseline": "none"}), 3)
+        assert ["rollin/share" in row for row in rows] == [True, False, False]
+
+    def test_the_copy_writes_with_the_decoding_of_each_actor(self):
+        agent = agent_of()
+        greedy = agent.policy.with_decoding(Decoding(greedy=True))
+        plan = agent.collection_plan(Plan(rollin=greedy, rollin_prob=1.0, rollout=agent.policy))
+        assert [actor.decoding for actor in plan.actors] == [greedy.decoding, agent.policy.decoding]
+        assert all(actor.model is agent.batches.snapshot.model for actor in plan.actors)
+
     def test_equal_one_after_the_other(self):
         found = trained(agent_of())
         assert torch.equal(found, one_after_the_other())

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from doubles import EOS, G, OneToken, P, foreign_envs, generator
+from doubles import EOS, G, OneToken, P, foreign_envs, generator, policy_of, rollins
 
-from tril_gym.agents import Plan, TextLayout, Trajectories, UniformCut
+from tril_gym.agents import Guide, Plan, TextLayout, Trajectories, UniformCut
 from tril_gym.agents.algorithms.training_loop import rollin_metrics, text_metrics
 from tril_gym.agents.collection.collector import collect
+from tril_gym.functional.sampling import Decoding
 
 
 def collected(plan: Plan) -> Trajectories:
@@ -37,6 +38,7 @@ def test_rewards_by_who_wrote_the_texts():
     metrics = rollin_metrics(trajectories, plan)
     assert {name: metrics[f"reward/{name}"] for name in rewards} == pytest.approx(rewards)
     assert metrics["rollin/prob"] == 0.6
+    assert metrics["rollin/length"] == pytest.approx(sum(rollins(trajectories)) / len(rollins(trajectories)))
     assert metrics["rollin/share"] == pytest.approx(1 - found.count("guide_alone") / 40)
 
 
@@ -70,6 +72,28 @@ def test_the_share_of_tokens_that_the_guide_wrote(begin):
     share = rollin_metrics(trajectories, plan)["guide/token_share"]
     assert share == pytest.approx(float((written == G).double().mean()))
     assert 0.1 < share < 0.9
+
+
+def test_the_probability_that_is_cut_off_is_that_of_the_policys_tokens():
+    policy = policy_of("gpt2").with_decoding(Decoding(top_k=2))
+    for plan, cuts in (
+        (Plan.guide_finishes(policy, Guide(policy_of("gpt2", seed=1)), rollin_prob=0.7), True),
+        (Plan.guide_starts(policy, Guide(policy_of("gpt2", seed=1), top_k=2), rollin_prob=0.7), True),
+        (Plan.guide_finishes(policy_of("gpt2"), Guide(policy, top_k=2), rollin_prob=0.7), False),
+    ):
+        trajectories = collected(plan)
+        share, wrote = trajectories.cut_mass, trajectories.wrote
+        assert share[~wrote].eq(0).all()
+        assert bool(share[wrote].gt(0).any()) == cuts
+        metric = text_metrics(trajectories, TextLayout.of(foreign_envs(8)))["policy/cut_mass"]
+        assert metric == pytest.approx(float(share[wrote].mean()))
+
+
+def test_scores_are_averaged_over_the_texts_that_have_one():
+    trajectories = collected(Plan(rollout=OneToken(P)))
+    for row, score in ((0, 3.0), (1, 5.0)):  # the others were truncated
+        trajectories.infos[row]["scores"] = {"fluency": score}
+    assert text_metrics(trajectories, TextLayout.of(foreign_envs(8)))["score/fluency"] == 4.0
 
 
 def test_the_share_of_texts_that_ended():

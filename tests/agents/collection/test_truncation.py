@@ -44,6 +44,7 @@ def test_a_rollin_that_is_cut_off(limit):
     assert shown(trajectories) == ["g" * h + "p" * (limit - h) for h in switches]
     assert limit in switches  # a rollin longer than the limit; nothing is left to learn from
     assert torch.equal(trajectories.learn.sum(1), limit - trajectories.switch)
+    assert trajectories.tokens[~trajectories.is_token].eq(0).all()
     assert trajectories.old_logprobs[~trajectories.wrote].eq(0).all()
 
 

@@ -213,6 +213,6 @@ class AdapterHandOver:
         policy.language_model.save_adapter(path)
         server.post_to_api("/load_lora_adapter", {"lora_name": new, "lora_path": str(path.absolute())})
         server.model = new
-        if version > 1:
+        if old != server.address.model:  # an adapter of an earlier version, seldom not the last: that one failed
             server.post_to_api("/unload_lora_adapter", {"lora_name": old})
-            shutil.rmtree(self.folder / str(version - 1), ignore_errors=True)
+            shutil.rmtree(self.folder / old.rpartition("-")[2], ignore_errors=True)

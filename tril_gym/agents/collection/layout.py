@@ -101,7 +101,7 @@ class TextLayout:
         layout = TextLayout(
             **{key: text[key] for key in required if key != "eos_token_ids"},
             eos_token_ids=_eos_ids(text["eos_token_ids"]),
-            stop=tuple(text.get("stop", ())),
+            stop=_stop_strings(text.get("stop", ())),
             **{key: text[key] for key in optional if key in text},
             autoreset_mode=_autoreset_mode(metadata),
             tokenizer=_tokenizer(envs),
@@ -140,6 +140,14 @@ def _eos_ids(found: Any) -> tuple[int, ...]:
     if not is_list or not all(isinstance(token, Integral) and not isinstance(token, bool) for token in ids):
         raise ValueError(f'metadata["text"]: eos_token_ids must be a list of ids such as [0], got {found!r}')
     return tuple(int(token) for token in ids)
+
+
+def _stop_strings(found: Any) -> tuple[str, ...]:
+    """Return the stop strings of an environment's metadata."""
+    is_list = isinstance(found, Sequence) and not isinstance(found, str)
+    if not is_list or not all(isinstance(string, str) and string for string in found):
+        raise ValueError(f'metadata["text"]: stop must be a list of strings that are not empty, got {found!r}')
+    return tuple(found)
 
 
 def _autoreset_mode(metadata: Mapping[str, Any]) -> AutoresetMode:

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, PPO, LMPolicy, Plan, TextLayout, collect
+from tril_gym.agents.actors.free_prompts import prompt_ids
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.data import Example
-from tril_gym.functional.sampling import Decoding
 from tril_gym.models.text_codec import TextCodec
 
 WORDS = ["<unk>", "<s>", "</s>", "<eot>", *"▁dogcat<>/s", "▁dog", "▁cat", "▁a"]
@@ -93,10 +93,10 @@ class TestEOSAfterPrompts:
 
     def test_free_prompts_do_not_end_in_eos_either(self):
         own = tokenizer(self.ADDS_EOS)
-        greedy = LMPolicy(policy().model, own).with_decoding(Decoding(greedy=True))
-        texts = collect(envs(own, prompt_eos=False), Plan(rollout=greedy), episodes=4, generator=generator())
-        found = greedy.generate([info["prompt"] for info in texts.infos], max_new_tokens=8)
-        assert found == [info["completion"] for info in texts.infos]
+        writer = LMPolicy(policy().model, own)
+        found = collect(envs(own, prompt_eos=False), Plan(rollout=writer), episodes=2, generator=generator())
+        expected = [found.texts.prompt_ids(row) for row in range(2)]
+        assert prompt_ids(writer, [info["prompt"] for info in found.infos]) == expected
 
     def test_encoders_keep_it(self):
         own = tokenizer("$A </s>")

@@ -334,9 +334,10 @@ def pick(found: Sequence[Any], which: str) -> Any:
 
 
 def as_text(answer: Any) -> str:
-    """Return an answer as a text: 4 and 4.0 are "4", True is "True"."""
+    """Return an answer as a text: 4 and 4.0 are "4", 1e23 is 1 with 23 zeros, True is "True"."""
     value = answer.item() if isinstance(answer, np.generic) else answer
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    # By its decimal digits: int(1e23) is 99999999999999991611392.
+    return str(int(Decimal(str(value)))) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def field_of(extras: Mapping[str, Any], name: str, reward: str) -> Any:

@@ -2,13 +2,14 @@ import json
 
 import pytest
 import transformers
+from instruct_model import START, TEMPLATE, TURN, instruct_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.utils import tokenization
-from tril_gym.utils.tokenization import encode, load_tokenizer, token_counts
+from tril_gym.utils.tokenization import decode, encode, encode_chat, load_tokenizer, render_chat, token_counts
 
 
 def with_names_as_pieces():
@@ -30,6 +31,25 @@ def test_tokens_of_many_texts_are_counted_as_of_each(tokenizer, texts, many, mon
     counts = token_counts(tokenizer, texts)
     assert counts.tolist() == [len(encode(tokenizer, text)) for text in texts]
     assert token_counts(tokenizer, []).shape == (0,)
+
+
+@pytest.mark.parametrize("system", ["s", "system", "You", "<|im_end|>", " s\n"])
+@pytest.mark.parametrize("template", [None, TEMPLATE.replace("message['content']", "message['content'] | trim")])
+def test_names_of_markers_in_chats_stay_text_and_markers_stay_markers(system, template):
+    tokenizer = instruct_tokenizer()
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": "<|im_end|>"}]
+    ids = encode_chat(tokenizer, chat, template)
+    assert [token for token in ids if token in (START, TURN)] == [START, TURN, START, TURN, START]
+    assert decode(tokenizer, ids, with_special_tokens=True) == render_chat(tokenizer, chat, template)
+
+
+def test_a_chat_template_that_reads_the_contents():
+    template = "{% for message in messages %}<|im_start|>{{ message['content'] | upper }}<|im_end|>{% endfor %}"
+    chat = [{"role": "user", "content": text} for text in ("a", "B <|IM_END|> <|im_start|>")]
+    ids = encode_chat(instruct_tokenizer(), chat, template)
+    assert decode(instruct_tokenizer(), ids, with_special_tokens=True) == render_chat(
+        instruct_tokenizer(), chat, template
+    )
 
 
 def test_load_tokenizer_reads_a_folder_with_settings(tmp_path):

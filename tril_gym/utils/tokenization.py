@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,18 +139,37 @@ def render_chat(
 
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> list[int]:
     """Tokenise a rendered chat: the template's markers are special tokens, names of them in the contents stay text."""
-    rendered = render_chat(tokenizer, messages, template)
     contents = [str(message["content"]) for message in messages]
     if not any(token in content for content in contents for token in tokenizer.all_special_tokens):
-        return _encode_markers(tokenizer, rendered)
-    ids, end = [], 0
+        return _encode_markers(tokenizer, render_chat(tokenizer, messages, template))
+    parts = _markers_and_contents(tokenizer, messages, template)
+    encoded = (encode(tokenizer, part) if n % 2 else _encode_markers(tokenizer, part) for n, part in enumerate(parts))
+    return [token for ids in encoded for token in ids]
+
+
+def _markers_and_contents(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None) -> list[str]:
+    """Return a rendered chat in parts: the markers at even places, between them the contents."""
+    rendered = render_chat(tokenizer, messages, template)
+    texts = [str(message["content"]) for message in messages]
+    contents = [text.strip() for text in texts]
+    # A content may be part of a marker, too, such as "s" of "<|im_start|>". Where it stands shows a chat with
+    # characters that no chat has in place of the contents.
+    stand_ins = [
+        text.replace(own, f"\ue000{n}\ue001") if own else text
+        for n, (text, own) in enumerate(zip(texts, contents, strict=True))
+    ]
+    replaced = [dict(message) | {"content": text} for message, text in zip(messages, stand_ins, strict=True)]
+    parts = re.split("\ue000(\\d+)\ue001", render_chat(tokenizer, replaced, template))
+    parts[1::2] = [contents[int(number)] for number in parts[1::2]]
+    if "".join(parts) == rendered:
+        return parts
+    parts, end = [], 0  # the template reads the contents
     for content in contents:
-        start = rendered.find(content.strip(), end)
-        if start < 0:  # the template leaves it out, or changes it
-            continue
-        ids += _encode_markers(tokenizer, rendered[end:start]) + encode(tokenizer, content.strip())
-        end = start + len(content.strip())
-    return ids + _encode_markers(tokenizer, rendered[end:])
+        start = rendered.find(content, end)
+        if start >= 0:  # else it leaves the content out, or changes it
+            parts += [rendered[end:start], content]
+            end = start + len(content)
+    return [*parts, rendered[end:]]
 
 
 def _encode_markers(tokenizer: Any, text: str) -> list[int]:

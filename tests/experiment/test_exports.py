@@ -113,9 +113,18 @@ def test_the_snippet_of_the_card_runs(exported, monkeypatch, capsys):
 def unfinished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "toy"
     started = new_run(configure("bc", env="tril/Toy-v0", num_envs=4, iterations=2), folder, console=silent())
+    own = {"repetition_penalty": 1.1, "num_beams": 4, "no_repeat_ngram_size": 3, "bos_token_id": 1}
+    started.agent.policy.model.generation_config.update(**own)  # as instruct models and BART have
     started.folder.save_checkpoint(0, started.agent.save)
     started.folder.unlock()
     return folder
+
+
+def test_only_the_run_decides_how_texts_are_sampled(unfinished, tmp_path):
+    found = AutoModelForCausalLM.from_pretrained(export_policy(unfinished, tmp_path / "model")).generation_config
+    kept = (found.do_sample, found.top_k, found.repetition_penalty, found.num_beams, found.no_repeat_ngram_size)
+    assert kept == (True, 0, None, None, None)
+    assert found.bos_token_id == 1
 
 
 class TestRefusals:

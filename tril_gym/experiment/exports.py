@@ -17,8 +17,13 @@ from tril_gym.utils.atomic_files import require_replaceable, write_folder
 from tril_gym.utils.chats import read_template
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.functional.sampling import Decoding
+
+# Of a generation config: what stands before the first token of a text.
+BEGINNINGS = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 def export_policy(
@@ -51,7 +56,7 @@ def export_policy(
     layout = about.get("layout", {})
     if template := (settings.get("env_args") or {}).get("chat_template"):
         policy.tokenizer.chat_template = read_template(template)
-    policy.model.generation_config.update(**generation_settings(policy, layout, _decoding(settings)))
+    policy.model.generation_config = generation_config(policy, layout, _decoding(settings))
     card = model_card(
         folder.name,
         settings,
@@ -103,20 +108,25 @@ def _decoding(settings: Mapping[str, Any]) -> Decoding:
     return decoding
 
 
-def generation_settings(policy: LMPolicy, layout: Mapping[str, Any], decoding: Decoding) -> dict[str, Any]:
+def generation_config(policy: LMPolicy, layout: Mapping[str, Any], decoding: Decoding) -> GenerationConfig:
     """Return the generation config by which `model.generate` samples as the policy does in its environment.
+
+    Of the model's own it has the tokens with which texts begin. Others, such as the repetition penalty of Qwen2.5 and
+    the beams of BART, would draw from another distribution than the policy's.
 
     Args:
         policy: the policy.
         layout: what `agent.json` has of the environment; empty in checkpoints without it.
         decoding: how the run samples.
     """
-    tokenizer = policy.tokenizer
+    from transformers import GenerationConfig
+
+    tokenizer, own = policy.tokenizer, policy.model.generation_config
     ends = list(layout.get("eos_token_ids") or policy.eos_token_ids)
     if not ends and tokenizer is not None:
         ends = [tokenizer.eos_token_id]
     pad = None if tokenizer is None else tokenizer.pad_token_id
-    found = {
+    found = {name: getattr(own, name) for name in BEGINNINGS} | {
         "do_sample": True,
         "temperature": decoding.temperature,
         "top_k": decoding.top_k or 0,  # 0: all; transformers has 50
@@ -125,4 +135,4 @@ def generation_settings(policy: LMPolicy, layout: Mapping[str, Any], decoding: D
         "pad_token_id": ends[0] if pad is None and ends else pad,
     }
     names = {"max_new_tokens": "max_new_tokens", "min_new_tokens": "min_new_tokens", "stop": "stop_strings"}
-    return found | {theirs: layout[ours] for ours, theirs in names.items() if layout.get(ours)}
+    return GenerationConfig(**found, **{theirs: layout[ours] for ours, theirs in names.items() if layout.get(ours)})

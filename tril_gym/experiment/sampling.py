@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.actors import checkpoint_policy
+from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.chats import ChatFormat
@@ -16,6 +17,7 @@ from tril_gym.utils.devices import check_device
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
+    from tril_gym.functional.sampling import Decoding
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,15 @@ def sampler(
     check_device(device)
     folder = RunFolder(source)
     if folder.is_run():
-        policy, trained_at, layout, own = _of_run(folder, trust_remote_code)
+        policy, decoding, layout, own = _of_run(folder, trust_remote_code)
     else:
         from tril_gym.agents.actors.policy import LMPolicy
 
         trust = {"trust_remote_code": True} if trust_remote_code else {}
-        policy, trained_at, layout, own = LMPolicy.from_pretrained(source, **trust), 1.0, {}, {}
+        policy, decoding, layout, own = LMPolicy.from_pretrained(source, **trust), Decoding(), {}, {}
         layout["stop"] = policy.model.generation_config.stop_strings or ()  # of an exported policy
-    decoding = Decoding(temperature=trained_at if temperature is None else temperature)
+    if temperature is not None:
+        decoding = replace(decoding, temperature=temperature)
     known = {"template": own.get("chat_template"), "system_prompt": own.get("system_prompt")}
     given = {"template": chat_template, "system_prompt": system_prompt}
     settings = known | {name: value for name, value in given.items() if value is not None}
@@ -86,8 +89,8 @@ def sampler(
     )
 
 
-def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, float, dict[str, Any], Mapping[str, Any]]:
-    """Return the policy of a run, its temperature, the layout of its environment, and the environment's keywords."""
+def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, Decoding, dict[str, Any], Mapping[str, Any]]:
+    """Return the policy of a run, how it samples, the layout of its environment, and the environment's keywords."""
     config = saved_config(folder)
     checkpoint = folder.last_checkpoint()
     policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), checkpoint)
@@ -95,4 +98,5 @@ def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, float
     layout = dict(about.get("layout", {}))
     if "eos_token_ids" in layout:  # those of the environment, which may be more than the model's own
         policy.model.generation_config.eos_token_id = list(layout["eos_token_ids"])
-    return policy, config.hyperparameters.get("temperature", 1.0), layout, config.env_args
+    decoding: Decoding = agent_type(config.algorithm).config_type(**config.hyperparameters).decoding()
+    return policy, decoding, layout, config.env_args

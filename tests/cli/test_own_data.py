@@ -169,3 +169,10 @@ def test_python_trains_on_a_list_of_rows(rows):
         agent.learn(iterations=1)
     assert PPOPlusPlus(policy, References(), envs, PPOPlusPlusConfig(check_model=False)).needs_references
     assert BC(policy, envs).needs_references
+
+
+def test_reward_args_add_to_the_settings_of_a_reward():
+    own = 'reward_settings={"rouge_l": {"reduction": "mean"}}'
+    arguments = ["train", "bc", "--env-arg", own, "--reward", "rouge_l", "--reward-arg", "rouge_l.stemming=true"]
+    found = yaml.safe_load(CliRunner().invoke(main, [*arguments, "--show-config"]).output)
+    assert found["env_args"]["reward_settings"] == {"rouge_l": {"reduction": "mean", "stemming": True}}

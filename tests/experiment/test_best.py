@@ -71,6 +71,20 @@ def test_it_can_be_loaded_and_evaluated(run):
     assert LMPolicy.from_pretrained(run / "best").vocab_size == parts.policy.vocab_size
 
 
+def test_checkpoints_are_compared(run, tmp_path):
+    files = {which: tmp_path / f"{which}.json" for which in ("4", "best", "last")}
+    for which, file in files.items():
+        arguments = ["evaluate", str(run), "--checkpoint", which, "--examples", "6", "--output", str(file)]
+        assert f"checkpoint {which}" in " ".join(CliRunner().invoke(main, arguments).output.split())
+        assert json.loads(file.read_text())["checkpoint"] == which
+    result = CliRunner().invoke(
+        main, ["compare", *map(str, files.values()), "--output", str(tmp_path / "compared.json")]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "compared.json").read_text())
+    assert [row["greedy"]["mean"] for row in rows] == [rewards(run)[n] for n in (4, best_of(run)["iteration"], 5)]
+
+
 def test_without_evaluations_there_is_none(tmp_path):
     folder = toy_run(tmp_path / "run", eval_every=0, iterations=1)
     assert not (folder / "best").exists()

@@ -73,6 +73,18 @@ class TestEvaluation:
         agent.learn(1, callbacks=[evaluation])
         assert [row["iteration"] for row in evaluation.rows] == [0, 1, 2]
 
+    def test_another_agent_begins_anew(self):
+        better, evaluation = agent_of(), EvaluationCallback(held_out(), every=1)
+        better.learn(4, callbacks=[evaluation])
+        other = agent_of(seed=1)
+        first = weights(other)
+        evaluation.best["reward"] = 99.0  # none of the other's is as good
+        other.learn(1, callbacks=[evaluation])
+        assert [row["iteration"] for row in evaluation.rows] == [0, 1]
+        last = weights(other)
+        evaluation.restore()
+        assert equal(weights(other), last if evaluation.best["iteration"] else first)
+
     def test_the_agents_own_environment_is_refused(self):
         agent = agent_of()
         with pytest.raises(ValueError, match="an environment of its own"):

@@ -137,6 +137,10 @@ def test_a_metric_shares_the_fit_of_the_reward(envs):
     assert other.reduction == "mean"
 
 
+def test_without_metrics_an_environment_needs_no_references():
+    metrics.check_metrics([], gym.make_vec("CartPole-v1", num_envs=1))
+
+
 def test_wrong_metrics_are_refused_before_writing(own, envs):
     with pytest.raises(ValueError, match=r"'bleu'.*none of the metrics rouge_l"):
         metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)

@@ -201,9 +201,11 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
                     known_words=parts.known_words,
                     beams=beams,
                 )
-    console.show(evaluation_table(f"{source} on {parts.description}", found.metrics, found.intervals))
+    checkpoint = options["checkpoint"]
+    policy = source if checkpoint is None else f"{source}, checkpoint {checkpoint},"
+    console.show(evaluation_table(f"{policy} on {parts.description}", found.metrics, found.intervals))
     if output is not None:
-        about = {"source": source, "on": parts.description, "seed": seed, "beams": beams}
+        about = {"source": source, "checkpoint": checkpoint, "on": parts.description, "seed": seed, "beams": beams}
         about |= {"reward": parts.reward, "reward_settings": parts.reward_settings}
         write_json(output, about | found.as_json())
     if per_example is not None:

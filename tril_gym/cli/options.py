@@ -257,7 +257,9 @@ def parse_names(context: click.Context, option: click.Parameter, lists: tuple[st
 
 def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return keyword arguments of an environment that include settings of its rewards."""
-    return env_args | ({"reward_settings": env_args.get("reward_settings", {}) | settings} if settings else {})
+    from tril_gym.experiment.config import merged_env_args
+
+    return merged_env_args(env_args, {"reward_settings": settings}) if settings else env_args
 
 
 def with_columns(env_args: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:

@@ -260,7 +260,6 @@ def build_evaluation(
     with cpu_threads(config.cpu_threads):
         if is_run:
             policy, ref_policy, envs = _load_run(config, folder, data, device, checkpoint or "last")
-            description += "" if checkpoint is None else f", checkpoint {checkpoint}"
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)

@@ -68,13 +68,15 @@ class EvaluationCallback(Callback):
         self._weights: list[Tensor] = []
 
     def start(self, agent: Agent, iterations: int) -> None:
-        """Evaluate the policy as it is, unless that is known.
+        """Evaluate the policy as it is, unless that is known; of another agent than before, all is forgotten.
 
         Raises:
             ValueError: the environment is the one that the agent trains in.
         """
         if self.envs.unwrapped is agent.envs.unwrapped:
             raise ValueError("EvaluationCallback needs an environment of its own, not the one that the agent trains in")
+        if agent is not self._agent:
+            self.rows, self.best, self._weights = [], None, []
         self._agent = agent
         if not (self.rows and self.rows[-1]["iteration"] == agent.iteration):
             self._evaluate(agent)

@@ -82,6 +82,8 @@ def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
     """
     from tril_gym.utils.batched_infos import row_of
 
+    if not metrics:
+        return
     _, infos = envs.reset(seed=0)
     rows = [row_of(infos, row) for row in range(min(2, envs.num_envs))]
     texts = [row | {"completion": (list(row["references"]) or [""])[0], "finish_reason": "stop"} for row in rows]

@@ -73,6 +73,14 @@ class TestEvaluation:
         agent.learn(1, callbacks=[evaluation])
         assert [row["iteration"] for row in evaluation.rows] == [0, 1, 2]
 
+    def test_its_figures_are_those_of_an_evaluation_with_its_settings(self):
+        agent, evaluation = agent_of(), EvaluationCallback(held_out(), every=1, examples=5, seed=3)
+        agent.learn(1, callbacks=[evaluation])
+        first = agent.learner.first_policy
+        found = evaluate(agent.policy, held_out(), seed=3, count=5, ref_policy=first).metrics["sampled"]
+        assert {name: evaluation.rows[1]["metrics"][f"sampled/{name}"] for name in found} == found
+        assert found["kl"] != 0
+
     def test_another_agent_begins_anew(self):
         better, evaluation = agent_of(), EvaluationCallback(held_out(), every=1)
         better.learn(4, callbacks=[evaluation])

@@ -24,6 +24,11 @@ def test_several_seeds_are_mixed():
     assert all(one != other for index, one in enumerate(found) for other in found[:index])
 
 
+def test_each_step_of_a_run_has_a_seed_of_its_own():
+    found = {tuple(drawn(seed, step)) for seed in range(3) for step in range(40)}
+    assert len(found) == 3 * 40
+
+
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_the_global_generator_does_not_change(error):
     before = torch.get_rng_state()

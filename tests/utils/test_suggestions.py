@@ -18,6 +18,7 @@ NAMES = ("ppo", "ppo-pp", "aggrevated", "rouge_l", "tril/IMDB-v0", "tril/CommonG
         ("CommonGen", "tril/CommonGen-v0"),
         ("learning-rat", "learning_rate"),
         ("rl", None),  # too short to be part of a name by intent
+        ("tril", None),  # part of several
         ("xyzzy", None),
         ("", None),
     ],

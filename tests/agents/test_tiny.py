@@ -139,7 +139,13 @@ def test_the_tiny_guide_is_the_policy_sampled_more_greedily(monkeypatch):
     policy, guide = tiny_policy(envs(), **SMALL), tiny_guide(envs(), **SMALL)
     assert len(runs) == 1
     assert equal(policy, guide.policy)
-    expected = {"temperature": GUIDE_TEMPERATURE, "top_k": None, "top_p": GUIDE_TOP_P, "min_new_tokens": None}
+    expected = {
+        "temperature": GUIDE_TEMPERATURE,
+        "top_k": None,
+        "top_p": GUIDE_TOP_P,
+        "greedy": False,
+        "min_new_tokens": None,
+    }
     assert guide.settings() == expected
 
 

@@ -174,7 +174,13 @@ class TestTrainedWeights:
     def test_policy_as_guide_keeps_its_decoding(self, envs):
         guide = toy_policy(seed=1).with_decoding(Decoding(temperature=0.5, top_k=3))
         agent = KINDS["ppo-pp"](toy_policy(), envs, guide=guide)
-        assert agent.guide.settings() == {"temperature": 0.5, "top_k": 3, "top_p": None, "min_new_tokens": None}
+        assert agent.guide.settings() == {
+            "temperature": 0.5,
+            "top_k": 3,
+            "top_p": None,
+            "greedy": False,
+            "min_new_tokens": None,
+        }
 
     def test_config_of_another_algorithm_is_refused(self, envs):
         with pytest.raises(TypeError, match="ppo takes a PPOConfig, got BCConfig"):

@@ -419,7 +419,7 @@ def test_a_guide_may_sample_its_whole_distribution(stand_ins):
     given |= {"env_args": {"reward_settings": {"sentiment": {"model": str(folder / "classifier")}}}}
     config = configure("ppo-pp", preset="embedded", num_envs=2, tiny_samples=0, **given)
     assert build_run(config).agent.guide.settings() == {
-        "temperature": 0.3, "top_k": 7, "top_p": 1.0, "min_new_tokens": None,
+        "temperature": 0.3, "top_k": 7, "top_p": 1.0, "greedy": False, "min_new_tokens": None,
     }  # fmt: skip
 
 

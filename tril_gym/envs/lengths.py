@@ -20,7 +20,7 @@ from tril_gym.data.tokenizers import FIT
 from tril_gym.envs.arrays import Ids
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.no_copy import NoCopy
-from tril_gym.utils.tokenization import encode, special_tokens_of_prompts, token_counts
+from tril_gym.utils.tokenization import after_joiner, encode, special_tokens_of_prompts, token_counts
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def reference_lengths(examples: Examples, tokenizer: Any, joiner: str) -> Ids:
     """Return the tokens of at most 500 references, rejected texts among them, EOS counted: (n,)."""
     references = [text for example in evenly_spaced(examples) for text in (*example.references, *rejected_of(example))]
     step = max(1, math.ceil(len(references) / COUNTED))
-    lengths = [len(encode(tokenizer, joiner + reference.removeprefix(joiner))) + 1 for reference in references[::step]]
+    lengths = [len(encode(tokenizer, after_joiner(joiner, reference))) + 1 for reference in references[::step]]
     return np.array(lengths, dtype=np.int64)
 
 

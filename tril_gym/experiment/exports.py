@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.functional.sampling import Decoding
 
-# Of a generation config: what stands before the first token of a text.
+# The settings of a generation config that choose the tokens before a text.
 BEGINNINGS = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 

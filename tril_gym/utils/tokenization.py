@@ -206,3 +206,8 @@ def joiner_between(prompt: str, *completions: str) -> str:
     """
     boundary = (prompt[-1:] or " ", *(completion[:1] for completion in completions))
     return "" if any(character.isspace() for character in boundary) else " "
+
+
+def after_joiner(joiner: str, text: str) -> str:
+    """Return a reference as policies write it: after one joiner, which some data already have and others do not."""
+    return joiner + text.removeprefix(joiner)

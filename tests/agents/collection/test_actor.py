@@ -177,4 +177,4 @@ class TestAgents:
         again = PPOPlusPlus.load(tmp_path / "agent", envs=envs)
         expected = shown_by(policy)
         assert shown_by(agent.guide) == shown_by(again.guide) == expected
-        assert shown_by(Guide(policy)) != expected  # control: it samples unless it is told otherwise
+        assert shown_by(Guide(policy)) != expected  # control: it samples by default

@@ -16,6 +16,7 @@ from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
+from tril_gym.utils.tokenization import after_joiner
 
 
 class ReferenceTokens:
@@ -30,8 +31,7 @@ class ReferenceTokens:
     def __call__(self, text: str) -> list[int]:
         """Return the ids of one reference, EOS included where it fits."""
         if text not in self._cache:
-            joiner = self.layout.joiner
-            ids = self._codec.ids(joiner + text.removeprefix(joiner))  # some data have it, others do not
+            ids = self._codec.ids(after_joiner(self.layout.joiner, text))
             if self.layout.stop_strings.are_in(ids):
                 ids = self.layout.stop_strings.cut_ids(ids)
             else:

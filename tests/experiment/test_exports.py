@@ -209,6 +209,20 @@ def test_the_best_policy_and_that_of_an_iteration(tmp_path):
     assert "not of this one" not in (tmp_path / "last" / "README.md").read_text()
     with pytest.raises(ValueError, match="has no checkpoint 7; there are 0, 1, 2, 3"):
         export_policy(run, tmp_path / "other", checkpoint="7")
-    result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "other"), "--checkpoint", "newest"])
-    assert result.exit_code == 2
-    assert "use last, best, or the number of an iteration" in " ".join(result.output.split())
+    for which in ("newest", "²"):
+        with pytest.raises(ValueError, match=f"last, best, or the number of an iteration, got '{which}'"):
+            export_policy(run, tmp_path / "other", checkpoint=which)
+        result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "other"), "--checkpoint", which])
+        assert result.exit_code == 2
+        assert "use last, best, or the number of an iteration" in " ".join(result.output.split())
+
+
+def test_a_damaged_checkpoint_is_not_exported_by_its_number(tmp_path):
+    run = tmp_path / "run"
+    settings = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "iterations": 2, "eval_every": 0}
+    train(configure("ppo", **settings, save_every=1, keep=9), run, console=silent())
+    (run / "checkpoints/iteration-000001/policy/model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"iteration-000001 is damaged \(.*; use last"):
+        export_policy(run, tmp_path / "exported", checkpoint="1")
+    assert not (tmp_path / "exported").exists()
+    export_policy(run, tmp_path / "exported", checkpoint="2")

@@ -99,9 +99,8 @@ class Checkpoints:
         """
         damaged: list[str] = []
         for path in reversed(self.found()):
-            damage = None if path in self._whole else damage_of(path)
+            damage = self.damage(path)
             if damage is None:
-                self._whole.add(path)
                 for line in damaged:
                     log.warning("%s; the one before it is used, %s", line, path.name)
                 return path
@@ -112,6 +111,17 @@ class Checkpoints:
                 " this run over"
             )
         return None
+
+    def damage(self, checkpoint: Path) -> str | None:
+        """Return what is wrong with a checkpoint, None for a whole one; a whole one is read once.
+
+        Raises:
+            ValueError: a newer version of this package wrote it.
+        """
+        damage = None if checkpoint in self._whole else damage_of(checkpoint)
+        if damage is None:
+            self._whole.add(checkpoint)
+        return damage
 
 
 def damage_of(checkpoint: Path) -> str | None:

@@ -298,15 +298,19 @@ class RunFolder:
         """Return the checkpoint of a number; the newest one for "last", and for "best", whose policy lies elsewhere.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, it is damaged, or another word.
         """
-        if not which.isdigit():
+        if which in ("last", "best"):
             return self.last_checkpoint()
+        if not (which.isascii() and which.isdigit()):
+            raise ValueError(f"a checkpoint is last, best, or the number of an iteration, got {which!r}")
         number = int(which)
         path = self._checkpoints.path(number)
         if path not in self.checkpoints():
             kept = ", ".join(str(int(found.name.rpartition("-")[2])) for found in self.checkpoints())
             raise ValueError(f"{self.path} has no checkpoint {number}; there are {kept or 'none'}")
+        if damage := self._checkpoints.damage(path):
+            raise ValueError(f"the checkpoint {path} is damaged ({damage}); use last, the newest whole one")
         return path
 
 

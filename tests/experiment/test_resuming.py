@@ -1,5 +1,6 @@
 """What a resumed run may be given: settings as they were, in part, and the few that may change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_what_is_accepted(config, given):
 def test_what_is_refused(config, given, words):
     with pytest.raises(ValueError, match=words):
         check(config, given)
+
+
+def test_an_environment_may_have_settings_named_as_those_of_retries(config):
+    own = replace(config, env_args={"timeout": 5, "limits": {"retries": 1}})
+    check(own, {"env_args": {"timeout": 5, "limits": {"retries": 1}}})
+    check(own, {"env_args": {"reward_settings": {"rouge_l": {"retries": 2}}}})
+    for other in ({"timeout": 6}, {"limits": {"retries": 2}}):
+        with pytest.raises(ValueError, match="--env-args is"):
+            check(own, {"env_args": other})
 
 
 def test_another_algorithm_is_refused(config):

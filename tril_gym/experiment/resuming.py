@@ -104,10 +104,27 @@ def is_moved_server(saved: str | None, given: str) -> bool:
 
 def _agrees(saved: Any, given: Any, *, is_env: bool) -> bool:
     """Return whether a setting is as it was; of `env_args` the part that is given, without how rewards are retried."""
-    if is_env and isinstance(saved, Mapping) and isinstance(given, Mapping):
-        named = {key: value for key, value in given.items() if key not in RETRY_SETTINGS}
-        return all(key in saved and _agrees(saved[key], value, is_env=True) for key, value in named.items())
+    if is_env:
+        return _is_part(_without_retries(given), saved)
     return bool(saved == (list(given) if isinstance(given, tuple) and isinstance(saved, list) else given))
+
+
+def _is_part(given: Any, saved: Any) -> bool:
+    """Return whether all that is given is saved, in mappings by name."""
+    if isinstance(saved, Mapping) and isinstance(given, Mapping):
+        return all(key in saved and _is_part(value, saved[key]) for key, value in given.items())
+    return _agrees(saved, given, is_env=False)
+
+
+def _without_retries(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `env_args` without the settings by which rewards are called again."""
+    kept = {
+        reward: {key: value for key, value in own.items() if key not in RETRY_SETTINGS}
+        for reward, own in env_args.get("reward_settings", {}).items()
+    }
+    others = {name: value for name, value in env_args.items() if name != "reward_settings"}
+    changed = {reward: own for reward, own in kept.items() if own}
+    return others | ({"reward_settings": changed} if changed else {})
 
 
 def _retries_in(env_args: Mapping[str, Any]) -> dict[str, Any]:

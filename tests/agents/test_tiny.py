@@ -7,6 +7,7 @@ import gymnasium as gym
 import pytest
 import torch
 from doubles import foreign_envs
+from torch import nn
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import LMPolicy, TextLayout, tiny, tiny_guide, tiny_policy
@@ -71,7 +72,7 @@ class TestWarmUp:
         # Not one thing that the weights depend on may be missing from the key.
         others = [{"epochs": 3.0}, {"samples": 97}, {"width": 34}, {"learning_rate": 1e-2}, {"seed": 1}]
         others += [{"weight_decay": 0.1}, {"lr_schedule": "cosine"}, {"lr_warmup": 1}, {"minibatch_size": 16}]
-        for other in [*others, {"seconds": 1e9}, {"threads": 2}]:
+        for other in [*others, {"seconds": 1e9}, {"threads": 2}, {"dropout": 0.1}]:
             with pytest.raises(AssertionError, match="trained again"):
                 tiny_policy(envs(), kind=kind, **SMALL | other)
         with pytest.raises(AssertionError, match="trained again"):
@@ -87,6 +88,29 @@ class TestWarmUp:
         again = weights(tiny_policy(envs(), kind=kind, **SMALL))
         assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
         assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_dropout_is_drawn_by_the_seed_and_ends_with_pretraining(kind, tmp_path, monkeypatch):
+    models, rates, step = [], [], BehaviourCloning.step
+
+    def active(model):
+        return {module.p for module in model.modules() if module.training and isinstance(module, nn.Dropout)}
+
+    def noted(self, texts):
+        models.append(self.policy.model)
+        rates.append(active(self.policy.model))
+        return step(self, texts)
+
+    monkeypatch.setattr(BehaviourCloning, "step", noted)
+    state = torch.random.get_rng_state()
+    policy = tiny_policy(envs(), kind=kind, **SMALL | {"dropout": 0.25})
+    assert rates == [{0.25}] * 18
+    assert active(models[0]) == set()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not equal(tiny_policy(envs(), kind=kind, **SMALL), policy)
+    monkeypatch.setenv("TRIL_GYM_CACHE", str(tmp_path / "other"))
+    assert equal(tiny_policy(envs(), kind=kind, **SMALL | {"dropout": 0.25}), policy)
 
 
 def test_encoder_decoders_have_steps_of_their_own():

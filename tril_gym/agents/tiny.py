@@ -28,6 +28,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.optimizer import OptimizerConfig, set_learning_rate
+from tril_gym.models.noise import dropout_of
 from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
@@ -69,6 +70,7 @@ class TinySettings:
     lr_schedule: Literal["constant", "linear", "cosine"] = config_field("constant", "Schedule of the steps' size")
     lr_warmup: int = config_field(0, "Steps of linear warm-up", minimum=0)
     weight_decay: float = config_field(0.0, "AdamW weight decay", minimum=0, maximum=1)
+    dropout: float = config_field(0.0, "Share of layers' outputs dropped in pretraining", minimum=0, below=1)
     minibatch_size: int = config_field(32, "Texts per optimizer step", minimum=1)
     threads: int = config_field(1, "CPU threads of pretraining; another number rounds differently", minimum=1)
     seconds: float | None = config_field(
@@ -212,7 +214,11 @@ def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str
     epochs = 1 + steps * size // len(texts)
     parts = list(minibatches(len(texts), epochs=epochs, size=size, generator=generator))[:steps]
     start = time.monotonic()
-    with _progress(title, len(parts)) as show:
+    with (
+        seeded(settings.seed + 2, device=policy.device),
+        dropout_of(policy.model, settings.dropout),
+        _progress(title, len(parts)) as show,
+    ):
         for number, rows in enumerate(parts):
             if settings.seconds is not None and time.monotonic() - start > settings.seconds:
                 break

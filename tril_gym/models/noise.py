@@ -1,8 +1,8 @@
 """Random noise inside a model (dropout, layer drop, router jitter), switched off for sampling and scoring alike.
 
-A model stays in evaluation mode. Gradient checkpointing is the exception: `transformers` recomputes activations only in
-modules that are in training mode. There only the modules that recompute are, not what they contain, and every rate of
-their own is 0.
+Only the pretraining of tiny models may have dropout; everywhere else a model stays in evaluation mode. Gradient
+checkpointing is the exception: `transformers` recomputes activations only in modules that are in training mode. There
+only the modules that recompute are, not what they contain, and every rate of their own is 0.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 RATES = ("dropout", "dropout_prob", "dropout_p", "pdrop", "layerdrop")  # endings of the names of dropout rates
+ATTENTION = "attn_dropout"  # ending of the name of the dropout of attention weights
 JITTER = "jitter"  # in the names of the widths of noise on a router's input
 
 
@@ -29,6 +30,27 @@ def disable_dropout(model: Any) -> Any:
             module.p = 0.0
         _set_to_zero(module, [name for name in vars(module) if name.endswith(RATES)])
     return model.eval()
+
+
+@contextmanager
+def dropout_of(model: nn.Module, rate: float) -> Iterator[None]:
+    """Drop a share of the outputs of a model's layers inside the block, drawn from torch's global generator.
+
+    Attention keeps all its weights, so that it is computed as it is without dropout.
+
+    Srivastava et al. 2014: https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    modules = model.named_modules() if rate else ()
+    dropped = [module for name, module in modules if isinstance(module, nn.Dropout) and not name.endswith(ATTENTION)]
+    for module in dropped:
+        module.p = rate
+        module.train()
+    try:
+        yield
+    finally:
+        for module in dropped:
+            module.p = 0.0
+            module.eval()
 
 
 def _set_to_zero(owner: Any, names: list[str]) -> None:

@@ -538,6 +538,24 @@ class TestSaving:
         assert next(loaded.policy.model.parameters()).dtype == dtype
         assert same(tensors(learned(loaded, 1).policy), tensors(learned(agent, 1).policy))
 
+    @pytest.mark.parametrize("critic", ["separate", "adapter"])
+    def test_adapter_of_any_name_continues_exactly(self, critic, tmp_path):
+        model = language_model("llama", vocab_size=16, positions=20)
+        policy = LMPolicy(
+            peft_model(model, peft.LoraConfig(r=2), adapter_name="users"), toy_envs(1).unwrapped.tokenizer
+        )
+        agent = learned(toy_agent(policy=policy, critic=critic), 1)
+        agent.save(tmp_path)
+        assert history(PPO.load(tmp_path, envs=toy_envs()), 1) == history(agent, 1)
+
+    @pytest.mark.parametrize("initial", ["pissa", "olora"])
+    def test_adapter_that_took_a_part_of_its_base(self, initial, tmp_path):
+        config = peft.LoraConfig(r=2, init_lora_weights=initial)  # the base is less by the adapter's first weights
+        policy = trained(LMPolicy(peft_model(language_model("llama"), config), None))
+        policy.language_model.save_adapter(tmp_path)
+        again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False)
+        assert torch.equal(logprobs(again), logprobs(policy))
+
     def test_global_generators_do_not_change(self, tmp_path):
         base = toy_policy()
         before = torch.get_rng_state()
@@ -658,6 +676,15 @@ class TestBaseByName:
         with pytest.raises(ValueError, match="is no longer the model that the adapter"):
             PPO.load(tmp_path / "run", envs=toy_envs())
 
+    @pytest.mark.parametrize("settings", [{"dtype": torch.float64}, {"attn_implementation": "eager"}])
+    def test_changed_base_is_refused_whatever_else_is_set(self, base, settings, tmp_path):
+        folder = tmp_path / "adapter"
+        LMPolicy.from_pretrained(base, dtype=torch.float64).with_lora(RANK).language_model.save_adapter(folder)
+        toy_policy(seed=1).save(base)
+        with pytest.raises(ValueError, match="is no longer the model that the adapter"):
+            LMPolicy.from_pretrained(folder, **settings)
+        LMPolicy.from_pretrained(folder, dtype=torch.float32)  # control: other weights are asked for
+
     def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)
         BC(policy, toy_envs(), BCConfig(**NUMBERS)).learn(1)
@@ -675,6 +702,8 @@ class TestBaseByName:
         assert same(tensors(again), tensors(policy))
         assert again.tokenizer is not None  # that of the base
         assert again.parameters()
+        again.language_model.save_adapter(tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "base.json").read_text())["name"] == str(base)
 
     def test_adapter_without_base_is_refused(self, tmp_path):
         peft_model(language_model("llama"), peft.LoraConfig(r=2)).save_pretrained(tmp_path)

@@ -79,6 +79,18 @@ def test_lora_keeps_its_base_as_saved(tmp_path):
     assert policy.model.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:all weights of LlamaForCausalLM are trained in bfloat16")
+@pytest.mark.parametrize(("settings", "dtype"), [({}, torch.float32), ({"dtype": torch.bfloat16}, torch.bfloat16)])
+def test_full_training_of_a_merged_adapter_is_in_float32_unless_told_otherwise(settings, dtype, tmp_path):
+    toy_policy("llama", dtype=torch.bfloat16).save(tmp_path / "base")
+    adapted = LMPolicy.from_pretrained(tmp_path / "base", **settings).with_lora(2).language_model
+    adapted.save_adapter(tmp_path / "adapter")
+    for model in (adapted, LMPolicy.from_pretrained(tmp_path / "adapter").language_model):
+        full = model.full_copy()
+        full.prepare_training()
+        assert dtypes(full) == {dtype}
+
+
 def test_a_guide_stays_as_saved(saved):
     agent = PPOPlusPlus(toy_policy("gpt2"), Guide(LMPolicy.from_pretrained(saved)), toy_envs(8))
     assert dtypes(agent.guide.policy) == {torch.bfloat16}

@@ -41,6 +41,12 @@ def test_shares_and_stages_by_hand():
     assert [BackwardCut(4)(lengths, uniforms, i)[3] for i in range(6)] == [8, 6, 4, 2, 0, 0]
 
 
+def test_rounding_takes_no_token():
+    # A fifth of 5 and 0.29 of 100 are whole, and below it in floating point.
+    assert BackwardCut(10)(np.array([6]), np.zeros(1), 8).tolist() == [1]
+    assert ShareCut(0.29)(np.array([100]), np.zeros(1), 0).tolist() == [29]
+
+
 @pytest.mark.parametrize(("iteration", "p"), [(0, 1.0), (5, 0.5), (8, 0.5 * (1 + math.cos(0.8 * math.pi))), (10, 0.0)])
 def test_binomial_has_mean_and_variance_of_its_schedule(iteration, p):
     switches = BinomialCut(10)(LENGTHS, UNIFORMS, iteration)[LENGTHS == 9]

@@ -54,3 +54,12 @@ def test_how_texts_end():
     assert texts.ended_with([5]).tolist() == [False, False, True] * 2
     stopped = [info | {"finish_reason": "stop"} if row == 2 else info for row, info in enumerate(texts.infos)]
     assert replace(texts, infos=stopped).ended_by_themselves([1]).tolist() == [True] * 5 + [False]
+
+
+def test_scores_of_a_text_that_has_none_are_unknown():
+    texts = texts_of()
+    infos = [{"scores": {"fluency": 0.5, "length": 2}}, {}, {"scores": {"length": 0}}] * 2
+    scores = replace(texts, infos=infos).scores
+    assert list(scores) == ["fluency", "length"]
+    assert scores["length"].isnan().tolist() == [False, True, False] * 2
+    assert scores["fluency"].nan_to_num(-1.0).tolist() == [0.5, -1.0, -1.0] * 2

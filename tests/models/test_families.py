@@ -3,14 +3,15 @@
 import models_table
 import pytest
 import torch
-from doubles import foreign_envs, history, language_model, policy_of
+from doubles import foreign_envs, history, language_model, policy_of, ragged_texts
 from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
 
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
 from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
-from tril_gym.models.backbone import backbone_of
+from tril_gym.models.backbone import backbone_of, longest_completion
+from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
 
 # Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
@@ -70,6 +71,17 @@ def test_values_narrower_than_keys():
 
 
 class TestLimits:
+    def test_prompt_and_completion_may_fill_the_positions(self):
+        backbone = backbone_of(language_model("gpt2", positions=32))
+        backbone.check_positions(12, 20)
+        with pytest.raises(
+            ValueError, match=r"32 positions, .* need 12 \+ 21; make the environment with max_new_tokens=20"
+        ):
+            backbone.check_positions(12, 21)
+        with pytest.raises(ValueError, match="make the environment with max_prompt_length=27 or less"):
+            backbone.check_positions(32, 5)
+        assert [longest_completion(backbone, length, 25) for length in (2, 12, 31, 32)] == [25, 20, 1, 0]
+
     def test_led_has_one_on_each_side(self):
         config = LEDConfig(max_encoder_position_embeddings=40, max_decoder_position_embeddings=20)
         assert [positions_of(config, side) for side in ("encoder", "decoder")] == [40, 20]
@@ -119,14 +131,20 @@ def test_eos_ids_of_a_generation_config():
 
 
 def test_batches_stay_whole_where_rows_cannot_leave():
-    from tril_gym.models.decoders import ReadingMode
-
     model = policy_of("gpt2").language_model
     model.read_as(ReadingMode(cache="batch", packs=False))
     layout = TextLayout.of(foreign_envs(1, max_prompt_length=12))
     report = examine(model, layout, values=True)
     assert report.is_right
     assert report.mode.cache == "batch"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_decoders_keep_the_rows_that_cannot_leave(family):
+    model, texts = policy_of(family).language_model, ragged_texts(7)
+    assert model.decoder(texts, 12).batch_size_for(2) == 2
+    model.read_as(ReadingMode(cache="batch", packs=False))
+    assert model.decoder(texts, 12).batch_size_for(2) == 7
 
 
 @pytest.mark.parametrize("family", ["mamba", "qwen3_next", "llama4_text", "gemma3n_text", "led", "t5gemma", "rwkv"])

@@ -60,6 +60,7 @@ def test_schedules_need_their_end():
     with pytest.raises(ValueError, match="cut is backward, so cut_iterations must say"):
         make_cut("backward", share=0.5, iterations=None)
     assert make_cut("binomial", share=0.5, iterations=7) == BinomialCut(7)
+    assert make_cut("backward", share=0.5, iterations=7) == BackwardCut(7)
 
 
 @pytest.mark.parametrize(

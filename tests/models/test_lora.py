@@ -211,6 +211,12 @@ class TestCopies:
             assert torch.equal(logprobs(frozen), before)
             assert not torch.equal(logprobs(policy), before)
 
+    def test_frozen_copy_of_an_adapter_with_other_weights_is_not_disabled(self):
+        config = peft.LoraConfig(r=2, modules_to_save=["lm_head"])
+        policy = LMPolicy(peft_model(language_model("llama"), config), None)
+        policy.lora.weights()["lm_head.modules_to_save.default.weight"].data.mul_(2.0)
+        assert torch.equal(logprobs(policy.frozen_copy()), logprobs(policy))
+
     def test_adapter_without_effect_is_disabled(self):
         def is_off(policy):
             return {layer.disable_adapters for layer in policy.lora._layers()} == {True}
@@ -462,6 +468,7 @@ class TestMemory:
         policies, critic = (loaded.learner.ref_policy, loaded.guide.policy), loaded.learner.critic("policy")[0]
         for other in (*(policy.language_model for policy in policies), critic.body):
             assert other.shares_base(loaded.policy.language_model)
+        assert [policy.parameters() for policy in policies] == [[], []]
 
 
 class TestSaving:
@@ -563,6 +570,10 @@ class TestSaving:
         agent.save(tmp_path)
         PPO.load(tmp_path, envs=toy_envs()).learn(1)
         assert torch.equal(torch.get_rng_state(), before)
+
+    def test_adapter_saved_alone_has_its_tokenizer(self, tmp_path):
+        toy_policy().with_lora(RANK).language_model.save_adapter(tmp_path)
+        assert LMPolicy.from_pretrained(tmp_path).tokenizer.get_vocab() == toy_policy().tokenizer.get_vocab()
 
     def test_adapter_saved_alone(self, family, tmp_path):
         policy = trained(lora_policy(family))
@@ -684,6 +695,15 @@ class TestBaseByName:
         with pytest.raises(ValueError, match="is no longer the model that the adapter"):
             LMPolicy.from_pretrained(folder, **settings)
         LMPolicy.from_pretrained(folder, dtype=torch.float32)  # control: other weights are asked for
+
+    @pytest.mark.parametrize("settings", [{"trust_remote_code": True}, {}])
+    def test_tokenizer_of_the_base_is_loaded_like_the_base(self, base, settings, tmp_path, monkeypatch):
+        adapted = LMPolicy.from_pretrained(base, revision="v2").with_lora(RANK).language_model
+        adapted.tokenizer = None
+        adapted.save_adapter(tmp_path / "adapter")
+        monkeypatch.setattr("tril_gym.models.language_model.load_tokenizer", lambda *name, **found: (*name, found))
+        name, found = LMPolicy.from_pretrained(tmp_path / "adapter", **settings).tokenizer
+        assert (name, found) == (str(base), {"revision": "v2"} | settings)
 
     def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)

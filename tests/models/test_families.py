@@ -9,10 +9,11 @@ from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
-from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
+from tril_gym.models.architecture import decoder_start, eos_ids_of, positions_of, rope_limit
 from tril_gym.models.backbone import backbone_of, longest_completion
 from tril_gym.models.decoders import ReadingMode
-from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
+from tril_gym.models.noise import checkpoint_gradients, evaluation_mode, uses_gradient_checkpointing
+from tril_gym.utils.seeding import seeded
 
 # Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
 CHECKED = ("gpt2", "llama", "gemma2", "deepseek_v2", "mixtral", "falcon", "opt", "mamba", "qwen3_next", "gemma3n_text")
@@ -47,6 +48,26 @@ def test_noise_is_off_in_training_mode(family):
     if family not in ("falcon", "mixtral"):  # whose rates of noise the policy has set to 0 for good
         with pytest.raises(ValueError, match="cannot be trained with gradient_checkpointing"):
             check_training_mode(policy.language_model, models_table.LAYOUT)
+
+
+def test_layers_are_not_dropped_in_training_mode():
+    policy = policy_of("bart", encoder_layerdrop=0.9, decoder_layerdrop=0.9)
+    checkpoint_gradients(policy.model)
+    with torch.no_grad(), seeded(0):
+        training = policy.plain_logprobs(ragged_texts())
+        with evaluation_mode(policy.model):
+            torch.testing.assert_close(training, policy.plain_logprobs(ragged_texts()))
+
+
+def test_rates_of_noise_stay_in_the_configuration_and_modes_in_the_modules():
+    model = policy_of("gpt2", resid_pdrop=0.3).model
+    checkpoint_gradients(model)
+    assert model.config.resid_pdrop == 0.3  # which is saved
+    modes = [module.training for module in model.modules()]
+    with evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+    assert set(modes) == {True, False}
 
 
 def test_a_critic_has_the_width_of_the_states():
@@ -128,6 +149,17 @@ def test_eos_ids_of_a_generation_config():
     for named, expected in ((None, ()), (7, (7,)), ([7, 9], (7, 9))):
         model.generation_config.eos_token_id = named
         assert eos_ids_of(model) == expected
+
+
+def test_the_generation_config_names_the_start():
+    model = language_model("t5")
+    model.config.decoder_start_token_id, model.generation_config.decoder_start_token_id = 0, 3
+    assert decoder_start(model) == [3]
+    model.generation_config.decoder_start_token_id = None
+    assert decoder_start(model) == [0]
+    model.config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match=r"has no decoder_start_token_id.*; set model\.generation_config"):
+        decoder_start(model)
 
 
 def test_batches_stay_whole_where_rows_cannot_leave():

@@ -34,6 +34,7 @@ from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.lora import Lora
 from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
+from tril_gym.models.pretrained import fingerprint
 from tril_gym.utils.quiet import without_peft_warnings
 
 RANK = 4
@@ -582,6 +583,8 @@ class TestSaving:
         assert same(tensors(again), tensors(policy))
         assert torch.equal(logprobs(again), logprobs(policy))
         assert [w.shape for w in again.parameters()] == [w.shape for w in policy.parameters()]
+        task = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task  # for peft's own classes
 
 
 def call(*arguments, code=0):
@@ -661,6 +664,13 @@ class TestBaseByName:
         loaded.save(tmp_path / "again")
         assert not (tmp_path / "again" / "lora" / "base").exists()
 
+    def test_base_by_a_relative_name_is_found_from_anywhere(self, base, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        policy = trained(LMPolicy.from_pretrained("base").with_lora(RANK))
+        policy.language_model.save_adapter(tmp_path / "adapter")
+        monkeypatch.chdir("/")
+        assert torch.equal(logprobs(LMPolicy.from_pretrained(tmp_path / "adapter")), logprobs(policy))
+
     def test_settings_of_the_base_are_kept(self, base, tmp_path):
         agent = self.agent(base, dtype=torch.float64)
         agent.save(tmp_path / "run")
@@ -704,6 +714,21 @@ class TestBaseByName:
         monkeypatch.setattr("tril_gym.models.language_model.load_tokenizer", lambda *name, **found: (*name, found))
         name, found = LMPolicy.from_pretrained(tmp_path / "adapter", **settings).tokenizer
         assert (name, found) == (str(base), {"revision": "v2"} | settings)
+
+    def test_base_in_the_folder_is_loaded_as_it_is_told(self, tmp_path):
+        toy_policy().with_lora(RANK).language_model.save_adapter(tmp_path)
+        assert LMPolicy.from_pretrained(tmp_path).model.dtype == torch.float32
+        assert LMPolicy.from_pretrained(tmp_path, dtype=torch.float64).model.dtype == torch.float64
+
+    def test_every_weight_counts_in_the_fingerprint(self):
+        layer = torch.nn.Linear(3, 3)  # 36 and 12 bytes, which are not whole numbers of 8
+        known = fingerprint(layer)
+        for weight in (layer.weight.data.view(-1), layer.bias.data):
+            for place, number in enumerate(weight.tolist()):
+                weight[place] = 9.0
+                assert fingerprint(layer) != known
+                weight[place] = number
+                assert fingerprint(layer) == known
 
     def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)

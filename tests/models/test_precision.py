@@ -1,6 +1,7 @@
 """Precision: what is trained is float32, whatever it was saved in; what is only read stays as it was saved."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from doubles import foreign_envs, language_model, toy_envs, toy_policy
 
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus
 from tril_gym.cli import main
-from tril_gym.models.memory import FROZEN, GIB, TRAINED, check_memory, count_weights
+from tril_gym.models.memory import FROZEN, GIB, TRAINED, check_memory, count_weights, free_memory
 from tril_gym.models.pretrained import model_kind
 
 NUMBERS = {"epochs": 1, "minibatch_size": 4}
@@ -123,6 +124,11 @@ class TestMemory:
         model = language_model("gpt2")
         model.save_pretrained(tmp_path)
         assert count_weights(*model_kind(tmp_path, {})) == sum(weight.numel() for weight in model.parameters())
+
+    def test_free_memory_is_in_bytes(self):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = free_memory(torch.device("cpu"))
+        assert free is None or total / 100 < free <= total
 
     def test_what_does_not_fit_is_refused_by_hand(self):
         # A thousand million weights of 4 bytes: with gradients and two moments 16e9 bytes, 14.9 GiB.

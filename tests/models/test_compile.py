@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from doubles import MANY_EOS, foreign_envs, policy_of
+from doubles import MANY_EOS, foreign_envs, generator, policy_of
 
 from tril_gym.agents import PPO, Guide, Plan, PPOConfig, TextLayout
 from tril_gym.agents.collection.collector import collect
+from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.models.compiled import CompiledDecoder
+from tril_gym.models.texts import Texts
 
 
 @pytest.fixture
@@ -115,6 +117,35 @@ def test_memory_is_used_again(traced):
     # Two at a time do not write to the same place.
     first = compiled.acquire(next(iter(pool.values()))[0], 4, 64)
     assert first is not compiled.acquire(first, 4, 64)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_grows_where_a_short_text_begins_beside_one_that_is_nearly_finished(traced, monkeypatch):
+    monkeypatch.setattr("tril_gym.models.compiled.COLUMNS_MULTIPLE", 8)
+    layout = TextLayout.of(foreign_envs(1, max_prompt_length=4, max_new_tokens=4))
+    texts = Texts.from_ids([[5] * 4, [7]], [[6] * 3, []], max_new_tokens=4)  # 7 columns, and 4 tokens to write
+    draws, written = torch.rand((2, 4), generator=generator(), dtype=torch.float64), []
+    for compiles in (False, True):
+        policy = policy_of("gpt2", n_layer=1, dtype=torch.float64)
+        if compiles:
+            policy.language_model.compile()
+        written.append(write_completions(policy, texts, [{}] * 2, layout, draws))
+    assert {columns for _, columns in traced} == {8, 16}
+    assert written[0].tokens.tolist() == written[1].tokens.tolist()
+    assert abs(written[0].logprobs - written[1].logprobs).max() < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.inference_mode()
+def test_what_an_earlier_batch_left_in_memory_changes_nothing(traced):
+    policy, envs = policy_of("gpt2", n_layer=1), foreign_envs(2)
+    policy.language_model.compile()
+    found = []
+    for _ in range(2):
+        found.append(collect(envs, Plan(rollout=policy), episodes=2, generator=generator()).old_logprobs)
+        for memory in next(iter(policy.language_model.backbone.compiled._pool.values())):
+            memory.layers[0].values.fill_(torch.nan)
+    assert torch.equal(*found)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,15 +3,17 @@
 import models_table
 import pytest
 import torch
-from doubles import foreign_envs, history, language_model, policy_of
+from doubles import foreign_envs, history, language_model, policy_of, ragged_texts
 from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
 
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
-from tril_gym.models.architecture import eos_ids_of, positions_of, rope_limit
-from tril_gym.models.backbone import backbone_of
-from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
+from tril_gym.models.architecture import decoder_start, eos_ids_of, positions_of, rope_limit
+from tril_gym.models.backbone import backbone_of, longest_completion
+from tril_gym.models.decoders import ReadingMode
+from tril_gym.models.noise import checkpoint_gradients, evaluation_mode, uses_gradient_checkpointing
+from tril_gym.utils.seeding import seeded
 
 # Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
 CHECKED = ("gpt2", "llama", "gemma2", "deepseek_v2", "mixtral", "falcon", "opt", "mamba", "qwen3_next", "gemma3n_text")
@@ -48,6 +50,26 @@ def test_noise_is_off_in_training_mode(family):
             check_training_mode(policy.language_model, models_table.LAYOUT)
 
 
+def test_layers_are_not_dropped_in_training_mode():
+    policy = policy_of("bart", encoder_layerdrop=0.9, decoder_layerdrop=0.9)
+    checkpoint_gradients(policy.model)
+    with torch.no_grad(), seeded(0):
+        training = policy.plain_logprobs(ragged_texts())
+        with evaluation_mode(policy.model):
+            torch.testing.assert_close(training, policy.plain_logprobs(ragged_texts()))
+
+
+def test_rates_of_noise_stay_in_the_configuration_and_modes_in_the_modules():
+    model = policy_of("gpt2", resid_pdrop=0.3).model
+    checkpoint_gradients(model)
+    assert model.config.resid_pdrop == 0.3  # which is saved
+    modes = [module.training for module in model.modules()]
+    with evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+    assert set(modes) == {True, False}
+
+
 def test_a_critic_has_the_width_of_the_states():
     sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
     config = OPTConfig(vocab_size=24, num_attention_heads=4, max_position_embeddings=64, **sizes)
@@ -70,6 +92,17 @@ def test_values_narrower_than_keys():
 
 
 class TestLimits:
+    def test_prompt_and_completion_may_fill_the_positions(self):
+        backbone = backbone_of(language_model("gpt2", positions=32))
+        backbone.check_positions(12, 20)
+        with pytest.raises(
+            ValueError, match=r"32 positions, .* need 12 \+ 21; make the environment with max_new_tokens=20"
+        ):
+            backbone.check_positions(12, 21)
+        with pytest.raises(ValueError, match="make the environment with max_prompt_length=27 or less"):
+            backbone.check_positions(32, 5)
+        assert [longest_completion(backbone, length, 25) for length in (2, 12, 31, 32)] == [25, 20, 1, 0]
+
     def test_led_has_one_on_each_side(self):
         config = LEDConfig(max_encoder_position_embeddings=40, max_decoder_position_embeddings=20)
         assert [positions_of(config, side) for side in ("encoder", "decoder")] == [40, 20]
@@ -118,15 +151,32 @@ def test_eos_ids_of_a_generation_config():
         assert eos_ids_of(model) == expected
 
 
-def test_batches_stay_whole_where_rows_cannot_leave():
-    from tril_gym.models.decoders import ReadingMode
+def test_the_generation_config_names_the_start():
+    model = language_model("t5")
+    model.config.decoder_start_token_id, model.generation_config.decoder_start_token_id = 0, 3
+    assert decoder_start(model) == [3]
+    model.generation_config.decoder_start_token_id = None
+    assert decoder_start(model) == [0]
+    model.config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match=r"has no decoder_start_token_id.*; set model\.generation_config"):
+        decoder_start(model)
 
+
+def test_batches_stay_whole_where_rows_cannot_leave():
     model = policy_of("gpt2").language_model
     model.read_as(ReadingMode(cache="batch", packs=False))
     layout = TextLayout.of(foreign_envs(1, max_prompt_length=12))
     report = examine(model, layout, values=True)
     assert report.is_right
     assert report.mode.cache == "batch"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_decoders_keep_the_rows_that_cannot_leave(family):
+    model, texts = policy_of(family).language_model, ragged_texts(7)
+    assert model.decoder(texts, 12).batch_size_for(2) == 2
+    model.read_as(ReadingMode(cache="batch", packs=False))
+    assert model.decoder(texts, 12).batch_size_for(2) == 7
 
 
 @pytest.mark.parametrize("family", ["mamba", "qwen3_next", "llama4_text", "gemma3n_text", "led", "t5gemma", "rwkv"])

@@ -5,9 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from doubles import foreign_envs, generator, language_model
+from doubles import foreign_envs, generator, language_model, policy_of, ragged_texts
 
-from tril_gym.agents import LMPolicy, Plan, collect
+from tril_gym.agents import LMPolicy, Plan, TextLayout, collect
+from tril_gym.agents.collection.generation import write_completions
+from tril_gym.models import causal_decoder
 from tril_gym.models.causal_decoder import group_by_length
 
 PROMPT, NEW, TEXTS = 60, 4, 48
@@ -68,3 +70,14 @@ def test_groups_hold_every_text_once():
             assert max(lengths[row] for row in short) <= min(lengths[row] for row in long)
     assert len(group_by_length(lengths, 10_000)) == 1
     assert len(group_by_length(lengths, 0)) == 8
+
+
+def test_a_cache_that_drops_columns_is_not_read_in_groups(monkeypatch):
+    monkeypatch.setattr(causal_decoder, "PASS_OVERHEAD", {"cpu": 0})  # so that groups would be read
+    policy = policy_of("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1, dtype=torch.float64)
+    texts, layout = ragged_texts(9), TextLayout.of(foreign_envs(1))
+    draws = torch.rand((9, 8), generator=generator(1), dtype=torch.float64)
+    written = write_completions(policy, texts.with_completions([[]] * 9), [{}] * 9, layout, draws)
+    with torch.no_grad():
+        scored = policy.token_logprobs(written.texts(), layout).logprobs
+    np.testing.assert_allclose(written.logprobs, scored, atol=1e-9)

@@ -97,6 +97,14 @@ def test_dropping_the_last_rows_copies_nothing(early):
     torch.testing.assert_close((layer.keys, layer.values), (expected[:3], -expected[:3]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rows", [torch.tensor([2, 0]), slice(2)])
+def test_rows_of_other_layers_are_selected(rows):
+    layer, given = DynamicSlidingWindowLayer(sliding_window=4), states(torch.Generator().manual_seed(0), 3, 3, 2)
+    layer.update(given, -given)
+    select_rows(SimpleNamespace(layers=[layer]), rows, 0)
+    torch.testing.assert_close((layer.keys, layer.values), (given[rows], -given[rows]), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("rows", [torch.tensor([0, 3]), slice(2)])
 @pytest.mark.parametrize("early", [True, False])  # before memory was set aside, or after
 def test_leading_columns_are_dropped(early, rows):

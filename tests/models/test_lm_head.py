@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from doubles import V, foreign_envs, language_model, policy_of, ragged_texts
+from test_identities import mixed_texts, ratio_error
 from torch import nn
 
 from tril_gym.agents import LMPolicy, TextLayout
@@ -92,6 +93,21 @@ def test_a_model_that_does_more_after_its_head_is_read_whole(family):
         torch.testing.assert_close(
             policy.token_logprobs(texts, layout()).logprobs, whole(policy, texts)[0], rtol=0, atol=1e-5
         )
+
+
+def test_a_model_that_is_read_whole_writes_what_it_scores(family):
+    model = language_model(family, dtype=torch.float64)
+    forward = model.forward
+
+    def bent(*args, **settings):
+        output = forward(*args, **settings)
+        output.logits = 3.0 * torch.tanh(output.logits / 3.0)
+        return output
+
+    model.forward = bent
+    policy = LMPolicy(model, None)
+    assert policy.language_model.head is None
+    assert ratio_error(policy, *mixed_texts(policy)) < 1e-9
 
 
 def test_barts_bias_is_not_forgotten():

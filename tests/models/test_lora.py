@@ -34,6 +34,7 @@ from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.lora import Lora
 from tril_gym.models.noise import checkpoint_gradients, uses_gradient_checkpointing
+from tril_gym.models.pretrained import fingerprint
 from tril_gym.utils.quiet import without_peft_warnings
 
 RANK = 4
@@ -210,6 +211,12 @@ class TestCopies:
             trained(policy, seed=1)
             assert torch.equal(logprobs(frozen), before)
             assert not torch.equal(logprobs(policy), before)
+
+    def test_frozen_copy_of_an_adapter_with_other_weights_is_not_disabled(self):
+        config = peft.LoraConfig(r=2, modules_to_save=["lm_head"])
+        policy = LMPolicy(peft_model(language_model("llama"), config), None)
+        policy.lora.weights()["lm_head.modules_to_save.default.weight"].data.mul_(2.0)
+        assert torch.equal(logprobs(policy.frozen_copy()), logprobs(policy))
 
     def test_adapter_without_effect_is_disabled(self):
         def is_off(policy):
@@ -462,6 +469,7 @@ class TestMemory:
         policies, critic = (loaded.learner.ref_policy, loaded.guide.policy), loaded.learner.critic("policy")[0]
         for other in (*(policy.language_model for policy in policies), critic.body):
             assert other.shares_base(loaded.policy.language_model)
+        assert [policy.parameters() for policy in policies] == [[], []]
 
 
 class TestSaving:
@@ -538,6 +546,24 @@ class TestSaving:
         assert next(loaded.policy.model.parameters()).dtype == dtype
         assert same(tensors(learned(loaded, 1).policy), tensors(learned(agent, 1).policy))
 
+    @pytest.mark.parametrize("critic", ["separate", "adapter"])
+    def test_adapter_of_any_name_continues_exactly(self, critic, tmp_path):
+        model = language_model("llama", vocab_size=16, positions=20)
+        policy = LMPolicy(
+            peft_model(model, peft.LoraConfig(r=2), adapter_name="users"), toy_envs(1).unwrapped.tokenizer
+        )
+        agent = learned(toy_agent(policy=policy, critic=critic), 1)
+        agent.save(tmp_path)
+        assert history(PPO.load(tmp_path, envs=toy_envs()), 1) == history(agent, 1)
+
+    @pytest.mark.parametrize("initial", ["pissa", "olora"])
+    def test_adapter_that_took_a_part_of_its_base(self, initial, tmp_path):
+        config = peft.LoraConfig(r=2, init_lora_weights=initial)  # the base is less by the adapter's first weights
+        policy = trained(LMPolicy(peft_model(language_model("llama"), config), None))
+        policy.language_model.save_adapter(tmp_path)
+        again = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False)
+        assert torch.equal(logprobs(again), logprobs(policy))
+
     def test_global_generators_do_not_change(self, tmp_path):
         base = toy_policy()
         before = torch.get_rng_state()
@@ -546,6 +572,10 @@ class TestSaving:
         PPO.load(tmp_path, envs=toy_envs()).learn(1)
         assert torch.equal(torch.get_rng_state(), before)
 
+    def test_adapter_saved_alone_has_its_tokenizer(self, tmp_path):
+        toy_policy().with_lora(RANK).language_model.save_adapter(tmp_path)
+        assert LMPolicy.from_pretrained(tmp_path).tokenizer.get_vocab() == toy_policy().tokenizer.get_vocab()
+
     def test_adapter_saved_alone(self, family, tmp_path):
         policy = trained(lora_policy(family))
         policy.language_model.save_adapter(tmp_path)
@@ -553,6 +583,8 @@ class TestSaving:
         assert same(tensors(again), tensors(policy))
         assert torch.equal(logprobs(again), logprobs(policy))
         assert [w.shape for w in again.parameters()] == [w.shape for w in policy.parameters()]
+        task = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task  # for peft's own classes
 
 
 def call(*arguments, code=0):
@@ -632,6 +664,13 @@ class TestBaseByName:
         loaded.save(tmp_path / "again")
         assert not (tmp_path / "again" / "lora" / "base").exists()
 
+    def test_base_by_a_relative_name_is_found_from_anywhere(self, base, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        policy = trained(LMPolicy.from_pretrained("base").with_lora(RANK))
+        policy.language_model.save_adapter(tmp_path / "adapter")
+        monkeypatch.chdir("/")
+        assert torch.equal(logprobs(LMPolicy.from_pretrained(tmp_path / "adapter")), logprobs(policy))
+
     def test_settings_of_the_base_are_kept(self, base, tmp_path):
         agent = self.agent(base, dtype=torch.float64)
         agent.save(tmp_path / "run")
@@ -658,6 +697,39 @@ class TestBaseByName:
         with pytest.raises(ValueError, match="is no longer the model that the adapter"):
             PPO.load(tmp_path / "run", envs=toy_envs())
 
+    @pytest.mark.parametrize("settings", [{"dtype": torch.float64}, {"attn_implementation": "eager"}])
+    def test_changed_base_is_refused_whatever_else_is_set(self, base, settings, tmp_path):
+        folder = tmp_path / "adapter"
+        LMPolicy.from_pretrained(base, dtype=torch.float64).with_lora(RANK).language_model.save_adapter(folder)
+        toy_policy(seed=1).save(base)
+        with pytest.raises(ValueError, match="is no longer the model that the adapter"):
+            LMPolicy.from_pretrained(folder, **settings)
+        LMPolicy.from_pretrained(folder, dtype=torch.float32)  # control: other weights are asked for
+
+    @pytest.mark.parametrize("settings", [{"trust_remote_code": True}, {}])
+    def test_tokenizer_of_the_base_is_loaded_like_the_base(self, base, settings, tmp_path, monkeypatch):
+        adapted = LMPolicy.from_pretrained(base, revision="v2").with_lora(RANK).language_model
+        adapted.tokenizer = None
+        adapted.save_adapter(tmp_path / "adapter")
+        monkeypatch.setattr("tril_gym.models.language_model.load_tokenizer", lambda *name, **found: (*name, found))
+        name, found = LMPolicy.from_pretrained(tmp_path / "adapter", **settings).tokenizer
+        assert (name, found) == (str(base), {"revision": "v2"} | settings)
+
+    def test_base_in_the_folder_is_loaded_as_it_is_told(self, tmp_path):
+        toy_policy().with_lora(RANK).language_model.save_adapter(tmp_path)
+        assert LMPolicy.from_pretrained(tmp_path).model.dtype == torch.float32
+        assert LMPolicy.from_pretrained(tmp_path, dtype=torch.float64).model.dtype == torch.float64
+
+    def test_every_weight_counts_in_the_fingerprint(self):
+        layer = torch.nn.Linear(3, 3)  # 36 and 12 bytes, which are not whole numbers of 8
+        known = fingerprint(layer)
+        for weight in (layer.weight.data.view(-1), layer.bias.data):
+            for place, number in enumerate(weight.tolist()):
+                weight[place] = 9.0
+                assert fingerprint(layer) != known
+                weight[place] = number
+                assert fingerprint(layer) == known
+
     def test_trained_base_is_saved(self, base, tmp_path):
         policy = LMPolicy.from_pretrained(base)
         BC(policy, toy_envs(), BCConfig(**NUMBERS)).learn(1)
@@ -675,6 +747,8 @@ class TestBaseByName:
         assert same(tensors(again), tensors(policy))
         assert again.tokenizer is not None  # that of the base
         assert again.parameters()
+        again.language_model.save_adapter(tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "base.json").read_text())["name"] == str(base)
 
     def test_adapter_without_base_is_refused(self, tmp_path):
         peft_model(language_model("llama"), peft.LoraConfig(r=2)).save_pretrained(tmp_path)

@@ -1,6 +1,7 @@
 """Precision: what is trained is float32, whatever it was saved in; what is only read stays as it was saved."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from doubles import foreign_envs, language_model, toy_envs, toy_policy
 
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus
 from tril_gym.cli import main
-from tril_gym.models.memory import FROZEN, GIB, TRAINED, check_memory, count_weights
+from tril_gym.models.memory import FROZEN, GIB, TRAINED, check_memory, count_weights, free_memory
 from tril_gym.models.pretrained import model_kind
 
 NUMBERS = {"epochs": 1, "minibatch_size": 4}
@@ -79,6 +80,18 @@ def test_lora_keeps_its_base_as_saved(tmp_path):
     assert policy.model.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
+@pytest.mark.filterwarnings("ignore:all weights of LlamaForCausalLM are trained in bfloat16")
+@pytest.mark.parametrize(("settings", "dtype"), [({}, torch.float32), ({"dtype": torch.bfloat16}, torch.bfloat16)])
+def test_full_training_of_a_merged_adapter_is_in_float32_unless_told_otherwise(settings, dtype, tmp_path):
+    toy_policy("llama", dtype=torch.bfloat16).save(tmp_path / "base")
+    adapted = LMPolicy.from_pretrained(tmp_path / "base", **settings).with_lora(2).language_model
+    adapted.save_adapter(tmp_path / "adapter")
+    for model in (adapted, LMPolicy.from_pretrained(tmp_path / "adapter").language_model):
+        full = model.full_copy()
+        full.prepare_training()
+        assert dtypes(full) == {dtype}
+
+
 def test_a_guide_stays_as_saved(saved):
     agent = PPOPlusPlus(toy_policy("gpt2"), Guide(LMPolicy.from_pretrained(saved)), toy_envs(8))
     assert dtypes(agent.guide.policy) == {torch.bfloat16}
@@ -111,6 +124,11 @@ class TestMemory:
         model = language_model("gpt2")
         model.save_pretrained(tmp_path)
         assert count_weights(*model_kind(tmp_path, {})) == sum(weight.numel() for weight in model.parameters())
+
+    def test_free_memory_is_in_bytes(self):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = free_memory(torch.device("cpu"))
+        assert free is None or total / 100 < free <= total
 
     def test_what_does_not_fit_is_refused_by_hand(self):
         # A thousand million weights of 4 bytes: with gradients and two moments 16e9 bytes, 14.9 GiB.

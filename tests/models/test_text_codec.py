@@ -51,6 +51,13 @@ class TestContinuations:
         assert codec.ids("ß runs", after=begun)[0] == unknown
         assert codec.ids(" ß runs", after=begun)[:2] == [tokenizer.convert_tokens_to_ids("▁"), unknown]
 
+    @pytest.mark.parametrize("name", ["unigram", "merges"])
+    def test_a_word_after_an_unknown_one_is_finished(self, name):
+        tokenizer = TOKENIZERS[name]()
+        begun = encoded(tokenizer, " ß the do")
+        assert tokenizer.unk_token_id in begun
+        assert tokenizer.decode(begun + TextCodec(tokenizer).ids("g runs", after=begun)).endswith(" the dog runs")
+
     def test_ids_beyond_the_tokenizer_decode_to_nothing(self):
         tokenizer = byte_tokenizer()
         dog = encoded(tokenizer, " dog")

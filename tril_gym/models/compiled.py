@@ -70,6 +70,7 @@ class _Memory:
         for layer, other in zip(self.layers, source.layers, strict=True):
             for memory, states in zip(layer.held(), (other.keys, other.values), strict=True):
                 memory[:, :, :columns] = states[:, :, :columns][rows]
+                memory[:, :, columns:] = 0.0  # an earlier batch's NaN would not be masked: 0 · NaN is NaN
         self.column.fill_(columns)
 
 
@@ -117,8 +118,9 @@ class CompiledDecoder(Decoder):
     Args:
         step: the compiled pass.
         first: has read the texts so far.
-        max_length: columns that any text of the environment may reach. Memory is allocated for them all, however short
-            these texts are, as each size takes long to compile.
+        max_length: tokens that any text of the environment may reach. Memory is allocated for them all, however short
+            these texts are, as each size takes long to compile; twice as much where a short text begins beside a long
+            one that is nearly finished.
     """
 
     def __init__(self, step: CompiledStep, first: CausalDecoder, max_length: int) -> None:
@@ -134,6 +136,8 @@ class CompiledDecoder(Decoder):
 
     def append(self, tokens: Tensor, is_written: Tensor | None = None) -> NextTokenOutput:
         """Add a column."""
+        if self._column == self._columns:
+            self._move(slice(None), 2 * self._columns)
         self._mask[:, self._column] = True if is_written is None else is_written
         embedded, mask = self._embed(tokens.unsqueeze(1)), self._mask[:, None, None]
         state = self.step.state(embedded, mask, self._positions, self._memory)
@@ -150,11 +154,15 @@ class CompiledDecoder(Decoder):
 
     def select_rows(self, rows: Rows) -> None:
         """Keep these rows only, in smaller memory."""
-        mask = self._mask[rows]
-        smaller = self.step.acquire(self._memory, len(mask), self._columns)
-        smaller.fill(self._memory, rows, self._column)
+        self._move(rows, self._columns)
+
+    def _move(self, rows: Rows, columns: int) -> None:
+        """Keep these rows only, in memory of so many columns."""
+        mask = torch.nn.functional.pad(self._mask[rows], (0, columns - self._columns))
+        memory = self.step.acquire(self._memory, len(mask), columns)
+        memory.fill(self._memory, rows, self._column)
         self.step.release(self._memory)
-        self._memory, self._mask = smaller, mask
+        self._memory, self._mask, self._columns = memory, mask, columns
         self._positions = self._positions[rows]
 
     def close(self) -> None:

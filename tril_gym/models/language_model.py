@@ -116,13 +116,15 @@ class LanguageModel:
             with_tokenizer = False  # of an environment without one
         if is_adapter(name):
             lora, base_ref = load_adapter(Path(name), settings)
+            settings = (base_ref.settings if base_ref is not None else {}) | settings
             source = tokenizer_source(name, base_ref)
             of_source = source_settings(settings) if source != name else {}
-            return cls(lora, load_tokenizer(source, **of_source) if with_tokenizer else None, base_ref)
-        model = load_model(name, **settings)
-        base_ref = BaseModelRef.of(model, name, settings)
-        tokenizer = load_tokenizer(name, **source_settings(settings)) if with_tokenizer else None
-        loaded = cls(model, tokenizer, base_ref)
+            loaded = cls(lora, load_tokenizer(source, **of_source) if with_tokenizer else None, base_ref)
+        else:
+            model = load_model(name, **settings)
+            base_ref = BaseModelRef.of(model, name, settings)
+            tokenizer = load_tokenizer(name, **source_settings(settings)) if with_tokenizer else None
+            loaded = cls(model, tokenizer, base_ref)
         loaded.dtype_is_chosen = "dtype" in settings
         return loaded
 

@@ -22,6 +22,7 @@ from tril_gym.utils.quiet import without_peft_warnings
 from tril_gym.utils.seeding import seeded
 
 ALL_LINEAR = "all-linear"  # peft's name for every linear layer but the output's
+LOADED_AS = "default"  # peft's name for an adapter that is loaded
 
 
 def is_peft_model(model: Any) -> bool:
@@ -121,7 +122,7 @@ class Lora:
                 )
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's own parameters, by name."""
+        """Return the adapter's own parameters, by the names that they have once it was saved and loaded."""
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils.other import AuxiliaryTrainingWrapper  # a layer that is trained as a whole
 
@@ -130,9 +131,10 @@ class Lora:
         for path, layer in self.network.named_modules():
             if isinstance(layer, carriers):
                 for name, weight in layer.named_parameters():
-                    is_base = name.startswith(("base_layer.", "original_module."))
-                    if not is_base and self.name in name.split("."):
-                        found[f"{path}.{name}"] = weight
+                    is_base, parts = name.startswith(("base_layer.", "original_module.")), name.split(".")
+                    if not is_base and self.name in parts:
+                        parts[parts.index(self.name)] = LOADED_AS
+                        found[".".join([path, *parts])] = weight
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -226,6 +228,7 @@ class Lora:
         save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "adapter_model.safetensors")
         config = copy.copy(self.config)
         config.base_model_name_or_path, config.inference_mode = base, True
+        config.init_lora_weights = True  # PiSSA and others change the base at first, which loading must not repeat
         config.save_pretrained(str(folder))
 
     @classmethod

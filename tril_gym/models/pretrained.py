@@ -21,6 +21,8 @@ from tril_gym.utils.suggestions import path_with_suggestion
 ALIGNMENT = 64  # bytes; alignment of torch's own CPU allocations
 # Keywords that say which files of a name are loaded, and whether code among them is run.
 SOURCE_SETTINGS = ("revision", "trust_remote_code")
+# Keywords that leave a model's numbers as they are.
+SETTINGS_OF_NO_WEIGHT = ("attn_implementation", "device_map", "trust_remote_code")
 QUANTISATION_SETTINGS = ("load_in_4bit", "load_in_8bit", "quantization_config", "device_map")
 ADAPTER_CONFIG, BASE_FILE, BASE_FOLDER = "adapter_config.json", "base.json", "base"
 POLICY_FOLDER, RUN_CONFIG = "policy", "config.yaml"  # in a run folder
@@ -47,6 +49,11 @@ class BaseModelRef:
     def is_of(self, model: nn.Module) -> bool:
         """Return whether a model has these weights."""
         return fingerprint(model) == self.fingerprint
+
+
+def _of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keywords of `load_model` that decide which weights a model has."""
+    return {key: _as_text(value) for key, value in settings.items() if key not in SETTINGS_OF_NO_WEIGHT}
 
 
 def _as_text(value: Any) -> Any:
@@ -216,9 +223,10 @@ def load_adapter(folder: Path, settings: dict[str, Any], *, in_full: bool = Fals
         model = load_model(name, **settings)
     except ValueError as error:
         raise ValueError(f"the base {name} of the adapter in {folder} cannot be loaded; {way_out} ({error})") from error
-    if known is not None and settings == known.settings and not known.is_of(model):
+    if known is not None and _of_weights(settings) == _of_weights(known.settings) and not known.is_of(model):
         raise ValueError(f"{name} is no longer the model that the adapter in {folder} was trained on; {way_out}")
-    return Lora.load(model, folder), known or BaseModelRef.of(model, name, settings)
+    base_ref = known or BaseModelRef.of(model, name, settings)  # before the adapter is among the weights
+    return Lora.load(model, folder), base_ref
 
 
 def tokenizer_source(folder: str | Path, base_ref: BaseModelRef | None) -> str | Path:

@@ -65,14 +65,19 @@ def test_from_the_rollin_it_has_the_rollin_and_from_the_prompt_not(mode, setting
     assert torch.equal(prompt, torch.zeros(20, dtype=torch.float64))
 
 
+def pay_for_two_words(texts: Trajectories) -> Tensor:
+    """Which prompts pay 1 for EOS after two words: "stop" pays it after a number that the prompt determines."""
+    first = torch.tensor([texts.texts.prompt_ids(row)[0] for row in range(len(texts))])
+    found = ((first - 2) % (T - 1) == 1).double()
+    assert 0 < float(found.sum()) < len(texts)
+    return found
+
+
 def test_it_is_for_the_same_example():
-    # "stop" pays 1 for EOS after a number of words that the prompt determines: here for those with two.
     envs = toy_envs(rule="stop")
     texts = collect(envs, Plan(rollout=OneToken(BAD)), episodes=20, generator=generator(1))
     rewards = baseline_rewards(envs, texts, OneToken(BAD, (3,)), baseline="prompt", generator=generator(2))[:, 0]
-    first = torch.stack([torch.tensor(texts.texts.prompt_ids(row)[0]) for row in range(20)])
-    assert torch.equal(rewards, ((first - 2) % (T - 1) == 1).double())
-    assert 0 < float(rewards.sum()) < 20
+    assert torch.equal(rewards, pay_for_two_words(texts))
 
 
 def test_where_the_policy_writes_the_rollin_both_begin_at_the_prompt():
@@ -95,7 +100,8 @@ def test_it_is_subtracted_from_the_last_token_by_hand():
     texts = guided(toy_envs())[torch.tensor([0, 1, 2])]
     is_token = torch.arange(T) < torch.tensor([[3], [1], [2]])
     cut_off = torch.tensor([False, False, True])  # whose value after the end is less the baseline already
-    texts = replace(texts, is_token=is_token, truncated=cut_off, terminated=~cut_off, rewards=torch.ones(3, T))
+    at_limit = torch.tensor([False, True, True])  # the second text has ended there all the same
+    texts = replace(texts, is_token=is_token, truncated=at_limit, terminated=~cut_off, rewards=torch.ones(3, T))
     expected = torch.ones(3, T, dtype=torch.float64)
     expected[0, 2], expected[1, 0] = 0.5, 3.0
     assert torch.equal(subtract_baselines(texts, torch.tensor([0.5, -2.0, 9.0])).rewards, expected)
@@ -184,3 +190,12 @@ def test_values_by_rollouts_are_those_of_the_actor(dense):
     # The control: a writer of good words is worth more, by the words that are left.
     best = values_by_rollouts(envs, texts, OneToken(GOOD), texts=2, every=2, generator=generator(2))
     assert torch.allclose(best[:, 0:T:2] - values[:, 0:T:2], (1 - torch.arange(T).double() / T)[::2].expand(6, -1))
+
+
+def test_values_by_rollouts_are_means_over_texts_of_the_same_example():
+    envs = toy_envs(rule="stop")
+    texts = collect(envs, Plan(rollout=OneToken(BAD)), episodes=20, generator=generator(1))
+    half_stop = OneToken(BAD, (3, 99))  # of two texts from a state, the first stops after two words
+    values = values_by_rollouts(envs, texts, half_stop, texts=2, every=1, generator=generator(2))
+    assert torch.equal(values[:, :3], pay_for_two_words(texts).unsqueeze(1).expand(-1, 3) / 2)
+    assert not values[:, 3:].any()

@@ -7,6 +7,7 @@ import torch
 from doubles import OneToken, generator, history, toy_envs, toy_plan, toy_policy
 
 from tril_gym.agents import AggreVaTeD, AggreVaTeDConfig, BestOf, Guide, Plan, collect
+from tril_gym.agents.collection.cuts import BackwardCut
 
 EPISODES, N = 16, 3
 
@@ -68,6 +69,27 @@ def test_the_choice_does_not_depend_on_the_batch(plan):
     assert torch.equal(rollins[:, 0], rollins[:, 1])
     again = collect(toy_envs(16), plan(best_of=BestOf(N)), episodes=EPISODES, generator=generator(4))
     assert not torch.equal(again.tokens, one.tokens)  # control: another generator
+
+
+def test_candidates_of_whole_texts_are_valued_before_their_last_token():
+    seen = []
+    texts_of(finishes(best_of=BestOf(N, lambda texts, ends: seen.append((texts, ends)) or texts.rewards.sum(1))))
+    ((candidates, ends),) = seen
+    assert torch.equal(ends, candidates.lengths - 1)
+
+
+def test_best_beginnings_follow_the_schedule_of_the_cut():
+    first, last = (texts_of(begins(best_of=BestOf(N), cut=BackwardCut(4), iteration=i)) for i in (0, 4))
+    assert first.switch.any()
+    assert not last.switch.any()
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_texts_of_a_group_have_one_beginning_only_if_they_share_it(share):
+    plan = replace(begins(best_of=BestOf(N), texts_per_prompt=2, share_rollin=share), rollin_prob=1.0)
+    texts = texts_of(plan)
+    rollins = torch.where(texts.is_rollin, texts.tokens, 0).view(-1, 2, texts.tokens.shape[1])
+    assert torch.equal(rollins[:, 0], rollins[:, 1]) == share
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,15 @@ def test_shares_and_stages_by_hand():
     assert [BackwardCut(4)(lengths, uniforms, i)[3] for i in range(6)] == [8, 6, 4, 2, 0, 0]
 
 
-@pytest.mark.parametrize(("iteration", "p"), [(0, 1.0), (5, 0.5), (8, 0.5 * (1 + math.cos(0.8 * math.pi))), (10, 0.0)])
+def test_rounding_takes_no_token():
+    # A fifth of 5 and 0.29 of 100 are whole, and below it in floating point.
+    assert BackwardCut(10)(np.array([6]), np.zeros(1), 8).tolist() == [1]
+    assert ShareCut(0.29)(np.array([100]), np.zeros(1), 0).tolist() == [29]
+
+
+@pytest.mark.parametrize(
+    ("iteration", "p"), [(0, 1.0), (5, 0.5), (8, 0.5 * (1 + math.cos(0.8 * math.pi))), (10, 0.0), (20, 0.0)]
+)
 def test_binomial_has_mean_and_variance_of_its_schedule(iteration, p):
     switches = BinomialCut(10)(LENGTHS, UNIFORMS, iteration)[LENGTHS == 9]
     assert switches.mean() == pytest.approx(8 * p, abs=0.1)
@@ -52,3 +60,14 @@ def test_schedules_need_their_end():
     with pytest.raises(ValueError, match="cut is backward, so cut_iterations must say"):
         make_cut("backward", share=0.5, iterations=None)
     assert make_cut("binomial", share=0.5, iterations=7) == BinomialCut(7)
+    assert make_cut("backward", share=0.5, iterations=7) == BackwardCut(7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"), [("uniform", 5), ("uniform_from_prompt", 5), ("share", 2), ("backward", 2), ("binomial", 4)]
+)
+def test_whole_rollins_are_kept_by_uniform_cuts_only(kind, longest):
+    lengths, uniforms = np.full(1000, 5), UNIFORMS[:1000]
+    cut = make_cut(kind, share=0.5, iterations=4, allow_full=True)
+    assert cut(lengths, uniforms, 2).max() == longest
+    assert make_cut(kind, share=0.5, iterations=4)(lengths, uniforms, 2).max() == min(longest, 4)

@@ -47,6 +47,27 @@ def test_each_part_writes_its_texts_of_each_group():
         Plan(rollout=OneToken(5), parts=((Plan(rollout=OneToken(6), learn_on="rollin"), 1),))
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_a_part_shares_its_own_rollins(share):
+    part = replace(toy_plan(1.0), share_rollin=share)
+    texts = texts_of(Plan(rollout=OneToken(5), parts=((part, 2),)))
+    rollins = torch.where(texts.is_rollin, texts.tokens, 0).view(4, 3, -1)
+    assert not rollins[:, 0].any()  # the plan itself has none
+    assert rollins[:, 1:].any()
+    assert torch.equal(rollins[:, 1], rollins[:, 2]) == share
+
+
+def test_an_actor_sees_which_text_of_its_part_it_writes():
+    class Seeing(OneToken):
+        def start(self, texts, infos, layout):
+            self.members = [info["member"] for info in infos]
+            return super().start(texts, infos, layout)
+
+    other = Seeing(6)
+    texts_of(Plan(rollout=OneToken(5), texts_per_prompt=2, parts=((Plan(rollout=other), 2),)))
+    assert other.members == [0, 1] * 3
+
+
 def test_the_loss_of_given_texts_by_hand():
     # π = (.5, .02), γ = .1, A = 2: −2 (.5/.6 + .02/.12) = −2; f' = γ/(π+γ)² is larger at the improbable token.
     logprobs = torch.tensor([[0.5, 0.02, 0.3]], dtype=torch.float64).log().requires_grad_()

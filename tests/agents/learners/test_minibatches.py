@@ -59,6 +59,12 @@ def test_groups_stay_whole_and_are_shuffled(lengths):
     assert pairs[:11] != sorted(pairs[:11])
 
 
+def test_groups_of_similar_length_in_all_are_read_together():
+    lengths = torch.tensor([1, 9, 9, 1, 5, 6, 1, 1, 1, 2, 5, 5])  # the pairs have 10, 10, 11, 2, 3 and 10 tokens
+    found = minibatches(12, epochs=1, size=4, generator=generator(), lengths=lengths, group_size=2)
+    assert {6, 7, 8, 9} in [set(rows.tolist()) for rows in found]
+
+
 def flat_gradient(learner: ActorCritic) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.policy.parameters() if p.grad is not None])
 

@@ -72,7 +72,8 @@ class ShareCut:
 
     def __call__(self, lengths: Counts, uniforms: NDArray[np.float64], iteration: int) -> Counts:
         """Return the switches; see `Cut`."""
-        return np.clip(np.floor(self.share * lengths).astype(np.int64), 0, np.maximum(lengths - 1, 0))
+        kept = np.floor((self.share * lengths).round(9)).astype(np.int64)  # 0.29 · 100 is below 29
+        return np.clip(kept, 0, np.maximum(lengths - 1, 0))
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class BackwardCut:
 
     def __call__(self, lengths: Counts, uniforms: NDArray[np.float64], iteration: int) -> Counts:
         """Return the switches; see `Cut`."""
-        left = max(0.0, 1 - iteration / self.iterations)
-        return np.floor(left * np.maximum(lengths - 1, 0)).astype(np.int64)
+        left = max(0, self.iterations - iteration)
+        return np.maximum(lengths - 1, 0) * left // self.iterations  # in whole numbers: (1 − 8/10) · 5 would be below 1
 
 
 @dataclass(frozen=True)

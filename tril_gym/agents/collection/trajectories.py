@@ -133,7 +133,8 @@ class Trajectories:
         }
 
     def __getitem__(self, rows: Tensor) -> Trajectories:
-        """Return the texts of some rows, a tensor of indices."""
+        """Return the texts of some rows: a tensor of indices, or a mask (B,) of those to keep."""
+        rows = torch.arange(len(self))[rows]
         picked = {
             field.name: getattr(self, field.name)[rows]
             for field in fields(self)

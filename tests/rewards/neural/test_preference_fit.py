@@ -2,8 +2,10 @@
 
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from instruct_model import instruct_tokenizer
 from preference_pairs import polite_pairs
 
 from tril_gym import rewards
@@ -71,6 +73,17 @@ def test_other_rejected_completions_are_another_model():
     plain, other = examples(), [Example(e.prompt, e.references, extras={"rejected": " no"}) for e in examples()]
     folders = {rewards.load("preference", train=train).fitted_folder for train in (plain, other)}
     assert len(folders) == 2
+
+
+def test_chats_are_fitted_as_they_are_scored():
+    """The same content is fitted once, so its folder shows what an environment's reward is fitted to."""
+    chats = {"tokenizer": instruct_tokenizer(), "system_prompt": "You are", "dataset": examples()}
+    env = gym.make("tril/Text-v0", reward="preference", max_prompt_length=60, max_new_tokens=9, **chats)
+    infos = [env.reset(options={"example": index})[1] for index in range(80)]
+    shown = [Example(info["prompt"], tuple(info["references"]), extras=info["extras"]) for info in infos]
+    fitted = env.get_wrapper_attr("score").fitted_folder
+    assert fitted == rewards.load("preference", train=shown).fitted_folder
+    assert fitted != rewards.load("preference", train=examples()).fitted_folder
 
 
 def test_examples_without_pairs_are_refused():

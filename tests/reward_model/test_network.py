@@ -3,11 +3,13 @@
 import pytest
 import torch
 import transformers
+from instruct_model import TEMPLATE as TEMPLATE_OF_CHATS
+from instruct_model import instruct_tokenizer
 from preference_pairs import polite_pairs, write_pairs
 from reward_models import bart, gpt2, new_run, preference_margins, saved_model
 
 from tril_gym.data.preferences import Pair
-from tril_gym.reward_model.network import add_lora, encode_pairs, load_network
+from tril_gym.reward_model.network import add_lora, encode_pairs, load_network, pair_texts
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
 
@@ -18,6 +20,19 @@ class TestTemplate:
         tokenizer = train_tokenizer(["Q: yes", "Q: no"] * 10, FitConfig())
         [(chosen, rejected)] = encode_pairs(tokenizer, pairs, template="{prompt}: {completion}", max_length=16)
         assert [chosen, rejected] == tokenizer(["Q: yes", "Q: no"])["input_ids"]
+
+    @pytest.mark.parametrize("prompt", ["{prompt}", "{prompt!s}", "{prompt:s}"])
+    def test_a_prompt_is_read_however_it_is_spelled(self, prompt):
+        assert pair_texts([Pair("Q", "yes", "no")], f"{prompt}: {{completion}}", None) == ["Q: yes", "Q: no"]
+
+    @pytest.mark.parametrize("space", ["", " "])
+    def test_an_answer_to_a_chat_begins_as_policies_write_it(self, space):
+        """Some templates (Llama 2) write a space before the assistant's message."""
+        chat = TEMPLATE_OF_CHATS.replace("'\n' + message", f"'{space}' + message").replace("assistant\n", "assistant")
+        pair = Pair("user: What?", "green", "blue", messages=({"role": "user", "content": "What?"},))
+        prompt = f"<|im_start|>user{space}What?<|im_end|>\n<|im_start|>assistant"
+        expected = [f"{prompt}{space}green", f"{prompt}{space}blue"]
+        assert pair_texts([pair], TEMPLATE, instruct_tokenizer(chat)) == expected
 
     def test_long_texts_are_cut_on_the_left(self):
         tokenizer = train_tokenizer(["a b c d e f g h"] * 10, FitConfig())

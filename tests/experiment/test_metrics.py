@@ -22,6 +22,9 @@ def brevity(prompts, completions, references, extras):
     return [1.0 / (1 + len(completion.split())) for completion in completions]
 
 
+also_brevity = brevity
+
+
 class Uses(rewards.Score):
     """Whether a text has a word."""
 
@@ -137,6 +140,21 @@ def test_a_metric_shares_the_fit_of_the_reward(envs):
     assert other.reduction == "mean"
 
 
+def test_texts_without_references_have_no_part_in_a_pooled_metric(own, envs):
+    class OfReferences(rewards.PooledScore):
+        name = "of_references"
+
+        def statistics(self, prompts, completions, references, extras):
+            return np.array([[sum(map(len, targets)), len(targets)] for targets in references], dtype=float)
+
+        def from_sums(self, sums):
+            return 1.0 / sums[1]  # no figure without references
+
+    texts = [info | {"references": ["a"] * number} for number, info in enumerate(infos(*"abc"))]
+    found = metrics.measure([OfReferences()], texts, seed=0)
+    assert (found.values["of_references"], found.intervals["of_references"]) == (1 / 3, (1 / 4, 1 / 2))
+
+
 def test_without_metrics_an_environment_needs_no_references():
     metrics.check_metrics([], gym.make_vec("CartPole-v1", num_envs=1))
 
@@ -146,6 +164,8 @@ def test_wrong_metrics_are_refused_before_writing(own, envs):
         metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
     with pytest.raises(ValueError, match="each metric may be named once"):
         metrics.metrics_by_name(["rouge_l", "rouge_l"], {}, envs)
+    with pytest.raises(ValueError, match=rf"{own}:brevity and {own}:also_brevity are both called 'brevity'; rename"):
+        metrics.metrics_by_name([f"{own}:brevity", f"{own}:also_brevity"], {}, envs)
     with pytest.raises(ValueError, match=r"unknown reward 'rouge'"):
         metrics.metrics_by_name(["rouge"], {}, envs)
     with pytest.raises(ValueError, match=r"metric 'wrong' fails: .*nothing here"):

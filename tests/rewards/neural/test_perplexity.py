@@ -129,6 +129,15 @@ def test_joiner(gpt2):
     assert abs(score(none, ["runs"], prompts=["a dog"])[0] - plain) > 1e-3
 
 
+def test_a_prompt_that_begins_with_bos_has_one(tmp_path):
+    """As chat templates write it (Llama 3)."""
+    where = tiny_models.language_model(tmp_path, "llama", layout="bos", tokens={"bos_token": "<s>"})
+    log = rewards.load("output_perplexity", model=where, log=True)
+    found = score(log, ["runs"] * 3, prompts=["a dog", "<s>a dog", "<s><s>a dog"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert abs(found[2] - found[0]) > 1e-3
+
+
 def test_perplexity_of_references(folder):
     reward = rewards.load("perplexity", model=folder)
     prompts, references = ["a dog", "cats", "x"], [["runs", "sits down"], ["sleep"], []]

@@ -99,7 +99,7 @@ class LanguageModel:
             source = self.tokenizer(well_formed(context), truncation=True, max_length=max_length)["input_ids"]
             return source or [self.eos_id], [self.start_id]
         ids = self._encode(context) if context else []
-        opens = self.tokenizer("")["input_ids"][:1] == [self.start_id]
+        opens = self.tokenizer("")["input_ids"][:1] == [self.start_id] != ids[:1]  # a rendered chat may begin with it
         return [], [self.start_id, *ids] if opens or not ids else ids
 
     def _encode(self, text: str) -> Ids:

@@ -127,6 +127,8 @@ def test_joiner(gpt2):
     assert plain == pytest.approx(spaced, rel=1e-6)
     none = rewards.load("output_perplexity", model=gpt2, log=True, joiner="")
     assert abs(score(none, ["runs"], prompts=["a dog"])[0] - plain) > 1e-3
+    chat = ["a dog\n"]  # as chat templates end
+    assert score(log, ["runs"], prompts=chat) == pytest.approx(score(none, ["runs"], prompts=chat), rel=1e-6)
 
 
 def test_a_prompt_that_begins_with_bos_has_one(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import transformers
+from instruct_model import END, instruct_tokenizer
 from instruct_model import TEMPLATE as TEMPLATE_OF_CHATS
-from instruct_model import instruct_tokenizer
 from preference_pairs import polite_pairs, write_pairs
 from reward_models import bart, gpt2, new_run, preference_margins, saved_model
 
@@ -41,6 +41,11 @@ class TestTemplate:
         assert ids[0] == tokenizer.cls_token_id
         assert ids[1:] == tokenizer(" b c d e f g h")["input_ids"][1:]
 
+    def test_a_text_without_tokens_is_read_as_padding(self):
+        [(empty, other)] = encode_pairs(instruct_tokenizer(), [Pair("", "", "a")], template=TEMPLATE, max_length=8)
+        assert empty == [END]
+        assert other != empty
+
     def test_lone_surrogates_are_encoded(self):
         tokenizer = train_tokenizer(["a b"] * 10, FitConfig())
         encode_pairs(tokenizer, [Pair("\udce2", " a\udce2", " b")], template=TEMPLATE, max_length=16)
@@ -57,6 +62,12 @@ class TestPretrained:
         assert torch.equal(model.score.weight, again.score.weight)
         assert not torch.equal(model.score.weight, other.score.weight)
         assert torch.equal(model.transformer.wte.weight, other.transformer.wte.weight)
+
+    def test_of_long_texts_its_tokenizer_keeps_the_end(self, tmp_path):
+        _, tokenizer, _ = load_network(gpt2(tmp_path), seed=0)
+        pair = Pair("it is kind of you " * 9, " true", " false")
+        [texts] = encode_pairs(tokenizer, [pair], template=TEMPLATE, max_length=8)
+        assert [tokenizer.decode(ids[-1]) for ids in texts] == ["Ġtrue", "Ġfalse"]
 
     def test_a_head_of_other_labels_is_replaced(self, tmp_path):
         config = transformers.BertConfig(
@@ -84,6 +95,13 @@ class TestPretrained:
         assert all("lora_" in name or "score" in name for name in trained)
         with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
             add_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
+
+    @pytest.mark.parametrize(("given", "alpha"), [({"lora_alpha": 3.0}, 3.0), ({}, 4)])
+    def test_settings_of_lora(self, tmp_path, given, alpha):
+        dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
+        run = new_run(dataset, tmp_path / "run", model=gpt2(tmp_path / "base"), lora_rank=2, **given)
+        adapter = run.model.peft_config["default"]
+        assert (adapter.r, adapter.lora_alpha) == (2, alpha)
 
     @pytest.mark.parametrize("lora_rank", [0, 2])
     @pytest.mark.parametrize("make", [gpt2, bart])

@@ -24,8 +24,11 @@ from reward_models import (
 
 from tril_gym import rewards
 from tril_gym.cli import main
+from tril_gym.data.preferences import Pair, PairData
 from tril_gym.reward_model import trainer as trainer_module
+from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import pair_rewards, pair_texts
+from tril_gym.reward_model.report import start_line
 from tril_gym.reward_model.training import RewardModelRun, resume_reward_model
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.interrupt import Interrupted
@@ -151,6 +154,14 @@ class TestFolder:
         before = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
         assert resumed(tmp_path / "run").run() == found
         assert (tmp_path / "run/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("prompts", "words"), [("ab", "; 1 of their prompts are also trained on"), ("cd", "")])
+def test_prompts_in_both_parts_are_counted(prompts, words):
+    train, held_out = ([Pair(prompt, "yes", "no") for prompt in part] for part in ("aae", prompts))
+    config = RewardModelConfig(dataset="pairs.jsonl", batch_size=2)
+    line = start_line(config, PairData(tuple(train), tuple(held_out), "2 pairs"), steps=3)
+    assert line == f"reward model tiny on 3 pairs of pairs.jsonl, seed 0, 3 steps of 2 pairs; held out: 2 pairs{words}"
 
 
 class TestResume:

@@ -96,12 +96,6 @@ class TestPretrained:
         with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
             add_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
 
-    def test_a_head_has_no_adapter_of_its_own(self, tmp_path):
-        model, _, new = load_network(bart(tmp_path), seed=0)
-        names = dict(add_lora(model, new, rank=2, targets="all-linear").named_parameters())
-        assert any("lora_" in name and "fc1" in name for name in names)
-        assert not any("lora_" in name and "classification_head" in name for name in names)
-
     @pytest.mark.parametrize(("given", "alpha"), [({"lora_alpha": 3.0}, 3.0), ({}, 4)])
     def test_settings_of_lora(self, tmp_path, given, alpha):
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))

@@ -11,6 +11,7 @@ from preference_pairs import polite_pairs
 
 from tril_gym import rewards
 from tril_gym.data import Example
+from tril_gym.experiment.metrics import metrics_by_name
 from tril_gym.rewards.neural import preference_fit
 from tril_gym.rewards.neural.training import FitConfig
 
@@ -84,6 +85,8 @@ def test_chats_are_fitted_as_they_are_scored():
     shown = [Example(info["prompt"], tuple(info["references"]), extras=info["extras"]) for info in infos]
     fitted = env.get_wrapper_attr("score").fitted_folder
     assert fitted == rewards.load("preference", train=shown).fitted_folder
+    (metric,) = metrics_by_name(["preference"], {"preference": {"batch_size": 2}}, env)  # not that of the environment
+    assert metric.fitted_folder == fitted
     assert fitted != rewards.load("preference", train=examples()).fitted_folder
 
 

@@ -6,6 +6,7 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import tril_gym  # noqa: F401 - registers the environments
@@ -19,23 +20,29 @@ def native(n=3, **keywords):
 
 
 def test_it_equals_their_vector_environment_over_single_ones():
-    ours, theirs = native(), DummyVecEnv([lambda: gym.make("tril/Toy-v0")] * 3)
+    """Some texts are truncated, and some are left by a reset."""
+    settings = {"dense": True, "max_episode_steps": 6}
+    ours, theirs = native(**settings), DummyVecEnv([lambda: Monitor(gym.make("tril/Toy-v0", **settings))] * 3)
     ours.seed(4), theirs.seed(4)
-    assert np.array_equal(ours.reset(), theirs.reset())
-    rng, ended = np.random.default_rng(0), 0
-    for _ in range(60):
+    rng, ended, truncated = np.random.default_rng(0), 0, 0
+    for number in range(60):
+        if number % 20 == 0:
+            assert np.array_equal(ours.reset(), theirs.reset())
         actions = rng.integers(16, size=3)
         mine, other = ours.step(actions), theirs.step(actions)
         for a, b in zip(mine[:3], other[:3], strict=True):
             assert np.array_equal(a, b)
+            assert a.dtype == b.dtype
         for a, b in zip(mine[3], other[3], strict=True):
             assert a.get("completion") == b.get("completion")
             assert a.get("TimeLimit.truncated", False) == b["TimeLimit.truncated"]
+            truncated += b["TimeLimit.truncated"]
             if "terminal_observation" in b:
                 ended += 1
+                assert a["episode"] == {"r": pytest.approx(b["episode"]["r"], abs=1e-6), "l": b["episode"]["l"]}
                 assert np.array_equal(a["terminal_observation"], b["terminal_observation"])
         assert [info["example"] for info in ours.reset_infos] == [info["example"] for info in theirs.reset_infos]
-    assert ended > 10
+    assert ended - truncated > 10 < truncated
 
 
 def test_returns_and_lengths_of_texts_are_in_their_infos():
@@ -45,6 +52,17 @@ def test_returns_and_lengths_of_texts_are_in_their_infos():
     *last, infos = envs.step(np.array([EOS, TOKEN]))
     assert infos[0]["episode"] == {"r": pytest.approx(sum(r[0] for r in rewards) + last[1][0]), "l": 3}
     assert "episode" not in infos[1]
+
+
+def test_options_are_those_of_the_next_reset():
+    ours, theirs = native(), DummyVecEnv([lambda: gym.make("tril/Toy-v0")] * 3)
+    for options in ({"example": 3}, [{"example": 3}, {}, {"example": 5, "completion": [TOKEN, TOKEN]}], None):
+        ours.seed(4), theirs.seed(4)
+        ours.set_options(options), theirs.set_options(options)
+        assert np.array_equal(ours.reset(), theirs.reset())
+    ours.set_options({"example": 3})
+    ours.reset()
+    assert {tuple(ours.reset()[row]) for _ in range(3) for row in range(3)} != {tuple(ours.reset()[0])}  # they are gone
 
 
 def test_its_methods():

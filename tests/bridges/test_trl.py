@@ -5,6 +5,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from instruct_model import instruct_tokenizer
 
 from tril_gym.bridges import prompt_dataset, reward_functions, reward_weights
 from tril_gym.data import Example
@@ -26,6 +27,16 @@ def test_the_data_set_has_every_example():
     assert [json.loads(extras) for extras in rows["extras"]] == [{"level": 2}, {"label": 1}]
 
 
+def test_a_chat_is_the_text_that_the_environment_shows():
+    """Given by its messages, and by a system prompt of the environment."""
+    chat = Example("user: What?", references=["a dog"], messages=({"role": "user", "content": "What?"},))
+    for example, settings in ((chat, {}), (EXAMPLES[0], {"system_prompt": "You are"})):
+        env = gym.make("tril/Text-v0", dataset=[example], tokenizer=instruct_tokenizer(), reward=None, **settings)
+        (prompt,) = prompt_dataset(env)["prompt"][:]
+        assert prompt == env.reset(seed=0)[1]["prompt"]
+        assert prompt.endswith("<|im_start|>assistant\n")
+
+
 def test_functions_are_called_by_keyword_with_the_columns_of_the_data_set():
     made = envs(reward={"rouge_l": 0.5, "length_bonus": 2.0})
     rows = prompt_dataset(made)
@@ -37,11 +48,32 @@ def test_functions_are_called_by_keyword_with_the_columns_of_the_data_set():
     assert scores == [1.0, 0.0]
 
 
-def test_of_a_conversation_the_last_message_counts():
+def test_a_completion_ends_at_a_stop_string():
+    (function,) = reward_functions(envs(reward="rouge_l", stop=["\n"]))
+    assert function(prompts=["name a cat"], completions=["tom\nand jerry"], references=[["tom"]]) == [1.0]
     (function,) = reward_functions(envs(reward="rouge_l"))
-    chat = [[{"role": "assistant", "content": "tom"}]]
-    prompts = [[{"role": "user", "content": "name a cat"}]]
-    assert function(prompts=prompts, completions=chat, references=[["tom"]]) == [1.0]
+    assert function(prompts=["name a cat"], completions=["tom\nand jerry"], references=[["tom"]])[0] < 1.0
+
+
+def test_a_reward_reads_what_it_reads_in_the_environment():
+    """Conversations are read by their last message."""
+    seen = []
+
+    def reads(prompts, completions, references, extras):
+        seen.append((prompts, completions, references, extras))
+        return [0.0] * len(prompts)
+
+    made = envs(reward=reads)
+    (function,), rows = reward_functions(made), prompt_dataset(made)
+    columns = {name: rows[name][:] for name in ("references", "extras")}
+    function(prompts=rows["prompt"][:], completions=["rex", "tom"], **columns)
+    texts = ["name a dog", "name a cat"], ["rex", "tom"]
+    assert seen.pop() == (*texts, [["rex", "a rex"], ["tom"]], [{"level": 2}, {"label": 1}])
+    chats = (
+        [[{"role": "system", "content": "go on"}, {"role": "user", "content": text}] for text in of] for of in texts
+    )
+    function(prompts=next(chats), completions=next(chats))
+    assert seen.pop() == (*texts, [[], []], [{}, {}])
 
 
 def test_an_environment_without_terms_or_examples_is_refused():

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from tril_gym.agents import LMPolicy
 from tril_gym.cli import main
 from tril_gym.experiment import RunConsole, configure, export_policy, train
+from tril_gym.experiment.model_card import model_card
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.training import new_run
 
@@ -118,6 +119,37 @@ def unfinished(tmp_path_factory):
     started.folder.save_checkpoint(0, started.agent.save)
     started.folder.unlock()
     return folder
+
+
+def made_up_card(policy="gpt2", **layout):
+    """Return the card of a run whose greedy reward rose from 0.1 to 0.3, and that of sampled texts from 0.2 to 0.4."""
+
+    def evaluation(greedy, sampled, low):
+        metrics = {"greedy": {"examples": 4, "reward/mean": greedy}, "sampled": {"examples": 4, "reward/mean": sampled}}
+        intervals = {"greedy": {"reward/mean": [low, 0.35]}, "sampled": {}}
+        return {"metrics": metrics, "intervals": intervals, "samples": []}
+
+    found = {"before": evaluation(0.1, 0.2, None), "after": evaluation(0.3, 0.4, 0.25), "verdict": {"sentence": "gain"}}
+    settings = {"algorithm": "ppo", "env": "tril/Toy-v0", "iterations": 2, "policy": policy}
+    return model_card("model", settings, iteration=2, evaluation=found, is_encoder_decoder=False, layout=layout)
+
+
+def test_the_table_of_a_card_has_each_decoding_before_and_after():
+    card = made_up_card()
+    assert "| `reward/mean` | 0.1 | 0.3 [0.25, 0.35] | 0.2 | 0.4 |" in card
+    assert "`examples`" not in card
+
+
+def test_a_card_names_a_base_model_of_the_hub(tmp_path):
+    assert "base_model: gpt2" in made_up_card()
+    for policy in ("tiny", str(tmp_path)):
+        assert "base_model:" not in made_up_card(policy)
+
+
+def test_the_snippet_of_a_card_follows_the_environment():
+    assert "generate(**inputs)" in made_up_card()
+    assert "generate(**inputs, tokenizer=tokenizer)" in made_up_card(stop=["\n"])
+    assert "apply_chat_template" in made_up_card(chat=True)
 
 
 def test_only_the_run_decides_how_texts_are_sampled(unfinished, tmp_path):

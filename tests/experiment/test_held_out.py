@@ -6,8 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from tril_gym.experiment import RunConsole, configure, held_out, resume, train
+from tril_gym.experiment import RunConsole, configure, evaluate, held_out, resume, train
+from tril_gym.experiment.build import build_run
 from tril_gym.experiment.held_out import kl_warning_of
+from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.training import resumed_run
 from tril_gym.experiment.verdict import verdict_of
@@ -110,6 +112,23 @@ def test_an_extended_run_equals_an_uninterrupted_one(run, tmp_path):
     resume(folder, iterations=5, console=RunConsole(Console(quiet=True)))
     assert rows(folder, "evaluations.jsonl") == rows(run, "evaluations.jsonl")
     assert metrics(folder) == metrics(run)
+
+
+def test_a_lost_evaluation_before_training_is_repeated_on_the_initial_policy(tmp_path):
+    toy_run(tmp_path / "run", iterations=2, seed=3, tiny_samples=0)
+    before = json.loads((tmp_path / "run" / "evaluation.json").read_text())["before"]
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    resume(tmp_path / "run", iterations=3, console=RunConsole(Console(quiet=True)))
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["before"] == before
+
+
+def test_texts_are_drawn_by_the_seed_of_the_run(tmp_path):
+    toy_run(tmp_path / "run", iterations=1, seed=3, tiny_samples=0)
+    parts = build_run(saved_config(RunFolder(tmp_path / "run")))
+    envs = parts.eval_envs(tmp_path / "run" / "reward")
+    found = evaluate(parts.agent.policy, envs, seed=3, count=6).rewards
+    assert found == json.loads((tmp_path / "run" / "evaluation.json").read_text())["before"]["rewards"]
+    assert found["sampled"] != evaluate(parts.agent.policy, envs, seed=0, count=6).rewards["sampled"]
 
 
 def test_rows_after_the_checkpoint_are_removed(tmp_path):

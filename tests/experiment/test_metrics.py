@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import tril_gym  # noqa: F401  (registers the environments)
 from tril_gym import rewards
 from tril_gym.cli import main
+from tril_gym.data import Example
 from tril_gym.experiment import metrics
 from tril_gym.experiment.run_folder import RunFolder
 
@@ -20,6 +21,9 @@ from tril_gym import rewards
 
 def brevity(prompts, completions, references, extras):
     return [1.0 / (1 + len(completion.split())) for completion in completions]
+
+
+also_brevity = brevity
 
 
 class Uses(rewards.Score):
@@ -93,14 +97,15 @@ def test_scores_are_averaged_or_pooled_corpus_scores_have_no_interval(own, envs)
     assert found.values == {"uses": 0.5, "words": 7 / 4, "different": 3.0}
     assert set(found.intervals) == {"uses", "words"}
     assert found.per_text == {"uses": [1.0, 0.0, 0.0, 1.0]}
+    assert metrics.measure(metrics.metrics_by_name(names, {}, envs), infos("a dog"), seed=0).intervals == {}
 
 
 def test_mean_and_pooled_mean_have_the_same_interval(own, envs):
     words = metrics.metrics_by_name([f"{own}:Words"], {}, envs)
-    lengths = np.array([2.0, 1.0, 1.0, 3.0, 9.0])
+    lengths = np.arange(1.0, 41.0)
     found = metrics.measure(words, infos(*("w " * int(n) for n in lengths)), seed=3)
     assert found.intervals["words"] == pytest.approx(metrics.mean_interval(lengths, seed=3), abs=1e-12)
-    assert found.intervals["words"] != metrics.mean_interval(lengths + 1, seed=3)
+    assert found.intervals["words"] != pytest.approx(metrics.mean_interval(lengths, seed=0), abs=1e-3)
 
 
 def test_intervals_approach_the_normal_approximation():
@@ -137,6 +142,31 @@ def test_a_metric_shares_the_fit_of_the_reward(envs):
     assert other.reduction == "mean"
 
 
+def test_a_metric_reads_what_was_fitted_in_training(tmp_path):
+    saved = rewards.load("cider_d", train=[Example("p", (text,)) for text in ("a dog runs", "a cat", "the dog")])
+    (tmp_path / "cider_d").mkdir()
+    saved.save(tmp_path / "cider_d")
+    other = gym.make_vec("tril/CommonGen-v0", num_envs=2, reward="rouge_l")
+    texts = ["p"], ["a dog sits"], [["a dog runs"]], [{}]
+    (fitted,), (new,) = (metrics.metrics_by_name(["cider_d"], {}, other, fitted=where) for where in (tmp_path, None))
+    assert fitted(*texts) == saved(*texts) != new(*texts)
+
+
+def test_texts_without_references_have_no_part_in_a_pooled_metric(own, envs):
+    class OfReferences(rewards.PooledScore):
+        name = "of_references"
+
+        def statistics(self, prompts, completions, references, extras):
+            return np.array([[sum(map(len, targets)), len(targets)] for targets in references], dtype=float)
+
+        def from_sums(self, sums):
+            return 1.0 / sums[1]  # no figure without references
+
+    texts = [info | {"references": ["a"] * number} for number, info in enumerate(infos(*"abc"))]
+    found = metrics.measure([OfReferences()], texts, seed=0)
+    assert (found.values["of_references"], found.intervals["of_references"]) == (1 / 3, (1 / 4, 1 / 2))
+
+
 def test_without_metrics_an_environment_needs_no_references():
     metrics.check_metrics([], gym.make_vec("CartPole-v1", num_envs=1))
 
@@ -146,6 +176,8 @@ def test_wrong_metrics_are_refused_before_writing(own, envs):
         metrics.metrics_by_name(["rouge_l"], {"bleu": {}}, envs)
     with pytest.raises(ValueError, match="each metric may be named once"):
         metrics.metrics_by_name(["rouge_l", "rouge_l"], {}, envs)
+    with pytest.raises(ValueError, match=rf"{own}:brevity and {own}:also_brevity are both called 'brevity'; rename"):
+        metrics.metrics_by_name([f"{own}:brevity", f"{own}:also_brevity"], {}, envs)
     with pytest.raises(ValueError, match=r"unknown reward 'rouge'"):
         metrics.metrics_by_name(["rouge"], {}, envs)
     with pytest.raises(ValueError, match=r"metric 'wrong' fails: .*nothing here"):

@@ -158,7 +158,9 @@ def test_rollin_and_rollout_are_apart():
     texts = collect(envs, plan, episodes=4, generator=torch.Generator().manual_seed(0))
     rows = texts_apart(texts, TextLayout.of(envs), 3)
     assert len(rows) == 3
+    assert [row["reward"] for row in rows] == texts.rewards[:3].sum(1).tolist() != [0.0] * 3
     for row, info, switch in zip(rows, texts.infos, texts.switch, strict=False):
+        assert row["prompt"] == info["prompt"]
         assert row["rollin"] + row["rollout"] == info["completion"]
         assert bool(row["rollin"].strip()) == (switch > 0)
         assert any(reference.strip().startswith(row["rollin"].strip()) for reference in info["references"])

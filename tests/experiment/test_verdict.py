@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tril_gym.experiment.verdict import duration, outcome_of, paired_change, verdict_of
+from tril_gym.experiment.verdict import duration, outcome_of, paired_change, standard_errors_of, verdict_of
 
 
 def test_paired_change_by_hand():
@@ -101,6 +101,14 @@ def test_numbers_are_json_and_small_rewards_keep_their_digits():
     assert found["sampled"]["stderr"] is None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert "greedy 0 → 0.012 (+0.012 in every text), sampled 0 → 0.05 (no standard error)" in found["sentence"]
+
+
+@pytest.mark.parametrize("after", [UP, FLAT, [0.5, 1.5, 0.5, 0.5], [-1.0, 0.0, -1.0, -1.0], [math.nan, 0.0, 0.0, 0.0]])
+def test_standard_errors_are_read_from_a_file(after):
+    """Which has null for numbers that are not finite."""
+    numbers = json.loads(json.dumps(verdict_of(evaluation(FLAT, FLAT), evaluation(after, FLAT))))["greedy"]
+    expected = paired_change(FLAT, after).standard_errors
+    assert standard_errors_of(numbers) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import transformers
+from instruct_model import END, instruct_tokenizer
+from instruct_model import TEMPLATE as TEMPLATE_OF_CHATS
 from preference_pairs import polite_pairs, write_pairs
 from reward_models import bart, gpt2, new_run, preference_margins, saved_model
 
 from tril_gym.data.preferences import Pair
-from tril_gym.reward_model.network import add_lora, encode_pairs, load_network
+from tril_gym.reward_model.network import add_lora, encode_pairs, load_network, pair_texts
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.rewards.neural.training import FitConfig, train_tokenizer
 
@@ -19,12 +21,30 @@ class TestTemplate:
         [(chosen, rejected)] = encode_pairs(tokenizer, pairs, template="{prompt}: {completion}", max_length=16)
         assert [chosen, rejected] == tokenizer(["Q: yes", "Q: no"])["input_ids"]
 
+    @pytest.mark.parametrize("prompt", ["{prompt}", "{prompt!s}", "{prompt:s}"])
+    def test_a_prompt_is_read_however_it_is_spelled(self, prompt):
+        assert pair_texts([Pair("Q", "yes", "no")], f"{prompt}: {{completion}}", None) == ["Q: yes", "Q: no"]
+
+    @pytest.mark.parametrize("space", ["", " "])
+    def test_an_answer_to_a_chat_begins_as_policies_write_it(self, space):
+        """Some templates (Llama 2) write a space before the assistant's message."""
+        chat = TEMPLATE_OF_CHATS.replace("'\n' + message", f"'{space}' + message").replace("assistant\n", "assistant")
+        pair = Pair("user: What?", "green", "blue", messages=({"role": "user", "content": "What?"},))
+        prompt = f"<|im_start|>user{space}What?<|im_end|>\n<|im_start|>assistant"
+        expected = [f"{prompt}{space}green", f"{prompt}{space}blue"]
+        assert pair_texts([pair], TEMPLATE, instruct_tokenizer(chat)) == expected
+
     def test_long_texts_are_cut_on_the_left(self):
         tokenizer = train_tokenizer(["a b c d e f g h"] * 10, FitConfig())
         [(ids, _)] = encode_pairs(tokenizer, [Pair("a b c d e f", " g h", " h g")], template=TEMPLATE, max_length=8)
         assert len(ids) == 8
         assert ids[0] == tokenizer.cls_token_id
         assert ids[1:] == tokenizer(" b c d e f g h")["input_ids"][1:]
+
+    def test_a_text_without_tokens_is_read_as_padding(self):
+        [(empty, other)] = encode_pairs(instruct_tokenizer(), [Pair("", "", "a")], template=TEMPLATE, max_length=8)
+        assert empty == [END]
+        assert other != empty
 
     def test_lone_surrogates_are_encoded(self):
         tokenizer = train_tokenizer(["a b"] * 10, FitConfig())
@@ -42,6 +62,12 @@ class TestPretrained:
         assert torch.equal(model.score.weight, again.score.weight)
         assert not torch.equal(model.score.weight, other.score.weight)
         assert torch.equal(model.transformer.wte.weight, other.transformer.wte.weight)
+
+    def test_of_long_texts_its_tokenizer_keeps_the_end(self, tmp_path):
+        _, tokenizer, _ = load_network(gpt2(tmp_path), seed=0)
+        pair = Pair("it is kind of you " * 9, " true", " false")
+        [texts] = encode_pairs(tokenizer, [pair], template=TEMPLATE, max_length=8)
+        assert [tokenizer.decode(ids[-1]) for ids in texts] == ["Ġtrue", "Ġfalse"]
 
     def test_a_head_of_other_labels_is_replaced(self, tmp_path):
         config = transformers.BertConfig(
@@ -69,6 +95,13 @@ class TestPretrained:
         assert all("lora_" in name or "score" in name for name in trained)
         with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
             add_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
+
+    @pytest.mark.parametrize(("given", "alpha"), [({"lora_alpha": 3.0}, 3.0), ({}, 4)])
+    def test_settings_of_lora(self, tmp_path, given, alpha):
+        dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
+        run = new_run(dataset, tmp_path / "run", model=gpt2(tmp_path / "base"), lora_rank=2, **given)
+        adapter = run.model.peft_config["default"]
+        assert (adapter.r, adapter.lora_alpha) == (2, alpha)
 
     @pytest.mark.parametrize("lora_rank", [0, 2])
     @pytest.mark.parametrize("make", [gpt2, bart])

@@ -186,6 +186,10 @@ class TestPreferenceTrainer:
         assert same_weights(first.model, Trained(pairs, tmp_path).model)
         assert not same_weights(first.model, Trained(pairs, tmp_path, seed=1).model)
 
+    def test_rewards_are_centred(self, tmp_path):
+        pairs = polite_pairs(40)
+        assert not same_weights(Trained(pairs, tmp_path).model, Trained(pairs, tmp_path, center_coef=1.0).model)
+
     def test_epoch_metrics_weigh_batches_by_their_pairs(self):
         # Batches of 3 and 1 pairs: (3 · 1 + 1 · 2) / 4 and (2 + 1) / 4; the first step and Trainer's summary stay out.
         history = [

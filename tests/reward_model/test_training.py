@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,11 @@ from reward_models import (
 
 from tril_gym import rewards
 from tril_gym.cli import main
+from tril_gym.data.preferences import Pair, PairData
 from tril_gym.reward_model import trainer as trainer_module
-from tril_gym.reward_model.network import pair_rewards
+from tril_gym.reward_model.config import RewardModelConfig
+from tril_gym.reward_model.network import pair_rewards, pair_texts
+from tril_gym.reward_model.report import start_line
 from tril_gym.reward_model.training import RewardModelRun, resume_reward_model
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.interrupt import Interrupted
@@ -122,11 +126,42 @@ class TestFolder:
             new_run("nothing.jsonl", tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_rows_may_have_other_columns_and_be_malformed(self, tmp_path):
+        rows = [{"question": pair.prompt, "good": pair.chosen, "bad": pair.rejected} for pair in polite_pairs(40)]
+        lines = [*map(json.dumps, rows), json.dumps(rows[0] | {"bad": rows[0]["good"]})]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+        columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+        settings = {"dataset": str(tmp_path / "pairs.jsonl"), "folder": tmp_path / "run", "column": columns}
+        with pytest.raises(ValueError, match="chosen and rejected must differ"):
+            new_run(**settings)
+        run = new_run(**settings, on_bad_row="skip")
+        assert len(run.pairs.train) + len(run.pairs.held_out) == 40
+
+    def test_chats_are_rendered_by_the_template_in_a_file(self, tmp_path):
+        rows = [{"prompt": [{"role": "user", "content": f"{n}?"}], "chosen": "a", "rejected": "b"} for n in range(40)]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / "chat.jinja").write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
+        data = str(tmp_path / "pairs.jsonl")
+        with pytest.raises(ValueError, match="no chat template"):
+            new_run(data, tmp_path / "run", model=gpt2(tmp_path / "base")).run()
+        template = str(tmp_path / "chat.jinja")
+        run = new_run(data, tmp_path / "other", model=str(tmp_path / "base"), chat_template=template)
+        text, *_ = pair_texts(run.pairs.held_out, TEMPLATE, run.tokenizer)
+        assert text == f"[{run.pairs.held_out[0].messages[0]['content']}]a"
+
     def test_a_finished_run_is_not_written_again(self, pairs_file, tmp_path):
         found = new_run(pairs_file, tmp_path / "run", epochs=1).run()
         before = (tmp_path / "run/model.safetensors").stat().st_mtime_ns
         assert resumed(tmp_path / "run").run() == found
         assert (tmp_path / "run/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("prompts", "words"), [("ab", "; 1 of their prompts are also trained on"), ("cd", "")])
+def test_prompts_in_both_parts_are_counted(prompts, words):
+    train, held_out = ([Pair(prompt, "yes", "no") for prompt in part] for part in ("aae", prompts))
+    config = RewardModelConfig(dataset="pairs.jsonl", batch_size=2)
+    line = start_line(config, PairData(tuple(train), tuple(held_out), "2 pairs"), steps=3)
+    assert line == f"reward model tiny on 3 pairs of pairs.jsonl, seed 0, 3 steps of 2 pairs; held out: 2 pairs{words}"
 
 
 class TestResume:
@@ -194,15 +229,19 @@ class TestResume:
         assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
 
     def test_settings_and_pairs_may_not_change(self, tmp_path, monkeypatch):
-        pairs_file = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(80))
-        interrupt(new_run(pairs_file, tmp_path / "run"), 2, monkeypatch)
+        pairs = polite_pairs(80)
+        pairs_file = write_pairs(tmp_path / "pairs.jsonl", pairs)
+        run = new_run(pairs_file, tmp_path / "run")
+        interrupt(run, 2, monkeypatch)
         resumed(tmp_path / "run", epochs=2, model="tiny")
         for name, value in (("epochs", 3), ("model", "gpt2"), ("seed", 1)):
             with pytest.raises(ValueError, match=rf"keeps its settings: --{name} is"):
                 resumed(tmp_path / "run", **{name: value})
-        write_pairs(Path(pairs_file), polite_pairs(81))
-        with pytest.raises(ValueError, match="no longer what the run"):
-            resumed(tmp_path / "run")
+        for changed in (run.pairs.train[0].prompt, run.pairs.held_out[0].prompt):
+            others = [replace(pair, rejected=" no") if pair.prompt == changed else pair for pair in pairs]
+            write_pairs(Path(pairs_file), others)
+            with pytest.raises(ValueError, match="no longer what the run"):
+                resumed(tmp_path / "run")
 
     def test_checkpoints_are_named_by_their_step_and_two_are_kept(self, pairs_file, tmp_path, monkeypatch):
         interrupt(new_run(pairs_file, tmp_path / "run", epochs=4), 30, monkeypatch)

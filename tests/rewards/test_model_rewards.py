@@ -35,8 +35,8 @@ class Example:
 
 
 @pytest.fixture(scope="module")
-def scores(tmp_path_factory):
-    """Return every such reward, on small models."""
+def made(tmp_path_factory):
+    """Return the settings of every such reward, on small models."""
     folder = tmp_path_factory.mktemp("models")
     decoder = {"tokens": {"pad_token": "<pad>"}, "layout": "none"}
     preference_model = tiny_models.classifier(folder / "preference_model", "gpt2", **decoder)
@@ -47,8 +47,7 @@ def scores(tmp_path_factory):
     bert = tiny_models.saved(
         folder / "bert", tiny_models.made("AutoModel", "bert"), tiny_models.tokenizer("both", **tiny_models.BERT_TOKENS)
     )
-    train = [Example(**row) for row in TRAIN]
-    made = {
+    return {
         "bert_score": {"model": bert, "layer": 2},
         "bleurt": {"model": pair},
         "classifier": {"model": classes, "label": 1},
@@ -59,6 +58,12 @@ def scores(tmp_path_factory):
         "spice": {"pipeline": pipeline},
         "spider": {"pipeline": pipeline},
     }
+
+
+@pytest.fixture(scope="module")
+def scores(made):
+    """Return every such reward."""
+    train = [Example(**row) for row in TRAIN]
     return {name: rewards.load(name, train=train, **settings) for name, settings in made.items()}
 
 
@@ -76,6 +81,15 @@ def test_any_texts_have_scores_of_their_own(scores, name, batch):
 @every_name
 def test_rewards_conform(scores, name):
     check_reward(scores[name], tolerance=TOLERANCE.get(name, 1e-5))
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_a_model_runs_in_the_chosen_precision(scores, made, name):
+    half = rewards.load(name, **made[name], dtype="bfloat16")
+    texts = ["p"] * 2, ["a dog", "the cat sits"], [["a cat"]] * 2, [{}] * 2
+    exact, rounded = scores[name](*texts), half(*texts)
+    assert rounded == pytest.approx(exact, rel=0.1, abs=0.1)
+    assert (rounded != exact).all()
 
 
 def test_every_reward_is_tested():

@@ -315,7 +315,8 @@ def test_the_unbroken_double_passes():
 
 
 def test_arrays_and_missing_labels_in_extras_pass():
-    examples = [Example("w2"), Example("w9", extras={"array": np.arange(2), "number": 2.5, "nested": {"a": 1}})]
+    extras = {"array": np.array([0.0, np.nan]), "number": 2.5, "nested": {"a": 1}, "missing": float("nan")}
+    examples = [Example("w2"), Example("w9", extras=extras)]
     tokenizer = TextEnv(toy_config()).tokenizer
     check_env(lambda: make_text_env("tril/IMDB-v0", dataset=examples, tokenizer=tokenizer, reward=None))
 

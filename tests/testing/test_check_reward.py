@@ -132,12 +132,24 @@ def test_a_broken_rule_is_named(reward, message):
 def test_scores_out_of_bounds_and_wrong_loading_are_noticed():
     with pytest.raises(ConformanceError, match=r"is in 0 … 1; found: the score 6.0 of the text 'a dog"):
         check_reward(Length(), bounds=(0, 1))
+    with pytest.raises(ConformanceError, match=r"is in 7 … inf; found: the score 6.0 of the text 'a dog"):
+        check_reward(Length(), bounds=(7, np.inf))
     with pytest.raises(ConformanceError, match=r"scores alike when it is loaded .*; found: FileNotFoundError"):
         check_reward(Length(), load=lambda folder: (folder / "nothing").read_text())
     with pytest.raises(ConformanceError, match=r"scores alike when it is loaded .*; found: 6.0 and 1.0"):
         check_reward(
             Length(), load=lambda folder: rewards.with_retries(length, retries=int((folder / "word").read_text()))
         )
+
+
+def test_a_reward_that_is_loaded_under_another_name_is_noticed():
+    with pytest.raises(ConformanceError, match="has the same name; found: 'other' and 'length'"):
+        check_reward(Length(), load=lambda folder: type("Other", (Length,), {"name": "other"})())
+
+
+def test_odd_texts_are_scored_beside_those_that_are_given():
+    with pytest.raises(ConformanceError, match=r"scores every text, here \[''\]; found: ZeroDivisionError"):
+        check_reward(DividesByTheLength(), [("a prompt", "a text", [], {})])
 
 
 def length(completions):

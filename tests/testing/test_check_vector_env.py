@@ -86,6 +86,12 @@ class RewardOfTheNeighbour(Broken):
         return observations, np.roll(rewards, 1), *rest
 
 
+class PaysNan(Broken):
+    def step(self, actions):
+        observations, rewards, *rest = super().step(actions)
+        return observations, np.where(rewards > 0, np.nan, rewards), *rest
+
+
 class UsesRandom(Broken):
     def step(self, actions):
         random.random()
@@ -183,6 +189,7 @@ def another_spec(num_envs, autoreset_mode):
         (ResetsEveryRow, "Disabled", "of other rows, "),
         (OneSeedForAllRows, "NextStep", "gives row i the seed 0 \\+ i"),
         (RewardOfTheNeighbour, "SameStep", "returns in a vector environment of one row"),
+        (PaysNan, "NextStep", "the reward is a finite number; found: nan"),
         (UsesRandom, "NextStep", "uses no global random generator; found: it uses that of random"),
         (ChangesActions, "NextStep", "step does not change its actions"),
         (ReusesObservations, "NextStep", "observations are new arrays"),

@@ -36,12 +36,14 @@ class StableBaselinesVecEnv(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> Any:
-        """Begin all texts, with the seeds and options that were set."""
+        """Begin all texts, with the seeds and options that were set, such as `set_options({"example": 3})`."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        observations, infos = self.envs.reset(seed=seeds)  # type: ignore[arg-type]  # a list has one seed per row
+        options = _columns_of(self._options)
+        observations, infos = self.envs.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # a seed per row
         self.reset_infos = [row_of(infos, row) for row in range(self.num_envs)]
         self._returns[:], self._lengths[:] = 0.0, 0
         self._reset_seeds()
+        self._reset_options()
         return observations
 
     def step_async(self, actions: Any) -> None:
@@ -92,3 +94,15 @@ class StableBaselinesVecEnv(VecEnv):
         """Return an image of each row, in render mode "rgb_array"."""
         images: Iterable[Any] = self.envs.render() or ()  # type: ignore[assignment]
         return list(images)
+
+
+def _columns_of(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the restarts of n rows as the vector environment takes them: (n,) examples, completions padded with -1."""
+    if not any(options):
+        return None
+    completions = [list(of_row.get("completion", ())) for of_row in options]
+    longest = max(map(len, completions))
+    return {
+        "example": [of_row.get("example", -1) for of_row in options],  # -1 draws one
+        "completion": [tokens + [-1] * (longest - len(tokens)) for tokens in completions],
+    }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+from tril_gym.utils.stop_strings import StopStrings
 from tril_gym.wrappers.reward_term import Term, terms
 from tril_gym.wrappers.vector import base_attribute
 
@@ -25,13 +26,15 @@ RewardFunction = Callable[..., list[float]]
 def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
     """Return the examples of an environment with the columns `prompt`, `references` and `extras` (as JSON).
 
+    Prompts are those of its infos, so a chat is one text, rendered by the template of the environment.
+
     Raises:
         ValueError: the environment has no examples.
     """
     from datasets import Dataset
 
-    examples = base_attribute(env, "examples")
-    if examples is None:
+    shown_examples = base_attribute(env, "shown_examples")
+    if shown_examples is None:
         raise ValueError(f"{env} has no examples, whose prompts a data set could hold")
     return Dataset.from_list(
         [
@@ -40,7 +43,7 @@ def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
                 "references": list(example.references),
                 "extras": json.dumps(example.all_extras, default=_as_plain),
             }
-            for example in examples
+            for example in shown_examples()
         ]
     )
 
@@ -49,7 +52,7 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
     """Return the terms of an environment's reward, unweighted, as functions that TRL calls by keyword.
 
     They read the columns of `prompt_dataset`. Completions may be strings or conversations, of which the last message
-    counts.
+    counts; each is read up to a stop string of the environment, as its infos have it.
 
     Raises:
         ValueError: the environment pays no term.
@@ -57,7 +60,8 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
     found = terms(env)
     if not found:
         raise ValueError(f"{env} has no reward term; make the environment with reward=, or wrap it in TextReward")
-    return [_reward_function(term) for term in found]
+    stop = StopStrings(env.metadata["text"].get("stop", ()), base_attribute(env, "tokenizer"))
+    return [_reward_function(term, stop) for term in found]
 
 
 def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
@@ -65,7 +69,7 @@ def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
     return [float(term.weight) for term in terms(env)]
 
 
-def _reward_function(term: Term) -> RewardFunction:
+def _reward_function(term: Term, stop: StopStrings) -> RewardFunction:
     def reward(
         *,
         prompts: Sequence[Any],
@@ -77,7 +81,7 @@ def _reward_function(term: Term) -> RewardFunction:
         infos = [
             {
                 "prompt": _text(prompt),
-                "completion": _text(completion),
+                "completion": stop.cut(_text(completion)),
                 "references": list(references[row]) if references is not None else [],
                 "extras": json.loads(extras[row]) if extras is not None else {},
             }

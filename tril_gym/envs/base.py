@@ -34,8 +34,16 @@ class TextEnvMixin:
         return self.config.examples
 
     def train_examples(self) -> Sequence[Example]:
-        """Return the examples that a reward may fit on."""
+        """Return the examples to learn from."""
         return self.config.train_examples()
+
+    def examples_to_fit(self) -> Sequence[Example]:
+        """Return the examples that a reward may fit on: those to learn from, with the prompts that it will read."""
+        return self.config.shown(self.config.train_examples())
+
+    def shown_examples(self) -> Sequence[Example]:
+        """Return the examples that `reset` draws from, with their prompts as infos show them."""
+        return self.config.shown(self.config.examples)
 
     def attribute(self, name: str) -> Any:
         """Return an attribute, None if it is missing.

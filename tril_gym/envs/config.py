@@ -8,11 +8,12 @@ n texts, P prompt tokens, T new tokens, V words in the vocabulary, m the advised
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -24,9 +25,10 @@ from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
-from tril_gym.envs.prompts import NO_CHAT, prompt_table
+from tril_gym.envs.prompts import NO_CHAT, PromptTable, prompt_table
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
 from tril_gym.utils.tokenization import decode, encode
@@ -121,8 +123,12 @@ class TextEnvConfig:
         return config
 
     def train_examples(self) -> Sequence[Example]:
-        """Return the examples that a reward may fit on, those of the train split; they are loaded on the first call."""
+        """Return the examples of the train split, which are loaded on the first call."""
         return self.examples if self._load_train_examples is None else self._load_train_examples()
+
+    def shown(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return examples with their prompts as infos show them: chats are rendered."""
+        return _shown_once(NoCopy(examples), NoCopy(self.prompts)) if self.chat.is_used else examples
 
     def metadata(self, restart: str) -> dict[str, Any]:
         """Return `metadata["text"]`, the whole contract for agents, as plain data that the caller owns."""
@@ -268,6 +274,13 @@ def text_env_config(
             config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner
         )
     return config
+
+
+@functools.lru_cache(maxsize=4)
+def _shown_once(examples: NoCopy, prompts: NoCopy) -> Examples:
+    whole, table = cast(Examples, examples.value), cast(PromptTable, prompts.value)
+    shown = (dataclasses.replace(example, prompt=table.shown(example), suffix="") for example in whole)
+    return Examples(shown, source=whole.source, held_out=whole.held_out)
 
 
 def check_room(template: str, tokenizer: Any, max_prompt_length: int) -> None:

@@ -71,8 +71,11 @@ class PromptTable:
         return self._tokens[indices].astype(np.int64)
 
     def text(self, index: int) -> str:
-        """Return the prompt of an example as infos show it: a chat is rendered by the tokenizer's template."""
-        example = self.examples[index]
+        """Return the prompt of an example as infos show it."""
+        return self.shown(self.examples[index])
+
+    def shown(self, example: Example) -> str:
+        """Return the prompt of any example as infos show it: a chat is rendered by the tokenizer's template."""
         messages = self.chat.messages(example.prompt, example.messages)
         return self.chat.render(self.tokenizer, messages) if messages else example.prompt
 

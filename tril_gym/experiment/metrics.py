@@ -69,9 +69,19 @@ def metrics_by_name(
             found.append(scores[name])
             continue
         folder = fitted / name if fitted is not None and (fitted / name).is_dir() else None
-        train = base_attribute(envs, "train_examples")
+        train = base_attribute(envs, "examples_to_fit")
         found.append(rewards.load(name, train=train, fitted=folder, **settings.get(name, {})))
+    _check_names(names, found)
     return found
+
+
+def _check_names(given: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """Raise ValueError where two metrics have one name, under which only the second would be reported."""
+    first: dict[str, str] = {}
+    for name, metric in zip(given, metrics, strict=True):
+        if metric.name in first:
+            raise ValueError(f"{first[metric.name]} and {name} are both called {metric.name!r}; rename one of them")
+        first[metric.name] = name
 
 
 def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
@@ -117,6 +127,7 @@ def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, se
         elif isinstance(metric, rewards.PooledScore):
             statistics = metric.statistics(*columns)
             found.values[metric.name] = metric.from_sums(statistics.sum(0))
+            statistics = statistics[statistics.any(1)]  # a resample of texts without references would have no figure
             if len(statistics) > 1:
                 found.intervals[metric.name] = interval(statistics, metric.from_sums, seed=seed)
         else:

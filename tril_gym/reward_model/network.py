@@ -22,9 +22,11 @@ from tril_gym.rewards.neural.pretrained import Ids, pad, quiet_loading
 from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.rewards.neural.training import FitConfig, build_model, train_tokenizer
 from tril_gym.utils.atomic_files import scratch_folder
+from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 from tril_gym.utils.seeding import seeded
-from tril_gym.utils.tokenization import load_tokenizer, render_chat
+from tril_gym.utils.templates import fields_of
+from tril_gym.utils.tokenization import after_joiner, load_tokenizer, render_chat
 
 EVALUATION_BATCH = 64  # texts
 HEADS = ("score", "classifier")  # names of heads that peft knows
@@ -46,7 +48,10 @@ def pair_texts(pairs: Sequence[Pair], template: str, tokenizer: Any) -> list[str
     Raises:
         ValueError: a prompt is a chat, and there is no chat template for it.
     """
-    prompts = [_prompt_text(pair, tokenizer) if "{prompt}" in template else "" for pair in pairs]
+    has_prompt = "prompt" in fields_of(template)
+    prompts = [_prompt_text(pair, tokenizer) if has_prompt else "" for pair in pairs]
+    joiner = _chat_joiner(tokenizer) if any(pair.messages for pair in pairs) else ""
+    pairs = [_after_chat(joiner, pair) if pair.messages else pair for pair in pairs]
     both = [(prompt, pair.chosen) for prompt, pair in zip(prompts, pairs, strict=True)]
     both += [(prompt, pair.rejected) for prompt, pair in zip(prompts, pairs, strict=True)]
     return [well_formed(template.format(prompt=prompt, completion=completion)) for prompt, completion in both]
@@ -61,6 +66,17 @@ def _prompt_text(pair: Pair, tokenizer: Any) -> str:
             ' model or a run with --model, or let it read completions alone: --template "{completion}"'
         )
     return render_chat(tokenizer, pair.messages)
+
+
+def _chat_joiner(tokenizer: Any) -> str:
+    """Return what a policy writes first after a rendered chat: a space where the template has one there."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return ""
+    return ChatFormat(is_used=True).around_completion(tokenizer)[0]
+
+
+def _after_chat(joiner: str, pair: Pair) -> Pair:
+    return replace(pair, chosen=after_joiner(joiner, pair.chosen), rejected=after_joiner(joiner, pair.rejected))
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> list[PairIds]:

@@ -10,6 +10,8 @@ import numpy as np
 def difference(one: Any, other: Any, where: str = "", *, tolerance: float = 0.0) -> str | None:
     """Return in words where two pieces of data first differ in type, keys, shape, dtype or value; None if nowhere.
 
+    NaN, as data have it for a number that is missing, equals NaN.
+
     Args:
         one: a value, or dictionaries, lists, tuples and arrays of values.
         other: what it is compared with.
@@ -29,7 +31,7 @@ def difference(one: Any, other: Any, where: str = "", *, tolerance: float = 0.0)
     if isinstance(one, np.ndarray):
         return _array_difference(one, other, where, tolerance)
     if isinstance(one, float | np.floating):
-        is_same = one == other or abs(one - other) <= tolerance
+        is_same = one == other or abs(one - other) <= tolerance or bool(np.isnan(one) and np.isnan(other))
     else:
         is_same = bool(one == other)
     return None if is_same else f"{where}: {one!r} and {other!r}".removeprefix(": ")
@@ -48,5 +50,7 @@ def _array_difference(one: Any, other: Any, where: str, tolerance: float) -> str
         parts = [(f"{where}[{i}]", x, other.flat[i]) for i, x in enumerate(one.flat)]
         return _first_difference(parts, tolerance)
     is_float = np.issubdtype(one.dtype, np.floating)
-    is_same = np.allclose(one, other, rtol=0, atol=tolerance) if is_float else np.array_equal(one, other)
+    is_same = (
+        np.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True) if is_float else np.array_equal(one, other)
+    )
     return None if is_same else f"{where}: {one.tolist()} and {other.tolist()}".removeprefix(": ")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tril_gym.testing.conformance import require
 from tril_gym.testing.text_sizes import TextSizes
 from tril_gym.utils.batched_infos import row_of
@@ -34,10 +36,12 @@ class Row:
     def follow(self, step: tuple[Any, ...], action: int, where: str) -> None:
         """Check one step of this row."""
         observations, rewards, terminated, truncated, infos = step
+        paid = float(rewards[self.row])
+        require(np.isfinite(paid), f"{self.name(where)}, the reward is a finite number", repr(paid))
         if self.has_ended:
             rule = f"{self.name(where)}, a row that ended before is paid 0 and neither terminated nor truncated"
-            paid = (float(rewards[self.row]), bool(terminated[self.row]), bool(truncated[self.row]))
-            require(paid == (0.0, False, False), rule, repr(paid))
+            idle = (paid, bool(terminated[self.row]), bool(truncated[self.row]))
+            require(idle == (0.0, False, False), rule, repr(idle))
             if self.mode == "NextStep":
                 self.begin(observations, f"{where}, which resets it")
             else:

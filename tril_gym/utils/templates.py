@@ -21,7 +21,7 @@ def check_fields(name: str, template: Any, *, required: Collection[str], allowed
         ValueError: it has other fields, or is no template at all.
     """
     try:
-        found = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+        found = fields_of(template)
         template.format(**dict.fromkeys(allowed, ""))
     except (ValueError, TypeError, LookupError, AttributeError):
         found = set()
@@ -31,6 +31,11 @@ def check_fields(name: str, template: Any, *, required: Collection[str], allowed
             f"{name} must be a format of {words} and nothing else, got {template!r}; the usual one is {usual!r}, and a"
             " literal brace is written {{"
         )
+
+
+def fields_of(template: str) -> set[str]:
+    """Return the names of a template's fields."""
+    return {field for _, field, _, _ in Formatter().parse(template) if field is not None}
 
 
 def literals(template: str) -> list[str]:

@@ -98,7 +98,7 @@ def load_term(
     score, settings, fitted = unwrap_no_copy(score), unwrap_no_copy(settings), unwrap_no_copy(fitted)
     weight = check_weight(name or (score if isinstance(score, str) else "function"), weight)
     if isinstance(score, str):
-        score = rewards.load(score, train=base_attribute(env, "train_examples"), fitted=fitted, **(settings or {}))
+        score = rewards.load(score, train=base_attribute(env, "examples_to_fit"), fitted=fitted, **(settings or {}))
     elif settings or fitted:
         raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
     score = rewards.as_score(score)

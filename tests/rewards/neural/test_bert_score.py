@@ -130,9 +130,15 @@ def test_other_families(tmp_path, family, layout, tokens):
 
 
 def test_leading_space_as_in_the_published_code():
-    encoder = Encoder(tiny_models.made("AutoModel", "gpt2"), GPT2Tokenizer())
-    assert encoder._prefix == " "
-    assert Encoder(tiny_models.made("AutoModel", "gpt2"), tiny_models.tokenizer())._prefix == ""
+    vocabulary = {"<|endoftext|>": 0, "Ġ": 1, "a": 2, "Ġa": 3}
+    for tokenizer, tokens in ((GPT2Tokenizer(vocabulary, [("Ġ", "a")]), 1), (tiny_models.tokenizer(), 1)):
+        encoder = Encoder(tiny_models.made("AutoModel", "gpt2"), tokenizer)
+        (of_text,) = encoder.embed(["a"], max_length=None, batch_size=1).values()
+        ids = tokenizer(" a" if isinstance(tokenizer, GPT2Tokenizer) else "a")["input_ids"]
+        with torch.no_grad():
+            expected = encoder.model(torch.tensor([ids])).last_hidden_state[0]
+        assert len(ids) == tokens
+        assert torch.allclose(of_text.directions, torch.nn.functional.normalize(expected, dim=-1), atol=1e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bert_score") is None, reason="no package bert_score to compare with")

@@ -140,6 +140,13 @@ def test_decoder_without_padding_token():
     assert len({round(float(row[1]), 4) for row in together}) == 4
 
 
+def test_labels_that_may_hold_together_have_probabilities_of_their_own(tmp_path):
+    folder = tiny_models.classifier(tmp_path, num_labels=3, problem_type="multi_label_classification")
+    found = [rewards.load("classifier", model=folder, label=label) for label in range(3)]
+    expected = raw(folder, "p a dog").sigmoid().tolist()
+    assert [tiny_models.score(reward, ["a dog"])[0] for reward in found] == pytest.approx(expected, abs=1e-6)
+
+
 def test_single_output_is_a_probability():
     from transformers import BertConfig, BertForSequenceClassification
 

@@ -68,6 +68,16 @@ def test_equals_one_forward_pass_per_token(folder, prompt, text):
     assert np.mean(costs) > 0.5  # so that a missing token would be detected
 
 
+def test_of_long_prompts_the_end_is_read(folder):
+    """As many tokens as model or tokenizer read."""
+    log = rewards.load("output_perplexity", model=folder, log=True)
+    assert log.language_model.length(None) == 64
+    text = "runs" if log.language_model.is_seq2seq else "r" * 33  # windows of a causal model keep half of them
+    first, other, changed = score(log, [text] * 3, prompts=["a" + "x" * 99, "b" + "x" * 99, "a" + "y" * 99])
+    assert first == pytest.approx(other, rel=1e-6)
+    assert abs(first - changed) > 1e-3
+
+
 def test_without_the_prompt(folder):
     alone = rewards.load("output_perplexity", model=folder, with_prompt=False, log=True)
     found = score(alone, ["runs", "runs"], prompts=["a dog", "cats"])
@@ -127,6 +137,17 @@ def test_joiner(gpt2):
     assert plain == pytest.approx(spaced, rel=1e-6)
     none = rewards.load("output_perplexity", model=gpt2, log=True, joiner="")
     assert abs(score(none, ["runs"], prompts=["a dog"])[0] - plain) > 1e-3
+    chat = ["a dog\n"]  # as chat templates end
+    assert score(log, ["runs"], prompts=chat) == pytest.approx(score(none, ["runs"], prompts=chat), rel=1e-6)
+
+
+def test_a_prompt_that_begins_with_bos_has_one(tmp_path):
+    """As chat templates write it (Llama 3)."""
+    where = tiny_models.language_model(tmp_path, "llama", layout="bos", tokens={"bos_token": "<s>"})
+    log = rewards.load("output_perplexity", model=where, log=True)
+    found = score(log, ["runs"] * 3, prompts=["a dog", "<s>a dog", "<s><s>a dog"])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert abs(found[2] - found[0]) > 1e-3
 
 
 def test_perplexity_of_references(folder):

@@ -73,6 +73,15 @@ def test_long_texts_are_truncated_at_the_beginning(folder):
     assert abs(far - near) > 1e-3
 
 
+def test_a_long_model_reads_1024_tokens(tmp_path):
+    model = tiny_models.made("AutoModelForSequenceClassification", "bert", num_labels=1, max_position_embeddings=1100)
+    tiny_models.saved(tmp_path, model, tiny_models.tokenizer("both", max_length=1100, **tiny_models.BERT_TOKENS))
+    reward = rewards.load("preference", model=tmp_path)
+    within, other, beyond = score(reward, ["x" * 1021] * 3, prompts=["a", "b", "ab"])  # and two special tokens
+    assert beyond == pytest.approx(other, abs=1e-5)
+    assert abs(within - other) > 1e-4
+
+
 def test_minus_the_first_reference(folder):
     plain = rewards.load("preference", model=folder)
     less = rewards.load("preference", model=folder, minus_reference=True)
@@ -143,9 +152,12 @@ def test_separate_tokenizer(folder, tmp_path):
 
 
 def test_larger_tokenizer_is_refused(tmp_path):
-    small = tiny_models.classifier(tmp_path, vocab_size=100)
-    with pytest.raises(ValueError, match=r"the tokenizer gives the id 2\d\d and the model has 100 embeddings"):
-        score(rewards.load("preference", model=small), ["\N{DOG FACE}"])
+    highest = max(tiny_models.tokenizer()("pa dog")["input_ids"])
+    small = tiny_models.classifier(tmp_path, vocab_size=highest)
+    with pytest.raises(
+        ValueError, match=rf"the tokenizer gives the id {highest} and the model has {highest} embeddings"
+    ):
+        score(rewards.load("preference", model=small), ["a dog"])
 
 
 def test_untrained_and_other_models_are_refused(tmp_path, folder):

@@ -60,6 +60,15 @@ def test_long_pairs_are_truncated_at_the_ends(folder):
     assert found != pytest.approx(score(only_first, ["a cat"], references=[["head" + long]])[0], abs=1e-3)
 
 
+@pytest.mark.parametrize("truncation", ["longest_first", "only_first", "only_second"])
+def test_the_chosen_text_is_truncated(folder, truncation):
+    first, second = "a dog runs after the ball and back again", "a cat sits on the mat and sleeps"
+    reward = rewards.load("regressor", model=folder, truncation=truncation)
+    expected = {way: raw(folder, first, second, way) for way in ("longest_first", "only_first", "only_second")}
+    assert score(reward, [second], references=[[first]])[0] == pytest.approx(expected[truncation], abs=1e-5)
+    assert len({round(output, 4) for output in expected.values()}) == 3
+
+
 def test_no_references_are_refused(regressor):
     with pytest.raises(ValueError, match=r"regressor compares with references, and 1 of 2 texts have none.* text 1 of"):
         score(regressor, ["a", "b"], references=[["x"], []])

@@ -45,6 +45,12 @@ def test_good_words_score_higher(sentiment):
     assert sentiment.held_out_accuracy == 1.0
 
 
+def test_words_of_the_references_are_learned(reviews):
+    train = [Example("a film", (f"{e.prompt} {e.references[0]}",), e.label) for e in reviews]
+    good, bad = score(rewards.load("sentiment", train=train), ["great , superb", "awful , boring"])
+    assert good > bad + 0.5
+
+
 def test_shuffled_labels_teach_nothing(reviews):
     """The measured accuracy can be low."""
     labels = [0, 1] * 30

@@ -67,7 +67,7 @@ class LanguageModel:
         Args:
             contexts: the context of each text; "" for none.
             texts: N texts.
-            joiner: put between context and text, unless the text begins with white space.
+            joiner: put between context and text, unless white space is there.
             max_length: L.
             batch_size: windows per forward pass.
         """
@@ -85,7 +85,8 @@ class LanguageModel:
 
     def _windows(self, number: int, context: str, text: str, *, joiner: str, max_length: int) -> Iterator[Window]:
         source, before = self._read(context, max_length)
-        between = joiner if context and not text[:1].isspace() and not self.is_seq2seq else ""
+        is_apart = (context[-1:] or " ").isspace() or text[:1].isspace()  # a rendered chat ends in a line break
+        between = "" if is_apart or self.is_seq2seq else joiner
         ids = self._encode(between + text) if text else []
         whole = before + (ids or [self.eos_id])
         # The last token is predicted, not read.
@@ -99,7 +100,7 @@ class LanguageModel:
             source = self.tokenizer(well_formed(context), truncation=True, max_length=max_length)["input_ids"]
             return source or [self.eos_id], [self.start_id]
         ids = self._encode(context) if context else []
-        opens = self.tokenizer("")["input_ids"][:1] == [self.start_id]
+        opens = self.tokenizer("")["input_ids"][:1] == [self.start_id] != ids[:1]  # a rendered chat may begin with it
         return [], [self.start_id, *ids] if opens or not ids else ids
 
     def _encode(self, text: str) -> Ids:

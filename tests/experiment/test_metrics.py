@@ -152,16 +152,19 @@ def test_a_metric_reads_what_was_fitted_in_training(tmp_path):
     assert fitted(*texts) == saved(*texts) != new(*texts)
 
 
-def test_texts_without_references_have_no_part_in_a_pooled_metric(own, envs):
-    class OfReferences(rewards.PooledScore):
-        name = "of_references"
+class OfReferences(rewards.PooledScore):
+    name = "of_references"
 
-        def statistics(self, prompts, completions, references, extras):
-            return np.array([[sum(map(len, targets)), len(targets)] for targets in references], dtype=float)
+    def statistics(self, prompts, completions, references, extras):
+        return np.array([[sum(map(len, targets)), len(targets)] for targets in references], dtype=float)
 
-        def from_sums(self, sums):
-            return 1.0 / sums[1]  # no figure without references
+    def from_sums(self, sums):
+        if not sums[1]:
+            raise ValueError("no figure without references")
+        return 1.0 / sums[1]
 
+
+def test_texts_without_references_have_no_part_in_a_pooled_metric():
     texts = [info | {"references": ["a"] * number} for number, info in enumerate(infos(*"abc"))]
     found = metrics.measure([OfReferences()], texts, seed=0)
     assert (found.values["of_references"], found.intervals["of_references"]) == (1 / 3, (1 / 4, 1 / 2))
@@ -169,6 +172,15 @@ def test_texts_without_references_have_no_part_in_a_pooled_metric(own, envs):
 
 def test_without_metrics_an_environment_needs_no_references():
     metrics.check_metrics([], gym.make_vec("CartPole-v1", num_envs=1))
+
+
+def test_metrics_are_checked_on_examples_with_references():
+    rows = [{"prompt": f"p{number}"} for number in range(15)] + [{"prompt": "q", "references": ["a"]}]
+    sizes = {"max_prompt_length": 8, "max_new_tokens": 4, "reward": None}
+    some, none = (gym.make_vec("tril/Text-v0", num_envs=64, dataset=part, **sizes) for part in (rows, rows[:15]))
+    metrics.check_metrics([OfReferences()], some)
+    with pytest.raises(ValueError, match="'of_references' fails: no figure without references"):
+        metrics.check_metrics([OfReferences()], none)
 
 
 def test_wrong_metrics_are_refused_before_writing(own, envs):

@@ -85,7 +85,9 @@ def _check_names(given: Sequence[str], metrics: Sequence[Metric]) -> None:
 
 
 def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
-    """Measure the references of the first examples, so that errors appear before a policy writes all texts.
+    """Measure the references of two examples, so that errors appear before a policy writes all texts.
+
+    Examples without references are taken only where there are no others.
 
     Raises:
         ValueError: a metric fails.
@@ -95,7 +97,7 @@ def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
     if not metrics:
         return
     _, infos = envs.reset(seed=0)
-    rows = [row_of(infos, row) for row in range(min(2, envs.num_envs))]
+    rows = sorted((row_of(infos, row) for row in range(envs.num_envs)), key=lambda row: not row["references"])[:2]
     texts = [row | {"completion": (list(row["references"]) or [""])[0], "finish_reason": "stop"} for row in rows]
     for metric in metrics:
         try:

@@ -148,9 +148,7 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
     config = saved_config(RunFolder(run_folder))
     kind = agent_type(cell.algorithm)
     envs, train = (
-        make_envs(
-            replace(config, num_envs=count), evaluation_data(config, name, None)[0], None, fitted=run_folder / "reward"
-        )
+        envs_of_split(config, name, count, fitted=run_folder / "reward")
         for count, name in ((conditions.examples, split), (64, "train"))
     )
     words = training_words(train)
@@ -190,6 +188,11 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
         imitated = evaluate(imitator, envs, seed=seed, count=envs.num_envs, known_words=words)
         found["control"] = verdict_of(before.as_json(), imitated.as_json(), seconds=seconds)
     return found
+
+
+def envs_of_split(config: RunConfig, split: str, count: int, *, fitted: Path | None = None) -> VectorEnv:
+    """Return so many rows of a run's environment on a split, with rewards as they were fitted in a folder."""
+    return make_envs(replace(config, num_envs=count), evaluation_data(config, split, None)[0], None, fitted=fitted)
 
 
 def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 
-from learning import POLICIES, reference_nll
+from learning import POLICIES, envs_of_split, reference_nll
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import tiny_policy
+from tril_gym.agents import PPOConfig, tiny_policy
 from tril_gym.experiment import configure, evaluate, training_words
-from tril_gym.experiment.environments import evaluation_data, make_envs
 from tril_gym.experiment.resolution import tiny_settings
 
 SHOWN = ("reward/mean", "reward/stderr", "text/length", "text/unknown_words")
@@ -40,15 +38,12 @@ def main() -> None:
     data, env, policy_name, examples, device = (given.pop(name) for name in names)
 
     config = configure("ppo", env=env, policy=policy_name, preset="small", dataset=data, device=device)
-    train, held_out = (
-        make_envs(replace(config, num_envs=count), evaluation_data(config, split, None)[0], None)
-        for split, count in (("train", config.num_envs), ("validation", examples))
-    )
+    train, held_out = envs_of_split(config, "train", config.num_envs), envs_of_split(config, "validation", examples)
     begin = time.perf_counter()
     settings = tiny_settings(config) | {"device": device} | given
     policy = tiny_policy(train, kind=POLICIES[policy_name], **settings)
     seconds = time.perf_counter() - begin
-    policy = policy.with_decoding(replace(policy.decoding, temperature=config.hyperparameters["temperature"]))
+    policy = policy.with_decoding(PPOConfig(**config.hyperparameters).decoding())
     found = evaluate(policy, held_out, seed=10, count=examples, known_words=training_words(train))
     print(f"{given}: {reference_nll(policy, held_out):.2f} nats a token, {seconds:.0f} s of pretraining")
     for decoding, row in found.metrics.items():

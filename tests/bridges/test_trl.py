@@ -69,10 +69,11 @@ def test_a_reward_reads_what_it_reads_in_the_environment():
     function(prompts=rows["prompt"][:], completions=["rex", "tom"], **columns)
     texts = ["name a dog", "name a cat"], ["rex", "tom"]
     assert seen.pop() == (*texts, [["rex", "a rex"], ["tom"]], [{"level": 2}, {"label": 1}])
-    chats = (
-        [[{"role": "system", "content": "go on"}, {"role": "user", "content": text}] for text in of] for of in texts
+    prompts, completions = (
+        [[{"role": "system", "content": "answer"}, {"role": "user", "content": text}] for text in column]
+        for column in texts
     )
-    function(prompts=next(chats), completions=next(chats))
+    function(prompts=prompts, completions=completions)
     assert seen.pop() == (*texts, [[], []], [{}, {}])
 
 

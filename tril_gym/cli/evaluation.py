@@ -37,7 +37,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return the name of a checkpoint."""
-    if value is None or value in ("last", "best") or (value.isascii() and value.isdigit()):
+    from tril_gym.experiment.checkpoints import is_checkpoint_name
+
+    if value is None or is_checkpoint_name(value):
         return value
     named = with_suggestion(value, ("last", "best"))
     raise click.BadParameter(f"use last, best, or the number of an iteration, got {named}", context, parameter)

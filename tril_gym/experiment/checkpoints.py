@@ -124,6 +124,11 @@ class Checkpoints:
         return damage
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a word names a checkpoint of a run: last, best, or the number of an iteration."""
+    return name in ("last", "best") or (name.isascii() and name.isdigit())
+
+
 def damage_of(checkpoint: Path) -> str | None:
     """Return what is wrong with a checkpoint, None for a whole one.
 

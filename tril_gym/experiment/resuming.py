@@ -105,7 +105,9 @@ def is_moved_server(saved: str | None, given: str) -> bool:
 def _agrees(saved: Any, given: Any, *, is_env: bool) -> bool:
     """Return whether a setting is as it was; of `env_args` the part that is given, without how rewards are retried."""
     if is_env:
-        return _is_part(_without_retries(given), saved)
+        others = {name: value for name, value in given.items() if name != "reward_settings"}
+        settings = _reward_settings(given, of_retries=False)
+        return _is_part(others, saved) and _is_part(settings, saved.get("reward_settings", {}))
     return bool(saved == (list(given) if isinstance(given, tuple) and isinstance(saved, list) else given))
 
 
@@ -116,22 +118,13 @@ def _is_part(given: Any, saved: Any) -> bool:
     return _agrees(saved, given, is_env=False)
 
 
-def _without_retries(env_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `env_args` without the settings by which rewards are called again."""
-    kept = {
-        reward: {key: value for key, value in own.items() if key not in RETRY_SETTINGS}
+def _reward_settings(env_args: Mapping[str, Any], *, of_retries: bool) -> dict[str, Any]:
+    """Return the settings of the rewards in `env_args`: those by which they are called again, or all others."""
+    parts = {
+        reward: {key: value for key, value in own.items() if (key in RETRY_SETTINGS) == of_retries}
         for reward, own in env_args.get("reward_settings", {}).items()
     }
-    others = {name: value for name, value in env_args.items() if name != "reward_settings"}
-    changed = {reward: own for reward, own in kept.items() if own}
-    return others | ({"reward_settings": changed} if changed else {})
-
-
-def _retries_in(env_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `env_args` with only the settings by which rewards are called again."""
-    settings = env_args.get("reward_settings", {})
-    found = {reward: {key: own[key] for key in RETRY_SETTINGS if key in own} for reward, own in settings.items()}
-    return {"reward_settings": {reward: own for reward, own in found.items() if own}}
+    return {reward: part for reward, part in parts.items() if part}
 
 
 def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
@@ -152,6 +145,6 @@ def with_changes(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
     own = {name: given[name] for name in MAY_CHANGE if name in given and name not in numbers}
     own |= {"guide": given["guide"]} if "guide" in given else {}
     agent_type(config.algorithm).config_type(**numbers)  # checks the bounds
-    if (retries := _retries_in(given.get("env_args", {})))["reward_settings"]:
-        own["env_args"] = merged_env_args({"reward_settings": {}} | config.env_args, retries)
+    if retries := _reward_settings(given.get("env_args", {}), of_retries=True):
+        own["env_args"] = merged_env_args(config.env_args, {"reward_settings": retries})
     return replace(config, hyperparameters=numbers, **own)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tril_gym import __version__
-from tril_gym.experiment.checkpoints import Checkpoints
+from tril_gym.experiment.checkpoints import Checkpoints, is_checkpoint_name
 from tril_gym.experiment.json_lines import append_rows, read_rows, truncate_rows
 from tril_gym.experiment.lock import LOCK, RunLock
 from tril_gym.experiment.trust import masked
@@ -300,10 +300,10 @@ class RunFolder:
         Raises:
             ValueError: there is none, it is damaged, or another word.
         """
-        if which in ("last", "best"):
-            return self.last_checkpoint()
-        if not (which.isascii() and which.isdigit()):
+        if not is_checkpoint_name(which):
             raise ValueError(f"a checkpoint is last, best, or the number of an iteration, got {which!r}")
+        if not which.isdigit():
+            return self.last_checkpoint()
         number = int(which)
         path = self._checkpoints.path(number)
         if path not in self.checkpoints():

@@ -46,6 +46,15 @@ class TestTemplate:
         assert empty == [END]
         assert other != empty
 
+    def test_a_text_that_begins_with_bos_gets_no_second_one(self):
+        """Rendered chats of Llama 3 begin with it, and its tokenizer puts it before every text."""
+        tokenizer = train_tokenizer(["a b"] * 10, FitConfig())
+        tokenizer.bos_token = tokenizer.cls_token  # its template puts this one first
+        pairs = [Pair("", tokenizer.bos_token + "a b", "a b")]
+        [(rendered, plain)] = encode_pairs(tokenizer, pairs, template=TEMPLATE, max_length=16)
+        assert rendered == plain
+        assert plain.count(tokenizer.bos_token_id) == 1
+
     def test_lone_surrogates_are_encoded(self):
         tokenizer = train_tokenizer(["a b"] * 10, FitConfig())
         encode_pairs(tokenizer, [Pair("\udce2", " a\udce2", " b")], template=TEMPLATE, max_length=16)

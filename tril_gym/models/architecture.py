@@ -5,17 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from tril_gym.models.lora import is_peft_model
 from tril_gym.utils.config_fields import describe_type
+
+
+def is_transformers_model(found: Any) -> bool:
+    """Return whether an object is a model of `transformers`."""
+    from transformers import PreTrainedModel  # seconds, which a help page should not take
+
+    return isinstance(found, PreTrainedModel)
 
 
 def body_of(model: Any) -> Any:
     """Return a decoder-only model without its head. In Llama 4 `base_model` is the whole model, its body a part."""
     if model.base_model is not model:
         return model.base_model
-    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), model)
+    return next((part for part in model.children() if is_transformers_model(part)), model)
 
 
 def positions_of(config: Any, side: str = "decoder") -> int | None:
@@ -73,7 +78,7 @@ def check_is_language_model(model: Any) -> None:
         TypeError: it is none, or one without a language-modelling head.
         ValueError: it is an encoder.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not is_transformers_model(model):
         way_out = (
             "; LMPolicy.from_pretrained(name) loads one by name or folder" if isinstance(model, str | Path) else ""
         )
@@ -105,7 +110,7 @@ def check_writes(config: Any, name: str) -> None:
 
 def is_model(found: Any) -> bool:
     """Return whether an object is a model of `transformers`, or one that peft wraps."""
-    return isinstance(found, PreTrainedModel) or is_peft_model(found)
+    return is_transformers_model(found) or is_peft_model(found)
 
 
 def eos_ids_of(model: Any) -> tuple[int, ...]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from tril_gym.models.architecture import body_of
+from tril_gym.models.architecture import body_of, is_transformers_model
 
 ATTENTION = "tril_gym_sdpa"  # name of `single_query_attention` in `transformers`
 MASKED = torch.finfo(torch.float32).min  # instead of −inf, which gives NaN in a row without any key
@@ -26,7 +25,7 @@ def skip_padding_check(model: Any) -> Any:
     GPT-2 and others that are given no mask search the ids for padding, which waits for the device, and warn of it.
     """
     for module in model.modules():
-        if isinstance(module, PreTrainedModel):
+        if is_transformers_model(module):
             module.warn_if_padding_and_no_attention_mask = _skip  # type: ignore[method-assign]
     return model
 

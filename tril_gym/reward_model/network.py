@@ -26,7 +26,7 @@ from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.templates import fields_of
-from tril_gym.utils.tokenization import after_joiner, load_tokenizer, render_chat
+from tril_gym.utils.tokenization import after_joiner, load_tokenizer, render_chat, without_own_bos
 
 EVALUATION_BATCH = 64  # texts
 HEADS = ("score", "classifier")  # names of heads that peft knows
@@ -81,7 +81,8 @@ def _after_chat(joiner: str, pair: Pair) -> Pair:
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], *, template: str, max_length: int) -> list[PairIds]:
     """Return the ids of both texts of each pair; long texts are truncated on the left."""
-    rows = tokenizer(pair_texts(pairs, template, tokenizer), truncation=True, max_length=max_length)["input_ids"]
+    texts = without_own_bos(tokenizer, pair_texts(pairs, template, tokenizer))
+    rows = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
     rows = [ids or [tokenizer.pad_token_id] for ids in rows]  # a decoder's tokenizer returns no ids for an empty text
     return list(zip(rows[: len(pairs)], rows[len(pairs) :], strict=True))
 

@@ -198,6 +198,13 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return tokens[:first], tokens[last:]
 
 
+def without_own_bos(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Return texts without the BOS that the tokenizer puts before them anyway; rendered chats may begin with it."""
+    before, _ = special_tokens(tokenizer)
+    puts_bos = before[:1] == [tokenizer.bos_token_id]
+    return [text.removeprefix(tokenizer.bos_token) for text in texts] if puts_bos else list(texts)
+
+
 def joiner_between(prompt: str, *completions: str) -> str:
     """Return what policies write between a prompt and a completion: a space, or nothing where white space is there.
 

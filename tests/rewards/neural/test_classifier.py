@@ -57,6 +57,18 @@ def test_scores_do_not_depend_on_the_batch(of_three, batch_size):
     tiny_models.check_independence(reward, [*tiny_models.ODD, "the plot", "a cat sits on the mat"])
 
 
+@pytest.mark.parametrize("layout, puts_bos", [("bos", True), ("none", False)])
+def test_a_text_that_begins_with_bos_gets_no_second_one(tmp_path, layout, puts_bos):
+    """Rendered chats of Llama 3 begin with it, and its tokenizer puts it before every text."""
+    llama = tiny_models.classifier(tmp_path, "llama", layout=layout, tokens={"bos_token": "<s>"}, pad_token_id=None)
+    plain, rendered, twice = raw(llama, "a dog"), raw(llama, "<s>a dog"), raw(llama, "<s><s>a dog")
+    expected = [plain, plain, rendered] if puts_bos else [plain, rendered, twice]
+    reward = rewards.load("preference", model=llama)
+    scores = tiny_models.score(reward, ["a dog", "<s>a dog", "<s><s>a dog"], prompts=[""] * 3)
+    assert scores == pytest.approx([float(logits[0]) for logits in expected], abs=1e-5)
+    assert len(set(scores.round(3))) == 3 - puts_bos
+
+
 def test_classifier_reads_the_chosen_text(of_three):
     reward = rewards.load("classifier", model=of_three, label=0, output="logit", with_prompt=False)
     assert tiny_models.score(reward, [" a dog\n"]) == pytest.approx([float(raw(of_three, "a dog")[0])], abs=1e-5)

@@ -23,7 +23,7 @@ from tril_gym.rewards.neural.pretrained import (
     pad,
     positions_of,
 )
-from tril_gym.utils.tokenization import load_tokenizer
+from tril_gym.utils.tokenization import load_tokenizer, without_own_bos
 
 Side = Literal["left", "right"]
 
@@ -99,8 +99,9 @@ class Classifier:
         if not len(texts):
             return found
         self.tokenizer.truncation_side = side
-        plain = [list(map(well_formed, one)) for one in (texts, seconds) if one is not None]
-        encoded = self.tokenizer(*plain, truncation=truncation, max_length=max_length)
+        firsts = without_own_bos(self.tokenizer, [*map(well_formed, texts)])
+        pairs = [firsts] if seconds is None else [firsts, [*map(well_formed, seconds)]]
+        encoded = self.tokenizer(*pairs, truncation=truncation, max_length=max_length)
         rows = [ids or [self._filler] for ids in encoded["input_ids"]]
         self._check_ids(rows)
         segments = encoded.get("token_type_ids")

@@ -51,6 +51,14 @@ class TestPrompts:
         assert prompt(make([TEXT.read({"prompt": own})], system_prompt=SYSTEM)).count("system") == 1
         assert "You are a sky" in prompt(make([TEXT.read({"prompt": own})], system_prompt=SYSTEM))
 
+    def test_rewards_get_the_messages(self):
+        _, info = make(system_prompt=SYSTEM).reset(options={"example": 0})
+        messages = [{"role": "system", "content": SYSTEM}, *question("grass")]
+        assert info["extras"] == {"prompt_messages": messages}
+        env = make(TEXTS, system_prompt=SYSTEM)
+        assert env.unwrapped.shown_examples()[0].all_extras == {"prompt_messages": messages}
+        assert make(TEXTS).reset(options={"example": 0})[1]["extras"] == {}
+
     def test_texts_are_messages_of_a_user_where_a_chat_is_asked_for(self):
         assert prompt(make(TEXTS, system_prompt=SYSTEM)) == prompt(make(system_prompt=SYSTEM))
         assert prompt(make(TEXTS, chat_template=TEMPLATE)) == ASKED

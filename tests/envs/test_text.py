@@ -85,6 +85,7 @@ class TestRows:
             ({"prompt": "a", "completion": ["b"]}, r"completion must be a text, got \['b'\]"),
             ({"prompt": "a", "references": "b"}, "--column completion=NAME"),
             ({"prompt": "a", "finish_reason": "b"}, "give it another"),
+            ({"prompt": "a", "prompt_messages": "b"}, "give it another"),
         ],
     )
     def test_other_values_are_refused(self, row, message):

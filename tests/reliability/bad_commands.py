@@ -222,6 +222,10 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --reward rouge_l --reward rouge_l:2", "the reward 'rouge_l' is given twice"),
     (f"{TRAIN} --reward rouge_l --reward-arg rouge_l.reduction=median", 'reduction must be "max" or "mean"'),
     (f"{TRAIN} --reward rouge_l --reward-arg bleu.x=1", "reward_settings has 'bleu', which is no term of the reward"),
+    (
+        f"{TRAIN} --reward exact_match --reward-arg exact_match.ignore_case=no",
+        "ignore_case of the reward exact_match must be True or False, got 'no'; write False",
+    ),
     (f"{TRAIN} --reward rouge_l --reward-arg rouge_l.workers=two", "workers must be at least 1 process"),
     (f"{TRAIN} --reward sentiment", "sentiment fits a classifier on at least 20 train examples with label"),
     (f"{TRAIN} --reward preference", "preference has no model; pass model=NAME"),

@@ -60,7 +60,9 @@ def result_or_refusal(function, *errors):
 
 
 def is_example(task, example):
-    return isinstance(example, Example) and example.prompt.encode() and all(map(str.encode, example.references))
+    """Only pairs may have no prompt: a reward model may read completions alone."""
+    has_prompt = example.prompt.encode() or task is PAIRS
+    return isinstance(example, Example) and has_prompt and all(map(str.encode, example.references))
 
 
 def load(content, ending):
@@ -218,6 +220,16 @@ def test_any_setting_is_valid_or_refused(chosen):
 @given(text=texts | st.floats().map(str))
 def test_any_value_of_an_option_is_parsed(text):
     parse_value(text)
+
+
+def test_python_s_names_are_its_values():
+    assert [parse_value(text) for text in ("True", "False", "None", "true", "TRUE")] == [
+        True,
+        False,
+        None,
+        True,
+        "TRUE",
+    ]
 
 
 def test_a_deep_value_of_an_option_is_a_text():

@@ -71,6 +71,10 @@ def test_unknown_setting_lists_the_known_ones(captions):
 def test_invalid_value_of_a_setting_is_refused():
     with pytest.raises(ValueError, match=r"reduction must be .*'best'"):
         rewards.load("rouge_l", reduction="best")
+    for value in ("no", "false", 0, None):
+        with pytest.raises(ValueError, match=r"ignore_case of the reward exact_match must be True or False, got"):
+            rewards.load("exact_match", ignore_case=value)
+    assert rewards.load("preference", train=(), chat=None, minus_reference=True).minus_reference
 
 
 def test_rewards_without_fit_ignore_train_and_fitted(tmp_path, captions):

@@ -21,6 +21,7 @@ from tril_gym.utils.config_fields import MAX_COEFFICIENT, check_weight, describe
 from tril_gym.utils.user_code import is_function_name
 
 COLUMN_HELP = "Name in the data of a column, such as prompt=question; may be repeated"
+PYTHON_NAMES = {"True": True, "False": False, "None": None}
 ENV_ARGS = "tril_gym.env_args"  # in the meta data of a command
 # Order in --help.
 GROUPS = ("run", "data", "policy", "model", "guide", "reward", "metric", "optimisation", "KL", "output")
@@ -150,7 +151,9 @@ def as_typed(value: Any) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a JSON text (a number, true, null, a list, …), or any other text itself."""
+    """Return the value of a JSON text (a number, true, a list, …) or of True, False or None, else the text itself."""
+    if text in PYTHON_NAMES:
+        return PYTHON_NAMES[text]
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tril_gym.utils.chats import Message
+from tril_gym.utils.chats import PROMPT_MESSAGES, Message
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,8 +50,10 @@ class Example:
 
     @property
     def all_extras(self) -> dict[str, Any]:
-        """The extras as infos have them: with the label, if there is one."""
-        return dict(self.extras) | ({} if self.label is None else {"label": self.label})
+        """The extras as infos have them: with the label, if there is one, and the messages of a chat."""
+        label = {} if self.label is None else {"label": self.label}
+        messages = {PROMPT_MESSAGES: [dict(message) for message in self.messages]} if self.messages else {}
+        return dict(self.extras) | label | messages
 
 
 def check_text(name: str, text: Any) -> None:

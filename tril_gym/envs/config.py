@@ -8,7 +8,6 @@ n texts, P prompt tokens, T new tokens, V words in the vocabulary, m the advised
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import NO_CHAT, PromptTable, prompt_table
 from tril_gym.utils.chats import ChatFormat
-from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.config_fields import check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
@@ -90,8 +89,7 @@ class TextEnvConfig:
             raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self.stop = StopStrings(check_stop(stop, tokenizer), tokenizer)
-        if not isinstance(prompt_eos, bool):
-            raise ValueError(f"prompt_eos must be True or False, got {prompt_eos!r}")
+        check_flag("prompt_eos", prompt_eos)
         self.eos_token_ids = check_eos_ids(eos_token_ids, tokenizer, self.vocab_size)
         self.is_eos = np.zeros(self.vocab_size, dtype=bool)
         self.is_eos[self.eos_token_ids] = True
@@ -164,10 +162,9 @@ class TextEnvConfig:
 
     def reset_info(self, index: int) -> dict[str, Any]:
         """Return the info of a reset to an example; the caller owns the data and may change them."""
-        example = self.examples[index]
+        example = self.prompts.shown(self.examples[index])
         extras = copy_plain_data(example.all_extras)
-        prompt = self.prompts.text(index)
-        return {"example": index, "prompt": prompt, "references": list(example.references), "extras": extras}
+        return {"example": index, "prompt": example.prompt, "references": list(example.references), "extras": extras}
 
     def end_info(self, index: int, tokens: list[int]) -> dict[str, Any]:
         """Return the info of the step that ends a text."""
@@ -279,8 +276,7 @@ def text_env_config(
 @functools.lru_cache(maxsize=4)
 def _shown_once(examples: NoCopy, prompts: NoCopy) -> Examples:
     whole, table = cast(Examples, examples.value), cast(PromptTable, prompts.value)
-    shown = (dataclasses.replace(example, prompt=table.shown(example), suffix="") for example in whole)
-    return Examples(shown, source=whole.source, held_out=whole.held_out)
+    return Examples(map(table.shown, whole), source=whole.source, held_out=whole.held_out)
 
 
 def check_room(template: str, tokenizer: Any, max_prompt_length: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,14 @@ class PromptTable:
 
     def text(self, index: int) -> str:
         """Return the prompt of an example as infos show it."""
-        return self.shown(self.examples[index])
+        return self.shown(self.examples[index]).prompt
 
-    def shown(self, example: Example) -> str:
-        """Return the prompt of any example as infos show it: a chat is rendered by the tokenizer's template."""
+    def shown(self, example: Example) -> Example:
+        """Return any example as infos show it: a chat with its system message, rendered by the tokenizer's template."""
         messages = self.chat.messages(example.prompt, example.messages)
-        return self.chat.render(self.tokenizer, messages) if messages else example.prompt
+        if not messages:
+            return example
+        return replace(example, prompt=self.chat.render(self.tokenizer, messages), suffix="", messages=messages)
 
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]

@@ -13,8 +13,10 @@ from tril_gym.data.example import Example
 from tril_gym.data.preferences import read_pair
 from tril_gym.data.task import DataRow, Hub, Task, text_of, texts_of
 from tril_gym.envs.config import text_env_config
+from tril_gym.utils.chats import PROMPT_MESSAGES
 
 COLUMNS = frozenset({"prompt", "references", "completion"})
+TAKEN = frozenset({"finish_reason", PROMPT_MESSAGES})
 
 
 def read(row: DataRow) -> Example:
@@ -26,8 +28,8 @@ def read(row: DataRow) -> Example:
     messages = messages_of(row["prompt"])
     prompt = transcript(messages) if messages else text_of(row, "prompt")
     extras = {name: value for name, value in row.items() if name not in COLUMNS}
-    if "finish_reason" in extras:
-        raise ValueError("the column finish_reason has the name of what the environment says itself; give it another")
+    for name in TAKEN & extras.keys():
+        raise ValueError(f"the column {name} has the name of what the environment says itself; give it another")
     if {"chosen", "rejected"} <= row.keys() and not {"references", "completion"} & row.keys():
         pair = read_pair(row)
         return replace(pair, extras={name: extras[name] for name in extras if name != "chosen"} | dict(pair.extras))

@@ -26,7 +26,7 @@ from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig
-from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.config_fields import check_flag, check_integer
 
 Rule = Literal["count", "sparse", "prefix", "stop"]
 
@@ -157,7 +157,7 @@ def toy_config(
     good_every: int = 3,
 ) -> TextEnvConfig:
     """Return the configuration of the toy environment."""
-    rules = ToyRules(rule, dense, vocab_size, max_new_tokens, good_every)
+    rules = ToyRules(rule, check_flag("dense", dense), vocab_size, max_new_tokens, good_every)
     return TextEnvConfig(
         _examples(
             rules,

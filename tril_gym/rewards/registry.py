@@ -19,6 +19,7 @@ from tril_gym.rewards.fitting import Train
 from tril_gym.rewards.functions import FunctionScore
 from tril_gym.rewards.retries import Retried, RetriedScore
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
+from tril_gym.utils.config_fields import check_flag
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import check_not_file_alone, is_function_name, resolve_function
 
@@ -315,10 +316,19 @@ def load(
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
         raise ValueError(f"reward {name!r} has no setting {with_suggestion(unknown[0], known)}; {its_settings}")
+    for key, value in settings.items():
+        _check_flag(f"{key} of the reward {name}", inspect.signature(factory).parameters[key], value)
     if "train" in inspect.signature(factory).parameters:
         settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
     score = factory(**settings)
     return RetriedScore(score, **attempts) if is_function_name(name) and isinstance(score, Score) else score
+
+
+def _check_flag(name: str, parameter: inspect.Parameter, value: Any) -> None:
+    """Refuse texts such as "no", which Python takes for True, where a setting is True or False."""
+    kinds = str(parameter.annotation).split(" | ")  # as it is written, or a type
+    if ("bool" in kinds or parameter.annotation is bool) and not (value is None and "None" in kinds):
+        check_flag(name, value)
 
 
 def _attempts_of(settings: dict[str, Any], known: list[str]) -> dict[str, Any]:

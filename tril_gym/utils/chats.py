@@ -10,6 +10,7 @@ from typing import Any
 from tril_gym.utils.tokenization import encode_chat, hidden_token, render_chat
 
 Message = Mapping[str, Any]  # "role" and "content", both texts, and what else a template reads
+PROMPT_MESSAGES = "prompt_messages"  # name of the extra that has the chat of a prompt
 PROBE = "…"  # stands for the assistant's message where a template is tried out
 
 

@@ -183,6 +183,18 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
     return int(value)
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Return a setting that is True or False.
+
+    Raises:
+        ValueError: it is neither, such as "no", which Python takes for True.
+    """
+    if not isinstance(value, bool):
+        way_out = "".join(f"; write {meant}" for meant in [_meant((bool,), value)] if meant)
+        raise ValueError(f"{name} must be True or False, got {value!r}{way_out}")
+    return value
+
+
 def describe_type(found: Any) -> str:
     """Return a wrong argument for a message: a text itself, a class by its name, of other objects the type."""
     if isinstance(found, type):

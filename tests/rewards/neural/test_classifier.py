@@ -57,7 +57,7 @@ def test_scores_do_not_depend_on_the_batch(of_three, batch_size):
     tiny_models.check_independence(reward, [*tiny_models.ODD, "the plot", "a cat sits on the mat"])
 
 
-@pytest.mark.parametrize("layout, puts_bos", [("bos", True), ("none", False)])
+@pytest.mark.parametrize(("layout", "puts_bos"), [("bos", True), ("none", False)])
 def test_a_text_that_begins_with_bos_gets_no_second_one(tmp_path, layout, puts_bos):
     """Rendered chats of Llama 3 begin with it, and its tokenizer puts it before every text."""
     llama = tiny_models.classifier(tmp_path, "llama", layout=layout, tokens={"bos_token": "<s>"}, pad_token_id=None)

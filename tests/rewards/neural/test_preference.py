@@ -132,6 +132,68 @@ def test_defaults_come_from_training(folder, tmp_path):
     assert score(other, [long, "b"]).tolist() != score(said, [long, "b"]).tolist()
 
 
+CHAT_TEMPLATE = (
+    "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{{ '…' if add_generation_prompt else '.' }}"
+)
+CHATS = [[{"role": "user", "content": "who"}], [{"role": "system", "content": "w"}, {"role": "user", "content": "?"}]]
+
+
+@pytest.fixture(scope="module")
+def of_chats(tmp_path_factory):
+    """Return the folder of a reward model whose chat template writes BOS, and whose tokenizer puts one itself."""
+    where = tmp_path_factory.mktemp("chats")
+    tiny_models.classifier(where, "llama", layout="bos", tokens={"bos_token": "<s>"}, pad_token_id=None)
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(where)
+    return where
+
+
+class TestChats:
+    @staticmethod
+    def scores(reward, chats=CHATS, completions=("a cat", "a dog"), references=(["r"], ["s"])):
+        return reward(
+            ["p", "q"], completions, references, [{"prompt_messages": chat} if chat else {} for chat in chats]
+        )
+
+    def test_are_read_by_the_model_s_own_template(self, of_chats):
+        expected = [raw(of_chats, text) for text in ("[user]who[assistant]a cat.", "[system]w[user]?[assistant]a dog.")]
+        for settings in ({}, {"chat": True}):
+            assert self.scores(rewards.load("preference", model=of_chats, **settings)) == pytest.approx(
+                expected, abs=1e-5
+            )
+        assert abs(expected[0] - expected[1]) > 1e-3
+
+    def test_references_are_answers_too(self, of_chats):
+        plain, less = (rewards.load("preference", model=of_chats, minus_reference=less) for less in (False, True))
+        expected = self.scores(plain) - self.scores(plain, completions=["r", "s"])
+        assert self.scores(less) == pytest.approx(expected, abs=1e-5)
+        assert self.scores(less, chats=CHATS[::-1])[0] != pytest.approx(expected[0], abs=1e-4)
+
+    def test_texts_are_laid_out(self, of_chats):
+        texts = [raw(of_chats, text) for text in ("pa cat", "qa dog")]
+        as_chat = raw(of_chats, "[user]who[assistant]a cat.")
+        reward = rewards.load("preference", model=of_chats)
+        assert self.scores(reward, chats=[CHATS[0], None]) == pytest.approx([as_chat, texts[1]], abs=1e-5)
+        for settings in ({"chat": False}, {"template": "{prompt}{completion}"}):
+            reward = rewards.load("preference", model=of_chats, **settings)
+            assert self.scores(reward) == pytest.approx(texts, abs=1e-5)
+
+    def test_a_model_that_was_trained_on_texts_reads_texts(self, of_chats, tmp_path):
+        for path in of_chats.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "reward_model.json").write_text(json.dumps({"template": "{prompt}{completion}", "max_length": 64}))
+        found = self.scores(rewards.load("preference", model=tmp_path))
+        assert found == pytest.approx([raw(of_chats, text) for text in ("pa cat", "qa dog")], abs=1e-5)
+        assert self.scores(rewards.load("preference", model=tmp_path, chat=True)) != pytest.approx(found, abs=1e-3)
+
+    def test_what_cannot_be_read_so(self, of_chats, folder):
+        with pytest.raises(ValueError, match="template is for texts and chat=True for the chat template"):
+            rewards.load("preference", model=of_chats, chat=True, template="{completion}")
+        with pytest.raises(ValueError, match=r"the tokenizer of '.*' has no chat template for chat=True"):
+            self.scores(rewards.load("preference", model=folder, chat=True))
+
+
 @pytest.mark.parametrize(
     "template", ["{prompt}", "{completion} {title}", "{}{completion}", "{completion", "{prompt.x}{completion}", 3, ""]
 )

@@ -39,9 +39,10 @@ from tril_gym.rewards.neural.pretrained import (
 )
 from tril_gym.rewards.neural.regressor import check_has_references
 from tril_gym.rewards.neural.sequence_classifier import Classifier
+from tril_gym.utils.chats import PROMPT_MESSAGES, Message
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.templates import check_fields
-from tril_gym.utils.tokenization import joiner_between, load_tokenizer
+from tril_gym.utils.tokenization import joiner_between, load_tokenizer, render_chat
 
 FOLDER = "preference"
 TEMPLATE = "{prompt}{completion}"
@@ -52,6 +53,9 @@ CACHED_TEXTS = 4096  # scores of references, which recur each time their example
 
 class Preference(Score):
     """The output of a reward model for prompt and completion, on the model's own scale: any number, not a probability.
+
+    A chat is read as the reward model's own chat template renders it, the completion as the assistant's message, if the
+    model has such a template and no reward_model.json. All other texts are laid out by `template`.
 
     Long texts are truncated on the left: first the beginning of the template and of the prompt. An empty completion
     gets the model's output for the prompt alone. A text's score is the same in every batch up to 1e-5.
@@ -73,6 +77,7 @@ class Preference(Score):
         fitted: Path | None = None,
         model: str | Path | None = None,
         template: str | None = None,
+        chat: bool | None = None,
         tokenizer: str | Path | None = None,
         minus_reference: bool = False,
         max_length: int | None = None,
@@ -89,6 +94,8 @@ class Preference(Score):
             model: name or folder of a sequence classifier with one output, or of an adapter of peft.
             template: format of the model's input with {prompt} and {completion}; None takes the one in
                 reward_model.json of the model's folder, else "{prompt}{completion}".
+            chat: read chats by the chat template of the reward model's tokenizer; None: if there is one, and neither
+                `template` nor a reward_model.json.
             tokenizer: name or folder; None takes the model's, or its base's.
             minus_reference: subtract the score of the first reference; it begins with a space if the completion does.
             max_length: tokens read, counted from the end; None takes the number in reward_model.json, else what
@@ -112,25 +119,52 @@ class Preference(Score):
         self.template = report.get("template", TEMPLATE) if template is None else template
         self.max_length = report.get("max_length") if max_length is None else max_length
         check_template(self.template)
+        if chat and template is not None:
+            raise ValueError("template is for texts and chat=True for the chat template; leave one of them out")
+        self._chat = False if chat is None and (template is not None or report or folder is None) else chat
         self.tokenizer = None if tokenizer is None else str(tokenizer)
         self.minus_reference, self.batch_size, self.device, self.dtype = minus_reference, batch_size, device, dtype
         self._base = base
-        self._reference_scores = LRUCache[tuple[str, str], float](CACHED_TEXTS)
+        self._reference_scores = LRUCache[str, float](CACHED_TEXTS)
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the reward of each completion, (B,)."""
         check_batch(prompts, completions, references, extras)
         if self.minus_reference:
             check_has_references(f"{self.name} with minus_reference", references)
-        scores = self._scores(list(zip(prompts, completions, strict=True)))
+        scores = self._scores(self._texts(prompts, completions, extras))
         if self.minus_reference:
             rows = zip(prompts, completions, references, strict=True)
-            pairs = [(prompt, _as_written(prompt, completion, targets[0])) for prompt, completion, targets in rows]
-            scores = scores - np.array(self._reference_scores.get_many(pairs, lambda new: self._scores(new).tolist()))
+            written = [_as_written(prompt, completion, targets[0]) for prompt, completion, targets in rows]
+            texts = self._texts(prompts, written, extras)
+            scores = scores - np.array(self._reference_scores.get_many(texts, lambda new: self._scores(new).tolist()))
         return scores
 
-    def _scores(self, pairs: Sequence[tuple[str, str]]) -> Scores:
-        texts = [self.template.format(prompt=prompt, completion=completion) for prompt, completion in pairs]
+    def _texts(self, prompts: Strings, completions: Strings, extras: Extras) -> list[str]:
+        """Return the texts that the model reads."""
+        return [
+            self.template.format(prompt=prompt, completion=completion)
+            if (messages := extra.get(PROMPT_MESSAGES)) is None or not self.reads_chats
+            else self._chat_text(messages, completion)
+            for prompt, completion, extra in zip(prompts, completions, extras, strict=True)
+        ]
+
+    def _chat_text(self, messages: Sequence[Message], completion: str) -> str:
+        answer = {"role": "assistant", "content": completion}
+        return render_chat(self.classifier.tokenizer, [*messages, answer], is_open=False)
+
+    @cached_property
+    def reads_chats(self) -> bool:
+        """Whether prompts that are chats are read by the chat template of the model's tokenizer."""
+        has_template = getattr(self.classifier.tokenizer, "chat_template", None) is not None
+        if self._chat and not has_template:
+            raise ValueError(
+                f"the tokenizer of {self.model!r} has no chat template for chat=True; leave it out, and say how the"
+                " model reads texts by template="
+            )
+        return has_template and self._chat is not False
+
+    def _scores(self, texts: Sequence[str]) -> Scores:
         max_length = self.classifier.length(self.max_length, usual=USUAL_LENGTH)
         return self.classifier.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
 

@@ -170,7 +170,7 @@ def test_layers(folder):
     assert rewards.load("bert_score").layer == 17  # of roberta-large
     with pytest.raises(ValueError, match=r"bert_score needs layer= for .*: the authors published none"):
         rewards.load("bert_score", model=folder)
-    with pytest.raises(ValueError, match="layer must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="layer must be a whole number of at least 1, got 0"):
         load(folder, layer=0)
     with pytest.raises(ValueError, match=rf"layer must be at most {DEPTH + 1}, the layers of .*, got 4"):
         score(load(folder, layer=4), ["a"])

@@ -95,7 +95,7 @@ def test_invalid_settings_are_refused(folder, tmp_path):
     for settings, message in (
         ({"model": folder, "reduction": "best"}, r"reduction must be \"max\" or \"mean\", got 'best'"),
         ({"model": folder, "truncation": "none"}, r"truncation must be one of longest_first, .*got 'none'"),
-        ({"model": folder, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"model": folder, "batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"model": folder, "dtype": "float64"}, r"dtype must be one of .*got 'float64'"),
         ({"model": tmp_path}, r"no sequence classifier in .*: it has no config.json"),
         ({}, r"regressor has no model; pass model=NAME or FOLDER"),

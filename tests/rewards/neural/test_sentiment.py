@@ -234,7 +234,7 @@ def test_max_length_is_checked(folder):
     for bad in (1, 513):
         with pytest.raises(ValueError, match=rf"max_length must be in \[2, 512\] for this model, got {bad}"):
             score(rewards.load("sentiment", model=folder, max_length=bad), ["great"])
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
         rewards.load("sentiment", model=folder, batch_size=0)
 
 

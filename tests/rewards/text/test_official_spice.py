@@ -154,7 +154,7 @@ def test_settings_are_passed_or_refused(empty_package):
     assert command[-2:] == [str(module.SERVER), "2"]
     assert module.SERVER.is_file()
     for setting in ("threads", "max_words"):
-        with pytest.raises(ValueError, match=rf"{setting} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=rf"{setting} must be a whole number of at least 1, got 0"):
             OfficialSpice(**{setting: 0})
     with pytest.raises(ValueError, match=r"memory must be .* got 'much'"):
         OfficialSpice(memory="much")

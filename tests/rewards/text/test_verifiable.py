@@ -223,7 +223,11 @@ class TestAnswers:
     ("name", "settings", "message"),
     [
         ("exact_match", {"whitespace": "trim"}, "whitespace must be one of strip, collapse, keep, got 'trim'"),
-        ("exact_match", {"ignore_case": "yes"}, "ignore_case must be true or false, got 'yes'"),
+        (
+            "exact_match",
+            {"ignore_case": "yes"},
+            "ignore_case of the reward exact_match must be True or False",
+        ),
         ("number_match", {"which": "all"}, "which must be one of last, first, only, got 'all'"),
         ("number_match", {"tolerance": -1}, "tolerance must be a number of at least 0, got -1"),
         ("number_match", {"tolerance": "1"}, "tolerance must be a number of at least 0, got '1'"),

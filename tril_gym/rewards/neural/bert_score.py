@@ -29,6 +29,7 @@ from tril_gym.rewards.neural.pretrained import (
     positions_of,
     resolve_model,
 )
+from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
@@ -196,9 +197,7 @@ def _layer(model: str | Path, layer: int | None) -> int:
             f" usual. They published one for {', '.join(BEST_LAYERS)}"
         )
     layer = BEST_LAYERS[str(model)] if layer is None else layer
-    if layer < 1:
-        raise ValueError(f"layer must be at least 1, got {layer}; about two thirds of a model's layers is usual")
-    return layer
+    return check_integer("layer", layer, 1)
 
 
 def _load(source: str, compute: ComputeSettings, layer: int) -> Encoder:

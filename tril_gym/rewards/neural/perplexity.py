@@ -63,7 +63,7 @@ class OutputPerplexity(Score):
             device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind=MODEL_KIND, allow_adapter=True)
         self.with_prompt, self.log, self.joiner = with_prompt, log, joiner
         self.max_length, self.batch_size, self.device, self.dtype = max_length, batch_size, device, dtype
@@ -120,7 +120,7 @@ class Perplexity(PooledScore):
             device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        check_run_settings(batch_size=batch_size, dtype=dtype, usual=BATCH_SIZE)
+        check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind=MODEL_KIND, allow_adapter=True)
         self.with_prompt, self.joiner, self.max_length = with_prompt, joiner, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype

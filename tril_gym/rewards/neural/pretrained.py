@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tril_gym.rewards.fitting import cached
+from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.quiet import only_errors_of_transformers
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ class ComputeSettings(NamedTuple):
     dtype: str
 
 
-def check_run_settings(*, batch_size: int, dtype: str, usual: int = 64) -> None:
+def check_run_settings(*, batch_size: int, dtype: str) -> None:
     """Raise ValueError for a batch size or dtype that a model cannot run with."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}; the usual value is {usual}")
+    check_integer("batch_size", batch_size, 1)
     if dtype not in DTYPES:
         raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}; the usual one is "float32"')
 
@@ -182,7 +182,7 @@ def length_to_read(max_length: int | None, *, most: int | None, usual: int, leas
     """
     if max_length is None:
         return min(usual, most or usual)
-    if max_length < least or (most is not None and max_length > most):
+    if not isinstance(max_length, int) or max_length < least or (most is not None and max_length > most):
         allowed = f"in [{least}, {most}]" if most is not None else f"at least {least}"
         raise ValueError(f"max_length must be {allowed} for this model, got {max_length}")
     return max_length

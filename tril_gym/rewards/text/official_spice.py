@@ -38,6 +38,7 @@ from tril_gym.rewards.text.java_process import (
     one_line,
     parse_numbers,
 )
+from tril_gym.utils.config_fields import check_integer
 
 SERVER = Path(__file__).with_name("SpiceServer.java")
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -78,8 +79,8 @@ class OfficialSpice(Score):
         """
         check_memory(memory)
         for name, value in (("threads", threads), ("max_words", max_words)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None:
+                check_integer(name, value, 1)
         self.max_words = max_words
         jars = class_path(corenlp)
         options = [f"-Xmx{memory}", *ENGLISH, *SAME_HASH, "-cp", os.pathsep.join(jars)]

@@ -180,7 +180,7 @@ def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: st
             f" {smooth!r}; leave it out for the usual one"
         )
     check_whole("max_ngram_order", settings["max_ngram_order"], usual=4)
-    if tokenize not in BLEU.TOKENIZERS:
+    if str(tokenize) not in BLEU.TOKENIZERS:
         known = ", ".join(sorted(BLEU.TOKENIZERS))
         raise ValueError(f"tokenize must be one of {known}, got {tokenize!r}; the usual one is 13a")
     settings |= {"lowercase": lowercase, "smooth_method": smooth, "smooth_value": smooth_value}

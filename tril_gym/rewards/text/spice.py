@@ -23,6 +23,7 @@ from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings
 from tril_gym.rewards.fitting import Train, cached
 from tril_gym.rewards.text.cider import CiderD
 from tril_gym.rewards.text.scene_graph import Proposition, propositions
+from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.lru_cache import LRUCache
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Spider(Score):
         """
         pipeline = resolve_pipeline(self.name, pipeline)
         self.spice, self.cider = Spice(pipeline=pipeline), CiderD(train=train, fitted=fitted)
-        self.spice_weight, self.cider_weight = spice_weight, cider_weight
+        self.spice_weight = check_weight("spice", spice_weight)
+        self.cider_weight = check_weight("cider_d", cider_weight)
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the weighted sum for each completion, (B,)."""

@@ -106,8 +106,8 @@ class ExactMatch(Verified):
         whitespace: Literal["strip", "collapse", "keep"] = "strip",
     ) -> None:
         super().__init__(against=against, after=after)
-        self.ignore_case = check_flag("ignore_case", ignore_case)
-        self.ignore_punctuation = check_flag("ignore_punctuation", ignore_punctuation)
+        self.ignore_case = ignore_case
+        self.ignore_punctuation = ignore_punctuation
         self.whitespace = check_choice("whitespace", whitespace, ("strip", "collapse", "keep"))
 
     def agrees(self, completion: str, answer: Any, extras: Mapping[str, Any]) -> bool:
@@ -194,7 +194,7 @@ class RegexMatch(Verified):
         which: Which = "last",
     ) -> None:
         super().__init__(against=REFERENCES if against is None else against, after=after)
-        self.full, self.ignore_case = check_flag("full", full), check_flag("ignore_case", ignore_case)
+        self.full, self.ignore_case = full, ignore_case
         self.which = check_choice("which", which, ("last", "first", "only"))
         self.pattern = None if pattern is None else self._compiled(pattern)
         self.compares = against is not None
@@ -266,7 +266,7 @@ class ChoiceMatch(Verified):
     ) -> None:
         super().__init__(against=against, after=after)
         self.which = check_choice("which", which, ("last", "first", "only"))
-        self.ignore_case, self.options = check_flag("ignore_case", ignore_case), options
+        self.ignore_case, self.options = ignore_case, options
         names = choices.split(",") if isinstance(choices, str) else choices
         self.choices = self._checked("choices", names)
 
@@ -362,11 +362,4 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> str:
     """Return a setting that is one of some words, or raise ValueError."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value
-
-
-def check_flag(name: str, value: bool) -> bool:
-    """Return a setting that is true or false, or raise ValueError."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
     return value

@@ -6,7 +6,7 @@ Of each prompt's candidates some are accepted (algorithm 1), neighbours among th
 Differs from the paper: candidates are sampled plainly, since with top-k the accepted texts follow the truncated policy;
 8 candidates instead of 64 by default.
 Known property: accepted texts follow π_ref e^{r/β}/Z in the first round and of many candidates only. Where
-`accepted_texts` is `texts_per_prompt`, all are accepted, and the rewards decide no more than their order.
+`accepted_texts` is `texts_per_prompt`, all are accepted, in an order that depends on their rewards.
 """
 
 from __future__ import annotations

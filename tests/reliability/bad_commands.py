@@ -288,6 +288,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
         "--greedy writes the most probable tokens, once for each prompt; leave",
     ),
     ("sample nowhere hello --greedy --temperature 2", "once for each prompt; leave --temperature out"),
+    ("sample nowhere hello --seed 99999999999", "99999999999 is not in the range"),
     ("train reward-model", "--dataset is missing"),
     ("train reward-model --env tril/TLDR-v0", "--env tril/TLDR-v0 has no pairs of completions"),
     ("train reward-model --env tril/Toy-v0", "tril/Toy-v0 creates its own examples"),

@@ -21,8 +21,9 @@ HEAD = """# Every algorithm
 
 Written by `scripts/algorithm_pages.py` from the docstrings and configs of `tril_gym/agents/algorithms`; to choose one,
 see [which_algorithm.md](which_algorithm.md). An algorithm has the options of the config types that are named under it,
-whose tables are at the end of the page, and its own defaults. **Metrics** are those of its runs beyond the ones that
-all runs have, of texts, times and the policy's update; options add some. `bc`, `dagger` and `gkd` lack
+whose tables are at the end of the page, and its own defaults: those of Python and of the preset `pretrained`. Runs of
+tiny policies have others, which `tril-gym train NAME --help` shows. **Metrics** are those of its runs beyond the ones
+that all runs have, of texts, times and the policy's update; options add some. `bc`, `dagger` and `gkd` lack
 `policy/entropy`, and those of the KL and of sampling errors. [command_line.md](command_line.md#metrics) defines each
 one, and [when_it_does_not_learn.md](when_it_does_not_learn.md) says what to do about it; more on groups, pairs and
 restarts is in [critic_free.md](critic_free.md), [pairs.md](pairs.md) and [restarts.md](restarts.md).

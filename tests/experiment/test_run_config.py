@@ -153,6 +153,8 @@ def test_resolved_values_are_those_used():
         ("d2lols", "best_of_by", "value", {"best_of": 2}),
         ("d2lols", "hand_over_margin", 0.5, {"hand_over": "quality"}),
         ("grpo", "given_shaping", 0.2, {"given_texts": 1}),
+        ("grpo", "gamma", 0.9, {"advantage": "to_go"}),
+        ("cispo", "clip_range", 0.1, {"ratio": "token"}),
         ("rebel", "clip_range", 0.1, {"loss": "p3o"}),
         ("p3o", "eta", 2.0, {"loss": "rebel"}),
         ("dagger", "jsd_mix", 0.1, {"loss": "jsd"}),

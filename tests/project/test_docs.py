@@ -265,7 +265,7 @@ def test_every_metric_of_a_run_is_documented(run_folders):
         for line in (folder / "metrics.jsonl").read_text().splitlines():
             metrics[name] |= {"score/NAME" if metric.startswith("score/") else metric for metric in json.loads(line)}
     of_settings = {"memory/PART", "policy/importance_share"}  # that these runs do not have
-    of_settings |= {"overlap/collect_seconds", "overlap/score_seconds"}
+    of_settings |= {"overlap/collect_seconds", "overlap/score_seconds", "steps/skipped"}
     of_settings |= set(METRICS["ppg"])  # which is not among these runs
     of_settings |= {f"guide/{name}" for name in ("requests", "failures", "seconds", "tokens")}
     assert set().union(*metrics.values()) | of_settings == set(first_column(ROOT / "docs/command_line.md", "Metrics"))

@@ -269,6 +269,9 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"train dagger {TOY} --guide own:numbers", "--guide own:numbers fails on first texts"),
     (f"train rloo {TOY} --guide tiny", "rloo works without a guide, got --guide tiny; leave it out"),
     (f"train grpo {TOY} --given-shaping 0.2", "--given-shaping 0.2 has no effect here: --given-texts is 0"),
+    (f"train grpo {TOY} --gamma 0.9", "--gamma 0.9 has no effect here: --advantage is standardised"),
+    (f"train grpo {TOY} --kl-estimator k2", "kl_estimator is of the KL in the rewards, got k2 with kl_in loss"),
+    (f"train cispo {TOY} --clip-range 0.1", "--clip-range 0.1 has no effect here: --ratio is weight"),
     (f"train d2lols {TOY} --hand-over-margin 1", "--hand-over-margin 1.0 has no effect here: --hand-over is iteration"),
     # evaluation and reward models
     ("evaluate nowhere", "'nowhere' is no run folder, so it is taken for a model, and a model needs --env"),
@@ -289,6 +292,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
         "--greedy writes the most probable tokens, once for each prompt; leave",
     ),
     ("sample nowhere hello --greedy --temperature 2", "once for each prompt; leave --temperature out"),
+    ("sample nowhere hello --seed 99999999999", "99999999999 is not in the range"),
     ("train reward-model", "--dataset is missing"),
     ("train reward-model --env tril/TLDR-v0", "--env tril/TLDR-v0 has no pairs of completions"),
     ("train reward-model --env tril/Toy-v0", "tril/Toy-v0 creates its own examples"),

@@ -76,7 +76,8 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     multiple=True,
     metavar="NAME[:WEIGHT]",
     callback=parse_rewards,
-    help="Reward term by name, or FILE.py:function of your own; may be repeated  [default: those of the run]",
+    help="Reward term by name, or FILE.py:function of your own; may be repeated  [default: those of the run, or of the"
+    " environment]",
 )
 @option(
     "--reward-arg",

@@ -40,7 +40,7 @@ def reward_model_command() -> click.Command:
         config_option(),
         unlock_option(),
         debug_option(),
-        *console_options(),
+        *console_options(events="epochs, warnings, end, errors"),
     ]
     return GroupedCommand(REWARD_MODEL, callback=run, params=[*options], help=REWARD_MODEL_HELP)
 

@@ -55,15 +55,15 @@ class RunOptions:
         return TrackerOptions(self.track, project=self.project, name=self.run_name, tags=self.tag)
 
 
-def console_options() -> list[GroupedOption]:
-    """Return the options of what a run prints."""
+def console_options(*, events: str) -> list[GroupedOption]:
+    """Return the options of what a run prints; `events` names the objects of --log-json."""
     return [
         GroupedOption(["--quiet"], group="output", is_flag=True, help="Print warnings and errors only"),
         GroupedOption(
             ["--log-json"],
             group="output",
             is_flag=True,
-            help="Print one JSON object a line, for programs: start, iterations, evaluations, end, errors",
+            help=f"Print one JSON object a line, for programs: {events}",
         ),
     ]
 
@@ -115,8 +115,8 @@ def run_options() -> list[GroupedOption]:
             ["--resume"],
             group="run",
             is_flag=True,
-            help="Continue the run in --output-dir, or begin it; of its settings, only --iterations, --keep and"
-            " --skip-nonfinite may change",
+            help="Continue the run in --output-dir, or begin it; of its settings, only --iterations, --keep,"
+            " --skip-nonfinite and how a guide's server is asked may change",
         ),
         GroupedOption(
             ["--trust-code"],
@@ -150,7 +150,7 @@ def run_options() -> list[GroupedOption]:
         ),
         unlock_option(),
         debug_option(),
-        *console_options(),
+        *console_options(events="start, iterations, evaluations, warnings, end, errors"),
         GroupedOption(
             ["--profile"], group="output", is_flag=True, help="Print time and memory of an iteration at the end"
         ),

@@ -28,7 +28,9 @@ AT_LEAST_ONE = click.IntRange(min=1)
 @click.option(
     "--chat-template", metavar="FILE", help="Chat template in Jinja  [default: that of the run; else the model's]"
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed for sampling")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed for sampling"
+)
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda")
 @click.option("--trust-remote-code", is_flag=True, help="Run code from a model's repository")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")

@@ -55,7 +55,9 @@ ALGORITHMS = {
     "p3o": AlgorithmSpec("p3o:P3O", "P3O: a clipped policy gradient of pairs of texts."),
     "rso": AlgorithmSpec("rso:RSO", "RSO: preferences among texts that rejection sampling accepted."),
     "raft": AlgorithmSpec("raft:RAFT", "RAFT: imitate the best of several texts of the policy."),
-    "a-lol": AlgorithmSpec("a_lol:ALoL", "A-LoL: imitate references as far as they are better than the policy."),
+    "a-lol": AlgorithmSpec(
+        "a_lol:ALoL", "A-LoL: imitate references as far as they are better than the first policy's texts."
+    ),
     "dagger": AlgorithmSpec("dagger:DAgger", "DAgger: learn a guide's next tokens in the policy's own states."),
     "gkd": AlgorithmSpec("gkd:GKD", "GKD: learn a guide's distributions in the policy's own states."),
     "a-star-po": AlgorithmSpec("a_star_po:AStarPO", "A*-PO: regress rewards less each prompt's optimal value."),

@@ -75,8 +75,8 @@ def shaped_loss(
 
         −Σ_t w_t f(π(a_t|s_t)) A / count,  f(π) = π/(π + γ)
 
-    Yan et al. 2025, section 3: https://arxiv.org/abs/2504.14945. f' is largest where π is small, so that tokens that
-    the policy would not write are learned too; nothing is clipped.
+    Yan et al. 2025, section 3: https://arxiv.org/abs/2504.14945. The gradient by log π is A γπ/(π + γ)², largest at
+    π = γ: tokens that the policy seldom writes are learned too. Nothing is clipped.
 
     Args:
         logprobs:   (B, T) log π(token) in training, with gradient.

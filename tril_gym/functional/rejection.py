@@ -8,8 +8,8 @@ def accept(rewards: Tensor, draws: Tensor, *, beta: float, want: int) -> Tensor:
     """Return the rows of accepted candidates, in the order of acceptance: (m,) int64, m at most `want`.
 
     In rounds over those not accepted yet, each is accepted with probability exp((r − r_max)/β), r_max the largest
-    reward among them. So a round accepts at least one. Accepted candidates of a first round follow π_ref e^{r/β} / Z; a
-    constant added to all rewards changes nothing.
+    reward among them. So a round accepts at least one. Of many candidates, those accepted in the first round follow
+    π_ref e^{r/β} / Z; a constant added to all rewards changes nothing.
 
     Liu et al. 2024 (RSO), algorithm 1: https://arxiv.org/abs/2309.06657
 

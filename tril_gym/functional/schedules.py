@@ -16,7 +16,8 @@ def learning_rate_factor(iteration: int, *, schedule: Schedule, warmup: int, ite
         (n − i) / (n − w)                         linear
         ½ (1 + cos π (i − w) / (n − w))           cosine
 
-    From iteration n on, linear and cosine are 0. As in transformers' `get_scheduler`, whose step is i + 1.
+    From iteration n on, linear and cosine are 0. As transformers' `get_scheduler` at step i + 1, with w + 1 steps of
+    warm-up and n + 1 in all.
 
     Args:
         iteration:  i.

@@ -42,7 +42,9 @@ class RewardModelConfig:
     max_length: int | None = config_field(
         None, "tokens read, counted from the end; default: the model's maximum, at most 512", minimum=8, group="data"
     )
-    model: str = config_field(TINY, "tiny, name or folder of a model of transformers, or a run folder", group="model")
+    model: str = config_field(
+        TINY, "model to train: tiny, the name or folder of a model of transformers, or a run folder", group="model"
+    )
     lora_rank: int = config_field(0, "rank of LoRA adapters; 0: train the whole model", minimum=0, group="model")
     lora_alpha: float | None = config_field(
         None,

@@ -155,7 +155,7 @@ class FolderHandOver:
     """Writes the weights as `transformers` does, in safetensors, and lets a function load them into the server.
 
     Args:
-        folder: the weights of version n are in `folder/n`; only the last ones are kept.
+        folder: the weights of version n are in `folder/n`; only the last ones that were loaded are kept.
         load: called with that folder; returns when the server has loaded it.
     """
 

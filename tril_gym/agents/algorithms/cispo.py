@@ -2,7 +2,7 @@
 
 MiniMax 2025, section 3.1: https://arxiv.org/abs/2506.13585
 
-Known property: nothing holds a step back once the weight is clipped, so many passes over a batch move far.
+Known property: no clip stops the gradient of a token, so many passes over a batch move the policy far.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DPO: a preference is likelier, the more the policy raises the preferred text above the reference policy's odds.
+"""DPO: the loss is −log σ of β times the difference of the log-ratios to the reference policy of both texts of a pair.
 
 Rafailov et al. 2023, eq. 7: https://arxiv.org/abs/2305.18290
 Known properties: before the first step the loss is log 2; what both texts begin with has no gradient.

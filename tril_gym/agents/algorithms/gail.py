@@ -5,8 +5,8 @@ In each iteration the policy writes whole texts, the discriminator learns to tel
 prompts, and its logit of each text is the reward, at the last token, of a PPO update.
 
 Differs from the paper: PPO instead of TRPO; the discriminator reads whole texts, unless `discriminator_level` is token:
-then its logit of each pair of state and action is the reward of that token; the reward is the logit by default. It
-takes either sign, so that neither short nor long texts gain by their length alone.
+then its logit of each pair of state and action is the reward of that token; the reward is the logit by default. The
+logit takes either sign, so that neither short nor long texts gain by their length alone.
 """
 
 from __future__ import annotations

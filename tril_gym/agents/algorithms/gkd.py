@@ -1,8 +1,8 @@
 """GKD: on-policy distillation. In each state of its own texts the policy learns the guide's whole distribution.
 
 Agarwal et al. 2024, "On-Policy Distillation of Language Models": https://arxiv.org/abs/2306.13649
-The guide's temperature divides its logits. The divergence is the Jensen-Shannon one, or the forward or the reverse KL;
-see section 3 of the paper.
+The guide's temperature divides its logits. The divergence is the Jensen-Shannon one, or the forward or the reverse KL
+(section 2 of the paper).
 
 Differs from the paper: with `rollin_prob` the guide begins texts, where the paper mixes whole texts of a data set.
 Known property: the gradient of the reverse KL is a policy gradient whose reward is log π_guide − log π.

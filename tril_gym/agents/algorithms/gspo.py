@@ -2,7 +2,7 @@
 
 Zheng et al. 2025: https://arxiv.org/abs/2507.18071
 
-Known property: the ratio of a text stays closer to 1 than that of a token, so the clip is a thousandth of PPO's.
+Known property: the ratio of a text stays closer to 1 than that of a token, so the clip is about a thousandth of PPO's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PPG: PPO in phases. After N_π iterations the policy's body learns the values, while its distributions are kept.
 
 Cobbe et al. 2020, "Phasic Policy Gradient": https://arxiv.org/abs/2009.04416
-Policy and critic are two networks, so that neither disturbs the other; the auxiliary phase lets the policy's body know
-what the critic found out. Returns are those of collection, not computed again with later values.
+Policy and critic are two networks, so that neither disturbs the other; in the auxiliary phase a value head on the
+policy's body learns the returns too. Returns are those of collection, not computed again with later values.
 
 Differs from the paper: policy and critic learn for as many epochs in the policy phase; rewards are not normalised.
 The KL is that of the distributions that are sampled, at the policy's temperature.

@@ -4,8 +4,9 @@ Schulman et al. 2017, "Proximal Policy Optimization Algorithms": https://arxiv.o
 Added, as for language models since Ziegler et al. 2019 (https://arxiv.org/abs/1909.08593): the reward is reduced by the
 KL to the policy that training began with.
 
-One iteration, step by step, and the function that takes each step. All RL agents take these steps: they differ in the
-plan (2), GAIL also in the reward.
+One iteration, step by step, and the function that takes each step. PPO++, AggreVaTeD, LOLS, D2LOLS, DR-PO and GAIL take
+the same steps: they differ in the plan (2), GAIL also in the reward. Others have another estimator of advantages (7) or
+another objective (9), and most of these no critic.
 
  1. Repeat for each iteration              `agents.algorithms.training_loop.learn`
  2. Decide who writes which part           `agents.algorithms.ppo.PPO.plan`

@@ -3,7 +3,8 @@
 Hu 2025: https://arxiv.org/abs/2501.03262
 The advantage of a token is the sum of its own and all later rewards, whose KL terms differ from token to token.
 
-Known property: no baseline knows the prompt, so all texts of a hard prompt are worse than the batch's mean.
+Known property: the baseline is the same for all prompts, so where all texts of a prompt are rewarded below the batch's
+mean, the best of them is made less probable too.
 """
 
 from __future__ import annotations

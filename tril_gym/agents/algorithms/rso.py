@@ -1,10 +1,12 @@
-"""RSO: candidates of the reference policy are accepted as if from the policy that the rewards ask for, then paired.
+"""RSO: candidates of the reference policy are accepted, those with a high reward more often, and paired.
 
 Liu et al. 2024, "Statistical Rejection Sampling Improves Preference Optimization": https://arxiv.org/abs/2309.06657
 Of each prompt's candidates some are accepted (algorithm 1), neighbours among these are pairs, their rewards rank them.
 
 Differs from the paper: candidates are sampled plainly, since with top-k the accepted texts follow the truncated policy;
 8 candidates instead of 64 by default.
+Known property: accepted texts follow π_ref e^{r/β}/Z in the first round and of many candidates only. Where
+`accepted_texts` is `texts_per_prompt`, all are accepted, in an order that depends on their rewards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who writes which part of a text, and which part teaches: all that the RL algorithms differ in.
+"""Who writes which part of a text, and which part the policy learns from.
 
 A text is written in two parts. The **rollin** goes from the prompt to the switch, the **rollout** from the switch to
 the end. PPO has no rollin; in PPO++ the guide writes the rollin; in AggreVaTeD the guide writes the rollout.
@@ -18,7 +18,7 @@ from tril_gym.utils.config_fields import check_integer
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Who writes which part of a text, and which part teaches."""
+    """Who writes which part of a text, and which part the policy learns from."""
 
     rollout: Actor
     rollin: Actor | None = None  # None: the rollout starts at the prompt

@@ -30,13 +30,17 @@ class CriticFreeConfig(RewardConfig):
         "Advantage of a text: its reward less the others' mean, less the group's mean, that divided by the standard"
         " deviation; or of a token: the rewards to go, and these whitened over the batch",
     )
-    gamma: float = config_field(1.0, "Discount per token of rewards to go", minimum=0, maximum=1)
+    gamma: float = config_field(
+        1.0, "Discount per token of rewards to go", minimum=0, maximum=1, only_with=("advantage", "to_go", "whitened")
+    )
     ratio: Literal["token", "text", "weight"] = config_field(
         "token", "What is clipped: each token's ratio, one ratio of the text, or the ratio as a weight of the gradient"
     )
-    clip_range: float = config_field(0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1)
+    clip_range: float = config_field(
+        0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1, only_with=("ratio", "token", "text")
+    )
     clip_range_high: float | None = config_field(
-        None, "Width of the ratio interval above 1; default: that of clip_range", above=0
+        None, "Width of the ratio interval above 1, which a weight has alone; default: that of clip_range", above=0
     )
     length_norm: Literal["token", "text", "constant", "sum"] = config_field(
         "token",
@@ -50,7 +54,7 @@ class CriticFreeConfig(RewardConfig):
     )
     given_shaping: float = config_field(
         0.1,
-        "γ of the loss of references, whose weight is π/(π + γ): a small one learns improbable tokens",
+        "γ of the loss of references, −A π/(π + γ): tokens with a probability near γ are learned most",
         above=0,
         only_with=("given_texts",),
     )
@@ -64,7 +68,11 @@ class CriticFreeConfig(RewardConfig):
                 f"texts_per_prompt must be at least 2 for the advantage {self.advantage}, got {self.texts_per_prompt};"
                 " 4 is usual"
             )
-
+        if self.kl_in == "loss" and self.kl_estimator != "k1":
+            raise ValueError(
+                f"kl_estimator is of the KL in the rewards, got {self.kl_estimator} with kl_in loss, where it is"
+                " estimated by k3; leave it out, or use kl_in reward"
+            )
         check_given(self.texts_per_prompt, self.given_texts)
 
     def advantages(self) -> Advantages:

@@ -50,7 +50,7 @@ class ClippedRatio:
         clip_range: ε.
         clip_range_high: ε above 1; None: ε.
         ratio: "token": PPO; "text": one ratio for the whole text, GSPO; "weight": the ratio is a clipped weight, CISPO.
-        length_norm: how tokens are averaged; see `length_weights`. Not read by "text".
+        length_norm: how tokens are averaged; see `length_weights`. With "text" only the KL term reads it.
         max_length: T of the environment.
         given_shaping: γ of the loss of given texts, which have no ratio.
     """

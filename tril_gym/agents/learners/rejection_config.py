@@ -21,7 +21,12 @@ class RejectionConfig(OfflinePairConfig):
     loss: Literal["dpo", "ipo", "ipo_mean", "hinge", "hinge_norm"] = config_field(
         "hinge_norm", "Loss of a pair; the sigmoid-norm of the paper is dpo"
     )
-    beta: float = config_field(0.05, "γ: preference per nat of log-ratio", above=0, maximum=MAX_COEFFICIENT)
+    beta: float = config_field(
+        0.05,
+        "γ of the hinges, β of dpo and ipo: preference per nat of log-ratio",
+        above=0,
+        maximum=MAX_COEFFICIENT,
+    )
     texts_per_prompt: int = config_field(8, "Candidates of a prompt", minimum=2)
     accepted_texts: int = config_field(4, "Candidates of a prompt that are accepted", minimum=2)
     rejection_beta: float = config_field(

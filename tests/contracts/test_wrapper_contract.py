@@ -265,6 +265,19 @@ def test_errors_name_the_broken_reward(result, error, message, n):
         env.step(EOS if n is None else [EOS] * n)
 
 
+def test_an_info_that_lacks_what_rewards_read_is_named():
+    class WithoutExtras(gym.Wrapper):
+        def step(self, action):
+            *results, info = self.env.step(action)
+            return *results, {key: value for key, value in info.items() if key != "extras"}
+
+    env = TextReward(WithoutExtras(toy()), CountWords())
+    env.reset(seed=0)
+    env.step(TOKEN)
+    with pytest.raises(ValueError, match="the text 'w5': the last info of the text has no 'extras'; rewards read"):
+        env.step(EOS)
+
+
 def test_errors_show_the_text_with_the_bad_score():
     envs = TextReward(toys(3), Broken(lambda texts: np.array([0.0, np.nan, 0.0])))
     envs.reset(seed=0)

@@ -66,7 +66,8 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             total += float(reward)
             if terminated or truncated:
                 break
-        return self._spelling.text_so_far(self._prompt, observation, info), total, terminated, truncated, info
+        prompt, self._prompt = self._prompt, None  # the text has ended
+        return self._spelling.text_so_far(prompt, observation, info), total, terminated, truncated, info
 
 
 class VectorWholeText(TextVectorWrapper):

@@ -76,6 +76,12 @@ def make_text_env(
     """
     from tril_gym.envs.text_env import TextEnv
 
+    if of_vectors := sorted({"autoreset_mode", "copy"} & set(keywords)):
+        raise TypeError(
+            f"{env_id} got an unexpected keyword argument {of_vectors[0]!r}, which is of vector environments:"
+            ' gym.make_vec takes it; with vectorization_mode="sync" or "async" it is in'
+            f" vector_kwargs={{{of_vectors[0]!r}: ...}}"
+        )
     env = TextEnv(_make_config(env_id, reward, keywords), render_mode=render_mode)
     return _with_reward(env, env_id, reward, reward_settings, fitted_rewards)
 

@@ -6,8 +6,9 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import tril_gym  # noqa: F401 - registers the environments
 from tril_gym.bridges import StableBaselinesVecEnv
@@ -17,6 +18,13 @@ TOKEN, EOS = 5, 1
 
 def native(n=3, **keywords):
     return StableBaselinesVecEnv(gym.make_vec("tril/Toy-v0", num_envs=n, autoreset_mode="SameStep", **keywords))
+
+
+class GoodWords:
+    """Writes a word of the good set in every step."""
+
+    def predict(self, observations, **keywords):
+        return np.full(len(observations), TOKEN), None
 
 
 def test_it_equals_their_vector_environment_over_single_ones():
@@ -65,15 +73,26 @@ def test_options_are_those_of_the_next_reset():
     assert {tuple(ours.reset()[row]) for _ in range(3) for row in range(3)} != {tuple(ours.reset()[0])}  # they are gone
 
 
+def test_an_evaluation_has_the_rewards_of_the_environment():
+    """As around a `Monitor`, not those that `VecNormalize` makes of them, and without a warning."""
+    envs = VecNormalize(native(), norm_obs=False)
+    returns, lengths = evaluate_policy(GoodWords(), envs, n_eval_episodes=4, return_episode_rewards=True)
+    assert returns == [1.0] * 4
+    assert lengths == [8] * 4
+
+
 def test_its_methods():
     envs = native(n=2, min_new_tokens=2, render_mode="rgb_array")
     envs.reset()
     assert [mask[EOS] for mask in envs.env_method("action_masks")] == [False, False]
     assert len(envs.get_attr("tokenizer", indices=[1])) == 1
     assert envs.env_is_wrapped(gym.Wrapper) == [False, False]
+    assert envs.env_is_wrapped(Monitor, indices=[1]) == [True]
     assert envs.get_images()[0].shape == (360, 640, 3)
     with pytest.raises(NotImplementedError, match="make the environment with render_mode"):
         envs.set_attr("render_mode", "human")
+    with pytest.raises(TypeError, match="takes a vector environment, such as"):
+        StableBaselinesVecEnv(gym.make("tril/Toy-v0"))
     with pytest.raises(ValueError, match="got 'Disabled'"):
         StableBaselinesVecEnv(gym.make_vec("tril/Toy-v0", num_envs=2, autoreset_mode="Disabled"))
 

@@ -1,5 +1,6 @@
 """Prompts and rewards of an environment in the form that TRL's trainers take."""
 
+import datetime
 import json
 
 import gymnasium as gym
@@ -25,6 +26,12 @@ def test_the_data_set_has_every_example():
     assert rows["prompt"][:] == ["name a dog", "name a cat"]
     assert rows["references"][:] == [["rex", "a rex"], ["tom"]]
     assert [json.loads(extras) for extras in rows["extras"]] == [{"level": 2}, {"label": 1}]
+
+
+def test_extras_that_are_no_json_are_refused():
+    example = Example("name a dog", extras={"born": datetime.date(2020, 1, 1)})
+    with pytest.raises(ValueError, match=r"datetime.date\(2020, 1, 1\) is of type date; make it a number or a text"):
+        prompt_dataset(gym.make("tril/Text-v0", dataset=[example], reward=None))
 
 
 def test_a_chat_is_the_text_that_the_environment_shows():

@@ -142,6 +142,8 @@ def test_unknown_ids_and_keywords_are_refused():
         make_text_env("tril/Nothing-v0")
     with pytest.raises(TypeError, match="got an unexpected keyword argument 'rule'; its own are dataset, split"):
         gym.make("tril/IMDB-v0", rule="stop")
+    with pytest.raises(TypeError, match=r"'autoreset_mode', which is of vector environments: .* in vector_kwargs="):
+        gym.make_vec("tril/Toy-v0", num_envs=2, vectorization_mode="sync", autoreset_mode="SameStep")
 
 
 def test_without_reward_keeps_the_first_configuration():

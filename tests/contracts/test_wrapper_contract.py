@@ -22,7 +22,7 @@ from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
 from tril_gym.testing.vector_steps import equal_steps, random_actions
 from tril_gym.utils.batched_infos import row_of
-from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, WithoutInfo, terms
+from tril_gym.wrappers import ActionMasking, TextObservation, TextReward, WholeText, WithoutInfo, terms
 from tril_gym.wrappers.text_space import AnyText
 
 MODES = ["NextStep", "SameStep", "Disabled"]
@@ -55,7 +55,24 @@ def toys(n=3, mode="Disabled", **keywords):
     return TextVectorEnv(toy_config(**keywords).without_reward(), n, autoreset_mode=mode)
 
 
+@pytest.fixture(params=[toy, toys], ids=["single", "vector"])
+def env(request):
+    return request.param()
+
+
+def float_tokens(env):
+    wrappers = gym.wrappers.vector if isinstance(env, TextVectorEnv) else gym.wrappers
+    return wrappers.DtypeObservation(env, np.float32)
+
+
 # ---- TextReward
+
+
+def test_rewards_do_not_go_around_a_wrapper_that_drops_what_they_read(env):
+    with pytest.raises(ValueError, match="drops inside of it: extras, prompt, references; put WithoutInfo outside"):
+        TextReward(ActionMasking(WithoutInfo(env, keep=["completion"])), CountWords())
+    with pytest.raises(ValueError, match="WholeText reads infos that WithoutInfo drops inside of it: prompt"):
+        WholeText(WithoutInfo(env))
 
 
 def test_reward_is_added_once_on_the_last_step():
@@ -246,6 +263,19 @@ def test_errors_name_the_broken_reward(result, error, message, n):
     env.step(TOKEN if n is None else [TOKEN] * n)
     with pytest.raises(error, match=message):
         env.step(EOS if n is None else [EOS] * n)
+
+
+def test_an_info_that_lacks_what_rewards_read_is_named():
+    class WithoutExtras(gym.Wrapper):
+        def step(self, action):
+            *results, info = self.env.step(action)
+            return *results, {key: value for key, value in info.items() if key != "extras"}
+
+    env = TextReward(WithoutExtras(toy()), CountWords())
+    env.reset(seed=0)
+    env.step(TOKEN)
+    with pytest.raises(ValueError, match="the text 'w5': the last info of the text has no 'extras'; rewards read"):
+        env.step(EOS)
 
 
 def test_errors_show_the_text_with_the_bad_score():
@@ -441,6 +471,21 @@ def test_masks_advise_against_every_token_that_ends_a_text():
     expected[ends] = False
     same(envs.action_masks(), expected)
     same(observation["action_mask"].astype(bool), expected)
+
+
+@pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation, WholeText])
+@pytest.mark.parametrize("inner", [ActionMasking, TextObservation, float_tokens])
+def test_wrappers_of_tokens_refuse_other_observations(wrapper, inner, env):
+    if (wrapper, inner) == (ActionMasking, float_tokens):
+        assert wrapper(inner(env)).reset(seed=0)[0]["observation"].dtype == np.float32
+        return
+    with pytest.raises(ValueError, match=rf"{wrapper.__name__} reads observations of \(12,\) token ids, .* put"):
+        wrapper(inner(env))
+
+
+def test_masks_are_of_text_environments():
+    with pytest.raises(ValueError, match='wraps text environments, whose metadata have a "text"'):
+        ActionMasking(gym.make("CartPole-v1"))
 
 
 def test_action_masks_have_the_names_and_the_type_that_a_library_wants():

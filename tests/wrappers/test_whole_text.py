@@ -105,6 +105,8 @@ def test_a_text_that_a_limit_of_steps_cuts_is_shown_as_far_as_it_was_written():
     env = WholeText(common_gen(max_episode_steps=2))
     prompt, _ = env.reset(seed=0)
     assert env.step("the dog runs") == (f"{prompt} the dog", 0.0, False, True, {})
+    with pytest.raises(ResetNeeded, match="it has ended"):
+        env.step("in the park")
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled", reward=None, max_episode_steps=2)
     envs = WholeText(envs)
     prompts, _ = envs.reset(seed=0)

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
 from tril_gym.utils.batched_infos import row_of, rows_with
@@ -24,6 +25,11 @@ class StableBaselinesVecEnv(VecEnv):
     """
 
     def __init__(self, envs: VectorEnv) -> None:
+        if not isinstance(envs, VectorEnv):
+            raise TypeError(
+                f"StableBaselinesVecEnv takes a vector environment, such as gym.make_vec(id, num_envs=8,"
+                f' autoreset_mode="SameStep"), got {envs!r}'
+            )
         mode = envs.metadata["autoreset_mode"]
         if AutoresetMode(mode) != AutoresetMode.SAME_STEP:
             raise ValueError(
@@ -87,8 +93,8 @@ class StableBaselinesVecEnv(VecEnv):
         return [values[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
-        """Return False for every row: they have no wrappers of their own."""
-        return [False for _ in self._get_indices(indices)]
+        """Return True for `Monitor` alone, whose `episode` the infos have; rows have no wrappers of their own."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[Any]:
         """Return an image of each row, in render mode "rgb_array"."""

@@ -7,7 +7,7 @@ GRPOTrainer(model, reward_funcs=functions, train_dataset=dataset, args=GRPOConfi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -41,7 +41,7 @@ def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
             {
                 "prompt": example.prompt,
                 "references": list(example.references),
-                "extras": json.dumps(example.all_extras, default=_as_plain),
+                "extras": _as_json(example.all_extras),
             }
             for example in shown_examples()
         ]
@@ -98,6 +98,17 @@ def _text(text: Any) -> str:
     return text if isinstance(text, str) else str(text[-1]["content"])
 
 
+def _as_json(extras: Mapping[str, Any]) -> str:
+    """Return extras as JSON, with numpy's numbers and arrays as plain ones."""
+    try:
+        return json.dumps(extras, default=_as_plain)
+    except TypeError as error:
+        raise ValueError(f"the extras of an example must be data that JSON can hold: {error}") from error
+
+
 def _as_plain(value: Any) -> Any:
     """Return numpy's numbers and arrays as JSON has them."""
-    return value.tolist()
+    try:
+        return value.tolist()
+    except AttributeError:
+        raise TypeError(f"{value!r} is of type {type(value).__name__}; make it a number or a text") from None

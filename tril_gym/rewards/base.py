@@ -149,7 +149,16 @@ def columns_of(
     """Return the inputs of a score from the infos of B ending steps: prompts, completions, references, extras.
 
     The extras also contain the "finish_reason", "stop" or "length", if the infos do.
+
+    Raises:
+        ValueError: an info lacks one of them, as that of an environment of your own may.
     """
+    for info in infos:
+        if missing := [key for key in ("prompt", "completion", "references", "extras") if key not in info]:
+            raise ValueError(
+                f"the last info of the text has no {missing[0]!r}; rewards read prompt, completion, references (a list,"
+                " may be empty) and extras (a dictionary)"
+            )
     extras = [
         info["extras"] | {"finish_reason": info["finish_reason"]} if "finish_reason" in info else info["extras"]
         for info in infos

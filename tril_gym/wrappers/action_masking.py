@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Dict, MultiBinary
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from tril_gym.wrappers.vector import VectorObservation
+from tril_gym.wrappers.vector import VectorObservation, check_observes_tokens
 
 
 def action_mask(observations: npt.NDArray[np.int64], text: Mapping[str, Any]) -> npt.NDArray[np.int8]:
@@ -49,9 +49,10 @@ class ActionMasking(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs
     def __init__(
         self, env: gym.Env, *, key: str = "observation", mask_key: str = "action_mask", dtype: Any = np.int8
     ) -> None:
-        self._masking = Masking(env.metadata["text"], key, mask_key, np.dtype(dtype))
         RecordConstructorArgs.__init__(self, key=key, mask_key=mask_key, dtype=np.dtype(dtype).name)
         gym.ObservationWrapper.__init__(self, env)
+        check_observes_tokens(env, "ActionMasking", allow_floats=True)
+        self._masking = Masking(env.metadata["text"], key, mask_key, np.dtype(dtype))
         self.observation_space = self._masking.space(env.observation_space)
 
     def observation(self, observation: Any) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class VectorActionMasking(VectorObservation):
     def __init__(
         self, env: VectorEnv, *, key: str = "observation", mask_key: str = "action_mask", dtype: Any = np.int8
     ) -> None:
+        check_observes_tokens(env, "ActionMasking", allow_floats=True)
         self._masking = Masking(env.metadata["text"], key, mask_key, np.dtype(dtype))
         super().__init__(env, self._masking.space(env.single_observation_space))
 

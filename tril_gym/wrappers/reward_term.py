@@ -19,7 +19,8 @@ from tril_gym import rewards
 from tril_gym.rewards.base import as_numbers, columns_of
 from tril_gym.utils.config_fields import check_weight
 from tril_gym.utils.no_copy import unwrap_no_copy
-from tril_gym.wrappers.vector import base_attribute
+from tril_gym.wrappers.vector import base_attribute, wrappers_of
+from tril_gym.wrappers.without_info import check_infos_pass
 
 Info = Mapping[str, Any]
 
@@ -95,6 +96,7 @@ def load_term(
     fitted: str | Path | None,
 ) -> Term:
     """Return the term that a wrapper of `env` adds; a reward by name fits on the environment's train examples."""
+    check_infos_pass(env, "TextReward", ["prompt", "completion", "references", "extras"])
     score, settings, fitted = unwrap_no_copy(score), unwrap_no_copy(settings), unwrap_no_copy(fitted)
     weight = check_weight(name or (score if isinstance(score, str) else "function"), weight)
     if isinstance(score, str):
@@ -120,11 +122,4 @@ def describe_terms(found: Sequence[Term]) -> str:
 
 def terms(env: Any) -> list[Term]:
     """Return the terms that an environment's wrappers pay, the innermost first."""
-    found = []
-    while isinstance(env, gym.Wrapper | gym.vector.VectorWrapper):
-        if isinstance(env, HasTerm):
-            found.append(env.term)
-        env = env.env
-    if hasattr(env, "envs"):  # SyncVectorEnv: every row has the same
-        return terms(env.envs[0]) + found[::-1]
-    return found[::-1]
+    return [wrapper.term for wrapper in reversed(wrappers_of(env)) if isinstance(wrapper, HasTerm)]

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.utils.tokenization import decode
 from tril_gym.wrappers.text_space import AnyText
-from tril_gym.wrappers.vector import VectorObservation, base_attribute
+from tril_gym.wrappers.vector import VectorObservation, base_attribute, check_observes_tokens
 
 
 def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[str, Any]:
@@ -46,8 +46,9 @@ class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorAr
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
-        self.observation_space = text_space(env.observation_space)
         self._tokenizer = tokenizer_of(env)
+        check_observes_tokens(env, "TextObservation")
+        self.observation_space = text_space(env.observation_space)
 
     def observation(self, observation: Any) -> dict[str, Any]:
         """Return the observation with its texts."""
@@ -58,8 +59,9 @@ class VectorTextObservation(VectorObservation):
     """`TextObservation` around a vector environment."""
 
     def __init__(self, env: VectorEnv) -> None:
-        super().__init__(env, text_space(env.single_observation_space))
         self._tokenizer = tokenizer_of(env)
+        check_observes_tokens(env, "TextObservation")
+        super().__init__(env, text_space(env.single_observation_space))
 
     def observe(self, observations: Any) -> dict[str, Any]:
         """Return observations with their texts, of n rows or of one."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import Space
+from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
@@ -23,6 +24,35 @@ def base_attribute(env: gym.Env | VectorEnv, name: str) -> Any:
         return base.call("attribute", name)[0] if is_ours else None
     rows = getattr(base, "envs", None)  # SyncVectorEnv
     return getattr(rows[0].unwrapped if rows else base, name, None)
+
+
+def wrappers_of(env: Any) -> list[Any]:
+    """Return the wrappers around an environment, the outermost first; in a `SyncVectorEnv` of its first row."""
+    found = []
+    while isinstance(env, gym.Wrapper | VectorWrapper):
+        found.append(env)
+        env = env.env
+    return found + wrappers_of(env.envs[0]) if hasattr(env, "envs") else found
+
+
+def check_observes_tokens(env: gym.Env | VectorEnv, wrapper: str, *, allow_floats: bool = False) -> None:
+    """Check that the observation of an environment is that of a text environment, (P+T,) token ids.
+
+    Raises:
+        ValueError: it is none, or another wrapper has changed its observation before.
+    """
+    text = env.metadata.get("text")
+    if text is None:
+        raise ValueError(f'{wrapper} wraps text environments, whose metadata have a "text"; {env} has none')
+    space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
+    length = text["max_prompt_length"] + text["max_new_tokens"]
+    kinds = "iuf" if allow_floats else "iu"
+    if not (isinstance(space, Box) and space.shape == (length,) and space.dtype.kind in kinds):
+        found = type(space).__name__ if space.shape is None else f"{type(space).__name__} {space.shape} {space.dtype}"
+        raise ValueError(
+            f"{wrapper} reads observations of ({length},) token ids, which another wrapper has changed to {found} in"
+            f" {env}; put {wrapper} inside of that wrapper, or leave one of them out"
+        )
 
 
 class TextVectorWrapper(VectorWrapper):

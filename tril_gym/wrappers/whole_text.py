@@ -19,7 +19,8 @@ from tril_gym.utils.batched_infos import batched, row_of
 from tril_gym.utils.tokenization import encode
 from tril_gym.wrappers.text_observation import text_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
-from tril_gym.wrappers.vector import TextVectorWrapper
+from tril_gym.wrappers.vector import TextVectorWrapper, check_observes_tokens
+from tril_gym.wrappers.without_info import check_infos_pass
 
 NO_INFO: Mapping[str, Any] = {}
 NOT_BEGUN = "no text has begun, or it has ended: call reset() before step()"
@@ -42,6 +43,8 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
+        check_observes_tokens(env, "WholeText")
+        check_infos_pass(env, "WholeText", ["prompt"])
         self.observation_space, self.action_space = AnyText(), AnyText()
         self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
         self._prompt: str | None = None
@@ -63,13 +66,16 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             total += float(reward)
             if terminated or truncated:
                 break
-        return self._spelling.text_so_far(self._prompt, observation, info), total, terminated, truncated, info
+        prompt, self._prompt = self._prompt, None  # the text has ended
+        return self._spelling.text_so_far(prompt, observation, info), total, terminated, truncated, info
 
 
 class VectorWholeText(TextVectorWrapper):
     """`WholeText` around a vector environment; observations and actions are n strings."""
 
     def __init__(self, env: VectorEnv) -> None:
+        check_observes_tokens(env, "WholeText")
+        check_infos_pass(env, "WholeText", ["prompt"])
         super().__init__(env)
         if self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(

@@ -9,7 +9,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from tril_gym.wrappers.vector import TextVectorWrapper
+from tril_gym.wrappers.vector import TextVectorWrapper, wrappers_of
 
 
 class WithoutInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -30,19 +30,19 @@ class WithoutInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return VectorWithoutInfo(env, keep) if isinstance(env, VectorEnv) else super().__new__(cls)
 
     def __init__(self, env: gym.Env, keep: Collection[str] = ()) -> None:
-        self._keep = check_keys(keep)
-        RecordConstructorArgs.__init__(self, keep=sorted(self._keep))
+        self.kept_keys = check_keys(keep)
+        RecordConstructorArgs.__init__(self, keep=sorted(self.kept_keys))
         gym.Wrapper.__init__(self, env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and drop infos."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {key: value for key, value in info.items() if key in self._keep}
+        return observation, {key: value for key, value in info.items() if key in self.kept_keys}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step, and drop infos."""
         *results, info = self.env.step(action)
-        return *results, {key: value for key, value in info.items() if key in self._keep}  # type: ignore[return-value]
+        return *results, {key: value for key, value in info.items() if key in self.kept_keys}  # type: ignore[return-value]
 
 
 class VectorWithoutInfo(TextVectorWrapper):
@@ -51,7 +51,7 @@ class VectorWithoutInfo(TextVectorWrapper):
     def __init__(self, env: VectorEnv, keep: Collection[str] = ()) -> None:
         super().__init__(env)
         keys = check_keys(keep) | {"final_obs"}
-        self._keep = keys | {f"_{key}" for key in keys}
+        self.kept_keys = keys | {f"_{key}" for key in keys}
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and drop infos."""
@@ -66,7 +66,21 @@ class VectorWithoutInfo(TextVectorWrapper):
         return *results, final | kept  # type: ignore[return-value]
 
     def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in infos.items() if key in self._keep}
+        return {key: value for key, value in infos.items() if key in self.kept_keys}
+
+
+def check_infos_pass(env: gym.Env | VectorEnv, wrapper: str, keys: Collection[str]) -> None:
+    """Check that no `WithoutInfo` inside of another wrapper drops the infos that it reads.
+
+    Raises:
+        ValueError: one does.
+    """
+    for inner in wrappers_of(env):
+        if isinstance(inner, WithoutInfo | VectorWithoutInfo) and (dropped := sorted(set(keys) - inner.kept_keys)):
+            raise ValueError(
+                f"{wrapper} reads infos that WithoutInfo drops inside of it: {', '.join(dropped)}; put WithoutInfo"
+                f" outside, WithoutInfo({wrapper}(...))"
+            )
 
 
 def check_keys(keep: Collection[str]) -> set[str]:

@@ -207,7 +207,7 @@ def test_index_lists_every_page():
 def test_every_metadata_key_is_documented():
     documented = first_column(ROOT / "docs/environments.md", "Metadata")
     by_reward = {"main_process_reward"}  # in the metadata of rewards that ask for it only
-    assert sorted(documented) == sorted({*gym.make("tril/Toy-v0").metadata["text"], *by_reward})
+    assert sorted(documented) == sorted({*gym.make("tril/Text-v0").metadata["text"], *by_reward})  # names no reward
 
 
 def test_every_info_key_is_documented():

@@ -103,6 +103,20 @@ def test_one_number_for_several_texts_means_a_function_of_one(number, rows, capl
     assert "rewards.per_text(function)" in caplog.text
 
 
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 2)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda completions: float(len(completions)),
+        lambda prompts, completions: 1.0,
+        lambda prompts, completions, references, extras: np.mean(count(completions)),
+    ],
+)
+def test_one_number_for_all_completions_is_refused(function, rows):
+    with pytest.raises(ValueError, match=r"'lambda' gives one number for all completions, and must give one for each"):
+        rewards.as_score(function)(*[column[rows] for column in TEXTS])
+
+
 def test_a_function_of_a_batch_may_squeeze_a_batch_of_one(caplog):
     def squeezed(completions):
         return torch.tensor(count(completions)).squeeze()

@@ -218,8 +218,8 @@ def text_env_config(
         column: names in the data by the task's names of columns, where they differ.
         prompt_template: format of a prompt, in CommonGen such as "generate a sentence with: {concepts}."; None takes
             the task's own. Examples that are given as such keep their prompts.
-        tokenizer: "embedded", "fit" (a BPE of 4,000 tokens trained on the train examples), "fit:N" (of N tokens), a
-            name, a folder, or a tokenizer.
+        tokenizer: "embedded", "fit" (at most 4,000 tokens, fitted to the train examples), "fit:N" (at most N), a name,
+            a folder, or a tokenizer.
         max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
         max_new_tokens: T; where the task has none, the 95th percentile of the references and
             rejected texts, at most 128.

@@ -33,7 +33,8 @@ class FunctionScore(Score):
     """A score made of a function.
 
     A function that returns a single number for several texts is one of one text: it is called once per text, and a log
-    message says so; `per_text` avoids it. A function that raises is called again; see `Retried`.
+    message says so; `per_text` avoids it. If it names prompts or completions it is one of a batch, and a single number
+    is an error. A function that raises is called again; see `Retried`.
 
     Args:
         function: of a batch or, with `is_per_text`, of one text.
@@ -64,6 +65,7 @@ class FunctionScore(Score):
         values = self._call(inputs)
         if num_texts and _is_number(values):
             if num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs])):
+                self._refuse_batch()
                 self.is_per_text = True
                 _say_once(
                     f"reward {self.name!r} gives one number for several texts, so it is called once per text;"
@@ -89,6 +91,16 @@ class FunctionScore(Score):
         call = passing(self.function, OF_ONE_TEXT)
         assert call is not None, "checked in __init__"
         return [call(of_one) for of_one in zip(*inputs, strict=True)]
+
+    def _refuse_batch(self) -> None:
+        """Raise ValueError for a function whose parameters say that it is one of a batch."""
+        if named := [
+            name for name in ("prompts", "completions") if name in inspect.signature(self.function).parameters
+        ]:
+            raise ValueError(
+                f"reward {self.name!r} gives one number for all {named[-1]}, and must give one for each; the parameters"
+                f" of a function of one text are called {', '.join(OF_ONE_TEXT)}"
+            )
 
     def _numbers(self, values: Any, num_texts: int) -> Scores:
         try:

@@ -117,7 +117,7 @@ REGISTRY = {
     ),
     "end_bonus": RewardSpec(
         "text.shaping:EndBonus",
-        "1 for a text that ended with EOS, else 0",
+        "1 for a text that ended with EOS or a stop string, else 0",
         'extras["finish_reason"], which environments provide',
     ),
     "entropy_1": RewardSpec(

@@ -141,7 +141,7 @@ def test_fit_is_cached(reviews, tmp_path, monkeypatch, caplog):
         folder = sentiment_module.fit(labelled, "content")
     assert "accuracy 1.000 on 6 held-out texts" in caplog.text
     assert caplog.records[0].levelname == "WARNING", "said before it takes a minute or two, also without logging set up"
-    assert "fitting the sentiment classifier to 60 labelled texts" in caplog.text
+    assert "fitting the sentiment classifier to 54 labelled texts" in caplog.text
     made = (folder / "model.safetensors").stat().st_mtime_ns
     assert sentiment_module.fit(labelled, "content") == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made

@@ -159,7 +159,7 @@ def _fit(examples: Sequence[ExampleLike], config: training.FitConfig, folder: Pa
 
     logger.warning(
         "fitting the sentiment classifier to %d labelled texts, which takes a minute or two; it is kept in %s",
-        len(labelled),
+        len(kept),
         cache_root(),
     )
     tokenizer = training.train_tokenizer([text for text, _ in kept], config)

@@ -73,7 +73,7 @@ def _repetition_penalty(text: str, n: int) -> float:
 
 
 class EndBonus(Score):
-    """1 for a text that ended with EOS; 0 for a text that reached the length limit.
+    """1 for a text that ended with EOS or a stop string; 0 for a text that reached the length limit.
 
     Reads `extras["finish_reason"]`, which environments and `evaluate` provide.
     """

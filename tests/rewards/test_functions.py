@@ -103,6 +103,22 @@ def test_one_number_for_several_texts_means_a_function_of_one(number, rows, capl
     assert "rewards.per_text(function)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda completions: sum(count(completions)) / len(completions),
+        lambda prompts, completions: 1.0,
+        lambda prompts, completions, references, extras: len(completions) / 3,
+    ],
+)
+def test_one_number_from_a_function_with_names_of_a_batch_is_refused(function):
+    """It would read the letters of a text as texts."""
+    with pytest.raises(ValueError, match="one number per text is needed, got one float for 3 texts"):
+        rewards.as_score(function)(*TEXTS)
+    with pytest.raises(ValueError, match="a reward of one text takes prompt, completion"):
+        rewards.per_text(function)
+
+
 def test_a_function_of_a_batch_may_squeeze_a_batch_of_one(caplog):
     def squeezed(completions):
         return torch.tensor(count(completions)).squeeze()

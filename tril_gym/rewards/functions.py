@@ -49,10 +49,12 @@ class FunctionScore(Score):
         self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
         if is_per_text is None and passing(function, INPUTS) is None and passing(function, OF_ONE_TEXT) is not None:
             self.is_per_text = True  # its parameters have names of one text
-        if passing(function, OF_ONE_TEXT if self.is_per_text else INPUTS) is None:
+        names = OF_ONE_TEXT if self.is_per_text else INPUTS
+        if passing(function, names) is None:
             raise ValueError(
-                f"reward {self.name!r} has the parameters {inspect.signature(function)}; a reward takes"
-                f" {', '.join(INPUTS)}, all four by position or some by these names, or the completions alone"
+                f"reward {self.name!r} has the parameters {inspect.signature(function)}; a reward"
+                f"{' of one text' if self.is_per_text else ''} takes {', '.join(names)}, all four by position or some"
+                f" by these names, or the {names[COMPLETIONS]} alone"
             )
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
@@ -63,14 +65,16 @@ class FunctionScore(Score):
             return self._numbers(self._each(inputs), num_texts)
         values = self._call(inputs)
         if num_texts and _is_number(values):
-            if num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs])):
+            is_of_a_batch = passing(self.function, OF_ONE_TEXT) is None  # its parameters have names of a batch
+            if not is_of_a_batch and (num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs]))):
                 self.is_per_text = True
                 _say_once(
                     f"reward {self.name!r} gives one number for several texts, so it is called once per text;"
                     " rewards.per_text(function) declares this"
                 )
                 return self._numbers(self._each(inputs), num_texts)
-            values = [values]  # a function of a batch that gives a number for a batch of one
+            if num_texts == 1:
+                values = [values]  # a function of a batch that gives a number for a batch of one
         return self._numbers(values, num_texts)
 
     def _call(self, inputs: Sequence[Any]) -> Any:
@@ -149,7 +153,7 @@ def passing(function: Callable[..., Any], names: Sequence[str]) -> Call | None:
         signature.bind(*names)
     except TypeError:
         return None
-    return lambda inputs: function(*inputs)
+    return None if any(_is_other(it.name, names) for it in needed) else lambda inputs: function(*inputs)
 
 
 def _is_other(name: str, names: Sequence[str]) -> bool:

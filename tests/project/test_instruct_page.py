@@ -23,6 +23,8 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for block in blocks(PAGE.read_text()):
+            if block.mark:
+                continue
             if block.language == "python":
                 exec(compile(block.code, PAGE.name, "exec"), module.__dict__)
                 continue

@@ -11,6 +11,7 @@ from pathlib import Path
 
 SETS = [{"concepts": [f"dog{i}", "run"], "references": [f"dog{i} runs in the park."]} for i in range(60)]
 PAIRS = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(40)]
+QUESTIONS: list[dict[str, object]] = [{"prompt": f"2 + {i} =", "answer": 2 + i, "completion": "4"} for i in range(40)]
 NO_REFERENCES = [row | {"references": []} for row in SETS]
 
 
@@ -65,6 +66,8 @@ FILES: dict[str, bytes] = {
     "deep.jsonl": b'{"concepts": ' + b"[" * 200_000 + b"]" * 200_000 + b', "references": []}\n',
     "none.jsonl": lines(NO_REFERENCES),
     "some.jsonl": lines([*NO_REFERENCES[:30], *SETS[30:]]),
+    "questions.jsonl": lines([*QUESTIONS, {"prompt": "2 + 41 =", "answer": None}]),
+    "held_out.jsonl": lines([*QUESTIONS, {"prompt": "2 + 40 =", "answer": None}]),  # by its hash
     "reviews.jsonl": b'{"text": "a good film", "label": 2}\n',
     "notes.txt": b"hello",
     "pairs.jsonl": lines(PAIRS),
@@ -85,6 +88,7 @@ FILES: dict[str, bytes] = {
 }
 
 TRAIN, TOY = "train ppo", "--env tril/Toy-v0"
+MATCH = "--reward exact_match --reward-arg exact_match.against=answer"
 
 # (arguments, words of the message)
 BAD_COMMANDS: tuple[tuple[str, str], ...] = (
@@ -183,6 +187,12 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --eval-dataset empty_folder", "empty_folder has no validation split"),
     (f"{TRAIN} --dataset none.jsonl", "needs at least 2 train examples with references, got 0"),
     ("train bc --dataset none.jsonl --reward end_bonus", "bc with these settings learns from references, and example"),
+    ("train bc --env tril/Text-v0 --dataset questions.jsonl", "('2 + 41 =') of tril/Text-v0 has none; use data with"),
+    (f"{TRAIN} --env tril/Text-v0 --dataset questions.jsonl {MATCH}", "('2 + 41 =') cannot be scored: exact_match"),
+    (
+        f"{TRAIN} --env tril/Text-v0 --dataset held_out.jsonl {MATCH}",
+        "('2 + 40 =') cannot be scored: exact_match compares with extras['answer'], and None of one text is no answer",
+    ),
     (f"{TRAIN} --dataset some.jsonl --reward end_bonus", "has no reference to pretrain on, while others may have"),
     (
         f"{TRAIN} --env tril/IMDB-v0 --dataset reviews.jsonl",

@@ -113,8 +113,10 @@ def test_one_number_for_several_texts_means_a_function_of_one(number, rows, capl
     ],
 )
 def test_one_number_for_all_completions_is_refused(function, rows):
-    with pytest.raises(ValueError, match=r"'lambda' gives one number for all completions, and must give one for each"):
+    with pytest.raises(ValueError, match=r"'lambda' gives one number for all texts, and must give one for each"):
         rewards.as_score(function)(*[column[rows] for column in TEXTS])
+    with pytest.raises(ValueError, match="a reward of one text takes prompt, completion"):
+        rewards.per_text(function)
 
 
 def test_a_function_of_a_batch_may_squeeze_a_batch_of_one(caplog):

@@ -26,6 +26,7 @@ from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_su
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+SKIP_ROWS = 'on_bad_row="skip" leaves such rows out: --env-arg on_bad_row=skip, for reward models --on-bad-row skip'
 MAX_MESSAGE = 600  # characters about a row, whose values may be long
 HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # files that `save_to_disk` of `datasets` writes
@@ -222,7 +223,7 @@ def to_examples(reader: RowReader, lines: Iterable[Line], *, source: str) -> Exa
             except ValueError as error:
                 reason = reason or f"{source}, line {number}: {_shortened(str(error))}"
                 if reader.on_bad_row == "raise":
-                    raise ValueError(f'{reason} (on_bad_row="skip" leaves such rows out)') from error
+                    raise ValueError(f"{reason} ({SKIP_ROWS})") from error
                 skipped += 1
 
     found = Examples(_counted(reader.task.gather(usable()), source), source=source)

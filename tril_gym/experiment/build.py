@@ -31,6 +31,7 @@ from tril_gym.experiment.config import (
     merged_env_args,
 )
 from tril_gym.experiment.environments import (
+    check_answers,
     check_guide_function,
     check_held_out,
     check_pairs,
@@ -124,6 +125,7 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> tuple[RunConfig, dict[str, 
     config = with_lengths(fitting, envs)
     check_held_out(config, eval_env_kwargs, pretrained)
     check_rewards(config, data, pretrained)
+    check_answers(config, envs, eval_env_kwargs)
     if config.guide is not None and is_function_name(config.guide):
         check_guide_function(config, data, pretrained, guide_without_model(config))
     if pretrained is None and config.tiny_samples:  # a wrong setting must not be found after minutes of pretraining

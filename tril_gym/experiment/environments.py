@@ -20,6 +20,8 @@ from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of, le
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
+from tril_gym.wrappers.reward_term import terms
+from tril_gym.wrappers.vector import base_attribute
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.collection.actor import Actor
 
 PROBED = 3  # texts
+PROMPT_SHOWN = 60  # characters of a prompt in a message
 
 
 def make_envs(
@@ -277,6 +280,37 @@ def check_rewards(
         raise ValueError(kind + str(error)) from error
     finally:
         envs.close()
+    check_answers(config, envs, data)
+
+
+def check_answers(config: RunConfig, envs: VectorEnv, data: dict[str, Any]) -> None:
+    """Check that every example has what rewards such as `exact_match` compare with.
+
+    Args:
+        config: the settings.
+        envs: an environment with the rewards.
+        data: the keywords that select the examples.
+
+    Raises:
+        ValueError: one has no answer.
+    """
+    from tril_gym.rewards.text.verifiable import Verified
+
+    scores = [term.score for term in terms(envs) if isinstance(term.score, Verified)]
+    if not scores or not has_data(config.env):
+        return
+    for number, example in enumerate(examples_of(config.env, **data, **reading(config))):
+        for score in scores:
+            try:
+                score.answers(example.references, example.extras)
+            except ValueError as error:
+                shown = _described(number, example.prompt)
+                raise ValueError(f"example {shown} cannot be scored: {error}") from error
+
+
+def _described(number: int, prompt: str) -> str:
+    """Return the number of an example with the beginning of its prompt."""
+    return f"{number} ({prompt[:PROMPT_SHOWN] + '…' * (len(prompt) > PROMPT_SHOWN)!r})"
 
 
 def _last_words(prompts: Ids, eos_token_ids: Sequence[int]) -> Ids:
@@ -350,18 +384,22 @@ def check_pairs(config: RunConfig, data: dict[str, Any]) -> None:
 
 
 def check_references(config: RunConfig, envs: VectorEnv) -> None:
-    """Check that the first examples have references.
+    """Check that all examples of a data set have references, or the first ones that an environment creates.
 
     Raises:
         ValueError: one has none.
     """
-    _, infos = envs.reset(seed=config.seed)
-    for row in range(envs.num_envs):
-        info = row_of(infos, row)
-        if not info.get("references"):
-            raise ValueError(
-                f"{config.algorithm} with these settings learns from references, and example"
-                f" {info.get('example', '?')} of {config.env} has none; use data with references (in tril/Text-v0 the"
-                " column references or completion, which --column can name), or an algorithm and a guide that need"
-                " none, such as ppo"
-            )
+    if has_data(config.env):
+        examples = base_attribute(envs, "examples")
+        found = ((number, example) for number, example in enumerate(examples) if not example.references)
+        missing = next((_described(number, example.prompt) for number, example in found), None)
+    else:
+        _, infos = envs.reset(seed=config.seed)
+        rows = (row_of(infos, row) for row in range(envs.num_envs))
+        missing = next((info.get("example", "?") for info in rows if not info.get("references")), None)
+    if missing is not None:
+        raise ValueError(
+            f"{config.algorithm} with these settings learns from references, and example {missing} of {config.env} has"
+            " none; use data with references in every row (in tril/Text-v0 the column references or completion, which"
+            " --column can name), or an algorithm and a guide that need none, such as ppo"
+        )

@@ -50,10 +50,12 @@ class FunctionScore(Score):
         self.name = str(getattr(function, "__name__", type(function).__name__)).strip("<>")
         if is_per_text is None and passing(function, INPUTS) is None and passing(function, OF_ONE_TEXT) is not None:
             self.is_per_text = True  # its parameters have names of one text
-        if passing(function, OF_ONE_TEXT if self.is_per_text else INPUTS) is None:
+        names = OF_ONE_TEXT if self.is_per_text else INPUTS
+        if passing(function, names) is None:
             raise ValueError(
-                f"reward {self.name!r} has the parameters {inspect.signature(function)}; a reward takes"
-                f" {', '.join(INPUTS)}, all four by position or some by these names, or the completions alone"
+                f"reward {self.name!r} has the parameters {inspect.signature(function)}; a reward"
+                f"{' of one text' if self.is_per_text else ''} takes {', '.join(names)}, all four by position or some"
+                f" by these names, or the {names[COMPLETIONS]} alone"
             )
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
@@ -65,7 +67,11 @@ class FunctionScore(Score):
         values = self._call(inputs)
         if num_texts and _is_number(values):
             if num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs])):
-                self._refuse_batch()
+                if passing(self.function, OF_ONE_TEXT) is None:  # its parameters have names of a batch
+                    raise ValueError(
+                        f"reward {self.name!r} gives one number for all texts, and must give one for each; the parameters"
+                        f" of a function of one text are called {', '.join(OF_ONE_TEXT)}"
+                    )
                 self.is_per_text = True
                 _say_once(
                     f"reward {self.name!r} gives one number for several texts, so it is called once per text;"
@@ -91,16 +97,6 @@ class FunctionScore(Score):
         call = passing(self.function, OF_ONE_TEXT)
         assert call is not None, "checked in __init__"
         return [call(of_one) for of_one in zip(*inputs, strict=True)]
-
-    def _refuse_batch(self) -> None:
-        """Raise ValueError for a function whose parameters say that it is one of a batch."""
-        if named := [
-            name for name in ("prompts", "completions") if name in inspect.signature(self.function).parameters
-        ]:
-            raise ValueError(
-                f"reward {self.name!r} gives one number for all {named[-1]}, and must give one for each; the parameters"
-                f" of a function of one text are called {', '.join(OF_ONE_TEXT)}"
-            )
 
     def _numbers(self, values: Any, num_texts: int) -> Scores:
         try:
@@ -161,7 +157,7 @@ def passing(function: Callable[..., Any], names: Sequence[str]) -> Call | None:
         signature.bind(*names)
     except TypeError:
         return None
-    return lambda inputs: function(*inputs)
+    return None if any(_is_other(it.name, names) for it in needed) else lambda inputs: function(*inputs)
 
 
 def _is_other(name: str, names: Sequence[str]) -> bool:

@@ -334,6 +334,12 @@ class TestCheckpoints:
         saved = json.loads((tmp_path / "agent.json").read_text())["config"]
         assert BCConfig(**saved) == BCConfig(**KINDS["bc"].numbers)
 
+    def test_unknown_changes(self, tmp_path):
+        KINDS["bc"](toy_policy(), toy_envs()).save(tmp_path)
+        message = r"'learning_rat' \(did you mean 'learning_rate'\?\), which is no hyperparameter of bc; use fields of"
+        with pytest.raises(ValueError, match=message):
+            BC.load(tmp_path, envs=toy_envs(), changes={"learning_rat": 1.0})
+
 
 MORE = {"normalize_advantages": True, "value_clip_range": 0.2, "ent_coef": 0.01}
 

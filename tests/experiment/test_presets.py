@@ -19,7 +19,7 @@ from tril_gym.cli import main
 from tril_gym.cli.training import train_command
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.experiment import presets
-from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.algorithms import ALGORITHMS, AlgorithmSpec, agent_type
 from tril_gym.experiment.build import build_run, restore_run
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resolution import configure
@@ -117,6 +117,16 @@ def test_hyperparameters_are_valid_in_every_cell(preset, algorithm, env):
 def test_small_models_have_settings_for_every_algorithm(name):
     """The defaults of algorithms are those of large pretrained models."""
     assert set(presets.read(name)["algorithms"]) == set(ALGORITHMS)
+
+
+def test_a_new_algorithm_has_its_own_defaults_until_the_usual_preset_has_others(monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "new", AlgorithmSpec("ppo:PPO", "A row without settings in any preset."))
+    config = configure("new")
+    assert config.hyperparameters["learning_rate"] == agent_type("ppo").config_type.learning_rate
+    assert config.iterations == configure("ppo").iterations
+    assert train_command("new").params
+    with pytest.raises(ValueError, match=r"the preset small has settings for .* only, got new"):
+        configure("new", preset="small")
 
 
 # Every number of TRIL's files, by hand; see the head of tril.yaml for their names and commits.

@@ -61,8 +61,9 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     if (own := ALGORITHMS[algorithm].env) is not None:
         given = {"env": OWN_DATA if _is_own_file(given.get("dataset")) else own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
-    chosen = presets.load(_preset_for(policy) if preset is None else preset, env, algorithm, policy)
-    _check_preset(chosen, env, algorithm)
+    usual_preset = _preset_for(policy)
+    chosen = presets.load(usual_preset if preset is None else preset, env, algorithm, policy)
+    _check_preset(chosen, env, algorithm, needs_algorithm=chosen.name != usual_preset)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
     asked, numbers = numbers, chosen.hyperparameters | numbers
     usual = {entry.name: entry.default for entry in fields(kind.config_type)}
@@ -74,15 +75,18 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def _check_preset(chosen: Preset, env: str, algorithm: str) -> None:
-    """Check that a preset has settings for an environment and for an algorithm."""
+def _check_preset(chosen: Preset, env: str, algorithm: str, *, needs_algorithm: bool) -> None:
+    """Check that a preset has settings for an environment and for an algorithm.
+
+    The preset of runs that name none may lack a new algorithm, which then has the defaults of its config.
+    """
     content = presets.read(chosen.name)
     if "iterations" not in chosen.run:  # nothing but what its environments share
         raise ValueError(
             f"the preset {chosen.name} has settings for {', '.join(content['envs'])} only, got --env {env}"
         )
     algorithms = content.get("algorithms")
-    if algorithms is not None and algorithm not in algorithms:
+    if needs_algorithm and algorithms is not None and algorithm not in algorithms:
         raise ValueError(
             f"the preset {chosen.name} has settings for {', '.join(algorithms)} only, got {algorithm}; without it,"
             " --policy and --dataset choose model and data"

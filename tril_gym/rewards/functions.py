@@ -69,8 +69,8 @@ class FunctionScore(Score):
             if num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs])):
                 if passing(self.function, OF_ONE_TEXT) is None:  # its parameters have names of a batch
                     raise ValueError(
-                        f"reward {self.name!r} gives one number for all texts, and must give one for each; the parameters"
-                        f" of a function of one text are called {', '.join(OF_ONE_TEXT)}"
+                        f"reward {self.name!r} gives one number for all texts, and must give one for each; parameters"
+                        f" of a function of one text are {', '.join(OF_ONE_TEXT)}"
                     )
                 self.is_per_text = True
                 _say_once(

@@ -85,6 +85,7 @@ class TestCalls:
             ([3], r"a callback is a function f\(report\) or a tril_gym.agents.Callback, got 3"),
             ([Recorder], r"the class Recorder; make an object of it: Recorder\(\.\.\.\)"),
             ([lambda report: True], r"returned True; to stop the training, return or raise StopTraining"),
+            ([lambda report: StopTraining], r"returned the class StopTraining; to stop the training, return or raise"),
         ],
     )
     def test_wrong_callbacks(self, callbacks, message):

@@ -42,6 +42,7 @@ from tril_gym.utils.atomic_files import write_folder
 from tril_gym.utils.config_fields import check_integer, describe_type
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import Ranks, current_ranks
+from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.versions import check_not_newer
 
 
@@ -336,11 +337,17 @@ class Agent(ABC):
                 `discriminator=`, if it is your own.
 
         Raises:
-            ValueError: the folder holds no agent, one of another algorithm or of a newer version, or the guide is
-                missing.
+            ValueError: the folder holds no agent, one of another algorithm or of a newer version, the guide is missing,
+                or `changes` names no hyperparameter.
         """
         folder = Path(folder)
         about = cls._read_about(folder)
+        names = [entry.name for entry in fields(cls.config_type)]
+        if unknown := sorted(set(changes or {}) - set(names)):
+            raise ValueError(
+                f"changes names {with_suggestion(unknown[0], names)}, which is no hyperparameter of {cls.name}; use"
+                f" fields of {cls.config_type.__name__}, such as learning_rate"
+            )
         policy = saved_policy(folder, trust_remote_code=trust_remote_code).to(device)
         config = cls.config_type(**about["config"] | dict(changes or {}))
         if cls.takes_guide and "guide" not in parts:

@@ -74,7 +74,7 @@ def call(callbacks: Sequence[Callback], report: Report) -> str | None:
     """Give a report to each callback; return the reason of the first that stops the training, None where none does.
 
     Raises:
-        TypeError: a callback returned a Boolean, which may mean either.
+        TypeError: a callback returned a Boolean, which may mean either, or `StopTraining` without a reason.
     """
     reason: str | None = None
     for callback in callbacks:
@@ -84,9 +84,10 @@ def call(callbacks: Sequence[Callback], report: Report) -> str | None:
             answer = stop
         if isinstance(answer, StopTraining):
             reason = reason or str(answer) or "a callback stopped it"
-        elif isinstance(answer, bool):
+        elif isinstance(answer, bool) or answer is StopTraining:
+            shown = answer if isinstance(answer, bool) else "the class StopTraining"
             raise TypeError(
-                f"a callback returned {answer}; to stop the training, return or raise StopTraining(reason), to continue"
+                f"a callback returned {shown}; to stop the training, return or raise StopTraining(reason), to continue"
                 " return None"
             )
     return reason

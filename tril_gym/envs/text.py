@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from numbers import Integral
 
 from tril_gym.data.chats import assistant_text, messages_of, transcript
 from tril_gym.data.example import Example
@@ -40,12 +41,17 @@ def read(row: DataRow) -> Example:
 
 
 def _completion(row: DataRow) -> list[str]:
-    """Return the completion in a list; an empty one where there is none."""
+    """Return the completion in a list; an empty one where there is none. A whole number is text, as in CSV."""
     value = assistant_text(row.get("completion"))
     if value is None or value == "":
         return []
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return [str(int(value))]
     if not isinstance(value, str):
-        raise ValueError(f"completion must be a text, got {value!r}; a list of texts is the column references")
+        raise ValueError(
+            f"completion must be a text or a whole number, got {value!r}; write other numbers as texts, and a list of"
+            " texts as the column references"
+        )
     return [value]
 
 

@@ -42,6 +42,11 @@ def test_step_by_hand(example, capsys):
     assert "[stop]" in capsys.readouterr().out
 
 
+def test_own_algorithm(example):
+    before, after = example("own_algorithm", iterations=3, num_envs=16, samples=64, examples=32)
+    assert before != after
+
+
 def test_ppo_custom_reward(example):
     before, after = example("ppo_custom_reward", iterations=3, num_envs=16, samples=64, examples=32)
     assert 0 <= before <= 1

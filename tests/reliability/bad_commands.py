@@ -224,6 +224,11 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --env-arg vocab_size=5", "vocab_size must cover the tokenizer"),
     (f"{TRAIN} --env-arg reward_settings=3", "reward_settings must be settings by the name of a reward"),
     (f"{TRAIN} --env-arg prompt_template=x", "prompt_template must be a format of {concepts} and nothing else"),
+    # algorithms
+    ("train own.py", "the algorithm own.py is a file without a class; write own.py:CLASS"),
+    ("train own.py:Nothing", "own.py has no class of the name Nothing"),
+    ("train own.py:NotScore", "must be a class that extends tril_gym.agents.Agent"),
+    ("train nowhere.py:Mine", "there is no file 'nowhere.py'"),
     # rewards
     (f"{TRAIN} --reward nope", "unknown reward 'nope'"),
     (f"{TRAIN} --reward own.py", "reward own.py is a file without a function; write own.py:FUNCTION"),

@@ -29,9 +29,11 @@ from tril_gym.cli.options import (
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.cli.run_options import RunOptions, make_console, run_options
-from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.algorithms import ALGORITHMS, agent_type, algorithm_spec, short_name
+from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.processes import Processes, started_processes
 from tril_gym.utils.suggestions import with_suggestion
+from tril_gym.utils.user_code import check_not_file_alone, is_function_name
 
 if TYPE_CHECKING:
     from tril_gym.experiment.config import RunConfig
@@ -50,15 +52,20 @@ class TrainGroup(click.Group):
         """Return the command of one algorithm, or of the reward model."""
         if name == REWARD_MODEL:
             return reward_model_command()
-        return train_command(name) if name in ALGORITHMS else None
+        if name not in ALGORITHMS and not is_function_name(name):
+            return None
+        with usage_errors():
+            return train_command(name)
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         """Return the command that the first argument names."""
-        if args and not args[0].startswith("-") and args[0] not in (*ALGORITHMS, REWARD_MODEL):
-            name = with_suggestion(args[0], (*ALGORITHMS, REWARD_MODEL))
+        known = (*ALGORITHMS, REWARD_MODEL)
+        if args and not args[0].startswith("-") and args[0] not in known and not is_function_name(args[0]):
+            with usage_errors():
+                check_not_file_alone(args[0], option=f"the algorithm {args[0]}", kind="class")
             context.fail(
-                f"unknown algorithm {name}; the algorithms are {', '.join(ALGORITHMS)}; {REWARD_MODEL} trains a"
-                " reward model"
+                f"unknown algorithm {with_suggestion(args[0], known)}; the algorithms are {', '.join(ALGORITHMS)}, or"
+                f" your own FILE.py:Class; {REWARD_MODEL} trains a reward model"
             )
         return super().resolve_command(context, args)
 
@@ -94,12 +101,13 @@ def algorithm_of(args: list[str]) -> str:
         found = read_settings(path if equals else args[1]).get("algorithm")
         if not isinstance(found, str):
             raise ValueError(f"{path or args[1]} names no algorithm; add `algorithm: ppo`, or use `tril-gym train ppo`")
+        check_trusted({"algorithm": found}, {}, where=path or args[1], trust_code="--trust-code" in args)
     return found
 
 
 @click.group("train", cls=TrainGroup)
 def train_group() -> None:
-    """Train an agent.
+    """Train an agent: an algorithm of the list, or one of your own, FILE.py:Class.
 
     Without options, train a tiny model on embedded data, offline, in minutes. An option wins over the preset, the
     preset over the default of the algorithm.
@@ -122,7 +130,7 @@ def train_command(algorithm: str) -> click.Command:
     options += [column_option(), *env_arg_options(), reward_arg_option(), *run_options()]
     options += config_options(kind.config_type, usual.hyperparameters)
     return GroupedCommand(
-        algorithm, callback=partial(train_agent, algorithm), params=[*options], help=ALGORITHMS[algorithm].help
+        algorithm, callback=partial(train_agent, algorithm), params=[*options], help=algorithm_spec(algorithm).help
     )
 
 
@@ -223,4 +231,4 @@ def _named_settings(algorithm: str, chosen: RunOptions, given: dict[str, Any]) -
 def default_folder(config: Any) -> Path:
     """Return `runs/ppo-pp-CommonGen-seed0`, or the next free name of this form."""
     task = re.sub(r"-v\d+$", "", config.env.split("/")[-1])
-    return free_folder(Path("runs") / f"{config.algorithm}-{task}-seed{config.seed}")
+    return free_folder(Path("runs") / f"{short_name(config.algorithm)}-{task}-seed{config.seed}")

@@ -1,15 +1,22 @@
-"""The algorithms by their names on the command line. To add one, write a file in `agents/algorithms` and a row here."""
+"""The algorithms by their names on the command line, and those of one's own, FILE.py:Class or module:Class.
+
+To add one to the library, write a file in `agents/algorithms` and a row here.
+"""
 
 from __future__ import annotations
 
 import pkgutil
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from tril_gym.utils.suggestions import with_suggestion
+from tril_gym.utils.user_code import check_not_file_alone, is_function_name, resolve_function
 
 if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
+    from tril_gym.agents.learners.optimizer import OptimizerConfig
+    from tril_gym.functional.sampling import Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +72,68 @@ ALGORITHMS = {
 
 
 def agent_type(name: str) -> type[Agent]:
-    """Return the agent class of an algorithm.
+    """Return the agent class of an algorithm; the file or module of one's own is imported.
 
     Raises:
-        ValueError: no algorithm has this name.
+        ValueError: no algorithm has this name, or it is not that of an agent class.
     """
+    if is_function_name(name):
+        return _own_agent_type(name)
     if name not in ALGORITHMS:
+        check_not_file_alone(name, option=f"the algorithm {name}", kind="class")
         raise ValueError(
-            f"unknown algorithm {with_suggestion(name, ALGORITHMS)}; the algorithms are {', '.join(ALGORITHMS)}"
+            f"unknown algorithm {with_suggestion(name, ALGORITHMS)}; the algorithms are {', '.join(ALGORITHMS)}, or one"
+            " of your own, FILE.py:Class"
         )
     agent: type[Agent] = pkgutil.resolve_name(f"tril_gym.agents.algorithms.{ALGORITHMS[name].agent}")
     return agent
+
+
+def _own_agent_type(name: str) -> type[Agent]:
+    from tril_gym.agents.algorithms.agent import Agent
+
+    found = resolve_function(name, option=f"the algorithm {name}", kind="class")
+    if not (isinstance(found, type) and issubclass(found, Agent)) or found.__abstractmethods__:
+        raise ValueError(
+            f"the algorithm {name} must be a class that extends tril_gym.agents.Agent, or one of its algorithms such as"
+            " PPO, and has a method plan"
+        )
+    return found
+
+
+def algorithm_spec(name: str) -> AlgorithmSpec:
+    """Return the row of an algorithm; one of one's own has environment and guide of the algorithm that it extends.
+
+    Raises:
+        ValueError: as of `agent_type`.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    kind = agent_type(name)
+    inherited = ALGORITHMS.get(extended_algorithm(name), AlgorithmSpec(name, ""))
+    about = (kind.__doc__ or "").strip().partition("\n")[0]
+    return replace(inherited, agent=name, help=about or f"{kind.__name__}, an algorithm of your own.")
+
+
+def extended_algorithm(name: str) -> str:
+    """Return the name under which presets have the settings of an algorithm: its own, or of the one that it extends."""
+    if not is_function_name(name):
+        return name
+    ancestors = [f"{kind.__module__}:{kind.__qualname__}" for kind in agent_type(name).__mro__]
+    known = {f"tril_gym.agents.algorithms.{spec.agent}": known for known, spec in ALGORITHMS.items()}
+    return next((known[ancestor] for ancestor in ancestors if ancestor in known), name)
+
+
+def short_name(name: str) -> str:
+    """Return the name of an algorithm for names of files: of FILE.py:Class the class."""
+    return name.rpartition(":")[2]
+
+
+def decoding_of(settings: Mapping[str, Any]) -> Decoding:
+    """Return how a run of these settings samples from its policy; code of one's own is not run for it."""
+    from tril_gym.agents.learners.policy_config import PolicyConfig
+
+    is_own = is_function_name(settings["algorithm"])
+    kind: type[OptimizerConfig] = PolicyConfig if is_own else agent_type(settings["algorithm"]).config_type
+    known = {entry.name for entry in fields(kind)}
+    return kind(**{name: value for name, value in settings["hyperparameters"].items() if name in known}).decoding()

@@ -110,7 +110,7 @@ def configured(algorithm: str, path: str | Path, given: Mapping[str, Any], *, tr
     learning rate that decayed to the end of the run still does.
 
     Args:
-        algorithm: a name of `ALGORITHMS`.
+        algorithm: as of `configure`.
         path: the file.
         given: settings by name; those of `env_args` are added to the file's.
         trust_code: also run code that only the `config.yaml` of a run folder names.

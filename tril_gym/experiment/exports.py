@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.algorithms import decoding_of
 from tril_gym.experiment.best import best_of_run
 from tril_gym.experiment.held_out import EVALUATION
 from tril_gym.experiment.model_card import CARD, model_card
@@ -56,7 +55,7 @@ def export_policy(
     layout = about.get("layout", {})
     if template := (settings.get("env_args") or {}).get("chat_template"):
         policy.tokenizer.chat_template = read_template(template)
-    policy.model.generation_config = generation_config(policy, layout, _decoding(settings))
+    policy.model.generation_config = generation_config(policy, layout, decoding_of(settings))
     card = model_card(
         folder.name,
         settings,
@@ -97,15 +96,6 @@ def _plain_policy(folder: Path, *, trust_remote_code: bool) -> LMPolicy:
         return LMPolicy.from_pretrained(folder, with_tokenizer=has_tokenizer, **settings)
     lora, base_ref = load_adapter(folder, settings, in_full=True)
     return LMPolicy(lora.merged(), load_tokenizer(tokenizer_source(folder, base_ref)))
-
-
-def _decoding(settings: Mapping[str, Any]) -> Decoding:
-    """Return how a run of these settings samples from its policy."""
-    config_type = agent_type(settings["algorithm"]).config_type
-    known = {entry.name for entry in fields(config_type)}
-    numbers = {name: value for name, value in settings["hyperparameters"].items() if name in known}
-    decoding: Decoding = config_type(**numbers).decoding()
-    return decoding
 
 
 def generation_config(policy: LMPolicy, layout: Mapping[str, Any], decoding: Decoding) -> GenerationConfig:

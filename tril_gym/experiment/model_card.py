@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tril_gym import __version__
+from tril_gym.experiment.algorithms import short_name
 from tril_gym.experiment.config import TINY
 from tril_gym.utils.console import NOT_COMPARED
 
@@ -63,7 +64,7 @@ def _front_matter(settings: Mapping[str, Any], is_encoder_decoder: bool) -> str:
     about: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text2text-generation" if is_encoder_decoder else "text-generation",
-        "tags": ["tril-gym", settings["algorithm"]],
+        "tags": ["tril-gym", short_name(settings["algorithm"])],
     }
     if policy not in TINY and not Path(policy).exists():  # a name on the hub
         about["base_model"] = policy

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment import presets
-from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
+from tril_gym.experiment.algorithms import agent_type, algorithm_spec, extended_algorithm
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     LOADING_OPTIONS,
@@ -35,7 +35,7 @@ def configure(algorithm: str, *, preset: str | None = None, **settings: Any) -> 
     """Return the settings of a run.
 
     Args:
-        algorithm: a name of `ALGORITHMS`.
+        algorithm: a name of `ALGORITHMS`, or FILE.py:Class or module:Class of your own.
         preset: the name of a preset; None chooses by the policy.
         settings: fields of `RunConfig` and of the algorithm's config. They win over the preset; None counts as not
             given.
@@ -58,15 +58,17 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
         every = known | {entry.name for entry in fields(kind.config_type)}
         name = with_suggestion(unknown[0], every)
         raise ValueError(f"{algorithm} has no setting {name}; `tril-gym train {algorithm} --help` lists its settings")
-    if (own := ALGORITHMS[algorithm].env) is not None:
+    if (own := algorithm_spec(algorithm).env) is not None:
         given = {"env": OWN_DATA if _is_own_file(given.get("dataset")) else own} | given
     env, policy = given.get("env", RunConfig.env), given.get("policy", RunConfig.policy)
     usual_preset = _preset_for(policy)
-    chosen = presets.load(usual_preset if preset is None else preset, env, algorithm, policy)
-    _check_preset(chosen, env, algorithm, needs_algorithm=chosen.name != usual_preset)
+    known_as = extended_algorithm(algorithm)
+    chosen = presets.load(usual_preset if preset is None else preset, env, known_as, policy)
+    _check_preset(chosen, env, known_as, needs_algorithm=chosen.name != usual_preset)
     run = _override_preset(chosen.run, given | {"env_args": given.get("env_args") or {}}, takes_guide=kind.takes_guide)
-    asked, numbers = numbers, chosen.hyperparameters | numbers
     usual = {entry.name: entry.default for entry in fields(kind.config_type)}
+    inherited = {name: value for name, value in chosen.hyperparameters.items() if name in usual}
+    asked, numbers = numbers, inherited | numbers
     for entry in fields(kind.config_type):
         if entry.name in OF_THE_RUN and is_read(entry, usual | numbers, usual):
             numbers = {entry.name: run["iterations"]} | numbers
@@ -188,7 +190,7 @@ def _critic_of(config: RunConfig) -> str | None:
 def _guide_settings(config: RunConfig) -> dict[str, Any]:
     from tril_gym.agents.tiny import GUIDE_TEMPERATURE, GUIDE_TOP_P
 
-    own = ALGORITHMS[config.algorithm].guide or (config.policy if config.policy in TINY else None)
+    own = algorithm_spec(config.algorithm).guide or (config.policy if config.policy in TINY else None)
     guide = own if config.guide is None else config.guide
     if guide is None or guide in ("references", "successes") or is_function_name(guide):
         return {"guide": guide}
@@ -209,7 +211,7 @@ def tiny_settings(config: RunConfig, *, of_guide: bool = False) -> dict[str, Any
     """Return the size and pretraining of a tiny policy or guide: fields of `TinySettings`, `samples` among them."""
     from tril_gym.agents.tiny import TinySettings
 
-    preset = presets.load(config.preset, config.env, config.algorithm, config.policy)
+    preset = presets.load(config.preset, config.env, extended_algorithm(config.algorithm), config.policy)
     settings = preset.tiny | (preset.guide if of_guide else {})
     if config.tiny_samples is not None:
         settings = settings | {"samples": config.tiny_samples}

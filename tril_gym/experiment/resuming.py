@@ -16,6 +16,7 @@ from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import ServerAddress, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
+from tril_gym.utils.user_code import is_function_name
 
 # settings that a resumed run may be given anew
 SERVER_MAY_CHANGE = ("guide_concurrency", "guide_retries", "guide_timeout", "guide_cache")
@@ -35,13 +36,14 @@ def saved_config(folder: RunFolder, given: Mapping[str, Any] | None = None) -> R
     settings = folder.read_config()
     if "algorithm" not in settings:
         raise ValueError(f"{folder.path} is no run of an agent: its config.yaml names no algorithm")
-    kind = agent_type(settings["algorithm"])
     own = dict(settings.get("hyperparameters") or {})
     _check_known(settings, RunConfig, folder)
+    config = RunConfig(**unmasked(settings, given))
+    if is_function_name(config.algorithm):  # code of one's own, which reading settings does not run
+        return replace(config, hyperparameters=own)
+    kind = agent_type(config.algorithm)
     _check_known(own, kind.config_type, folder)
-    settings = unmasked(settings, given)
-    numbers = kind.config_type(**own)
-    return replace(RunConfig(**settings), hyperparameters=asdict(numbers))
+    return replace(config, hyperparameters=asdict(kind.config_type(**own)))
 
 
 def _check_known(settings: Mapping[str, Any], config_type: type, folder: RunFolder) -> None:

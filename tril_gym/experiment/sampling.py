@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.actors import checkpoint_policy
-from tril_gym.experiment.algorithms import agent_type
+from tril_gym.experiment.algorithms import decoding_of
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.utils.chats import ChatFormat
@@ -98,5 +98,4 @@ def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, Decod
     layout = dict(about.get("layout", {}))
     if "eos_token_ids" in layout:  # those of the environment, which may be more than the model's own
         policy.model.generation_config.eos_token_id = list(layout["eos_token_ids"])
-    decoding: Decoding = agent_type(config.algorithm).config_type(**config.hyperparameters).decoding()
-    return policy, decoding, layout, config.env_args
+    return policy, decoding_of(asdict(config)), layout, config.env_args

@@ -139,8 +139,10 @@ def resumed_run(
     folder, console = RunFolder(output_dir), console or RunConsole()
     config = saved_config(folder, given)
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
+    named, where = {**given, "algorithm": algorithm}, folder.path / CONFIG
+    check_trusted({"algorithm": config.algorithm}, named, where=where, trust_code=trust_code)
     config = with_changes(config, given)
-    check_trusted(asdict(config), given, where=folder.path / CONFIG, trust_code=trust_code)
+    check_trusted(asdict(config), named, where=where, trust_code=trust_code)
     ranks = join_ranks(config.device, **processes.as_settings())
     tracker = _tracker(track if ranks.is_main else None, config, folder.path)
     if ranks.is_main:

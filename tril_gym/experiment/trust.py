@@ -19,7 +19,7 @@ MASK = "********"
 
 CODE_ID = re.compile(r"[^\W\d][\w.]*:[\w./-]+-v\d+")  # module:id of an environment
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-CODE_FIELDS = ("env", "guide", "reward", "env_args")
+CODE_FIELDS = ("algorithm", "env", "guide", "reward", "env_args")
 # Settings that let libraries run code which comes with a model, or programs from a folder.
 CODE_SETTINGS = ("trust_remote_code", "corenlp", "pipeline")
 
@@ -52,8 +52,9 @@ def check_trusted(
     foreign = [(option, name) for option, name in code_in(settings) if (option, name) not in own]
     if foreign:
         option, name = foreign[0]
+        setting = option if option == "algorithm" else flag_of(option)
         raise ValueError(
-            f"{where} names code that would be run, {flag_of(option)} {name}; if you trust it, add --trust-code, or"
+            f"{where} names code that would be run, {setting} {name}; if you trust it, add --trust-code, or"
             " name it yourself on the command line"
         )
 

@@ -20,22 +20,23 @@ def is_function_name(name: str) -> bool:
     return FUNCTION_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
-def check_not_file_alone(name: str, *, option: str) -> None:
-    """Raise if a name is that of a Python file, without a function in it; `option` as of `resolve_function`.
+def check_not_file_alone(name: str, *, option: str, kind: str = "function") -> None:
+    """Raise if a name is that of a Python file, without a function in it; arguments as of `resolve_function`.
 
     Raises:
         ValueError: it ends in ".py".
     """
     if name.endswith(".py"):
-        raise ValueError(f"{option} is a file without a function; write {name}:FUNCTION")
+        raise ValueError(f"{option} is a file without a {kind}; write {name}:{kind.upper()}")
 
 
-def resolve_function(name: str, *, option: str) -> Any:
+def resolve_function(name: str, *, option: str, kind: str = "function") -> Any:
     """Return the function or class that "module:function" or "FILE.py:function" names.
 
     Args:
         name: module:function, of an installed module or one in the current folder; or FILE.py:function.
         option: the setting that holds the name, such as "--guide my_guides:cautious", for messages.
+        kind: "function" or "class", for messages.
 
     Raises:
         ValueError: the module or file cannot be imported, or has nothing callable of that name.
@@ -48,8 +49,8 @@ def resolve_function(name: str, *, option: str) -> Any:
         if is_file:
             raise ValueError(f"{option}: {module_name} cannot be imported: {error}") from error
         raise ValueError(
-            f"{option} is module:function, but there is no such module to import here ({error}); a file is named with"
-            " its ending, FILE.py:function"
+            f"{option} is module:{kind}, but there is no such module to import here ({error}); a file is named with"
+            f" its ending, FILE.py:{kind}"
         ) from error
     except FileNotFoundError as error:
         raise ValueError(f"{option}: {error}") from error
@@ -59,9 +60,9 @@ def resolve_function(name: str, *, option: str) -> Any:
         found = getattr(module, attribute)
     except AttributeError:
         similar = suggestion(attribute, (name for name, value in vars(module).items() if callable(value)))
-        raise ValueError(f"{option}: {module.__file__} has no function of the name {attribute}{similar}") from None
+        raise ValueError(f"{option}: {module.__file__} has no {kind} of the name {attribute}{similar}") from None
     if not callable(found):
-        raise ValueError(f"{option}: {attribute} in {module.__file__} is not a function, but {found!r}")
+        raise ValueError(f"{option}: {attribute} in {module.__file__} is not a {kind}, but {found!r}")
     return found
 
 

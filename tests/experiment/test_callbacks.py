@@ -93,6 +93,23 @@ class TestEvaluation:
         evaluation.restore()
         assert equal(weights(other), last if evaluation.best["iteration"] else first)
 
+    def test_several_have_names_of_their_own(self):
+        agent = agent_of()
+        some, others = (EvaluationCallback(held_out(), every=every, name=f"set{every}") for every in (1, 2))
+        history = agent.learn(2, callbacks=[some, others, EarlyStopping("set2/greedy/reward/mean")])
+        assert "set2/greedy/reward/mean" not in history[0]
+        for evaluation in (some, others):
+            for name, value in evaluation.rows[-1]["metrics"].items():
+                assert history[1][f"set{evaluation.every}/{name}"] == value
+
+    def test_two_of_one_name_are_refused(self):
+        both = [EvaluationCallback(held_out(), every=1) for _ in range(2)]
+        with pytest.raises(ValueError, match=r"has a metric held_out/.* already; give each EvaluationCallback a name"):
+            agent_of().learn(1, callbacks=both)
+        for name in ("", "a/b"):
+            with pytest.raises(ValueError, match="name must be a word without a slash"):
+                EvaluationCallback(held_out(), name=name)
+
     def test_the_agents_own_environment_is_refused(self):
         agent = agent_of()
         with pytest.raises(ValueError, match="an environment of its own"):

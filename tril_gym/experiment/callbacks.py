@@ -18,7 +18,7 @@ from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment.best import is_better, save_best
 from tril_gym.experiment.checkpoints import Checkpoints
-from tril_gym.experiment.evaluation import HELD_OUT, evaluate, flat_metrics
+from tril_gym.experiment.evaluation import evaluate, flat_metrics
 from tril_gym.experiment.run_folder import KEPT
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.utils.config_fields import check_integer
@@ -43,6 +43,7 @@ class EvaluationCallback(Callback):
         metric: the best policy has the highest of this metric of `evaluate`, by way of decoding.
         keep_best: keep a copy of the best weights in memory, for `restore`.
         folder: also save the best policy there, `policy/` for `from_pretrained`, with its figures in `best.json`.
+        name: before the names of the metrics; of several evaluations, such as of other data, each needs its own.
 
     Attributes:
         best: "iteration", "metrics" and "reward" of the best policy so far; None before the first evaluation.
@@ -59,7 +60,11 @@ class EvaluationCallback(Callback):
         metric: str = "greedy/reward/mean",
         keep_best: bool = True,
         folder: str | Path | None = None,
+        name: str = "held_out",
     ) -> None:
+        if not name or "/" in name:
+            raise ValueError(f"name must be a word without a slash, such as held_out, got {name!r}")
+        self.name = name
         self.envs, self.every, self.examples, self.seed = envs, check_integer("every", every, 1), examples, seed
         self.metric, self.keep_best, self.folder = metric, keep_best, None if folder is None else Path(folder)
         self.best: dict[str, Any] | None = None
@@ -82,9 +87,19 @@ class EvaluationCallback(Callback):
             self._evaluate(agent)
 
     def iteration(self, report: Report) -> None:
-        """Evaluate where it is due, and add the metrics to the report."""
+        """Evaluate where it is due, and add the metrics to the report.
+
+        Raises:
+            ValueError: they have the names of others, such as those of another `EvaluationCallback`.
+        """
         if report.iteration % self.every == 0 and self._agent is not None:
-            report.metrics.update({HELD_OUT + name: value for name, value in self._evaluate(self._agent).items()})
+            found = {f"{self.name}/{name}": value for name, value in self._evaluate(self._agent).items()}
+            if taken := found.keys() & report.metrics.keys():
+                raise ValueError(
+                    f"the iteration has a metric {min(taken)} already; give each EvaluationCallback a name of its own,"
+                    ' such as name="test"'
+                )
+            report.metrics.update(found)
 
     def restore(self) -> None:
         """Give the agent's policy its best weights.
@@ -210,7 +225,9 @@ class EarlyStopping(Callback):
             ValueError: there is no such metric.
         """
         if self.metric not in report.metrics:
-            if not self.metric.startswith(HELD_OUT) or any(name.startswith(HELD_OUT) for name in report.metrics):
+            evaluation, way, _ = [*self.metric.split("/", 2), "", ""][:3]
+            is_due = any(name.startswith(f"{evaluation}/") for name in report.metrics)
+            if way not in ("greedy", "sampled") or is_due:  # evaluations are not in every iteration
                 check_known(self.metric, report.metrics)
             return None
         self._is_known = True

@@ -61,6 +61,16 @@ def test_list_names_everything():
     assert "tril/" not in call("list", "rewards")
 
 
+def test_list_shows_the_settings_of_a_reward():
+    text = call("list", "rewards", "number_match")
+    assert "Needs references" in text
+    assert "Settings, --reward-arg number_match.NAME=VALUE" in text
+    assert "tolerance" in text
+    assert "[default: last]" in text
+    assert "Settings" not in call("list", "rewards", "cider_d")
+    assert "did you mean 'rouge_l'?" in call("list", "rewards", "rouge_k", code=2)
+
+
 def test_files_of_a_run_folder(run):
     names = {path.name for path in run.iterdir()}
     assert names == {

@@ -51,6 +51,15 @@ def test_describe_names_measure_and_needs():
     assert "references" in rewards.describe("rouge_l")
 
 
+def test_settings_have_defaults_and_what_they_are():
+    assert rewards.settings_of("length_bonus") == {"target": (20, "number of words above which the score stays 1.")}
+    for name in rewards.names():
+        for key, (_, text) in rewards.settings_of(name).items():
+            assert text, f"{name}.{key}"
+    assert rewards.settings_of("rouge_l") == rewards.settings_of("rouge_1")
+    assert rewards.settings_of("cider_d") == {}
+
+
 def test_unknown_name_lists_the_known_ones():
     for ask in (rewards.load, rewards.describe, rewards.as_score):
         with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tril_gym.cli.options import usage_errors
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS
 
@@ -36,12 +37,26 @@ def list_algorithms() -> None:
 
 
 @list_group.command("rewards")
-def list_rewards() -> None:
-    """List rewards and metrics, and what they need."""
+@click.argument("name", required=False)
+def list_rewards(name: str | None = None) -> None:
+    """List rewards and metrics, and what they need; with the name of one, its settings."""
     from tril_gym import rewards
 
-    for name in rewards.names():
-        print_row(name, rewards.describe(name))
+    if name is None:
+        for each in rewards.names():
+            print_row(each, rewards.describe(each))
+        return
+    with usage_errors():
+        about, settings = rewards.describe(name), rewards.settings_of(name)
+    formatter = click.HelpFormatter()
+    formatter.write_text(about)
+    if settings:
+        formatter.write_paragraph()
+        formatter.write_text(f"Settings, --reward-arg {name}.NAME=VALUE, or --metric-arg:")
+        rows = [(key, f"{text}  [default: {default}]".lstrip()) for key, (default, text) in settings.items()]
+        with formatter.indentation():
+            formatter.write_dl(rows)
+    click.echo(formatter.getvalue(), nl=False)
 
 
 @list_group.command("presets")

@@ -2,7 +2,7 @@
 
 from tril_gym.rewards.base import CorpusScore, PooledScore, Score
 from tril_gym.rewards.functions import on_main_process, per_text, with_retries
-from tril_gym.rewards.registry import as_score, describe, load, names
+from tril_gym.rewards.registry import as_score, describe, load, names, settings_of
 
 __all__ = [
     "CorpusScore",
@@ -14,5 +14,6 @@ __all__ = [
     "names",
     "on_main_process",
     "per_text",
+    "settings_of",
     "with_retries",
 ]

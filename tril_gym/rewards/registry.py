@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import check_flag
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import check_not_file_alone, is_function_name, resolve_function
+
+NO_SETTINGS = ("train", "fitted")  # parameters that `load` fills in
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +290,20 @@ def describe(name: str) -> str:
     return f"{spec.help}.{corpus_only} Needs {spec.needs}."
 
 
+def settings_of(name: str) -> dict[str, tuple[Any, str]]:
+    """Return the settings of a reward by name: the default, and what its docstring says of it, "" for nothing."""
+    factory = _factory(_spec(name))
+    documented = "\n".join(inspect.getdoc(x) or "" for x in (factory, getattr(factory, "__init__", None)))
+    like = re.search(r"settings as for `(\w+)`", documented, re.IGNORECASE)
+    found, others = {}, settings_of(like[1]) if like else {}
+    for key, parameter in inspect.signature(factory).parameters.items():
+        if key not in NO_SETTINGS:
+            about = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", documented, re.MULTILINE)
+            text = " ".join(about[1].split()) if about else others.get(key, (None, ""))[1]
+            found[key] = parameter.default, text
+    return found
+
+
 def load(
     name: str, *, train: Train | None = None, fitted: str | Path | None = None, **settings: Any
 ) -> Score | CorpusScore:
@@ -311,7 +328,7 @@ def load(
             raise ValueError(f"{name} must be a subclass of tril_gym.rewards.Score or CorpusScore, or a function")
     else:
         factory = _factory(_spec(name))
-    known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in ("train", "fitted")]
+    known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in NO_SETTINGS]
     attempts = _attempts_of(settings, known) if is_function_name(name) else {}
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"

@@ -74,27 +74,35 @@ class Rouge(Score):
 
 
 def rouge_1(*, reduction: Reduction = "max", tokenizer: Words = "ascii") -> Rouge:
-    """Return ROUGE-1, overlap of words; `reduction` is over several references, "max" or "mean" of their scores."""
+    """Return ROUGE-1, overlap of words.
+
+    Args:
+        reduction: over several references: "max" or "mean" of their scores.
+        tokenizer: "ascii" reads the letters a-z and digits, "unicode" every script.
+    """
     return Rouge("rouge_1", ("rouge1",), reduction, tokenizer)
 
 
 def rouge_2(*, reduction: Reduction = "max", tokenizer: Words = "ascii") -> Rouge:
-    """Return ROUGE-2, overlap of pairs of words."""
+    """Return ROUGE-2, overlap of pairs of words; settings as for `rouge_1`."""
     return Rouge("rouge_2", ("rouge2",), reduction, tokenizer)
 
 
 def rouge_l(*, reduction: Reduction = "max", tokenizer: Words = "ascii") -> Rouge:
-    """Return ROUGE-L, the longest common subsequence of words."""
+    """Return ROUGE-L, the longest common subsequence of words; settings as for `rouge_1`."""
     return Rouge("rouge_l", ("rougeL",), reduction, tokenizer)
 
 
 def rouge_lsum(*, reduction: Reduction = "max", tokenizer: Words = "ascii") -> Rouge:
-    """Return ROUGE-Lsum, the union of longest common subsequences of sentences, one sentence per line."""
+    """Return ROUGE-Lsum, the union of longest common subsequences of sentences, one sentence per line.
+
+    Settings as for `rouge_1`.
+    """
     return Rouge("rouge_lsum", ("rougeLsum",), reduction, tokenizer)
 
 
 def rouge_combined(*, reduction: Reduction = "max", tokenizer: Words = "ascii") -> Rouge:
-    """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L for each reference, reduced over several."""
+    """Return the mean of ROUGE-1, ROUGE-2 and ROUGE-L for each reference; settings as for `rouge_1`."""
     return Rouge("rouge_combined", ("rouge1", "rouge2", "rougeL"), reduction, tokenizer)
 
 

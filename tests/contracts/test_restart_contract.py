@@ -74,6 +74,15 @@ BAD_RESTARTS = [
 ]
 
 
+@pytest.mark.parametrize("name", ["examples", "Example", "completions", "mask"])
+@pytest.mark.parametrize("make", [lambda: bare("tril/Toy-v0"), toy_envs])
+def test_misspelled_options_are_refused(make, name):
+    env = make()
+    with pytest.raises(ValueError, match=rf"options\['{name}'\] would be ignored \(did you mean '"):
+        env.reset(options={name: np.array([1, 1, 1])})
+    env.reset(options={"of_a_wrapper": 1})
+
+
 @pytest.mark.parametrize(("options", "message"), BAD_RESTARTS)
 def test_invalid_restarts_change_nothing(options, message):
     env = bare("tril/Toy-v0")

@@ -12,7 +12,9 @@ import numpy as np
 
 from tril_gym.envs.arrays import Ids
 from tril_gym.envs.config import TextEnvConfig
+from tril_gym.utils.suggestions import suggestion
 
+OPTIONS = ("example", "completion", "reset_mask")  # of `reset`
 SAMPLE_EXAMPLE = -1  # in place of an index: draw an example uniformly
 
 
@@ -53,8 +55,12 @@ def read_row_restarts(
 
 
 def restart_options(options: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """Return the two restart options, None where they are not given."""
-    example, completion = (options or {}).get("example"), (options or {}).get("completion")
+    """Return the two restart options, None where they are not given; others may be for wrappers."""
+    options = options or {}
+    for name in options.keys() - OPTIONS:
+        if hint := suggestion(str(name), OPTIONS):
+            raise ValueError(f"options[{name!r}] would be ignored{hint}; the options are {', '.join(OPTIONS)}")
+    example, completion = options.get("example"), options.get("completion")
     if completion is not None and example is None:
         raise ValueError("options['completion'] needs options['example'], the example that it completes")
     return example, completion

@@ -38,6 +38,7 @@ def session_cache(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "tril_gym_cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIL_GYM_CACHE", str(folder))
+        patch.setenv("SB3_LOGDIR", str(folder.with_name("sb3_logs")))  # Stable-Baselines3 leaves folders in /tmp
         yield folder
 
 

@@ -106,3 +106,11 @@ def test_invalid_settings_are_refused(folder, tmp_path):
         score(rewards.load("regressor", model=folder, max_length=4), ["a"])
     with pytest.raises(ValueError, match=r"there is no device 'cuda:99' here"):
         score(rewards.load("regressor", model=folder, device="cuda:99"), ["a"])
+
+
+@pytest.mark.parametrize(("truncation", "texts"), [("only_first", ("x" * 99, "b")), ("only_second", ("x", "b" * 99))])
+def test_a_text_that_leaves_no_room_is_named(folder, truncation, texts):
+    reward = rewards.load("regressor", model=folder, truncation=truncation)
+    completion, reference = texts
+    with pytest.raises(ValueError, match=rf"truncation='{truncation}' leaves no room.*longest_first truncates both"):
+        reward(["p"], [completion], [[reference]], [{}])

@@ -101,7 +101,16 @@ class Classifier:
         self.tokenizer.truncation_side = side
         firsts = without_own_bos(self.tokenizer, [*map(well_formed, texts)])
         pairs = [firsts] if seconds is None else [firsts, [*map(well_formed, seconds)]]
-        encoded = self.tokenizer(*pairs, truncation=truncation, max_length=max_length)
+        try:
+            encoded = self.tokenizer(*pairs, truncation=truncation, max_length=max_length)
+        except Exception as error:  # of the library tokenizers, which has no type of its own
+            if truncation == "longest_first":
+                raise
+            other = "second" if truncation == "only_first" else "first"
+            raise ValueError(
+                f"truncation={truncation!r} leaves no room: the {other} text of a pair alone has {max_length} tokens or"
+                " more; longest_first truncates both"
+            ) from error
         rows = [ids or [self._filler] for ids in encoded["input_ids"]]
         self._check_ids(rows)
         segments = encoded.get("token_type_ids")

@@ -310,15 +310,15 @@ def test_dr_po_learns_on_what_the_policy_wrote_after_a_reference():
     case.check(lambda text, gain: -surrogate(text, gain), whiten=False)
 
 
-def vineppo(groups, values, every):
-    """PPO by A_t = rewards up to the next state + its value − the value of the state before."""
+def vineppo(groups, values, every, kl=0.3, scale=1.0):
+    """PPO by A_t = rewards up to the next state + its value − the value of the state before, in units of `scale`."""
     rows = []
     for (text,), known in zip(groups, values, strict=True):
-        rewards, gains = text.less_kl(0.3), []
+        rewards, gains = text.less_kl(kl), []
         for t in range(len(rewards)):
             state, following = t // every * every, t // every * every + every
             after = known[following] if following < len(rewards) else 0.0
-            gains.append(sum(rewards[t:following]) + after - known[state])
+            gains.append((sum(rewards[t:following]) + after - known[state]) / scale)
         rows.append(surrogate(text, torch.tensor(gains, dtype=torch.float64)))
     return -tokens_mean(rows)
 
@@ -328,6 +328,14 @@ def test_vineppo(every):
     update = updated(small_agent("vineppo", kl_coef=0.3, rollout_every=every, rollout_texts=2))
     values = update.batch.learned.values.tolist()
     update.check(partial(vineppo, values=values, every=every))
+
+
+def test_values_by_rollouts_are_scaled_as_rewards_are():
+    update = updated(small_agent("vineppo", kl_coef=0.0, rollout_every=2, rollout_texts=2, scale_rewards=True))
+    scale = float(torch.tensor([text.reward for (text,) in update.texts]).double().std(correction=0))
+    assert update.metrics["reward/scale"] == pytest.approx(scale)
+    values = update.batch.learned.values.tolist()
+    update.check(partial(vineppo, values=values, every=2, kl=0.0, scale=scale))
 
 
 def a_lol(groups, model, variant):

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from one_update import T, certain, collected, greedy, logits_of, move, paid, small_agent, updated
+from one_update import T, certain, collected, flat, greedy, logits_of, move, paid, small_agent, updated
 
 
 def mean(values):
@@ -213,6 +213,29 @@ def test_the_clip_fraction_is_the_share_of_tokens_or_texts_whose_ratio_is_outsid
     assert shares[0] != shares[1]
     assert 0 < shares[1] < 1
     assert update.metrics["policy/clip_fraction"] == pytest.approx(mean(shares))
+
+
+def test_given_texts_have_no_ratio_to_clip():
+    update = updated(small_agent("grpo", texts_per_prompt=3, given_texts=1), noise=0.02)
+    own = [text for group in update.scored(update.texts, 1) for text in group if not text.given]
+    outside = torch.cat([(ratio(text) - 1).abs() > 0.2 for text in own]).double().mean()
+    # The mean of two steps; at the first one all ratios are 1.
+    assert update.metrics["policy/clip_fraction"] == pytest.approx(float(outside) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("cispo", {"texts_per_prompt": 3, "given_texts": 1}), ("a-star-po", {}), ("a-lol", {})]
+)
+def test_a_part_without_tokens_to_learn_has_no_loss(name, numbers):
+    """A process that has no text of a minibatch reads one for the others' sake."""
+    update = updated(small_agent(name, **numbers))
+    learner = update.agent.learner
+    loss, terms = learner.epochs.policy_terms(
+        learner.experience.without_tokens_to_learn(), learner.experience.counts, entropies="none"
+    )
+    assert float(loss.detach()) == 0.0
+    assert float(flat(torch.autograd.grad(loss, update.agent.policy.parameters())).norm()) == 0.0
+    assert {name: float(term.detach()) for name, term in terms.items()} == dict.fromkeys(terms, 0.0)
 
 
 def remax(groups, old):

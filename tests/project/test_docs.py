@@ -243,6 +243,7 @@ def run_folders(tmp_path_factory):
     own["d2lols"] |= {"aggrevated_iterations": 1, "hand_over": "quality", "hand_over_margin": 9.0}
     own["grpo"] |= {"given_texts": 1}
     own["gail"] |= {"gradient_penalty": 0.1}
+    own["online-dpo"] |= {"reward": None}  # the environment's own, by which texts of a pair differ
     folders = {}
     for name in names:
         config = configure(name, **small | own.get(name, {}))

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from one_update import T, certain, collected, greedy, logits_of, move, paid, small_agent, updated
+from one_update import T, certain, collected, flat, greedy, logits_of, move, paid, small_agent, updated
 
 
 def mean(values):
@@ -215,6 +215,29 @@ def test_the_clip_fraction_is_the_share_of_tokens_or_texts_whose_ratio_is_outsid
     assert update.metrics["policy/clip_fraction"] == pytest.approx(mean(shares))
 
 
+def test_given_texts_have_no_ratio_to_clip():
+    update = updated(small_agent("grpo", texts_per_prompt=3, given_texts=1), noise=0.02)
+    own = [text for group in update.scored(update.texts, 1) for text in group if not text.given]
+    outside = torch.cat([(ratio(text) - 1).abs() > 0.2 for text in own]).double().mean()
+    # The mean of two steps; at the first one all ratios are 1.
+    assert update.metrics["policy/clip_fraction"] == pytest.approx(float(outside) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("cispo", {"texts_per_prompt": 3, "given_texts": 1}), ("a-star-po", {}), ("a-lol", {})]
+)
+def test_a_part_without_tokens_to_learn_has_no_loss(name, numbers):
+    """A process that has no text of a minibatch reads one for the others' sake."""
+    update = updated(small_agent(name, **numbers))
+    learner = update.agent.learner
+    loss, terms = learner.epochs.policy_terms(
+        learner.experience.without_tokens_to_learn(), learner.experience.counts, entropies="none"
+    )
+    assert float(loss.detach()) == 0.0
+    assert float(flat(torch.autograd.grad(loss, update.agent.policy.parameters())).norm()) == 0.0
+    assert {name: float(term.detach()) for name, term in terms.items()} == dict.fromkeys(terms, 0.0)
+
+
 def remax(groups, old):
     total = 0.0
     for (text,) in groups:
@@ -310,15 +333,15 @@ def test_dr_po_learns_on_what_the_policy_wrote_after_a_reference():
     case.check(lambda text, gain: -surrogate(text, gain), whiten=False)
 
 
-def vineppo(groups, values, every):
-    """PPO by A_t = rewards up to the next state + its value − the value of the state before."""
+def vineppo(groups, values, every, kl=0.3, scale=1.0):
+    """PPO by A_t = rewards up to the next state + its value − the value of the state before, in units of `scale`."""
     rows = []
     for (text,), known in zip(groups, values, strict=True):
-        rewards, gains = text.less_kl(0.3), []
+        rewards, gains = text.less_kl(kl), []
         for t in range(len(rewards)):
             state, following = t // every * every, t // every * every + every
             after = known[following] if following < len(rewards) else 0.0
-            gains.append(sum(rewards[t:following]) + after - known[state])
+            gains.append((sum(rewards[t:following]) + after - known[state]) / scale)
         rows.append(surrogate(text, torch.tensor(gains, dtype=torch.float64)))
     return -tokens_mean(rows)
 
@@ -328,6 +351,14 @@ def test_vineppo(every):
     update = updated(small_agent("vineppo", kl_coef=0.3, rollout_every=every, rollout_texts=2))
     values = update.batch.learned.values.tolist()
     update.check(partial(vineppo, values=values, every=every))
+
+
+def test_values_by_rollouts_are_scaled_as_rewards_are():
+    update = updated(small_agent("vineppo", kl_coef=0.0, rollout_every=2, rollout_texts=2, scale_rewards=True))
+    scale = float(torch.tensor([text.reward for (text,) in update.texts]).double().std(correction=0))
+    assert update.metrics["reward/scale"] == pytest.approx(scale)
+    values = update.batch.learned.values.tolist()
+    update.check(partial(vineppo, values=values, every=2, kl=0.0, scale=scale))
 
 
 def a_lol(groups, model, variant):

@@ -4,12 +4,15 @@ See `test_gradients.py`. Λ, Δ and D are sums over the tokens of a text: of log
 """
 
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from one_update import PAIRS, PROMPTS, small_agent, updated
+from one_update import EPISODES, PAIRS, PROMPTS, collected, small_agent, updated
 from torch.nn.functional import logsigmoid
+
+from tril_gym.utils.profiler import Timer
 
 
 def mean(values):
@@ -113,6 +116,27 @@ def test_the_policys_texts_ranked_by_their_rewards(name):
     numbers, loss, score = LOSSES[name]
     agent = small_agent("online-dpo", texts_per_prompt=4, **numbers)
     updated(agent).check(partial(of_ranked_texts, loss=loss, score=score))
+
+
+def test_groups_without_a_pair_take_no_step_and_are_in_no_metric():
+    agent = small_agent("online-dpo", minibatch_size=2, epochs=1)
+    batch = collected(agent)
+    texts = batch.learned
+    is_tied = texts.group % 3 > 0
+    rewards = torch.where(is_tied.unsqueeze(1), 0.0, texts.rewards + texts.tokens)  # which seldom has ties
+    with_ties = replace(texts, rewards=torch.where(texts.is_token, rewards, 0.0))
+    pairs = [group for group in rewards.sum(1).view(-1, 2).tolist() if group[0] != group[1]]
+    assert 0 < len(pairs) < EPISODES / 4
+    metrics = agent.learner.update(with_ties, agent.plan(0), generator=agent.generator, timer=Timer())
+    (steps,) = {int(state["step"]) for state in agent.learner.optimizer.state.values()}
+    assert steps == len(pairs)
+    lengths = metrics["pair/preferred_length"] + metrics["pair/other_length"]
+    learned = texts[(~is_tied).nonzero().squeeze(1)]
+    assert lengths == pytest.approx(2 * float(learned.lengths.double().mean()))
+    before = [weight.clone() for weight in agent.policy.parameters()]
+    none = replace(texts, rewards=torch.zeros_like(texts.rewards))
+    assert "pair/accuracy" not in agent.learner.update(none, agent.plan(1), generator=agent.generator, timer=Timer())
+    assert all(map(torch.equal, before, agent.policy.parameters()))  # not even by the momentum
 
 
 @pytest.mark.parametrize(

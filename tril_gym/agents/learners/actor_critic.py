@@ -318,13 +318,17 @@ class ActorCritic(Learner):
     def _scale_rewards(self, trajectories: Trajectories) -> tuple[Trajectories, Metrics]:
         """Divide the rewards by the standard deviation of all texts' totals so far, these included, if configured.
 
-        They stay as they are where that is 0: all texts were rewarded alike.
+        They stay as they are where that is 0: all texts were rewarded alike. Values by rollouts, which are means of
+        rewards, are divided too; those of a critic are in its units already.
         """
         if not self.config.scales_rewards:
             return trajectories, {}
         self.reward_std.update(select(trajectories.rewards, trajectories.is_token).sum(1))
         scale = self.reward_std.std or 1.0
-        return replace(trajectories, rewards=trajectories.rewards / scale), {"reward/scale": scale}
+        scaled = replace(trajectories, rewards=trajectories.rewards / scale)
+        if trajectories.values is not None and self.config.rollout_values[0]:
+            scaled = replace(scaled, values=trajectories.values / scale)
+        return scaled, {"reward/scale": scale}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the policy's own weights."""

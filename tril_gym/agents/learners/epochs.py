@@ -175,7 +175,7 @@ class Epochs:
         self.ranks.sum_gradients(trained)
         ratios, largest, sums = zip(*errors, strict=True)
         found = self.ranks.sum(metrics) | self.ranks.max({RATIO_ERROR: max(ratios), SAMPLING_ERROR_MAX: max(largest)})
-        return found | self.ranks.sum({SAMPLING_ERROR_MEAN: sum(sums) / max(1, batch.counts.learn)})
+        return found | self.ranks.sum({SAMPLING_ERROR_MEAN: sum(sums) / max(1, batch.counts.own)})
 
     @property
     def _critic_config(self) -> ActorCriticConfig:
@@ -208,7 +208,7 @@ class Epochs:
         scores = self.policy.token_logprobs(part.texts, self.layout, entropies=entropies, hidden=hidden)
         logprobs, old_logprobs = scores.logprobs, part.old_logprobs
         total, own_terms = self.objective(logprobs, part, counts)
-        largest, error = losses.sampling_error(logprobs, old_logprobs, learn)
+        largest, error = losses.sampling_error(logprobs, old_logprobs, part.own)
         terms = {
             "policy/loss": total,
             "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, learn, count=count),

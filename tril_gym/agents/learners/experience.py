@@ -23,6 +23,8 @@ class Counts:
     learn_critic: float
     target: float
     texts: float  # that have tokens to learn
+    own: float  # tokens of `learn` that the policy wrote
+    own_texts: float
     pairs: float  # of texts of one group
     preferences: float  # pairs whose rewards differ
 
@@ -64,10 +66,24 @@ class Experience:
     def counts(self) -> Counts:
         """Number of tokens, texts and pairs of each loss."""
         target = 0 if self.targets is None else int(self.targets.lengths.sum())
-        texts, pairs = int(self.learn.any(1).sum()), len(self) * (self.group_size - 1) / 2
+        own, pairs = self.own, len(self) * (self.group_size - 1) / 2
         members = self.rewards.view(-1, self.group_size)
         preferences = int((members.unsqueeze(1) != members.unsqueeze(2)).sum()) / 2
-        return Counts(int(self.learn.sum()), int(self.learn_critic.sum()), target, texts, pairs, preferences)
+        return Counts(
+            learn=int(self.learn.sum()),
+            learn_critic=int(self.learn_critic.sum()),
+            target=target,
+            texts=int(self.learn.any(1).sum()),
+            own=int(own.sum()),
+            own_texts=int(own.any(1).sum()),
+            pairs=pairs,
+            preferences=preferences,
+        )
+
+    @property
+    def own(self) -> Tensor:
+        """(B, T) bool: tokens that the policy wrote and learns on."""
+        return self.learn if self.given is None else self.learn & ~self.given
 
     @property
     def group(self) -> Tensor:
@@ -87,7 +103,8 @@ class Experience:
         nothing, targets = torch.zeros_like(self.learn), self.targets
         if targets is not None:
             targets = targets.without_tokens()
-        return replace(self, learn=nothing, learn_critic=nothing, targets=targets, group_size=1)
+        given = None if self.given is None else nothing
+        return replace(self, learn=nothing, learn_critic=nothing, given=given, targets=targets, group_size=1)
 
     def to(self, device: torch.device) -> Experience:
         """Return a copy on another device."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.functional import losses, pair_losses, policy_losses, text_losses
-from tril_gym.functional.masked import masked_mean
+from tril_gym.functional.masked import masked_mean, select
 from tril_gym.functional.policy_losses import LengthNorm, length_weights
 
 Ratio = Literal["token", "text", "weight"]
@@ -64,7 +64,7 @@ class ClippedRatio:
 
     def __call__(self, logprobs: Tensor, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; see `Objective`."""
-        old, learn = part.old_logprobs, part.learn if part.given is None else part.learn & ~part.given
+        old, learn = part.old_logprobs, part.own
         count = counts.learn if self.length_norm == "token" else counts.texts
         weights = None
         if self.length_norm != "token":
@@ -104,13 +104,13 @@ class ClippedRatio:
         )
 
     def _clip_fraction(self, logprobs: Tensor, part: Experience, learn: Tensor, counts: Counts) -> Tensor:
-        """Return the share of tokens, or of texts, whose ratio is outside the clip's bounds."""
+        """Return the share of tokens, or of texts, whose ratio is outside the clip's bounds; given ones have none."""
         data = logprobs, part.old_logprobs, learn
         low = math.inf if self.ratio == "weight" else self.clip_range  # a weight has an upper bound only
         high = self.clip_range_high or self.clip_range
         if self.ratio == "text":
-            return policy_losses.text_clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.texts)
-        return losses.clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.learn)
+            return policy_losses.text_clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.own_texts)
+        return losses.clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +250,9 @@ class TextObjective:
             return -masked_mean(logprobs * part.advantages, learn, counts.learn), {}
         if self.loss == "a_star":
             moved, written = _sums(logprobs, ref, part), learn.any(1)
-            target = masked_mean(part.rewards.square(), written, counts.texts)
-            loss = text_losses.a_star_loss(moved, part.rewards, beta=self.beta, count=counts.texts)
+            gains = select(part.rewards, written)
+            target = masked_mean(gains.square(), written, counts.texts)
+            loss = text_losses.a_star_loss(moved, gains, beta=self.beta, count=counts.texts)
             return loss, {"regression/target": target}
         loss = text_losses.a_lol_loss(
             logprobs,

@@ -123,7 +123,9 @@ class TestAlgorithm:
     def test_code_that_only_a_file_names_is_not_run(self, named, run, tmp_path, monkeypatch):
         monkeypatch.setattr("tril_gym.experiment.algorithms.resolve_function", None)
         refused = f"names code that would be run, algorithm {named}"
-        assert refused in call("evaluate", run, "--examples", 4, code=2)
+        text = call("evaluate", run, "--examples", 4, code=2)
+        assert refused in text
+        assert "add --trust-code, or give it as the first argument of train" in text
         config = run / "config.yaml"
         assert refused in call("train", "--config", config, "--output-dir", tmp_path / "new", code=2)
         with pytest.raises(ValueError, match="names code that would be run"):

@@ -1,5 +1,6 @@
 """Run folders: settings with a version, metrics that end where the checkpoint does, and runs of other versions."""
 
+import errno
 import json
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_run_of_the_first_version_is_refused(tmp_path, command):
     if command != "reward-model":  # whose checkpoints hold no policy
         assert f"--policy{policy}" in message
     assert sorted(run.rglob("*")) == before
+
+
+def test_a_folder_that_the_system_refuses_is_named(tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", full)
+    with pytest.raises(
+        ValueError, match=r"--output-dir .*new cannot be created: No space left on device; name another"
+    ):
+        RunFolder(tmp_path / "new").create()
 
 
 def test_metrics_after_the_checkpoint_are_removed(folder):

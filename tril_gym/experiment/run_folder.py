@@ -83,10 +83,16 @@ class RunFolder:
         """Create the folder and lock it; see `lock`.
 
         Raises:
+            ValueError: the system refuses to create it, such as on a full disk.
             LockedError: another process is creating it.
         """
         self._existed = self.path.exists()
-        (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        try:
+            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"--output-dir {self.path} cannot be created: {error.strerror}; name another folder"
+            ) from error
         self.lock(force=force_unlock)
 
     def lock(self, *, force: bool = False) -> None:

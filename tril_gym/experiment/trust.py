@@ -52,10 +52,13 @@ def check_trusted(
     foreign = [(option, name) for option, name in code_in(settings) if (option, name) not in own]
     if foreign:
         option, name = foreign[0]
-        setting = option if option == "algorithm" else flag_of(option)
+        setting, otherwise = (
+            ("algorithm", "give it as the first argument of train")  # no option of evaluate
+            if option == "algorithm"
+            else (flag_of(option), "name it yourself on the command line")
+        )
         raise ValueError(
-            f"{where} names code that would be run, {setting} {name}; if you trust it, add --trust-code, or"
-            " name it yourself on the command line"
+            f"{where} names code that would be run, {setting} {name}; if you trust it, add --trust-code, or {otherwise}"
         )
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -163,6 +164,21 @@ class TestChats:
                 expected, abs=1e-5
             )
         assert abs(expected[0] - expected[1]) > 1e-3
+
+    def test_special_tokens_are_those_of_the_template(self, of_chats, tmp_path):
+        tokenizer = AutoTokenizer.from_pretrained(of_chats)  # it begins all other texts with BOS
+        tokenizer.chat_template = CHAT_TEMPLATE.removeprefix("<s>")
+        shutil.copytree(of_chats, tmp_path, dirs_exist_ok=True)
+        tokenizer.save_pretrained(tmp_path)
+        model = AutoModelForSequenceClassification.from_pretrained(of_chats).eval()
+        answers = [{"role": "assistant", "content": text} for text in ("a cat", "a dog")]
+        chats = [[*chat, answer] for chat, answer in zip(CHATS, answers, strict=True)]
+        with torch.no_grad():
+            ids = [tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True) for chat in chats]
+            expected = [float(model(**one).logits) for one in ids]
+        found = self.scores(rewards.load("preference", model=tmp_path))
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert found != pytest.approx(self.scores(rewards.load("preference", model=of_chats)), abs=1e-3)
 
     def test_references_are_answers_too(self, of_chats):
         plain, less = (rewards.load("preference", model=of_chats, minus_reference=less) for less in (False, True))

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,13 @@ TEMPLATE = "{prompt}{completion}"
 REPORT = "reward_model.json"  # written beside the weights by the training of a reward model
 USUAL_LENGTH = 1024  # tokens, the default maximum: a post and its summary
 CACHED_TEXTS = 4096  # scores of references, which recur each time their example is drawn
+
+
+class Text(NamedTuple):
+    """What a reward model reads."""
+
+    content: str
+    is_chat: bool  # rendered by the model's template, with all special tokens
 
 
 class Preference(Score):
@@ -121,11 +128,11 @@ class Preference(Score):
         check_template(self.template)
         if chat and template is not None:
             raise ValueError("template is for texts and chat=True for the chat template; leave one of them out")
-        self._chat = False if chat is None and (template is not None or report or folder is None) else chat
+        self._reads_chats = False if chat is None and (template is not None or report or folder is None) else chat
         self.tokenizer = None if tokenizer is None else str(tokenizer)
         self.minus_reference, self.batch_size, self.device, self.dtype = minus_reference, batch_size, device, dtype
         self._base = base
-        self._reference_scores = LRUCache[str, float](CACHED_TEXTS)
+        self._reference_scores = LRUCache[Text, float](CACHED_TEXTS)
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the reward of each completion, (B,)."""
@@ -140,33 +147,40 @@ class Preference(Score):
             scores = scores - np.array(self._reference_scores.get_many(texts, lambda new: self._scores(new).tolist()))
         return scores
 
-    def _texts(self, prompts: Strings, completions: Strings, extras: Extras) -> list[str]:
+    def _texts(self, prompts: Strings, completions: Strings, extras: Extras) -> list[Text]:
         """Return the texts that the model reads."""
         return [
-            self.template.format(prompt=prompt, completion=completion)
+            Text(self.template.format(prompt=prompt, completion=completion), is_chat=False)
             if (messages := extra.get(PROMPT_MESSAGES)) is None or not self.reads_chats
-            else self._chat_text(messages, completion)
+            else self._chat(messages, completion)
             for prompt, completion, extra in zip(prompts, completions, extras, strict=True)
         ]
 
-    def _chat_text(self, messages: Sequence[Message], completion: str) -> str:
+    def _chat(self, messages: Sequence[Message], completion: str) -> Text:
         answer = {"role": "assistant", "content": completion}
-        return render_chat(self.classifier.tokenizer, [*messages, answer], is_open=False)
+        return Text(render_chat(self.classifier.tokenizer, [*messages, answer], is_open=False), is_chat=True)
 
     @cached_property
     def reads_chats(self) -> bool:
         """Whether prompts that are chats are read by the chat template of the model's tokenizer."""
         has_template = getattr(self.classifier.tokenizer, "chat_template", None) is not None
-        if self._chat and not has_template:
+        if self._reads_chats and not has_template:
             raise ValueError(
                 f"the tokenizer of {self.model!r} has no chat template for chat=True; leave it out, and say how the"
                 " model reads texts by template="
             )
-        return has_template and self._chat is not False
+        return has_template and self._reads_chats is not False
 
-    def _scores(self, texts: Sequence[str]) -> Scores:
+    def _scores(self, texts: Sequence[Text]) -> Scores:
         max_length = self.classifier.length(self.max_length, usual=USUAL_LENGTH)
-        return self.classifier.logits(texts, max_length=max_length, batch_size=self.batch_size)[:, 0]
+        settings: dict[str, Any] = {"max_length": max_length, "batch_size": self.batch_size}
+        found = np.empty(len(texts))
+        for is_chat in (False, True):
+            rows = [row for row, text in enumerate(texts) if text.is_chat == is_chat]
+            if rows:
+                plain = [texts[row].content for row in rows]
+                found[rows] = self.classifier.logits(plain, **settings, add_special_tokens=not is_chat)[:, 0]
+        return found
 
     @cached_property
     def model(self) -> str:

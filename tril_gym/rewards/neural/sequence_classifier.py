@@ -84,6 +84,7 @@ class Classifier:
         batch_size: int,
         truncation: str = "longest_first",
         side: Side = "left",
+        add_special_tokens: bool = True,
     ) -> Scores:
         """Return the outputs of the model for each text, (B, C).
 
@@ -94,15 +95,19 @@ class Classifier:
             batch_size: texts per forward pass.
             truncation: which text of a pair is truncated: "longest_first", "only_first" or "only_second".
             side: the side on which long texts are truncated.
+            add_special_tokens: whether the tokenizer adds special tokens; a rendered chat has all of its own.
         """
         found = np.empty((len(texts), self.config.num_labels))
         if not len(texts):
             return found
         self.tokenizer.truncation_side = side
-        firsts = without_own_bos(self.tokenizer, [*map(well_formed, texts)])
+        firsts = [*map(well_formed, texts)]
+        firsts = without_own_bos(self.tokenizer, firsts) if add_special_tokens else firsts
         pairs = [firsts] if seconds is None else [firsts, [*map(well_formed, seconds)]]
         try:
-            encoded = self.tokenizer(*pairs, truncation=truncation, max_length=max_length)
+            encoded = self.tokenizer(
+                *pairs, truncation=truncation, max_length=max_length, add_special_tokens=add_special_tokens
+            )
         except Exception as error:  # of the library tokenizers, which has no type of its own
             if truncation == "longest_first":
                 raise

@@ -64,7 +64,11 @@ class Msttr(CorpusScore):
     name = "msttr"
 
     def __init__(self, *, segment: int = 100) -> None:
-        """Set the number of words in a segment."""
+        """Choose how texts are divided.
+
+        Args:
+            segment: number of words in a segment.
+        """
         check_whole("segment", segment, usual=100)
         self.segment = segment
 
@@ -89,7 +93,11 @@ class SelfBleu(CorpusScore):
     name = "self_bleu"
 
     def __init__(self, *, sample: int = 200) -> None:
-        """Set the number of texts that are compared pairwise."""
+        """Choose how many texts are compared.
+
+        Args:
+            sample: number of texts, each compared with all others of them.
+        """
         check_whole("sample", sample, usual=200, least=2)
         self.sample = sample
 

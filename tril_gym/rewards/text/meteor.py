@@ -49,7 +49,10 @@ class Meteor(Score):
     slow = True
 
     def __init__(self, *, memory: str = "2g") -> None:
-        """Set the maximum memory of Java, such as "2g".
+        """Start no program yet.
+
+        Args:
+            memory: maximum memory of Java, such as "2g".
 
         Raises:
             ImportError: pycocoevalcap, which has the program, is not installed.

@@ -328,14 +328,15 @@ def load(
             raise ValueError(f"{name} must be a subclass of tril_gym.rewards.Score or CorpusScore, or a function")
     else:
         factory = _factory(_spec(name))
-    known = [parameter for parameter in inspect.signature(factory).parameters if parameter not in NO_SETTINGS]
+    parameters = inspect.signature(factory).parameters
+    known = [parameter for parameter in parameters if parameter not in NO_SETTINGS]
     attempts = _attempts_of(settings, known) if is_function_name(name) else {}
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
         raise ValueError(f"reward {name!r} has no setting {with_suggestion(unknown[0], known)}; {its_settings}")
     for key, value in settings.items():
-        _check_flag(f"{key} of the reward {name}", inspect.signature(factory).parameters[key], value)
-    if "train" in inspect.signature(factory).parameters:
+        _check_flag(f"{key} of the reward {name}", parameters[key], value)
+    if "train" in parameters:
         settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
     score = factory(**settings)
     return RetriedScore(score, **attempts) if is_function_name(name) and isinstance(score, Score) else score

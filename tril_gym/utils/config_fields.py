@@ -110,7 +110,7 @@ def check_bounds(config: Any) -> None:
         if value is None and types.NoneType in kinds[entry.name]:
             continue
         if (rule := _broken_type_rule(kinds[entry.name], value)) is not None:
-            way_out = "".join(f"; write {meant}" for meant in [_meant(kinds[entry.name], value)] if meant)
+            way_out = _way_out(kinds[entry.name], value)
             raise ValueError(f"{entry.name} must be {rule}, got {value!r}{way_out}{_usual(entry)}")
         for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, Real) and not isinstance(number, bool):
@@ -153,6 +153,12 @@ def _type_rule(kind: Any, value: Any) -> str | None:
     return None
 
 
+def _way_out(kinds: tuple[Any, ...], value: Any) -> str:
+    """Return "; write …" for a text that spells what was meant, else ""."""
+    meant = _meant(kinds, value)
+    return f"; write {meant}" if meant else ""
+
+
 def _meant(kinds: tuple[Any, ...], value: Any) -> str | None:
     """Return what to write for a text that spells a number or a truth value, valid in Python and in YAML; else None."""
     if not isinstance(value, str):
@@ -189,10 +195,9 @@ def check_flag(name: str, value: Any) -> bool:
     Raises:
         ValueError: it is neither, such as "no", which Python takes for True.
     """
-    if not isinstance(value, bool):
-        way_out = "".join(f"; write {meant}" for meant in [_meant((bool,), value)] if meant)
-        raise ValueError(f"{name} must be True or False, got {value!r}{way_out}")
-    return value
+    if rule := _type_rule(bool, value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}{_way_out((bool,), value)}")
+    return bool(value)
 
 
 def describe_type(found: Any) -> str:

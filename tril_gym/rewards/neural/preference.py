@@ -149,14 +149,12 @@ class Preference(Score):
 
     def _texts(self, prompts: Strings, completions: Strings, extras: Extras) -> list[Text]:
         """Return the texts that the model reads."""
-        return [
-            Text(self.template.format(prompt=prompt, completion=completion), is_chat=False)
-            if (messages := extra.get(PROMPT_MESSAGES)) is None or not self.reads_chats
-            else self._chat(messages, completion)
-            for prompt, completion, extra in zip(prompts, completions, extras, strict=True)
-        ]
+        rows = zip(prompts, completions, extras, strict=True)
+        return [self._text(prompt, completion, extra.get(PROMPT_MESSAGES)) for prompt, completion, extra in rows]
 
-    def _chat(self, messages: Sequence[Message], completion: str) -> Text:
+    def _text(self, prompt: str, completion: str, messages: Sequence[Message] | None) -> Text:
+        if messages is None or not self.reads_chats:
+            return Text(self.template.format(prompt=prompt, completion=completion), is_chat=False)
         answer = {"role": "assistant", "content": completion}
         return Text(render_chat(self.classifier.tokenizer, [*messages, answer], is_open=False), is_chat=True)
 

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from doubles import policy_of
+from doubles import language_model, policy_of
 from fake_server import Asked, Reply, said, serving
 from forked_runs import run
 from text_doubles import byte_tokenizer, model_of, text_envs
@@ -30,7 +30,7 @@ from tril_gym.agents.learners import advantages
 from tril_gym.agents.learners.epochs import Epochs
 from tril_gym.agents.learners.optimizer import is_partitioned
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.models.sharding import blocks_of, is_sharded
+from tril_gym.models.sharding import blocks_of, is_sharded, shard, whole_copy
 from tril_gym.rewards import Score
 from tril_gym.utils.ranks import Ranks, current_ranks, join_ranks, leave_ranks
 from tril_gym.wrappers import TextReward
@@ -269,6 +269,15 @@ def errors_of(ranks: Ranks) -> list[str]:
     return []
 
 
+def copied_buffers() -> list[tuple[Any, Any]]:
+    """Return the buffers of a sharded model whose weights are bfloat16, each beside that of its whole copy."""
+    model = language_model("llama", dtype=torch.float32).bfloat16()
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.float() / 3  # float32, as where it is loaded
+    shard(model)
+    copy = whole_copy(model)
+    return [(buffer, copy.get_buffer(name)) for name, buffer in model.named_buffers()]
+
+
 def numbers_of(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics that are no times."""
     return {name: value for name, value in metrics.items() if not name.startswith("time/") and "second" not in name}
@@ -314,7 +323,7 @@ def work(file: str, cases: list[str]) -> None:
     here = join_ranks()
     saved = Path(file).with_suffix(".agent")
     found: dict[str, Any] = {case: result_of(case, here, saved) for case in cases}
-    found |= {"errors": errors_of(here), "served": served(here)}
+    found |= {"errors": errors_of(here), "served": served(here), "buffers": copied_buffers()}
     if here.is_main:
         torch.save(found, file)
     leave_ranks()

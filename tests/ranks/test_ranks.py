@@ -109,6 +109,13 @@ class TestShardedWriting:
             join_ranks(writes_by_block=True)
 
 
+class TestWholeCopy:
+    def test_positions_keep_the_precision_that_weights_do_not_have(self, of_two):
+        assert torch.float32 in {own.dtype for own, _ in of_two["buffers"]}
+        for own, copied in of_two["buffers"]:
+            torch.testing.assert_close(copied, own, rtol=0, atol=0)
+
+
 class TestShardedLora:
     def test_policy_reference_and_critic_share_the_parts_of_one_base(self, of_two):
         for numbers, held in of_two["sharded LoRA"]["base"]:

@@ -205,13 +205,13 @@ def as_shard(value: Tensor, like: Tensor) -> Tensor:
 def whole_copy(model: Any) -> Any:
     """Return a copy of a sharded model that is whole, on the same device. All processes call it."""
     kind = next(base for base in type(model).__mro__[1:] if not base.__name__.startswith("FSDP"))
-    state = {name: value.clone() for name, value in whole_state(model.state_dict()).items()}
     with torch.device("meta"):
-        copy = kind(model.config).to(next(iter(state.values())).dtype)  # before loading, which would round
-    copy.to_empty(device=next(iter(state.values())).device)
+        copy = kind(model.config)
+    # Assigned, so that all keep their dtypes: positions of rotary embeddings are float32 where weights are bfloat16.
+    copy.load_state_dict({name: value.clone() for name, value in whole_state(model.state_dict()).items()}, assign=True)
     for name, buffer in model.named_buffers():  # those that are not saved, such as positions, too
-        copy.get_buffer(name).copy_(buffer)
-    copy.load_state_dict(state)
+        owner, _, own_name = name.rpartition(".")
+        setattr(copy.get_submodule(owner), own_name, buffer.clone())
     copy.tie_weights()
     if model.can_generate():
         copy.generation_config = model.generation_config

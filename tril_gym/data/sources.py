@@ -19,6 +19,7 @@ from tril_gym.data.examples import PLAIN, Examples
 from tril_gym.data.readers import ENDINGS, READERS, ROWS_AT_ONCE, TOO_DEEP, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
+from tril_gym.utils.config_fields import check_choice
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
 from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_suggestion
@@ -56,8 +57,7 @@ class RowReader:
         Raises:
             ValueError: a setting is wrong.
         """
-        if on_bad_row not in ("raise", "skip"):
-            raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
+        check_choice("on_bad_row", on_bad_row, ("raise", "skip"))
         names = task.columns + task.optional_columns
         column = {} if column is None else column
         if not isinstance(column, Mapping) or not all(
@@ -94,8 +94,8 @@ def load_examples(
         on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
         column: names in the data by the task's names of columns, where they differ.
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     reader = RowReader.of(task, column, on_bad_row)
     dataset = unwrap_no_copy(dataset)
     if not isinstance(dataset, str | Path):

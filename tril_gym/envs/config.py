@@ -26,7 +26,7 @@ from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import NO_CHAT, PromptTable, prompt_table
 from tril_gym.utils.chats import ChatFormat
-from tril_gym.utils.config_fields import check_flag, check_integer
+from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
@@ -85,8 +85,7 @@ class TextEnvConfig:
         self.min_new_tokens = check_integer("min_new_tokens", min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens must be at most max_new_tokens = {max_new_tokens}, got {min_new_tokens}")
-        if prompt_truncation_side not in ("left", "right"):
-            raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
+        check_choice("prompt_truncation_side", prompt_truncation_side, ("left", "right"))
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self.stop = StopStrings(check_stop(stop, tokenizer), tokenizer)
         check_flag("prompt_eos", prompt_eos)

@@ -90,7 +90,7 @@ def load_examples(
         dataset: "embedded", "hub", "hub:owner/name", "hub:owner/name/folder" (one folder of a repository), a folder
             with train|validation|test.*, a folder that `save_to_disk` wrote, one file of a format of `READERS`, a list
             of dictionaries or of `Example`, a `pandas.DataFrame`, a `datasets.Dataset` or a `DatasetDict`.
-        split: one of `SPLITS`, "train" by default; only where the data set has splits.
+        split: one of `SPLITS`, only where the data set has splits; None takes "train", or all where it has none.
         on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
         column: names in the data by the task's names of columns, where they differ.
     """
@@ -122,13 +122,6 @@ def load_examples(
     return _from_file(reader, file_of_split(path, split or "train") if path.is_dir() else path)
 
 
-def load_train_examples(
-    task: Task, dataset: Any, *, on_bad_row: str = "raise", column: Mapping[str, str] | None = None
-) -> Examples:
-    """Return the examples that a reward may fit on: the train split, or all where the data set has no splits."""
-    return load_examples(task, dataset, on_bad_row=on_bad_row, column=column)
-
-
 def has_splits(dataset: str | Path) -> bool:
     """Return whether a data set that is named has splits: a file and a single table that was saved have none."""
     path = Path(dataset).expanduser()
@@ -147,16 +140,18 @@ def has_split(folder: Path, split: str) -> bool:
     return any((folder / f"{split}{ending}").is_file() for ending in READERS)
 
 
-def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Split examples into (train, validation); a hash of the prompt decides, so the split is always the same."""
-    held_out = [is_held_out(example.prompt, share=share) for example in examples]
-    train = [example for example, held in zip(examples, held_out, strict=True) if not held]
-    return train, [example for example, held in zip(examples, held_out, strict=True) if held]
+    train: list[Example] = []
+    validation: list[Example] = []
+    for example in examples:
+        (validation if is_held_out(example.prompt) else train).append(example)
+    return train, validation
 
 
-def is_held_out(prompt: str, *, share: float = HELD_OUT) -> bool:
+def is_held_out(prompt: str) -> bool:
     """Return whether an example with this prompt belongs to the part that is held out; a hash decides."""
-    return _hashed(prompt) < share * 2**64
+    return _hashed(prompt) < HELD_OUT * 2**64
 
 
 def _hashed(text: str) -> int:
@@ -258,7 +253,7 @@ def _shortened(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
 
 
-def to_example(task: Task, row: dict[str, Any] | ValueError, columns: Iterable[tuple[str, str]] = ()) -> Example:
+def to_example(task: Task, row: dict[str, Any] | ValueError, columns: tuple[tuple[str, str], ...] = ()) -> Example:
     """Turn a row into an example; raise ValueError with the reason where that fails."""
     if isinstance(row, ValueError):
         raise row
@@ -282,7 +277,7 @@ def _no_column(task: Task, row: Mapping[str, Any], column: str) -> ValueError:
     )
 
 
-def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+def rename_columns(task: Task, row: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Return a row with our names of the columns in place of the user's, or of those of the public data set.
 
     A column of references with one text in each row, as the public data set has, becomes lists; "" stands in test sets
@@ -291,17 +286,15 @@ def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str,
     Raises:
         ValueError: a column that `columns` names is missing.
     """
-    named, pairs = dict(row), tuple(columns)
-    for ours, theirs in pairs:
+    for ours, theirs in columns:
         if theirs not in row:
             raise ValueError(
                 f"there is no column {theirs!r}{suggestion(theirs, row)}, which column= (--column) names for {ours!r};"
                 f" found {', '.join(map(str, row))}"
             )
-    given = dict(pairs)
-    if task.hub.columns:
-        known = given.keys() | row.keys()
-        pairs += tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
+    named, given = dict(row), dict(columns)
+    known = given.keys() | row.keys()
+    pairs = columns + tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
     for _, theirs in pairs:
         named.pop(theirs, None)
     for ours, theirs in pairs:

@@ -126,7 +126,7 @@ def _join(config: RewardModelConfig) -> Ranks:
     """Return the processes that train together, each with a replica of the model.
 
     Raises:
-        ValueError: they would divide the model, or cannot divide a batch.
+        ValueError: they would divide the model.
     """
     ranks = join_ranks(config.device)
     if ranks.shards or ranks.shards_optimizer:

@@ -229,6 +229,12 @@ def test_missing_values_of_a_table_are_none():
     assert (second.references, second.extras) == ((), {"number": None})
 
 
+def test_columns_of_a_table_have_different_names():
+    frame = pandas.DataFrame([["a b", 1, 0]], columns=["text", "label", "label"])
+    with pytest.raises(ValueError, match="the DataFrame has the column 'label' twice"):
+        load_examples(IMDB, frame)
+
+
 def test_split_is_refused_without_splits(tmp_path):
     path = write(tmp_path / "one.jsonl", REVIEWS)
     for dataset in (path, [Example("a")], datasets.Dataset.from_list(REVIEWS)):

@@ -354,6 +354,15 @@ def _rows_of_table(table: Any) -> Iterator[dict[str, Any]]:
         yield from (dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
 
+def _rows_of_frame(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a `pandas.DataFrame`, with None for missing values."""
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"the DataFrame has the column {repeated!r} twice; give each column its own name")
+    rows: list[dict[str, Any]] = frame.astype(object).mask(frame.isna(), None).to_dict("records")
+    return rows
+
+
 def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples:
     datasets = sys.modules.get("datasets")  # imported already if `dataset` is one of its objects
     if datasets is not None and isinstance(dataset, datasets.DatasetDict):
@@ -368,9 +377,7 @@ def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples
         return _convert_once(reader, NoCopy(dataset))
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(dataset, pandas.DataFrame):
-        missing = dataset.isna()
-        rows = dataset.astype(object).mask(missing, None).to_dict("records")
-        return _convert_rows(reader, rows, "the DataFrame")
+        return _convert_rows(reader, _rows_of_frame(dataset), "the DataFrame")
     if isinstance(dataset, Sequence) and not isinstance(dataset, bytes):
         if all(isinstance(example, Example) for example in dataset):
             return _wrap_once(tuple(map(NoCopy, dataset)))

@@ -127,11 +127,13 @@ class TextBatch:
         return self.config.end_info(int(self.examples[row]), self.tokens(row))
 
     def frame(self, row: int) -> str:
-        """Return a row as text: prompt, completion, and its finish reason."""
-        prompt = self.config.prompts.text(int(self.examples[row]))
-        tokens = self.tokens(row)
-        end = "…" if self.is_writing[row] else f" [{self.config.finish_reason(tokens)}]"
-        return f"{prompt}\n> {self.config.completion(tokens)}{end}"
+        """Return a row as text: prompt, completion, and its finish reason, if it was not cut by a limit of steps."""
+        config, tokens = self.config, self.tokens(row)
+        is_open = self.is_writing[row] or (
+            len(tokens) < config.max_new_tokens and config.finish_reason(tokens) != "stop"
+        )
+        end = "…" if is_open else f" [{config.finish_reason(tokens)}]"
+        return f"{config.prompts.text(int(self.examples[row]))}\n> {config.completion(tokens)}{end}"
 
 
 def check_actions(actions: Any, shape: tuple[int, ...]) -> Ids:

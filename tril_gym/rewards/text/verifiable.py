@@ -145,7 +145,7 @@ class NumberMatch(Verified):
         is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
         if not is_number or not 0 <= tolerance < float("inf"):
             raise ValueError(f"tolerance must be a number of at least 0, got {tolerance!r}; 0 asks for the same number")
-        self.tolerance = Decimal(repr(tolerance))
+        self.tolerance = Decimal(str(float(tolerance)))
 
     def agrees(self, completion: str, answer: Any, extras: Mapping[str, Any]) -> bool:
         """Return whether the number of a completion is the answer."""

@@ -127,12 +127,11 @@ class TextBatch:
         return self.config.end_info(int(self.examples[row]), self.tokens(row))
 
     def frame(self, row: int) -> str:
-        """Return a row as text: prompt, completion, and its finish reason, if it was not cut by a limit of steps."""
+        """Return a row as text: prompt, completion, and its finish reason; "…" where it may go on."""
         config, tokens = self.config, self.tokens(row)
-        is_open = self.is_writing[row] or (
-            len(tokens) < config.max_new_tokens and config.finish_reason(tokens) != "stop"
-        )
-        end = "…" if is_open else f" [{config.finish_reason(tokens)}]"
+        reason = config.finish_reason(tokens) if tokens else None
+        has_ended = reason == "stop" or len(tokens) == config.max_new_tokens
+        end = f" [{reason}]" if has_ended else "…"
         return f"{config.prompts.text(int(self.examples[row]))}\n> {config.completion(tokens)}{end}"
 
 

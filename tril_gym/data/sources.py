@@ -27,6 +27,7 @@ from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_su
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # on the hub
 SKIP_ROWS = 'on_bad_row="skip" leaves such rows out: --env-arg on_bad_row=skip, for reward models --on-bad-row skip'
 MAX_MESSAGE = 600  # characters about a row, whose values may be long
 HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
@@ -436,8 +437,8 @@ def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
     first = next(iter(folders))
     available = _query_hub(source, lambda hub: hub.get_dataset_split_names(repository, data_dir=first))
     hub_split = split
-    if split == "validation" and split not in available:
-        hub_split = next((name for name in ("valid", "val", "dev") if name in available), "train")
+    if split == "validation":
+        hub_split = next((name for name in VALIDATION_NAMES if name in available), "train")
     if hub_split not in available:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(available)}")
 
@@ -450,7 +451,7 @@ def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
     )
     description = f"{source} ({hub_split} split)"
     examples = to_examples(reader, enumerate(rows, start=1), source=description)
-    if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
+    if hub_split == "train" and set(available).isdisjoint(VALIDATION_NAMES):
         held_out = [is_held_out(prompt) for prompt in examples.prompts()]
         chosen = held_out if split == "validation" else [not held for held in held_out]
         part = examples.select(chosen, source=description)

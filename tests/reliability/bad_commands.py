@@ -239,6 +239,9 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
         f"{TRAIN} --reward rouge_l --reward-arg rouge_l.reduction=median",
         "reduction must be one of max, mean, got 'median'",
     ),
+    (f"{TRAIN} --reward bleu --reward-arg bleu.smooth_value=x", "smooth_value must be a number of at least 0"),
+    (f"{TRAIN} --reward choice --reward-arg choice.options=3", "options must be the name of an extra, got 3"),
+    (f"{TRAIN} --reward meteor --reward-arg meteor.memory=3", "memory must be a number with k, m or g"),
     (f"{TRAIN} --reward rouge_l --reward-arg bleu.x=1", "reward_settings has 'bleu', which is no term of the reward"),
     (
         f"{TRAIN} --reward exact_match --reward-arg exact_match.ignore_case=no",

@@ -14,6 +14,7 @@ B texts, K counts of a text.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -172,7 +173,8 @@ def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: st
     from sacrebleu.metrics import BLEU
 
     check_choice("smooth", smooth, get_args(Smoothing), usual="exp")
-    if smooth_value is not None and (smooth not in ("floor", "add-k") or not 0 <= smooth_value < math.inf):
+    is_number = isinstance(smooth_value, Real) and 0 <= smooth_value < math.inf
+    if smooth_value is not None and not (is_number and smooth in ("floor", "add-k")):
         raise ValueError(
             f'smooth_value must be a number of at least 0 for smooth "floor" or "add-k", got {smooth_value!r} for'
             f" {smooth!r}; leave it out for the usual one"

@@ -268,6 +268,8 @@ class ChoiceMatch(Verified):
     ) -> None:
         super().__init__(against=against, after=after)
         self.which = check_choice("which", which, get_args(Which))
+        if options is not None and not isinstance(options, str):
+            raise ValueError(f"options must be the name of an extra, got {options!r}; choices= takes the choices")
         self.ignore_case, self.options = ignore_case, options
         names = choices.split(",") if isinstance(choices, str) else choices
         self.choices = self._checked("choices", names)

@@ -45,7 +45,7 @@ def main(iterations: int = 8, num_envs: int = 64, samples: int = 3000, examples:
     def show(report) -> None:
         trajectories, decode = report.trajectories, envs.unwrapped.tokenizer.decode
         row = int((trajectories.switch > 0).int().argmax())  # the first text that has a rollin
-        tokens, switch = trajectories.tokens[row][trajectories.is_token[row]].tolist(), int(trajectories.switch[row])
+        tokens, switch = trajectories.texts.completion_ids(row), int(trajectories.switch[row])
         print(f"{report.iteration:3d}  reward {report.metrics['reward/mean']:.3f}  {trajectories.infos[row]['prompt']}")
         print(f"    {decode(tokens[:switch])} |{decode(tokens[switch:])}")
 

@@ -30,7 +30,7 @@ def main(iterations: int = 5, num_envs: int = 64, samples: int = 3000) -> float:
         )
         trajectories, decode = report.trajectories, envs.unwrapped.tokenizer.decode
         for row in range(2):
-            tokens = trajectories.tokens[row][trajectories.is_token[row]].tolist()
+            tokens = trajectories.texts.completion_ids(row)
             switch = int(trajectories.switch[row])
             print(f"     {trajectories.infos[row]['prompt']}{decode(tokens[:switch])} |{decode(tokens[switch:])}")
 

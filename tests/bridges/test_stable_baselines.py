@@ -73,6 +73,13 @@ def test_options_are_those_of_the_next_reset():
     assert {tuple(ours.reset()[row]) for _ in range(3) for row in range(3)} != {tuple(ours.reset()[0])}  # they are gone
 
 
+def test_a_misspelled_option_is_refused():
+    envs = native()
+    envs.set_options({"exmaple": 3})
+    with pytest.raises(ValueError, match=r"options\['exmaple'\] would be ignored .did you mean 'example'"):
+        envs.reset()
+
+
 def test_an_evaluation_has_the_rewards_of_the_environment():
     """As around a `Monitor`, not those that `VecNormalize` makes of them, and without a warning."""
     envs = VecNormalize(native(), norm_obs=False)

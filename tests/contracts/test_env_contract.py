@@ -193,6 +193,10 @@ def test_rendering(capsys):
     envs.reset(seed=0)
     envs.step([TOKEN, EOS])
     assert [frame.split("\n> ")[1] for frame in envs.render()] == ["w5…", " [stop]"]
+    envs = TextVectorEnv(toy_config(), 1, render_mode="ansi", autoreset_mode="Disabled", max_episode_steps=1)
+    envs.reset(seed=0)
+    envs.step([TOKEN])
+    assert envs.render()[0].endswith("w5…")
     envs = TextVectorEnv(toy_config(), 2, render_mode="human")
     envs.reset(seed=0)
     envs.step([TOKEN, EOS])

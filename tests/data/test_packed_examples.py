@@ -49,9 +49,7 @@ def test_parts_do_not_copy(is_packed):
 
 
 def test_packed_examples_take_little_memory():
-    packed = PackedExamples(MANY)
-    assert packed.num_bytes < 50 * 100
-    assert PackedExamples([Example("x" * 1000)]).num_bytes > 1000, "the texts themselves are counted"
+    assert len(pickle.dumps(PackedExamples(MANY))) < 50 * 100
 
 
 def test_arrays_are_kept():

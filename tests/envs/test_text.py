@@ -170,6 +170,8 @@ class TestChats:
     def test_json_in_a_cell_is_a_chat(self):
         example = TEXT.read({"prompt": '[{"role": "user", "content": "say"}]'})
         assert example.messages == ({"role": "user", "content": "say"},)
+        indented = json.dumps([{"role": "user", "content": "say"}], indent=2)
+        assert TEXT.read({"prompt": indented}).messages == example.messages
         assert TEXT.read({"prompt": '[{"role": 1'}).messages == ()
 
     def test_a_tokenizer_without_template_is_refused(self):

@@ -235,7 +235,13 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a figure of a whole corpus"),
     (f"{TRAIN} --reward rouge_l:nan", "the weight in 'rouge_l:nan' must be a number in [-1000000, 1000000]"),
     (f"{TRAIN} --reward rouge_l --reward rouge_l:2", "the reward 'rouge_l' is given twice"),
-    (f"{TRAIN} --reward rouge_l --reward-arg rouge_l.reduction=median", 'reduction must be "max" or "mean"'),
+    (
+        f"{TRAIN} --reward rouge_l --reward-arg rouge_l.reduction=median",
+        "reduction must be one of max, mean, got 'median'",
+    ),
+    (f"{TRAIN} --reward bleu --reward-arg bleu.smooth_value=x", "smooth_value must be a number of at least 0"),
+    (f"{TRAIN} --reward choice --reward-arg choice.options=3", "options must be the name of an extra, got 3"),
+    (f"{TRAIN} --reward meteor --reward-arg meteor.memory=3", "memory must be a number with k, m or g"),
     (f"{TRAIN} --reward rouge_l --reward-arg bleu.x=1", "reward_settings has 'bleu', which is no term of the reward"),
     (
         f"{TRAIN} --reward exact_match --reward-arg exact_match.ignore_case=no",

@@ -93,12 +93,15 @@ def test_rewards_of_single_tokens_add_up():
 
 
 def test_deferred_rewards_are_paid_in_the_one_step():
+    def ones(completions):
+        return [1.0] * len(completions)
+
     envs = gym.make_vec("tril/CommonGen-v0", num_envs=2, autoreset_mode="Disabled", reward=None)
-    envs = WholeText(
-        TextReward(envs, lambda prompts, completions, references, extras: [1.0] * len(prompts), defer=True)
-    )
+    envs = WholeText(TextReward(TextReward(envs, ones, name="late", defer=True), ones, name="at once"))
     envs.reset(seed=0)
-    assert envs.step(["a dog", "a cat runs"])[1].tolist() == [1.0, 1.0]
+    *_, rewards, _, _, infos = envs.step(["a dog", "a cat runs"])
+    assert rewards.tolist() == [2.0, 2.0]
+    assert infos["scores"]["late"].tolist() == infos["scores"]["at once"].tolist() == [1.0, 1.0]
 
 
 def test_a_text_that_a_limit_of_steps_cuts_is_shown_as_far_as_it_was_written():

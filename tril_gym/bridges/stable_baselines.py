@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
+from tril_gym.envs.restart import SAMPLE_EXAMPLE, restart_options
 from tril_gym.utils.batched_infos import row_of, rows_with
 
 
@@ -106,9 +107,10 @@ def _columns_of(options: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the restarts of n rows as the vector environment takes them: (n,) examples, completions padded with -1."""
     if not any(options):
         return None
-    completions = [list(of_row.get("completion", ())) for of_row in options]
-    longest = max(map(len, completions))
+    examples, completions = zip(*map(restart_options, options), strict=True)
+    written = [[] if tokens is None else list(tokens) for tokens in completions]
+    longest = max(map(len, written))
     return {
-        "example": [of_row.get("example", -1) for of_row in options],  # -1 draws one
-        "completion": [tokens + [-1] * (longest - len(tokens)) for tokens in completions],
+        "example": [SAMPLE_EXAMPLE if example is None else example for example in examples],
+        "completion": [tokens + [-1] * (longest - len(tokens)) for tokens in written],
     }

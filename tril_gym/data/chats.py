@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tril_gym.utils.chats import Message
+
+OBJECTS_IN_LIST = re.compile(r"\s*\[\s*\{")  # how a chat in JSON begins
 
 
 def transcript(messages: tuple[Message, ...]) -> str:
@@ -17,7 +20,7 @@ def transcript(messages: tuple[Message, ...]) -> str:
 def messages_of(prompt: Any) -> tuple[Message, ...]:
     """Return the messages of a prompt that is a chat, also as JSON in a cell of CSV; () for a text."""
     if isinstance(prompt, str):
-        if not prompt.startswith("[{") or (parsed := _parsed(prompt)) is None:
+        if not OBJECTS_IN_LIST.match(prompt) or (parsed := _parsed(prompt)) is None:
             return ()
         prompt = parsed
     if not isinstance(prompt, list | tuple):

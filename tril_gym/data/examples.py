@@ -106,11 +106,6 @@ class PackedExamples:
     def __iter__(self) -> Iterator[Example]:
         return map(self.example, range(len(self)))
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the examples take."""
-        return len(self._prompts) + len(self._rest) + sum(ends.itemsize * len(ends) for ends in self._ends)
-
     def example(self, index: int) -> Example:
         """Return the example of an index from 0 to N − 1."""
         first, last = self._ends[1][index : index + 2]

@@ -19,6 +19,7 @@ from tril_gym.data.examples import PLAIN, Examples
 from tril_gym.data.readers import ENDINGS, READERS, ROWS_AT_ONCE, TOO_DEEP, Line, read_file
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
+from tril_gym.utils.config_fields import check_choice
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
 from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_suggestion
@@ -26,6 +27,7 @@ from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_su
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # on the hub
 SKIP_ROWS = 'on_bad_row="skip" leaves such rows out: --env-arg on_bad_row=skip, for reward models --on-bad-row skip'
 MAX_MESSAGE = 600  # characters about a row, whose values may be long
 HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
@@ -56,8 +58,7 @@ class RowReader:
         Raises:
             ValueError: a setting is wrong.
         """
-        if on_bad_row not in ("raise", "skip"):
-            raise ValueError(f'on_bad_row must be "raise" or "skip", got {on_bad_row!r}')
+        check_choice("on_bad_row", on_bad_row, ("raise", "skip"))
         names = task.columns + task.optional_columns
         column = {} if column is None else column
         if not isinstance(column, Mapping) or not all(
@@ -90,12 +91,12 @@ def load_examples(
         dataset: "embedded", "hub", "hub:owner/name", "hub:owner/name/folder" (one folder of a repository), a folder
             with train|validation|test.*, a folder that `save_to_disk` wrote, one file of a format of `READERS`, a list
             of dictionaries or of `Example`, a `pandas.DataFrame`, a `datasets.Dataset` or a `DatasetDict`.
-        split: one of `SPLITS`, "train" by default; only where the data set has splits.
+        split: one of `SPLITS`, only where the data set has splits; None takes "train", or all where it has none.
         on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
         column: names in the data by the task's names of columns, where they differ.
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if split is not None:
+        check_choice("split", split, SPLITS)
     reader = RowReader.of(task, column, on_bad_row)
     dataset = unwrap_no_copy(dataset)
     if not isinstance(dataset, str | Path):
@@ -122,13 +123,6 @@ def load_examples(
     return _from_file(reader, file_of_split(path, split or "train") if path.is_dir() else path)
 
 
-def load_train_examples(
-    task: Task, dataset: Any, *, on_bad_row: str = "raise", column: Mapping[str, str] | None = None
-) -> Examples:
-    """Return the examples that a reward may fit on: the train split, or all where the data set has no splits."""
-    return load_examples(task, dataset, on_bad_row=on_bad_row, column=column)
-
-
 def has_splits(dataset: str | Path) -> bool:
     """Return whether a data set that is named has splits: a file and a single table that was saved have none."""
     path = Path(dataset).expanduser()
@@ -147,16 +141,18 @@ def has_split(folder: Path, split: str) -> bool:
     return any((folder / f"{split}{ending}").is_file() for ending in READERS)
 
 
-def hold_out(examples: Sequence[Example], *, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Split examples into (train, validation); a hash of the prompt decides, so the split is always the same."""
-    held_out = [is_held_out(example.prompt, share=share) for example in examples]
-    train = [example for example, held in zip(examples, held_out, strict=True) if not held]
-    return train, [example for example, held in zip(examples, held_out, strict=True) if held]
+    train: list[Example] = []
+    validation: list[Example] = []
+    for example in examples:
+        (validation if is_held_out(example.prompt) else train).append(example)
+    return train, validation
 
 
-def is_held_out(prompt: str, *, share: float = HELD_OUT) -> bool:
+def is_held_out(prompt: str) -> bool:
     """Return whether an example with this prompt belongs to the part that is held out; a hash decides."""
-    return _hashed(prompt) < share * 2**64
+    return _hashed(prompt) < HELD_OUT * 2**64
 
 
 def _hashed(text: str) -> int:
@@ -258,7 +254,7 @@ def _shortened(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
 
 
-def to_example(task: Task, row: dict[str, Any] | ValueError, columns: Iterable[tuple[str, str]] = ()) -> Example:
+def to_example(task: Task, row: dict[str, Any] | ValueError, columns: tuple[tuple[str, str], ...] = ()) -> Example:
     """Turn a row into an example; raise ValueError with the reason where that fails."""
     if isinstance(row, ValueError):
         raise row
@@ -282,7 +278,7 @@ def _no_column(task: Task, row: Mapping[str, Any], column: str) -> ValueError:
     )
 
 
-def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+def rename_columns(task: Task, row: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Return a row with our names of the columns in place of the user's, or of those of the public data set.
 
     A column of references with one text in each row, as the public data set has, becomes lists; "" stands in test sets
@@ -291,17 +287,15 @@ def rename_columns(task: Task, row: dict[str, Any], columns: Iterable[tuple[str,
     Raises:
         ValueError: a column that `columns` names is missing.
     """
-    named, pairs = dict(row), tuple(columns)
-    for ours, theirs in pairs:
+    for ours, theirs in columns:
         if theirs not in row:
             raise ValueError(
                 f"there is no column {theirs!r}{suggestion(theirs, row)}, which column= (--column) names for {ours!r};"
                 f" found {', '.join(map(str, row))}"
             )
-    given = dict(pairs)
-    if task.hub.columns:
-        known = given.keys() | row.keys()
-        pairs += tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
+    named, given = dict(row), dict(columns)
+    known = given.keys() | row.keys()
+    pairs = columns + tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
     for _, theirs in pairs:
         named.pop(theirs, None)
     for ours, theirs in pairs:
@@ -361,6 +355,15 @@ def _rows_of_table(table: Any) -> Iterator[dict[str, Any]]:
         yield from (dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True))
 
 
+def _rows_of_frame(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a `pandas.DataFrame`, with None for missing values."""
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"the DataFrame has the column {repeated!r} twice; give each column its own name")
+    rows: list[dict[str, Any]] = frame.astype(object).mask(frame.isna(), None).to_dict("records")
+    return rows
+
+
 def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples:
     datasets = sys.modules.get("datasets")  # imported already if `dataset` is one of its objects
     if datasets is not None and isinstance(dataset, datasets.DatasetDict):
@@ -375,9 +378,7 @@ def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples
         return _convert_once(reader, NoCopy(dataset))
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(dataset, pandas.DataFrame):
-        missing = dataset.isna()
-        rows = dataset.astype(object).mask(missing, None).to_dict("records")
-        return _convert_rows(reader, rows, "the DataFrame")
+        return _convert_rows(reader, _rows_of_frame(dataset), "the DataFrame")
     if isinstance(dataset, Sequence) and not isinstance(dataset, bytes):
         if all(isinstance(example, Example) for example in dataset):
             return _wrap_once(tuple(map(NoCopy, dataset)))
@@ -436,8 +437,8 @@ def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
     first = next(iter(folders))
     available = _query_hub(source, lambda hub: hub.get_dataset_split_names(repository, data_dir=first))
     hub_split = split
-    if split == "validation" and split not in available:
-        hub_split = next((name for name in ("valid", "val", "dev") if name in available), "train")
+    if split == "validation":
+        hub_split = next((name for name in VALIDATION_NAMES if name in available), "train")
     if hub_split not in available:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(available)}")
 
@@ -450,7 +451,7 @@ def _from_hub(reader: RowReader, source: str, split: str) -> Examples:
     )
     description = f"{source} ({hub_split} split)"
     examples = to_examples(reader, enumerate(rows, start=1), source=description)
-    if hub_split == "train" and not set(available) & {"validation", "valid", "val", "dev"}:
+    if hub_split == "train" and set(available).isdisjoint(VALIDATION_NAMES):
         held_out = [is_held_out(prompt) for prompt in examples.prompts()]
         chosen = held_out if split == "validation" else [not held for held in held_out]
         part = examples.select(chosen, source=description)

@@ -19,14 +19,14 @@ from gymnasium.spaces import Box, Discrete
 
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
-from tril_gym.data.sources import load_examples, load_train_examples, part_of
+from tril_gym.data.sources import load_examples, part_of
 from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
 from tril_gym.envs.prompts import NO_CHAT, PromptTable, prompt_table
 from tril_gym.utils.chats import ChatFormat
-from tril_gym.utils.config_fields import check_flag, check_integer
+from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
@@ -85,8 +85,7 @@ class TextEnvConfig:
         self.min_new_tokens = check_integer("min_new_tokens", min_new_tokens, 0)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens must be at most max_new_tokens = {max_new_tokens}, got {min_new_tokens}")
-        if prompt_truncation_side not in ("left", "right"):
-            raise ValueError(f'prompt_truncation_side must be "left" or "right", got {prompt_truncation_side!r}')
+        check_choice("prompt_truncation_side", prompt_truncation_side, ("left", "right"))
         self.vocab_size = check_vocab_size(tokenizer, vocab_size)
         self.stop = StopStrings(check_stop(stop, tokenizer), tokenizer)
         check_flag("prompt_eos", prompt_eos)
@@ -236,7 +235,7 @@ def text_env_config(
         system_prompt: the first message of prompts that have no system message; texts are messages of a user.
     """
     task = with_template(task, prompt_template)
-    train_examples = functools.partial(load_train_examples, task, dataset, on_bad_row=on_bad_row, column=column)
+    train_examples = functools.partial(load_examples, task, dataset, on_bad_row=on_bad_row, column=column)
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
     examples = part_of(load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column), part)
     chat = ChatFormat.of(chat_template, system_prompt, has_chats=bool(examples and examples[0].messages))
@@ -333,15 +332,14 @@ def check_eos_ids(ids: Sequence[int] | int | None, tokenizer: Any, vocab_size: i
     own = int(tokenizer.eos_token_id)
     if ids is None:
         return [own]
-    found = list(ids) if isinstance(ids, Sequence) and not isinstance(ids, str) else [ids]
+    found: list[Any] = list(ids) if isinstance(ids, Sequence) and not isinstance(ids, str) else [ids]
     are_integers = all(isinstance(token, int | np.integer) and not isinstance(token, bool) for token in found)
     if not (found and are_integers and all(0 <= token < vocab_size for token in found)):
         raise ValueError(
             f"eos_token_ids must be ids of 0 to {vocab_size - 1}, one at least, got {ids!r}; write a list such as"
             f" [{own}], the tokenizer's"
         )
-    ids = found
-    return sorted({int(token) for token in ids}, key=lambda token: (token != own, token))
+    return sorted({int(token) for token in found}, key=lambda token: (token != own, token))
 
 
 def copy_plain_data(x: Any) -> Any:

@@ -6,8 +6,7 @@ Bai et al. 2022, "Training a Helpful and Harmless Assistant": https://arxiv.org/
 from __future__ import annotations
 
 import functools
-import itertools
-import operator
+import os
 from typing import Any
 
 from tril_gym.data.example import Example
@@ -48,14 +47,14 @@ def split_dialogues(chosen: str, rejected: str) -> dict[str, str]:
     Raises:
         ValueError: they have no turn of the assistant at which both begin to differ.
     """
-    is_same = map(operator.eq, chosen, rejected)
-    end = chosen.rfind(ASSISTANT, 0, sum(itertools.takewhile(bool, is_same))) + len(ASSISTANT)
-    if end < len(ASSISTANT):
+    before, mark, _ = os.path.commonprefix([chosen, rejected]).rpartition(ASSISTANT)  # noqa: RUF071  (of characters)
+    if not mark:
         raise ValueError(
             f"without a column prompt, chosen and rejected must be dialogues that are the same up to {ASSISTANT!r}, got"
             f" {chosen[:80]!r} and {rejected[:80]!r}"
         )
-    return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
+    prompt = before + mark
+    return {"prompt": prompt, "chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :]}
 
 
 def _answer(value: Any) -> Any:

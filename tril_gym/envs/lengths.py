@@ -125,11 +125,11 @@ def warn_of_cut_references(examples: Examples, tokenizer: Any, *, max_new_tokens
         max_new_tokens: T.
         joiner: between prompt and completion.
     """
-    _warn_once(examples.source, NoCopy(examples), NoCopy(tokenizer), max_new_tokens, joiner)
+    _warn_once(NoCopy(examples), NoCopy(tokenizer), max_new_tokens, joiner)
 
 
 @functools.lru_cache(maxsize=16)
-def _warn_once(source: str, examples: NoCopy, tokenizer: NoCopy, max_new_tokens: int, joiner: str) -> None:
+def _warn_once(examples: NoCopy, tokenizer: NoCopy, max_new_tokens: int, joiner: str) -> None:
     data: Examples = examples.value  # type: ignore[assignment]
     lengths = reference_lengths(data, tokenizer.value, joiner)
     share = float((lengths > max_new_tokens).mean()) if len(lengths) else 0.0
@@ -140,7 +140,7 @@ def _warn_once(source: str, examples: NoCopy, tokenizer: NoCopy, max_new_tokens:
             " max_new_tokens=%d, which holds 95 %% of them, or a tokenizer that needs fewer tokens, such as %s:8000",
             100 * share,
             "references and rejected texts" if any(map(rejected_of, evenly_spaced(data))) else "references",
-            source,
+            data.source,
             max_new_tokens,
             fitting,
             FIT,

@@ -127,11 +127,12 @@ class TextBatch:
         return self.config.end_info(int(self.examples[row]), self.tokens(row))
 
     def frame(self, row: int) -> str:
-        """Return a row as text: prompt, completion, and its finish reason."""
-        prompt = self.config.prompts.text(int(self.examples[row]))
-        tokens = self.tokens(row)
-        end = "…" if self.is_writing[row] else f" [{self.config.finish_reason(tokens)}]"
-        return f"{prompt}\n> {self.config.completion(tokens)}{end}"
+        """Return a row as text: prompt, completion, and its finish reason; "…" where it may go on."""
+        config, tokens = self.config, self.tokens(row)
+        reason = config.finish_reason(tokens) if tokens else None
+        has_ended = reason == "stop" or len(tokens) == config.max_new_tokens
+        end = f" [{reason}]" if has_ended else "…"
+        return f"{config.prompts.text(int(self.examples[row]))}\n> {config.completion(tokens)}{end}"
 
 
 def check_actions(actions: Any, shape: tuple[int, ...]) -> Ids:

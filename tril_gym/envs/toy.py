@@ -26,7 +26,7 @@ from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.envs.arrays import Floats, Ids, Mask
 from tril_gym.envs.config import MAX_LENGTH, MAX_VOCABULARY, TextEnvConfig
-from tril_gym.utils.config_fields import check_flag, check_integer
+from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 
 Rule = Literal["count", "sparse", "prefix", "stop"]
 
@@ -46,8 +46,7 @@ class ToyRules:
     good_every: int = 3  # "count" only: one of this number of words is in the good set
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}")
+        check_choice("rule", self.rule, get_args(Rule))
         if self.dense and self.rule != "count":
             raise ValueError(f'dense=True needs rule="count"; {self.rule!r} can be scored at the end only')
         check_integer("vocab_size", self.vocab_size, 4, MAX_VOCABULARY)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import WEIGHTS_NAME
 
-from tril_gym.functional.preferences import preference_loss as preference_loss
+from tril_gym.functional.preferences import preference_loss
 from tril_gym.reward_model.config import RewardModelConfig
 from tril_gym.reward_model.network import PairIds, pad_pairs, pair_rewards
 from tril_gym.utils.ranks import ALONE, Ranks

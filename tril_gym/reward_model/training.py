@@ -126,7 +126,7 @@ def _join(config: RewardModelConfig) -> Ranks:
     """Return the processes that train together, each with a replica of the model.
 
     Raises:
-        ValueError: they would divide the model, or cannot divide a batch.
+        ValueError: they would divide the model.
     """
     ranks = join_ranks(config.device)
     if ranks.shards or ranks.shards_optimizer:
@@ -249,10 +249,10 @@ class RewardModelRun:
         except Interrupted:
             raise
         except (Exception, KeyboardInterrupt) as error:
-            step = f"the newest checkpoint is of step {self.step} of {self.total_steps}" if self.step else (
-                "no checkpoint was written yet, so the run will start over"
-            )  # fmt: skip
-            error.add_note(f"{step}; to continue, use --output-dir {self.folder.path} --resume")
+            state = "no checkpoint was written yet, so the run will start over"
+            if self.step:
+                state = f"the newest checkpoint is of step {self.step} of {self.total_steps}"
+            error.add_note(f"{state}; to continue, use --output-dir {self.folder.path} --resume")
             raise
         finally:
             self.folder.unlock()

@@ -137,12 +137,6 @@ def check_batch(prompts: Strings, completions: Strings, references: ReferenceLis
     return len(prompts)
 
 
-def check_reduction(reduction: str) -> None:
-    """Raise ValueError for anything but the two ways to reduce the scores of several references to one."""
-    if reduction not in ("max", "mean"):
-        raise ValueError(f'reduction must be "max" or "mean", got {reduction!r}; the default is "max"')
-
-
 def columns_of(
     infos: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], list[str], list[Sequence[str]], list[Mapping[str, Any]]]:

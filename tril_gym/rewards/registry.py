@@ -320,7 +320,8 @@ def load(
     Raises:
         ValueError: an unknown name or setting, a value out of bounds, or a class of your own that is no score.
     """
-    if is_function_name(name):
+    is_own = is_function_name(name)
+    if is_own:
         factory = resolve_function(name, option=f"reward {name}")
         if not isinstance(factory, type):
             return _from_function(name, factory, settings)
@@ -330,7 +331,7 @@ def load(
         factory = _factory(_spec(name))
     parameters = inspect.signature(factory).parameters
     known = [parameter for parameter in parameters if parameter not in NO_SETTINGS]
-    attempts = _attempts_of(settings, known) if is_function_name(name) else {}
+    attempts = _attempts_of(settings, known) if is_own else {}
     if unknown := sorted(set(settings) - set(known)):
         its_settings = f"its settings are {', '.join(known)}" if known else "it has no settings"
         raise ValueError(f"reward {name!r} has no setting {with_suggestion(unknown[0], known)}; {its_settings}")
@@ -339,7 +340,7 @@ def load(
     if "train" in parameters:
         settings |= {"train": train, "fitted": None if fitted is None else Path(fitted)}
     score = factory(**settings)
-    return RetriedScore(score, **attempts) if is_function_name(name) and isinstance(score, Score) else score
+    return RetriedScore(score, **attempts) if is_own and isinstance(score, Score) else score
 
 
 def _check_flag(name: str, parameter: inspect.Parameter, value: Any) -> None:

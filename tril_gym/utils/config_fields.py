@@ -14,11 +14,13 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Bounds beyond which a number is a mistake: training with it gives NaN or moves nothing.
 MAX_RATE = 1  # AdamW step size, which moves every weight by about this much
@@ -176,7 +178,19 @@ def _meant(kinds: tuple[Any, ...], value: Any) -> str | None:
     return None
 
 
-def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+def check_choice(name: str, value: T, choices: Sequence[T], *, usual: T | None = None) -> T:
+    """Return a setting that is one of some values.
+
+    Raises:
+        ValueError: it is none of them; the message also names the usual one, if there is one.
+    """
+    if value not in choices:
+        hint = "" if usual is None else f"; the usual one is {usual}"
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}{hint}")
+    return value
+
+
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None, *, usual: int | None = None) -> int:
     """Return an integer setting.
 
     Raises:
@@ -185,7 +199,8 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_integer or value < minimum or (maximum is not None and value > maximum):
         most = "" if maximum is None else f" and at most {maximum}"
-        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
+        hint = "" if usual is None else f"; the usual value is {usual}"
+        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}{hint}")
     return int(value)
 
 

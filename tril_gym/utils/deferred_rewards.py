@@ -57,3 +57,9 @@ def rows_with_final_info(ended: Rows, infos: Mapping[str, Any], texts: int, *, c
     if not scored.size:  # nearly every step
         return ended
     return np.union1d(ended, scored[scored < texts])
+
+
+def merged(info: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the info of a text with that of a later step; the scores of both are kept."""
+    scores = {SCORES: info[SCORES] | later[SCORES]} if SCORES in info and SCORES in later else {}
+    return {**info, **later, **scores}

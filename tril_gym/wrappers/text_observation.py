@@ -20,7 +20,6 @@ from tril_gym.wrappers.vector import VectorObservation, base_attribute, check_ob
 def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[str, Any]:
     """Return one observation as tokens and as text; the prompt is that after truncation."""
     prompt, completion = observation[:max_prompt_length], observation[max_prompt_length:]
-
     return {
         "tokens": observation,
         "prompt": text_of(prompt, tokenizer),

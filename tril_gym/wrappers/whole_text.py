@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tril_gym.utils.batched_infos import batched, row_of
+from tril_gym.utils.deferred_rewards import merged, rows_with_final_info
 from tril_gym.utils.tokenization import encode
 from tril_gym.wrappers.text_observation import text_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
@@ -116,7 +117,9 @@ class VectorWholeText(TextVectorWrapper):
             observations, rewards, terminated, truncated, infos = self.env.step(np.array(tokens))
             totals += rewards
             flags |= np.stack([terminated, truncated])
-            ends |= {row: row_of(infos, row) for row in np.flatnonzero(terminated | truncated).tolist()}
+            ended = np.flatnonzero(terminated | truncated)
+            for row in rows_with_final_info(ended, infos, self.num_envs, can_wait=True).tolist():
+                ends[row] = merged(ends.get(row, {}), row_of(infos, row))
             if flags.any(axis=0).all():
                 break
         self._prompts, prompts = [], self._prompts  # all texts have ended

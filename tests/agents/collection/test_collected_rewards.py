@@ -53,6 +53,14 @@ def test_deferred_rewards_equal_immediate_ones(episodes, dense):
     assert len(set(late.lengths.tolist())) > 1
 
 
+def test_a_term_that_is_paid_late_keeps_the_scores_of_the_others():
+    envs = TextReward(envs_with(Lengths(slow=True)), "length_bonus", settings={"target": 4})
+    found = collect(envs, toy_plan(), episodes=8, generator=generator(2))
+    assert found.scores["length_bonus"].tolist() == [
+        min(len(info["completion"].split()) / 4, 1) for info in found.infos
+    ]
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_autoreset_modes_without_idle_rows_pay_at_once(mode):
     score = Lengths(slow=True)

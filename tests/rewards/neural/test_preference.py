@@ -131,6 +131,9 @@ def test_defaults_come_from_training(folder, tmp_path):
     other = rewards.load("preference", model=tmp_path, template="{completion}", max_length=30)
     assert (other.template, other.max_length) == ("{completion}", 30)
     assert score(other, [long, "b"]).tolist() != score(said, [long, "b"]).tolist()
+    (tmp_path / "reward_model.json").write_text("{")
+    with pytest.raises(ValueError, match=r"reward_model\.json is damaged: "):
+        rewards.load("preference", model=tmp_path)
 
 
 CHAT_TEMPLATE = (

@@ -80,6 +80,7 @@ class TestNumberMatch:
             ("3.14", 3.14159, {"tolerance": 0.01}, 1),
             ("3.15", 3.14, {"tolerance": 0.01}, 1),  # exactly: floats would say 0.00999… or 0.01000…2
             ("3.16", 3.14, {"tolerance": 0.01}, 0),
+            ("3.15", 3.14, {"tolerance": np.float64(0.01)}, 1),
             ("5 + 5 = 10\n#### 10", "work: 5 + 5\n#### 10", {"after": "####"}, 1),
             ("5 + 5 = 10", "work: 5 + 5\n#### 10", {"after": "####"}, 0),
             ("#### ten", "#### 10", {"after": "####"}, 0),

@@ -301,7 +301,7 @@ class _EpisodeBatch:
         """Add to each text's info what the step that ended it returned, or the one that paid it late."""
         can_wait = self.layout.keeps_ended_rows
         for row in deferred_rewards.rows_with_final_info(ended, step_infos, self.texts, can_wait=can_wait):
-            infos[row] |= row_of(step_infos, row)
+            infos[row] = deferred_rewards.merged(infos[row], row_of(step_infos, row))
 
     def _check_not_ended(self, needs_token: np.ndarray, generator: BatchGenerator) -> None:
         has_no_writer = needs_token.copy()

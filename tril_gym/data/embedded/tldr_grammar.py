@@ -39,27 +39,22 @@ def draw_person(rng: random.Random, who: str) -> dict[str, str]:
     return {"name": rng.choice(HERS if woman else HIS), "he": he, "He": capital(he), "him": him, "his": his}
 
 
-def fill(text: str, slots: dict[str, str]) -> str:
-    """Return a text with its slots filled in."""
-    return text.format(**slots)
-
-
 def draw_row(rng: random.Random, subreddit: str) -> dict[str, str]:
     """Draw one post with its summary."""
     forum = FORUMS[subreddit]
     slots = {slot: option(rng, choices) for slot, choices in forum.slots.items()}
     slots |= draw_person(rng, slots.get("who", ""))
     slots |= {"pet": rng.choice(PETS), "age": str(rng.randint(18, 45)), "span": rng.choice(SPANS)}
-    title, story, short = (fill(text, slots) for text in rng.choice(forum.problems))
-    slots["try1"], slots["try2"] = (fill(text, slots) for text in rng.sample(options(forum.tries), 2))
-    slots |= {"Try1": capital(slots["try1"]), "short": short, "ask": fill(option(rng, forum.asks), slots)}
+    title, story, short = (text.format(**slots) for text in rng.choice(forum.problems))
+    slots["try1"], slots["try2"] = (text.format(**slots) for text in rng.sample(options(forum.tries), 2))
+    slots |= {"Try1": capital(slots["try1"]), "short": short, "ask": option(rng, forum.asks).format(**slots)}
 
-    details = [fill(text, slots) for text in rng.sample(options(forum.details), rng.choice((1, 2, 2)))]
+    details = [text.format(**slots) for text in rng.sample(options(forum.details), rng.choice((1, 2, 2)))]
     if subreddit in LASTING and rng.random() < 0.8:
-        details.insert(rng.randint(0, len(details)), fill(rng.choice(SINCE), slots))
+        details.insert(rng.randint(0, len(details)), rng.choice(SINCE).format(**slots))
     feeling = [rng.choice(FEELINGS)] if rng.random() < 0.6 else []
     tried = rng.choice([text for text in TRIED if subreddit in LASTING or "day" not in text])
-    sentences = [rng.choice(INTROS), story, *details, fill(tried, slots), *feeling]
+    sentences = [rng.choice(INTROS), story, *details, tried.format(**slots), *feeling]
     sentences += [rng.choice(BEFORE_ASK), slots["ask"], rng.choice(CLOSINGS)]
     post = " ".join(sentence for sentence in sentences if sentence)
 
@@ -70,7 +65,7 @@ def draw_row(rng: random.Random, subreddit: str) -> dict[str, str]:
         "post": post,
         "subreddit": subreddit,
         "title": capital(title),
-        "summary": fill(rng.choice(summaries), slots),
+        "summary": rng.choice(summaries).format(**slots),
     }
 
 

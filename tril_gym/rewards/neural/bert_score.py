@@ -29,7 +29,7 @@ from tril_gym.rewards.neural.pretrained import (
     positions_of,
     resolve_model,
 )
-from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.config_fields import check_choice, check_integer
 from tril_gym.utils.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ class BertScore(Score):
             device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        if part not in PARTS:
-            raise ValueError(f'part must be one of {", ".join(PARTS)}, got {part!r}; the usual one is "f1"')
+        check_choice("part", part, PARTS, usual="f1")
         check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind="encoder")
         self.layer = _layer(model, layer)

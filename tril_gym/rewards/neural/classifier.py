@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
+from tril_gym.utils.config_fields import check_choice
 
 MODEL_KIND = "sequence classifier"
+Output = Literal["probability", "logit"]
 
 
 class Classification(Score):
@@ -31,7 +33,7 @@ class Classification(Score):
         *,
         model: str | Path | None = None,
         label: int | str | None = None,
-        output: Literal["probability", "logit"] = "probability",
+        output: Output = "probability",
         with_prompt: bool = True,
         max_length: int | None = None,
         batch_size: int = 64,
@@ -50,8 +52,7 @@ class Classification(Score):
             device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        if output not in ("probability", "logit"):
-            raise ValueError(f'output must be "probability" or "logit", got {output!r}; the usual one is "probability"')
+        check_choice("output", output, get_args(Output), usual="probability")
         check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind=MODEL_KIND)
         self.label, self.output, self.with_prompt, self.max_length = label, output, with_prompt, max_length

@@ -242,4 +242,7 @@ def _as_written(prompt: str, completion: str, reference: str) -> str:
 def _report(folder: Path) -> dict[str, Any]:
     """Return the report that the training of a reward model wrote; empty for other models."""
     path = folder / REPORT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; copy it again from where the model was trained") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tril_gym.rewards.fitting import cached
-from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.config_fields import check_choice, check_integer
 from tril_gym.utils.quiet import only_errors_of_transformers
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class ComputeSettings(NamedTuple):
 def check_run_settings(*, batch_size: int, dtype: str) -> None:
     """Raise ValueError for a batch size or dtype that a model cannot run with."""
     check_integer("batch_size", batch_size, 1)
-    if dtype not in DTYPES:
-        raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}; the usual one is "float32"')
+    check_choice("dtype", dtype, DTYPES, usual="float32")
 
 
 def resolve_model(reward: str, model: str | Path | None, *, kind: str, allow_adapter: bool = False) -> str:

@@ -10,25 +10,17 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from tril_gym.rewards.base import (
-    Extras,
-    Reduction,
-    ReferenceLists,
-    Score,
-    Scores,
-    Strings,
-    check_batch,
-    check_reduction,
-)
+from tril_gym.rewards.base import Extras, Reduction, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.rewards.neural.pretrained import check_run_settings, resolve_model
 from tril_gym.rewards.neural.sequence_classifier import Classifier, load_classifier
+from tril_gym.utils.config_fields import check_choice
 
 BLEURT = "Elron/bleurt-base-512"  # the published checkpoint, converted to transformers
-TRUNCATIONS = ("longest_first", "only_first", "only_second")
+Truncation = Literal["longest_first", "only_first", "only_second"]
 
 
 class Regressor(Score):
@@ -49,7 +41,7 @@ class Regressor(Score):
         *,
         model: str | Path | None = None,
         reduction: Reduction = "max",
-        truncation: Literal["longest_first", "only_first", "only_second"] = "longest_first",
+        truncation: Truncation = "longest_first",
         max_length: int | None = None,
         batch_size: int = 64,
         device: str | None = None,
@@ -67,12 +59,8 @@ class Regressor(Score):
             device: torch device; None takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16".
         """
-        check_reduction(reduction)
-        if truncation not in TRUNCATIONS:
-            raise ValueError(
-                f"truncation must be one of {', '.join(TRUNCATIONS)}, got {truncation!r}; the usual one is"
-                f" {TRUNCATIONS[0]}"
-            )
+        check_choice("reduction", reduction, get_args(Reduction), usual="max")
+        check_choice("truncation", truncation, get_args(Truncation), usual="longest_first")
         check_run_settings(batch_size=batch_size, dtype=dtype)
         self.model = resolve_model(self.name, model, kind="sequence classifier")
         self.reduction, self.truncation, self.max_length = reduction, truncation, max_length

@@ -12,8 +12,10 @@ import json
 import logging
 import random
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
@@ -83,7 +85,6 @@ class Sentiment(Score):
         self.label, self.with_prompt, self.max_length = label, with_prompt, max_length
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
         self._train, self._fitted, self._model = train, fitted, model
-        self._classifier: Classifier | None = None
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the probability of the label for each text, (B,) in [0, 1]."""
@@ -93,12 +94,10 @@ class Sentiment(Score):
         probabilities = self.classifier.probabilities(texts, max_length=max_length, batch_size=self.batch_size)
         return probabilities[:, column]  # (B, C) to (B,)
 
-    @property
+    @cached_property
     def classifier(self) -> Classifier:
         """The classifier, fitted or loaded when first needed."""
-        if self._classifier is None:
-            self._classifier = load_classifier(self._model or self.fitted_folder, self.device, self.dtype)
-        return self._classifier
+        return load_classifier(self._model or self.fitted_folder, self.device, self.dtype)
 
     @property
     def fitted_folder(self) -> Path:
@@ -138,7 +137,7 @@ def labelled_texts(examples: Sequence[ExampleLike]) -> list[tuple[str, int]]:
         for example in examples
         if example.label is not None
     ]
-    counts = {label: sum(label == other for _, other in labelled) for label in {label for _, label in labelled}}
+    counts = dict(Counter(label for _, label in labelled))
     if set(counts) != {0, 1} or len(labelled) < MIN_EXAMPLES:
         raise ValueError(
             f"sentiment fits a classifier on at least {MIN_EXAMPLES} train examples with label 0 (negative) or "

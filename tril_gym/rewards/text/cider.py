@@ -24,7 +24,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,6 @@ class CiderD(Score):
         if fitted is not None and not (fitted / FILE).is_file():
             raise ValueError(f"no saved cider_d in {str(fitted)!r}: it has no {FILE}; pass train=[examples] instead")
         self._train, self._fitted = train, fitted
-        self._frequencies: DocumentFrequencies | None = None
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
         """Return the CIDEr-D of each completion, (B,) in [0, 10]."""
@@ -177,15 +176,13 @@ class CiderD(Score):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(gzip.compress(content.encode(), mtime=0))
 
-    @property
+    @cached_property
     def frequencies(self) -> DocumentFrequencies:
         """The document frequencies, counted or read when first needed."""
-        if self._frequencies is None and self._fitted is not None:
-            self._frequencies = _read(self._fitted / FILE)
-        if self._frequencies is None:
-            assert self._train is not None  # checked in __init__
-            self._frequencies = fit_once(self.name, self._train, _count)
-        return self._frequencies
+        if self._fitted is not None:
+            return _read(self._fitted / FILE)
+        assert self._train is not None  # checked in __init__
+        return fit_once(self.name, self._train, _count)
 
 
 def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequencies:

@@ -6,6 +6,7 @@ download). The table ignores context: "saw" is always "see", in the concept as w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,25 @@ from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
 
-
 # spaCy stores every distinct word that it tokenizes, about 0.4 kB each, and a policy can write any number of them.
 MAX_STORED_WORDS = 200_000
 
 
-class ConceptCoverage(Score):
+class ConceptScore(Score):
+    """A share of the concepts of each text, `extras["concepts"]`."""
+
+    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
+        """Return the share for each completion, (B,) in [0, 1]."""
+        check_batch(prompts, completions, references, extras)
+        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
+        return np.array([self.share(*pair) for pair in pairs], dtype=np.float64)
+
+    @abstractmethod
+    def share(self, completion: str, concepts: Strings) -> float:
+        """Return the share for one completion, 0 to 1."""
+
+
+class ConceptCoverage(ConceptScore):
     """Share of `extras["concepts"]` that the completion uses, in any inflection, 0 to 1.
 
     A concept is used if its lemma is among the lemmas of the completion, or if the completion contains it unchanged; a
@@ -31,15 +45,12 @@ class ConceptCoverage(Score):
 
     name = "concept_coverage"
 
-    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
-        """Return the share of concepts that each completion covers, (B,) in [0, 1]."""
-        check_batch(prompts, completions, references, extras)
-        lexicon = _lexicon()
-        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
-        return np.array([lexicon.coverage(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+    def share(self, completion: str, concepts: Strings) -> float:
+        """Return the share of the concepts that a completion uses."""
+        return _lexicon().coverage(completion, concepts)
 
 
-class ConceptOrder(Score):
+class ConceptOrder(ConceptScore):
     """Share of the concepts that the completion uses in the order given, 0 to 1.
 
     The longest common subsequence of the concepts as given and in order of first use, over the number of concepts. Use
@@ -48,15 +59,12 @@ class ConceptOrder(Score):
 
     name = "concept_order"
 
-    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
-        """Return the share of concepts in order for each completion, (B,) in [0, 1]."""
-        check_batch(prompts, completions, references, extras)
-        lexicon = _lexicon()
-        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
-        return np.array([lexicon.order(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
+    def share(self, completion: str, concepts: Strings) -> float:
+        """Return the share of the concepts that a completion uses in the order given."""
+        return _lexicon().order(completion, concepts)
 
 
-class ConceptStems(Score):
+class ConceptStems(ConceptScore):
     """Share of the concepts whose Porter stem is the stem of a word of the completion, 0 to 1.
 
     TRIL's measure, for comparison: words are separated by white space only, so a word before a full stop does not
@@ -65,13 +73,8 @@ class ConceptStems(Score):
 
     name = "concept_stems"
 
-    def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:
-        """Return the share of stems that each completion has, (B,) in [0, 1]."""
-        check_batch(prompts, completions, references, extras)
-        pairs = zip(completions, (_concepts(extra, self.name) for extra in extras), strict=True)
-        return np.array([self._score(completion, concepts) for completion, concepts in pairs], dtype=np.float64)
-
-    def _score(self, completion: str, concepts: Strings) -> float:
+    def share(self, completion: str, concepts: Strings) -> float:
+        """Return the share of the concepts' stems that are stems of words of a completion."""
         stem = _stemmer()
         wanted = {stem(concept.lower()) for concept in concepts}
         written = {stem(word) for word in completion.lower().split()}

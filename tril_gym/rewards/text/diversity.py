@@ -11,7 +11,8 @@ from collections import Counter
 from itertools import chain
 
 from tril_gym.rewards.base import CorpusScore, Extras, ReferenceLists, Strings, check_batch
-from tril_gym.rewards.text.words import Ngram, check_whole, ngrams_of, split_words
+from tril_gym.rewards.text.words import Ngram, ngrams_of, split_words
+from tril_gym.utils.config_fields import check_integer
 
 
 def all_ngrams(texts: Strings, n: int) -> list[Ngram]:
@@ -69,7 +70,7 @@ class Msttr(CorpusScore):
         Args:
             segment: number of words in a segment.
         """
-        check_whole("segment", segment, usual=100)
+        check_integer("segment", segment, 1, usual=100)
         self.segment = segment
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
@@ -98,7 +99,7 @@ class SelfBleu(CorpusScore):
         Args:
             sample: number of texts, each compared with all others of them.
         """
-        check_whole("sample", sample, usual=200, least=2)
+        check_integer("sample", sample, 2, usual=200)
         self.sample = sample
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:

@@ -175,7 +175,7 @@ INSTALL_JAVA = "install a JDK 11 or newer (Debian: `apt install default-jdk-head
 
 def check_memory(memory: str) -> None:
     """Raise ValueError for anything but an amount of memory in Java's notation."""
-    if not re.fullmatch(r"[1-9]\d*[kmgKMG]", memory):
+    if not re.fullmatch(r"[1-9]\d*[kmgKMG]", str(memory)):
         raise ValueError(f'memory must be a number with k, m or g, such as "2g", got {memory!r}')
 
 

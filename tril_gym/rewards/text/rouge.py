@@ -19,16 +19,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from tril_gym.rewards.base import (
-    Extras,
-    Reduction,
-    ReferenceLists,
-    Score,
-    Scores,
-    Strings,
-    check_batch,
-    check_reduction,
-)
+from tril_gym.rewards.base import Extras, Reduction, ReferenceLists, Score, Scores, Strings, check_batch
+from tril_gym.utils.config_fields import check_choice
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -49,11 +41,8 @@ class Rouge(Score):
     """
 
     def __init__(self, name: str, kinds: tuple[str, ...], reduction: Reduction, tokenizer: Words) -> None:
-        check_reduction(reduction)
-        if tokenizer not in get_args(Words):
-            raise ValueError(
-                f"tokenizer must be one of {', '.join(get_args(Words))}, got {tokenizer!r}; the usual one is ascii"
-            )
+        check_choice("reduction", reduction, get_args(Reduction), usual="max")
+        check_choice("tokenizer", tokenizer, get_args(Words), usual="ascii")
         self.name, self.kinds, self.reduction, self.tokenizer = name, kinds, reduction, tokenizer
 
     def __call__(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> Scores:

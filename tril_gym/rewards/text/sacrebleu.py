@@ -14,18 +14,18 @@ B texts, K counts of a text.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from tril_gym.rewards.base import Extras, PooledScore, ReferenceLists, Score, Scores, Strings, check_batch
-from tril_gym.rewards.text.words import check_whole
+from tril_gym.utils.config_fields import check_choice, check_integer
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
 Smoothing = Literal["none", "floor", "add-k", "exp"]
-SMOOTHINGS = ("none", "floor", "add-k", "exp")
 MAX_SHIFT_WORDS = 100  # TER's search for moved phrases takes 1 s for two texts of this length, 15 s for two of 500
 
 
@@ -172,17 +172,15 @@ def corpus_ter(
 def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: str, **settings: Any) -> Metric:
     from sacrebleu.metrics import BLEU
 
-    if smooth not in SMOOTHINGS:
-        raise ValueError(f"smooth must be one of {', '.join(SMOOTHINGS)}, got {smooth!r}; the usual one is exp")
-    if smooth_value is not None and (smooth not in ("floor", "add-k") or not 0 <= smooth_value < math.inf):
+    check_choice("smooth", smooth, get_args(Smoothing), usual="exp")
+    is_number = isinstance(smooth_value, Real) and 0 <= smooth_value < math.inf
+    if smooth_value is not None and not (is_number and smooth in ("floor", "add-k")):
         raise ValueError(
             f'smooth_value must be a number of at least 0 for smooth "floor" or "add-k", got {smooth_value!r} for'
             f" {smooth!r}; leave it out for the usual one"
         )
-    check_whole("max_ngram_order", settings["max_ngram_order"], usual=4)
-    if str(tokenize) not in BLEU.TOKENIZERS:
-        known = ", ".join(sorted(BLEU.TOKENIZERS))
-        raise ValueError(f"tokenize must be one of {known}, got {tokenize!r}; the usual one is 13a")
+    check_integer("max_ngram_order", settings["max_ngram_order"], 1, usual=4)
+    check_choice("tokenize", tokenize, sorted(BLEU.TOKENIZERS), usual="13a")
     settings |= {"lowercase": lowercase, "smooth_method": smooth, "smooth_value": smooth_value}
     try:  # "force": no warnings of spaces before full stops, which captions have
         return BLEU(tokenize=tokenize, force=True, **settings)
@@ -193,9 +191,9 @@ def _bleu(smooth: str, smooth_value: float | None, lowercase: bool, tokenize: st
 def _chrf(char_order: int, word_order: int, beta: int, lowercase: bool) -> Metric:
     from sacrebleu.metrics import CHRF
 
-    check_whole("char_order", char_order, usual=6)
-    check_whole("word_order", word_order, usual=0, least=0)
-    check_whole("beta", beta, usual=2)
+    check_integer("char_order", char_order, 1, usual=6)
+    check_integer("word_order", word_order, 0, usual=0)
+    check_integer("beta", beta, 1, usual=2)
     return CHRF(char_order=char_order, word_order=word_order, beta=beta, lowercase=lowercase)
 
 
@@ -203,7 +201,7 @@ def _ter(normalized: bool, no_punct: bool, case_sensitive: bool, most_words: int
     from sacrebleu.metrics import TER
     from sacrebleu.metrics.lib_ter import BeamEditDistance, translation_edit_rate
 
-    check_whole("most_words", most_words, usual=MAX_SHIFT_WORDS)
+    check_integer("most_words", most_words, 1, usual=MAX_SHIFT_WORDS)
 
     def edits(words: list[str], target: list[str]) -> int:
         shorter, longer = sorted((len(words), len(target)))

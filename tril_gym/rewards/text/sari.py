@@ -19,7 +19,7 @@ Words are lower-cased and split at white space and around punctuation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def _sum(counts: list[Counts]) -> Counts:
     return total
 
 
-def _mean(shares: Any) -> float:
+def _mean(shares: Iterable[float]) -> float:
     found = sorted(shares)  # a fixed order of summation, whatever the order of the n-grams
     return sum(found) / len(found) if found else 0.0
 

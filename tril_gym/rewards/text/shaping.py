@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
-from tril_gym.rewards.text.words import check_whole, ngrams_of
+from tril_gym.rewards.text.words import ngrams_of
+from tril_gym.utils.config_fields import check_integer
 
 
 class CompletionScore(Score):
@@ -35,7 +36,7 @@ def length_bonus(*, target: int = 20) -> CompletionScore:
     Args:
         target: number of words above which the score stays 1.
     """
-    check_whole("target", target, usual=20)
+    check_integer("target", target, 1, usual=20)
     return CompletionScore("length_bonus", partial(_length_bonus, target=target))
 
 
@@ -45,7 +46,7 @@ def length_penalty(*, most: int = 20) -> CompletionScore:
     Args:
         most: number of words without a penalty.
     """
-    check_whole("most", most, usual=20)
+    check_integer("most", most, 1, usual=20)
     return CompletionScore("length_penalty", partial(_length_penalty, most=most))
 
 
@@ -55,7 +56,7 @@ def repetition_penalty(*, n: int = 3) -> CompletionScore:
     Args:
         n: number of words in an n-gram.
     """
-    check_whole("n", n, usual=3)
+    check_integer("n", n, 1, usual=3)
     return CompletionScore("repetition_penalty", partial(_repetition_penalty, n=n))
 
 

@@ -11,11 +11,12 @@ import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from tril_gym.rewards.base import Extras, ReferenceLists, Score, Scores, Strings, check_batch
+from tril_gym.utils.config_fields import check_choice
 from tril_gym.utils.suggestions import suggestion
 
 REFERENCES = "references"
@@ -29,6 +30,7 @@ NUMBER = re.compile(
 LARGEST = 1000  # decimal exponent of a number that is read
 
 Which = Literal["last", "first", "only"]
+Whitespace = Literal["strip", "collapse", "keep"]
 
 
 class Verified(Score):
@@ -103,12 +105,12 @@ class ExactMatch(Verified):
         after: str | None = None,
         ignore_case: bool = False,
         ignore_punctuation: bool = False,
-        whitespace: Literal["strip", "collapse", "keep"] = "strip",
+        whitespace: Whitespace = "strip",
     ) -> None:
         super().__init__(against=against, after=after)
         self.ignore_case = ignore_case
         self.ignore_punctuation = ignore_punctuation
-        self.whitespace = check_choice("whitespace", whitespace, ("strip", "collapse", "keep"))
+        self.whitespace = check_choice("whitespace", whitespace, get_args(Whitespace))
 
     def agrees(self, completion: str, answer: Any, extras: Mapping[str, Any]) -> bool:
         """Return whether both are the same text."""
@@ -139,11 +141,11 @@ class NumberMatch(Verified):
         self, *, against: str = REFERENCES, after: str | None = None, which: Which = "last", tolerance: float = 0.0
     ) -> None:
         super().__init__(against=against, after=after)
-        self.which = check_choice("which", which, ("last", "first", "only"))
+        self.which = check_choice("which", which, get_args(Which))
         is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
         if not is_number or not 0 <= tolerance < float("inf"):
             raise ValueError(f"tolerance must be a number of at least 0, got {tolerance!r}; 0 asks for the same number")
-        self.tolerance = Decimal(repr(tolerance))
+        self.tolerance = Decimal(str(float(tolerance)))
 
     def agrees(self, completion: str, answer: Any, extras: Mapping[str, Any]) -> bool:
         """Return whether the number of a completion is the answer."""
@@ -195,7 +197,7 @@ class RegexMatch(Verified):
     ) -> None:
         super().__init__(against=REFERENCES if against is None else against, after=after)
         self.full, self.ignore_case = full, ignore_case
-        self.which = check_choice("which", which, ("last", "first", "only"))
+        self.which = check_choice("which", which, get_args(Which))
         self.pattern = None if pattern is None else self._compiled(pattern)
         self.compares = against is not None
         if pattern is None and against is None:
@@ -265,7 +267,9 @@ class ChoiceMatch(Verified):
         ignore_case: bool = False,
     ) -> None:
         super().__init__(against=against, after=after)
-        self.which = check_choice("which", which, ("last", "first", "only"))
+        self.which = check_choice("which", which, get_args(Which))
+        if options is not None and not isinstance(options, str):
+            raise ValueError(f"options must be the name of an extra, got {options!r}; choices= takes the choices")
         self.ignore_case, self.options = ignore_case, options
         names = choices.split(",") if isinstance(choices, str) else choices
         self.choices = self._checked("choices", names)
@@ -356,10 +360,3 @@ def field_of(extras: Mapping[str, Any], name: str, reward: str) -> Any:
 
 def _names(extras: Mapping[str, Any]) -> str:
     return ", ".join(sorted(name for name in extras if name != "finish_reason")) or "nothing"
-
-
-def check_choice(name: str, value: str, known: Sequence[str]) -> str:
-    """Return a setting that is one of some words, or raise ValueError."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return value

@@ -1,4 +1,4 @@
-"""Words, n-grams of words, and a check of settings that are counts."""
+"""Words and n-grams of words."""
 
 from __future__ import annotations
 
@@ -21,11 +21,3 @@ def split_words(text: str) -> list[str]:
 def ngrams_of(words: Sequence[str], n: int) -> list[Ngram]:
     """Return the n-grams of words in order; none if there are fewer than n words."""
     return list(zip(*(words[i:] for i in range(n)), strict=False))
-
-
-def check_whole(name: str, value: int, *, usual: int, least: int = 1) -> None:
-    """Raise ValueError unless a setting is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name} must be a whole number of at least {least}, got {value!r}; the usual value is {usual}"
-        )

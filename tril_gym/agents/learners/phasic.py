@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
@@ -89,6 +90,11 @@ class Phasic(Learner):
     def needs_references(self) -> bool:
         """Whether the loss has a term of references."""
         return self.actor_critic.needs_references
+
+    @property
+    def baseline_texts(self) -> BaselineTexts:
+        """The other texts of the config."""
+        return self.config.baseline_texts
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer of the auxiliary phase trains: the policy with its value head."""

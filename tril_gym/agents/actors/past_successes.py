@@ -63,7 +63,7 @@ class PastSuccesses(Actor):
 
     def remember(self, trajectories: Trajectories) -> None:
         """Keep the texts that are better than those of their examples so far, the first of equal ones."""
-        rewards, is_cut_off = trajectories.rewards.sum(1).tolist(), trajectories.is_cut_off.tolist()
+        rewards, is_cut_off = trajectories.total_rewards.tolist(), trajectories.is_cut_off.tolist()
         for row, (example, reward) in enumerate(zip(trajectories.examples.tolist(), rewards, strict=True)):
             is_success = self.minimum is None or reward >= self.minimum
             is_better = example not in self.table or reward > self.table[example][1]

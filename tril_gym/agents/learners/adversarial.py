@@ -24,7 +24,7 @@ from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.adversarial_config import AdversarialConfig
 from tril_gym.agents.learners.discriminator import Discriminator, TrainedWhole, make_discriminator
-from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.learner import Learner, Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import adamw
 from tril_gym.agents.learners.token_discriminator import make_token_discriminator
@@ -144,8 +144,7 @@ class AdversarialLearner(Learner):
         self.replay.append((experts, written))
         parts = self._minibatches(pairs, generator) if self._learns_discriminator(accuracy) else ()
         steps = [step for part in parts if (step := self._step(*part, generator))]
-        means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
-        return means | {
+        return mean_metrics(steps) | {
             "discriminator/accuracy": accuracy,
             "discriminator/expert_score": float(expert_logits.sigmoid().mean()),
             "discriminator/policy_score": float(policy_logits.sigmoid().mean()),
@@ -264,6 +263,4 @@ def with_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
     """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere."""
     if rewards.ndim == 2:
         return replace(trajectories, rewards=torch.where(trajectories.is_token, rewards.double(), 0.0))
-    columns = torch.arange(trajectories.tokens.shape[1])
-    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
-    return replace(trajectories, rewards=torch.where(is_last, rewards.unsqueeze(1).double(), 0.0))
+    return replace(trajectories, rewards=torch.where(trajectories.is_last, rewards.unsqueeze(1).double(), 0.0))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
-from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
@@ -51,8 +51,7 @@ class PastSuccesses(Actor):
         Raises:
             ValueError: a text is begun already.
         """
-        if bool(texts.is_token.any()):
-            raise ValueError("past successes can only begin a text, not continue one; roll out with another actor")
+        refuse_begun(texts, "past successes")
         nothing = ([layout.eos_token_ids[0]], 0.0)
         found = [self.table.get(info.get("example", -1), nothing)[0] for info in infos]
 

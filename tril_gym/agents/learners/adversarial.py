@@ -35,6 +35,8 @@ from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
 
+PENALTY, LOSS = "discriminator/gradient_penalty", "discriminator/loss"
+
 
 class AdversarialLearner(Learner):
     """Update a discriminator, then the policy with the discriminator's rewards."""
@@ -119,7 +121,7 @@ class AdversarialLearner(Learner):
 
     def _flat(self, logits: Tensor, texts: Texts) -> Tensor:
         """Return the logits that count, (n,)."""
-        return logits[self._is_real(texts).to(logits.device)] if self.is_per_token else logits
+        return logits[self._is_real(texts).to(logits.device)]
 
     def _expert_rows(self, trajectories: Trajectories) -> Tensor:
         """Return the rows whose reference is an expert's.
@@ -200,23 +202,24 @@ class AdversarialLearner(Learner):
         written: Texts,
         *,
         share: float,
-        counts: tuple[int, int] | None = None,
-        signs: Tensor | None = None,
+        counts: tuple[int, int] | None,
+        signs: Tensor | None,
     ) -> Metrics:
         """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share.
 
         With `counts`, the numbers of tokens of all pairs, losses are their parts of those of all instead.
         """
         share = share if counts is None else 1.0
-        penalises, names = self.config.gradient_penalty > 0, ("discriminator/gradient_penalty", "discriminator/loss")
+        penalises = self.config.gradient_penalty > 0
+        metrics = dict.fromkeys([PENALTY, LOSS] if penalises else [LOSS], 0.0)
         if not len(experts):
-            return dict.fromkeys(names[0 if penalises else 1 :], 0.0)
-        metrics, total = {}, torch.zeros(())
+            return metrics
+        total = torch.zeros(())
         if penalises:
             assert isinstance(self.discriminator, TrainedWhole)
             expert_logits, gradients = self.discriminator.logits_and_gradients(experts, signs)
             penalty = gradient_penalty(gradients, count=None if counts is None else counts[0])
-            metrics[names[0]] = share * float(penalty.detach())
+            metrics[PENALTY] = share * float(penalty.detach())
             total = self.config.gradient_penalty * penalty
         else:
             expert_logits = self.discriminator.logits(experts)
@@ -228,7 +231,8 @@ class AdversarialLearner(Learner):
             counts=counts,
         )
         (share * (loss + total)).backward()
-        return metrics | {names[1]: share * float(loss.detach())}
+        metrics[LOSS] = share * float(loss.detach())
+        return metrics
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:

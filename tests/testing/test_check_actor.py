@@ -202,6 +202,7 @@ def test_guides_of_ours_pass():
     for guide in (
         Guide(toy_policy(), top_p=0.9, temperature=2.0),
         Guide(toy_policy("t5")),
+        Guide(toy_policy(dtype=torch.bfloat16)),
         Guide.references(),
         Guide.from_callable(count_on),
     ):

@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from tril_gym.agents.tiny import tiny_policy as tiny_policy
     from tril_gym.models.texts import Texts as Texts
     from tril_gym.utils.config_fields import config_field as config_field
+    from tril_gym.utils.ranks import join_ranks as join_ranks
 
 _MODULES = {
     "ALoL": "tril_gym.agents.algorithms.a_lol",

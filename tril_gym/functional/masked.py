@@ -41,6 +41,11 @@ def masked_mean(
     return total / torch.where(count > 0, count, 1.0)
 
 
+def mean_of_all(values: Tensor, count: int | float | Tensor | None = None) -> Tensor:
+    """Return the sum of all values divided by `count`, by default their number: a scalar; see `masked_mean`."""
+    return masked_mean(values, torch.ones_like(values, dtype=torch.bool), count)
+
+
 def masked_centre(values: Tensor, mask: Tensor) -> Tensor:
     """Subtract the mean of the values, 0 outside the mask.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tril_gym.functional.losses import Count, clip_ratio
-from tril_gym.functional.masked import masked_mean, select
+from tril_gym.functional.masked import mean_of_all, select
 from tril_gym.functional.policy_losses import MAX_LOG_RATIO
 
 
@@ -28,10 +28,6 @@ def pairs_in_groups(group: Tensor) -> Tensor:
     """Return the rows of all pairs of texts of one group, the first with the lower row: (B,) ids -> (n, 2) int64."""
     same = group.unsqueeze(0) == group.unsqueeze(1)
     return torch.triu(same, diagonal=1).nonzero()
-
-
-def _mean(losses: Tensor, count: Count) -> Tensor:
-    return masked_mean(losses, torch.ones_like(losses, dtype=torch.bool), count)
 
 
 def dpo_loss(margins: Tensor, *, beta: float, label_smoothing: float = 0.0, count: Count = None) -> Tensor:
@@ -49,7 +45,7 @@ def dpo_loss(margins: Tensor, *, beta: float, label_smoothing: float = 0.0, coun
         count:           divisor.
     """
     h = beta * margins
-    return _mean(-(1 - label_smoothing) * logsigmoid(h) - label_smoothing * logsigmoid(-h), count)
+    return mean_of_all(-(1 - label_smoothing) * logsigmoid(h) - label_smoothing * logsigmoid(-h), count)
 
 
 def ipo_loss(margins: Tensor, *, beta: float, count: Count = None) -> Tensor:
@@ -58,7 +54,7 @@ def ipo_loss(margins: Tensor, *, beta: float, count: Count = None) -> Tensor:
     Azar et al. 2023, eq. 17: https://arxiv.org/abs/2310.12036. The paper sums over tokens; TRL's `ipo` averages: give
     margins of `text_logprobs(..., per_token=True)` for that one.
     """
-    return _mean((margins - 1 / (2 * beta)).square(), count)
+    return mean_of_all((margins - 1 / (2 * beta)).square(), count)
 
 
 def hinge_loss(margins: Tensor, *, gamma: float, count: Count = None) -> Tensor:
@@ -67,7 +63,7 @@ def hinge_loss(margins: Tensor, *, gamma: float, count: Count = None) -> Tensor:
     Liu et al. 2024 (RSO), eq. 9 with m = Λ_w − Λ_l, "hinge", eq. 10 with m = Δ_w − Δ_l, "hinge-norm":
     https://arxiv.org/abs/2309.06657
     """
-    return _mean((1 - gamma * margins).clamp(min=0), count)
+    return mean_of_all((1 - gamma * margins).clamp(min=0), count)
 
 
 def rebel_loss(moved: Tensor, gaps: Tensor, *, eta: float, count: Count = None) -> Tensor:
@@ -81,7 +77,7 @@ def rebel_loss(moved: Tensor, gaps: Tensor, *, eta: float, count: Count = None) 
         eta:   η, nats per reward: the step size.
         count: divisor.
     """
-    return _mean((moved - eta * gaps).square(), count)
+    return mean_of_all((moved - eta * gaps).square(), count)
 
 
 def p3o_loss(
@@ -106,9 +102,9 @@ def p3o_loss(
     if clip == "joint":
         weight = (gaps * (first + second).exp()).detach()
         apart = first - second
-        return _mean(-0.5 * torch.minimum(weight * apart, weight * apart.clamp(-clip_range, clip_range)), count)
+        return mean_of_all(-0.5 * torch.minimum(weight * apart, weight * apart.clamp(-clip_range, clip_range)), count)
     total = torch.zeros_like(first)
     for own, other, gap in ((first, second, gaps), (second, first, -gaps)):
         weight, ratio = (gap * other.exp()).detach(), own.exp()
         total = total - 0.5 * torch.minimum(weight * ratio, weight * clip_ratio(ratio, clip_range))
-    return _mean(total, count)
+    return mean_of_all(total, count)

@@ -54,10 +54,7 @@ def gae(
         advantages, returns: both (B, T), 0 on padding.
     """
     assert bootstrap.shape == rewards.shape[:1], (bootstrap.shape, rewards.shape)
-    rewards, values = (
-        select(rewards, is_token),
-        select(values, is_token),
-    )  # asserts that both have the shape of the mask
+    rewards, values = select(rewards, is_token), select(values, is_token)  # asserts the shape of both
     advantages = torch.zeros_like(rewards + values)
     next_value, next_advantage = bootstrap, torch.zeros_like(bootstrap)
     for t in reversed(range(rewards.shape[1])):

@@ -158,7 +158,7 @@ class Decoding:
         if not 0.0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}; for 0 use greedy=True")
         if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ValueError(f"top_k must be a whole number of at least 1, got {self.top_k}; None keeps all tokens")
+            raise ValueError(f"top_k must be a whole number of at least 1, got {self.top_k!r}; None keeps all tokens")
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}; None or 1.0 keeps all tokens, 0.92 is usual")
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1.0, None, None):

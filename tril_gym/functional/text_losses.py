@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.functional.losses import Count, clip_ratio, log_ratio
-from tril_gym.functional.masked import masked_mean, select
+from tril_gym.functional.masked import mean_of_all, select
 from tril_gym.functional.policy_losses import MAX_LOG_RATIO
 
 Variant = Literal["ratio", "ref_free", "token_ratio", "kl"]
@@ -63,7 +63,7 @@ def a_lol_loss(
         losses = -advantages * own.sum(1) + (kl_coef if variant == "kl" else 0.0) * moved.sum(1)
     else:
         raise ValueError(f"the variant must be one of {', '.join(get_args(Variant))}, got {variant!r}; usual is ratio")
-    return masked_mean(losses, torch.ones_like(losses, dtype=torch.bool), count)
+    return mean_of_all(losses, count)
 
 
 def optimal_value(rewards: Tensor, *, beta: float) -> Tensor:
@@ -87,4 +87,4 @@ def a_star_loss(moved: Tensor, advantages: Tensor, *, beta: float, count: Count 
         count:      divisor; by default B.
     """
     losses = (beta * moved - advantages).square()
-    return masked_mean(losses, torch.ones_like(losses, dtype=torch.bool), count)
+    return mean_of_all(losses, count)

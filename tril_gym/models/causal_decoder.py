@@ -49,13 +49,8 @@ class CausalDecoder(Decoder):
     """
 
     def __init__(self, model: Any, head: Head | None, ids: Tensor, mask: Tensor, *, rows_leave: bool = True) -> None:
-        self._rows_leave = rows_leave
-        self.model, self.head, self.mask, self.cache = (
-            model,
-            head,
-            AttentionMask(mask),
-            preallocated_cache(model.config),
-        )
+        self.model, self.head, self._rows_leave = model, head, rows_leave
+        self.mask, self.cache = AttentionMask(mask), preallocated_cache(model.config)
         self._keeps_every_column = keeps_every_column(self.cache)
         positions = position_ids(mask)
         self.next_positions = positions[:, -1:] + 1  # (B, 1)

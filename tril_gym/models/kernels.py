@@ -130,8 +130,8 @@ def _is_single(query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
     )
 
 
-def compile_bodies(model: Any) -> Any:
-    """Compile the passes without a cache, for texts of any number and length; return the model.
+def compile_bodies(model: Any) -> None:
+    """Compile the passes without a cache, for texts of any number and length, in place.
 
     The parts are called as before. Generation, whose cache grows with every token, calls their `forward`, which is not
     compiled.
@@ -139,4 +139,3 @@ def compile_bodies(model: Any) -> Any:
     parts = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [body_of(model)]
     for part in parts:
         part.compile(dynamic=True)
-    return model

@@ -234,11 +234,13 @@ class LanguageModel:
 
     def whole_copy(self) -> LanguageModel:
         """Return a copy of a sharded model that is not, and of another one itself. All processes call it."""
-        return self._derive(self._whole()) if self.is_sharded else self
+        return self._derive(self._copied()) if self.is_sharded else self
 
-    def _whole(self) -> Any:
-        """Return a whole copy of a sharded network (or `Lora`)."""
-        return whole_copy(self.model) if self.lora is None else self.lora.whole_copy()
+    def _copied(self) -> Any:
+        """Return a copy of the network, or of its `Lora` on the same base; that of a sharded one is whole."""
+        if self.lora is not None:
+            return self.lora.whole_copy() if self.is_sharded else self.lora.copy()
+        return whole_copy(self.model) if self.is_sharded else copy.deepcopy(self.model)
 
     def _in_pass(self, work: Callable[[], Any]) -> Any:
         """Return what `work` computes with the model, which gathers its weights meanwhile if it is sharded."""
@@ -325,11 +327,8 @@ class LanguageModel:
 
         That of a sharded model is whole in each process. All of them call it.
         """
-        if self.lora is not None:
-            return self._derive((self.lora.whole_copy() if self.is_sharded else self.lora.copy()).freeze())
-        if self.is_sharded:
-            return self._derive(whole_copy(self.model).requires_grad_(False))
-        return self._derive(copy.deepcopy(self.model).requires_grad_(False))
+        twin = self._copied()
+        return self._derive(twin.requires_grad_(False) if self.lora is None else twin.freeze())
 
     def adapter_copy(self) -> LanguageModel:
         """Return a copy on the same base with an adapter of its own, which starts with the same weights and trains.
@@ -359,13 +358,9 @@ class LanguageModel:
         """
         if self.is_quantised:
             raise ValueError("quantised weights cannot be trained; train an adapter on them, or load them in full")
-        if self.lora is not None:
-            model = (self.lora.whole_copy() if self.is_sharded else self.lora).merged()
-        elif self.is_sharded:
-            return self._derive(whole_copy(self.model).requires_grad_(True))
-        else:
-            model = self.model
-        return self._derive(copy.deepcopy(model).requires_grad_(True))
+        twin = self._copied()
+        model = twin if self.lora is None else copy.deepcopy(twin.merged())  # shares no weights with the base
+        return self._derive(model.requires_grad_(True))
 
     def shares_base(self, other: LanguageModel) -> bool:
         """Return whether both use the same base weights in memory."""
@@ -444,10 +439,8 @@ class LanguageModel:
             entropies=entropies,
         )
         zeros = scores[0].new_zeros(texts.tokens.numel())
-        shape = texts.tokens.shape
-        return zeros.index_copy(0, cells, scores[0]).reshape(shape), zeros.index_copy(0, cells, scores[1]).reshape(
-            shape
-        )
+        logprobs, entropy = (zeros.index_copy(0, cells, found).view(texts.tokens.shape) for found in scores)
+        return logprobs, entropy
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` does; `AutoModel….from_pretrained(folder)` loads them.

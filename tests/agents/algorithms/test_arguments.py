@@ -257,13 +257,18 @@ class TestConfigsAndNumbers:
         [
             ({"temperature": "0.3"}, "temperature must be a number, got '0.3'"),
             ({"top_p": "0.9"}, "top_p must be a number, got '0.9'"),
-            ({"top_k": "5"}, "top_k must be a whole number"),
+            ({"top_k": "5"}, "top_k must be a whole number of at least 1, got '5'"),
             ({"temperature": True}, "temperature must be a number, got True"),
         ],
     )
     def test_decoding_of_another_type(self, settings, words):
         with pytest.raises(ValueError, match=words):
             Decoding(**settings)
+
+    @pytest.mark.parametrize("least", [-1, 2.5, "2"])
+    def test_a_minimum_length_of_a_guide(self, least):
+        with pytest.raises(ValueError, match="min_new_tokens must be a whole number of at least 0, got "):
+            Guide(policy_of(), min_new_tokens=least)
 
     def test_generation_of_another_type(self, folder):
         policy = LMPolicy.from_pretrained(folder)

@@ -27,8 +27,14 @@ from tril_gym.agents import (
     VinePPO,
 )
 from tril_gym.agents.algorithms import batches
-from tril_gym.agents.collection.baselines import baseline_rewards, subtract_baselines, values_by_rollouts
+from tril_gym.agents.collection.baselines import (
+    BaselineTexts,
+    baseline_rewards,
+    subtract_baselines,
+    values_by_rollouts,
+)
 from tril_gym.agents.collection.collector import collect
+from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.envs.config import TextEnvConfig
@@ -157,6 +163,16 @@ def test_an_agent_subtracts_what_the_reference_policy_earns_from_the_start_it_na
     torch.testing.assert_close(less, texts.switch.double() / T if baseline == "rollin" else torch.zeros(6).double())
     assert batch.metrics["reward/baseline"] == pytest.approx(float(less.mean()))
     assert len(set(texts.switch.tolist())) > 2
+
+
+def test_a_learner_without_a_reference_policy_has_greedy_baselines_only(monkeypatch):
+    agent = PPO(toy_policy(), toy_envs(), PPOConfig(check_model=False))
+    monkeypatch.setattr(ActorCritic, "ref_policy", None)
+    monkeypatch.setattr(ActorCritic, "baseline_texts", BaselineTexts("prompt"))
+    with pytest.raises(ValueError, match=r"the ref_policy of ActorCritic is None; return one, or use .* 'greedy'"):
+        agent.batches.next(agent, agent.plan(0), Timer())
+    monkeypatch.setattr(ActorCritic, "baseline_texts", BaselineTexts("greedy"))
+    assert "reward/baseline" in agent.batches.next(agent, agent.plan(0), Timer()).metrics
 
 
 def test_metrics_have_the_rewards_of_the_environment():

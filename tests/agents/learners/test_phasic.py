@@ -32,6 +32,13 @@ def test_without_auxiliary_epochs_it_is_ppo():
     assert not torch.equal(weights(trained(PPG, PPGConfig, auxiliary_every=1, auxiliary_epochs=1)), plain)
 
 
+def test_baselines_are_subtracted_as_in_ppo():
+    numbers = {"baseline": "prompt", "auxiliary_every": 1, "auxiliary_epochs": 0}
+    plain, phasic = trained(PPO, PPOConfig, baseline="prompt"), trained(PPG, PPGConfig, **numbers)
+    assert phasic.history["reward/baseline"] == plain.history["reward/baseline"]
+    assert torch.equal(weights(phasic), weights(plain))
+
+
 def test_while_the_critic_warms_up_no_phase_ends():
     numbers = {"critic_warmup": 2, "auxiliary_every": 1, "auxiliary_epochs": 1}
     start = torch.cat([weight.detach().flatten() for weight in toy_policy(dtype=torch.float64).parameters()])

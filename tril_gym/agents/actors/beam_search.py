@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
-from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.architecture import decoder_start
@@ -47,8 +47,7 @@ class BeamSearch(Actor):
         Raises:
             ValueError: a text is begun already.
         """
-        if bool(texts.is_token.any()):
-            raise ValueError("beam search can only begin a text, not continue one; roll out with the policy")
+        refuse_begun(texts, "beam search")
         prompts = [texts.prompt_ids(row) for row in range(len(texts))]
 
         def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:

@@ -24,6 +24,7 @@ from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.architecture import is_model
 from tril_gym.models.texts import Texts
+from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.servers import ServerAddress, ServerConfig, is_server_address
 from tril_gym.utils.user_code import is_function_name
 
@@ -41,6 +42,9 @@ class Guide(Actor):
         top_p: sample from the nucleus of this probability only; the paper's guides use 0.92.
         greedy: write the most probable tokens instead of sampling.
         min_new_tokens: no EOS before this many tokens, the guide's own; by default the environment's advice.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Guide(Actor):
         min_new_tokens: int | None = None,
     ) -> None:
         self.policy = policy.with_decoding(Decoding(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy))
-        self.min_new_tokens = min_new_tokens
+        self.min_new_tokens = None if min_new_tokens is None else check_integer("min_new_tokens", min_new_tokens, 0)
         self._compared: tuple[Any, bool] = (None, False)  # a tokenizer, and whether its vocabulary differs
 
     def start(self, texts: Texts, infos: Infos, layout: TextLayout) -> Writer:

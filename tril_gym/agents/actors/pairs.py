@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
-from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.texts import Texts
@@ -38,11 +38,8 @@ class Pairs(Actor):
         Raises:
             ValueError: a text is begun already, or an example has no pair.
         """
-        if bool(texts.is_token.any()):
-            raise ValueError("pairs can only begin a text, not continue one; roll out with another actor")
-        if self._tokens is None or not self._tokens.fits(layout):
-            self._tokens = ReferenceTokens(layout)
-        tokenize = self._tokens
+        refuse_begun(texts, "pairs")
+        tokenize = self._tokens = ReferenceTokens.of(layout, known=self._tokens)
         members = [self._pair(info)[info["member"]] for info in infos]
 
         def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:

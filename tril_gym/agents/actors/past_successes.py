@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
-from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
@@ -51,8 +51,7 @@ class PastSuccesses(Actor):
         Raises:
             ValueError: a text is begun already.
         """
-        if bool(texts.is_token.any()):
-            raise ValueError("past successes can only begin a text, not continue one; roll out with another actor")
+        refuse_begun(texts, "past successes")
         nothing = ([layout.eos_token_ids[0]], 0.0)
         found = [self.table.get(info.get("example", -1), nothing)[0] for info in infos]
 
@@ -63,7 +62,7 @@ class PastSuccesses(Actor):
 
     def remember(self, trajectories: Trajectories) -> None:
         """Keep the texts that are better than those of their examples so far, the first of equal ones."""
-        rewards, is_cut_off = trajectories.rewards.sum(1).tolist(), trajectories.is_cut_off.tolist()
+        rewards, is_cut_off = trajectories.total_rewards.tolist(), trajectories.is_cut_off.tolist()
         for row, (example, reward) in enumerate(zip(trajectories.examples.tolist(), rewards, strict=True)):
             is_success = self.minimum is None or reward >= self.minimum
             is_better = example not in self.table or reward > self.table[example][1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
-from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
@@ -39,9 +39,12 @@ class ReferenceTokens:
             self._cache[text] = ids[: self.layout.max_new_tokens]
         return self._cache[text]
 
-    def fits(self, layout: TextLayout) -> bool:
-        """Return whether the ids are those of an environment of this layout."""
-        return self.layout == layout and self.layout.tokenizer is layout.tokenizer
+    @staticmethod
+    def of(layout: TextLayout, *, known: ReferenceTokens | None) -> ReferenceTokens:
+        """Return the known ones if they are of an environment of this layout, else new ones."""
+        if known is not None and known.layout == layout and known.layout.tokenizer is layout.tokenizer:
+            return known
+        return ReferenceTokens(layout)
 
 
 def pick(references: Sequence[str], draw: float) -> str:
@@ -89,12 +92,9 @@ class References(Actor):
         Raises:
             ValueError: a text is begun already, or an example has no reference.
         """
-        if bool(texts.is_token.any()):
-            raise ValueError("references can only begin a text, not continue one; roll out with another actor")
+        refuse_begun(texts, "references")
         refuse_missing(infos)
-        if self._tokens is None or not self._tokens.fits(layout):
-            self._tokens = ReferenceTokens(layout)
-        tokenize = self._tokens
+        tokenize = self._tokens = ReferenceTokens.of(layout, known=self._tokens)
 
         def write_texts(rows: list[int], draws: Tensor) -> WrittenTexts:
             pairs = zip(rows, draws.tolist(), strict=True)

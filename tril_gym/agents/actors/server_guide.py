@@ -116,11 +116,7 @@ class ServerGuide(Actor):
             ValueError: they are asked for, and the server does not have the environment's.
         """
         wanted, address = self.server.config.token_ids, self.server.address
-        if (
-            wanted is False
-            or (address.is_chat and wanted is None)
-            or (self.server.dialect != "full" and wanted is None)
-        ):
+        if wanted is False or (wanted is None and (address.is_chat or self.server.dialect != "full")):
             return False
         has_them = not address.is_chat and self.server.has_vocabulary(layout.tokenizer, layout.eos_token_ids)
         if wanted and not has_them:

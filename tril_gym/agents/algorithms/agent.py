@@ -207,10 +207,8 @@ class Agent(ABC):
     @property
     def needs_references(self) -> bool:
         """Whether every example must have references."""
-        guide_needs_them = self.guide is not None and self.guide.needs_references
-        plan = self.plan(0)
-        are_written = any(actor.needs_references for actor in (plan.rollout, *(part.rollout for part, _ in plan.parts)))
-        return guide_needs_them or are_written or self.learner.needs_references
+        actors = [*self.plan(0).actors, *([] if self.guide is None else [self.guide])]
+        return self.learner.needs_references or any(actor.needs_references for actor in actors)
 
     @property
     def episodes(self) -> int:

@@ -188,12 +188,21 @@ class _OtherTexts:
     timer: Timer
 
     def subtract_baselines(self, trajectories: Trajectories) -> tuple[Trajectories, Metrics]:
-        """Return the texts that the learner reads, their rewards less the baselines if it has any."""
+        """Return the texts that the learner reads, their rewards less the baselines if it has any.
+
+        Raises:
+            ValueError: the reference policy should write the baselines' texts, and the learner has none.
+        """
         learner, others = self.agent.learner, self.agent.learner.baseline_texts
-        if others.baseline == "none" or learner.ref_policy is None:
+        if others.baseline == "none":
             return trajectories, {}
         is_greedy = others.baseline == "greedy"
         actor = self.policy.with_decoding(Decoding(greedy=True)) if is_greedy else learner.ref_policy
+        if actor is None:
+            raise ValueError(
+                f"the reference policy writes the texts of the baseline {others.baseline!r}, and the ref_policy of"
+                f" {type(learner).__name__} is None; return one, or use the baseline 'greedy'"
+            )
         with self.timer.time("collect"):
             baselines = learner.baseline_values(
                 trajectories.examples,

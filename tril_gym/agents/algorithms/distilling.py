@@ -7,13 +7,12 @@ from typing import Any
 from tril_gym.agents.algorithms.agent import GuidedAgent
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.plan import Plan
-from tril_gym.agents.learners.distillation import Distillation, DistillationConfig, check_teacher
+from tril_gym.agents.learners.distillation import Distillation, check_teacher
 
 
 class Distilling(GuidedAgent):
     """A policy that learns the next tokens of a guide in its own states."""
 
-    config_type = DistillationConfig
     learner_type = Distillation
 
     def _checked_guide(self, guide: Any) -> Actor | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.collection.plan import Plan
+from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.rejection_config import RejectionConfig
 
 
@@ -28,7 +29,8 @@ class RSO(Agent):
 
     name = "rso"
     config_type = RSOConfig
+    learner: ActorCritic
 
     def plan(self, iteration: int) -> Plan:
         """Return the plan: the reference policy writes the candidates."""
-        return Plan(rollout=self.learner.ref_policy or self.policy, texts_per_prompt=self.config.texts_per_prompt)
+        return Plan(rollout=self.learner.ref_policy, texts_per_prompt=self.config.texts_per_prompt)

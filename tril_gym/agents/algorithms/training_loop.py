@@ -110,7 +110,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
 
 def text_metrics(trajectories: Trajectories, layout: TextLayout) -> Metrics:
     """Return the metrics of a batch of texts that need no model."""
-    rewards = trajectories.rewards.sum(1)
+    rewards = trajectories.total_rewards
     lengths = trajectories.lengths.double()
     metrics = {
         "episodes": len(trajectories),
@@ -132,10 +132,10 @@ def given_metrics(trajectories: Trajectories) -> Metrics:
     if trajectories.given is None:
         return {}
     given = trajectories.given
-    rewards = trajectories.rewards.sum(1)
+    rewards = trajectories.total_rewards
     return {
         "reward/given": float(rewards[given].mean()),
-        "reward/policy_alone": float(trajectories.own.rewards.sum(1).mean()),
+        "reward/policy_alone": float(trajectories.own.total_rewards.mean()),
     }
 
 
@@ -147,14 +147,14 @@ def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:
     """
     if plan.rollin is None:
         return {}
-    by_policy = int((trajectories.wrote & trajectories.is_token).sum()) / max(1, int(trajectories.is_token.sum()))
+    by_policy = int(trajectories.wrote.sum()) / max(1, int(trajectories.is_token.sum()))
     metrics = {"rollin/prob": plan.rollin_prob, "guide/token_share": 1 - by_policy}
     has_rollin = trajectories.switch > 0
     if bool(has_rollin.any()):
         metrics["rollin/share"] = float(has_rollin.double().mean())
         metrics["rollin/length"] = float(trajectories.switch[has_rollin].double().mean())
     if plan.learn_on != "rollout":
-        rewards, is_full = trajectories.rewards.sum(1), trajectories.switch == trajectories.lengths
+        rewards, is_full = trajectories.total_rewards, trajectories.switch == trajectories.lengths
         writers = {"policy_alone": is_full, "guide_alone": ~has_rollin, "guide_finished": has_rollin & ~is_full}
         metrics |= {f"reward/{name}": float(rewards[rows].mean()) for name, rows in writers.items() if rows.any()}
     return metrics

@@ -87,6 +87,12 @@ class Actor(ABC):
         """Restore what `state_dict` returned."""
 
 
+def refuse_begun(texts: Texts, subject: str) -> None:
+    """Raise `ValueError` if a text is begun already, for actors that cannot continue one."""
+    if bool(texts.is_token.any()):
+        raise ValueError(f"{subject} can only begin a text, not continue one; roll out with another actor")
+
+
 def as_actor(found: Any) -> Actor:
     """Return an actor, or a plain object with a `start` method as an actor.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -157,7 +157,7 @@ def rewards_from(
         timer=timer,
         ranks=ranks,
     )
-    return found.rewards.sum(1)
+    return found.total_rewards
 
 
 def compared_rewards(
@@ -179,12 +179,12 @@ def compared_rewards(
         timer: counts the seconds spent in the environment as "score".
         ranks: as of `collect`.
     """
-    settings: dict[str, Any] = {"episodes": texts, "timer": timer, "ranks": ranks}
-    found = {
-        name: collect(envs, Plan(rollout=actor), generator=torch.Generator().manual_seed(seed), **settings)
-        for name, actor in actors.items()
-    }
-    return {name: float(written.rewards.sum(1).mean()) for name, written in found.items()}
+    found = {}
+    for name, actor in actors.items():
+        generator = torch.Generator().manual_seed(seed)
+        written = collect(envs, Plan(rollout=actor), episodes=texts, generator=generator, timer=timer, ranks=ranks)
+        found[name] = float(written.total_rewards.mean())
+    return found
 
 
 def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Trajectories:
@@ -194,8 +194,6 @@ def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Traject
     baseline already.
     """
     assert baselines.shape == trajectories.lengths.shape, (baselines.shape, trajectories.lengths.shape)
-    columns = torch.arange(trajectories.tokens.shape[1])
-    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
-    is_paid = is_last & ~trajectories.is_cut_off.unsqueeze(1)
+    is_paid = trajectories.is_last & ~trajectories.is_cut_off.unsqueeze(1)
     less = torch.where(is_paid, baselines.unsqueeze(1), 0.0)
     return replace(trajectories, rewards=trajectories.rewards - less)

@@ -22,7 +22,7 @@ Score = Callable[[Trajectories, Tensor], Tensor]
 
 def total_rewards(trajectories: Trajectories, ends: Tensor) -> Tensor:
     """Return what the environment paid for each whole text, (B,)."""
-    return trajectories.rewards.sum(1)
+    return trajectories.total_rewards
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ E episodes, T new tokens, n candidates of each episode.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -100,14 +100,7 @@ def best_rollins(
         episodes = randomness[first.numpy()]
         rows, uniforms = _candidates(episodes.rollin, best_of, generator)
         episodes = replace(episodes[rows.numpy()], rollout=uniforms)
-        alone: dict[str, Any] = {
-            "rollout": plan.rollin,
-            "rollin": None,
-            "rollin_prob": 0.0,
-            "best_of": None,
-            "texts_per_prompt": 1,
-        }
-        found = write(replace(plan, **alone), episodes)
+        found = write(Plan(rollout=plan.rollin), episodes)
         ends = torch.from_numpy(plan.cut(found.lengths.numpy(), episodes.switch.numpy(), plan.iteration))
         best = best_of.rows(found, ends)
         members = (first.unsqueeze(1) + torch.arange(shared)).flatten()

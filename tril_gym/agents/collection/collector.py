@@ -105,7 +105,7 @@ def _write(
 ) -> Trajectories:
     """Return the texts of all ranks, one for each episode."""
     with ExitStack() as stack:
-        for actor in dict.fromkeys((plan.rollout, plan.rollin or plan.rollout)):
+        for actor in plan.actors:
             stack.enter_context(actor.gathered())
         parts = _write_share(envs, plan, layout, randomness, examples, starts, timer, ranks)
     found = _in_order(ranks.gather(parts))
@@ -171,7 +171,7 @@ class _EpisodeBatch:
         examples: np.ndarray | None,
         starts: Texts | None,
         timer: Timer,
-        on_main: OnMain | None = None,
+        on_main: OnMain | None,
     ) -> None:
         self.envs, self.plan, self.layout, self.randomness, self.timer = envs, plan, layout, randomness, timer
         self.examples, self.starts = examples, starts

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tril_gym.functional.masked import select
 from tril_gym.models.texts import Texts
 
 Info = dict[str, Any]
@@ -51,7 +52,7 @@ class Trajectories:
         return self.prompts.shape[0]
 
     def __repr__(self) -> str:
-        rewards, has_rollin = self.rewards.sum(1), (self.switch > 0).double()
+        rewards, has_rollin = self.total_rewards, (self.switch > 0).double()
         rollins = f", {float(has_rollin.mean()):.0%} with a rollin" if bool(has_rollin.any()) else ""
         spread = f"{float(rewards.mean()):.3f} ± {float(rewards.std(correction=0)):.3f}"
         length = float(self.lengths.double().mean())
@@ -83,14 +84,23 @@ class Trajectories:
         return self.is_token & ~self.is_rollin
 
     @property
+    def is_last(self) -> Tensor:
+        """(B, T) bool: the last real token."""
+        return torch.arange(self.tokens.shape[1]) == self.lengths.unsqueeze(1) - 1
+
+    @property
+    def total_rewards(self) -> Tensor:
+        """(B,) what the environment paid for each whole text."""
+        return select(self.rewards, self.is_token).sum(1)
+
+    @property
     def is_cut_off(self) -> Tensor:
         """(B,) bool: truncated before its end, so that its last value is bootstrapped."""
         return self.truncated & ~self.terminated
 
     def ended_with(self, tokens: Sequence[int]) -> Tensor:
         """Return whether each text ends with one of these tokens, such as EOS: (B,) bool."""
-        is_last = torch.arange(self.tokens.shape[1]) == self.lengths.unsqueeze(1) - 1
-        return (torch.isin(self.tokens, torch.tensor(tokens)) & is_last).any(1)
+        return (torch.isin(self.tokens, torch.tensor(tokens)) & self.is_last).any(1)
 
     def ended_by_themselves(self, tokens: Sequence[int]) -> Tensor:
         """Return whether each text ends with one of these tokens, or as its info says at a stop string: (B,) bool."""

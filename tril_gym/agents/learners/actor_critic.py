@@ -24,7 +24,6 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
-from tril_gym.agents.learners.advantages import text_rewards
 from tril_gym.agents.learners.credit import CreditAssignment, kl_of
 from tril_gym.agents.learners.critic import Critic, ValueRecordingActor, check_critic, make_critic
 from tril_gym.agents.learners.epochs import Epochs
@@ -37,7 +36,7 @@ from tril_gym.agents.learners.sampled_texts import sampled_texts
 from tril_gym.functional.group_advantages import share_without_signal
 from tril_gym.functional.importance import effective_sample_size, importance_weights
 from tril_gym.functional.losses import sampling_error
-from tril_gym.functional.masked import explained_variance, select
+from tril_gym.functional.masked import explained_variance
 from tril_gym.functional.running import RunningStd
 from tril_gym.functional.text_losses import optimal_value
 from tril_gym.models.kernels import compile_bodies
@@ -251,8 +250,10 @@ class ActorCritic(Learner):
         self, experience: Experience, trajectories: Trajectories, sampled: Tensor
     ) -> tuple[Experience, Metrics]:
         """Weight the advantages by the ratio of the policy's probabilities to those at sampling, if configured."""
-        level = self.config.sampling_correction if isinstance(self.config, ActorCriticConfig) else None
-        if not isinstance(self.config, ActorCriticConfig) or level is None or level == "none":
+        if not isinstance(self.config, ActorCriticConfig):
+            return experience, {}
+        level = self.config.sampling_correction
+        if level is None or level == "none":
             return experience, {}
         logprobs, wrote = trajectories.old_logprobs, trajectories.wrote
         weights = importance_weights(logprobs, sampled, wrote, level=level, cap=self.config.sampling_cap)
@@ -323,7 +324,7 @@ class ActorCritic(Learner):
         """
         if not self.config.scales_rewards:
             return trajectories, {}
-        self.reward_std.update(select(trajectories.rewards, trajectories.is_token).sum(1))
+        self.reward_std.update(trajectories.total_rewards)
         scale = self.reward_std.std or 1.0
         scaled = replace(trajectories, rewards=trajectories.rewards / scale)
         if trajectories.values is not None and self.config.rollout_values[0]:
@@ -372,8 +373,7 @@ def group_metrics(trajectories: Trajectories) -> Metrics:
     """Return the share of groups whose texts were all rewarded alike; nothing without groups."""
     if trajectories.group is None or trajectories.group_size == 1:
         return {}
-    rewards = text_rewards(trajectories, trajectories.rewards)
-    return {"group/zero_variance": share_without_signal(rewards, trajectories.group)}
+    return {"group/zero_variance": share_without_signal(trajectories.total_rewards, trajectories.group)}
 
 
 def finite_kl(trajectories: Trajectories) -> float:

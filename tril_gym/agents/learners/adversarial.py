@@ -24,7 +24,7 @@ from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.adversarial_config import AdversarialConfig
 from tril_gym.agents.learners.discriminator import Discriminator, TrainedWhole, make_discriminator
-from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.learner import Learner, Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import adamw
 from tril_gym.agents.learners.token_discriminator import make_token_discriminator
@@ -34,6 +34,8 @@ from tril_gym.functional.returns import discriminator_rewards
 from tril_gym.models.texts import Texts
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import ALONE, Ranks
+
+PENALTY, LOSS = "discriminator/gradient_penalty", "discriminator/loss"
 
 
 class AdversarialLearner(Learner):
@@ -119,7 +121,7 @@ class AdversarialLearner(Learner):
 
     def _flat(self, logits: Tensor, texts: Texts) -> Tensor:
         """Return the logits that count, (n,)."""
-        return logits[self._is_real(texts).to(logits.device)] if self.is_per_token else logits
+        return logits[self._is_real(texts).to(logits.device)]
 
     def _expert_rows(self, trajectories: Trajectories) -> Tensor:
         """Return the rows whose reference is an expert's.
@@ -144,8 +146,7 @@ class AdversarialLearner(Learner):
         self.replay.append((experts, written))
         parts = self._minibatches(pairs, generator) if self._learns_discriminator(accuracy) else ()
         steps = [step for part in parts if (step := self._step(*part, generator))]
-        means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
-        return means | {
+        return mean_metrics(steps) | {
             "discriminator/accuracy": accuracy,
             "discriminator/expert_score": float(expert_logits.sigmoid().mean()),
             "discriminator/policy_score": float(policy_logits.sigmoid().mean()),
@@ -201,23 +202,24 @@ class AdversarialLearner(Learner):
         written: Texts,
         *,
         share: float,
-        counts: tuple[int, int] | None = None,
-        signs: Tensor | None = None,
+        counts: tuple[int, int] | None,
+        signs: Tensor | None,
     ) -> Metrics:
         """Leave the gradients of some pairs in the discriminator and return the losses, both weighed by their share.
 
         With `counts`, the numbers of tokens of all pairs, losses are their parts of those of all instead.
         """
         share = share if counts is None else 1.0
-        penalises, names = self.config.gradient_penalty > 0, ("discriminator/gradient_penalty", "discriminator/loss")
+        penalises = self.config.gradient_penalty > 0
+        metrics = dict.fromkeys([PENALTY, LOSS] if penalises else [LOSS], 0.0)
         if not len(experts):
-            return dict.fromkeys(names[0 if penalises else 1 :], 0.0)
-        metrics, total = {}, torch.zeros(())
+            return metrics
+        total = torch.zeros(())
         if penalises:
             assert isinstance(self.discriminator, TrainedWhole)
             expert_logits, gradients = self.discriminator.logits_and_gradients(experts, signs)
             penalty = gradient_penalty(gradients, count=None if counts is None else counts[0])
-            metrics[names[0]] = share * float(penalty.detach())
+            metrics[PENALTY] = share * float(penalty.detach())
             total = self.config.gradient_penalty * penalty
         else:
             expert_logits = self.discriminator.logits(experts)
@@ -229,7 +231,8 @@ class AdversarialLearner(Learner):
             counts=counts,
         )
         (share * (loss + total)).backward()
-        return metrics | {names[1]: share * float(loss.detach())}
+        metrics[LOSS] = share * float(loss.detach())
+        return metrics
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
@@ -264,6 +267,4 @@ def with_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
     """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere."""
     if rewards.ndim == 2:
         return replace(trajectories, rewards=torch.where(trajectories.is_token, rewards.double(), 0.0))
-    columns = torch.arange(trajectories.tokens.shape[1])
-    is_last = columns == trajectories.lengths.unsqueeze(1) - 1
-    return replace(trajectories, rewards=torch.where(is_last, rewards.unsqueeze(1).double(), 0.0))
+    return replace(trajectories, rewards=torch.where(trajectories.is_last, rewards.unsqueeze(1).double(), 0.0))

@@ -16,7 +16,7 @@ from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
-from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.learner import Learner, Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import (
     OptimizerConfig,
@@ -69,8 +69,7 @@ class BehaviourCloning(Learner):
             parts = minibatches(len(texts), epochs=config.epochs, size=config.minibatch_size, generator=generator)
             steps = [metrics for rows in parts if (metrics := self.step(texts[rows], _of_rows(labels, rows)))]
         self.iteration += 1
-        means = {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
-        return means | self.guard.skipped_since_last()
+        return mean_metrics(steps) | self.guard.skipped_since_last()
 
     def step(self, texts: Texts, labels: Tensor | None = None) -> Metrics:
         """Take one optimizer step on a minibatch and return its metrics; none where the step was skipped.

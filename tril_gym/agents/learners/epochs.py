@@ -19,7 +19,7 @@ from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Counts, Experience
-from tril_gym.agents.learners.learner import Metrics
+from tril_gym.agents.learners.learner import Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.objectives import Objective
 from tril_gym.agents.learners.optimizer import autocast_of, clip_gradients
@@ -84,7 +84,6 @@ class Epochs:
         Raises:
             NonFiniteError: a loss or gradient norm is not finite, and no further step may be skipped.
         """
-        means: defaultdict[str, list[float]] = defaultdict(list)
         if not len(experience):
             return self.guard.skipped_since_last()
         size = self.config.minibatch_size
@@ -97,6 +96,7 @@ class Epochs:
             lengths=lengths,
             group_size=experience.group_size,
         )
+        steps: list[Metrics] = []
         for step, rows in enumerate(parts):
             batch = experience.part(rows)
             # A mean over each minibatch of similar lengths would weigh tokens of short texts more than those of long.
@@ -115,11 +115,10 @@ class Epochs:
                 if not self.guard.allows(loss_terms(metrics) | norms):
                     continue  # its figures would make the means of the others NaN
                 metrics |= self._step(batch.counts, critic, critic_optimizer, norms, learns_policy=learns_policy)
-            for name, value in metrics.items():  # those of the step that ends the epochs as well: they say why
-                means[name].append(value)
+            steps.append(metrics)  # those of the step that ends the epochs as well: they say why
             if kl_exceeded:
                 break
-        found = {name: sum(values) / len(values) for name, values in means.items()}
+        found = mean_metrics(steps)
         return found | explained_by_regression(found) | self.guard.skipped_since_last()
 
     def _lengths_to_group(self, experience: Experience) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -79,3 +80,12 @@ class Learner(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+def mean_metrics(steps: Iterable[Metrics]) -> Metrics:
+    """Return the mean of each metric over the steps that have it."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for step in steps:
+        for name, value in step.items():
+            values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}

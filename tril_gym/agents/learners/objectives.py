@@ -71,8 +71,7 @@ class ClippedRatio:
             weights = length_weights(
                 part.learn, self.length_norm, max_length=self.max_length, dtype=part.advantages.dtype
             )
-        high = self.clip_range if self.clip_range_high is None else self.clip_range_high
-        data = logprobs, old, part.advantages, learn
+        data, high = (logprobs, old, part.advantages, learn), self._high
         if self.ratio == "text":
             loss = policy_losses.gspo_loss(*data, clip_range=self.clip_range, clip_range_high=high, count=counts.texts)
         elif self.ratio == "weight":
@@ -81,7 +80,7 @@ class ClippedRatio:
             loss = losses.policy_loss(
                 *data, clip_range=self.clip_range, clip_range_high=high, weights=weights, count=count
             )
-        terms = {"policy/clip_fraction": self._clip_fraction(logprobs, part, learn, counts)}
+        terms = {"policy/clip_fraction": self._clip_fraction(logprobs, part, counts)}
         if part.given is not None:
             terms["given/loss"] = self._given_loss(
                 logprobs, part, weights, counts.texts if self.ratio == "text" else count
@@ -94,6 +93,10 @@ class ClippedRatio:
             loss = loss + part.kl_coef * terms["kl/loss"]
         return loss, terms
 
+    @property
+    def _high(self) -> float:
+        return self.clip_range if self.clip_range_high is None else self.clip_range_high
+
     def _given_loss(self, logprobs: Tensor, part: Experience, weights: Tensor | None, count: float) -> Tensor:
         """Return the loss of the texts that others wrote."""
         assert part.given is not None, "there are given texts"
@@ -103,11 +106,10 @@ class ClippedRatio:
             logprobs, part.advantages, part.given, shaping=self.given_shaping, weights=weights, count=count
         )
 
-    def _clip_fraction(self, logprobs: Tensor, part: Experience, learn: Tensor, counts: Counts) -> Tensor:
+    def _clip_fraction(self, logprobs: Tensor, part: Experience, counts: Counts) -> Tensor:
         """Return the share of tokens, or of texts, whose ratio is outside the clip's bounds; given ones have none."""
-        data = logprobs, part.old_logprobs, learn
+        data, high = (logprobs, part.old_logprobs, part.own), self._high
         low = math.inf if self.ratio == "weight" else self.clip_range  # a weight has an upper bound only
-        high = self.clip_range_high or self.clip_range
         if self.ratio == "text":
             return policy_losses.text_clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.own_texts)
         return losses.clip_fraction(*data, clip_range=low, clip_range_high=high, count=counts.own)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.policy import LMPolicy
+from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories, minibatches
@@ -22,7 +23,7 @@ from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.agents.learners.actor_critic_config import ActorCriticConfig
 from tril_gym.agents.learners.critic import Critic
 from tril_gym.agents.learners.experience import Experience
-from tril_gym.agents.learners.learner import Learner, Metrics
+from tril_gym.agents.learners.learner import Learner, Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
 from tril_gym.agents.learners.optimizer import (
     adamw,
@@ -90,6 +91,11 @@ class Phasic(Learner):
         """Whether the loss has a term of references."""
         return self.actor_critic.needs_references
 
+    @property
+    def baseline_texts(self) -> BaselineTexts:
+        """The other texts of the config."""
+        return self.config.baseline_texts
+
     def parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer of the auxiliary phase trains: the policy with its value head."""
         return [*self.policy.parameters(), *self.head.parameters()]
@@ -120,14 +126,11 @@ class Phasic(Learner):
 
     def _auxiliary_phase(self, generator: torch.Generator) -> Metrics:
         """Train the policy's body and the critic on the returns of the phase; return the means of the losses."""
-        before, means = self._policy_before(), defaultdict[str, list[float]](list)
-        experience = Experience.cat(self.phase)
+        before, experience = self._policy_before(), Experience.cat(self.phase)
         set_learning_rate(self.optimizer, self.actor_critic.optimizer.param_groups[0]["lr"])
         epochs, size = self.config.auxiliary_epochs, self.config.minibatch_size
-        for rows in minibatches(len(experience), epochs=epochs, size=size, generator=generator):
-            for name, value in self._step(before, experience.part(rows)).items():
-                means[name].append(value)
-        return {name: sum(values) / len(values) for name, values in means.items()}
+        parts = minibatches(len(experience), epochs=epochs, size=size, generator=generator)
+        return mean_metrics(self._step(before, experience.part(rows)) for rows in parts)
 
     def _policy_before(self) -> LMPolicy:
         """Return a copy of the policy that stays as it is, sharded as the policy is."""

@@ -9,25 +9,19 @@ import torch
 from torch import Tensor
 
 from tril_gym.agents.collection.trajectories import Trajectories
-from tril_gym.agents.learners.advantages import text_rewards
 from tril_gym.functional.group_advantages import has_signal
 from tril_gym.functional.rejection import accept, best_of, first_round_pairs, tournament_pairs
 from tril_gym.functional.text_losses import positive_advantages
 
 
-def totals(trajectories: Trajectories) -> Tensor:
-    """Return what the environment paid for each text, (B,)."""
-    return text_rewards(trajectories, trajectories.rewards)
-
-
 def with_signal(trajectories: Trajectories) -> Trajectories:
     """Return the groups whose texts were not all rewarded alike."""
-    return trajectories[has_signal(totals(trajectories), trajectories.groups).nonzero().squeeze(1)]
+    return trajectories[has_signal(trajectories.total_rewards, trajectories.groups).nonzero().squeeze(1)]
 
 
 def best_texts(trajectories: Trajectories, count: int) -> Trajectories:
     """Return the best texts of each group, in new groups of as many."""
-    rewards = totals(trajectories).view(-1, trajectories.group_size)
+    rewards = trajectories.total_rewards.view(-1, trajectories.group_size)
     rows = [group * trajectories.group_size + best_of(row, count) for group, row in enumerate(rewards)]
     return _in_groups(trajectories, torch.cat(rows), count)
 
@@ -51,7 +45,7 @@ def accepted_pairs(
     """
     paired = first_round_pairs if pairing == "first_round" else tournament_pairs
     size, pairs = trajectories.group_size, []
-    for group, rewards in enumerate(totals(trajectories).view(-1, size)):
+    for group, rewards in enumerate(trajectories.total_rewards.view(-1, size)):
         draws = torch.rand((want, size), generator=generator, dtype=torch.float64)
         found = paired(accept(rewards, draws, beta=beta, want=want), rewards)
         pairs.append(group * size + found.flatten())
@@ -60,14 +54,14 @@ def accepted_pairs(
 
 def with_positive_rewards(trajectories: Trajectories) -> Trajectories:
     """Return the texts whose reward, less its baseline, is above 0."""
-    return _in_groups(trajectories, positive_advantages(totals(trajectories)), 1)
+    return _in_groups(trajectories, positive_advantages(trajectories.total_rewards), 1)
 
 
 def drawn_by_reward(trajectories: Trajectories, generator: torch.Generator) -> Trajectories:
     """Return as many texts, drawn with probabilities proportional to their rewards, which are above 0."""
     if not len(trajectories):
         return trajectories
-    rows = torch.multinomial(totals(trajectories), len(trajectories), replacement=True, generator=generator)
+    rows = torch.multinomial(trajectories.total_rewards, len(trajectories), replacement=True, generator=generator)
     return _in_groups(trajectories, rows, 1)
 
 

@@ -286,6 +286,10 @@ BAD_ROWS = [
 ]
 
 
+def test_labels_may_be_numbers_of_numpy():
+    assert IMDB.read({"text": "a b", "label": np.int64(1)}).label == 1
+
+
 @pytest.mark.parametrize(("task", "line", "reason"), BAD_ROWS)
 def test_malformed_rows(task, line, reason, tmp_path, caplog):
     path = tmp_path / "bad.jsonl"

@@ -173,6 +173,11 @@ class TestChats:
         indented = json.dumps([{"role": "user", "content": "say"}], indent=2)
         assert TEXT.read({"prompt": indented}).messages == example.messages
         assert TEXT.read({"prompt": '[{"role": 1'}).messages == ()
+        assert TEXT.read({"prompt": "[{1: 2}]"}).messages == ()
+
+    def test_a_chat_as_python_prints_it_is_refused(self):
+        with pytest.raises(ValueError, match=r"a chat in a cell must be JSON, as json.dumps writes it.*'role': 'user'"):
+            TEXT.read({"prompt": str(CHAT)})
 
     def test_a_tokenizer_without_template_is_refused(self):
         with pytest.raises(ValueError, match=r"no chat template.*instruct model"):

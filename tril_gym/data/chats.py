@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -42,9 +43,22 @@ def _parsed(cell: str) -> list[Any] | None:
     try:
         found = json.loads(cell)
     except (ValueError, RecursionError):
+        if _is_python(cell):
+            raise ValueError(f"a chat in a cell must be JSON, as json.dumps writes it, got Python's {cell[:60]}…") from None
         return None
-    is_chat = all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in found)
-    return found if is_chat else None
+    return found if _is_chat(found) else None
+
+
+def _is_python(cell: str) -> bool:
+    """Return whether a cell spells a chat as Python prints it, as DataFrame.to_csv writes it."""
+    try:
+        return _is_chat(ast.literal_eval(cell.strip()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
+
+
+def _is_chat(found: Any) -> bool:
+    return all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in found)
 
 
 def _check_message(message: Any, number: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from numbers import Integral
 
 from tril_gym.data.example import Example
 from tril_gym.data.task import DataRow, Hub, Task, text_of
@@ -23,7 +24,7 @@ def read(row: DataRow) -> Example:
         raise ValueError(f"text must have two words or more, got {text!r}")
     half = (len(words) + 1) // 2
     label = row["label"]
-    if not isinstance(label, int | str) or isinstance(label, bool) or label not in LABELS:
+    if not isinstance(label, Integral | str) or isinstance(label, bool) or label not in LABELS:
         raise ValueError(f"label must be 1 (positive) or 0 (negative), got {label!r}")
     return Example(text[: words[half - 1][1]], references=(text[words[half][0] :],), label=LABELS[label])
 

@@ -24,7 +24,7 @@ from tril_gym.envs.restart import SAMPLE_EXAMPLE, read_row_restarts
 from tril_gym.envs.text_batch import TextBatch, check_actions
 from tril_gym.envs.text_env import METADATA, NO_RENDER_MODE, check_render_mode, rendered
 from tril_gym.utils.batched_infos import batched
-from tril_gym.utils.config_fields import check_integer
+from tril_gym.utils.config_fields import check_flag, check_integer
 
 MAX_ENVS = 1_000_000  # texts; more do not fit into memory
 Seeds = int | Sequence[int | None] | None
@@ -63,7 +63,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         max_episode_steps: int | None = None,
     ) -> None:
         self.config, self.num_envs = config, check_integer("num_envs", num_envs, 1, MAX_ENVS)
-        self.copy, self.render_mode = copy, check_render_mode(render_mode)
+        self.copy, self.render_mode = check_flag("copy", copy), check_render_mode(render_mode)
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = dict(type(self).metadata) | {
             "autoreset_mode": self.autoreset_mode,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.utils.batched_infos import row_of, rows_with
+from tril_gym.utils.config_fields import check_flag
 from tril_gym.utils.deferred_rewards import ON_MAIN, SCORES, OnMain, is_offered
 from tril_gym.wrappers.reward_term import HasTerm, Info, load_term, with_main_process_reward
 from tril_gym.wrappers.score_workers import PendingScores, ScoreWorkers
@@ -56,7 +57,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         self.term = load_term(env, score, weight=weight, name=name, settings=settings, fitted=fitted)
         if self.term.score.main_process:
             self.metadata = with_main_process_reward(self.metadata)
-        if defer and self.autoreset_mode != AutoresetMode.DISABLED:
+        if defer is not None and check_flag("defer", defer) and self.autoreset_mode != AutoresetMode.DISABLED:
             raise ValueError(
                 'defer=True needs autoreset_mode="Disabled", where rows that have ended are idle,'
                 f" got {self.autoreset_mode.value!r}"

@@ -21,9 +21,8 @@ from tril_gym.cli.options import (
     parse_pairs,
     parse_rewards,
     parse_settings,
+    take_env_args,
     usage_errors,
-    with_columns,
-    with_reward_settings,
 )
 from tril_gym.utils.suggestions import with_suggestion
 
@@ -186,8 +185,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
             check_parent(flag, file)
         examples, seed, beams = (options.pop(name) for name in ("examples", "seed", "beams"))
         names, settings = options.pop("metrics"), options.pop("metric_args")
-        options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
-        options["env_args"] = with_columns(options["env_args"], options.pop("column"))
+        options["env_args"] = take_env_args(options)
         loading = {name: options.pop(name) for name in LOADING_OPTIONS}
         parts = build_evaluation(source, loading=loading, **options)
         with cpu_threads(parts.threads):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tril_gym.experiment.run_folder import KEPT
-from tril_gym.registration import LENGTHS, accepts_dataset
+from tril_gym.registration import LENGTHS, accepts_dataset, check_reward_settings
 from tril_gym.utils.config_fields import (
     MAX_COEFFICIENT,
     MAX_RANK,
@@ -274,8 +274,8 @@ def merged_env_args(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str
     """Return keyword arguments of an environment updated with others, and so the settings of each reward."""
     both = env_args | given
     if "reward_settings" in env_args and "reward_settings" in given:
-        old, new = env_args["reward_settings"], given["reward_settings"]
-        both["reward_settings"] = {name: old.get(name, {}) | new.get(name, {}) for name in old | new}
+        old, new = (check_reward_settings(part["reward_settings"]) for part in (env_args, given))
+        both["reward_settings"] = {name: {**old.get(name, {}), **new.get(name, {})} for name in old | new}
     return both
 
 
@@ -283,8 +283,8 @@ def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | Non
     """Return keyword arguments of an environment without the settings of rewards that `reward` replaces."""
     if reward is None or "reward_settings" not in env_args:
         return env_args
-    settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
-    return env_args | {"reward_settings": settings}
+    settings = check_reward_settings(env_args["reward_settings"])
+    return env_args | {"reward_settings": {name: own for name, own in settings.items() if name in reward}}
 
 
 def env_args_for_env(env_args: dict[str, Any], env: str | None, given: str | None) -> dict[str, Any]:

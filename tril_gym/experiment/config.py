@@ -198,11 +198,9 @@ class RunConfig:
         for name, weight in (self.reward or {}).items():
             check_weight(name, weight)
         self._check_server()
-        flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
-        flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
-        for name, flag in flags.items():
+        for name in ("lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"):
             if getattr(self, name) and not self.lora_rank:
-                raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
+                raise ValueError(f"{flag_of(name)} is for LoRA, so it needs --lora-rank; 8 is usual")
         for name in LOADING_OPTIONS if self.policy in TINY else ():
             if name != "dtype" and getattr(self, name):
                 raise ValueError(

@@ -243,15 +243,8 @@ def build_evaluation(
     check_device(device)
     folder = RunFolder(source)
     is_run = folder.is_run()
-    if not is_run and checkpoint is not None:
-        raise ValueError(f"--checkpoint {checkpoint} is for a run, and {source} is no run folder; leave it out")
-    if not is_run and env is None:
-        raise ValueError(
-            f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
-        )
     loading = {name: value for name, value in (loading or {}).items() if value}
-    if is_run and loading:
-        raise ValueError(f"{flag_of(next(iter(loading)))} is for a model, and {source} is a run folder; leave it out")
+    _check_source(source, is_run=is_run, env=env, checkpoint=checkpoint, loading=loading)
     chosen = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
     given = {name: value for name, value in chosen.items() if value is not None}
     named = given | {"env_args": env_args}
@@ -281,6 +274,20 @@ def build_evaluation(
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
     )
+
+
+def _check_source(
+    source: str, *, is_run: bool, env: str | None, checkpoint: str | None, loading: dict[str, Any]
+) -> None:
+    """Raise `ValueError` for an option that a run, or a model, does not take, or that it needs."""
+    if not is_run and checkpoint is not None:
+        raise ValueError(f"--checkpoint {checkpoint} is for a run, and {source} is no run folder; leave it out")
+    if not is_run and env is None:
+        raise ValueError(
+            f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
+        )
+    if is_run and loading:
+        raise ValueError(f"{flag_of(next(iter(loading)))} is for a model, and {source} is a run folder; leave it out")
 
 
 def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:

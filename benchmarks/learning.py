@@ -192,7 +192,7 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
 
 def envs_of_split(config: RunConfig, split: str, count: int, *, fitted: Path | None = None) -> VectorEnv:
     """Return so many rows of a run's environment on a split, with rewards as they were fitted in a folder."""
-    return make_envs(replace(config, num_envs=count), evaluation_data(config, split, None)[0], None, fitted=fitted)
+    return make_envs(replace(config, num_envs=count), evaluation_data(config, split)[0], None, fitted=fitted)
 
 
 def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
@@ -208,7 +208,7 @@ def curve_of(run_folder: Path) -> list[tuple[int, float, float]]:
 
 def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPolicy:
     """Return the policy that training began with, sampling as the trained one does."""
-    envs = pretraining_envs(config, evaluation_data(config, "train", None)[0], train)
+    envs = pretraining_envs(config, evaluation_data(config, "train")[0], train)
     settings = tiny_settings(config) | {"device": config.device}
     return tiny_policy(envs, kind=POLICIES[config.policy], progress=False, **settings).with_decoding(trained.decoding)
 

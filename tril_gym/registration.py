@@ -210,7 +210,7 @@ def _with_reward(
     from tril_gym.wrappers.text_reward import TextReward
 
     terms = reward_terms(unwrap_no_copy(reward), ENVIRONMENTS[env_id].default_reward)
-    settings = _reward_settings(unwrap_no_copy(reward_settings))
+    settings = check_reward_settings(unwrap_no_copy(reward_settings))
     names = [name for name, _, _ in terms if name]
     if unknown := sorted(set(settings) - set(names)):
         raise ValueError(
@@ -232,8 +232,12 @@ def _with_reward(
     return env
 
 
-def _reward_settings(settings: Any) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of rewards by name, or raise ValueError."""
+def check_reward_settings(settings: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of rewards by name; None has none.
+
+    Raises:
+        ValueError: they are none.
+    """
     settings = {} if settings is None else settings
     if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
         raise ValueError(

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from tril_gym.agents import tiny
 from tril_gym.cli import main
-from tril_gym.experiment import configure, training_words
-from tril_gym.experiment.build import build_run
+from tril_gym.experiment import configure, train, training_words
+from tril_gym.experiment.build import build_evaluation, build_run
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.environments import training_data
+from tril_gym.utils.console_modes import QuietConsole
 from tril_gym.utils.devices import check_device
 from tril_gym.wrappers.vector import base_attribute
 
@@ -143,6 +144,21 @@ def test_a_held_out_part_by_hash_shares_no_prompt(tmp_path):
     assert len(data["dataset"]) + len(held_out["dataset"]) == 80
     assert held_out["dataset"].held_out
     assert not data["dataset"].held_out
+
+
+def test_a_run_is_evaluated_on_the_data_set_that_is_named(tmp_path):
+    own, held_out, other = (
+        write_rows(tmp_path / f"{name}.jsonl", [{"prompt": f"{name} {n}", "completion": "yes"} for n in range(count)])
+        for name, count in (("own", 4), ("held_out", 2), ("other", 40))
+    )
+    settings = {"env": "tril/Text-v0", "reward": {"chrf": 1.0}, "num_envs": 2, "tiny_samples": 0, "iterations": 1}
+    config = configure("ppo", dataset=own, eval_dataset=held_out, env_args={"max_new_tokens": 2}, **settings)
+    train(config, tmp_path / "run", console=QuietConsole())
+    options = {"env": None, "split": None, "env_args": {}, "reward": None, "num_envs": 2, "device": "cpu"}
+    assert build_evaluation(str(tmp_path / "run"), dataset=None, **options).description == f"all of {held_out}"
+    parts = build_evaluation(str(tmp_path / "run"), dataset=other, **options)
+    assert f"of the 40 examples of {other}" in parts.description
+    assert all(prompt.startswith("other") for prompt in base_attribute(parts.envs, "examples").prompts())
 
 
 class TestPretrainShare:

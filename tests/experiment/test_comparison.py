@@ -191,6 +191,17 @@ class TestFiles:
         assert "is no evaluation" in " ".join(command("compare", file, tmp_path / "b.json").output.split())
 
 
+@pytest.mark.parametrize("name", ["compare", "plot"])
+def test_a_damaged_evaluation_ends_with_a_message(name, first, copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    damaged = copy("damaged")
+    (damaged / "evaluation.json").write_text('{"before": 3, "after": 3}')
+    done = command(name, first, damaged)
+    assert done.exit_code == 1
+    assert "Error: TypeError" in done.output
+    assert "Traceback" in command(name, first, damaged, "--debug").output
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_plot_writes_a_picture(first, tmp_path, ending):
     path = tmp_path / f"it.{ending}"

@@ -27,7 +27,7 @@ from seven import SEVEN
 from tril_gym import rewards
 from tril_gym.agents import tiny
 from tril_gym.cli import main
-from tril_gym.cli.options import with_columns, with_reward_settings
+from tril_gym.cli.options import take_env_args
 from tril_gym.cli.run_options import RunOptions
 from tril_gym.experiment import presets
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
@@ -104,8 +104,7 @@ def check_run(algorithm: str, values: dict[str, Any]) -> None:
     """Fail for settings that a run rejects before it reads any data."""
     chosen = RunOptions.taken_from(values)
     assert chosen.tracker is not None  # its options fit together
-    values["env_args"] = with_reward_settings(values["env_args"], values.pop("reward_args"))
-    values["env_args"] = with_columns(values["env_args"], values.pop("column"))
+    values["env_args"] = take_env_args(values)
     given = {name: value for name, value in values.items() if value is not None and value != {}}
     if chosen.resume:
         assert chosen.output_dir is not None, "--resume needs --output-dir"

@@ -223,6 +223,11 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --env-arg tokenizer=fit:3", "tokenizer must be fit or fit:N"),
     (f"{TRAIN} --env-arg vocab_size=5", "vocab_size must cover the tokenizer"),
     (f"{TRAIN} --env-arg reward_settings=3", "reward_settings must be settings by the name of a reward"),
+    (
+        f"{TRAIN} --env-arg reward_settings=3 --reward-arg rouge_l.reduction=max",
+        "reward_settings must be settings by the name of a reward",
+    ),
+    (f"{TRAIN} --env-arg column=x --column references=y", "column is given twice, as --column and as --env-arg; leave"),
     (f"{TRAIN} --env-arg prompt_template=x", "prompt_template must be a format of {concepts} and nothing else"),
     # algorithms
     ("train own.py", "the algorithm own.py is a file without a class; write own.py:CLASS"),

@@ -234,3 +234,4 @@ def test_python_s_names_are_its_values():
 
 def test_a_deep_value_of_an_option_is_a_text():
     assert parse_value("[" * 100_000) == "[" * 100_000
+    assert parse_value("1" * 5_000) == "1" * 5_000  # more digits than Python reads

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tril_gym.cli.completion import folders
+from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import check_parent, usage_errors
 
 FORMATS = (".png", ".svg")
@@ -16,7 +17,8 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("compare")
 @click.argument("runs", metavar="RUN|FILE.json RUN|FILE.json...", nargs=-1, required=True, shell_complete=folders)
 @click.option("--output", type=FILE, metavar="FILE.json", help="File to write the numbers to")
-def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+def compare_command(runs: tuple[str, ...], output: Path | None, debug: bool) -> None:
     """Compare the held-out texts of finished runs with those of the first one.
 
     Differences are paired by example, so the runs must have been evaluated on the same ones, by the same reward.
@@ -27,7 +29,7 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
     from tril_gym.utils.atomic_files import write_json
     from tril_gym.utils.console import RunConsole, runs_table
 
-    with usage_errors():
+    with reported_failures(debug=debug), usage_errors():
         if len(runs) < 2:
             raise ValueError(f"compare needs two run folders or more, got {runs[0]}")
         check_parent("--output", output)
@@ -51,7 +53,8 @@ def compare_command(runs: tuple[str, ...], output: Path | None) -> None:
     show_default=True,
     help="File to write the picture to",
 )
-def plot_command(runs: tuple[str, ...], output: Path) -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+def plot_command(runs: tuple[str, ...], output: Path, debug: bool) -> None:
     """Draw the held-out reward of finished runs by iteration.
 
     Runs that differ in their seed only become one curve, the median with the range as a band; a single run has the 95 %
@@ -60,7 +63,7 @@ def plot_command(runs: tuple[str, ...], output: Path) -> None:
     from tril_gym.experiment.comparison import curves_figure, finished_run
     from tril_gym.experiment.plots import save_figure
 
-    with usage_errors():
+    with reported_failures(debug=debug), usage_errors():
         if output.suffix not in FORMATS:
             raise ValueError(f"--output {output} must end in {' or '.join(FORMATS)}")
         check_parent("--output", output)

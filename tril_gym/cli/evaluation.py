@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tril_gym.cli.completion import folders
-from tril_gym.cli.failures import reported_failures
+from tril_gym.cli.failures import debug_option, reported_failures
 from tril_gym.cli.options import (
-    COLUMN_HELP,
     GroupedCommand,
     GroupedOption,
     check_parent,
+    column_option,
     env_arg_options,
-    parse_columns,
     parse_names,
     parse_pairs,
     parse_rewards,
     parse_settings,
+    reward_arg_option,
+    take_env_args,
     usage_errors,
-    with_columns,
-    with_reward_settings,
 )
 from tril_gym.utils.suggestions import with_suggestion
 
@@ -69,7 +68,6 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     callback=parse_pairs,
     help="Keyword argument of the environment; may be repeated",
 )
-@option("--column", group="data", multiple=True, metavar="OURS=THEIRS", callback=parse_columns, help=COLUMN_HELP)
 @option(
     "--reward",
     group="reward",
@@ -78,15 +76,6 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     callback=parse_rewards,
     help="Reward term by name, or FILE.py:function of your own; may be repeated  [default: those of the run, or of the"
     " environment]",
-)
-@option(
-    "--reward-arg",
-    "reward_args",
-    group="reward",
-    multiple=True,
-    metavar="NAME.KEY=VALUE",
-    callback=parse_settings,
-    help="Setting of a reward term; may be repeated",
 )
 @option(
     "--metrics",
@@ -155,7 +144,6 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
     "--per-example", group="output", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to"
 )
 @option("--trust-code", group="run", is_flag=True, help="Also run code that only the settings of the run folder name")
-@option("--debug", group="run", is_flag=True, help="Show the traceback of an error")
 def evaluate_command(source: str, debug: bool, **options: Any) -> None:
     """Write each example of a split once greedily and once by sampling, and print all reward terms and metrics.
 
@@ -165,7 +153,7 @@ def evaluate_command(source: str, debug: bool, **options: Any) -> None:
         evaluate_source(source, **options)
 
 
-evaluate_command.params += env_arg_options()
+evaluate_command.params += [column_option(), *env_arg_options(), reward_arg_option(), debug_option()]
 
 
 def evaluate_source(source: str, output: Path | None, per_example: Path | None, **options: Any) -> None:
@@ -186,8 +174,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
             check_parent(flag, file)
         examples, seed, beams = (options.pop(name) for name in ("examples", "seed", "beams"))
         names, settings = options.pop("metrics"), options.pop("metric_args")
-        options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
-        options["env_args"] = with_columns(options["env_args"], options.pop("column"))
+        options["env_args"] = take_env_args(options)
         loading = {name: options.pop(name) for name in LOADING_OPTIONS}
         parts = build_evaluation(source, loading=loading, **options)
         with cpu_threads(parts.threads):

@@ -156,7 +156,7 @@ def parse_value(text: str) -> Any:
         return PYTHON_NAMES[text]
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of numbers with thousands of digits
         return text
 
 
@@ -258,15 +258,19 @@ def parse_names(context: click.Context, option: click.Parameter, lists: tuple[st
     return tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
 
 
-def with_reward_settings(env_args: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments of an environment that include settings of its rewards."""
+def take_env_args(options: dict[str, Any]) -> dict[str, Any]:
+    """Take --env-arg, --reward-arg and --column out of options; return all as keyword arguments of the environment.
+
+    Raises:
+        ValueError: --env-arg gives something under the names of the others that they cannot be added to.
+    """
     from tril_gym.experiment.config import merged_env_args
 
-    return merged_env_args(env_args, {"reward_settings": settings}) if settings else env_args
-
-
-def with_columns(env_args: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """Return keyword arguments of an environment that include names of columns."""
+    env_args, settings, columns = (options.pop(name) for name in ("env_args", "reward_args", "column"))
+    if settings:
+        env_args = merged_env_args(env_args, {"reward_settings": settings})
+    if columns and not isinstance(env_args.get("column", {}), dict):
+        raise ValueError("column is given twice, as --column and as --env-arg; leave one out")
     return env_args | ({"column": env_args.get("column", {}) | columns} if columns else {})
 
 

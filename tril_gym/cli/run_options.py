@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -74,8 +75,6 @@ def make_console(*, quiet: bool, log_json: bool) -> RunConsole:
     Raises:
         click.UsageError: both are chosen.
     """
-    import logging
-
     from tril_gym.utils.console_modes import JsonConsole, QuietConsole, SilentConsole
 
     if quiet and log_json:

@@ -23,15 +23,14 @@ from tril_gym.cli.options import (
     env_arg_options,
     free_folder,
     reward_arg_option,
+    take_env_args,
     usage_errors,
-    with_columns,
-    with_reward_settings,
 )
 from tril_gym.cli.reward_model import REWARD_MODEL, REWARD_MODEL_HELP, reward_model_command
 from tril_gym.cli.run_options import RunOptions, make_console, run_options
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type, algorithm_spec, short_name
 from tril_gym.experiment.trust import check_trusted
-from tril_gym.utils.processes import Processes, started_processes
+from tril_gym.utils.processes import Processes
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import check_not_file_alone, is_function_name
 
@@ -137,29 +136,22 @@ def train_command(algorithm: str) -> click.Command:
 def train_agent(algorithm: str, **options: Any) -> None:
     """Start or resume a run with the settings of the command line, None where an option was not used."""
     from tril_gym.utils.quiet import silence_libraries
+    from tril_gym.utils.ranks import leave_ranks
 
     silence_libraries()
     chosen = RunOptions.taken_from(options)
-    options["env_args"] = with_reward_settings(options["env_args"], options.pop("reward_args"))
-    options["env_args"] = with_columns(options["env_args"], options.pop("column"))
-    given = {name: value for name, value in options.items() if value is not None and value != {}}
     console = make_console(quiet=chosen.quiet, log_json=chosen.log_json)
     with reported_failures(debug=chosen.debug, console=console):
+        with usage_errors():
+            options["env_args"] = take_env_args(options)
+        given = {name: value for name, value in options.items() if value is not None and value != {}}
         if chosen.show_config:
             click.echo(config_to_show(algorithm, chosen, given), nl=False)
             return
         with console.heartbeat():
             run = prepare_run(algorithm, chosen, given, console)
             run.run(profile=chosen.profile)
-        if started_processes() > 1:
-            leave_processes()
-
-
-def leave_processes() -> None:
-    """End the connection to the other processes, which would abort where one ends before another."""
-    from tril_gym.utils.ranks import leave_ranks
-
-    leave_ranks()
+        leave_ranks()  # they would abort where one ends before another
 
 
 def prepare_run(algorithm: str, chosen: RunOptions, given: dict[str, Any], console: RunConsole) -> Run:

@@ -47,7 +47,7 @@ from tril_gym.experiment.environments import (
 )
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
-from tril_gym.experiment.run_folder import CONFIG, RunFolder
+from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.devices import check_device
@@ -243,22 +243,17 @@ def build_evaluation(
     check_device(device)
     folder = RunFolder(source)
     is_run = folder.is_run()
-    if not is_run and checkpoint is not None:
-        raise ValueError(f"--checkpoint {checkpoint} is for a run, and {source} is no run folder; leave it out")
-    if not is_run and env is None:
-        raise ValueError(
-            f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
-        )
     loading = {name: value for name, value in (loading or {}).items() if value}
-    for name in loading if is_run else ():
-        raise ValueError(f"{flag_of(name)} is for a model, and {source} is a run folder; leave it out")
-    given = _given(env=env, dataset=dataset, reward=reward, num_envs=num_envs)
+    _check_source(source, is_run=is_run, env=env, checkpoint=checkpoint, loading=loading)
+    chosen = {"env": env, "dataset": dataset, "reward": reward, "num_envs": num_envs}
+    given = {name: value for name, value in chosen.items() if value is not None}
     named = given | {"env_args": env_args}
     known = saved_config(folder, named) if is_run else RunConfig(algorithm="none", policy=source, **loading)
     config = _evaluated_config(known, env_args, given)
     if is_run:  # an evaluation has no guide
         check_trusted(asdict(replace(config, guide=None)), named, where=folder.path / CONFIG, trust_code=trust_code)
-    data, description = evaluation_data(config, split, eval_dataset=None if dataset else known.eval_dataset)
+    data, description = evaluation_data(config, split)
+    fitted = folder.path / REWARD if is_run else None
     with cpu_threads(config.cpu_threads):
         if is_run:
             policy, ref_policy, envs = _load_run(config, folder, data, device, checkpoint or "last")
@@ -267,7 +262,7 @@ def build_evaluation(
             envs = make_envs(config, data, policy)
             if check_model:
                 _check_model(policy, envs)
-        check_rewards(config, data, policy, fitted=folder.path / "reward" if is_run else None)
+        check_rewards(config, data, policy, fitted=fitted)
     return EvaluationComponents(
         policy=policy,
         ref_policy=ref_policy,
@@ -275,10 +270,24 @@ def build_evaluation(
         description=description,
         reward=config.reward,
         reward_settings=config.env_args.get("reward_settings", {}),
-        fitted=folder.path / "reward" if is_run else None,
+        fitted=fitted,
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
     )
+
+
+def _check_source(
+    source: str, *, is_run: bool, env: str | None, checkpoint: str | None, loading: dict[str, Any]
+) -> None:
+    """Raise `ValueError` for an option that a run, or a model, does not take, or that it needs."""
+    if not is_run and checkpoint is not None:
+        raise ValueError(f"--checkpoint {checkpoint} is for a run, and {source} is no run folder; leave it out")
+    if not is_run and env is None:
+        raise ValueError(
+            f"{path_with_suggestion(source)} is no run folder, so it is taken for a model, and a model needs --env"
+        )
+    if is_run and loading:
+        raise ValueError(f"{flag_of(next(iter(loading)))} is for a model, and {source} is a run folder; leave it out")
 
 
 def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:
@@ -289,15 +298,12 @@ def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:
     policy.check_readings(layout)
 
 
-def _given(**settings: Any) -> dict[str, Any]:
-    """Return the settings that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:
     """Return the settings of a run or a model with others for an evaluation."""
     if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
         known = replace(known, reward=None)  # the other environment has its own
+    if "dataset" in given:
+        known = replace(known, eval_dataset=None)  # that of the run
     known_args = env_args_for_env(known.env_args, known.env, given.get("env"))
     env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward")), env_args)
     return replace(known, env_args=env_args, **given)
@@ -309,7 +315,7 @@ def _load_run(
     from tril_gym.agents.algorithms.saved_models import saved_policy
 
     checkpoint = folder.checkpoint_of(which)
-    envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / "reward")
+    envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / REWARD)
     kind = agent_type(config.algorithm)
     guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
     trust = config.trust_remote_code

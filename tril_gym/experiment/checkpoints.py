@@ -38,14 +38,10 @@ class Checkpoints:
 
     def found(self) -> list[Path]:
         """Return all checkpoints, broken ones included, by number."""
-        return sorted((path for path in self.folder.glob("*") if self._number(path) is not None), key=self._number_of)
-
-    def _number(self, path: Path) -> int | None:
-        match = re.fullmatch(rf"{self.unit}-(\d{{6,}})", path.name)
-        return int(match[1]) if match and path.is_dir() else None
-
-    def _number_of(self, path: Path) -> int:
-        return self._number(path) or 0
+        name = re.compile(rf"{self.unit}-\d{{6,}}")
+        return sorted(
+            (path for path in self.folder.glob("*") if name.fullmatch(path.name) and path.is_dir()), key=number_of
+        )
 
     def save(
         self, number: int, fill: Callable[[Path], None], *, keep: int, saved: Callable[[Path], None] | None = None
@@ -79,7 +75,7 @@ class Checkpoints:
             number: of that checkpoint.
             keep: how many to keep.
         """
-        for old in [path for path in self.found() if self._number_of(path) <= number][:-keep]:
+        for old in [path for path in self.found() if number_of(path) <= number][:-keep]:
             self._remove(old)
 
     def _remove(self, path: Path) -> None:
@@ -122,6 +118,11 @@ class Checkpoints:
         if damage is None:
             self._whole.add(checkpoint)
         return damage
+
+
+def number_of(checkpoint: Path) -> int:
+    """Return the number of a checkpoint, with which its name ends."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def is_checkpoint_name(name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tril_gym.experiment.run_folder import KEPT
-from tril_gym.registration import LENGTHS, accepts_dataset
+from tril_gym.registration import LENGTHS, accepts_dataset, check_reward_settings
 from tril_gym.utils.config_fields import (
     MAX_COEFFICIENT,
     MAX_RANK,
@@ -198,11 +198,9 @@ class RunConfig:
         for name, weight in (self.reward or {}).items():
             check_weight(name, weight)
         self._check_server()
-        flags = {"lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
-        flags |= {"load_in_4bit": "--load-in-4bit", "load_in_8bit": "--load-in-8bit"}
-        for name, flag in flags.items():
+        for name in ("lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"):
             if getattr(self, name) and not self.lora_rank:
-                raise ValueError(f"{flag} is for LoRA, so it needs --lora-rank; 8 is usual")
+                raise ValueError(f"{flag_of(name)} is for LoRA, so it needs --lora-rank; 8 is usual")
         for name in LOADING_OPTIONS if self.policy in TINY else ():
             if name != "dtype" and getattr(self, name):
                 raise ValueError(
@@ -274,8 +272,8 @@ def merged_env_args(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str
     """Return keyword arguments of an environment updated with others, and so the settings of each reward."""
     both = env_args | given
     if "reward_settings" in env_args and "reward_settings" in given:
-        old, new = env_args["reward_settings"], given["reward_settings"]
-        both["reward_settings"] = {name: old.get(name, {}) | new.get(name, {}) for name in old | new}
+        old, new = (check_reward_settings(part["reward_settings"]) for part in (env_args, given))
+        both["reward_settings"] = {name: {**old.get(name, {}), **new.get(name, {})} for name in old | new}
     return both
 
 
@@ -283,8 +281,8 @@ def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | Non
     """Return keyword arguments of an environment without the settings of rewards that `reward` replaces."""
     if reward is None or "reward_settings" not in env_args:
         return env_args
-    settings = {name: own for name, own in env_args["reward_settings"].items() if name in reward}
-    return env_args | {"reward_settings": settings}
+    settings = check_reward_settings(env_args["reward_settings"])
+    return env_args | {"reward_settings": {name: own for name, own in settings.items() if name in reward}}
 
 
 def env_args_for_env(env_args: dict[str, Any], env: str | None, given: str | None) -> dict[str, Any]:

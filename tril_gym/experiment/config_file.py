@@ -175,8 +175,9 @@ def check_names(settings: Mapping[str, Any], known: Collection[str], path: str |
                 f"{path} has the setting {with_suggestion(name, known)}, which {command} does not have;"
                 f" `tril-gym train {command} --help` lists all"
             )
-    if not isinstance(settings.get("env_args") or {}, dict):
-        raise ValueError(f"{path}: env_args must be lines such as `max_new_tokens: 20`, got {settings['env_args']!r}")
+    env_args = settings.get("env_args") or {}
+    if not isinstance(env_args, dict) or not all(isinstance(name, str) for name in env_args):
+        raise ValueError(f"{path}: env_args must be lines such as `max_new_tokens: 20`, got {env_args!r}")
 
 
 def _as_weights(reward: Any) -> Any:

@@ -212,7 +212,7 @@ def _check_has_validation(folder: Path) -> None:
         )
 
 
-def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | None) -> tuple[dict[str, Any], str]:
+def evaluation_data(config: RunConfig, split: str | None) -> tuple[dict[str, Any], str]:
     """Return keywords of the examples to evaluate on, and their description."""
     if not has_data(config.env):
         if split is not None:
@@ -220,12 +220,12 @@ def evaluation_data(config: RunConfig, split: str | None, eval_dataset: str | No
         if config.dataset not in (None, "embedded"):
             raise ValueError(f"{config.env} creates its own examples, got the data set {config.dataset}; leave it out")
         return {}, "the examples of the environment"
-    name = eval_dataset or config.dataset or "embedded"
-    if not has_splits(name) and split is not None:
+    name = config.eval_dataset or config.dataset or "embedded"
+    if has_splits(name):
+        return _whole_or_split(name, split or "test")
+    if split is not None:
         raise ValueError(f"{name} is one file or table and has no splits; leave --split {split} out")
-    if not has_splits(name) and name == config.dataset and eval_dataset is None:
-        return _divided_data(config)[1:]
-    return _whole_or_split(name, split or "test")
+    return _divided_data(config)[1:]
 
 
 def _whole_or_split(name: str, split: str) -> tuple[dict[str, Any], str]:

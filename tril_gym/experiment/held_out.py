@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.build import RunComponents, build_run
 from tril_gym.experiment.evaluation import evaluate
-from tril_gym.experiment.run_folder import BEST, RunFolder
+from tril_gym.experiment.run_folder import BEST, REWARD, RunFolder
 from tril_gym.experiment.verdict import Outcome, verdict_of
 from tril_gym.utils.console import RunConsole
 
@@ -29,7 +29,7 @@ class HeldOut:
     def __init__(self, folder: RunFolder, components: RunComponents, console: RunConsole) -> None:
         self.folder, self.components, self.console = folder, components, console
         self.config, self.agent = components.config, components.agent
-        self.envs = components.eval_envs(folder.path / "reward")
+        self.envs = components.eval_envs(folder.path / REWARD)
         self.known_words = folder.read_words()
         self.is_scored = not self.agent.layout.reward_missing
         self.before: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
+from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.wrappers.reward_term import terms
 from tril_gym.wrappers.vector import base_attribute
@@ -92,8 +93,6 @@ def check_metrics(metrics: Sequence[Metric], envs: VectorEnv) -> None:
     Raises:
         ValueError: a metric fails.
     """
-    from tril_gym.utils.batched_infos import row_of
-
     if not metrics:
         return
     _, infos = envs.reset(seed=0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tril_gym.experiment.verdict import floats_of
 from tril_gym.utils.atomic_files import replace_file
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _draw_held_out(panel: Any, held_out: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [math.nan if row.get(name) is None else row[name] for row in rows]
+    return floats_of(row.get(name) for row in rows)
 
 
 def moving_average(values: Sequence[float], width: int) -> list[float]:

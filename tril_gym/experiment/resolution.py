@@ -51,6 +51,9 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     """Return the settings of a run as `configure` does, but a None among those given is a value, too."""
     kind = agent_type(algorithm)
     given = {name: _as_plain(value) for name, value in settings.items()}
+    for name in ("preset", "env", "policy"):  # which choose other settings, before all are checked
+        if not isinstance(given.get(name), str | None):
+            raise ValueError(f"{name} must be a text that is not empty, got {given[name]!r}")
     preset = given.pop("preset", None)
     numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
     known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}

@@ -12,6 +12,7 @@ from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.config import RunConfig, merged_env_args
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.trust import masked, unmasked
+from tril_gym.registration import check_reward_settings
 from tril_gym.utils.attempts import SETTINGS as RETRY_SETTINGS
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import ServerAddress, is_server_address
@@ -124,7 +125,7 @@ def _reward_settings(env_args: Mapping[str, Any], *, of_retries: bool) -> dict[s
     """Return the settings of the rewards in `env_args`: those by which they are called again, or all others."""
     parts = {
         reward: {key: value for key, value in own.items() if (key in RETRY_SETTINGS) == of_retries}
-        for reward, own in env_args.get("reward_settings", {}).items()
+        for reward, own in check_reward_settings(env_args.get("reward_settings")).items()
     }
     return {reward: part for reward, part in parts.items() if part}
 

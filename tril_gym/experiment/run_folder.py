@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tril_gym import __version__
-from tril_gym.experiment.checkpoints import Checkpoints, is_checkpoint_name
+from tril_gym.experiment.checkpoints import Checkpoints, is_checkpoint_name, number_of
 from tril_gym.experiment.json_lines import append_rows, read_rows, truncate_rows
 from tril_gym.experiment.lock import LOCK, RunLock
 from tril_gym.experiment.trust import masked
@@ -313,7 +313,7 @@ class RunFolder:
         number = int(which)
         path = self._checkpoints.path(number)
         if path not in self.checkpoints():
-            kept = ", ".join(str(int(found.name.rpartition("-")[2])) for found in self.checkpoints())
+            kept = ", ".join(str(number_of(found)) for found in self.checkpoints())
             raise ValueError(f"{self.path} has no checkpoint {number}; there are {kept or 'none'}")
         if damage := self._checkpoints.damage(path):
             raise ValueError(f"the checkpoint {path} is damaged ({damage}); use last, the newest whole one")

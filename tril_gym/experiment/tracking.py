@@ -232,9 +232,8 @@ def named_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         group = PREFIX_OF_GROUP.get(groups.get(name, "run"), "run")
-        path = NAMES.get(name, f"{group}.{name.removeprefix(f'{group}_')}")
-        found |= flattened(value, path) if isinstance(value, Mapping) else {path: value}
-    return {name: plain(value) for name, value in found.items()}
+        found |= flattened({NAMES.get(name, f"{group}.{name.removeprefix(f'{group}_')}"): value})
+    return found
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -248,4 +247,4 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Return a setting as a number, a truth value or a text, as all trackers take them; None is "null"."""
-    return value if isinstance(value, int | float | str | bool) else json.dumps(value, default=str)
+    return value if isinstance(value, int | float | str) else json.dumps(value, default=str)

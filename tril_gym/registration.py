@@ -227,7 +227,7 @@ def _with_reward(
             name=name if score is not name else None,
             settings=own or None,
             workers=workers,
-            fitted=_fitted_folder(unwrap_no_copy(fitted_rewards), name) if isinstance(score, str) else None,
+            fitted=_fitted_folder(env, unwrap_no_copy(fitted_rewards), score, own) if isinstance(score, str) else None,
         )
     return env
 
@@ -265,11 +265,14 @@ def reward_terms(reward: Any, default: Mapping[str, float]) -> list[tuple[str | 
     )
 
 
-def _fitted_folder(folder: str | Path | None, name: str | None) -> str | None:
+def _fitted_folder(env: Any, root: str | Path | None, name: str, settings: Mapping[str, Any]) -> str | None:
     """Return the sub-folder of one term, None where there is none: not every reward is fitted."""
-    if folder is None:
+    from tril_gym.rewards.registry import fitted_folder
+    from tril_gym.wrappers.vector import base_attribute
+
+    if root is None:
         return None
-    if not Path(folder).is_dir():
-        raise ValueError(f"fitted_rewards={str(folder)!r} is not a folder")
-    own = Path(folder) / str(name).rpartition(":")[2]  # the attribute of module:class
-    return str(own) if own.is_dir() else None
+    if not Path(root).is_dir():
+        raise ValueError(f"fitted_rewards={str(root)!r} is not a folder")
+    folder = fitted_folder(Path(root), name, train=base_attribute(env, "examples_to_fit"), **settings)
+    return None if folder is None else str(folder)

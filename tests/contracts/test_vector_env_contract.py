@@ -150,6 +150,8 @@ def test_copy_decides_whether_observations_share_memory():
         envs = TextVectorEnv(toy_config(), 2, copy=copy_)
         first, _ = envs.reset(seed=0)
         assert np.shares_memory(first, envs.step([TOKEN, TOKEN])[0]) == is_shared
+    with pytest.raises(ValueError, match="copy must be True or False, got 'no'"):
+        TextVectorEnv(toy_config(), 2, copy="no")
 
 
 def test_call_and_get_attr_equal_those_of_sync():

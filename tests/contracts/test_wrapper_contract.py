@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pickle
+import textwrap
 import warnings
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_config
+from tril_gym.experiment.metrics import metrics_by_name
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
 from tril_gym.testing.vector_steps import equal_steps, random_actions
@@ -316,6 +318,33 @@ def test_a_named_reward_fits_on_the_train_split():
     assert terms(own)[0].score(*text) != rewards["train"](*text)
 
 
+@pytest.mark.parametrize("of_class", [True, False])
+def test_a_fitted_class_of_ones_own_has_the_folder_of_its_name(of_class, tmp_path):
+    own = "name = 'mine'" if of_class else "pass"
+    made = "" if of_class else "self.name = 'mine'"
+    code = f"""
+        import numpy as np
+        from tril_gym.rewards import Score
+
+        class Longest(Score):
+            {own}
+
+            def __init__(self, train=None, fitted=None):
+                self.where = fitted
+                {made}
+
+            def __call__(self, prompts, completions, references, extras):
+                return np.zeros(len(completions))
+        """
+    (tmp_path / "own.py").write_text(textwrap.dedent(code))
+    (tmp_path / "fitted" / "mine").mkdir(parents=True)
+    reward = f"{tmp_path / 'own.py'}:Longest"
+    env = make_text_env("tril/Toy-v0", reward=reward, fitted_rewards=tmp_path / "fitted")
+    assert terms(env)[0].score.score.where == tmp_path / "fitted" / "mine"
+    (metric,) = metrics_by_name([reward], {}, env, fitted=tmp_path / "fitted")
+    assert metric.score.where == tmp_path / "fitted" / "mine"
+
+
 def test_fitted_rewards_are_loaded_from_their_folder(tmp_path):
     env = make_text_env("tril/CommonGen-v0", reward={"cider_d": 1.0, "rouge_l": 1.0})
     text = (["p"], ["a dog runs."], [["a dog runs in the park."]], [{}])
@@ -415,6 +444,8 @@ def test_defer_needs_mode_disabled():
     for mode in ("NextStep", "SameStep"):
         with pytest.raises(ValueError, match="Disabled"):
             TextReward(toys(2, mode), CountWords(), defer=True)
+    with pytest.raises(ValueError, match="defer must be True or False, got 'no'"):
+        TextReward(toys(2), CountWords(), defer="no")
     with pytest.raises(ValueError, match="vector"):
         TextReward(toy(), CountWords(), defer=True)
 

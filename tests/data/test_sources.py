@@ -9,6 +9,7 @@ import os
 from typing import ClassVar
 
 import datasets
+import numpy as np
 import pandas
 import pytest
 

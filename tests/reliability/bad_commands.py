@@ -227,6 +227,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
         f"{TRAIN} --env-arg reward_settings=3 --reward-arg rouge_l.reduction=max",
         "reward_settings must be settings by the name of a reward",
     ),
+    (f"{TRAIN} --env-arg max_new_tokens=5 --env-arg max_new_tokens=9", "max_new_tokens is given twice"),
     (f"{TRAIN} --env-arg column=x --column references=y", "column is given twice, as --column and as --env-arg; leave"),
     (f"{TRAIN} --env-arg prompt_template=x", "prompt_template must be a format of {concepts} and nothing else"),
     # algorithms
@@ -239,6 +240,10 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --reward own.py", "reward own.py is a file without a function; write own.py:FUNCTION"),
     (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a figure of a whole corpus"),
     (f"{TRAIN} --reward rouge_l:nan", "the weight in 'rouge_l:nan' must be a number in [-1000000, 1000000]"),
+    (
+        f"{TRAIN} --reward rouge_l --reward-arg rouge_l.workers=2 --reward-arg rouge_l.workers=3",
+        "rouge_l.workers is given twice",
+    ),
     (f"{TRAIN} --reward rouge_l --reward rouge_l:2", "the reward 'rouge_l' is given twice"),
     (
         f"{TRAIN} --reward rouge_l --reward-arg rouge_l.reduction=median",

@@ -170,6 +170,8 @@ def parse_pairs(context: click.Context, option: click.Parameter, pairs: tuple[st
         name = name.replace("-", "_")
         if name in context.meta.get(ENV_ARGS, {}):
             raise click.BadParameter(f"{name} is given twice, as {flag_of(name)} and as --env-arg; leave one out")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice; leave one out")
         found[name] = parse_value(value)
     return found
 
@@ -236,7 +238,10 @@ def parse_settings(context: click.Context, option: click.Parameter, pairs: tuple
         name, _, key = path.rpartition(".")
         if not (name and key and equals):
             raise click.BadParameter(f"{pair!r} is not of the form NAME.KEY=VALUE, such as rouge_l.reduction=mean")
-        found.setdefault(name, {})[key.replace("-", "_")] = parse_value(value)
+        own, key = found.setdefault(name, {}), key.replace("-", "_")
+        if key in own:
+            raise click.BadParameter(f"{name}.{key} is given twice; leave one out")
+        own[key] = parse_value(value)
     return found
 
 

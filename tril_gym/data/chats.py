@@ -44,7 +44,9 @@ def _parsed(cell: str) -> list[Any] | None:
         found = json.loads(cell)
     except (ValueError, RecursionError):
         if _is_python(cell):
-            raise ValueError(f"a chat in a cell must be JSON, as json.dumps writes it, got Python's {cell[:60]}…") from None
+            raise ValueError(
+                f"a chat in a cell must be JSON, as json.dumps writes it, got Python's {cell[:60]}…"
+            ) from None
         return None
     return found if _is_chat(found) else None
 

@@ -20,6 +20,7 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym import rewards
 from tril_gym.rewards.base import columns_of
+from tril_gym.rewards.registry import fitted_folder
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.wrappers.reward_term import terms
@@ -69,9 +70,9 @@ def metrics_by_name(
         if name in scores and name not in settings:
             found.append(scores[name])
             continue
-        folder = fitted / name if fitted is not None and (fitted / name).is_dir() else None
-        train = base_attribute(envs, "examples_to_fit")
-        found.append(rewards.load(name, train=train, fitted=folder, **settings.get(name, {})))
+        train, own = base_attribute(envs, "examples_to_fit"), settings.get(name, {})
+        folder = None if fitted is None else fitted_folder(fitted, name, train=train, **own)
+        found.append(rewards.load(name, train=train, fitted=folder, **own))
     _check_names(names, found)
     return found
 

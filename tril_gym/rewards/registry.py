@@ -343,6 +343,17 @@ def load(
     return RetriedScore(score, **attempts) if is_own and isinstance(score, Score) else score
 
 
+def fitted_folder(root: Path, name: str, *, train: Train | None = None, **settings: Any) -> Path | None:
+    """Return the sub-folder of `root` with what a reward was fitted to, None where it has none.
+
+    It has the name of the score, which a class of one's own may choose.
+    """
+    if is_function_name(name):
+        factory = resolve_function(name, option=f"reward {name}")
+        name = getattr(factory, "name", None) or load(name, train=train, **settings).name
+    return folder if (folder := root / name).is_dir() else None
+
+
 def _check_flag(name: str, parameter: inspect.Parameter, value: Any) -> None:
     """Refuse texts such as "no", which Python takes for True, where a setting is True or False."""
     kinds = str(parameter.annotation).split(" | ")  # as it is written, or a type

@@ -302,6 +302,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"train grpo {TOY} --given-shaping 0.2", "--given-shaping 0.2 has no effect here: --given-texts is 0"),
     (f"train grpo {TOY} --gamma 0.9", "--gamma 0.9 has no effect here: --advantage is standardised"),
     (f"train grpo {TOY} --kl-estimator k2", "kl_estimator is of the KL in the rewards, got k2 with kl_in loss"),
+    (f"train gspo {TOY} --length-norm sum", "length_norm is of losses of tokens, got sum with the ratio text"),
     (f"train cispo {TOY} --clip-range 0.1", "--clip-range 0.1 has no effect here: --ratio is weight"),
     (f"train d2lols {TOY} --hand-over-margin 1", "--hand-over-margin 1.0 has no effect here: --hand-over is iteration"),
     # evaluation and reward models

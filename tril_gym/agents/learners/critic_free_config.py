@@ -73,6 +73,12 @@ class CriticFreeConfig(RewardConfig):
                 f"kl_estimator is of the KL in the rewards, got {self.kl_estimator} with kl_in loss, where it is"
                 " estimated by k3; leave it out, or use kl_in reward"
             )
+        usual = type(self).__dataclass_fields__["length_norm"].default
+        if self.ratio == "text" and self.kl_in == "reward" and not self.given_texts and self.length_norm != usual:
+            raise ValueError(
+                f"length_norm is of losses of tokens, got {self.length_norm} with the ratio text; leave it out, or use"
+                " another ratio, kl_in loss or given_texts"
+            )
         check_given(self.texts_per_prompt, self.given_texts)
 
     def advantages(self) -> Advantages:

@@ -149,7 +149,7 @@ def test_a_held_out_part_by_hash_shares_no_prompt(tmp_path):
 def test_a_run_is_evaluated_on_the_data_set_that_is_named(tmp_path):
     own, held_out, other = (
         write_rows(tmp_path / f"{name}.jsonl", [{"prompt": f"{name} {n}", "completion": "yes"} for n in range(count)])
-        for name, count in (("own", 4), ("held_out", 2), ("other", 40))
+        for name, count in (("own", 40), ("held_out", 2), ("other", 20))
     )
     settings = {"env": "tril/Text-v0", "reward": {"chrf": 1.0}, "num_envs": 2, "tiny_samples": 0, "iterations": 1}
     config = configure("ppo", dataset=own, eval_dataset=held_out, env_args={"max_new_tokens": 2}, **settings)
@@ -157,8 +157,10 @@ def test_a_run_is_evaluated_on_the_data_set_that_is_named(tmp_path):
     options = {"env": None, "split": None, "env_args": {}, "reward": None, "num_envs": 2, "device": "cpu"}
     assert build_evaluation(str(tmp_path / "run"), dataset=None, **options).description == f"all of {held_out}"
     parts = build_evaluation(str(tmp_path / "run"), dataset=other, **options)
-    assert f"of the 40 examples of {other}" in parts.description
+    assert parts.description == f"all of {other}"
     assert all(prompt.startswith("other") for prompt in base_attribute(parts.envs, "examples").prompts())
+    parts = build_evaluation(str(tmp_path / "run"), dataset=str(tmp_path / "run" / ".." / "own.jsonl"), **options)
+    assert "of the 40 examples of" in parts.description  # those that training held out
 
 
 class TestPretrainShare:

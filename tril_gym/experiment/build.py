@@ -302,11 +302,17 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
     """Return the settings of a run or a model with others for an evaluation."""
     if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
         known = replace(known, reward=None)  # the other environment has its own
-    if "dataset" in given:
-        known = replace(known, eval_dataset=None)  # that of the run
+    if "dataset" in given:  # of other data than the run's, all are new to the policy
+        is_other = known.algorithm != "none" and not _is_same(given["dataset"], known.dataset or "embedded")
+        known = replace(known, eval_dataset=given["dataset"] if is_other else None)
     known_args = env_args_for_env(known.env_args, known.env, given.get("env"))
     env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward")), env_args)
     return replace(known, env_args=env_args, **given)
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Return whether two data sets are one: names, files or folders."""
+    return first == second or Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
 
 
 def _load_run(

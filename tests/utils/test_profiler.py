@@ -24,6 +24,11 @@ class FixedMeter:
         return self.peaks.pop(0)
 
 
+def test_agents_need_no_module_that_windows_lacks():
+    code = "import sys; sys.modules['resource'] = sys.modules['fcntl'] = None; from tril_gym.agents import PPO"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_peak_counts_for_all_running_parts():
     # readings: begin a (5), begin b inside (7), end b (9), end a (3), begin c (8), end c (2)
     meter = FixedMeter(5, 7, 9, 3, 8, 2)

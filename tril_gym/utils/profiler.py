@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -91,6 +90,12 @@ class ProcessMemory:
         if CLEAR_REFS.exists():
             lines = Path("/proc/self/status").read_text().splitlines()
             return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+        if sys.platform == "win32":  # which has no `resource`
+            import psutil
+
+            return float(psutil.Process().memory_info().peak_wset) / MIB
+        import resource
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
         return peak / MIB if sys.platform == "darwin" else peak / 1024
 

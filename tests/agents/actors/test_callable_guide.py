@@ -227,9 +227,10 @@ class TestFailures:
     def test_invalid_arguments_are_refused(self):
         with pytest.raises(TypeError, match=r"is a function of prompts and completions, got 'dog'"):
             Guide.from_callable("dog")
-        with pytest.raises(ValueError, match="retries must not be negative, got -1"):
-            Guide.from_callable(Says(), retries=-1)
-        with pytest.raises(ValueError, match="pause must not be negative, got -1"):
+        for retries in (-1, "2"):
+            with pytest.raises(ValueError, match=f"retries must be an integer of at least 0, got {retries!r}"):
+                Guide.from_callable(Says(), retries=retries)
+        with pytest.raises(ValueError, match="pause must be a number of seconds of at least 0, got -1"):
             Guide.from_callable(Says(), pause=-1)
 
     def test_environment_without_tokenizer_is_refused(self):

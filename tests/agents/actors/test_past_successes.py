@@ -1,5 +1,6 @@
 """The best texts of the past as a guide: what is kept, what the policy begins with, and exact resuming."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,12 @@ def test_texts_are_begun_only_where_examples_are_known():
     texts = collect(agent.envs, Plan(rollout=OneToken(5)), episodes=2, generator=generator())
     with pytest.raises(ValueError, match="can only begin a text"):
         agent.guide.start(texts.texts, texts.infos, agent.layout)
+
+
+@pytest.mark.parametrize("minimum", ["a", True, math.nan])
+def test_the_least_reward_is_a_number(minimum):
+    with pytest.raises(ValueError, match="minimum must be a finite number, a reward, or None for any, got"):
+        Guide.successes(minimum)
 
 
 def test_the_command_line_names_it():

@@ -1,3 +1,4 @@
+import gzip
 import math
 
 import numpy as np
@@ -155,3 +156,11 @@ def test_equal_train_examples_share_their_counts(captions):
     copied = [Example(example.prompt, example.references) for example in captions]
     assert rewards.load("cider_d", train=lambda: copied).frequencies is first.frequencies
     assert rewards.load("cider_d", train=captions[1:]).frequencies is not first.frequencies
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"{}"), gzip.compress(b"{")])
+def test_damaged_document_frequencies_are_named(content, tmp_path):
+    (tmp_path / "cider_d.json.gz").write_bytes(content)
+    score = rewards.load("cider_d", fitted=tmp_path)
+    with pytest.raises(ValueError, match=r"cider_d\.json\.gz is damaged: .*; copy it again, or fit it again"):
+        score(["p"], ["a b"], [["a b"]], [{}])

@@ -8,6 +8,8 @@ Differs from the paper: the texts are those of the run, not of a search before i
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -26,11 +28,17 @@ class PastSuccesses(Actor):
 
     Args:
         minimum: least reward of a text that is kept; None: any.
+
+    Raises:
+        ValueError: it is no finite number.
     """
 
     can_continue = False
 
     def __init__(self, minimum: float | None = None) -> None:
+        is_number = isinstance(minimum, Real) and not isinstance(minimum, bool) and math.isfinite(minimum)
+        if minimum is not None and not is_number:
+            raise ValueError(f"minimum must be a finite number, a reward, or None for any, got {minimum!r}")
         self.minimum = minimum
         self.table: dict[int, tuple[list[int], float]] = {}  # ids and reward, by the index of the example
 

@@ -20,7 +20,7 @@ from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
-from tril_gym.utils.attempts import attempt
+from tril_gym.utils.attempts import attempt, check_attempts
 
 # (prompts, completions so far) -> the rest of each completion
 TextFunction = Callable[[list[str], list[str]], Sequence[str]]
@@ -80,10 +80,7 @@ class CallableGuide(Actor):
     def __init__(self, f: TextFunction, *, retries: int, pause: float) -> None:
         if not callable(f):
             raise TypeError(f"a callable guide is a function of prompts and completions, got {f!r}")
-        if retries < 0:
-            raise ValueError(f"retries must not be negative, got {retries}; 0 calls once, 2 is usual")
-        if not pause >= 0:
-            raise ValueError(f"pause must not be negative, got {pause} seconds; 1 is usual")
+        check_attempts(retries, pause, None)
         self.f, self.retries, self.pause = f, retries, pause
         self.name = f"{getattr(f, '__module__', '?')}.{getattr(f, '__qualname__', type(f).__qualname__)}"
 

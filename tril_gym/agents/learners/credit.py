@@ -62,8 +62,7 @@ class CreditAssignment:
     @property
     def is_low_precision(self) -> bool:
         """Whether a cached and a full forward pass differ by rounding enough to disturb ratios."""
-        half = next(self.policy.model.parameters()).dtype in (torch.float16, torch.bfloat16)
-        return half or self.config.mixed_precision != "no"
+        return self.policy.language_model.is_low_precision or self.config.mixed_precision != "no"
 
     @property
     def scores_again(self) -> bool:

@@ -21,6 +21,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,5 +197,8 @@ def _count(examples: tuple[ExampleLike, ...], fingerprint: str) -> DocumentFrequ
 
 
 def _read(path: Path) -> DocumentFrequencies:
-    content = json.loads(gzip.decompress(path.read_bytes()))
-    return DocumentFrequencies(content["documents"], content["frequencies"])
+    try:
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        return DocumentFrequencies(content["documents"], content["frequencies"])
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; copy it again, or fit it again on train examples") from error

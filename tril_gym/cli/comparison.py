@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tril_gym.cli.completion import folders
-from tril_gym.cli.failures import reported_failures
+from tril_gym.cli.failures import debug_flag, reported_failures
 from tril_gym.cli.options import check_parent, usage_errors
 
 FORMATS = (".png", ".svg")
@@ -17,7 +17,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("compare")
 @click.argument("runs", metavar="RUN|FILE.json RUN|FILE.json...", nargs=-1, required=True, shell_complete=folders)
 @click.option("--output", type=FILE, metavar="FILE.json", help="File to write the numbers to")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_flag
 def compare_command(runs: tuple[str, ...], output: Path | None, debug: bool) -> None:
     """Compare the held-out texts of finished runs with those of the first one.
 
@@ -53,7 +53,7 @@ def compare_command(runs: tuple[str, ...], output: Path | None, debug: bool) -> 
     show_default=True,
     help="File to write the picture to",
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_flag
 def plot_command(runs: tuple[str, ...], output: Path, debug: bool) -> None:
     """Draw the held-out reward of finished runs by iteration.
 

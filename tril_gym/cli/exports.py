@@ -8,7 +8,7 @@ import click
 
 from tril_gym.cli.completion import folders
 from tril_gym.cli.evaluation import parse_checkpoint
-from tril_gym.cli.failures import reported_failures
+from tril_gym.cli.failures import debug_flag, reported_failures
 from tril_gym.cli.options import usage_errors
 
 
@@ -24,7 +24,7 @@ from tril_gym.cli.options import usage_errors
     help="Policy: the newest, the best of --eval-every, or that of iteration N",
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code from the model's repository")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_flag
 def export_command(run: str, folder: Path, checkpoint: str, trust_remote_code: bool, debug: bool) -> None:
     """Write the policy of a run into a new folder DIR that plain transformers loads.
 

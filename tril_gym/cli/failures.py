@@ -18,11 +18,13 @@ from tril_gym.utils.interrupt import Interrupted, exit_code_of, stop_at_once
 from tril_gym.utils.processes import is_first_process
 
 MOST = 2000  # characters of an error that are shown
+DEBUG_HELP = "Show the traceback of an error"
+debug_flag = click.option("--debug", is_flag=True, help=DEBUG_HELP)  # of commands whose options have no headings
 
 
 def debug_option() -> GroupedOption:
     """Return the option that shows tracebacks."""
-    return GroupedOption(["--debug"], group="run", is_flag=True, help="Show the traceback of an error")
+    return GroupedOption(["--debug"], group="run", is_flag=True, help=DEBUG_HELP)
 
 
 def unlock_option() -> GroupedOption:

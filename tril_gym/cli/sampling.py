@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tril_gym.cli.completion import folders
-from tril_gym.cli.failures import reported_failures
+from tril_gym.cli.failures import debug_flag, reported_failures
 from tril_gym.cli.options import stop_texts, usage_errors
 
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -33,7 +33,7 @@ AT_LEAST_ONE = click.IntRange(min=1)
 )
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda")
 @click.option("--trust-remote-code", is_flag=True, help="Run code from a model's repository")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_flag
 def sample_command(
     source: str, prompts: tuple[str, ...], samples: int, greedy: bool, max_new_tokens: int | None, seed: int,
     debug: bool, stop: tuple[str, ...], **loading: Any,

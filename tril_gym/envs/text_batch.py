@@ -127,7 +127,7 @@ class TextBatch:
         return self.config.end_info(int(self.examples[row]), self.tokens(row))
 
     def frame(self, row: int) -> str:
-        """Return a row as text: prompt, completion, and its finish reason; "…" where it may go on."""
+        """Return a row as text: prompt, completion and finish reason, or "…" while the text is unfinished."""
         config, tokens = self.config, self.tokens(row)
         reason = config.finish_reason(tokens) if tokens else None
         has_ended = reason == "stop" or len(tokens) == config.max_new_tokens

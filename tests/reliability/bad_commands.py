@@ -237,6 +237,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("train nowhere.py:Mine", "there is no file 'nowhere.py'"),
     # rewards
     (f"{TRAIN} --reward nope", "unknown reward 'nope'"),
+    (f"{TRAIN} --reward rouge_l=0.5", "'rouge_l=0.5' is not of the form NAME:WEIGHT"),
     (f"{TRAIN} --reward own.py", "reward own.py is a file without a function; write own.py:FUNCTION"),
     (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a figure of a whole corpus"),
     (f"{TRAIN} --reward rouge_l:nan", "the weight in 'rouge_l:nan' must be a number in [-1000000, 1000000]"),

@@ -218,6 +218,10 @@ def parse_rewards(context: click.Context, option: click.Parameter, terms: tuple[
         name, colon, weight = term.rpartition(":")
         if not colon or (is_function_name(term) and name not in rewards.names()):  # module:function without a weight
             name, weight = term, "1"
+        if ("=" in name or "," in name) and not is_function_name(name):
+            raise click.BadParameter(
+                f"{term!r} is not of the form NAME:WEIGHT, such as rouge_l:0.5; give --reward once for each term"
+            )
         if name in found:
             raise click.BadParameter(f"the reward {name!r} is given twice; give it once, with the sum of the weights")
         try:

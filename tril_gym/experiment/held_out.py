@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.build import RunComponents, build_run
+from tril_gym.experiment.diagnosis import signs
 from tril_gym.experiment.evaluation import evaluate
 from tril_gym.experiment.run_folder import BEST, REWARD, RunFolder
 from tril_gym.experiment.verdict import Outcome, verdict_of
@@ -87,9 +88,11 @@ class HeldOut:
         return row
 
     def evaluate_after(self, *, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the evaluation of the trained policy and the verdict on a training of that duration."""
+        """Return the evaluation of the trained policy, and the verdict on a training of that duration with signs."""
         after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds, is_scored=self.is_scored)
+        metrics = (part["metrics"] for part in (self.before, after))
+        verdict["signs"] = signs(*metrics, self.folder.rows("metrics.jsonl"), verdict)
         self._write(after, verdict)
         self._keep_if_best(after)
         return after, verdict

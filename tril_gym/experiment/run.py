@@ -35,6 +35,7 @@ from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, sto
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import describe_terms, terms
 
+ADVICE = "docs/when_it_does_not_learn.md"
 EQUAL_ITERATIONS = 10  # at the beginning of a run, whose texts must not all have the same reward
 
 
@@ -200,7 +201,7 @@ class Run:
         if is_time and not self.has_contrast and self.agent.learns_from_rewards:
             self.console.warn(
                 f"warning: all texts of the first {report.iteration} iterations have the same reward, {mean:g}, and"
-                " nothing can be learned from it; for what helps see docs/when_it_does_not_learn.md"
+                f" nothing can be learned from it; for what helps see {ADVICE}"
             )
 
     def _save_or_stop(self, iteration: int, asked: StopRequest) -> None:
@@ -240,6 +241,10 @@ class Run:
         if (best := self.held_out.best_sentence()) is not None:
             self.console.say(best)
         self.console.say(result.verdict["sentence"])
+        for sign in result.verdict["signs"]:
+            self.console.say(f"  {sign}")
+        if result.verdict["signs"]:
+            self.console.say(f"  what helps is in {ADVICE}")
         self.console.event("end", folder=str(folder), iteration=self.agent.iteration, verdict=result.verdict)
 
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:

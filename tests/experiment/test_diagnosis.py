@@ -1,0 +1,98 @@
+"""Signs of known causes in runs without a gain: each appears beyond its bound, and not below it."""
+
+import re
+
+import pytest
+
+from tril_gym.experiment.diagnosis import means, signs
+from tril_gym.experiment.verdict import verdict_of
+
+BEFORE = {"text/length": 20.0, "text/repetition": 0.01, "kl": 0.0}
+QUIET = {"kl": 2.0, "kl_coef": 0.02, "reward/std": 0.1, "critic/explained_variance": 0.4, "discriminator/accuracy": 0.7}
+
+
+def found(after=BEFORE, row=QUIET, *, greedy=(0.0, 0.0), sampled=(0.0, 0.0), before=BEFORE):
+    """Return the signs of a run of three equal iterations whose rewards rise from 0 in two examples."""
+    nothing = {"greedy": [0.0, 0.0], "sampled": [0.0, 0.0]}
+    texts = [{"greedy": {}, "sampled": dict(part)} for part in (before, after)]
+    rewards = {"greedy": list(greedy), "sampled": list(sampled)}
+    verdict = verdict_of({"rewards": nothing, "metrics": texts[0]}, {"rewards": rewards, "metrics": texts[1]})
+    return signs(*texts, [row] * 3, verdict)
+
+
+CASES = {
+    "KL": ({"kl": 10.1}, {"kl": 9.9}, {}, {}, r"KL 10\.1 nats a text: lower learning_rate"),
+    "length": (
+        {"text/length": 14.0},
+        {"text/length": 16.0},
+        {},
+        {},
+        r"20\.0 → 14\.0 tokens.*kl_coef × kl 0\.04 a text",
+    ),
+    "repetition": ({"text/repetition": 0.05}, {"text/repetition": 0.02}, {}, {}, r"trigrams, 1\.0% → 5\.0%"),
+    "critic": (
+        {},
+        {},
+        {"critic/explained_variance": -0.2},
+        {"critic/explained_variance": 0.06},
+        r"critic explains 0% .* critic_warmup 2",
+    ),
+    "discriminator": (
+        {},
+        {},
+        {"discriminator/accuracy": 0.99},
+        {"discriminator/accuracy": 0.94},
+        r"right about 99% .* discriminator_accuracy 0\.8",
+    ),
+    "guide": (
+        {},
+        {},
+        {"reward/policy_alone": 0.5, "reward/guide_finished": 0.4},
+        {"reward/policy_alone": 0.5, "reward/guide_finished": 0.6},
+        r"guide finished earn 0\.4, the policy's own 0\.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_sign_appears_beyond_its_bound_alone(name):
+    after, quiet_after, row, quiet_row, sentence = CASES[name]
+    assert found(BEFORE | quiet_after, QUIET | quiet_row) == []
+    (sign,) = found(BEFORE | after, QUIET | row)
+    assert re.search(sentence, sign)
+
+
+def test_after_a_gain_and_without_a_reward_there_are_none():
+    assert found(BEFORE | {"kl": 50.0})
+    assert found(BEFORE | {"kl": 50.0}, greedy=(1.0, 1.0), sampled=(1.0, 1.0)) == []
+    assert signs({"sampled": BEFORE}, {"sampled": BEFORE | {"kl": 50.0}}, [QUIET], {"outcome": "no reward"}) == []
+
+
+def test_only_the_sampled_reward_rises():
+    (sign,) = found(sampled=(1.0, 1.0))
+    assert "the greedy one did not" in sign
+    assert found(greedy=(1.0, 1.0)) == []
+
+
+def test_short_texts_are_no_sign_without_a_penalty():
+    short = BEFORE | {"text/length": 5.0}
+    assert len(found(short)) == 1
+    assert found(short, QUIET | {"kl_coef": 0.0}) == []
+
+
+def test_the_advice_does_not_contradict_itself():
+    (sign,) = found(BEFORE | {"kl": 50.0, "text/length": 5.0})  # lower kl_coef would raise the KL further
+    assert "raise kl_coef" in sign
+
+
+def test_the_last_third_of_the_iterations_counts():
+    verdict = verdict_of(*({"rewards": {"greedy": [0.0], "sampled": [0.0]}, "metrics": {"sampled": {}}},) * 2)
+    texts = {"greedy": {}, "sampled": BEFORE}
+    poor = {"critic/explained_variance": 0.0}
+    assert signs(texts, texts, [poor] * 4 + [QUIET] * 2, verdict) == []
+    assert len(signs(texts, texts, [QUIET] * 4 + [poor] * 2, verdict)) == 1
+    assert signs(texts, texts, [], verdict) == []
+
+
+def test_means_leave_out_what_is_not_finite():
+    assert means([{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 3}]) == {"a": 2.0}

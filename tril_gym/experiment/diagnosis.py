@@ -1,0 +1,98 @@
+"""Signs of a known cause in a run whose held-out reward did not rise, and the options that help.
+
+Each is a section of docs/when_it_does_not_learn.md. A sign is not a proof: successful runs have some of them, too, so
+they are looked for only where the verdict is not a gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from tril_gym.experiment.verdict import THRESHOLD, standard_errors_of
+
+LARGE_KL = 10.0  # nats a text
+SHORTER = 0.75  # times the length before
+REPEATED = 0.02  # more of a text's trigrams are repeated
+UNEXPLAINED = 0.05  # share of the variance of returns
+CERTAIN = 0.95  # accuracy of a discriminator
+RECENT = 1 / 3  # of the iterations: those whose metrics count
+
+
+def signs(
+    before: Mapping[str, Any], after: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]
+) -> list[str]:
+    """Return one sentence for each sign of a known cause; none after a gain, or where nothing scores the texts.
+
+    Args:
+        before: metrics of the held-out texts before training, by decoding.
+        after: the same after training.
+        rows: metrics of the iterations, as in `metrics.jsonl`.
+        verdict: what `verdict_of` returned.
+    """
+    if verdict["outcome"] in ("gain", "no reward"):
+        return []
+    recent = means(rows[-math.ceil(len(rows) * RECENT) :]) if rows else {}
+    return [*_of_texts(before["sampled"], after["sampled"], recent, verdict), *_of_training(recent)]
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each metric over the rows that have a number for it."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, int | float):  # null stands for a number that is not finite
+                columns.setdefault(name, []).append(value)
+    return {name: fmean(values) for name, values in columns.items()}
+
+
+def _of_texts(
+    before: Mapping[str, Any], after: Mapping[str, Any], recent: Mapping[str, float], verdict: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield what the held-out sampled texts show."""
+    kl = after.get("kl")
+    lengths = [part["text/length"] for part in (before, after)]
+    penalty = recent.get("kl_coef", 0.0) * recent.get("kl", 0.0)
+    if kl is not None and kl > LARGE_KL:
+        yield f"KL {kl:.1f} nats a text: lower learning_rate, or raise kl_coef"
+    elif lengths[1] < SHORTER * lengths[0] and penalty > 0:
+        yield (
+            f"sampled texts became shorter, {lengths[0]:.1f} → {lengths[1]:.1f} tokens, and each token pays for its KL"
+            f" (kl_coef × kl {penalty:.2g} a text, reward/std {recent.get('reward/std', 0.0):.2g}): lower kl_coef"
+        )
+    repeated = [part.get("text/repetition") or 0.0 for part in (before, after)]
+    if repeated[1] > repeated[0] + REPEATED:
+        yield (
+            f"sampled texts repeat more trigrams, {repeated[0]:.1%} → {repeated[1]:.1%}:"
+            " add a second reward term, such as 0.5 repetition_penalty"
+        )
+    greedy, sampled = (standard_errors_of(verdict[way]) for way in ("greedy", "sampled"))
+    if sampled >= THRESHOLD > greedy:
+        yield (
+            "the sampled reward rose and the greedy one did not, as where a policy only becomes more certain: a lower"
+            " temperature, more imitation before, or more iterations"
+        )
+
+
+def _of_training(recent: Mapping[str, float]) -> Iterator[str]:
+    """Yield what the metrics of the last iterations show."""
+    explained = recent.get("critic/explained_variance", 1.0)
+    if explained < UNEXPLAINED:
+        yield (
+            f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: critic_warmup 2, gae_lambda 1, or"
+            " baseline prompt"
+        )
+    accuracy = recent.get("discriminator/accuracy", 0.0)
+    if accuracy > CERTAIN:
+        yield (
+            f"the discriminator is right about {accuracy:.0%} of the texts: discriminator_accuracy 0.8, or a lower"
+            " discriminator_learning_rate"
+        )
+    own, guided = recent.get("reward/policy_alone"), recent.get("reward/guide_finished")
+    if own is not None and guided is not None and guided < own:
+        yield (
+            f"texts that the guide finished earn {guided:.3g}, the policy's own {own:.3g}: it has little to learn from"
+            " this guide"
+        )

@@ -139,6 +139,9 @@ class TestRegex:
     def test_wrong_patterns_are_refused(self):
         with pytest.raises(ValueError, match="regex needs pattern="):
             rewards.load("regex")
+        for alone in ({"pattern": "a"}, {"against": "answer"}):
+            with pytest.raises(ValueError, match="which='only' .* needs both pattern= and against="):
+                rewards.load("regex", which="only", **alone)
         with pytest.raises(ValueError, match=r"pattern must be a regular expression, got '\('"):
             rewards.load("regex", pattern="(")
         with pytest.raises(ValueError, match=r"pattern must be a regular expression, got 3\.5"):

@@ -180,7 +180,7 @@ class RegexMatch(Verified):
         after: a marker; only what follows its last occurrence is read.
         full: the pattern must match the whole completion, but for white space around it.
         ignore_case: upper and lower case are the same.
-        which: "last", "first" or "only": the match whose group counts.
+        which: "last", "first" or "only": the match whose group counts, with both `pattern` and `against`.
     """
 
     name = "regex"
@@ -204,6 +204,11 @@ class RegexMatch(Verified):
             raise ValueError(
                 "regex needs pattern=, a regular expression, or against=, the extra with one for each text, such as"
                 r" --reward-arg 'regex.pattern=\d+'"
+            )
+        if which != "last" and (self.pattern is None or not self.compares):
+            raise ValueError(
+                f"which={which!r} chooses the match whose group is compared, so it needs both pattern= and against=;"
+                " leave it out: any match counts"
             )
         if self.pattern is not None and self.compares and self.pattern.groups != 1:
             raise ValueError(

@@ -473,14 +473,26 @@ class TestLearning:
         assert "--dataset" not in learning.Conditions(tmp_path).of_training(cell)
 
     @staticmethod
-    def result(greedy=3.0, sampled=3.0, *, algorithm="ppo", kl=2.0, unknown=0.0, repetition=0.0, **further):
+    def result(
+        greedy=3.0,
+        sampled=3.0,
+        *,
+        algorithm="ppo",
+        kl=2.0,
+        unknown=0.0,
+        repetition=0.0,
+        repetition_greedy=0.0,
+        **further,
+    ):
         changes = {
             way: change if isinstance(change, dict) else {"standard_errors": change}
             for way, change in (("greedy", greedy), ("sampled", sampled))
         }
-        ways = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.4, "text/repetition": 0.0}}
+        quiet = {"text/repetition": 0.0, "text/length": 12.0}
+        ways = {"greedy": {"reward/mean": 0.5} | quiet, "sampled": {"reward/mean": 0.4} | quiet}
         after = {way: dict(metrics) for way, metrics in ways.items()}
         after["sampled"] |= {"kl": kl, "text/unknown_words": unknown, "text/repetition": repetition}
+        after["greedy"]["text/repetition"] = repetition_greedy
         about = {"algorithm": algorithm, "env": "tril/CommonGen-v0", "policy": "tiny", "seconds": {"training": 60.0}}
         return about | {"before": ways, "after": after, "verdict": changes} | further
 
@@ -530,6 +542,7 @@ class TestLearning:
             ({"kl": math.nan}, "KL"),
             ({"unknown": 0.04}, "unknown words"),
             ({"repetition": 0.02}, "repetition"),
+            ({"repetition_greedy": 0.02}, "repetition"),
             ({"unknown": math.nan}, "unknown words"),
             ({"repetition": math.nan}, "repetition"),
         ],
@@ -578,7 +591,7 @@ class TestLearning:
     @pytest.mark.parametrize(("of_references", "broken"), [(0.02, []), (0.0, ["repetition"])])
     def test_bc_may_repeat_as_much_as_references(self, of_references, broken):
         about = {"likelihood": {"standard_errors": 30.0}, "reference_repetition": of_references}
-        result = self.result(algorithm="bc", repetition=0.025, **about)
+        result = self.result(algorithm="bc", repetition=0.025, repetition_greedy=0.5, **about)
         assert learning.summary([result])["broken"] == broken
 
     @pytest.mark.parametrize(("of_references", "broken"), [(0.25, []), (0.2, ["unknown words"])])
@@ -646,7 +659,12 @@ class TestLearning:
         result = self.result(
             **{"greedy": 0.0, "sampled": 0.0, way: change}, algorithm="gail", nll=(1.3, 1.3), discriminator=(0.9, 0.9)
         )
-        assert learning.summary([result])["broken"] == broken
+        steady = self.result(0.0, 0.0, algorithm="gail", nll=(1.3, 1.3), discriminator=(0.9, 0.9))
+        assert learning.summary([steady, result, steady])["broken"] == broken  # in any seed
+
+    def test_length_and_repetition_are_shown(self):
+        row = learning.table([self.result(repetition=0.004, repetition_greedy=-0.0121)])[0].splitlines()[-1]
+        assert "| 2.0 | 12 → 12 | -1.2, +0.4 | 0.0% |" in row
 
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]

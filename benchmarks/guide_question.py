@@ -12,9 +12,11 @@ references of the training's prompts. Its updates cost a quarter of the others' 
 as they write texts four times, or four times as many once.
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
-t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that anyone sampled or,
-for references, read. Results are kept in FOLDER, one JSON file per run, so an interrupted measurement continues. A GPU
-is shared well by several runs at a time (`--jobs`), each of which waits for Python most of its time.
+t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that policy and guide
+sampled or, of references, read. In brackets is the power: the difference that such a comparison finds with probability
+0.8, in either direction, given the spread between seeds. Results are kept in FOLDER, one JSON file per run, so an
+interrupted measurement continues. A GPU is shared well by several runs at a time (`--jobs`), each of which waits for
+Python most of its time.
 """
 
 from __future__ import annotations
@@ -80,12 +82,15 @@ ARMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "AggreVaTeD, good guide": ("aggrevated", "good", SWITCH),
     "D2LOLS, good guide": ("d2lols", "good", LATE),
     "PPO++, useless guide, β 0.5": ("ppo-pp", "useless", {"rollin_prob": 0.5}),
-    "BC, each text four times": ("bc", None, IMITATION | {"epochs": 4}),
+    "BC, four epochs": ("bc", None, IMITATION | {"epochs": 4}),
     "BC, four times as many texts": ("bc", None, IMITATION | {"epochs": 1}),
 }
 # Student's t: 97.5 % quantiles by degrees of freedom.
 T_QUANTILES = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 T_QUANTILES |= {12: 2.179, 15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980}
+# The same, 80 %.
+T_POWER = {1: 1.376, 2: 1.061, 3: 0.978, 4: 0.941, 5: 0.920, 6: 0.906, 7: 0.896, 8: 0.889, 9: 0.883, 10: 0.879}
+T_POWER |= {12: 0.873, 15: 0.866, 20: 0.860, 30: 0.854, 60: 0.848, 120: 0.845}
 
 
 def make_envs(data: Path, num_envs: int, **settings: Any) -> VectorEnv:
@@ -157,8 +162,23 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     freedom = len(values) - 1
     if not freedom:
         return statistics.mean(values), math.nan
-    quantile = T_QUANTILES[max(known for known in T_QUANTILES if known <= freedom)]
-    return statistics.mean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), _quantile(T_QUANTILES, freedom) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def detectable(differences: Sequence[float]) -> float:
+    """Return the true mean difference that a test at 5 % finds with probability 0.8; NaN for a single difference.
+
+    (t_0.975 + t_0.8) stderr, the usual approximation of the noncentral t distribution.
+    """
+    freedom = len(differences) - 1
+    if not freedom:
+        return math.nan
+    quantiles = sum(_quantile(table, freedom) for table in (T_QUANTILES, T_POWER))
+    return quantiles * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def _quantile(table: Mapping[int, float], freedom: int) -> float:
+    return table[max(known for known in table if known <= freedom)]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -168,7 +188,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         for way in ("greedy", "sampled"):
             change = result["after"][way]["reward/mean"] - result["before"][way]["reward/mean"]
             gains.setdefault(result["arm"], {}).setdefault(way, {})[result["seed"]] = change
-    lines = ["| | seeds | greedy | less PPO's | sampled | less PPO's | KL | tokens |"]
+    lines = ["| | seeds | greedy | difference to PPO | sampled | difference to PPO | KL | tokens |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for arm in (arm for arm in ARMS if arm in gains):
         cells = []
@@ -176,7 +196,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             own, theirs = gains[arm][way], gains.get("PPO", {}).get(way, {})
             paired = [gain - theirs[seed] for seed, gain in own.items() if seed in theirs]
             cells.append(_cell(list(own.values())))
-            cells.append("" if arm == "PPO" or not paired else _cell(paired))
+            cells.append("" if arm == "PPO" or not paired else _cell(paired, with_power=True))
         rows = [result for result in results if result["arm"] == arm]
         kl = statistics.mean(row["after"]["sampled"]["kl"] for row in rows)
         tokens = statistics.mean(row["tokens"] for row in rows)
@@ -184,9 +204,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: Sequence[float]) -> str:
+def _cell(values: Sequence[float], *, with_power: bool = False) -> str:
     mean, width = mean_and_interval(values)
-    return f"{mean:+.3f}" if math.isnan(width) else f"{mean:+.3f} ± {width:.3f}"
+    if math.isnan(width):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ± {width:.3f}" + (f" ({detectable(values):.3f})" if with_power else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> str:

@@ -16,8 +16,9 @@ does only that). The exit code is 1 if a cell fails.
 A cell passes if held-out reward rises by two standard errors (of the paired difference) in the median seed, greedy and
 sampled, no seed falls by more than one, the KL is at most 8 nats a text (bc: not counted, its first policy is random),
 the share of sampled texts with words unknown to the train part is at most 3 % above that of held-out references, and
-the share of repeated trigrams rises by at most 0.01 in the median seed, greedy and sampled (bc: of sampled texts, above
-that of references, as random texts repeat nothing, and greedy ones of any model more than people do).
+the share of repeated trigrams rises by at most 0.01 in sampled texts and 0.03 in greedy ones, in the median seed (bc:
+in sampled ones above that of references, as random texts repeat nothing, and greedy ones of any model more than
+people's).
 A change that all texts share has no standard error: the table says that all rise or fall, and it counts as infinitely
 many. Numbers that are not finite break the rule.
 
@@ -80,7 +81,9 @@ PUBLISHED = {"tril/CommonGen-v0": "commongen", "tril/IMDB-v0": "imdb", "tril/TLD
 POLICIES = {"tiny": "causal", "tiny-seq2seq": "seq2seq"}
 EXAMPLES = 200  # held-out examples
 PUBLISHED_EXAMPLES = 1000  # at most; texts of people differ more, and changes are small
-MOST_KL, MOST_UNKNOWN, MOST_REPETITION = 8.0, 0.03, 0.01
+MOST_KL, MOST_UNKNOWN = 8.0, 0.03
+# Greedy texts of 200 examples have a standard error of 0.01 to 0.02, sampled ones of less than half of that.
+MOST_REPETITION = {"greedy": 0.03, "sampled": 0.01}
 # What counts as unchanged: nats per token, and two standard errors of an accuracy of 0.6 on 400 texts.
 GAIL_NOISE = {"nll": 0.02, "discriminator": 0.05}
 
@@ -324,9 +327,11 @@ def broken_rules(results: Sequence[Mapping[str, Any]], found: Mapping[str, Any])
     algorithm = results[0]["algorithm"]
     limits = {"KL": not found["kl"] <= MOST_KL and algorithm != "bc"}
     limits["unknown words"] = not found["unknown"] - found["references_unknown"] <= MOST_UNKNOWN
-    repetition = found["repetition"]
-    counted = [repetition["sampled"]] if algorithm == "bc" else repetition.values()
-    limits["repetition"] = not _most(counted) <= MOST_REPETITION
+    limits["repetition"] = not all(
+        found["repetition"][way] <= most
+        for way, most in MOST_REPETITION.items()
+        if way == "sampled" or algorithm != "bc"
+    )
     if algorithm in ("bc", "gail"):
         limits["reward"] = not _least(found["median" if algorithm == "bc" else "least"].values()) >= -THRESHOLD
     if algorithm == "bc":

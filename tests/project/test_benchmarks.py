@@ -18,6 +18,7 @@ import iteration
 import learning
 import memory
 import million_rows
+import numpy as np
 import overlap
 import pytest
 import rollout
@@ -303,15 +304,24 @@ class TestGuideQuestion:
             start = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.25}}
             return {"arm": arm, "seed": seed, "before": start, "after": metrics, "tokens": 10}
 
-        bc = "BC, each text four times"
+        bc = "BC, four epochs"
         rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result(bc, 1, 0.7), result(bc, 0, 0.5)]
         # Gains of BC: 0 and 0.2, mean 0.1, standard error 0.1; less PPO's: −0.1 twice. Sampled ones are 0.25 more.
         cells = guide_question.table(rows).splitlines()[-1].split(" | ")[2:6]
-        assert cells[:2] == [f"+0.100 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000"]
-        assert cells[2:] == [f"+0.350 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000"]
+        assert cells[:2] == [f"+0.100 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000 (0.000)"]
+        assert cells[2:] == [f"+0.350 ± {12.71 * 0.1:.3f}", "-0.100 ± 0.000 (0.000)"]
         # A seed that PPO has not counts in the arm's own mean only: gains of 0, 0.2 and 0.4.
         cells = guide_question.table([*rows, result(bc, 2, 0.9)]).splitlines()[-1].split(" | ")[1:4]
-        assert (cells[0], cells[1][:6], cells[2]) == ("3", "+0.200", "-0.100 ± 0.000")
+        assert (cells[0], cells[1][:6], cells[2]) == ("3", "+0.200", "-0.100 ± 0.000 (0.000)")
+
+    def test_the_detectable_difference_is_found_four_times_of_five(self):
+        assert guide_question.detectable([0.0, 1.0, 2.0]) == pytest.approx((4.303 + 1.061) / math.sqrt(3))
+        assert math.isnan(guide_question.detectable([1.0]))
+        draws = np.random.default_rng(0).normal(size=(4000, 6))
+        truth = math.sqrt(1 / 6) * (2.571 + 0.920)  # of a spread of 1 that is known
+        means, widths = zip(*(guide_question.mean_and_interval((row + truth).tolist()) for row in draws), strict=True)
+        found = np.mean(np.abs(means) > np.array(widths))
+        assert 0.78 < found < 0.88  # the approximation is a little too cautious for so few seeds
 
 
 @pytest.mark.slow
@@ -541,8 +551,8 @@ class TestLearning:
             ({"kl": 8.1}, "KL"),
             ({"kl": math.nan}, "KL"),
             ({"unknown": 0.04}, "unknown words"),
-            ({"repetition": 0.02}, "repetition"),
-            ({"repetition_greedy": 0.02}, "repetition"),
+            ({"repetition": 0.02, "repetition_greedy": 0.02}, "repetition"),
+            ({"repetition_greedy": 0.04}, "repetition"),
             ({"unknown": math.nan}, "unknown words"),
             ({"repetition": math.nan}, "repetition"),
         ],

@@ -9,6 +9,8 @@ from tril_gym.agents.algorithms.training_loop import rollin_metrics, text_metric
 from tril_gym.agents.collection.collector import collect
 from tril_gym.functional.sampling import Decoding
 
+LAYOUT = TextLayout.of(foreign_envs(8))
+
 
 def collected(plan: Plan) -> Trajectories:
     return collect(foreign_envs(8), plan, episodes=40, generator=generator(1))
@@ -35,11 +37,14 @@ def test_rewards_by_who_wrote_the_texts():
     assert len(set(found)) == 3
     rewards = {"policy_alone": 5.0, "guide_alone": 7.0, "guide_finished": 11.0}
     paid_by_row(trajectories, [rewards[name] for name in found])
-    metrics = rollin_metrics(trajectories, plan)
+    metrics = rollin_metrics(trajectories, plan, LAYOUT)
     assert {name: metrics[f"reward/{name}"] for name in rewards} == pytest.approx(rewards)
     assert metrics["rollin/prob"] == 0.6
     assert metrics["rollin/length"] == pytest.approx(sum(rollins(trajectories)) / len(rollins(trajectories)))
     assert metrics["rollin/share"] == pytest.approx(1 - found.count("guide_alone") / 40)
+    # All texts that the policy wrote whole end with EOS or reach the length limit.
+    ended = [EOS in trajectories.texts.completion_ids(row) for row in range(40) if found[row] == "policy_alone"]
+    assert metrics["rollin/ended"] == pytest.approx(sum(ended) / (40 - found.count("guide_alone")))
 
 
 @pytest.mark.parametrize(
@@ -48,19 +53,19 @@ def test_rewards_by_who_wrote_the_texts():
 )
 def test_only_kinds_of_texts_that_occur_are_reported(rollin_prob, names):
     plan = Plan.guide_finishes(OneToken(P), OneToken(G), rollin_prob=rollin_prob)
-    metrics = rollin_metrics(collected(plan), plan)
+    metrics = rollin_metrics(collected(plan), plan, LAYOUT)
     assert {name for name in metrics if name.startswith("reward/")} == {f"reward/{name}" for name in names}
 
 
 def test_plans_in_which_the_guide_starts_have_none():
     plan = Plan.guide_starts(OneToken(P), OneToken(G), rollin_prob=0.5)
-    assert set(rollin_metrics(collected(plan), plan)) == {
+    assert set(rollin_metrics(collected(plan), plan, LAYOUT)) == {
         "rollin/prob",
         "rollin/share",
         "rollin/length",
         "guide/token_share",
     }
-    assert rollin_metrics(collected(Plan(rollout=OneToken(P))), Plan(rollout=OneToken(P))) == {}
+    assert rollin_metrics(collected(Plan(rollout=OneToken(P))), Plan(rollout=OneToken(P)), LAYOUT) == {}
 
 
 @pytest.mark.parametrize("begin", [Plan.guide_starts, Plan.guide_finishes])
@@ -69,7 +74,7 @@ def test_the_share_of_tokens_that_the_guide_wrote(begin):
     plan = begin(OneToken(P), OneToken(G), rollin_prob=0.5)
     trajectories = collected(plan)
     written = trajectories.tokens[trajectories.is_token]
-    share = rollin_metrics(trajectories, plan)["guide/token_share"]
+    share = rollin_metrics(trajectories, plan, LAYOUT)["guide/token_share"]
     assert share == pytest.approx(float((written == G).double().mean()))
     assert 0.1 < share < 0.9
 

@@ -140,7 +140,7 @@ class TestRegex:
         with pytest.raises(ValueError, match="regex needs pattern="):
             rewards.load("regex")
         for alone in ({"pattern": "a"}, {"against": "answer"}):
-            with pytest.raises(ValueError, match="which='only' .* needs both pattern= and against="):
+            with pytest.raises(ValueError, match=r"which='only' .* needs both pattern= and against="):
                 rewards.load("regex", which="only", **alone)
         with pytest.raises(ValueError, match=r"pattern must be a regular expression, got '\('"):
             rewards.load("regex", pattern="(")

@@ -100,7 +100,7 @@ def _iterate(agent: Trainable, callbacks: Sequence[Callback], history: History, 
     agent.is_whole = True
     agent.batches.settle(timer)
     plan.remember(trajectories)
-    texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan)
+    texts = text_metrics(trajectories, agent.layout) | rollin_metrics(trajectories, plan, agent.layout)
     texts |= given_metrics(trajectories) | measured
     metrics = {"iteration": agent.iteration} | texts | batch.metrics | metrics
     report = Report(agent.iteration, trajectories, metrics | time_metrics(timer, trajectories))
@@ -139,11 +139,11 @@ def given_metrics(trajectories: Trajectories) -> Metrics:
     }
 
 
-def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:
+def rollin_metrics(trajectories: Trajectories, plan: Plan, layout: TextLayout) -> Metrics:
     """Return the metrics of rollins; none for a plan without them.
 
-    If the policy writes the rollins, also the mean rewards of the texts that it wrote alone, that the guide wrote
-    alone, and that the guide finished, each only if there are any.
+    If the policy writes the rollins, also the share of them that it ended itself, and the mean rewards of the texts
+    that it wrote alone, that the guide wrote alone, and that the guide finished, each only if there are any.
     """
     if plan.rollin is None:
         return {}
@@ -155,6 +155,9 @@ def rollin_metrics(trajectories: Trajectories, plan: Plan) -> Metrics:
         metrics["rollin/length"] = float(trajectories.switch[has_rollin].double().mean())
     if plan.learn_on != "rollout":
         rewards, is_full = trajectories.total_rewards, trajectories.switch == trajectories.lengths
+        if bool(has_rollin.any()):
+            ended = is_full & trajectories.ended_by_themselves(layout.eos_token_ids)
+            metrics["rollin/ended"] = float(ended[has_rollin].double().mean())
         writers = {"policy_alone": is_full, "guide_alone": ~has_rollin, "guide_finished": has_rollin & ~is_full}
         metrics |= {f"reward/{name}": float(rewards[rows].mean()) for name, rows in writers.items() if rows.any()}
     return metrics

@@ -395,9 +395,14 @@ def draw(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 
 def _draw_curves(axes: Any, curves: Sequence[Sequence[Any]], column: int, algorithm: str, color: str) -> None:
-    """Draw the median and the range of the seeds; of bc, which starts from random weights, the end only."""
-    shares = [point[0] / curves[0][-1][0] for point in curves[0]]
-    values = list(zip(*[[point[column] for point in curve] for curve in curves], strict=True))
+    """Draw the median and the range of the seeds; of bc, which starts from random weights, the end only.
+
+    Points are the iterations at which all seeds were evaluated.
+    """
+    by_iteration = [{point[0]: point[column] for point in curve} for curve in curves]
+    common = sorted(set.intersection(*map(set, by_iteration)))
+    shares = [number / common[-1] for number in common]
+    values = [[curve[number] for curve in by_iteration] for number in common]
     if algorithm == "bc":
         axes.axhline(statistics.median(values[-1]), color=color, linestyle="--", label="bc, at its end")
         return

@@ -678,7 +678,10 @@ class TestLearning:
 
     def test_there_is_a_figure_for_each_environment(self, tmp_path):
         curve = [(0, 0.5, 0.4), (10, 0.6, 0.5), (20, 0.7, 0.5)]
-        learning.draw([self.result(curve=curve), self.result(curve=curve, algorithm="bc")], tmp_path)
+        rarer = [*curve[:1], *curve[2:]]  # evaluated less often
+        learning.draw(
+            [self.result(curve=curve), self.result(curve=rarer), self.result(curve=curve, algorithm="bc")], tmp_path
+        )
         assert [path.name for path in tmp_path.iterdir()] == ["commongen_tiny.png"]
 
     @pytest.mark.slow

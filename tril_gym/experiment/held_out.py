@@ -91,8 +91,8 @@ class HeldOut:
         """Return the evaluation of the trained policy, and the verdict on a training of that duration with signs."""
         after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds, is_scored=self.is_scored)
-        metrics = (part["metrics"] for part in (self.before, after))
-        verdict["signs"] = signs(*metrics, self.folder.rows("metrics.jsonl"), verdict)
+        rows = self.folder.rows("metrics.jsonl")
+        verdict["signs"] = signs(self.before["metrics"], after["metrics"], rows, verdict)
         self._write(after, verdict)
         self._keep_if_best(after)
         return after, verdict

@@ -132,12 +132,14 @@ def rows_of(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def write_figures() -> None:
-    """Write a figure for each environment to docs."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [run for run in read("learning") if run["policy"] == "tiny" and run["algorithm"] in learning.SEVEN]
-        learning.draw(runs, Path(folder))
-        for name, ours in FIGURES.items():
-            shutil.copyfile(Path(folder) / f"{name}_tiny.png", PAGE.parent / f"learning_{ours}.png")
+    """Write a figure for each environment to docs, of the seven algorithms with decoders."""
+    for kind, prefix in (("learning", "learning"), ("published", "learning_published")):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = [run for run in read(kind) if run["policy"] == "tiny" and run["algorithm"] in learning.SEVEN]
+            learning.draw(runs, Path(folder))
+            for drawn in Path(folder).iterdir():
+                ours = FIGURES[drawn.name.removesuffix("_tiny.png")]
+                shutil.copyfile(drawn, PAGE.parent / f"{prefix}_{ours}.png")
 
 
 def main() -> None:

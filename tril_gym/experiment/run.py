@@ -240,11 +240,11 @@ class Run:
         self.console.say(f"run folder: {folder} (curve: {folder / 'curve.png'}, policy: {folder / 'policy'})")
         if (best := self.held_out.best_sentence()) is not None:
             self.console.say(best)
+        if signs := result.verdict["signs"]:
+            self.console.say(f"signs of a known cause; {ADVICE} has more about them:")
+            for sign in signs:
+                self.console.say(f"  {sign}")
         self.console.say(result.verdict["sentence"])
-        for sign in result.verdict["signs"]:
-            self.console.say(f"  {sign}")
-        if result.verdict["signs"]:
-            self.console.say(f"  what helps is in {ADVICE}")
         self.console.event("end", folder=str(folder), iteration=self.agent.iteration, verdict=result.verdict)
 
     def _draw_curve(self, rows: list[dict[str, Any]], result: Result) -> None:

@@ -17,6 +17,18 @@ from tril_gym.agents.tiny import GUIDE_TEMPERATURE, GUIDE_TOP_P, gather_referenc
 SMALL = {"width": 32, "heads": 2, "samples": 96, "progress": False}
 
 
+def of_each_step(monkeypatch, seen):
+    """Replace pretraining's steps by a function; return the list to which its results are added."""
+    found = []
+
+    def step(self, texts):
+        found.append(seen(self, texts))
+        return {"policy/loss": 0.0}
+
+    monkeypatch.setattr(BehaviourCloning, "step", step)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
     """A cache of each test's own."""
@@ -183,9 +195,9 @@ def test_pretraining_ends_after_the_given_seconds():
 
 def test_seconds_are_counted_from_the_beginning_of_pretraining(monkeypatch):
     # The clock says 0 at the beginning, then 1, 2 and 3 before the steps: the third would begin after 2.5 seconds.
-    clock, steps = itertools.count(), []
+    clock = itertools.count()
     monkeypatch.setattr(tiny, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
+    steps = of_each_step(monkeypatch, lambda self, texts: len(texts))
     tiny_policy(envs(), **SMALL | {"seconds": 2.5})
     assert len(steps) == 2
 
@@ -198,6 +210,8 @@ def test_pretraining_prints_lines_where_there_is_no_terminal(capsys, monkeypatch
     assert [line.split(" after ")[0] for line in lines[1:]] == [
         f"pretraining of the tiny causal model: {step} of 3 steps" for step in (1, 2, 3)
     ]
+    losses = [float(line.removesuffix(" nats a token").rpartition("  ")[2]) for line in lines[1:]]
+    assert losses[0] > losses[-1] > 1
 
 
 class TestSettings:
@@ -241,24 +255,17 @@ class TestSettings:
         assert not equal(one, other)
 
     def test_fractions_of_an_epoch(self, monkeypatch):
-        steps = []
-        monkeypatch.setattr(BehaviourCloning, "step", lambda self, texts: steps.append(len(texts)))
+        steps = of_each_step(monkeypatch, lambda self, texts: len(texts))
         tiny_policy(envs(), **SMALL | {"samples": 100, "epochs": 0.5})
         assert steps == [32, 32]
 
     def test_the_step_size_follows_its_schedule(self, monkeypatch):
-        rates = []
-        monkeypatch.setattr(
-            BehaviourCloning, "step", lambda self, texts: rates.append(self.optimizer.param_groups[0]["lr"])
-        )
+        rates = of_each_step(monkeypatch, lambda self, texts: self.optimizer.param_groups[0]["lr"])
         schedule = {"lr_schedule": "linear", "lr_warmup": 2, "learning_rate": 0.3}
         tiny_policy(envs(), **SMALL | {"samples": 160, "epochs": 1} | schedule)
         assert rates == pytest.approx([0.1, 0.2, 0.3, 0.2, 0.1])
 
     def test_weight_decay_is_that_of_the_optimizer(self, monkeypatch):
-        decays = []
-        monkeypatch.setattr(
-            BehaviourCloning, "step", lambda self, texts: decays.append(self.optimizer.param_groups[0]["weight_decay"])
-        )
+        decays = of_each_step(monkeypatch, lambda self, texts: self.optimizer.param_groups[0]["weight_decay"])
         tiny_policy(envs(), **SMALL | {"samples": 64, "epochs": 1, "weight_decay": 0.3})
         assert decays == [0.3, 0.3]

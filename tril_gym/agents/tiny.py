@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from tril_gym.models.texts import Texts
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.utils.cache import cached_folder
 from tril_gym.utils.config_fields import MAX_RATE, check_bounds, config_field
-from tril_gym.utils.console import LINE_SECONDS, RunConsole
+from tril_gym.utils.console import LINE_SECONDS, RunConsole, ShowSteps
 from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
@@ -223,15 +223,15 @@ def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str
             if settings.seconds is not None and time.monotonic() - start > settings.seconds:
                 break
             set_learning_rate(cloning.optimizer, config.learning_rate * config.learning_rate_factor(number))
-            cloning.step(texts[rows])
-            show(number + 1)
+            metrics = cloning.step(texts[rows])
+            show(number + 1, f"{metrics['policy/loss']:.2f} nats a token")
 
 
 @contextmanager
-def _progress(title: str | None, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(title: str | None, total: int) -> Iterator[ShowSteps]:
     """Show the progress of pretraining on standard error; without a title, or where messages are off, show nothing."""
     if title is None or logging.getLogger("tril_gym").level >= logging.WARNING:
-        yield lambda steps: None
+        yield lambda steps, status="": None
         return
     from rich.console import Console
 

@@ -11,7 +11,7 @@ from tril_gym.experiment.plots import draw_curve
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.verdict import verdict_of
 from tril_gym.utils.atomic_files import finite_or_none, write_json
-from tril_gym.utils.console import (
+from tril_gym.utils.tables import (
     comparison_table,
     evaluation_table,
     metrics_line,

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from tril_gym.utils.console import comparison_table, metrics_line
+from tril_gym.utils.tables import comparison_table, metrics_line
 
 pty = pytest.importorskip("pty")
 

@@ -7,8 +7,8 @@ import pytest
 from doubles import policy_of
 
 from tril_gym.agents import PPO, PPOConfig
-from tril_gym.utils.console import profile_table
 from tril_gym.utils.profiler import Timer
+from tril_gym.utils.tables import profile_table
 
 
 class FixedMeter:

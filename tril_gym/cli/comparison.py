@@ -27,7 +27,8 @@ def compare_command(runs: tuple[str, ...], output: Path | None, debug: bool) -> 
     """
     from tril_gym.experiment.comparison import comparison, comparison_of_files, finished_run
     from tril_gym.utils.atomic_files import write_json
-    from tril_gym.utils.console import RunConsole, runs_table
+    from tril_gym.utils.console import RunConsole
+    from tril_gym.utils.tables import runs_table
 
     with reported_failures(debug=debug), usage_errors():
         if len(runs) < 2:

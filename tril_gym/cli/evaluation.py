@@ -163,8 +163,9 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
     from tril_gym.experiment.evaluation import evaluate
     from tril_gym.experiment.metrics import check_metrics, metrics_by_name
     from tril_gym.utils.atomic_files import write_json, write_json_lines
-    from tril_gym.utils.console import RunConsole, evaluation_table
+    from tril_gym.utils.console import RunConsole
     from tril_gym.utils.quiet import silence_libraries
+    from tril_gym.utils.tables import evaluation_table
     from tril_gym.utils.threads import cpu_threads
 
     silence_libraries()

@@ -11,7 +11,7 @@ from typing import Any
 from tril_gym import __version__
 from tril_gym.experiment.algorithms import short_name
 from tril_gym.experiment.config import TINY
-from tril_gym.utils.console import NOT_COMPARED
+from tril_gym.utils.tables import NOT_COMPARED
 
 CARD = "README.md"
 MOST = 1500  # characters of a text that is shown

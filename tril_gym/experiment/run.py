@@ -23,15 +23,9 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.experiment.trust import masked
 from tril_gym.experiment.verdict import Outcome
-from tril_gym.utils.console import (
-    RunConsole,
-    comparison_table,
-    metrics_line,
-    profile_table,
-    sample_line,
-    samples_table,
-)
+from tril_gym.utils.console import RunConsole
 from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
+from tril_gym.utils.tables import comparison_table, metrics_line, profile_table, sample_line, samples_table
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import describe_terms, terms
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from tril_gym.agents.algorithms.callback import Callback
 from tril_gym.agents.algorithms.report import History, Report
-from tril_gym.utils.console import LINE, RunConsole, metrics_table
+from tril_gym.utils.console import RunConsole
+from tril_gym.utils.tables import LINE, metrics_table
 
 HEARTBEAT = 60.0  # seconds between lines where there is neither a terminal nor a notebook
 STOPPING = "stopping after this iteration; press Ctrl-C again to stop at once"

@@ -9,7 +9,7 @@ from typing import Any, overload
 from tril_gym.agents.collection.trajectories import Trajectories, plain_texts
 from tril_gym.agents.learners.learner import Metrics
 from tril_gym.utils.atomic_files import finite_or_none
-from tril_gym.utils.console import metrics_line
+from tril_gym.utils.tables import metrics_line
 
 
 @dataclass(frozen=True, slots=True, repr=False)

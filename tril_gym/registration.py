@@ -150,7 +150,8 @@ def examples_of(
         prompt_template: see `text_env_config`.
         reading: `on_bad_row` and `column`.
     """
-    from tril_gym.data.sources import load_examples, part_of
+    from tril_gym.data.sources import load_examples
+    from tril_gym.data.splits import part_of
     from tril_gym.data.task import with_template
 
     task = with_template(task_of(env_id), prompt_template)

@@ -14,7 +14,8 @@ import pandas
 import pytest
 
 from tril_gym.data import Example, sources
-from tril_gym.data.sources import hold_out, is_held_out, load_examples, part_of
+from tril_gym.data.sources import load_examples
+from tril_gym.data.splits import hold_out, is_held_out, part_of
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB

@@ -21,7 +21,8 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.cli.options import parse_value
 from tril_gym.data import Example
 from tril_gym.data.preferences import PAIRS
-from tril_gym.data.sources import load_examples, to_example
+from tril_gym.data.rows import to_example
+from tril_gym.data.sources import load_examples
 from tril_gym.envs.common_gen import COMMON_GEN
 from tril_gym.envs.hh import HH
 from tril_gym.envs.imdb import IMDB

@@ -21,7 +21,8 @@ from tril_gym.data.chats import assistant_text, messages_of, transcript
 from tril_gym.data.example import Example, check_text
 from tril_gym.data.examples import Examples
 from tril_gym.data.readers import ENDINGS
-from tril_gym.data.sources import HELD_OUT, has_split, has_splits, hold_out, load_examples
+from tril_gym.data.sources import load_examples
+from tril_gym.data.splits import HELD_OUT, has_split, has_splits, hold_out
 from tril_gym.data.task import DataRow, Hub, Task, text_of
 from tril_gym.utils.chats import Message
 from tril_gym.utils.tokenization import joiner_between

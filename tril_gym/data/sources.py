@@ -4,76 +4,41 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tril_gym.data.example import Example
-from tril_gym.data.examples import PLAIN, Examples
-from tril_gym.data.readers import ENDINGS, READERS, ROWS_AT_ONCE, TOO_DEEP, Line, read_file
+from tril_gym.data.examples import Examples
+from tril_gym.data.readers import ROWS_AT_ONCE, read_file
+from tril_gym.data.rows import RowReader, to_examples
+from tril_gym.data.splits import (
+    SAVED,
+    SAVED_SPLITS,
+    SPLITS,
+    file_of_split,
+    has_split,
+    has_splits,
+    is_held_out,
+    is_saved,
+)
 from tril_gym.data.task import Task
 from tril_gym.data.tokenizers import EMBEDDED
 from tril_gym.utils.config_fields import check_choice
 from tril_gym.utils.lru_cache import LRUCache
 from tril_gym.utils.no_copy import NoCopy, unwrap_no_copy
-from tril_gym.utils.suggestions import path_with_suggestion, suggestion, with_suggestion
+from tril_gym.utils.suggestions import path_with_suggestion
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")  # on the hub
-SKIP_ROWS = 'on_bad_row="skip" leaves such rows out: --env-arg on_bad_row=skip, for reward models --on-bad-row skip'
-MAX_MESSAGE = 600  # characters about a row, whose values may be long
-HELD_OUT = 0.1  # share of the train examples that are the validation split of a data set without one
-SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # files that `save_to_disk` of `datasets` writes
 OBJECTS = "a list of dictionaries or of tril_gym.data.Example, a pandas.DataFrame, a datasets.Dataset or DatasetDict"
 
 _converted = LRUCache[Any, Examples](size=8)
-
-
-@dataclass(frozen=True, slots=True)
-class RowReader:
-    """How rows become examples.
-
-    Attributes:
-        task: which columns the rows have, and how they are read.
-        columns: pairs of a column's name of the task and its name in the rows, where they differ.
-        on_bad_row: "raise", or "skip" to leave malformed rows out, count them in `skipped` and log the count.
-    """
-
-    task: Task
-    columns: tuple[tuple[str, str], ...] = ()
-    on_bad_row: str = "raise"
-
-    @staticmethod
-    def of(task: Task, column: Mapping[str, str] | None, on_bad_row: str) -> RowReader:
-        """Return the reader of these settings.
-
-        Raises:
-            ValueError: a setting is wrong.
-        """
-        check_choice("on_bad_row", on_bad_row, ("raise", "skip"))
-        names = task.columns + task.optional_columns
-        column = {} if column is None else column
-        if not isinstance(column, Mapping) or not all(
-            isinstance(name, str) for pair in column.items() for name in pair
-        ):
-            raise ValueError(
-                f'column must map a column of {task.name} to its name in the data, such as {{"{names[0]}": "my name"}},'
-                f" got {column!r}"
-            )
-        if unknown := sorted(set(column) - set(names)):
-            raise ValueError(
-                f"column must map a column of {task.name}, which are {', '.join(names)}, to its name in the data, got"
-                f" {with_suggestion(unknown[0], names)} -> {column[unknown[0]]!r}"
-            )
-        return RowReader(task, tuple(sorted(column.items())), on_bad_row)
 
 
 def load_examples(
@@ -121,195 +86,6 @@ def load_examples(
     if is_saved(path):
         return _from_saved(reader, path, split)
     return _from_file(reader, file_of_split(path, split or "train") if path.is_dir() else path)
-
-
-def has_splits(dataset: str | Path) -> bool:
-    """Return whether a data set that is named has splits: a file and a single table that was saved have none."""
-    path = Path(dataset).expanduser()
-    return not (path.is_file() or (path.is_dir() and (path / SAVED).is_file()))
-
-
-def is_saved(folder: Path) -> bool:
-    """Return whether `save_to_disk` of `datasets` wrote a folder."""
-    return any((folder / name).is_file() for name in (SAVED, SAVED_SPLITS))
-
-
-def has_split(folder: Path, split: str) -> bool:
-    """Return whether a folder with splits has this one."""
-    if is_saved(folder):
-        return (folder / split).is_dir()
-    return any((folder / f"{split}{ending}").is_file() for ending in READERS)
-
-
-def hold_out(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Split examples into (train, validation); a hash of the prompt decides, so the split is always the same."""
-    train: list[Example] = []
-    validation: list[Example] = []
-    for example in examples:
-        (validation if is_held_out(example.prompt) else train).append(example)
-    return train, validation
-
-
-def is_held_out(prompt: str) -> bool:
-    """Return whether an example with this prompt belongs to the part that is held out; a hash decides."""
-    return _hashed(prompt) < HELD_OUT * 2**64
-
-
-def _hashed(text: str) -> int:
-    """Return a number below 2**64 that looks drawn at random, always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-
-
-def part_of(examples: Examples, part: Sequence[float] | None) -> Examples:
-    """Return the examples whose prompts a hash puts between two shares: (0, 0.7) and (0.7, 1) divide the examples.
-
-    None takes all.
-
-    Raises:
-        ValueError: the shares are not 0 ≤ start < stop ≤ 1, or no example lies between them.
-    """
-    if part is None:
-        return examples
-    if not _is_part(part):
-        raise ValueError(f"part must be two shares, 0 ≤ start < stop ≤ 1, such as (0.7, 1.0), got {part!r}")
-    found = _part_once(NoCopy(examples), float(part[0]), float(part[1]))
-    if not found:
-        raise ValueError(f"part {tuple(part)} of the {len(examples)} examples of {examples.source} is empty")
-    return found
-
-
-def _is_part(part: Any) -> bool:
-    is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
-    return is_pair and all(isinstance(share, float | int) for share in part) and 0 <= part[0] < part[1] <= 1
-
-
-@functools.lru_cache(maxsize=8)
-def _part_once(examples: NoCopy, start: float, stop: float) -> Examples:
-    whole: Any = examples.value
-    # With another hash than that of `is_held_out`, so that a part of what is not held out has its share.
-    shares = (_hashed(f"part {prompt}") / 2**64 for prompt in whole.prompts())
-    source = f"part {start:g} to {stop:g} of {whole.source}"
-    part: Examples = whole.select([start <= share < stop for share in shares], source=source, held_out=whole.held_out)
-    return part
-
-
-def file_of_split(folder: Path, split: str) -> Path:
-    """Return the file of a folder that holds a split."""
-    found = [folder / f"{split}{ending}" for ending in READERS if (folder / f"{split}{ending}").is_file()]
-    if len(found) > 1:
-        raise ValueError(f"{folder} has {' and '.join(path.name for path in found)}; a split must be one file")
-    if not found:
-        others = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        raise ValueError(
-            f"{folder} has no {split} split: it needs one file {split} with the ending {ENDINGS}; it has {others}"
-        )
-    return found[0]
-
-
-def to_examples(reader: RowReader, lines: Iterable[Line], *, source: str) -> Examples:
-    """Turn rows into examples; a malformed one raises ValueError with its place and reason, or is skipped."""
-    read, skipped, reason = 0, 0, ""
-
-    def usable() -> Iterator[Example]:
-        nonlocal read, skipped, reason
-        for number, row in lines:
-            read += 1
-            try:
-                yield to_example(reader.task, row, reader.columns)
-            except ValueError as error:
-                reason = reason or f"{source}, line {number}: {_shortened(str(error))}"
-                if reader.on_bad_row == "raise":
-                    raise ValueError(f"{reason} ({SKIP_ROWS})") from error
-                skipped += 1
-
-    found = Examples(_counted(reader.task.gather(usable()), source), source=source)
-    if not found:
-        raise ValueError(f"{source} has no usable row: {reason or 'it is empty'}")
-    if skipped:
-        logger.warning("%s: skipped %d malformed rows of %d; the first: %s", source, skipped, read, reason)
-    found.skipped = skipped
-    return found
-
-
-def _counted(examples: Iterable[Example], source: str) -> Iterator[Example]:
-    """Yield the examples; where they are many, show how many have been read."""
-    rest = iter(examples)
-    yield from islice(rest, PLAIN)
-    first = list(islice(rest, 1))
-    if not first:
-        return
-    from tril_gym.utils.console import RunConsole
-
-    with RunConsole().counting(f"reading {source}", "rows") as show:
-        yield from first
-        for number, example in enumerate(rest, start=PLAIN + 2):
-            yield example
-            if number % ROWS_AT_ONCE == 0:
-                show(number)
-
-
-def _shortened(message: str) -> str:
-    """Return a message without the middle of a long value in it."""
-    half = MAX_MESSAGE // 2
-    return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
-
-
-def to_example(task: Task, row: dict[str, Any] | ValueError, columns: tuple[tuple[str, str], ...] = ()) -> Example:
-    """Turn a row into an example; raise ValueError with the reason where that fails."""
-    if isinstance(row, ValueError):
-        raise row
-    if columns or task.hub.columns:
-        row = rename_columns(task, row, columns)
-    for column in task.columns:
-        if column not in row:
-            raise _no_column(task, row, column)
-    try:
-        return task.read(row)
-    except RecursionError as error:  # while a message is written
-        raise ValueError(TOO_DEEP) from error
-
-
-def _no_column(task: Task, row: Mapping[str, Any], column: str) -> ValueError:
-    published = f" (or {task.hub.columns[column]!r})" if column in task.hub.columns else ""
-    return ValueError(
-        f"there is no column {column!r}{published}; found {', '.join(map(str, row))}, and {task.name} has"
-        f' {", ".join(task.columns + task.optional_columns)}; column={{"{column}": "NAME"}}, or --column {column}=NAME,'
-        " says which of yours it is"
-    )
-
-
-def rename_columns(task: Task, row: dict[str, Any], columns: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Return a row with our names of the columns in place of the user's, or of those of the public data set.
-
-    A column of references with one text in each row, as the public data set has, becomes lists; "" stands in test sets
-    without one.
-
-    Raises:
-        ValueError: a column that `columns` names is missing.
-    """
-    for ours, theirs in columns:
-        if theirs not in row:
-            raise ValueError(
-                f"there is no column {theirs!r}{suggestion(theirs, row)}, which column= (--column) names for {ours!r};"
-                f" found {', '.join(map(str, row))}"
-            )
-    named, given = dict(row), dict(columns)
-    known = given.keys() | row.keys()
-    pairs = columns + tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
-    for _, theirs in pairs:
-        named.pop(theirs, None)
-    for ours, theirs in pairs:
-        cell = named[ours] = row[theirs]
-        if ours in task.list_columns and isinstance(cell, str) and not (ours in given and _is_json_list(cell)):
-            named[ours] = [cell] if cell else []
-    return named
-
-
-def _is_json_list(cell: str) -> bool:
-    try:
-        return isinstance(json.loads(cell), list)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _from_file(reader: RowReader, path: Path) -> Examples:

@@ -19,7 +19,8 @@ from gymnasium.spaces import Box, Discrete
 
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
-from tril_gym.data.sources import load_examples, part_of
+from tril_gym.data.sources import load_examples
+from tril_gym.data.splits import part_of
 from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.data.sources import HELD_OUT, file_of_split, has_split, has_splits, is_held_out, is_saved
+from tril_gym.data.splits import HELD_OUT, file_of_split, has_split, has_splits, is_held_out, is_saved
 from tril_gym.experiment.config import RunConfig
 from tril_gym.registration import ENVIRONMENTS, accepts_dataset, examples_of, length_keywords
 from tril_gym.utils.batched_infos import row_of

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from tril_gym.data.embedded import common_gen_grammar, hh_grammar, imdb_grammar, text_grammar, tldr_grammar
-from tril_gym.data.sources import SPLITS
+from tril_gym.data.splits import SPLITS
 from tril_gym.data.tokenizers import train_tokenizer
 
 VOCAB_SIZE = 1200  # every word of a grammar is one token

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
+from tril_gym.agents.learners.learner import mean_metrics
 from tril_gym.experiment.verdict import THRESHOLD, standard_errors_of
 
 LARGE_KL = 10.0  # nats a text
@@ -40,12 +40,8 @@ def signs(
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean of each metric over the rows that have a number for it."""
-    columns: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if isinstance(value, int | float):  # null stands for a number that is not finite
-                columns.setdefault(name, []).append(value)
-    return {name: fmean(values) for name, values in columns.items()}
+    # null stands for a number that is not finite
+    return mean_metrics({name: value for name, value in row.items() if value is not None} for row in rows)
 
 
 def _of_texts(

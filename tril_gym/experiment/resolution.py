@@ -18,7 +18,7 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
-from tril_gym.utils.config_fields import flag_of, is_read
+from tril_gym.utils.config_fields import flag_of, is_read, unread_fields
 from tril_gym.utils.servers import ServerConfig, is_server_address
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import check_not_file_alone, is_function_name
@@ -100,19 +100,9 @@ def _check_preset(chosen: Preset, env: str, algorithm: str, *, needs_algorithm: 
 
 def _check_read(kind: type[Agent], given: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
     """Check that hyperparameters which are given have an effect, or are the default."""
-    entries = fields(kind.config_type)
-    usual = {entry.name: entry.default for entry in entries}
-    for entry in entries:
-        name = entry.name
-        if name not in given or given[name] == usual[name] or is_read(entry, numbers, usual):
-            continue
-        other, *values = entry.metadata["only_with"]
-        found = numbers[other]
-        now = "is not given" if found is None else f"is {found}"
-        raise ValueError(
-            f"{flag_of(name)} {given[name]} has no effect here: {flag_of(other)} {now}"
-            + (f", and it is for {', '.join(values)}" if values else "")
-        )
+    for name, why in unread_fields(kind.config_type, numbers, flag_of).items():
+        if name in given:
+            raise ValueError(f"{flag_of(name)} {given[name]} has no effect here: {why}")
 
 
 def _is_own_file(dataset: str | None) -> bool:

@@ -98,6 +98,23 @@ def is_read(entry: Field[Any], values: Mapping[str, Any], usual: Mapping[str, An
     return bool(values[other] in needed if needed else values[other] != usual[other])
 
 
+def unread_fields(config_type: type, values: Mapping[str, Any], name_of: Callable[[str], str] = str) -> dict[str, str]:
+    """Return the fields that have no effect beside the others and are not the default, each with the reason in words.
+
+    Args:
+        config_type: the dataclass.
+        values: those of all its fields.
+        name_of: field -> its name for the user, such as its flag.
+    """
+    usual, found = {entry.name: entry.default for entry in fields(config_type)}, {}
+    for entry in fields(config_type):
+        if values[entry.name] != usual[entry.name] and not is_read(entry, values, usual):
+            other, *needed = entry.metadata["only_with"]
+            now = "is not given" if values[other] is None else f"is {values[other]}"
+            found[entry.name] = f"{name_of(other)} {now}" + (f", and it is for {', '.join(needed)}" if needed else "")
+    return found
+
+
 def check_bounds(config: Any) -> None:
     """Refuse every value of a config that is of another type than its field, NaN, infinite or out of its bounds.
 

@@ -6,7 +6,20 @@ import transformers
 from doubles import EOS, Foreign, V, foreign_envs, language_model, policy_of
 from doubles import toy_envs as envs_of
 
-from tril_gym.agents import BC, PPO, AggreVaTeD, Guide, LMPolicy, PPOConfig, PPOPlusPlus, References, TextLayout
+from tril_gym.agents import (
+    BC,
+    GRPO,
+    PPO,
+    AggreVaTeD,
+    GRPOConfig,
+    Guide,
+    LMPolicy,
+    PPOConfig,
+    PPOPlusPlus,
+    PPOPlusPlusConfig,
+    References,
+    TextLayout,
+)
 from tril_gym.functional.sampling import Decoding
 
 BERT = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -299,3 +312,14 @@ def test_a_model_with_its_head_is_loaded(tmp_path, family, tied):
     model = language_model(family, **({} if family == "bart" else {"tie_word_embeddings": tied}))
     LMPolicy(model, tokenizer()).save(tmp_path)
     assert LMPolicy.from_pretrained(tmp_path).vocab_size == V
+
+
+class TestHyperparameters:
+    def test_one_that_has_no_effect_warns(self):
+        with pytest.warns(UserWarning, match="gamma=0.9 has no effect: advantage is standardised, and it is for to_go"):
+            GRPO(policy_of("gpt2"), toy_envs(), GRPOConfig(gamma=0.9))
+        with pytest.warns(UserWarning, match="rollin_iterations=5 has no effect: final_rollin_prob is not given"):
+            PPOPlusPlus(policy_of("gpt2"), References(), toy_envs(), PPOPlusPlusConfig(rollin_iterations=5))
+
+    def test_one_that_has_an_effect_does_not(self):
+        GRPO(policy_of("gpt2"), toy_envs(), GRPOConfig(gamma=0.9, advantage="to_go"))

@@ -8,6 +8,7 @@ all algorithms and defined here.
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -39,7 +40,7 @@ from tril_gym.agents.learners.optimizer import OptimizerConfig
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import write_folder
-from tril_gym.utils.config_fields import check_integer, describe_type
+from tril_gym.utils.config_fields import check_integer, describe_type, unread_fields
 from tril_gym.utils.profiler import Timer
 from tril_gym.utils.ranks import Ranks, current_ranks
 from tril_gym.utils.suggestions import with_suggestion
@@ -85,6 +86,8 @@ class Agent(ABC):
                 f"{self.name} takes a {kind}, got {describe_type(config)}; write {kind}(learning_rate=1e-5), with other"
                 " fields as you like"
             )
+        for name, why in unread_fields(type(config), vars(config)).items():
+            warnings.warn(f"{name}={getattr(config, name)!r} has no effect: {why}", stacklevel=3)
         self.envs, self.seed = envs, check_integer("seed", seed, 0)
         self.layout = self._layout_of(envs)
         policy = as_policy(policy, self.layout.tokenizer)

@@ -65,9 +65,10 @@ from tril_gym.agents.tiny import gather_references
 from tril_gym.experiment import evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import RunConfig
-from tril_gym.experiment.environments import evaluation_data, make_envs, pretraining_envs
+from tril_gym.experiment.environments import make_envs, pretraining_envs
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.experiment.resuming import saved_config
+from tril_gym.experiment.run_data import evaluation_data
 from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.experiment.verdict import THRESHOLD, paired_change, standard_errors_of, verdict_of

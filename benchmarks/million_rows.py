@@ -51,8 +51,8 @@ def prepare(path: str, tokenizer: str) -> dict[str, float]:
     import gymnasium as gym
 
     import tril_gym  # noqa: F401  registers the environments
-    from tril_gym.experiment.environments import training_data
     from tril_gym.experiment.resolution import configure
+    from tril_gym.experiment.run_data import training_data
 
     config = configure("ppo", env="tril/Text-v0", dataset=path, env_args={"column": {"prompt": "question"}})
     start = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from tril_gym.cli import main
 from tril_gym.experiment import configure, train, training_words
 from tril_gym.experiment.build import build_evaluation, build_run
 from tril_gym.experiment.config import RunConfig
-from tril_gym.experiment.environments import training_data
+from tril_gym.experiment.run_data import training_data
 from tril_gym.utils.console_modes import QuietConsole
 from tril_gym.utils.devices import check_device
 from tril_gym.wrappers.vector import base_attribute

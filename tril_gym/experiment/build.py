@@ -23,6 +23,15 @@ from tril_gym.experiment.actors import (
 )
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.best import best_of_run
+from tril_gym.experiment.checks import (
+    check_answers,
+    check_guide_function,
+    check_held_out,
+    check_pairs,
+    check_references,
+    check_rewards,
+    has_references,
+)
 from tril_gym.experiment.config import (
     GUIDE_OPTIONS,
     RunConfig,
@@ -30,23 +39,10 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
-from tril_gym.experiment.environments import (
-    check_answers,
-    check_guide_function,
-    check_held_out,
-    check_pairs,
-    check_references,
-    check_rewards,
-    default_reward,
-    evaluation_data,
-    has_references,
-    make_envs,
-    pretraining_envs,
-    training_data,
-    with_lengths,
-)
+from tril_gym.experiment.environments import default_reward, make_envs, pretraining_envs, with_lengths
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
+from tril_gym.experiment.run_data import evaluation_data, training_data
 from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
 from tril_gym.experiment.trust import check_trusted
 from tril_gym.utils.config_fields import flag_of

@@ -215,7 +215,8 @@ def tiny_settings(config: RunConfig, *, of_guide: bool = False) -> dict[str, Any
 
 def _env_settings(config: RunConfig) -> dict[str, Any]:
     """Return the data set and reward of an environment of ours; others have their own."""
-    from tril_gym.experiment.environments import default_reward, has_data
+    from tril_gym.experiment.environments import default_reward
+    from tril_gym.experiment.run_data import has_data
 
     found: dict[str, Any] = {}
     if has_data(config.env) and config.dataset is None:

@@ -440,5 +440,5 @@ def distilled(groups, guide, form):
     ("name", "form"), [("dagger", "label"), ("gkd", "jsd"), ("gkd", "forward"), ("gkd", "reverse")]
 )
 def test_distillation(name, form):
-    agent = small_agent(name, jsd_mix=0.3, **({} if form in ("label", "jsd") else {"loss": form}))
+    agent = small_agent(name, loss=form, **({"jsd_mix": 0.3} if form == "jsd" else {}))
     updated(agent).check(partial(distilled, guide=agent.guide.policy.model, form=form))

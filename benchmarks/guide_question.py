@@ -13,8 +13,8 @@ as they write texts four times, or four times as many once.
 
 Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
 t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that policy and guide
-sampled or, of references, read. In brackets is the power: the difference that such a comparison finds with probability
-0.8, in either direction, given the spread between seeds. Results are kept in FOLDER, one JSON file per run, so an
+sampled or, of references, read. In brackets is the smallest difference, in either direction, that such a comparison
+detects with a power of 0.8, given the spread between seeds. Results are kept in FOLDER, one JSON file per run, so an
 interrupted measurement continues. A GPU is shared well by several runs at a time (`--jobs`), each of which waits for
 Python most of its time.
 """

@@ -2,7 +2,7 @@
 
     python examples/own_questions.py
 
-The policy is a tiny one, pretrained on answers of which a third are wrong.
+The policy is a tiny one, pretrained on answers of which nearly half are wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUESTIONS = ("Which colour has {}?", "Tell me the colour of {}.", "{}: which col
 
 
 def rows() -> list[dict[str, str]]:
-    """Return questions, each with its answer and a completion that is wrong in about a third of the rows."""
+    """Return questions, each with its answer and a completion that is wrong in nearly half of the rows."""
     rng, found = random.Random(0), []
     for form in QUESTIONS:
         for thing, colour in COLOURS.items():

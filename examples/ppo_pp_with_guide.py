@@ -1,8 +1,9 @@
 """PPO++: a guide starts texts, and the policy finishes them.
 
-Prints each text as the guide's part, a bar, and the policy's part. The guide here is a tiny policy that was trained
-longer. A supervised model of your own is `Guide(LMPolicy.from_pretrained(folder), top_p=0.92)`, the references are
-`Guide.references()`, and any other code that writes texts is an actor (docs/your_own_agent.md).
+Prints each text as the guide's part, a bar, and the policy's part. The guide here is the tiny policy's
+own model, sampled at a low temperature. A supervised model of your own is
+`Guide(LMPolicy.from_pretrained(folder), top_p=0.92)`, the references are `Guide.references()`, and any other code that
+writes texts is an actor (docs/your_own_agent.md).
 """
 
 import gymnasium as gym

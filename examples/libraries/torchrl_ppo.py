@@ -1,4 +1,4 @@
-"""TorchRL's PPO on the toy environment, through its `GymEnv`.
+"""TorchRL's PPO on the toy environment, through its `GymWrapper`.
 
 pip install torchrl
 python examples/libraries/torchrl_ppo.py

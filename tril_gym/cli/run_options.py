@@ -115,7 +115,7 @@ def run_options() -> list[GroupedOption]:
             group="run",
             is_flag=True,
             help="Continue the run in --output-dir, or begin it; of its settings, only --iterations, --keep,"
-            " --skip-nonfinite and how a guide's server is asked may change",
+            " --skip-nonfinite, how a guide's server is asked, and retries, pause and timeout of rewards may change",
         ),
         GroupedOption(
             ["--trust-code"],

@@ -340,6 +340,19 @@ class TestCheckpoints:
         with pytest.raises(ValueError, match=message):
             BC.load(tmp_path, envs=toy_envs(), changes={"learning_rat": 1.0})
 
+    def test_changes_are_those_that_training_uses(self, tmp_path):
+        KINDS["gail"](toy_policy(), toy_envs()).save(tmp_path)
+        changes = {"kl_coef": 5.0, "weight_decay": 0.5, "adam_betas": (0.5, 0.9), "discriminator_learning_rate": 0.1}
+        changes |= {"learning_rate": 1e-4, "critic_learning_rate": 2e-4}
+        agent = GAIL.load(tmp_path, envs=toy_envs(), changes=changes)
+        metrics = learned(agent, 1).history[-1]
+        learner = agent.learner.actor_critic
+        optimizers = [learner.optimizer, learner.critic("policy")[1], agent.learner.optimizer]
+        assert metrics["kl_coef"] == 5.0
+        for optimizer, rate in zip(optimizers, (1e-4, 2e-4, 0.1), strict=True):
+            (group,) = optimizer.param_groups
+            assert (group["lr"], group["weight_decay"], group["betas"]) == (rate, 0.5, (0.5, 0.9))
+
 
 MORE = {"normalize_advantages": True, "value_clip_range": 0.2, "ent_coef": 0.01}
 

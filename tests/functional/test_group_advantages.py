@@ -60,3 +60,12 @@ def test_rewards_to_go_read_no_padding(garbage):
     # Of (3, 4, 4, 3) the mean is 3.5, the standard deviation .5.
     assert white[is_token].tolist() == pytest.approx([-1.0, 1.0, 1.0, -1.0], abs=1e-6)
     assert white[~is_token].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_signal(dtype):
+    group = torch.zeros(2, dtype=torch.int64)
+    rounded = torch.tensor([1.0, 1.0], dtype=dtype) + torch.tensor([0, 1], dtype=dtype) * torch.finfo(dtype).eps
+    assert rounded[0] != rounded[1]
+    assert has_signal(rounded, group).tolist() == [False, False]
+    assert has_signal(torch.tensor([1.0, 1.0001], dtype=dtype), group).tolist() == [True, True]

@@ -235,3 +235,17 @@ def test_invalid_settings_are_refused(settings, message):
 def test_a_diverged_policy_is_named(index, kl):
     with pytest.raises(ValueError, match="diverged"):
         every_controller()[index].update(kl, 4)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "proportional", "pid"])
+def test_a_controller_with_another_initial_coefficient_begins_there(kind):
+    def controller(coef):
+        return kl_controller(kind, coef=coef, target=1.0, horizon=10, gains=(0.1, 0.1, 0.0))
+
+    moved = controller(0.1)
+    moved.update(3.0, 10)
+    again, other = controller(0.1), controller(0.5)
+    again.load_state_dict(moved.state_dict())
+    other.load_state_dict(moved.state_dict())
+    assert (again.coef, other.coef) == (moved.coef, 0.5)
+    assert moved.coef != 0.1

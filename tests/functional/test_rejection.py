@@ -62,6 +62,9 @@ def test_pairs_have_the_better_text_first():
     accepted = torch.tensor([0, 3, 2, 1, 1])
     assert first_round_pairs(accepted, REWARDS).tolist() == [[3, 0], [2, 1]]
     assert first_round_pairs(torch.tensor([0, 1]), torch.zeros(2)).tolist() == []  # a tie is no preference
+    sums = torch.tensor([0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1], dtype=torch.float64)  # equal but for rounding
+    assert sums[0] != sums[1]
+    assert first_round_pairs(torch.tensor([0, 1]), sums).tolist() == []
     assert best_of(torch.tensor([1.0, 3.0, 3.0, 2.0]), 2).tolist() == [1, 2]
 
 

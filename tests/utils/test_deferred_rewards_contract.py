@@ -13,9 +13,10 @@ def test_an_offer_is_recognised():
 
 
 @pytest.mark.parametrize(("can_wait", "rows"), [(True, [0, 2]), (False, [0])])
-def test_only_idle_rows_are_credited_late(can_wait, rows):
-    active, rewards = np.array([True, False, False]), np.array([0.0, 0.0, -2.5])
-    assert deferred_rewards.rows_to_credit(active, rewards, can_wait=can_wait).tolist() == rows
+def test_idle_rows_are_credited_late_where_they_are_scored(can_wait, rows):
+    active, scored = np.array([True, False, False]), batched({2: {"scores": {"rouge_l": -2.5}}}, 4)
+    assert deferred_rewards.rows_to_credit(active, scored, can_wait=can_wait).tolist() == rows
+    assert deferred_rewards.rows_to_credit(active, {}, can_wait=can_wait).tolist() == [0]
 
 
 @pytest.mark.parametrize(("can_wait", "rows"), [(True, [0, 2]), (False, [2])])

@@ -80,6 +80,7 @@ class TextVectorEnv(TextEnvMixin, VectorEnv[Ids, Ids, npt.NDArray[Any]]):
         self._limit: int | None = None
         if max_episode_steps is not None:
             self._limit = check_integer("max_episode_steps", max_episode_steps, 1)
+            self.metadata["text"]["max_episode_steps"] = self._limit
         self._steps = np.zeros(self.num_envs, np.int64)  # since the reset of each row, counted where there is a limit
 
     def sizes(self) -> str:

@@ -24,6 +24,11 @@ def _sums(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     return sums, sizes
 
 
+def are_tied(rewards: Tensor, others: Tensor) -> Tensor:
+    """Return where rewards differ by no more than the rounding of sums over tokens, elementwise."""
+    return torch.isclose(rewards, others, rtol=1e-9 if rewards.dtype == torch.float64 else 1e-6, atol=1e-12)
+
+
 def has_signal(rewards: Tensor, group: Tensor) -> Tensor:
     """Return for each text whether the rewards of its group differ: (B,), (B,) ids -> (B,) bool."""
     _, place = group.unique(return_inverse=True)
@@ -31,7 +36,7 @@ def has_signal(rewards: Tensor, group: Tensor) -> Tensor:
         rewards.new_zeros(len(rewards)).scatter_reduce(0, place, rewards, how, include_self=False)[place]
         for how in ("amax", "amin")
     )
-    return highest > lowest
+    return ~are_tied(highest, lowest)
 
 
 def share_without_signal(rewards: Tensor, group: Tensor) -> float:

@@ -56,17 +56,19 @@ class KLController(Protocol):
     """Sets the coefficient of the KL penalty."""
 
     coef: float  # reward lost per nat
+    initial: float  # what it began with
 
     def update(self, kl: float, episodes: int) -> None:
         """Move the coefficient by the KL of an iteration, in nats per text, estimated on `episodes` texts."""
 
     def state_dict(self) -> dict[str, float]:
         """Return what must be saved to continue as if never stopped."""
-        return {"coef": self.coef}
+        return {"coef": self.coef, "initial": self.initial}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore what `state_dict` returned."""
-        self.coef = state["coef"]
+        """Restore what `state_dict` returned; a controller with another initial coefficient begins there."""
+        if state.get("initial", self.initial) == self.initial:
+            self.coef = state["coef"]
 
 
 def _check_coef(coef: float) -> None:
@@ -93,12 +95,17 @@ class FixedKL(KLController):
     """A constant coefficient."""
 
     coef: float
+    initial: float = field(init=False)
 
     def __post_init__(self) -> None:
         _check_coef(self.coef)
+        self.initial = self.coef
 
     def update(self, kl: float, episodes: int) -> None:
         """Do nothing."""
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Do nothing: the coefficient is that of the config."""
 
 
 @dataclass
@@ -108,9 +115,11 @@ class AdaptiveKL(KLController):
     coef: float
     target: float  # nats per text
     horizon: float  # episodes in which the coefficient changes by at most a fifth
+    initial: float = field(init=False)
 
     def __post_init__(self) -> None:
         _check_coef(self.coef)
+        self.initial = self.coef
         _check_target(self.target)
         if self.coef == 0:
             raise ValueError("kl_coef must be above 0 for the adaptive controller, which multiplies it; got 0")
@@ -130,9 +139,11 @@ class ProportionalKL(KLController):
     coef: float
     target: float  # nats per text
     gain: float  # K_p, reward per nat
+    initial: float = field(init=False)
 
     def __post_init__(self) -> None:
         _check_coef(self.coef)
+        self.initial = self.coef
         _check_target(self.target)
 
     def update(self, kl: float, episodes: int) -> None:
@@ -149,14 +160,14 @@ class PIDKL(KLController):
     gains: tuple[float, float, float]  # K_p, K_i, K_d, reward per nat
     # Bound of |Σe| (anti-windup): after a long time off the target the integral is soon undone.
     integral_limit: float = 10.0
-    base: float = field(init=False)  # c_0
+    initial: float = field(init=False)  # c_0
     integral: float = field(init=False, default=0.0)  # Σe
     previous_error: float = field(init=False, default=math.nan)  # NaN before the first update
 
     def __post_init__(self) -> None:
         _check_coef(self.coef)
         _check_target(self.target)
-        self.base = self.coef
+        self.initial = self.coef
 
     def update(self, kl: float, episodes: int) -> None:
         """Compute the coefficient from the error; Δe is 0 in the first update."""
@@ -165,16 +176,17 @@ class PIDKL(KLController):
         self.previous_error = error
         self.integral = min(max(self.integral + error, -self.integral_limit), self.integral_limit)
         k_p, k_i, k_d = self.gains
-        self.coef = max(0.0, self.base + k_p * error + k_i * self.integral + k_d * change)
+        self.coef = max(0.0, self.initial + k_p * error + k_i * self.integral + k_d * change)
 
     def state_dict(self) -> dict[str, float]:
-        """Return the coefficient, the sum of the errors and the last error."""
-        return {"coef": self.coef, "integral": self.integral, "previous_error": self.previous_error}
+        """Return the coefficients, the sum of the errors and the last error."""
+        return super().state_dict() | {"integral": self.integral, "previous_error": self.previous_error}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore what `state_dict` returned."""
-        self.coef, self.integral = state["coef"], state["integral"]
-        self.previous_error = state["previous_error"]
+        """Restore what `state_dict` of this or another controller returned."""
+        super().load_state_dict(state)
+        self.integral = state.get("integral", self.integral)
+        self.previous_error = state.get("previous_error", self.previous_error)
 
 
 def kl_controller(

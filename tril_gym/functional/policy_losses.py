@@ -147,6 +147,7 @@ def apa_loss(
     learn: Tensor,
     *,
     temperature: float,
+    weights: Tensor | None = None,
     count: Count = None,
 ) -> Tensor:
     """Return APA's squared error of log π to its target log π_anchor + A/λ, averaged over tokens.
@@ -160,19 +161,28 @@ def apa_loss(
         advantages:      (B, T)
         learn:           (B, T) True on the tokens that the policy learns on.
         temperature:     λ, in units of advantage: reward per nat.
+        weights:         (B, T) of the tokens; None: 1.
         count:           divisor; by default the number of tokens in `learn`.
     """
     moved = log_ratio(logprobs, anchor_logprobs, learn)
-    return masked_mean((moved - select(advantages, learn) / temperature).square(), learn, count)
+    return masked_mean((moved - select(advantages, learn) / temperature).square(), learn, count, weights=weights)
 
 
-def awr_loss(logprobs: Tensor, advantages: Tensor, learn: Tensor, *, temperature: float, count: Count = None) -> Tensor:
+def awr_loss(
+    logprobs: Tensor,
+    advantages: Tensor,
+    learn: Tensor,
+    *,
+    temperature: float,
+    weights: Tensor | None = None,
+    count: Count = None,
+) -> Tensor:
     """Return advantage-weighted regression, −mean log π e^{A/λ}, with exponents of at most 20: a scalar to minimise.
 
     Peng et al. 2019: https://arxiv.org/abs/1910.00177. Arguments as of `apa_loss`.
     """
-    weight = (select(advantages, learn) / temperature).clamp(max=MAX_LOG_RATIO).exp()
-    return -masked_mean(weight * select(logprobs, learn), learn, count)
+    factor = (select(advantages, learn) / temperature).clamp(max=MAX_LOG_RATIO).exp()
+    return -masked_mean(factor * select(logprobs, learn), learn, count, weights=weights)
 
 
 def reference_kl_loss(

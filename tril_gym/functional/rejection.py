@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from tril_gym.functional.group_advantages import are_tied
+
 
 def accept(rewards: Tensor, draws: Tensor, *, beta: float, want: int) -> Tensor:
     """Return the rows of accepted candidates, in the order of acceptance: (m,) int64, m at most `want`.
@@ -61,4 +63,4 @@ def _matches(rows: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
     """Return neighbours, the better one first, and whether their rewards differ: (m,) -> (m // 2, 2), (m // 2,)."""
     pairs = rows[: len(rows) // 2 * 2].view(-1, 2)
     left, right = rewards[pairs].unbind(1)
-    return torch.where((left >= right).unsqueeze(1), pairs, pairs.flip(1)), left != right
+    return torch.where((left >= right).unsqueeze(1), pairs, pairs.flip(1)), ~are_tied(left, right)

@@ -6,7 +6,8 @@ A reward that runs a model is cheaper for a whole batch than for each text as it
    reset. It promises to step until every row has ended;
 2. the reward accepts or pays at once. If it accepts, the step that ends the last row pays all deferred texts: in
    `rewards`, and in `infos["scores"]`, also in rows that ended earlier, whose flags are False in this step;
-3. the collector credits what an idle row receives to the last token of its text, and merges the row's info.
+3. the collector credits what an idle row receives with a score to the last token of its text, and merges the row's
+   info.
 
 A collector of several processes also offers `options={"on_main": function}`: what the main process computes of the
 texts of all of them, once for each batch. A reward that is computed there says so in
@@ -43,20 +44,26 @@ def is_offered(options: Mapping[str, Any]) -> bool:
     return bool(options.get(OPTION))
 
 
-def rows_to_credit(active: npt.NDArray[np.bool_], rewards: npt.NDArray[Any], *, can_wait: bool) -> Rows:
-    """Return the rows of B whose reward belongs to their text: still active or paid late, (B,) both.
+def rows_to_credit(active: npt.NDArray[np.bool_], infos: Mapping[str, Any], *, can_wait: bool) -> Rows:
+    """Return the rows of B whose reward belongs to their text: still active, (B,), or paid late.
 
-    Where ended rows are not idle, what they receive belongs to their next text.
+    What an idle row receives without a score is no pay: a wrapper may add a constant to the rewards of all rows. Where
+    ended rows are not idle, what they receive belongs to their next text.
     """
-    return np.flatnonzero(active | (rewards != 0)) if can_wait else np.flatnonzero(active)
+    return _with_scored_rows(np.flatnonzero(active), infos, len(active), can_wait=can_wait)
 
 
 def rows_with_final_info(ended: Rows, infos: Mapping[str, Any], texts: int, *, can_wait: bool) -> Rows:
     """Return the rows of B whose info must be merged: ended in this step, or received a deferred score."""
+    return _with_scored_rows(ended, infos, texts, can_wait=can_wait)
+
+
+def _with_scored_rows(rows: Rows, infos: Mapping[str, Any], texts: int, *, can_wait: bool) -> Rows:
+    """Return rows of B and those whose score is in the infos of a step, sorted."""
     scored = np.array(rows_with(infos, SCORES) if can_wait else [], dtype=np.int64)
     if not scored.size:  # nearly every step
-        return ended
-    return np.union1d(ended, scored[scored < texts])
+        return rows
+    return np.union1d(rows, scored[scored < texts])
 
 
 def merged(info: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

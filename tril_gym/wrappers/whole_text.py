@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tril_gym.utils.batched_infos import batched, row_of
-from tril_gym.utils.deferred_rewards import merged, rows_with_final_info
+from tril_gym.utils.deferred_rewards import merged, rows_to_credit, rows_with_final_info
 from tril_gym.utils.tokenization import encode
 from tril_gym.wrappers.text_observation import text_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
@@ -115,7 +115,8 @@ class VectorWholeText(TextVectorWrapper):
         for column in range(max(map(len, columns))):
             tokens = [row[min(column, len(row) - 1)] for row in columns]  # those of ended rows are not read
             observations, rewards, terminated, truncated, infos = self.env.step(np.array(tokens))
-            totals += rewards
+            paid = rows_to_credit(np.logical_not(flags.any(axis=0)), infos, can_wait=True)
+            totals[paid] += rewards[paid]
             flags |= np.stack([terminated, truncated])
             ended = np.flatnonzero(terminated | truncated)
             for row in rows_with_final_info(ended, infos, self.num_envs, can_wait=True).tolist():

@@ -9,6 +9,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
+from tril_gym.utils.deferred_rewards import OPTION, SCORES
 from tril_gym.wrappers.vector import TextVectorWrapper, wrappers_of
 
 
@@ -54,7 +55,9 @@ class VectorWithoutInfo(TextVectorWrapper):
         self.kept_keys = keys | {f"_{key}" for key in keys}
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset, and drop infos."""
+        """Reset, and drop infos; without scores rewards cannot be paid late."""
+        if options and SCORES not in self.kept_keys:
+            options = {name: value for name, value in options.items() if name != OPTION}
         observations, infos = self.env.reset(seed=seed, options=options)
         return observations, self._kept(infos)
 

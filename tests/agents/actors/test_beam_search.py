@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tril_gym.agents import Plan, collect, tiny_policy
-from tril_gym.agents.actors.beam_search import BeamSearch, up_to_end
+from tril_gym.agents.actors.beam_search import BeamSearch
+from tril_gym.agents.actors.whole_text_writer import up_to_end
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment import evaluate
 from tril_gym.functional.sampling import Decoding

@@ -10,6 +10,7 @@ from doubles import OneToken, foreign_envs, generator, history, toy_envs, toy_po
 from tril_gym.agents import Guide, Plan, PPOPlusPlus, PPOPlusPlusConfig, TextLayout, collect
 from tril_gym.experiment import configure
 from tril_gym.experiment.build import build_run
+from tril_gym.wrappers import WithoutInfo
 
 CONFIG = {"rollin_prob": 0.8, "check_model": False, "learning_rate": 1e-3, "episodes_per_iteration": 24}
 
@@ -87,3 +88,10 @@ def test_the_command_line_names_it():
     assert repr(agent.guide) == "Guide.successes(0.5)"
     with pytest.raises(ValueError, match="--guide-success-reward is for --guide successes, not for --guide references"):
         build_run(configure("ppo-pp", guide="references", **settings))
+
+
+def test_texts_of_unknown_examples_are_refused():
+    envs = WithoutInfo(toy_envs(4))
+    agent = PPOPlusPlus(toy_policy(), Guide.successes(), envs, PPOPlusPlusConfig(check_model=False))
+    with pytest.raises(ValueError, match="does not report them as info"):
+        agent.learn(1)

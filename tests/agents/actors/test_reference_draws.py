@@ -62,3 +62,19 @@ def test_one_guide_of_references_serves_environments_with_different_tokenizers()
     for tokenizer in (one, other):
         found = write(text_envs(tokenizer), Plan(rollout=guide), episodes=4)
         assert all(info["completion"].strip() in info["references"] for info in found.infos)
+
+
+def test_targets_end_at_the_first_of_several_eos_ids():
+    rows = [{"prompt": "name two colours", "references": ["Red and blue. Green is the third one."]}]
+    sizes = {"max_prompt_length": 16, "max_new_tokens": 40}
+
+    def envs_of(**settings):
+        settings |= sizes | {"dataset": rows, "tokenizer": "fit", "reward": None}
+        return gym.make_vec("tril/Text-v0", num_envs=1, autoreset_mode="Disabled", **settings)
+
+    tokenizer = envs_of().unwrapped.tokenizer
+    envs = envs_of(eos_token_ids=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")])
+    written = collect(envs, Plan(rollout=Guide.references()), episodes=1, generator=generator(1))
+    targets = reference_texts(written, ReferenceTokens(TextLayout.of(envs)), generator(2))
+    assert targets.completion_ids(0) == written.texts.completion_ids(0)
+    assert tokenizer.decode(targets.completion_ids(0)).strip() == "Red and blue."

@@ -5,7 +5,7 @@ import torch
 from doubles import generator, history, toy_envs, toy_policy
 from seven import SEVEN
 
-from tril_gym.agents import Guide, Pairs, Plan, collect
+from tril_gym.agents import Guide, Pairs, Plan, ReinforcePlusPlusConfig, collect
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 
 FAMILY = [name for name in ALGORITHMS if name not in SEVEN]
@@ -89,6 +89,12 @@ def test_groups_that_are_not_whole_are_refused():
         agent_of("rloo", episodes_per_iteration=14)
     with pytest.raises(ValueError, match=r"texts_per_prompt must be at least 2 for the advantage leave_one_out, got 1"):
         agent_type("rloo").config_type(texts_per_prompt=1)
+
+
+def test_groups_of_one_have_no_signal_to_be_kept_by():
+    with pytest.raises(ValueError, match=r"drop_groups leaves out .* with 1 texts_per_prompt all of them"):
+        ReinforcePlusPlusConfig(drop_groups=True)
+    assert ReinforcePlusPlusConfig(drop_groups=True, texts_per_prompt=2).drop_groups
 
 
 def test_examples_without_a_pair_are_refused():

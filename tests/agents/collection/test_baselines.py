@@ -9,6 +9,7 @@ import pytest
 import torch
 from doubles import OneToken, foreign_envs, generator, language_model, policy_of, toy_policy
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers.vector import TransformReward
 from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
@@ -16,12 +17,14 @@ from tril_gym.agents import (
     PPO,
     AggreVaTeD,
     AggreVaTeDConfig,
+    AStarPO,
     GAILConfig,
     LMPolicy,
     Plan,
     PPOConfig,
     PPOPlusPlus,
     PPOPlusPlusConfig,
+    ReMax,
     Trajectories,
     UniformCut,
     VinePPO,
@@ -41,6 +44,7 @@ from tril_gym.envs.config import TextEnvConfig
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.utils.profiler import Timer
+from tril_gym.wrappers import WithoutInfo
 
 GOOD, BAD, OTHER = 5, 7, 8  # of the toy environment, whose "count" pays the share of 5, 8, … in a text of T = 8 words
 T = 8
@@ -215,3 +219,39 @@ def test_values_by_rollouts_are_means_over_texts_of_the_same_example():
     values = values_by_rollouts(envs, texts, half_stop, texts=2, every=1, generator=generator(2))
     assert torch.equal(values[:, :3], pay_for_two_words(texts).unsqueeze(1).expand(-1, 3) / 2)
     assert not values[:, 3:].any()
+
+
+def test_values_count_what_a_wrapper_pays_for_each_token():
+    plain, costly = (toy_envs(16, min_new_tokens=T), TransformReward(toy_envs(16, min_new_tokens=T), lambda r: r - 0.1))
+    policy = toy_policy(dtype=torch.float64)
+    one, other = (
+        values_by_rollouts(
+            envs,
+            collect(envs, Plan(rollout=policy), episodes=4, generator=generator(0)),
+            policy,
+            texts=4,
+            every=6,
+            generator=generator(1),
+        )
+        for envs in (plain, costly)
+    )
+    assert torch.allclose(other[:, 0], one[:, 0] - 0.1 * T)
+    assert torch.allclose(other[:, 6], one[:, 6] - 0.1 * (T - 6))
+
+
+def test_states_beyond_which_a_limit_cuts_all_texts_are_worth_nothing():
+    envs = toy_envs(4, max_episode_steps=6, min_new_tokens=T)  # a text that is cut off is not rewarded
+    policy = toy_policy(dtype=torch.float64)
+    texts = collect(envs, Plan(rollout=policy), episodes=4, generator=generator(0))
+    assert texts.is_cut_off.all()
+    assert not values_by_rollouts(envs, texts, policy, texts=4, every=3, generator=generator(1)).any()
+
+
+@pytest.mark.parametrize("agent", [ReMax, AStarPO, VinePPO])
+def test_texts_of_unknown_examples_are_refused(agent):
+    def agent_of(envs):
+        return agent(toy_policy(), envs, agent.config_type(check_model=False))
+
+    agent_of(WithoutInfo(toy_envs(), keep=["example"])).learn(1)
+    with pytest.raises(ValueError, match=r"keep it: WithoutInfo\(envs, keep=\[\"example\"\]\)"):
+        agent_of(WithoutInfo(toy_envs())).learn(1)

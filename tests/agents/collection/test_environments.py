@@ -21,12 +21,14 @@ from doubles import (
     toy_plan,
 )
 from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import TransformReward
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, Plan, TextLayout
 from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.envs.toy import ToyRules, toy_rewards
+from tril_gym.rewards import Score
 
 
 def toy_envs(num_envs: int, mode: str, native: bool, **settings) -> VectorEnv:
@@ -291,3 +293,45 @@ def test_filler_is_eos_for_idle_rows_only():
     assert [int(actions[0]) for actions in idle.actions] == [G] + [EOS] * 7
     assert [int(actions[0]) for actions in busy.actions][:2] == [G, EOS]
     assert EOS not in [int(actions[0]) for actions in busy.actions][2:]
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["single", "native"])
+def test_a_wrapper_of_all_rewards_pays_each_token_once(native, autoreset_mode, expected, dense):
+    # A constant reaches idle rows too, and is missing where a rollin is not stepped: neither may change a text's pay.
+    plain = toy_envs(16, autoreset_mode, native, dense=dense)
+    envs = TransformReward(plain, lambda rewards: rewards - 0.1)
+    found = collect(envs, toy_plan(), episodes=16, generator=generator(5))
+    assert torch.allclose(found.rewards, torch.where(expected.is_token, expected.rewards - 0.1, 0.0))
+
+
+def test_a_wrapper_of_all_rewards_around_late_ones(autoreset_mode):
+    def collected(**settings):
+        envs = gym.make_vec("tril/CommonGen-v0", num_envs=4, autoreset_mode=autoreset_mode, **settings)
+        writer = OneToken(7, lengths=(3, 5, 99), eos=TextLayout.of(envs).eos_token_ids[0])
+        envs = TransformReward(envs, lambda rewards: rewards - 0.1)
+        return collect(envs, Plan(rollout=writer), episodes=8, generator=generator(5))
+
+    quick, slow = collected(reward=lengths_of), collected(reward=SlowLengths())
+    assert len(set(quick.lengths.tolist())) > 2
+    assert torch.allclose(slow.rewards, quick.rewards)
+
+
+def lengths_of(prompts, completions, references, extras):
+    return [len(completion) / 100 for completion in completions]
+
+
+class SlowLengths(Score):
+    name, slow = "slow_lengths", True
+
+    def __call__(self, prompts, completions, references, extras):
+        return lengths_of(prompts, completions, references, extras)
+
+
+def test_a_limit_counts_the_tokens_of_a_rollin(autoreset_mode):
+    native = gym.make_vec("tril/Toy-v0", num_envs=16, autoreset_mode=autoreset_mode, max_episode_steps=4)
+    make = [lambda: gym.make("tril/Toy-v0", disable_env_checker=True, max_episode_steps=4)] * 16
+    single = SyncVectorEnv(make, autoreset_mode=autoreset_mode)
+    one, other = (collect(envs, toy_plan(), episodes=16, generator=generator(5)) for envs in (native, single))
+    assert int(one.lengths.max()) == 4
+    assert ((one.switch > 0) & (one.lengths == 4)).any()
+    assert same(one, other)

@@ -120,6 +120,13 @@ class TestReward:
         expected[0, 2], expected[1, 0], expected[2, 1] = 0.5, -2.0, 7.0
         assert torch.equal(rewards, expected)
 
+    def test_a_text_that_was_cut_off_earns_nothing(self):
+        # It bootstraps from the value after its end; with a reward beside that, values would grow without bound.
+        texts = Setting().texts[torch.tensor([0, 1])]
+        texts = replace(texts, truncated=torch.tensor([True, True]), terminated=torch.tensor([False, True]))
+        rewards = with_rewards(texts, torch.tensor([2.0, 3.0])).rewards
+        assert rewards.sum(1).tolist() == [0.0, 3.0]
+
     @pytest.mark.parametrize("form", ["logit", "gail", "probability"])
     def test_each_text_gets_its_own_reward(self, form):
         discriminator = TokenSumDiscriminator()

@@ -74,3 +74,22 @@ def test_the_cap_bounds_what_one_token_counts():
     capped = update(rare, sampling_correction="token", sampling_cap=1.0)
     assert distance(update(), capped) < 1e-9
     assert distance(update(), update(rare, sampling_correction="token", sampling_cap=50.0)) > 1e-6
+
+
+@pytest.mark.parametrize("loss", ["clip", "apa", "awr"])
+def test_a_weight_of_one_half_halves_the_gradient_of_every_loss(loss):
+    envs, policy = foreign_envs(8, eos_token_ids=MANY_EOS), policy_of("gpt2", dtype=torch.float64)
+    numbers = NUMBERS | {"kl_coef": 0.0, "policy_loss": loss, "sampling_correction": "token"}
+    learner = ActorCritic(policy, PPOConfig(**numbers), TextLayout.of(envs))
+    texts = collect(envs, Plan(rollout=policy), episodes=8, generator=generator(1))
+    texts = replace(texts, rewards=torch.where(texts.is_end, torch.arange(8.0).unsqueeze(1).double(), 0.0))
+    critic, _ = learner.critic("policy")
+    experience = learner.credit.experience(learner.credit.add_reference_and_values(texts, critic), kl_coef=0.0)
+
+    def gradient(weights):
+        learner.epochs.gradients(replace(experience, weights=weights), critic)
+        return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
+
+    plain = gradient(None)
+    assert plain.norm() > 1e-6
+    assert torch.allclose(gradient(torch.full_like(experience.advantages, 0.5)), plain / 2, atol=1e-12)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts, up_to_end
 from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos
@@ -79,9 +79,3 @@ def best_texts(policy: LMPolicy, prompts: Sequence[list[int]], layout: TextLayou
         )
     begin = width if is_causal else len(decoder_start(model))
     return [up_to_end(row, ends) for row in written[:, begin:].tolist()]
-
-
-def up_to_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Return ids up to the first that ends a text, which is kept; what follows is padding."""
-    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return list(ids[: end + 1])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
 from tril_gym.agents.collection.actor import Actor, refuse_begun
+from tril_gym.agents.collection.baselines import check_examples
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
 from tril_gym.models.texts import Texts
@@ -69,12 +70,17 @@ class PastSuccesses(Actor):
         return WholeTextWriter(write_texts, len(infos))
 
     def remember(self, trajectories: Trajectories) -> None:
-        """Keep the texts that are better than those of their examples so far, the first of equal ones."""
+        """Keep the texts that are better than those of their examples so far, the first of equal ones.
+
+        Raises:
+            ValueError: the environment did not say which examples these are.
+        """
+        check_examples(trajectories.examples)
         rewards, is_cut_off = trajectories.total_rewards.tolist(), trajectories.is_cut_off.tolist()
         for row, (example, reward) in enumerate(zip(trajectories.examples.tolist(), rewards, strict=True)):
             is_success = self.minimum is None or reward >= self.minimum
             is_better = example not in self.table or reward > self.table[example][1]
-            if example >= 0 and is_success and is_better and not is_cut_off[row]:
+            if is_success and is_better and not is_cut_off[row]:
                 self.table[example] = (trajectories.texts.completion_ids(row), reward)
 
     def state_dict(self) -> dict[str, Any]:

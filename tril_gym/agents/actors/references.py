@@ -1,7 +1,7 @@
 """References as token ids: what imitation learns from, and an actor that writes them.
 
 The ids of joiner + text, as they continue a text, and EOS, cut to T tokens; a text that is cut has no EOS, and one with
-a stop string ends there, where the environment ends it.
+a stop string or another EOS id ends there, where the environment ends it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts
+from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTexts, up_to_end
 from tril_gym.agents.collection.actor import Actor, refuse_begun
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos, Trajectories
@@ -36,7 +36,7 @@ class ReferenceTokens:
                 ids = self.layout.stop_strings.cut_ids(ids)
             else:
                 ids = [*ids, self.layout.eos_token_ids[0]]
-            self._cache[text] = ids[: self.layout.max_new_tokens]
+            self._cache[text] = up_to_end(ids, self.layout.eos_token_ids)[: self.layout.max_new_tokens]
         return self._cache[text]
 
     @staticmethod

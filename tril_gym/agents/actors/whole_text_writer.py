@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +58,9 @@ class WholeTextWriter(Writer):
         self._rows = [self._rows[row] for row in kept]
         if self._texts is not None:
             self._texts = self._texts.rows(kept)
+
+
+def up_to_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Return ids up to the first that ends a text, which is kept; what follows is padding."""
+    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return list(ids[: end + 1])

@@ -52,6 +52,19 @@ def check_restarts(layout: TextLayout, asked: str, *, instead: str) -> None:
         )
 
 
+def check_examples(examples: Tensor) -> None:
+    """Raise if the example of a text is not known, (B,): another text would begin at another prompt.
+
+    Raises:
+        ValueError: the infos of the environment have no `example`.
+    """
+    if (examples < 0).any():
+        raise ValueError(
+            "other texts of the same examples are needed, but the environment does not report them as"
+            ' info["example"]; around WithoutInfo, keep it: WithoutInfo(envs, keep=["example"])'
+        )
+
+
 def baseline_rewards(
     envs: VectorEnv,
     trajectories: Trajectories,
@@ -145,7 +158,11 @@ def rewards_from(
         generator: source of all randomness.
         timer: counts the seconds spent in the environment as "score".
         ranks: as of `collect`.
+
+    Raises:
+        ValueError: the environment did not say which examples these are.
     """
+    check_examples(examples)
     rows = torch.arange(len(starts)).repeat_interleave(texts)
     found = collect(
         envs,
@@ -194,6 +211,5 @@ def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Traject
     baseline already.
     """
     assert baselines.shape == trajectories.lengths.shape, (baselines.shape, trajectories.lengths.shape)
-    is_paid = trajectories.is_last & ~trajectories.is_cut_off.unsqueeze(1)
-    less = torch.where(is_paid, baselines.unsqueeze(1), 0.0)
+    less = torch.where(trajectories.is_end, baselines.unsqueeze(1), 0.0)
     return replace(trajectories, rewards=trajectories.rewards - less)

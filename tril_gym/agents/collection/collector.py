@@ -78,7 +78,7 @@ def collect(
             f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
-    if ranks.size > 1 and layout.main_process_reward and not layout.keeps_ended_rows:
+    if ranks.size > 1 and layout.main_process_reward and not layout.pays_late:
         raise ValueError(
             "a reward that the main process computes for all processes waits for whole batches, and this environment"
             f" does not keep ended rows, with autoreset mode {layout.autoreset_mode.value!r} and restart="
@@ -199,7 +199,7 @@ class _EpisodeBatch:
         return self._trajectories(buffer, switch, progress, infos)
 
     def _offer(self) -> dict[str, Any]:
-        return deferred_rewards.offer(can_wait=self.layout.keeps_ended_rows, on_main=self.on_main)
+        return deferred_rewards.offer(can_wait=self.layout.pays_late, on_main=self.on_main)
 
     def _reset(self) -> tuple[Texts, Infos]:
         """Return the prompts and infos of new episodes."""
@@ -258,7 +258,7 @@ class _EpisodeBatch:
         # An environment cannot restart at the end of a text: the last token of a full rollin is stepped.
         begun = switch - buffer.has_ended(np.arange(self.texts))
         moved = np.flatnonzero(begun)
-        if not moved.size or self.layout.restart != "rows" or self.layout.dense_reward:
+        if not moved.size or not self.layout.restarts_within_texts:
             return np.zeros(self.texts, dtype=np.int64)  # the rollin's tokens are stepped
         rows, columns = self.envs.num_envs, np.arange(buffer.tokens.shape[1])
         mask, examples = np.zeros(rows, dtype=bool), np.full(rows, -1, dtype=np.int64)
@@ -284,7 +284,8 @@ class _EpisodeBatch:
             step_infos = step_infos.get("final_info", {})  # the top level describes the next text already
         progress.stepped[rows] += 1
         progress.terminated[rows], progress.truncated[rows] = terminated[rows], truncated[rows]
-        self._credit(progress.rewards, rewards[: self.texts], active, progress.stepped)
+        paid = deferred_rewards.rows_to_credit(active, step_infos, can_wait=self.layout.pays_late)
+        progress.rewards[paid, progress.stepped[paid] - 1] += rewards[paid]
         self._merge_final_infos(infos, np.flatnonzero(active & ~progress.active), step_infos)
 
     def _reset_ended_rows(self, ended: np.ndarray) -> None:
@@ -292,14 +293,9 @@ class _EpisodeBatch:
         if self.layout.autoreset_mode == AutoresetMode.DISABLED and not self.layout.keeps_ended_rows and ended.any():
             self.envs.reset(options={"reset_mask": ended.copy()})
 
-    def _credit(self, rewards: np.ndarray, paid: np.ndarray, active: np.ndarray, stepped: np.ndarray) -> None:
-        """Add what a step paid, (B,), to the last token of each row that it belongs to."""
-        rows = deferred_rewards.rows_to_credit(active, paid, can_wait=self.layout.keeps_ended_rows)
-        rewards[rows, stepped[rows] - 1] += paid[rows]
-
     def _merge_final_infos(self, infos: Infos, ended: np.ndarray, step_infos: dict[str, Any]) -> None:
         """Add to each text's info what the step that ended it returned, or the one that paid it late."""
-        can_wait = self.layout.keeps_ended_rows
+        can_wait = self.layout.pays_late
         for row in deferred_rewards.rows_with_final_info(ended, step_infos, self.texts, can_wait=can_wait):
             infos[row] = deferred_rewards.merged(infos[row], row_of(step_infos, row))
 

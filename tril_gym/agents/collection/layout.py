@@ -13,7 +13,8 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorRewardWrapper, VectorWrapper
+from gymnasium.wrappers.vector import NormalizeReward
 
 from tril_gym.models.text_codec import TextCodec
 from tril_gym.utils.config_fields import check_integer, describe_type
@@ -35,6 +36,8 @@ class TextLayout:
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
     prompt_eos: bool = False  # whether prompts end in EOS
     stop: tuple[str, ...] = ()  # strings at which a text ends, as the environment decodes it
+    max_episode_steps: int | None = None  # limit of a text's steps, from its beginning
+    transforms_rewards: bool = False  # whether a wrapper of Gymnasium changes the reward of every step
     reward_missing: bool = False  # nothing rewards the texts, since none was named where one must be
     main_process_reward: bool = False  # whether the main process scores the texts of all processes
     chat: bool = False  # whether prompts are chats, rendered by a chat template
@@ -50,6 +53,17 @@ class TextLayout:
     def keeps_ended_rows(self) -> bool:
         """Whether rows that ended are idle until they are reset, so that a batch can be written to its end."""
         return self.restart == "rows" and self.autoreset_mode == AutoresetMode.DISABLED
+
+    @property
+    def pays_late(self) -> bool:
+        """Whether a text may be rewarded in a later step than its last one; see `utils.deferred_rewards`."""
+        return self.keeps_ended_rows and not self.transforms_rewards
+
+    @property
+    def restarts_within_texts(self) -> bool:
+        """Whether a row that is restarted after some tokens goes on as if these had been stepped."""
+        sees_steps = self.dense_reward or self.transforms_rewards or self.max_episode_steps is not None
+        return self.restart == "rows" and not sees_steps
 
     def as_json(self) -> dict[str, Any]:
         """Return the sizes and the ends of texts as plain data."""
@@ -92,6 +106,7 @@ class TextLayout:
             "num_examples",
             "dense_reward",
             "restart",
+            "max_episode_steps",
             "joiner",
             "prompt_eos",
             "reward_missing",
@@ -104,6 +119,7 @@ class TextLayout:
             stop=_stop_strings(text.get("stop", ())),
             **{key: text[key] for key in optional if key in text},
             autoreset_mode=_autoreset_mode(metadata),
+            transforms_rewards=_transforms_rewards(envs),
             tokenizer=_tokenizer(envs),
         )
         layout.check()
@@ -121,6 +137,8 @@ class TextLayout:
             check_integer(where + name, getattr(self, name), minimum)
         if self.num_examples is not None:
             check_integer(where + "num_examples", self.num_examples, 1)
+        if self.max_episode_steps is not None:
+            check_integer(where + "max_episode_steps", self.max_episode_steps, 1)
         outside = [token for token in self.eos_token_ids if not 0 <= token < self.vocab_size]
         if outside or not self.eos_token_ids:
             raise ValueError(
@@ -157,6 +175,15 @@ def _autoreset_mode(metadata: Mapping[str, Any]) -> AutoresetMode:
     except ValueError:
         known = ", ".join(repr(known.value) for known in AutoresetMode)
         raise ValueError(f'metadata["autoreset_mode"] must be one of {known}, got {mode!r}') from None
+
+
+def _transforms_rewards(envs: Any) -> bool:
+    """Return whether one of Gymnasium's wrappers of rewards, or a subclass, is around a vector environment."""
+    while isinstance(envs, VectorWrapper):
+        if isinstance(envs, VectorRewardWrapper | NormalizeReward):
+            return True
+        envs = envs.env
+    return False
 
 
 def _tokenizer(envs: VectorEnv) -> Any:

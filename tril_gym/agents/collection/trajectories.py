@@ -89,6 +89,11 @@ class Trajectories:
         return torch.arange(self.tokens.shape[1]) == self.lengths.unsqueeze(1) - 1
 
     @property
+    def is_end(self) -> Tensor:
+        """(B, T) bool: the token with which a text ended; none in a text that was cut off."""
+        return self.is_last & ~self.is_cut_off.unsqueeze(1)
+
+    @property
     def total_rewards(self) -> Tensor:
         """(B,) what the environment paid for each whole text."""
         return select(self.rewards, self.is_token).sum(1)

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection.baselines import BaselineTexts, check_restarts
+from tril_gym.agents.collection.baselines import BaselineTexts, check_examples, check_restarts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -133,6 +133,7 @@ class ActorCritic(Learner):
         beta = self.baseline_texts.value_beta
         if beta is None:
             return super().baseline_values(examples, rewards_of)
+        check_examples(examples)
         names = examples.tolist()
         new = [row for row, name in enumerate(names) if name not in self.values and names.index(name) == row]
         if new:
@@ -249,7 +250,7 @@ class ActorCritic(Learner):
     def _correct_sampling(
         self, experience: Experience, trajectories: Trajectories, sampled: Tensor
     ) -> tuple[Experience, Metrics]:
-        """Weight the advantages by the ratio of the policy's probabilities to those at sampling, if configured."""
+        """Weight the policy's loss by the ratio of its probabilities to those at sampling, if configured."""
         if not isinstance(self.config, ActorCriticConfig):
             return experience, {}
         level = self.config.sampling_correction
@@ -258,8 +259,8 @@ class ActorCritic(Learner):
         logprobs, wrote = trajectories.old_logprobs, trajectories.wrote
         weights = importance_weights(logprobs, sampled, wrote, level=level, cap=self.config.sampling_cap)
         share = effective_sample_size(weights, wrote)
-        advantages = experience.advantages * weights.to(experience.advantages.dtype)
-        return replace(experience, advantages=advantages), {"policy/importance_share": float(share)}
+        weights = weights.to(experience.advantages.dtype)
+        return replace(experience, weights=weights), {"policy/importance_share": float(share)}
 
     def _kl(self, trajectories: Trajectories, generator: torch.Generator) -> Metrics:
         """Return the KL to the reference policy in nats per text and per token, on texts that the policy wrote."""
@@ -341,6 +342,7 @@ class ActorCritic(Learner):
             "guard": self.epochs.guard.state_dict(),
             "reward_std": self.reward_std.state_dict(),
             "values": dict(self.values),
+            "values_of": asdict(self.baseline_texts),
             "known": dict(self.credit.known),  # scored again, they would differ by rounding
             "critics": {
                 critic_owner: {
@@ -360,7 +362,8 @@ class ActorCritic(Learner):
         self.kl_controller.load_state_dict(state["kl"])
         self.epochs.guard.load_state_dict(state["guard"])
         self.reward_std.load_state_dict(state["reward_std"])
-        self.values = dict(state.get("values", {}))
+        is_known = state.get("values_of", asdict(self.baseline_texts)) == asdict(self.baseline_texts)
+        self.values = dict(state.get("values", {})) if is_known else {}
         self.credit.known = {key: scores.cpu() for key, scores in state.get("known", {}).items()}
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)

@@ -26,7 +26,7 @@ from tril_gym.agents.learners.adversarial_config import AdversarialConfig
 from tril_gym.agents.learners.discriminator import Discriminator, TrainedWhole, make_discriminator
 from tril_gym.agents.learners.learner import Learner, Metrics, mean_metrics
 from tril_gym.agents.learners.nonfinite import StepGuard
-from tril_gym.agents.learners.optimizer import adamw
+from tril_gym.agents.learners.optimizer import adamw, load_optimizer_state
 from tril_gym.agents.learners.token_discriminator import make_token_discriminator
 from tril_gym.functional.losses import discriminator_loss, gradient_penalty
 from tril_gym.functional.masked import masked_whiten
@@ -254,7 +254,7 @@ class AdversarialLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.discriminator.load_state_dict(state["discriminator"])
-        self.optimizer.load_state_dict(state["discriminator_optimizer"])
+        load_optimizer_state(self.optimizer, state["discriminator_optimizer"])
         self.guard.load_state_dict(state["guard"])
         self.replay.clear()
         self.replay.extend(
@@ -264,7 +264,10 @@ class AdversarialLearner(Learner):
 
 
 def with_rewards(trajectories: Trajectories, rewards: Tensor) -> Trajectories:
-    """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere."""
+    """Return the same texts with rewards of tokens (B, T), or of texts (B,) at their last tokens, and 0 elsewhere.
+
+    Texts that were cut off earn no reward of a text: they bootstrap from the value after their end.
+    """
     if rewards.ndim == 2:
         return replace(trajectories, rewards=torch.where(trajectories.is_token, rewards.double(), 0.0))
-    return replace(trajectories, rewards=torch.where(trajectories.is_last, rewards.unsqueeze(1).double(), 0.0))
+    return replace(trajectories, rewards=torch.where(trajectories.is_end, rewards.unsqueeze(1).double(), 0.0))

@@ -68,6 +68,11 @@ class CriticFreeConfig(RewardConfig):
                 f"texts_per_prompt must be at least 2 for the advantage {self.advantage}, got {self.texts_per_prompt};"
                 " 4 is usual"
             )
+        if self.drop_groups and self.texts_per_prompt < 2:
+            raise ValueError(
+                f"drop_groups leaves out groups whose texts were all rewarded alike, with {self.texts_per_prompt}"
+                " texts_per_prompt all of them; leave it out, or give 4"
+            )
         if self.kl_in == "loss" and self.kl_estimator != "k1":
             raise ValueError(
                 f"kl_estimator is of the KL in the rewards, got {self.kl_estimator} with kl_in loss, where it is"

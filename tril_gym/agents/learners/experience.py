@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tril_gym.functional.group_advantages import are_tied
 from tril_gym.models.texts import Texts
 
 
@@ -46,6 +47,7 @@ class Experience:
     learn: Tensor  # bool: tokens that the policy learns on
     learn_critic: Tensor  # bool: tokens that the critic learns on
     rewards: Tensor  # (B,) of whole texts, less the KL penalty
+    weights: Tensor | None = None  # of each token in the policy's loss; None: 1
     given: Tensor | None = None  # bool: those of `learn` in texts that others wrote; None: in none
     kl_coef: float = 0.0  # of a KL term in the loss
     group_size: int = 1  # neighbours that belong together; there are whole groups only
@@ -68,7 +70,7 @@ class Experience:
         target = 0 if self.targets is None else int(self.targets.lengths.sum())
         own, pairs = self.own, len(self) * (self.group_size - 1) / 2
         members = self.rewards.view(-1, self.group_size)
-        preferences = int((members.unsqueeze(1) != members.unsqueeze(2)).sum()) / 2
+        preferences = int((~are_tied(members.unsqueeze(1), members.unsqueeze(2))).sum()) / 2
         return Counts(
             learn=int(self.learn.sum()),
             learn_critic=int(self.learn_critic.sum()),

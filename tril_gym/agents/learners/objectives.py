@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from tril_gym.agents.learners.experience import Counts, Experience
 from tril_gym.functional import losses, pair_losses, policy_losses, text_losses
+from tril_gym.functional.group_advantages import are_tied
 from tril_gym.functional.masked import masked_mean, select
 from tril_gym.functional.policy_losses import LengthNorm, length_weights
 
@@ -66,11 +67,13 @@ class ClippedRatio:
         """Return the loss; see `Objective`."""
         old, learn = part.old_logprobs, part.own
         count = counts.learn if self.length_norm == "token" else counts.texts
-        weights = None
+        assert part.weights is None or self.ratio == "token", self.ratio
+        weights = part.weights
         if self.length_norm != "token":
-            weights = length_weights(
+            by_length = length_weights(
                 part.learn, self.length_norm, max_length=self.max_length, dtype=part.advantages.dtype
             )
+            weights = by_length if weights is None else by_length * weights
         data, high = (logprobs, old, part.advantages, learn), self._high
         if self.ratio == "text":
             loss = policy_losses.gspo_loss(*data, clip_range=self.clip_range, clip_range_high=high, count=counts.texts)
@@ -131,15 +134,12 @@ class AdvantageRegression:
 
     def __call__(self, logprobs: Tensor, part: Experience, counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; see `Objective`."""
-        advantages, learn = part.advantages, part.learn
+        data = (part.advantages, part.learn)
+        numbers: dict[str, Any] = {"temperature": self.temperature, "weights": part.weights, "count": counts.learn}
         if self.kind == "awr":
-            loss = policy_losses.awr_loss(logprobs, advantages, learn, temperature=self.temperature, count=counts.learn)
-            return loss, {}
+            return policy_losses.awr_loss(logprobs, *data, **numbers), {}
         anchor = part.old_logprobs if self.anchor == "old" else part.ref_logprobs
-        loss = policy_losses.apa_loss(
-            logprobs, anchor, advantages, learn, temperature=self.temperature, count=counts.learn
-        )
-        return loss, {}
+        return policy_losses.apa_loss(logprobs, anchor, *data, **numbers), {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,7 @@ class PairObjective:
         """Return the loss; see `Objective`."""
         first, second = pair_losses.pairs_in_groups(part.group).unbind(1)
         gaps = part.rewards[first] - part.rewards[second]
+        gaps = torch.where(are_tied(part.rewards[first], part.rewards[second]), 0.0, gaps)
         if self.first_is_preferred:
             gaps = torch.ones_like(gaps)
         if self.loss in ("rebel", "p3o", "p3o_joint"):

@@ -147,10 +147,18 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore what `optimizer_state` returned, sharded as the parameters are now."""
-    if is_partitioned(optimizer):
-        optimizer.load_state_dict(state)
-        return
+    """Restore moments that `optimizer_state` returned, sharded as the parameters are now.
+
+    Step size, decay rates and weight decay stay those of the optimizer: its config may have changed.
+    """
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state if is_partitioned(optimizer) else _as_sharded(state, optimizer))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def _as_sharded(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer with the parts of its tensors that belong to the parameters' own."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     found = {
         number: {
@@ -159,7 +167,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         }
         for number, values in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": found})
+    return state | {"state": found}
 
 
 def is_partitioned(optimizer: torch.optim.Optimizer) -> bool:

@@ -85,6 +85,17 @@ def test_settings_that_follow_others_do_so_again(tmp_path):
     assert configured("ppo-pp", file, {"iterations": 45}).hyperparameters["lr_iterations"] == 50
 
 
+def test_schedules_of_cuts_and_lengths_follow_too(tmp_path):
+    written = configure("ppo-pp", cut="backward", iterations=40, env_args={"max_new_tokens": 3})
+    file = write(tmp_path / "x.yaml", config_yaml(written))
+    assert configured("ppo-pp", file, {"iterations": 200}).hyperparameters["cut_iterations"] == 200
+    assert configured("ppo-pp", file, {"iterations": 200}).env_args["max_new_tokens"] == 3
+    for other in ({"dataset": "other.jsonl"}, {"env_args": {"prompt_template": "{concepts}:"}}):
+        assert "max_new_tokens" not in configured("ppo-pp", file, other).env_args  # measured on other texts
+    kept = configured("ppo-pp", file, {"dataset": "embedded", "env_args": {"min_new_tokens": 2}}).env_args
+    assert kept == {"max_new_tokens": 3, "min_new_tokens": 2}
+
+
 def test_null_unsets_what_the_preset_sets(tmp_path):
     preset = {"env": "tril/IMDB-v0", "preset": "tril"}
     assert configured("ppo", write(tmp_path / "x.yaml", preset), {}).hyperparameters["top_k"] == 50

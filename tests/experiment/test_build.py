@@ -14,6 +14,7 @@ from tril_gym.cli import main
 from tril_gym.experiment import configure, train, training_words
 from tril_gym.experiment.build import build_evaluation, build_run
 from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.environments import make_envs
 from tril_gym.experiment.run_data import training_data
 from tril_gym.utils.console_modes import QuietConsole
 from tril_gym.utils.devices import check_device
@@ -159,8 +160,31 @@ def test_a_run_is_evaluated_on_the_data_set_that_is_named(tmp_path):
     parts = build_evaluation(str(tmp_path / "run"), dataset=other, **options)
     assert parts.description == f"all of {other}"
     assert all(prompt.startswith("other") for prompt in base_attribute(parts.envs, "examples").prompts())
-    parts = build_evaluation(str(tmp_path / "run"), dataset=str(tmp_path / "run" / ".." / "own.jsonl"), **options)
+    assert base_attribute(parts.envs, "examples_to_fit")()[0].prompt == "own 0"  # rewards are fitted to the run's data
+    same = str(tmp_path / "run" / ".." / "own.jsonl")
+    with pytest.raises(ValueError, match=r"the run learned from all of .*own\.jsonl, so none of it is held out"):
+        build_evaluation(str(tmp_path / "run"), dataset=same, **options)
+    train(replace(config, eval_dataset=None), tmp_path / "other", console=QuietConsole())
+    parts = build_evaluation(str(tmp_path / "other"), dataset=same, **options)
     assert "of the 40 examples of" in parts.description  # those that training held out
+
+
+@pytest.mark.parametrize("has_other", [False, True], ids=["held out", "eval_dataset"])
+def test_what_is_evaluated_on_is_not_what_rewards_are_fitted_to(tmp_path, has_other):
+    rows = [{"prompt": f"own {n}", "completion": "yes"} for n in range(40)]
+    own, other = (
+        write_rows(tmp_path / name, rows[part]) for name, part in (("a.jsonl", slice(40)), ("b.jsonl", slice(3)))
+    )
+    config = configure(
+        "ppo", env="tril/Text-v0", reward={"chrf": 1.0}, dataset=own, eval_dataset=other if has_other else None
+    )
+    learned, held_out, _ = training_data(config)
+    envs = make_envs(replace(config, num_envs=2), held_out, None)
+    fitted = [example.prompt for example in base_attribute(envs, "examples_to_fit")()]
+    evaluated = [example.prompt for example in base_attribute(envs, "examples")]
+    assert len(fitted) == (40 if has_other else len(learned["dataset"]))
+    assert len(evaluated) == (3 if has_other else 40 - len(fitted))
+    assert has_other or not set(fitted) & set(evaluated)
 
 
 class TestPretrainShare:

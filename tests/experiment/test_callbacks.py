@@ -93,6 +93,22 @@ class TestEvaluation:
         evaluation.restore()
         assert equal(weights(other), last if evaluation.best["iteration"] else first)
 
+    def test_a_loaded_agent_replaces_the_best_policy_by_a_better_one_only(self, tmp_path):
+        agent_of().learn(1, callbacks=[EvaluationCallback(held_out(), every=1, folder=tmp_path / "best")])
+        figures = json.loads((tmp_path / "best" / "best.json").read_text())
+        metric = "greedy/reward/mean"
+        better = figures | {"iteration": 77, "reward": 99.0, "metrics": figures["metrics"] | {metric: 99.0}}
+
+        def best_after(agent):
+            (tmp_path / "best" / "best.json").write_text(json.dumps(better))
+            agent.learn(1, callbacks=[EvaluationCallback(held_out(), every=1, folder=tmp_path / "best")])
+            return json.loads((tmp_path / "best" / "best.json").read_text())["iteration"]
+
+        agent = agent_of()
+        agent.learn(1)
+        assert best_after(agent) == 77  # as after `load`
+        assert best_after(agent_of()) < 77  # a new training begins anew
+
     def test_several_have_names_of_their_own(self):
         agent = agent_of()
         some, others = (EvaluationCallback(held_out(), every=every, name=f"set{every}") for every in (1, 2))

@@ -152,6 +152,14 @@ class TestFiles:
         assert "+0.000 ± 0.000" in done.output
         assert [row["source"] for row in json.loads((tmp_path / "it.json").read_text())] == [str(first)] * 2
 
+    def test_evaluations_of_other_data_are_refused(self, first, tmp_path):
+        files = [tmp_path / "one.json", tmp_path / "two.json"]
+        for file, count in zip(files, (8, 9), strict=True):
+            options = ["--examples", 4, "--num-envs", 4, "--env-arg", f"num_examples={count}", "--output", file]
+            assert command("evaluate", first, *options).exit_code == 0
+        with pytest.raises(ValueError, match="were evaluated on other examples"):
+            comparison_of_files(files)
+
     def test_differences_are_paired(self, tmp_path):
         one, two = self.write(tmp_path / "a.json", [0.0, 1.0]), self.write(tmp_path / "b.json", [0.5, 1.5])
         assert comparison_of_files([one, two])[1]["greedy"]["difference"] == 0.5
@@ -176,11 +184,13 @@ class TestFiles:
             ([0.0, 1.0], {"reward": {"bleu": 1.0}}, "other rewards"),
             ([0.0, 1.0], {"reward_settings": {"rouge_l": {"stem": True}}}, "other settings of a reward"),
             ([0.0, 1.0], {"seed": 1}, "other seeds: 0 and 1"),
+            ([0.0, 1.0], {"examples": "b7"}, "were evaluated on other examples"),
             ([0.0], {}, "has 2 texts and .* has 1; give both evaluations the same --examples"),
         ],
     )
     def test_different_ones_are_refused(self, tmp_path, greedy, changes, words):
-        one, two = self.write(tmp_path / "a.json", [0.0, 1.0]), self.write(tmp_path / "b.json", greedy, **changes)
+        one = self.write(tmp_path / "a.json", [0.0, 1.0], examples="a5")
+        two = self.write(tmp_path / "b.json", greedy, **changes)
         with pytest.raises(ValueError, match=words):
             comparison_of_files([one, two])
 

@@ -1,7 +1,9 @@
 """Evaluations during training: when they happen, what they leave alone; warnings about a large KL, equal rewards."""
 
+import contextlib
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -112,6 +114,19 @@ def test_an_extended_run_equals_an_uninterrupted_one(run, tmp_path):
     resume(folder, iterations=5, console=RunConsole(Console(quiet=True)))
     assert rows(folder, "evaluations.jsonl") == rows(run, "evaluations.jsonl")
     assert metrics(folder) == metrics(run)
+
+
+def test_a_finished_run_keeps_its_figures_while_it_is_evaluated_again(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    known = (tmp_path / "run" / "evaluation.json").read_text()
+
+    def stopped(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(held_out, "evaluate", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        resume(tmp_path / "run", console=RunConsole(Console(quiet=True)))
+    assert (tmp_path / "run" / "evaluation.json").read_text() == known
 
 
 def test_a_lost_evaluation_before_training_is_repeated_on_the_initial_policy(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from tril_gym.experiment import RunConsole, configure
+from tril_gym.experiment import RunConsole, configure, train
 from tril_gym.experiment.sampling import sampler
 from tril_gym.experiment.training import new_run
 from tril_gym.functional.sampling import Decoding
@@ -20,3 +20,12 @@ def test_a_policy_samples_as_in_training(tmp_path):
     assert sampler(str(tmp_path / "run"), temperature=2.0).policy.decoding == Decoding(
         **settings | {"temperature": 2.0}
     )
+
+
+def test_the_best_policy_of_a_run_samples_as_the_run_does(tmp_path):
+    settings = {"temperature": 0.7, "eval_every": 1, "eval_examples": 4, "env_args": {"stop": ["dog"]}}
+    config = configure("ppo", num_envs=4, iterations=1, tiny_samples=0, **settings)
+    train(config, tmp_path / "run", console=RunConsole(Console(quiet=True)))
+    last, best = (sampler(str(tmp_path / name)) for name in ("run", "run/best"))
+    assert (best.policy.decoding, best.stop) == (last.policy.decoding, ("dog",))
+    assert best.policy.decoding.temperature == 0.7

@@ -38,6 +38,23 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_folder_whose_replacement_fails_has_its_name_again(tmp_path, monkeypatch):
+    folder = tmp_path / "saved"
+    atomic_files.write_folder(folder, write_version("1"), mark="mark.json")
+    rename = Path.rename
+
+    def stopped(path, target):  # between the two renamings
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_files.write_folder(folder, write_version("2"), mark="mark.json")
+    assert (folder / "mark.json").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_folder_of_the_user_is_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="contains other files"):

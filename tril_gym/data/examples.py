@@ -8,7 +8,7 @@ from __future__ import annotations
 import marshal
 import pickle
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, compress, islice
 from typing import Any, overload
 
@@ -28,6 +28,7 @@ class Examples(Sequence[Example]):
     Attributes:
         source: where they come from, for messages.
         held_out: whether they are to be evaluated on, not learned from.
+        learning_part: of those to be evaluated on, returns what rewards and tokenizers are fitted to in their place.
         skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
         prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
     """
@@ -35,6 +36,7 @@ class Examples(Sequence[Example]):
     def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0, held_out: bool = False) -> None:
         self._examples = examples if isinstance(examples, PackedExamples | SelectedExamples) else pack(examples)
         self.source, self.skipped, self.held_out = source, skipped, held_out
+        self.learning_part: Callable[[], Examples] | None = None
         self.prompt_tables: dict[tuple[object, ...], Any] = {}
 
     @overload

@@ -236,7 +236,10 @@ def text_env_config(
         system_prompt: the first message of prompts that have no system message; texts are messages of a user.
     """
     task = with_template(task, prompt_template)
-    train_examples = functools.partial(load_examples, task, dataset, on_bad_row=on_bad_row, column=column)
+    learning_part = dataset.learning_part if isinstance(dataset, Examples) else None
+    train_examples = learning_part or functools.partial(
+        load_examples, task, dataset, on_bad_row=on_bad_row, column=column
+    )
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
     examples = part_of(load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column), part)
     chat = ChatFormat.of(chat_template, system_prompt, has_chats=bool(examples and examples[0].messages))

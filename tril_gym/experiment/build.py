@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
+from tril_gym.data.splits import has_splits
 from tril_gym.experiment.actors import (
     add_lora,
     checkpoint_policy,
@@ -299,8 +300,16 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
     if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
         known = replace(known, reward=None)  # the other environment has its own
     if "dataset" in given:  # of other data than the run's, all are new to the policy
-        is_other = known.algorithm != "none" and not _is_same(given["dataset"], known.dataset or "embedded")
+        is_run, is_same = known.algorithm != "none", _is_same(given["dataset"], known.dataset or "embedded")
+        if is_run and is_same and known.eval_dataset is not None and not has_splits(given["dataset"]):
+            raise ValueError(
+                f"the run learned from all of {given['dataset']}, so none of it is held out; its held-out data are"
+                f" {known.eval_dataset}, which are evaluated without --dataset"
+            )
+        is_other = is_run and not is_same
         known = replace(known, eval_dataset=given["dataset"] if is_other else None)
+        if is_other and given.get("env", known.env) == known.env:  # rewards that are new are fitted to the run's data
+            given = {name: value for name, value in given.items() if name != "dataset"}
     known_args = env_args_for_env(known.env_args, known.env, given.get("env"))
     env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward")), env_args)
     return replace(known, env_args=env_args, **given)

@@ -16,7 +16,7 @@ from tril_gym.agents.algorithms.agent import Agent
 from tril_gym.agents.algorithms.callback import Callback, StopTraining
 from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.experiment.best import is_better, save_best
+from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.checkpoints import Checkpoints
 from tril_gym.experiment.evaluation import evaluate, flat_metrics
 from tril_gym.experiment.run_folder import KEPT
@@ -42,7 +42,8 @@ class EvaluationCallback(Callback):
         seed: random seed for sampling.
         metric: the best policy has the highest of this metric of `evaluate`, by way of decoding.
         keep_best: keep a copy of the best weights in memory, for `restore`.
-        folder: also save the best policy there, `policy/` for `from_pretrained`, with its figures in `best.json`.
+        folder: also save the best policy there, `policy/` for `from_pretrained`, with its figures in `best.json`. An
+            agent that was loaded replaces one that is there by a better one only.
         name: before the names of the metrics; of several evaluations, such as of other data, each needs its own.
 
     Attributes:
@@ -71,6 +72,7 @@ class EvaluationCallback(Callback):
         self.rows: list[dict[str, Any]] = []
         self._agent: Agent | None = None
         self._weights: list[Tensor] = []
+        self._saved: dict[str, Any] | None = None  # what is in the folder of an earlier session
 
     def start(self, agent: Agent, iterations: int) -> None:
         """Evaluate the policy as it is, unless that is known; of another agent than before, all is forgotten.
@@ -82,6 +84,7 @@ class EvaluationCallback(Callback):
             raise ValueError("EvaluationCallback needs an environment of its own, not the one that the agent trains in")
         if agent is not self._agent:
             self.rows, self.best, self._weights = [], None, []
+            self._saved = self._saved_best() if agent.iteration > 0 else None  # of a loaded agent
         self._agent = agent
         if not (self.rows and self.rows[-1]["iteration"] == agent.iteration):
             self._evaluate(agent)
@@ -100,6 +103,11 @@ class EvaluationCallback(Callback):
                     ' such as name="test"'
                 )
             report.metrics.update(found)
+
+    def _saved_best(self) -> dict[str, Any] | None:
+        """Return the figures of the best policy in the folder, if they are of this metric."""
+        found = None if self.folder is None else read_best(self.folder)
+        return found if found is not None and found["reward"] == found.get("metrics", {}).get(self.metric) else None
 
     def restore(self) -> None:
         """Give the agent's policy its best weights.
@@ -137,7 +145,7 @@ class EvaluationCallback(Callback):
     def _keep(self, agent: Agent, figures: dict[str, Any]) -> None:
         if self.keep_best:
             self._weights = [parameter.detach().cpu().clone() for parameter in agent.policy.parameters()]
-        if self.folder is not None:
+        if self.folder is not None and is_better(figures["reward"], self._saved):
             policy = agent.policy.with_language_model(agent.policy.language_model.whole_copy())
             if agent.ranks.is_main:
                 save_best(self.folder, policy, figures)

@@ -92,6 +92,17 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
                     " be compared; evaluate each by the same reward on the same examples, with tril-gym evaluate RUN"
                     " --reward NAME --output RUN.json, and give compare the files that it writes"
                 )
+        _check_examples((first.path, first.after), (run.path, run.after))
+
+
+def _check_examples(first: tuple[Path, Mapping[str, Any]], other: tuple[Path, Mapping[str, Any]]) -> None:
+    """Check that two evaluations are of the same examples; older ones do not say which."""
+    (path, one), (other_path, two) = first, other
+    if "examples" in one and "examples" in two and one["examples"] != two["examples"]:
+        raise ValueError(
+            f"{path} and {other_path} were evaluated on other examples, so their texts cannot be compared in pairs;"
+            " evaluate both on the same data"
+        )
 
 
 def comparison(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
@@ -133,6 +144,7 @@ def comparison_of_files(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
                 f"{paths[0]} has {counts[0]} texts and {path} has {counts[1]}; give both evaluations the same"
                 " --examples"
             )
+        _check_examples((Path(paths[0]), found[0]), (Path(path), other))
     return _paired([Path(path) for path in paths], found, [{"source": it["source"]} for it in found])
 
 

@@ -20,6 +20,7 @@ from tril_gym.experiment.config import RunConfig, env_args_for_env, env_args_for
 from tril_gym.experiment.resolution import configure_exactly
 from tril_gym.experiment.run_folder import CHECKPOINTS, CONFIG, config_text
 from tril_gym.experiment.trust import check_trusted, masked, unmasked
+from tril_gym.registration import LENGTHS
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.suggestions import path_with_suggestion, with_suggestion
 
@@ -32,8 +33,11 @@ NO_SETTINGS = (
 DERIVED = (
     "preset", "threads", "dataset", "reward", "guide", "guide_temperature", "guide_top_p", "tiny_samples", "lora_alpha",
     "episodes_per_iteration", "critic", "critic_learning_rate", "aggrevated_rollin_prob", "lr_iterations",
-    "rollin_iterations",
+    "rollin_iterations", "cut_iterations",
 )  # fmt: skip
+# What the lengths of an environment follow, where they are not given.
+MEASURED = ("dataset", "policy", "tokenizer")
+MEASURED_ARGS = ("column", "prompt_template", "chat_template", "system_prompt", "tokenizer")
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 WORDS = {"yes": True, "on": True, "no": False, "off": False}  # for settings that are true or false
 
@@ -119,9 +123,13 @@ def configured(algorithm: str, path: str | Path, given: Mapping[str, Any], *, tr
         ValueError: the file or a setting is wrong.
     """
     settings = settings_of_file(algorithm, path, given, trust_code=trust_code)
-    env_args = env_args_for_env(settings.get("env_args") or {}, settings.get("env"), given.get("env"))
+    own, new = settings.get("env_args") or {}, given.get("env_args") or {}
+    env_args = env_args_for_env(own, settings.get("env"), given.get("env"))
+    is_measured_again = any(given.get(name, settings.get(name)) != settings.get(name) for name in MEASURED)
+    if is_measured_again or any(new.get(name, own.get(name)) != own.get(name) for name in MEASURED_ARGS):
+        env_args = {name: value for name, value in env_args.items() if name not in LENGTHS}
     env_args = env_args_for_reward(env_args, given.get("reward"))
-    env_args = merged_env_args(env_args, given.get("env_args") or {})
+    env_args = merged_env_args(env_args, new)
     try:
         if given:
             settings = _without_implied(algorithm, settings)

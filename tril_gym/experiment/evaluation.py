@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +49,13 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the texts as plain data."""
-        plain = {"metrics": self.metrics, "intervals": self.intervals}
+        plain = {"metrics": self.metrics, "intervals": self.intervals, "examples": self._fingerprint()}
         return plain | {"samples": self.samples, "rewards": self.rewards}
+
+    def _fingerprint(self) -> str:
+        """Return a hash of the references, or prompts without them, by which evaluations of other examples are told."""
+        rows = [row["references"] or row["prompt"] for row in self.texts if row["written"] == "greedy"]
+        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
 
 
 def evaluate(

@@ -48,7 +48,8 @@ class HeldOut:
             )
             found = self._announced("before", build_run(self.config, self.agent.ranks).agent)
         self.before = self._announced("before", self.agent) if found is None else found
-        self._write(None, None)
+        if self.agent.iteration < self.config.iterations or not self._has_after():
+            self._write(None, None)  # a finished run keeps its figures until new ones replace them
         if self.agent.iteration == 0:
             self._keep_if_best(self.before)
         else:  # a run may have stopped between an evaluation and the saving of its policy
@@ -63,6 +64,13 @@ class HeldOut:
             return found if {"metrics", "intervals", "samples", "rewards"} <= found.keys() else None
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
+
+    def _has_after(self) -> bool:
+        """Return whether there is an evaluation after training."""
+        try:
+            return bool(self.folder.read_json(EVALUATION)["after"])
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def is_due(self, iteration: int) -> bool:
         """Return whether a policy of this number of iterations is evaluated during training, and has not been yet.

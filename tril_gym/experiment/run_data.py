@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +69,32 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
             raise ValueError(f"{config.env} creates its own examples, got the data set {name}; leave it out")
         return {}, {}, "the examples of the environment"
     name = config.dataset or "embedded"
-    train = {"dataset": name, "split": "train"} if has_splits(name) else {"dataset": name}
+    train: dict[str, Any] = {"dataset": name, "split": "train"} if has_splits(name) else {"dataset": name}
     if config.eval_dataset is not None:
-        return train, *_whole_or_split(config.eval_dataset, "validation")
+        held_out, description = _whole_or_split(config.eval_dataset, "validation")
+        if "split" not in held_out:
+            examples = examples_of(config.env, **held_out, **reading(config))
+            whole = examples.select([True] * len(examples), source=description, held_out=True)
+            whole.learning_part = partial(examples_of, config.env, **train, **reading(config))
+            held_out = {"dataset": whole}
+        return train, held_out, description
     if has_splits(name):
         if Path(name).is_dir():
             _check_has_validation(Path(name))
         return train, *_whole_or_split(name, "validation")
 
     examples = examples_of(config.env, dataset=name, **reading(config))
-    held_out = [is_held_out(prompt) for prompt in examples.prompts()]
-    if all(held_out) or not any(held_out):
+    is_kept_out = [is_held_out(prompt) for prompt in examples.prompts()]
+    if all(is_kept_out) or not any(is_kept_out):
         raise ValueError(
             f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or"
             " name other data with --eval-dataset"
         )
-    description = f"{sum(held_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
-    kept = examples.select([not held for held in held_out], source=f"the learning part of {name}")
-    parts = kept, examples.select(held_out, source=description, held_out=True)
-    return {"dataset": parts[0]}, {"dataset": parts[1]}, description
+    description = f"{sum(is_kept_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
+    kept = examples.select([not held for held in is_kept_out], source=f"the learning part of {name}")
+    part = examples.select(is_kept_out, source=description, held_out=True)
+    part.learning_part = partial(examples_of, config.env, dataset=kept)
+    return {"dataset": kept}, {"dataset": part}, description
 
 
 def _check_has_validation(folder: Path) -> None:

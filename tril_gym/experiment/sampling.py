@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.actors import checkpoint_policy
 from tril_gym.experiment.algorithms import decoding_of
+from tril_gym.experiment.best import read_best
 from tril_gym.experiment.resuming import saved_config
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import BEST, RunFolder
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.devices import check_device
 
@@ -51,7 +52,7 @@ def sampler(
     """Load the last policy of a run, or a model by name or folder.
 
     Args:
-        source: a run folder, or the name or folder of a model.
+        source: a run folder, its `best`, or the name or folder of a model.
         temperature: of sampling; None: as the run trained, 1 for a model.
         device: torch device of the model.
         stop: strings at which a completion ends; None: those of the run.
@@ -69,7 +70,9 @@ def sampler(
     check_device(device)
     folder = RunFolder(source)
     if folder.is_run():
-        policy, decoding, layout, own = _of_run(folder, trust_remote_code)
+        policy, decoding, layout, own = _of_run(folder, folder.last_checkpoint(), trust_remote_code)
+    elif folder.path.name == BEST and read_best(folder.path) and RunFolder(folder.path.parent).is_run():
+        policy, decoding, layout, own = _of_run(RunFolder(folder.path.parent), folder.path, trust_remote_code)
     else:
         from tril_gym.agents.actors.policy import LMPolicy
 
@@ -89,12 +92,19 @@ def sampler(
     )
 
 
-def _of_run(folder: RunFolder, trust_remote_code: bool) -> tuple[LMPolicy, Decoding, dict[str, Any], Mapping[str, Any]]:
-    """Return the policy of a run, how it samples, the layout of its environment, and the environment's keywords."""
+def _of_run(
+    folder: RunFolder, saved: Path, trust_remote_code: bool
+) -> tuple[LMPolicy, Decoding, dict[str, Any], Mapping[str, Any]]:
+    """Return a policy of a run, how it samples, the layout of its environment, and the environment's keywords.
+
+    Args:
+        folder: the run.
+        saved: one of its checkpoints, or its best policy.
+        trust_remote_code: run code that comes with the model.
+    """
     config = saved_config(folder)
-    checkpoint = folder.last_checkpoint()
-    policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), checkpoint)
-    about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
+    policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), saved)
+    about = json.loads((folder.last_checkpoint() / "agent.json").read_text(encoding="utf-8"))
     layout = dict(about.get("layout", {}))
     if "eos_token_ids" in layout:  # those of the environment, which may be more than the model's own
         policy.model.generation_config.eos_token_id = list(layout["eos_token_ids"])

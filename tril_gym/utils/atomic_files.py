@@ -84,7 +84,12 @@ def install_folder(new: Path, folder: Path, *, replaced: Path) -> None:
         folder.unlink()  # the link goes, what it points at stays
     elif folder.exists():
         folder.rename(replaced)
-    new.rename(folder)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise
     flush(folder.parent)
 
 

@@ -105,7 +105,7 @@ def runs(tmp_path_factory):
 
 
 def reward_model(folder: Path, *more: object) -> list[str]:
-    """A reward model on 24 pairs, 3 batches of 8; the other two of 26 are held out."""
+    """A reward model on 24 pairs, 3 batches of 8 unless `more` says otherwise; the other two of 26 are held out."""
     pairs = folder.parent / "pairs.jsonl"
     rows = [
         {"prompt": f"say {n}", "chosen": "good " * (1 + n % 5), "rejected": "bad " * (1 + n % 3)} for n in range(26)
@@ -181,14 +181,16 @@ class TestEmbeddedDefault:
 
 class TestRewardModel:
     @pytest.mark.slow
-    def test_two_processes_train_that_of_one(self, tmp_path):
+    @pytest.mark.parametrize("batch_size", [8, 10])  # 10: a batch of 4 pairs is somewhere among those of an epoch
+    def test_two_processes_train_that_of_one(self, batch_size, tmp_path):
         start, one, two = (tmp_path / name for name in ("start", "one", "two"))
         here(reward_model(start, "--epochs", 1))
         settings = json.loads((start / "config.json").read_text())
         settings |= {name: 0.0 for name in settings if name.endswith("dropout_prob")}  # draws other numbers in parts
         (start / "config.json").write_text(json.dumps(settings))
-        here(reward_model(one, "--model", start))
-        forked((2, reward_model(two, "--model", start)))
+        more = ["--model", start, "--batch-size", batch_size, "--seed", 1]  # the short batch is not the last
+        here(reward_model(one, *more))
+        forked((2, reward_model(two, *more)))
         assert files(two) == files(one)
         mine, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
         # The loss depends on neither of these biases, and AdamW moves a weight by the rounding of its gradient, too.

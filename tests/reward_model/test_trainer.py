@@ -23,6 +23,7 @@ from tril_gym.reward_model.trainer import (
 )
 from tril_gym.rewards.neural.preference import TEMPLATE
 from tril_gym.utils.global_state import preserve_global_state
+from tril_gym.utils.ranks import Ranks
 from tril_gym.utils.seeding import seeded
 
 LAYOUT = {"template": TEMPLATE, "max_length": 32}
@@ -31,22 +32,24 @@ LAYOUT = {"template": TEMPLATE, "max_length": 32}
 class Trained:
     """A tiny network, trained on pairs."""
 
-    def __init__(self, pairs, folder, **settings):
+    def __init__(self, pairs, folder, *, rank=None, callback=None, start=None, **settings):
         config = RewardModelConfig(dataset="in memory", **QUICK | settings)
         config = resolve(config, num_pairs=len(pairs), max_length=32)
         self.model, self.tokenizer = tiny_network(pairs, **LAYOUT, seed=config.seed)
         self.steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
+        ranks = Ranks() if rank is None else OneOfTwo(rank)
         with preserve_global_state():
             self.trainer = PreferenceTrainer(
                 self.model,
-                training_arguments(config, folder, steps=self.steps),
+                training_arguments(config, folder, steps=self.steps, processes=ranks.size),
                 encode_pairs(self.tokenizer, pairs, **LAYOUT),
                 pad_id=self.tokenizer.pad_token_id,
                 drop_tokens=config.drop_tokens,
                 center_coef=config.center_coef,
-                callback=TrainerCallback(),
+                callback=callback or TrainerCallback(),
+                ranks=ranks,
             )
-            self.trainer.train()
+            self.trainer.train(resume_from_checkpoint=None if start is None else str(start))
 
     def accuracy(self, pairs):
         return is_right(reward_margins(self.model, self.tokenizer, pairs, **LAYOUT)).mean()
@@ -90,6 +93,15 @@ class TestLoss:
             preference_loss(torch.zeros(2, 1), torch.zeros(2))
 
 
+class OneOfTwo(Ranks):
+    """One of two processes, which sends nothing: it steps by its own half of each batch alone."""
+
+    size = 2
+
+    def __init__(self, rank):
+        self.rank = rank
+
+
 class TestBatches:
     def test_every_pair_once_with_pairs_of_like_length(self):
         lengths = np.random.default_rng(0).integers(1, 200, size=100).tolist()
@@ -122,6 +134,49 @@ class TestBatches:
         assert sorted(pair for batch in seen[:5] for pair in batch) == sorted(
             pair for batch in seen[5:] for pair in batch
         )
+
+    @pytest.mark.parametrize(("number", "repeated"), [(24, 0), (26, 0), (25, 1), (27, 1)])
+    def test_two_processes_share_every_batch_evenly(self, number, repeated):
+        lengths = [5] * number
+        places = set()
+        for epoch in range(8):
+            whole, *halves = (
+                LengthGroupedBatches(lengths, 8, seed=0, ranks=r) for r in (Ranks(), *map(OneOfTwo, (0, 1)))
+            )
+            for batches in (whole, *halves):
+                batches.set_epoch(epoch)
+            expected, *parts = map(list, (whole, *halves))
+            assert len(expected) == len(halves[0]) == len(parts[0]) == len(parts[1])
+            assert all(len(mine) == len(theirs) for mine, theirs in zip(*parts, strict=True))
+            together = [mine + theirs for mine, theirs in zip(*parts, strict=True)]
+            assert [batch[: len(wanted)] for batch, wanted in zip(together, expected, strict=True)] == expected
+            assert all(set(batch) == set(wanted) for batch, wanted in zip(together, expected, strict=True))
+            assert sum(map(len, together)) == number + repeated
+            places.add([len(batch) for batch in expected].index(min(map(len, expected))))
+        assert len(places) > 1 or number == 24  # the short batch is anywhere
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    @pytest.mark.parametrize("step", [2, 6, 7])
+    def test_a_resumed_process_reads_on_where_it_stopped(self, rank, step, tmp_path, monkeypatch):
+        """26 pairs in batches of 8: steps 1 to 4 are the first epoch, 5 to 8 the second."""
+        pairs, seen = polite_pairs(26), []
+        monkeypatch.setattr(
+            trainer_module, "pad_pairs", lambda pairs, pad_id: seen.append(pairs) or pad_pairs(pairs, pad_id)
+        )
+
+        class Stop(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                control.should_training_stop = control.should_save = state.global_step == step
+
+        whole = Trained(pairs, tmp_path / "whole", rank=rank)
+        read, seen[:] = list(seen), []
+        Trained(pairs, tmp_path / "stopped", rank=rank, callback=Stop())
+        assert seen[:step] == read[:step]
+        seen.clear()
+        resumed = Trained(pairs, tmp_path / "resumed", rank=rank, start=tmp_path / "stopped" / f"checkpoint-{step}")
+        assert seen == read[step:]
+        assert (len(read), resumed.trainer.state.global_step) == (8, 8)
+        assert same_weights(resumed.model, whole.model)
 
 
 class TestHideTokens:

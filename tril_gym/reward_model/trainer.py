@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -35,16 +36,20 @@ BUCKET = 16  # tokens: pairs whose lengths differ by less count as equally long
 class LengthGroupedBatches:
     """Batches of pairs of like length, in random order; each epoch has all pairs once, in an order of its own.
 
+    Each of several processes reads its part of every batch; all parts of a batch have the same number of pairs. A batch
+    that they cannot share evenly, at most one of an epoch, is filled up with pairs that it repeats.
+
     Args:
         lengths: (N,) tokens of each pair's longer text.
-        batch_size: pairs of a batch; the last one may have fewer.
+        batch_size: pairs of a batch of all processes; one batch, at any place of the order, may have fewer.
         seed: the order depends on it and on the epoch alone.
+        ranks: the processes that share each batch; `batch_size` is a multiple of their number.
     """
 
     drop_last = False
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, ranks: Ranks = ALONE) -> None:
+        self.lengths, self.batch_size, self.seed, self.ranks = np.asarray(lengths), batch_size, seed, ranks
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,7 +64,9 @@ class LengthGroupedBatches:
         shuffled = rng.permutation(len(self.lengths))
         order = shuffled[np.argsort(self.lengths[shuffled] // BUCKET, kind="stable")]
         for index in rng.permutation(len(self)):
-            yield order[index * self.batch_size : (index + 1) * self.batch_size].tolist()
+            batch = order[index * self.batch_size : (index + 1) * self.batch_size]
+            filled = self.ranks.largest_share(len(batch)) * self.ranks.size
+            yield np.resize(batch, filled)[self.ranks.share(filled)].tolist()
 
 
 def hide_tokens(inputs: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -83,8 +90,7 @@ class PreferenceTrainer(Trainer):
         drop_tokens: probability that a token is hidden.
         center_coef: see `preference_loss`.
         callback: called at the events of a run.
-        ranks: the processes that train together. Each reads its part of a batch; a last batch that is not whole is
-            filled up with pairs of the first.
+        ranks: the processes that train together; each reads its part of a batch.
     """
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
@@ -108,13 +114,15 @@ class PreferenceTrainer(Trainer):
         self._step_metrics: dict[str, float] = {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return batches of like length."""
+        """Return this process's parts of batches of like length."""
         lengths = [max(map(len, pair)) for pair in self.pairs]
         size = self.args.per_device_train_batch_size * self.ranks.size
-        batches = LengthGroupedBatches(lengths, size, seed=self.args.seed)
+        batches = LengthGroupedBatches(lengths, size, seed=self.args.seed, ranks=self.ranks)
         collate = partial(pad_pairs, pad_id=self.pad_id)
         loader: DataLoader[Any] = DataLoader(self.pairs, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+        # `accelerator.prepare` would share the batches among the processes itself: it drops a short batch that is not
+        # the last one, and gives a run that is resumed within an epoch the order of the first epoch.
+        return prepare_data_loader(loader, device=self.args.device, num_processes=1, put_on_device=True)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -192,7 +200,6 @@ def training_arguments(config: RewardModelConfig, folder: Path, *, steps: int, p
         output_dir=str(folder),
         num_train_epochs=numbers["epochs"],
         per_device_train_batch_size=numbers["batch_size"] // processes,
-        accelerator_config={"split_batches": processes > 1},  # of a batch, each process reads its part
         learning_rate=numbers["learning_rate"],
         lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
         warmup_steps=round(config.warmup * steps),

@@ -67,6 +67,24 @@ class TestPairs:
         assert found[0].train == found[1].train == found[2].train
         assert found[0].held_out == found[1].held_out == found[2].held_out
 
+    def test_chats_in_cells_of_csv(self, tmp_path):
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"say {n}"}],
+                "chosen": [{"role": "assistant", "content": f'"c"\n{n}'}],
+                "rejected": [{"role": "assistant", "content": f"r{n}"}],
+            }
+            for n in range(40)
+        ]
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with (tmp_path / "pairs.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["prompt", "chosen", "rejected"])
+            writer.writeheader()
+            writer.writerows({name: json.dumps(cell) for name, cell in row.items()} for row in rows)
+        found, expected = (load_pairs(tmp_path / f"pairs.{ending}") for ending in ("csv", "jsonl"))
+        assert (found.train, found.held_out) == (expected.train, expected.held_out)
+        assert found.train[0].rejected in {f"r{n}" for n in range(40)}
+
     def test_a_folder_with_both_parts_and_one_without(self, tmp_path):
         pairs = polite_pairs(40)
         write_pairs(tmp_path / "train.jsonl", pairs)

@@ -419,6 +419,21 @@ def test_published_columns_are_read_from_objects():
         assert [len(example.references) for example in load_examples(COMMON_GEN, dataset)] == [2, 0]
 
 
+def test_lists_under_the_published_name_of_a_column(tmp_path):
+    row = {"concepts": ["dog", "run"], "target": ["A dog runs.", "Dogs run."]}
+    path = write(tmp_path / "lists.csv", [row, {"concepts": ["cat"], "target": []}])
+    assert [example.references for example in load_examples(COMMON_GEN, path)] == [("A dog runs.", "Dogs run."), ()]
+
+
+@pytest.mark.parametrize("column", [None, {"references": "target"}])
+def test_lists_as_python_prints_them_are_refused(column):
+    row = {"concepts": ["dog"], "target": "['A dog runs.', 'Dogs run.']"}
+    with pytest.raises(ValueError, match=r"references must be a list of texts \(in CSV a JSON list.*'Dogs run\.'"):
+        load_examples(COMMON_GEN, [row], column=column)
+    text = {"concepts": ["dog"], "target": "[dog] It runs."}
+    assert load_examples(COMMON_GEN, [text], column=column)[0].references == ("[dog] It runs.",)
+
+
 def test_both_names_of_a_column_are_in_the_message(tmp_path):
     path = write(tmp_path / "neither.jsonl", [{"concepts": ["dog"], "sentence": "A dog."}])
     with pytest.raises(ValueError, match=r"no column 'references' \(or 'target'\); found concepts, sentence"):

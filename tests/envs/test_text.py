@@ -175,9 +175,21 @@ class TestChats:
         assert TEXT.read({"prompt": '[{"role": 1'}).messages == ()
         assert TEXT.read({"prompt": "[{1: 2}]"}).messages == ()
 
+    def test_a_completion_may_be_a_message_in_a_cell(self):
+        answer = [{"role": "assistant", "content": "yes"}]
+        for cell in (answer, json.dumps(answer), json.dumps(answer, indent=2)):
+            assert TEXT.read({"prompt": "say", "completion": cell}).references == ("yes",)
+        for text in ('[{"role": 1', "[{1: 2}]", '[{"a": 1}]', "[x] yes"):
+            assert TEXT.read({"prompt": "say", "completion": text}).references == (text,)
+        for several in (answer * 2, json.dumps(answer * 2)):
+            with pytest.raises(ValueError, match="completion must be a text"):
+                TEXT.read({"prompt": "say", "completion": several})
+
     def test_a_chat_as_python_prints_it_is_refused(self):
-        with pytest.raises(ValueError, match=r"a chat in a cell must be JSON, as json.dumps writes it.*'role': 'user'"):
-            TEXT.read({"prompt": str(CHAT)})
+        words = r"a chat in a cell must be JSON, as json.dumps writes it.*'role': 'user'"
+        for row in ({"prompt": str(CHAT)}, {"prompt": "say", "completion": str(CHAT)}):
+            with pytest.raises(ValueError, match=words):
+                TEXT.read(row)
 
     def test_a_tokenizer_without_template_is_refused(self):
         with pytest.raises(ValueError, match=r"no chat template.*instruct model"):

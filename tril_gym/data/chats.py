@@ -73,7 +73,9 @@ def _check_message(message: Any, number: int) -> None:
 
 
 def assistant_text(value: Any) -> Any:
-    """Return the text of a completion that is a list with one message; anything else as it is."""
+    """Return the text of a completion that is a list with one message, also in JSON; anything else as it is."""
+    if isinstance(value, str) and OBJECTS_IN_LIST.match(value):
+        value = _parsed(value) or value
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
         return value[0].get("content")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -137,7 +138,7 @@ def rename_columns(task: Task, row: dict[str, Any], columns: tuple[tuple[str, st
     """Return a row with our names of the columns in place of the user's, or of those of the public data set.
 
     A column of references with one text in each row, as the public data set has, becomes lists; "" stands in test sets
-    without one.
+    without one. Cells that spell a list stay as they are: the task reads JSON and refuses Python's spelling.
 
     Raises:
         ValueError: a column that `columns` names is missing.
@@ -148,20 +149,30 @@ def rename_columns(task: Task, row: dict[str, Any], columns: tuple[tuple[str, st
                 f"there is no column {theirs!r}{suggestion(theirs, row)}, which column= (--column) names for {ours!r};"
                 f" found {', '.join(map(str, row))}"
             )
-    named, given = dict(row), dict(columns)
-    known = given.keys() | row.keys()
+    named = dict(row)
+    known = dict(columns).keys() | row.keys()
     pairs = columns + tuple(pair for pair in task.hub.columns.items() if pair[0] not in known and pair[1] in row)
     for _, theirs in pairs:
         named.pop(theirs, None)
     for ours, theirs in pairs:
         cell = named[ours] = row[theirs]
-        if ours in task.list_columns and isinstance(cell, str) and not (ours in given and _is_json_list(cell)):
+        if ours in task.list_columns and isinstance(cell, str) and not _spells_list(cell):
             named[ours] = [cell] if cell else []
     return named
 
 
-def _is_json_list(cell: str) -> bool:
+def _spells_list(cell: str) -> bool:
+    """Return whether a cell spells a list in JSON, or one of texts as Python prints it."""
+    if not cell.lstrip().startswith("["):
+        return False
     try:
         return isinstance(json.loads(cell), list)
     except (ValueError, RecursionError):
+        return _is_python(cell)
+
+
+def _is_python(cell: str) -> bool:
+    try:
+        return all(isinstance(item, str) for item in ast.literal_eval(cell.strip()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return False

@@ -170,6 +170,42 @@ def test_texts_without_references_have_no_part_in_a_pooled_metric():
     assert (found.values["of_references"], found.intervals["of_references"]) == (1 / 3, (1 / 4, 1 / 2))
 
 
+class Links(rewards.PooledScore):
+    name = "links"
+
+    def statistics(self, prompts, completions, references, extras):
+        return np.array([[completion.count("http")] for completion in completions], dtype=float)
+
+    def from_sums(self, sums):
+        return float(sums[0])
+
+
+class PerWord(Links):
+    name = "per_word"
+
+    def statistics(self, prompts, completions, references, extras):
+        return np.array([[text.count("http"), len(text.split())] for text in completions], dtype=float)
+
+    def from_sums(self, sums):
+        return float(sums[0] / sums[1])
+
+
+def test_texts_that_add_0_are_resampled():
+    texts = [info | {"references": []} for info in infos(*["http"] * 5, *["no"] * 95)]
+    found = metrics.measure([Links()], texts, seed=0)
+    # The sum over a resample is binomial, n = 100 and p = 0.05: P(X <= 0) = 0.006, P(X <= 1) = 0.037, P(X <= 9) = 0.972
+    assert (found.values["links"], found.intervals["links"]) == (5.0, (1.0, 10.0))
+
+
+def test_texts_without_a_figure_are_not_resampled():
+    texts = [infos(text)[0] | {"references": ["a"] * bool(text)} for text in ("http", "", "", "http no", "")]
+    whole, part = (metrics.measure([PerWord()], chosen, seed=0) for chosen in (texts, texts[::3]))
+    assert whole.intervals == part.intervals == {"per_word": (0.5, 1.0)}
+    bleu = rewards.load("sacre_bleu")
+    whole, part = (metrics.measure([bleu], chosen, seed=0) for chosen in (texts, texts[::3]))
+    assert (whole.values, whole.intervals) == (part.values, part.intervals)
+
+
 def test_without_metrics_an_environment_needs_no_references():
     metrics.check_metrics([], gym.make_vec("CartPole-v1", num_envs=1))
 

@@ -7,6 +7,7 @@ B texts, K numbers that are summed over them.
 
 from __future__ import annotations
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,25 @@ class PooledScore(CorpusScore):
     @abstractmethod
     def from_sums(self, sums: Scores) -> float:
         """Return the figure for these sums, (K,)."""
+
+    def is_counted(self, statistics: Scores) -> npt.NDArray[np.bool_]:
+        """Return which of B texts have a part in the figure, (B,); bootstrap intervals leave the others out.
+
+        By default all have. Where sums of 0 have no figure, those have that add something: `from_sums` then returns NaN
+        or raises ValueError or ArithmeticError.
+
+        Args:
+            statistics: (B, K), what each text adds to the sums.
+        """
+        adds = np.asarray(statistics.any(1))
+        return adds if adds.all() or not self._has_figure(np.zeros_like(statistics[0])) else np.ones_like(adds)
+
+    def _has_figure(self, sums: Scores) -> bool:
+        try:
+            with np.errstate(all="ignore"):
+                return not math.isnan(self.from_sums(sums))
+        except (ValueError, ArithmeticError):
+            return False
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
         """Return the figure of these texts."""

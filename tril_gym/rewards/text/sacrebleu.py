@@ -18,6 +18,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from tril_gym.rewards.base import Extras, PooledScore, ReferenceLists, Score, Scores, Strings, check_batch
 from tril_gym.utils.config_fields import check_choice, check_integer
@@ -77,6 +78,10 @@ class Corpus(PooledScore):
         counts = [int(count) if count.is_integer() else count for count in counts]
         # sacrebleu has no public functions for counts and for the score of counts; see also `_counts`.
         return float(self.metric._compute_score_from_stats(counts).score)
+
+    def is_counted(self, statistics: Scores) -> npt.NDArray[np.bool_]:
+        """Return which of B texts have references, (B,)."""
+        return statistics[:, 0] > 0
 
     def _counts(self, completion: str, targets: Strings) -> list[float]:
         streams = [[target] for target in targets]

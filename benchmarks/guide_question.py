@@ -11,12 +11,12 @@ pretrained longer, on all prompts, and sampled at temperature 0.3; the useless g
 references of the training's prompts. Its updates cost a quarter of the others' at most, so it reads as many references
 as they write texts four times, or four times as many once.
 
-Shown are the change of the reward on 400 examples of the test split, mean and 95 % interval over the seeds (Student's
-t), its difference to PPO's, paired by seed, the KL of sampled texts, and the number of tokens that policy and guide
-sampled or, of references, read. In brackets is the smallest difference, in either direction, that such a comparison
-detects with a power of 0.8, given the spread between seeds. Results are kept in FOLDER, one JSON file per run, so an
-interrupted measurement continues. A GPU is shared well by several runs at a time (`--jobs`), each of which waits for
-Python most of its time.
+Shown are the change of the reward on 400 examples of the test split, its difference to PPO's, paired by seed, the KL of
+sampled texts, and the number of tokens of the texts (of rollins that are written whole and cut, the part before the
+switch). Means and 95 % intervals are over the first policies (Student's t), of which each counts once, by the mean of
+its seeds. In brackets is the smallest difference, in either direction, that such a comparison detects with a power of
+0.8, given the spread between them. Results are kept in FOLDER, one JSON file per run, so an interrupted measurement
+continues. A GPU is shared well by several runs at a time (`--jobs`), each of which waits for Python most of its time.
 """
 
 from __future__ import annotations
@@ -142,9 +142,13 @@ def measure(what: tuple[str, int], options: argparse.Namespace) -> str | None:
     """Run one seed of an arm and write its result, unless it is there; return what it says."""
     arm, seed = what
     path = options.folder / f"{list(ARMS).index(arm)}_{seed}.json"
+    asked = {name: getattr(options, name) for name in ("share", "iterations", "texts", "examples", "pretraining")}
     if path.is_file():
+        known = json.loads(path.read_text())
+        if (known["arm"], known.get("options", asked)) != (arm, asked):
+            raise SystemExit(f"{path} is of {known['arm']} with {known.get('options')}; use another folder for {asked}")
         return None
-    found = run(arm, seed, options)
+    found = run(arm, seed, options) | {"options": asked}
     path.write_text(json.dumps(found, indent=1))
     return f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}"
 
@@ -152,6 +156,14 @@ def measure(what: tuple[str, int], options: argparse.Namespace) -> str | None:
 def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, dict[str, float]]:
     """Return the metrics of greedy and of sampled texts."""
     return evaluate(policy, envs, seed=0, ref_policy=first, count=envs.num_envs).metrics
+
+
+def by_first_policy(values: Mapping[int, float]) -> list[float]:
+    """Return the mean over the seeds of each first policy: runs from one policy are no independent evidence."""
+    groups: dict[int, list[float]] = {}
+    for seed, value in values.items():
+        groups.setdefault(seed % FIRST_POLICIES, []).append(value)
+    return [statistics.mean(groups[policy]) for policy in sorted(groups)]
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -188,15 +200,15 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         for way in ("greedy", "sampled"):
             change = result["after"][way]["reward/mean"] - result["before"][way]["reward/mean"]
             gains.setdefault(result["arm"], {}).setdefault(way, {})[result["seed"]] = change
-    lines = ["| | seeds | greedy | difference to PPO | sampled | difference to PPO | KL | tokens |"]
+    lines = ["| | seeds | greedy | difference to PPO | sampled | difference to PPO | KL | tokens of texts |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for arm in (arm for arm in ARMS if arm in gains):
         cells = []
         for way in ("greedy", "sampled"):
             own, theirs = gains[arm][way], gains.get("PPO", {}).get(way, {})
-            paired = [gain - theirs[seed] for seed, gain in own.items() if seed in theirs]
-            cells.append(_cell(list(own.values())))
-            cells.append("" if arm == "PPO" or not paired else _cell(paired, with_power=True))
+            paired = {seed: gain - theirs[seed] for seed, gain in own.items() if seed in theirs}
+            cells.append(_cell(by_first_policy(own)))
+            cells.append("" if arm == "PPO" or not paired else _cell(by_first_policy(paired), with_power=True))
         rows = [result for result in results if result["arm"] == arm]
         kl = statistics.mean(row["after"]["sampled"]["kl"] for row in rows)
         tokens = statistics.mean(row["tokens"] for row in rows)

@@ -118,6 +118,11 @@ class Conditions:
         """Return the number of held-out examples."""
         return EXAMPLES if self.data is None else PUBLISHED_EXAMPLES
 
+    @property
+    def kind_of_data(self) -> str:
+        """Return what results say of the data."""
+        return "embedded" if self.data is None else "published"
+
     def options(self) -> list[str]:
         """Return them as options of this script."""
         data = [] if self.data is None else ["--data", str(self.data)]
@@ -133,7 +138,14 @@ def run(cell: Cell, seed: int, conditions: Conditions) -> None:
     """Train and measure one seed of a cell, unless its result exists."""
     folder = conditions.folder
     result = folder / f"{cell.name}_{seed}.json"
-    if not result.is_file():
+    if result.is_file():
+        known = json.loads(result.read_text())
+        asked = {"split": conditions.split, "data": conditions.kind_of_data}
+        if any(known.get(name, value) != value for name, value in asked.items()):
+            raise SystemExit(f"{result} is of {known['split']}, {known['data']} data; use another folder for {asked}")
+        if conditions.control and cell.algorithm != "bc" and "control" not in known:
+            raise SystemExit(f"{result} was measured without --control; remove it to repeat it, or use another folder")
+    else:
         measure = [sys.executable, __file__, str(folder), "--run", cell.algorithm, cell.env, cell.policy, str(seed)]
         log = folder / f"{cell.name}_{seed}.log"
         with log.open("w") as file:
@@ -170,7 +182,7 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
         "policy": cell.policy,
         "seed": seed,
         "split": split,
-        "data": "embedded" if conditions.data is None else "published",
+        "data": conditions.kind_of_data,
         "machine": machine(),
         "seconds": {"training": seconds, "with pretraining and evaluation": wall},
         "before": before.metrics,

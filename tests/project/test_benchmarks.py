@@ -247,13 +247,12 @@ class TestGuideQuestion:
         (data / "commongen" / "test.jsonl.gz").write_bytes((data / "commongen" / "train.jsonl.gz").read_bytes())
         sizes = {"width": 16, "layers": 1, "samples": 8, "epochs": 1, "minibatch_size": 8}
         smallest = ["--seeds", "1", "--iterations", "1", "--texts", "4", "--examples", "1"]
-        text = guide_question.main(
-            [str(data / "commongen"), str(tmp_path / "found"), *smallest, "--pretraining", json.dumps(sizes)]
-        )
+        asked = [str(data / "commongen"), str(tmp_path / "found"), *smallest, "--pretraining", json.dumps(sizes)]
+        text = guide_question.main(asked)
         rows = text.splitlines()[2:]
         assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(guide_question.ARMS)
         before = (tmp_path / "found" / "0_0.json").read_text()
-        guide_question.main([str(data / "commongen"), str(tmp_path / "found"), *smallest])  # nothing is left to run
+        guide_question.main(asked)  # nothing is left to run
         assert (tmp_path / "found" / "0_0.json").read_text() == before
         capsys.readouterr()
 
@@ -313,6 +312,15 @@ class TestGuideQuestion:
         # A seed that PPO has not counts in the arm's own mean only: gains of 0, 0.2 and 0.4.
         cells = guide_question.table([*rows, result(bc, 2, 0.9)]).splitlines()[-1].split(" | ")[1:4]
         assert (cells[0], cells[1][:6], cells[2]) == ("3", "+0.200", "-0.100 ± 0.000 (0.000)")
+
+    def test_each_first_policy_counts_once(self):
+        values = {0: 1.0, 3: 3.0, 1: 5.0, 2: 7.0}  # seeds 0 and 3 are of one first policy
+        assert guide_question.by_first_policy(values) == [2.0, 5.0, 7.0]
+
+    def test_results_of_other_options_are_not_reused(self, tmp_path):
+        (tmp_path / "0_0.json").write_text(json.dumps({"arm": "PPO", "seed": 0, "options": {"share": 1.0}}))
+        with pytest.raises(SystemExit, match="use another folder"):
+            guide_question.main(["data", str(tmp_path), "--arms", "PPO", "--seeds", "1", "--share", "0.7"])
 
     def test_the_detectable_difference_is_found_four_times_of_five(self):
         assert guide_question.detectable([0.0, 1.0, 2.0]) == pytest.approx((4.303 + 1.061) / math.sqrt(3))

@@ -7,9 +7,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from instruct_model import instruct_tokenizer
+from text_doubles import TOKENIZERS
 
 from tril_gym.bridges import prompt_dataset, reward_functions, reward_weights
 from tril_gym.data import Example
+from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.tokenization import decode, encode
 
 EXAMPLES = [
     Example("name a dog", references=["rex", "a rex"], extras={"level": np.int64(2)}),
@@ -60,6 +63,28 @@ def test_a_completion_ends_at_a_stop_string():
     assert function(prompts=["name a cat"], completions=["tom\nand jerry"], references=[["tom"]]) == [1.0]
     (function,) = reward_functions(envs(reward="rouge_l"))
     assert function(prompts=["name a cat"], completions=["tom\nand jerry"], references=[["tom"]])[0] < 1.0
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_completions_begin_as_in_the_environment(name):
+    """Trainers decode completions on their own, where some tokenizers drop the first space."""
+    seen, tokenizer = [], TOKENIZERS[name]()
+    made = gym.make(
+        "tril/Text-v0",
+        dataset=EXAMPLES,
+        tokenizer=tokenizer,
+        reward=lambda completion: float(len(seen.append(completion) or "")),
+        max_new_tokens=8,
+    )
+    (function,) = reward_functions(made)
+    texts = ["the dog", " the dog", ".", ""]
+    decoded = [decode(tokenizer, encode(tokenizer, f" {text}" if text else "")) for text in texts]
+    function(prompts=["name a dog"] * 4, completions=decoded)
+    made.reset(seed=0)
+    for token in [*TextCodec(tokenizer).ids(" the dog"), tokenizer.eos_token_id]:
+        made.step(token)
+    assert seen[0] == seen[-1] == " the dog"
+    assert [text[:1] for text in seen] == [" ", " ", " ", "", " "]
 
 
 def test_a_reward_reads_what_it_reads_in_the_environment():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from contract_checks import MODES, native_and_sync, same
 from doubles import generator, language_model
+from text_doubles import TOKENIZERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +15,7 @@ from tril_gym.agents import BC, PPO, Actor, Guide, LMPolicy, Plan, PPOConfig, PP
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.data import Example
 from tril_gym.functional.sampling import Decoding
+from tril_gym.models.text_codec import TextCodec
 from tril_gym.testing.vector_steps import equal_steps
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.tokenization import decodes_bytes
@@ -124,6 +126,13 @@ class TestTheStringsThemselves:
         words = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
         assert not decodes_bytes(words)
         assert StopStrings(["a "], words).end([0, 1])  # completed by the token after it
+
+    @pytest.mark.parametrize("name", TOKENIZERS)
+    def test_a_string_that_begins_with_a_space(self, name):
+        """Is in the first word of a completion, whether or not the tokenizer drops that word's space."""
+        tokenizer = TOKENIZERS[name]()
+        ids = TextCodec(tokenizer).ids(" dog")
+        assert StopStrings([" dog"], tokenizer).cut_ids([*ids, *ids]) == ids
 
     def test_a_text_without_one(self):
         assert not self.stop.are_in([A, HASH, B])

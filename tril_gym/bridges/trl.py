@@ -14,6 +14,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from tril_gym.utils.stop_strings import StopStrings
+from tril_gym.utils.tokenization import drops_first_space
 from tril_gym.wrappers.reward_term import Term, terms
 from tril_gym.wrappers.vector import base_attribute
 
@@ -52,7 +53,8 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
     """Return the terms of an environment's reward, unweighted, as functions that TRL calls by keyword.
 
     They read the columns of `prompt_dataset`. Completions may be strings or conversations, of which the last message
-    counts; each is read up to a stop string of the environment, as its infos have it.
+    counts; each is read up to a stop string of the environment, and with the space before its first word, as its infos
+    have it.
 
     Raises:
         ValueError: the environment pays no term.
@@ -60,8 +62,11 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
     found = terms(env)
     if not found:
         raise ValueError(f"{env} has no reward term; make the environment with reward=, or wrap it in TextReward")
-    stop = StopStrings(env.metadata["text"].get("stop", ()), base_attribute(env, "tokenizer"))
-    return [_reward_function(term, stop) for term in found]
+    text, tokenizer = env.metadata["text"], base_attribute(env, "tokenizer")
+    stop = StopStrings(text.get("stop", ()), tokenizer)
+    # TRL decodes completions on their own, where such a tokenizer drops the space that the policy wrote.
+    joiner = text.get("joiner", "") if tokenizer is not None and drops_first_space(tokenizer) else ""
+    return [_reward_function(term, stop, joiner) for term in found]
 
 
 def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
@@ -69,7 +74,7 @@ def reward_weights(env: gym.Env | VectorEnv) -> list[float]:
     return [float(term.weight) for term in terms(env)]
 
 
-def _reward_function(term: Term, stop: StopStrings) -> RewardFunction:
+def _reward_function(term: Term, stop: StopStrings, joiner: str) -> RewardFunction:
     def reward(
         *,
         prompts: Sequence[Any],
@@ -81,7 +86,7 @@ def _reward_function(term: Term, stop: StopStrings) -> RewardFunction:
         infos = [
             {
                 "prompt": _text(prompt),
-                "completion": stop.cut(_text(completion)),
+                "completion": stop.cut(_after(joiner, _text(completion))),
                 "references": list(references[row]) if references is not None else [],
                 "extras": json.loads(extras[row]) if extras is not None else {},
             }
@@ -96,6 +101,11 @@ def _reward_function(term: Term, stop: StopStrings) -> RewardFunction:
 def _text(text: Any) -> str:
     """Return a string, or the content of a conversation's last message."""
     return text if isinstance(text, str) else str(text[-1]["content"])
+
+
+def _after(joiner: str, completion: str) -> str:
+    """Return a completion that begins with the joiner, unless it begins with white space or is empty."""
+    return completion if not completion or completion[0].isspace() else joiner + completion
 
 
 def _as_json(extras: Mapping[str, Any]) -> str:

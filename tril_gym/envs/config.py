@@ -31,7 +31,7 @@ from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
-from tril_gym.utils.tokenization import decode, encode
+from tril_gym.utils.tokenization import decode_after_text, encode
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +180,11 @@ class TextEnvConfig:
         return "stop" if self.is_eos[tokens[-1]] or self.stop.are_in(tokens) else "length"
 
     def completion(self, tokens: Sequence[int]) -> str:
-        """Return tokens as text up to a stop string, without special tokens and ids beyond the tokenizer."""
-        return self.stop.cut(decode(self.tokenizer, tokens))
+        """Return tokens as text up to a stop string, without special tokens and ids beyond the tokenizer.
+
+        It begins with a space where the tokens do, whether or not the tokenizer drops one at the start of a text.
+        """
+        return self.stop.cut(decode_after_text(self.tokenizer, tokens))
 
 
 def text_env_config(

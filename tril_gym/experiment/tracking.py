@@ -215,7 +215,7 @@ def texts_apart(trajectories: Trajectories, layout: TextLayout, count: int) -> l
         rollin = ""
         if layout.tokenizer is not None and completion is not None:
             codec, ids = codec_of(layout), trajectories.tokens[row][trajectories.is_token[row]].tolist()
-            rollin = codec.decode(ids[: codec.character_start(ids, switch)])
+            rollin = codec.text(ids[: codec.character_start(ids, switch)])
         rollout = None if completion is None else completion.removeprefix(rollin)
         reward = float(trajectories.rewards[row].sum())
         rows.append({"prompt": info.get("prompt"), "rollin": rollin, "rollout": rollout, "reward": reward})

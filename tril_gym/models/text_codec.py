@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tril_gym.utils.tokenization import UNREADABLE, decode, encode
+from tril_gym.utils.tokenization import UNREADABLE, decode, decode_after_text, encode
 
 # Text is tokenised behind one of these, so that its first piece is tokenised as inside a text. The first one is in few
 # vocabularies, and what a vocabulary does not know merges with nothing.
@@ -17,12 +17,10 @@ class TextCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._anchor_ids = self._encode("a")
 
     def text(self, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
         """Decode ids as they read after other text: with the space before a first word, which some decoders drop."""
-        both = self.decode([*self._anchor_ids, *ids], with_special_tokens=with_special_tokens)
-        return both.removeprefix(self.decode(self._anchor_ids, with_special_tokens=with_special_tokens))
+        return decode_after_text(self.tokenizer, ids, with_special_tokens=with_special_tokens)
 
     def decode(self, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
         """Decode ids as the tokenizer does; ids beyond its vocabulary, which only the model has, give nothing."""

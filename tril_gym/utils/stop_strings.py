@@ -1,8 +1,8 @@
 """Stop strings: a text ends as soon as one of them is in it, and its completion is the text before it.
 
 Environments and actors must agree on where a text has ended, so all of them ask here. They know texts as token ids: a
-stop string is in a text if it is in what its ids decode to, special tokens left out. It may end inside of a token, the
-rest of which then belongs to no text.
+stop string is in a text if it is in what its ids decode to after a prompt, special tokens left out. It may end inside
+of a token, the rest of which then belongs to no text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tril_gym.utils.tokenization import UNREADABLE, decode, decodes_bytes, hidden_token
+from tril_gym.utils.tokenization import UNREADABLE, decode, decode_after_text, decodes_bytes, hidden_token
 
 
 class StopStrings:
@@ -34,7 +34,7 @@ class StopStrings:
         """Return whether one of the strings is in the text of these ids."""
         if not self.strings:
             return False
-        text = decode(self._tokenizer, ids)
+        text = decode_after_text(self._tokenizer, ids)
         return any(string in text for string in self.strings)
 
     def end(self, ids: Sequence[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tril_gym.utils.no_copy import NoCopy
 
 UNREADABLE = "\ufffd"  # what tokenizers decode bytes to that are not a character, or not yet
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -63,6 +66,26 @@ def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = Fa
     known = [token for token in ids if token < size]
     text: str = tokenizer.decode(known, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
     return text
+
+
+def decode_after_text(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
+    """Return ids as they read after other text: with the space before a first word, which some decoders drop."""
+    if decodes_bytes(tokenizer):
+        return decode(tokenizer, ids, with_special_tokens=with_special_tokens)
+    anchor = _anchor_ids(NoCopy(tokenizer))
+    both = decode(tokenizer, [*anchor, *ids], with_special_tokens=with_special_tokens)
+    return both.removeprefix(decode(tokenizer, anchor, with_special_tokens=with_special_tokens))
+
+
+def drops_first_space(tokenizer: Any) -> bool:
+    """Return whether a completion that is decoded on its own loses the space before its first word (T5, Llama 2)."""
+    ids = encode(tokenizer, " a")
+    return decode(tokenizer, ids) != decode_after_text(tokenizer, ids)
+
+
+@functools.lru_cache(maxsize=16)
+def _anchor_ids(tokenizer: NoCopy) -> tuple[int, ...]:
+    return tuple(encode(tokenizer.value, "a"))
 
 
 def decodes_bytes(tokenizer: Any) -> bool:

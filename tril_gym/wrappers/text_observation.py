@@ -12,7 +12,7 @@ from gymnasium.spaces import Dict
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
-from tril_gym.utils.tokenization import decode
+from tril_gym.utils.tokenization import decode, decode_after_text
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import VectorObservation, base_attribute, check_observes_tokens
 
@@ -23,13 +23,18 @@ def with_text(observation: Any, tokenizer: Any, max_prompt_length: int) -> dict[
     return {
         "tokens": observation,
         "prompt": text_of(prompt, tokenizer),
-        "completion": text_of(completion, tokenizer),
+        "completion": completion_of(completion, tokenizer),
     }
 
 
 def text_of(ids: Any, tokenizer: Any) -> str:
     """Return columns of an observation as text, without special tokens and ids beyond the tokenizer."""
     return decode(tokenizer, ids[ids >= 0].tolist())
+
+
+def completion_of(ids: Any, tokenizer: Any) -> str:
+    """Return columns of a completion as text, which continues a prompt."""
+    return decode_after_text(tokenizer, ids[ids >= 0].tolist())
 
 
 class TextObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from tril_gym.utils.batched_infos import batched, row_of
 from tril_gym.utils.deferred_rewards import merged, rows_to_credit, rows_with_final_info
 from tril_gym.utils.tokenization import encode
-from tril_gym.wrappers.text_observation import text_of, tokenizer_of
+from tril_gym.wrappers.text_observation import completion_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import TextVectorWrapper, check_observes_tokens
 from tril_gym.wrappers.without_info import check_infos_pass
@@ -140,7 +140,7 @@ class Spelling:
 
     def text_so_far(self, prompt: str, observation: Any, info: Mapping[str, Any] = NO_INFO) -> str:
         """Return a prompt and what is written: the completion of a text that has ended, else all tokens."""
-        written = text_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
+        written = completion_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
         return prompt + str(info.get("completion", written))
 
     def tokens(self, completion: str, is_first: bool) -> list[int]:

@@ -1,14 +1,17 @@
 import json
 import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import tiny_models
 import torch
+from text_doubles import EXAMPLES, TOKENIZERS
 from tiny_models import check_independence, score
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tril_gym import rewards
+from tril_gym.models.text_codec import TextCodec
 from tril_gym.rewards.neural.adapters import classifier_on
 
 GPT2_TOKENS = {"pad_token": "</s>"}  # the usual padding of decoders in reward models
@@ -102,6 +105,29 @@ def test_the_reference_begins_as_the_completion_does(folder):
     expected = score(plain, completions, prompts=prompts) - score(plain, [" r", "r", " r"], prompts=prompts)
     found = score(less, completions, prompts=prompts, references=[["r"]] * 3)
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_completions_of_all_tokenizers_begin_alike(folder, name):
+    """A reward model reads prompt + " " + completion, as it was trained on, whether or not a space is decoded first."""
+    tokenizer, example = TOKENIZERS[name](), EXAMPLES[0]
+    settings = {"model": folder, "minus_reference": True}
+    env = gym.make(
+        "tril/Text-v0",
+        dataset=[example],
+        tokenizer=tokenizer,
+        max_new_tokens=30,
+        reward="preference",
+        reward_settings={"preference": settings},
+    )
+    env.reset(seed=0)
+    for token in [*TextCodec(tokenizer).ids(" a dog"), tokenizer.eos_token_id]:
+        _, found, _, _, info = env.step(token)
+    assert info["completion"] == " a dog"
+    reference = example.references[0]
+    plain = rewards.load("preference", model=folder)
+    written, wanted = score(plain, [" a dog", f" {reference}"], prompts=[example.prompt] * 2)
+    assert found == pytest.approx(written - wanted, abs=1e-5)
 
 
 def test_scores_of_references_are_cached(folder, monkeypatch):

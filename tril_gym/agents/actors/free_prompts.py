@@ -65,7 +65,7 @@ def complete(
     begun = Texts.from_ids(ids, [[]] * len(ids), max_new_tokens=length)
     written = write_completions(policy, begun, [{} for _ in ids], layout, draws).texts()
     codec = TextCodec(policy.tokenizer)
-    return [layout.stop_strings.cut(codec.decode(written.completion_ids(row))) for row in range(len(ids))]
+    return [layout.stop_strings.cut(codec.text(written.completion_ids(row))) for row in range(len(ids))]
 
 
 def prompt_ids(policy: Any, prompts: Sequence[str | Chat]) -> list[list[int]]:

@@ -5,9 +5,11 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import BOS, EOS, PAD, check_independence, score
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from tril_gym import rewards
+from tril_gym.models.language_model import LanguageModel
+from tril_gym.models.texts import Texts
 from tril_gym.rewards.neural.language_model import windows
 
 FAMILIES = {
@@ -66,6 +68,23 @@ def test_equals_one_forward_pass_per_token(folder, prompt, text):
     plain = rewards.load("output_perplexity", model=folder)
     assert score(plain, [text], prompts=[prompt])[0] == pytest.approx(math.exp(np.mean(costs)), rel=1e-4)
     assert np.mean(costs) > 0.5  # so that a missing token would be detected
+
+
+def test_a_forced_bos_is_before_the_text(tmp_path):
+    """As BART is trained, and as a policy writes and scores a completion."""
+    layout, tokens = FAMILIES["bart"]
+    where = tiny_models.language_model(tmp_path, "bart", layout=layout, tokens=tokens)
+    settings = GenerationConfig.from_pretrained(where)
+    settings.forced_bos_token_id = BOS
+    settings.save_pretrained(where)
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(where), AutoTokenizer.from_pretrained(where)
+    prompt, text = tokenizer("a dog")["input_ids"], tokenizer("runs", add_special_tokens=False)["input_ids"]
+    texts = Texts.from_ids([prompt], [text], max_new_tokens=len(text))
+    nats = -float(LanguageModel(model, tokenizer).token_logprobs(texts).logprobs.detach().sum())
+    log, pooled = rewards.load("output_perplexity", model=where, log=True), rewards.load("perplexity", model=where)
+    assert score(log, ["runs"], prompts=["a dog"])[0] == pytest.approx(nats / len(text), rel=1e-5)
+    assert pooled.statistics(["a dog"], [""], [["runs"]], [{}])[0] == pytest.approx([nats, len(text)], rel=1e-5)
+    assert abs(np.sum(slow_nats(where, "a dog", "runs")) - nats) > 1e-2  # behind the start token alone
 
 
 def test_of_long_prompts_the_end_is_read(folder):

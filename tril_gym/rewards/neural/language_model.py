@@ -42,11 +42,12 @@ class LanguageModel:
     """A model and its tokenizer, which compute the cost of texts."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        from tril_gym.models.architecture import decoder_start
+
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
         self.eos_id = _first_of(tokenizer.eos_token_id, self.config.eos_token_id)
-        # The first id of a text without a context.
-        opening = (tokenizer.bos_token_id, self.eos_id)
-        self.start_id = _first_of(*((self.config.decoder_start_token_id,) if self.is_seq2seq else ()), *opening)
+        # What stands before a text without a context: one id, or with BART's forced BOS two.
+        self.start_ids = decoder_start(model) if self.is_seq2seq else [_first_of(tokenizer.bos_token_id, self.eos_id)]
 
     @property
     def is_seq2seq(self) -> bool:
@@ -98,10 +99,10 @@ class LanguageModel:
         if self.is_seq2seq:
             self.tokenizer.truncation_side = "left"
             source = self.tokenizer(well_formed(context), truncation=True, max_length=max_length)["input_ids"]
-            return source or [self.eos_id], [self.start_id]
+            return source or [self.eos_id], self.start_ids
         ids = self._encode(context) if context else []
-        opens = self.tokenizer("")["input_ids"][:1] == [self.start_id] != ids[:1]  # a rendered chat may begin with it
-        return [], [self.start_id, *ids] if opens or not ids else ids
+        opens = self.tokenizer("")["input_ids"][:1] == self.start_ids != ids[:1]  # a rendered chat may begin with it
+        return [], [*self.start_ids, *ids] if opens or not ids else ids
 
     def _encode(self, text: str) -> Ids:
         return list(self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"])

@@ -7,7 +7,7 @@ import gymnasium as gym
 import torch
 from doubles import generator, language_model
 from gymnasium.vector import VectorEnv
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -59,11 +59,24 @@ def metaspace_tokenizer(model: str = "unigram", scheme: str = "always") -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **NAMES)
 
 
+def normalizing_tokenizer() -> Any:
+    """Merges whose word mark is put before every text by a normaliser, and a BOS, as of Llama 2 and Mistral 7B."""
+    trained = metaspace_tokenizer("bpe").backend_tokenizer
+    tokenizer = Tokenizer(trained.model)
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", "<s>"])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    bos = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", **NAMES)
+
+
 TOKENIZERS = {
     "bytes": byte_tokenizer,
     "unigram": metaspace_tokenizer,
     "unigram-first": lambda: metaspace_tokenizer(scheme="first"),
     "merges": lambda: metaspace_tokenizer("bpe"),
+    "normalizing": normalizing_tokenizer,
 }
 
 

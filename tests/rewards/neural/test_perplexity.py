@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from text_doubles import TOKENIZERS, encoded
 from tiny_models import BOS, EOS, PAD, check_independence, score
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from tril_gym import rewards
 from tril_gym.models.language_model import LanguageModel
+from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 from tril_gym.rewards.neural.language_model import windows
 
@@ -85,6 +87,27 @@ def test_a_forced_bos_is_before_the_text(tmp_path):
     assert score(log, ["runs"], prompts=["a dog"])[0] == pytest.approx(nats / len(text), rel=1e-5)
     assert pooled.statistics(["a dog"], [""], [["runs"]], [{}])[0] == pytest.approx([nats, len(text)], rel=1e-5)
     assert abs(np.sum(slow_nats(where, "a dog", "runs")) - nats) > 1e-2  # behind the start token alone
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_text_is_read_in_the_tokens_that_a_policy_writes(tmp_path, name):
+    """Behind a prompt one space, whether or not the tokenizer puts a word mark before every text; and without one."""
+    tokenizer = TOKENIZERS[name]()
+    model = tiny_models.made("AutoModelForCausalLM", "llama", vocab_size=len(tokenizer))
+    where = tiny_models.saved(tmp_path, model, tokenizer)
+    log, codec = rewards.load("output_perplexity", model=where, log=True), TextCodec(tokenizer)
+    before = tokenizer("")["input_ids"][:1]
+
+    def nats(prompt, text):
+        ids = [*before, *encoded(tokenizer, prompt)] or [tokenizer.eos_token_id]
+        texts = Texts.from_ids([ids], [text], max_new_tokens=len(text))
+        return float(LanguageModel(model, tokenizer).token_logprobs(texts).logprobs.detach().mean()) * -1
+
+    written = codec.ids(" the dog")
+    found = score(log, ["the dog", " the dog", " the dog"], prompts=["concepts:", "concepts:", ""])
+    expected = [nats("concepts:", written)] * 2 + [nats("", written)]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert score(log, ["g"], prompts=["the do\n"])[0] == pytest.approx(nats("the do\n", codec.ids("g")), rel=1e-5)
 
 
 def test_of_long_prompts_the_end_is_read(folder):

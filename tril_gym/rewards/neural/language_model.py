@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tril_gym.models.text_codec import TextCodec
 from tril_gym.rewards.base import Scores, Strings, well_formed
 from tril_gym.rewards.neural.adapters import base_model_of, is_adapter, load_with_adapter, tokenizer_source
 from tril_gym.rewards.neural.pretrained import (
@@ -24,7 +25,7 @@ from tril_gym.rewards.neural.pretrained import (
     pad,
     positions_of,
 )
-from tril_gym.utils.tokenization import load_tokenizer
+from tril_gym.utils.tokenization import encode, load_tokenizer
 
 USUAL_LENGTH = 1024  # tokens
 
@@ -45,6 +46,7 @@ class LanguageModel:
         from tril_gym.models.architecture import decoder_start
 
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        self._codec = TextCodec(tokenizer)
         self.eos_id = _first_of(tokenizer.eos_token_id, self.config.eos_token_id)
         # What stands before a text without a context: one id, or with BART's forced BOS two.
         self.start_ids = decoder_start(model) if self.is_seq2seq else [_first_of(tokenizer.bos_token_id, self.eos_id)]
@@ -88,7 +90,7 @@ class LanguageModel:
         source, before = self._read(context, max_length)
         is_apart = (context[-1:] or " ").isspace() or text[:1].isspace()  # a rendered chat ends in a line break
         between = "" if is_apart or self.is_seq2seq else joiner
-        ids = self._encode(between + text) if text else []
+        ids = self._continuation(between + text, begins=self.is_seq2seq or not context) if text else []
         whole = before + (ids or [self.eos_id])
         # The last token is predicted, not read.
         for begin, end, first in windows(len(whole), len(before), max_length + 1):
@@ -103,6 +105,16 @@ class LanguageModel:
         ids = self._encode(context) if context else []
         opens = self.tokenizer("")["input_ids"][:1] == self.start_ids != ids[:1]  # a rendered chat may begin with it
         return [], [*self.start_ids, *ids] if opens or not ids else ids
+
+    def _continuation(self, text: str, *, begins: bool) -> Ids:
+        """Return the ids of a text as a policy writes them: no space of its own that the tokenizer puts before texts.
+
+        Args:
+            text: the text.
+            begins: whether nothing is before it, where a first word is spelled as a tokenizer begins a text with it.
+        """
+        text = well_formed(text)
+        return encode(self.tokenizer, text) if begins and not text[0].isspace() else self._codec.ids(text)
 
     def _encode(self, text: str) -> Ids:
         return list(self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"])

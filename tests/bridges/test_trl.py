@@ -11,7 +11,7 @@ from text_doubles import TOKENIZERS
 
 from tril_gym.bridges import prompt_dataset, reward_functions, reward_weights
 from tril_gym.data import Example
-from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import decode, encode
 
 EXAMPLES = [

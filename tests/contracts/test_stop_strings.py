@@ -15,9 +15,9 @@ from tril_gym.agents import BC, PPO, Actor, Guide, LMPolicy, Plan, PPOConfig, PP
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.data import Example
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.testing.vector_steps import equal_steps
 from tril_gym.utils.stop_strings import StopStrings, check_stop
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import decodes_bytes
 from tril_gym.wrappers import WholeText
 

@@ -50,10 +50,10 @@ from tril_gym.agents.learners.actor_critic import ActorCritic
 from tril_gym.data import Example
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.functional.kl import AdaptiveKL
-from tril_gym.models.text_codec import ANCHORS
 from tril_gym.models.texts import Texts
 from tril_gym.rewards.neural import sentiment
 from tril_gym.rewards.neural.training import FitConfig
+from tril_gym.utils.text_codec import ANCHORS
 from tril_gym.wrappers import TextReward
 
 V, T = 16, 8  # of the toy environment

@@ -6,7 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from text_doubles import EXAMPLES, TOKENIZERS
 
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.wrappers import TextReward, WholeText
 
 MODES = ["NextStep", "SameStep"]
@@ -60,6 +62,22 @@ def test_a_restart_goes_on_behind_its_completion():
     begun, info = env.reset(options={"example": 2, "completion": ids})
     assert begun == info["prompt"] + " the dog"
     assert env.step(" runs")[0] == info["prompt"] + " the dog runs"
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_text_is_written_as_it_is_given(name):
+    """With one space after the prompt, and after a restart within a word with none, whatever the tokenizer."""
+    tokenizer = TOKENIZERS[name]()
+    example, begun = EXAMPLES[0], TextCodec(tokenizer).ids(" the d")
+    settings = {"dataset": [example], "tokenizer": tokenizer, "reward": None, "max_new_tokens": 30}
+    env = WholeText(gym.make("tril/Text-v0", **settings))
+    envs = WholeText(gym.make_vec("tril/Text-v0", num_envs=1, autoreset_mode="Disabled", **settings))
+    for text in ("the dog", " the dog"):
+        env.reset(seed=0)
+        envs.reset(seed=0)
+        assert env.step(text)[0] == envs.step([text])[0][0] == f"{example.prompt} the dog"
+    assert env.reset(options={"example": 0, "completion": begun})[0] == f"{example.prompt} the d"
+    assert env.step("og runs")[0] == f"{example.prompt} the dog runs"
 
 
 def test_rows_of_a_vector_environment_equal_single_ones():

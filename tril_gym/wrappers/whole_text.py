@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from tril_gym.utils.batched_infos import batched, row_of
 from tril_gym.utils.deferred_rewards import merged, rows_to_credit, rows_with_final_info
-from tril_gym.utils.tokenization import encode
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.wrappers.text_observation import completion_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import TextVectorWrapper, check_observes_tokens
@@ -54,7 +54,7 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Begin a text; with a restart's completion, the observation includes it."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._prompt = str(info["prompt"])
-        self._is_empty = self._spelling.is_empty(observation)
+        self._begun = self._spelling.begun(observation)
         return self._spelling.text_so_far(self._prompt, observation), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -62,7 +62,7 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._prompt is None:
             raise ResetNeeded(NOT_BEGUN)
         total = 0.0
-        for token in self._spelling.tokens(action, is_first=self._is_empty):
+        for token in self._spelling.tokens(action, self._begun):
             observation, reward, terminated, truncated, info = self.env.step(token)
             total += float(reward)
             if terminated or truncated:
@@ -88,7 +88,7 @@ class VectorWholeText(TextVectorWrapper):
         self.action_space = batch_space(AnyText(), self.num_envs)
         self._spelling = Spelling(tokenizer_of(env), env.metadata["text"])
         self._prompts: list[str] = []
-        self._is_empty: list[bool] = []
+        self._begun: list[list[int]] = []
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin n texts.
@@ -100,7 +100,7 @@ class VectorWholeText(TextVectorWrapper):
             raise ValueError("WholeText resets all rows at once; leave reset_mask out")
         observations, infos = self.env.reset(seed=seed, options=options)
         self._prompts = [str(prompt) for prompt in infos["prompt"]]
-        self._is_empty = list(map(self._spelling.is_empty, observations))
+        self._begun = list(map(self._spelling.begun, observations))
         return tuple(map(self._spelling.text_so_far, self._prompts, observations)), infos
 
     def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -109,7 +109,7 @@ class VectorWholeText(TextVectorWrapper):
             raise ValueError(f"actions must be {self.num_envs} strings, got {actions!r}")
         if not self._prompts:
             raise ResetNeeded(NOT_BEGUN)
-        columns = [self._spelling.tokens(*pair) for pair in zip(actions, self._is_empty, strict=True)]
+        columns = [self._spelling.tokens(*pair) for pair in zip(actions, self._begun, strict=True)]
         totals, flags = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
         ends: dict[int, dict[str, Any]] = {}
         for column in range(max(map(len, columns))):
@@ -132,20 +132,21 @@ class Spelling:
     """Turns observations into text and completions into tokens."""
 
     def __init__(self, tokenizer: Any, text: Mapping[str, Any]) -> None:
-        self.tokenizer, self.text = tokenizer, text
+        self.tokenizer, self.text, self._codec = tokenizer, text, TextCodec(tokenizer)
 
-    def is_empty(self, observation: Any) -> bool:
-        """Return whether a text has no completion yet."""
-        return bool((observation[self.text["max_prompt_length"] :] < 0).all())
+    def begun(self, observation: Any) -> list[int]:
+        """Return the ids of the completion so far."""
+        written = observation[self.text["max_prompt_length"] :]
+        return [int(token) for token in written if token >= 0]
 
     def text_so_far(self, prompt: str, observation: Any, info: Mapping[str, Any] = NO_INFO) -> str:
         """Return a prompt and what is written: the completion of a text that has ended, else all tokens."""
         written = completion_of(observation[self.text["max_prompt_length"] :], self.tokenizer)
         return prompt + str(info.get("completion", written))
 
-    def tokens(self, completion: str, is_first: bool) -> list[int]:
-        """Return a completion as token ids, with EOS; those beyond T end the text before."""
+    def tokens(self, completion: str, begun: list[int]) -> list[int]:
+        """Return a completion as token ids that continue those begun, with EOS; those beyond T end the text before."""
         if not isinstance(completion, str):
             raise ValueError(f"an action is the completion as a string, got {completion!r}")
-        joiner = self.text.get("joiner", "") if is_first and completion and not completion[0].isspace() else ""
-        return [*encode(self.tokenizer, joiner + completion), self.text["eos_token_ids"][0]]
+        joiner = self.text.get("joiner", "") if completion and not (begun or completion[0].isspace()) else ""
+        return [*self._codec.ids(joiner + completion, after=begun), self.text["eos_token_ids"][0]]

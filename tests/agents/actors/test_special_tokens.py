@@ -12,7 +12,7 @@ from tril_gym.agents import BC, PPO, LMPolicy, Plan, TextLayout, collect
 from tril_gym.agents.actors.free_prompts import prompt_ids
 from tril_gym.agents.actors.references import ReferenceTokens
 from tril_gym.data import Example
-from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.text_codec import TextCodec
 
 WORDS = ["<unk>", "<s>", "</s>", "<eot>", *"▁dogcat<>/s", "▁dog", "▁cat", "▁a"]
 VOCABULARY = {word: number for number, word in enumerate(dict.fromkeys(WORDS))}

@@ -27,7 +27,7 @@ from tril_gym.agents import (
     TextLayout,
 )
 from tril_gym.agents.collection.cuts import ShareCut
-from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.text_codec import TextCodec
 
 
 def greedy(guide: LMPolicy, prompt: str, begun: str = "") -> str:

@@ -23,7 +23,7 @@ from tril_gym.agents import (
 )
 from tril_gym.agents.collection.collector import EpisodeRandomness
 from tril_gym.agents.collection.cuts import UniformCut, switch_points
-from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.text_codec import TextCodec
 
 ACCENTS = "né 😀a €😀"
 

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tril_gym import rewards
 from tril_gym.models.language_model import LanguageModel
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 from tril_gym.rewards.neural.language_model import windows
+from tril_gym.utils.text_codec import TextCodec
 
 FAMILIES = {
     "gpt2": ("none", {}),  # no BOS, no padding, as GPT-2's tokenizer

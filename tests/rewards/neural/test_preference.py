@@ -11,8 +11,8 @@ from tiny_models import check_independence, score
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tril_gym import rewards
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.rewards.neural.adapters import classifier_on
+from tril_gym.utils.text_codec import TextCodec
 
 GPT2_TOKENS = {"pad_token": "</s>"}  # the usual padding of decoders in reward models
 

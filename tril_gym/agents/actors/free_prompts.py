@@ -10,9 +10,9 @@ import torch
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.models.backbone import longest_completion
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 from tril_gym.utils.stop_strings import check_stop
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import encode, encode_chat, special_tokens_of_prompts
 
 USUAL_LENGTH = 64  # new tokens where none is named

@@ -24,10 +24,10 @@ from tril_gym.agents.actors.completions_protocol import (
     sampling_fields,
 )
 from tril_gym.functional.sampling import Decoding
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.utils.answer_cache import AnswerCache
 from tril_gym.utils.http_client import JSONClient, RefusedError, ServerError
 from tril_gym.utils.servers import ServerAddress, ServerConfig
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import UNREADABLE, decode
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from tril_gym.agents.actors.whole_text_writer import WholeTextWriter, WrittenTex
 from tril_gym.agents.collection.actor import Actor
 from tril_gym.agents.collection.layout import TextLayout, codec_of
 from tril_gym.agents.collection.trajectories import Infos
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
 from tril_gym.utils.attempts import attempt, check_attempts
+from tril_gym.utils.text_codec import TextCodec
 
 # (prompts, completions so far) -> the rest of each completion
 TextFunction = Callable[[list[str], list[str]], Sequence[str]]

@@ -16,8 +16,8 @@ from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.models.architecture import eos_ids_of, positions_of
 from tril_gym.models.backbone import longest_completion
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.models.texts import Texts
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import special_tokens
 
 

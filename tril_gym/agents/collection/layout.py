@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorRewardWrapper, VectorWrapper
 from gymnasium.wrappers.vector import NormalizeReward
 
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.utils.config_fields import check_integer, describe_type
 from tril_gym.utils.stop_strings import StopStrings
+from tril_gym.utils.text_codec import TextCodec
 
 
 @dataclass(frozen=True, kw_only=True)

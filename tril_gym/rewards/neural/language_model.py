@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tril_gym.models.text_codec import TextCodec
 from tril_gym.rewards.base import Scores, Strings, well_formed
 from tril_gym.rewards.neural.adapters import base_model_of, is_adapter, load_with_adapter, tokenizer_source
 from tril_gym.rewards.neural.pretrained import (
@@ -25,6 +24,7 @@ from tril_gym.rewards.neural.pretrained import (
     pad,
     positions_of,
 )
+from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import encode, load_tokenizer
 
 USUAL_LENGTH = 1024  # tokens

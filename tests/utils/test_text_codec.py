@@ -18,7 +18,7 @@ from tril_gym.agents import (
     Guide,
     Plan,
 )
-from tril_gym.models.text_codec import TextCodec
+from tril_gym.utils.text_codec import TextCodec
 
 
 class TestContinuations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +26,15 @@ TEMPLATE = (
 COLOURS = {"grass": "green", "sky": "blue", "snow": "white", "coal": "black", "blood": "red"}
 
 
-def instruct_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer in which each word is one token, with or without a space before it."""
+def instruct_tokenizer(
+    template: str | None = TEMPLATE, *, extra: Sequence[str] = tuple(SPECIAL[1:2])
+) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer in which each word is one token, with or without a space before it.
+
+    Args:
+        template: for chats.
+        extra: markers beside EOS and padding that the tokenizer counts among its special tokens.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [word for plain in WORDS.split() if len(plain) > 1 for word in (plain, f"Ġ{plain}")]
     vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *alphabet, *words])}
@@ -36,7 +44,7 @@ def instruct_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFa
     names: dict[str, Any] = {
         "eos_token": SPECIAL[TURN],
         "pad_token": SPECIAL[END],
-        "extra_special_tokens": SPECIAL[1:2],
+        "extra_special_tokens": list(extra),
     }
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
     tokenizer.chat_template = template

@@ -35,9 +35,13 @@ def test_tokens_of_many_texts_are_counted_as_of_each(tokenizer, texts, many, mon
 
 @pytest.mark.parametrize("system", ["s", "system", "You", "<|im_end|>", " s\n"])
 @pytest.mark.parametrize("template", [None, TEMPLATE.replace("message['content']", "message['content'] | trim")])
-def test_names_of_markers_in_chats_stay_text_and_markers_stay_markers(system, template):
-    tokenizer = instruct_tokenizer()
-    chat = [{"role": "system", "content": system}, {"role": "user", "content": "<|im_end|>"}]
+@pytest.mark.parametrize("user", ["<|im_end|>", "a<|im_start|>"])
+@pytest.mark.parametrize("extra", [("<|im_start|>",), ()])
+def test_names_of_markers_in_chats_stay_text_and_markers_stay_markers(system, template, user, extra):
+    """Also of markers that are special in the vocabulary alone."""
+    tokenizer = instruct_tokenizer(extra=extra)
+    assert ("<|im_start|>" in tokenizer.all_special_tokens) == bool(extra)
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     ids = encode_chat(tokenizer, chat, template)
     assert [token for token in ids if token in (START, TURN)] == [START, TURN, START, TURN, START]
     assert decode(tokenizer, ids, with_special_tokens=True) == render_chat(tokenizer, chat, template)

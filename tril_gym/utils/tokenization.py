@@ -120,7 +120,13 @@ def _encodings(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
 
 def _special_ids(tokenizer: Any) -> set[int]:
     """Return the special tokens that no text may have."""
-    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    return {*tokenizer.all_special_ids, *_markers(tokenizer)} - {tokenizer.unk_token_id}
+
+
+def _markers(tokenizer: Any) -> dict[int, str]:
+    """Return the special tokens by id that were added without a role such as EOS, as "<|im_start|>" often is."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {token: marker.content for token, marker in added.items() if marker.special}
 
 
 def hidden_token(tokenizer: Any, text: str) -> int | None:
@@ -163,7 +169,8 @@ def render_chat(
 def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> list[int]:
     """Tokenise a rendered chat: the template's markers are special tokens, names of them in the contents stay text."""
     contents = [str(message["content"]) for message in messages]
-    if not any(token in content for content in contents for token in tokenizer.all_special_tokens):
+    names = {*tokenizer.all_special_tokens, *_markers(tokenizer).values()}
+    if not any(name in content for content in contents for name in names):
         return _encode_markers(tokenizer, render_chat(tokenizer, messages, template))
     parts = _markers_and_contents(tokenizer, messages, template)
     encoded = (encode(tokenizer, part) if n % 2 else _encode_markers(tokenizer, part) for n, part in enumerate(parts))

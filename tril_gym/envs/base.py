@@ -38,8 +38,8 @@ class TextEnvMixin:
         return self.config.train_examples()
 
     def examples_to_fit(self) -> Sequence[Example]:
-        """Return the examples that a reward may fit on: those to learn from, with the prompts that it will read."""
-        return self.config.shown(self.config.train_examples())
+        """Return the examples that a reward may fit on: those to learn from, with the texts that it will read."""
+        return self.config.examples_to_fit()
 
     def shown_examples(self) -> Sequence[Example]:
         """Return the examples that `reset` draws from, with their prompts as infos show them."""

@@ -11,6 +11,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
-from tril_gym.utils.tokenization import decode_after_text, encode
+from tril_gym.utils.tokenization import after_joiner, decode_after_text, encode
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,11 @@ class TextEnvConfig:
     def shown(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Return examples with their prompts as infos show them: chats are rendered."""
         return _shown_once(NoCopy(examples), NoCopy(self.prompts)) if self.chat.is_used else examples
+
+    def examples_to_fit(self) -> Sequence[Example]:
+        """Return the train examples as rewards read them: chats are rendered, their pairs begin after the joiner."""
+        shown = self.shown(self.train_examples())
+        return _pairs_after_joiner(NoCopy(shown), self.joiner) if self.chat.is_used and self.joiner else shown
 
     def metadata(self, restart: str) -> dict[str, Any]:
         """Return `metadata["text"]`, the whole contract for agents, as plain data that the caller owns."""
@@ -283,6 +289,20 @@ def text_env_config(
 def _shown_once(examples: NoCopy, prompts: NoCopy) -> Examples:
     whole, table = cast(Examples, examples.value), cast(PromptTable, prompts.value)
     return Examples(map(table.shown, whole), source=whole.source, held_out=whole.held_out)
+
+
+@functools.lru_cache(maxsize=4)
+def _pairs_after_joiner(examples: NoCopy, joiner: str) -> Examples:
+    def written(example: Example) -> Example:
+        rejected = example.extras.get("rejected")
+        if not isinstance(rejected, str):
+            return example
+        references = tuple(after_joiner(joiner, reference) for reference in example.references)
+        extras = dict(example.extras) | {"rejected": after_joiner(joiner, rejected)}
+        return replace(example, references=references, extras=extras)
+
+    whole = cast(Examples, examples.value)
+    return Examples(map(written, whole), source=whole.source, held_out=whole.held_out)
 
 
 def check_room(template: str, tokenizer: Any, max_prompt_length: int) -> None:

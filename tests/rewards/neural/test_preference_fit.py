@@ -14,6 +14,7 @@ from tril_gym.data import Example
 from tril_gym.experiment.metrics import metrics_by_name
 from tril_gym.rewards.neural import preference_fit
 from tril_gym.rewards.neural.training import FitConfig
+from tril_gym.utils.tokenization import after_joiner
 
 QUICK = FitConfig(vocab_size=400, width=32, steps=60, warmup=5, batch_size=8)
 
@@ -88,6 +89,27 @@ def test_chats_are_fitted_as_they_are_scored():
     (metric,) = metrics_by_name(["preference"], {"preference": {"batch_size": 2}}, env)  # not that of the environment
     assert metric.fitted_folder == fitted
     assert fitted != rewards.load("preference", train=examples()).fitted_folder
+
+
+@pytest.mark.parametrize("joiner", ["", " ", "\n"])
+def test_chats_are_fitted_with_the_joiner_of_their_template(joiner):
+    """Which the policy writes before an answer, whatever the rendered prompt ends with."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' }}{% if m.role == 'assistant' %}{{ '"
+        + joiner.replace("\n", "\\n")
+        + "' }}{% endif %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
+    )
+    pairs = [replace(e, messages=({"role": "user", "content": e.prompt},)) for e in examples()]
+    pairs = [replace(e, references=(e.references[0].strip(),)) for e in pairs]
+    env = gym.make("tril/Text-v0", dataset=pairs, tokenizer=instruct_tokenizer(template), reward=None)
+    assert env.metadata["text"]["joiner"] == joiner
+    chosen, rejected = preference_fit.pair_texts(env.unwrapped.examples_to_fit(), "{prompt}{completion}")[0]
+    prompt, answers = (
+        env.reset(options={"example": 0})[1]["prompt"],
+        (pairs[0].references[0], pairs[0].extras["rejected"]),
+    )
+    assert [chosen, rejected] == [prompt + after_joiner(joiner, answer) for answer in answers]
 
 
 def test_examples_without_pairs_are_refused():

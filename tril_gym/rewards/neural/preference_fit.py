@@ -22,6 +22,7 @@ from tril_gym.rewards.neural import training
 from tril_gym.rewards.neural.pretrained import Ids, batches_by_length
 from tril_gym.rewards.neural.sequence_classifier import Classifier
 from tril_gym.utils.cache import cache_root
+from tril_gym.utils.chats import PROMPT_MESSAGES
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.utils.tokenization import joiner_between
 
@@ -49,7 +50,12 @@ class PairLike(ExampleLike, Protocol):
 
 def pair_fields(example: PairLike) -> list[Any]:
     """Return what the reward model is fitted to."""
-    return [*fields_of(example), example.extras.get(REJECTED)]
+    return [*fields_of(example), example.extras.get(REJECTED), *(["chat"] if _is_chat(example) else [])]
+
+
+def _is_chat(example: PairLike) -> bool:
+    """Return whether a prompt is a rendered chat."""
+    return bool(getattr(example, "messages", ())) or PROMPT_MESSAGES in example.extras
 
 
 def fit(examples: Sequence[PairLike], fingerprint: str, *, template: str, report_file: str) -> Path:
@@ -93,7 +99,8 @@ def pair_texts(examples: Sequence[PairLike], template: str) -> list[PairTexts]:
 
 def _texts(template: str, pair: PairLike) -> PairTexts:
     chosen, rejected = pair.references[0], pair.extras[REJECTED]
-    joiner = joiner_between(pair.prompt, chosen, rejected)
+    # Where a chat template has a space before an answer, the environment has put it there.
+    joiner = "" if _is_chat(pair) else joiner_between(pair.prompt, chosen, rejected)
     first, second = (template.format(prompt=pair.prompt, completion=joiner + text) for text in (chosen, rejected))
     return first, second
 

@@ -57,7 +57,8 @@ class OutputPerplexity(Score):
             model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
             with_prompt: condition the completion on its prompt.
             log: return the mean cost of a token in nats, the logarithm of the perplexity.
-            joiner: put between a prompt and a completion, unless white space is there.
+            joiner: put between a prompt and a completion, unless white space is there; "" for chat templates that have
+                none before an answer.
             max_length: tokens read at once; None reads what the model can, at most 1024.
             batch_size: texts per forward pass.
             device: torch device; None takes the GPU if there is one.
@@ -114,7 +115,8 @@ class Perplexity(PooledScore):
         Args:
             model: name or folder of a causal or encoder-decoder language model, or the folder of an adapter of peft.
             with_prompt: condition the references on their prompts.
-            joiner: put between a prompt and a reference, unless white space is there.
+            joiner: put between a prompt and a reference, unless white space is there; "" for chat templates that have
+                none before an answer.
             max_length: tokens read at once; None reads what the model can, at most 1024.
             batch_size: references per forward pass.
             device: torch device; None takes the GPU if there is one.

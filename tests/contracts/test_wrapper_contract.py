@@ -18,7 +18,7 @@ from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory
 from tril_gym.data import Example
 from tril_gym.envs.text_env import TextEnv
 from tril_gym.envs.text_vector_env import TextVectorEnv
-from tril_gym.envs.toy import toy_config
+from tril_gym.envs.toy import toy_config, toy_tokenizer
 from tril_gym.experiment.metrics import metrics_by_name
 from tril_gym.registration import make_text_env, make_text_vector_env
 from tril_gym.rewards import Score
@@ -162,6 +162,25 @@ def test_vector_reward_equals_single(mode):
     assert (
         [term.name for term in terms(native)] == [term.name for term in terms(sync)] == ["rouge_l", "concept_coverage"]
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scores_read_numbers_of_several_kinds_as_they_are(mode):
+    """Gymnasium gives the numbers of all rows in its batched infos the type of the first one."""
+    read = []
+
+    def reads(completion, extras):
+        read.append(extras)
+        return 0.0
+
+    rows = [{"prompt": "w2", "answer": answer, "more": {"x": answer}} for answer in (3, 2.5, True)]
+    settings = {"tokenizer": toy_tokenizer(16), "reward": None, "max_new_tokens": 1}
+    makers = [lambda row=row: gym.make("tril/Text-v0", dataset=[row], **settings) for row in rows]
+    envs = TextReward(SyncVectorEnv(makers, autoreset_mode=mode), reads)
+    envs.reset(seed=0)
+    envs.step(np.array([5, 5, 5]))
+    assert [extras["answer"] for extras in read] == [extras["more"]["x"] for extras in read] == [3, 2.5, True]
+    assert [type(extras["answer"]) for extras in read] == [int, float, bool]
 
 
 @pytest.mark.parametrize("mode", MODES)

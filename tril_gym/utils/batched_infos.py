@@ -19,6 +19,26 @@ def row_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
     return {key: _cell(infos[key], row) for key in own}
 
 
+def with_own_numbers(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of one row with the numbers that batching by Gymnasium has converted, such as 2.5 to 2, undone.
+
+    Args:
+        given: the data of the row as they were batched.
+        own: the data of the row before.
+    """
+    found = dict(given)
+    for key in given.keys() & own.keys():
+        if isinstance(given[key], dict) and isinstance(own[key], dict):
+            found[key] = with_own_numbers(given[key], own[key])
+        elif _is_number(given[key]) and _is_number(own[key]) and type(given[key])(own[key]) == given[key]:
+            found[key] = own[key]
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float | np.number)
+
+
 def batched(infos: Mapping[int, Mapping[str, Any]], num_envs: int) -> dict[str, Any]:
     """Return the infos of some rows as a batched info, equal to that of repeated `VectorEnv._add_info` calls.
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.utils.batched_infos import row_of, rows_with
+from tril_gym.utils.batched_infos import row_of, rows_with, with_own_numbers
 from tril_gym.utils.config_fields import check_flag
 from tril_gym.utils.deferred_rewards import ON_MAIN, SCORES, OnMain, is_offered
 from tril_gym.wrappers.reward_term import HasTerm, Info, load_term, with_main_process_reward
@@ -25,6 +25,9 @@ SCORED = ("prompt", "completion", "references", "extras", "finish_reason")  # wh
 
 class VectorTextReward(HasTerm, TextVectorWrapper):
     """`TextReward` around a vector environment: texts that end in one step are scored in one call.
+
+    `AsyncVectorEnv` gives the numbers of all rows the type of the first one, so that 2.5 becomes 2; where numbers of
+    several kinds are among the extras, put `TextReward` inside of each of its environments.
 
     Args:
         env: a vector text environment.
@@ -111,7 +114,7 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         is_same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
         final_infos = infos.get("final_info", {}) if is_same_step else infos
-        finished = {row: row_of(final_infos, row) for row in rows_with(final_infos, "completion")}
+        finished = {row: self._finished(final_infos, row) for row in rows_with(final_infos, "completion")}
         self._is_writing &= np.logical_not(terminated | truncated)
         deferred = {row: info for row, info in finished.items() if self._is_deferred[row]}
         self._unpaid |= deferred
@@ -126,6 +129,15 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
             for row, score in scores.items():
                 self._add_info(final_infos, {SCORES: {self.term.name: score}}, row)
         return observations, rewards, terminated, truncated, infos
+
+    def _finished(self, infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+        """Return the info of a text that ended; extras that `SyncVectorEnv` has converted are those of its example."""
+        info = row_of(infos, row)
+        rows = getattr(self.unwrapped, "envs", None)  # of SyncVectorEnv
+        if not rows or "example" not in info or not hasattr(rows[row].unwrapped, "shown_examples"):
+            return info
+        own = rows[row].unwrapped.examples[info["example"]].all_extras
+        return info | {"extras": with_own_numbers(info["extras"], own)}
 
     def _scores(self, infos: Mapping[int, Info]) -> dict[int, float]:
         """Score texts now; return the scores by row."""

@@ -205,8 +205,8 @@ def test_index_lists_every_page():
 
 def test_every_metadata_key_is_documented():
     documented = first_column(ROOT / "docs/environments.md", "Metadata")
-    by_reward = {"main_process_reward"}  # in the metadata of rewards that ask for it only
-    assert sorted(documented) == sorted({*gym.make("tril/Text-v0").metadata["text"], *by_reward})  # names no reward
+    sometimes = {"main_process_reward", "max_episode_steps"}  # with such a reward, or with a limit
+    assert sorted(documented) == sorted({*gym.make("tril/Text-v0").metadata["text"], *sometimes})  # names no reward
 
 
 def test_every_info_key_is_documented():

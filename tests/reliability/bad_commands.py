@@ -118,8 +118,6 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --adam-betas 0.9 1", "--adam-betas must be in [0, 1), got (0.9, 1.0)"),
     (f"{TRAIN} --lr-warmup 100", "lr_iterations, got 100"),
     (f"{TRAIN} --kl-controller adaptive", "kl_target must be given"),
-    ("train ppo --policy gpt2 --tiny-samples 5", "--tiny-samples 5 has no effect here: no tiny model is pretrained"),
-    ("train bc --pretrain-seconds 3", "--pretrain-seconds 3 has no effect here: no tiny model is pretrained"),
     (f"{TRAIN} --kl-target 4", "--kl-target 4.0 has no effect here: --kl-controller is fixed, and it is for adaptive"),
     (f"{TRAIN} --apa-temperature 1", "--apa-temperature 1.0 has no effect here: --policy-loss is clip"),
     (f"{TRAIN} --pretrain-seconds 0", "--pretrain-seconds must be above 0, got 0.0"),

@@ -151,7 +151,6 @@ def resolve(config: RunConfig) -> RunConfig:
         found |= _guide_settings(config)
     if {config.policy, found.get("guide", config.guide)} & TINY.keys():
         found["tiny_samples"] = tiny_settings(config)["samples"]
-    _check_pretraining(config, samples=found.get("tiny_samples", 0))
     found |= _env_settings(config)
     if (critic := _critic_of(config)) is not None:
         config = replace(config, hyperparameters=config.hyperparameters | {"critic": critic})
@@ -159,20 +158,6 @@ def resolve(config: RunConfig) -> RunConfig:
         warnings.simplefilter("ignore", UserWarning)
         numbers = asdict(kind.config_type(**config.hyperparameters))
     return replace(config, hyperparameters=_resolved(numbers, config.num_envs), **found)
-
-
-def _check_pretraining(config: RunConfig, *, samples: int) -> None:
-    """Check that settings of the pretraining of tiny models are given only where there is one.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for name in ("tiny_samples", "pretrain_seconds"):
-        if getattr(config, name) and not samples:
-            raise ValueError(
-                f"{flag_of(name)} {getattr(config, name):g} has no effect here: no tiny model is pretrained; leave it"
-                " out, or give --policy tiny and --tiny-samples"
-            )
 
 
 def _resolved(numbers: dict[str, Any], num_envs: int) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def test_a_weaker_policy_is_measured_again_until_the_last_iteration():
     assert measured(rows) == [0, 2, 4]
     easy = history(agent_of(OneToken(GOOD), hand_over_margin=-1.0), 1)
     assert aggrevated(easy) == [False]  # control: as good as asked
-    rows = history(agent_of(OneToken(BAD), hand_over="iteration"), 2)
+    with pytest.warns(UserWarning, match="has no effect: hand_over is iteration"):
+        rows = history(agent_of(OneToken(BAD), hand_over="iteration"), 2)
     assert aggrevated(rows) == [True] * 2  # control: by iteration
     assert not measured(rows)
 

@@ -29,6 +29,7 @@ from tril_gym.agents.collection.collector import collect
 from tril_gym.agents.collection.generation import write_completions
 from tril_gym.envs.toy import ToyRules, toy_rewards
 from tril_gym.rewards import Score
+from tril_gym.wrappers import TextReward
 
 
 def toy_envs(num_envs: int, mode: str, native: bool, **settings) -> VectorEnv:
@@ -314,6 +315,18 @@ def test_a_wrapper_of_all_rewards_around_late_ones(autoreset_mode):
     quick, slow = collected(reward=lengths_of), collected(reward=SlowLengths())
     assert len(set(quick.lengths.tolist())) > 2
     assert torch.allclose(slow.rewards, quick.rewards)
+
+
+def test_rewards_that_are_paid_late_come_through_a_wrapper():
+    def collected(wrapped):
+        envs = gym.make_vec("tril/CommonGen-v0", num_envs=4, autoreset_mode="Disabled", reward=None)
+        envs = TextReward(envs, SlowLengths(), defer=True)
+        writer = OneToken(7, lengths=(3, 5, 99), eos=TextLayout.of(envs).eos_token_ids[0])
+        envs = TransformReward(envs, lambda rewards: 2 * rewards) if wrapped else envs
+        return collect(envs, Plan(rollout=writer), episodes=8, generator=generator(5)).rewards
+
+    assert (collected(False).sum(1) > 0).all()
+    assert torch.allclose(collected(True), 2 * collected(False))
 
 
 def lengths_of(prompts, completions, references, extras):

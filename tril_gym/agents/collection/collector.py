@@ -78,7 +78,7 @@ def collect(
             f"examples must name one example for each of the {episodes} episodes, in an environment whose metadata says"
             f' restart="rows"; got {len(examples)} and restart={layout.restart!r}'
         )
-    if ranks.size > 1 and layout.main_process_reward and not layout.pays_late:
+    if ranks.size > 1 and layout.main_process_reward and not layout.may_pay_late:
         raise ValueError(
             "a reward that the main process computes for all processes waits for whole batches, and this environment"
             f" does not keep ended rows, with autoreset mode {layout.autoreset_mode.value!r} and restart="
@@ -199,7 +199,7 @@ class _EpisodeBatch:
         return self._trajectories(buffer, switch, progress, infos)
 
     def _offer(self) -> dict[str, Any]:
-        return deferred_rewards.offer(can_wait=self.layout.pays_late, on_main=self.on_main)
+        return deferred_rewards.offer(can_wait=self.layout.may_pay_late, on_main=self.on_main)
 
     def _reset(self) -> tuple[Texts, Infos]:
         """Return the prompts and infos of new episodes."""
@@ -284,7 +284,7 @@ class _EpisodeBatch:
             step_infos = step_infos.get("final_info", {})  # the top level describes the next text already
         progress.stepped[rows] += 1
         progress.terminated[rows], progress.truncated[rows] = terminated[rows], truncated[rows]
-        paid = deferred_rewards.rows_to_credit(active, step_infos, can_wait=self.layout.pays_late)
+        paid = deferred_rewards.rows_to_credit(active, step_infos, can_wait=self.layout.keeps_ended_rows)
         progress.rewards[paid, progress.stepped[paid] - 1] += rewards[paid]
         self._merge_final_infos(infos, np.flatnonzero(active & ~progress.active), step_infos)
 
@@ -295,7 +295,7 @@ class _EpisodeBatch:
 
     def _merge_final_infos(self, infos: Infos, ended: np.ndarray, step_infos: dict[str, Any]) -> None:
         """Add to each text's info what the step that ended it returned, or the one that paid it late."""
-        can_wait = self.layout.pays_late
+        can_wait = self.layout.keeps_ended_rows
         for row in deferred_rewards.rows_with_final_info(ended, step_infos, self.texts, can_wait=can_wait):
             infos[row] = deferred_rewards.merged(infos[row], row_of(step_infos, row))
 

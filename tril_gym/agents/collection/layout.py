@@ -55,8 +55,11 @@ class TextLayout:
         return self.restart == "rows" and self.autoreset_mode == AutoresetMode.DISABLED
 
     @property
-    def pays_late(self) -> bool:
-        """Whether a text may be rewarded in a later step than its last one; see `utils.deferred_rewards`."""
+    def may_pay_late(self) -> bool:
+        """Whether a collector offers to wait for the rewards of a batch; see `utils.deferred_rewards`.
+
+        Not where a wrapper changes the reward of every step: a text would have one in two steps.
+        """
         return self.keeps_ended_rows and not self.transforms_rewards
 
     @property

@@ -82,7 +82,8 @@ def collect(
         raise ValueError(
             "a reward that the main process computes for all processes waits for whole batches, and this environment"
             f" does not keep ended rows, with autoreset mode {layout.autoreset_mode.value!r} and restart="
-            f'{layout.restart!r}; use autoreset_mode="Disabled" and a vector environment with restart="rows"'
+            f'{layout.restart!r}; use autoreset_mode="Disabled" and a vector environment with restart="rows", and no'
+            " wrapper of Gymnasium that changes rewards"
         )
     randomness = EpisodeRandomness.draw(episodes, layout.max_new_tokens, generator)
     randomness = randomness.grouped(plan.group_size, share_rollin=plan.share_rollin)

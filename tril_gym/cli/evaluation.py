@@ -197,16 +197,10 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
     console.show(evaluation_table(f"{policy} on {parts.description}", found.metrics, found.intervals))
     if output is not None:
         about = {"source": source, "checkpoint": checkpoint, "on": parts.description, "seed": seed, "beams": beams}
-        about |= {"reward": parts.reward, "reward_settings": parts.reward_settings, "lengths": _lengths(parts.envs)}
+        about |= {"reward": parts.reward, "reward_settings": parts.reward_settings}
         write_json(output, about | found.as_json())
     if per_example is not None:
         write_json_lines(per_example, found.texts)
-
-
-def _lengths(envs: VectorEnv) -> dict[str, Any]:
-    """Return where texts end, which compared evaluations have in common."""
-    text = envs.metadata["text"]
-    return {name: text.get(name) for name in ("max_prompt_length", "max_new_tokens", "min_new_tokens", "stop")}
 
 
 def _sample_size(examples: int | None, envs: VectorEnv) -> int | None:

@@ -287,6 +287,9 @@ def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | Non
 
 def env_args_for_env(env_args: dict[str, Any], env: str | None, given: str | None) -> dict[str, Any]:
     """Return keyword arguments of an environment without its lengths where `given` is another one."""
-    if given is None or given == env:
-        return env_args
+    return env_args if given is None or given == env else without_lengths(env_args)
+
+
+def without_lengths(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of an environment without its lengths."""
     return {name: value for name, value in env_args.items() if name not in LENGTHS}

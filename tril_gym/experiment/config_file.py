@@ -16,11 +16,16 @@ import yaml
 
 from tril_gym import __version__
 from tril_gym.experiment.algorithms import agent_type
-from tril_gym.experiment.config import RunConfig, env_args_for_env, env_args_for_reward, merged_env_args
+from tril_gym.experiment.config import (
+    RunConfig,
+    env_args_for_env,
+    env_args_for_reward,
+    merged_env_args,
+    without_lengths,
+)
 from tril_gym.experiment.resolution import configure_exactly
 from tril_gym.experiment.run_folder import CHECKPOINTS, CONFIG, config_text
 from tril_gym.experiment.trust import check_trusted, masked, unmasked
-from tril_gym.registration import LENGTHS
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.suggestions import path_with_suggestion, with_suggestion
 
@@ -127,7 +132,7 @@ def configured(algorithm: str, path: str | Path, given: Mapping[str, Any], *, tr
     env_args = env_args_for_env(own, settings.get("env"), given.get("env"))
     is_measured_again = any(given.get(name, settings.get(name)) != settings.get(name) for name in MEASURED)
     if is_measured_again or any(new.get(name, own.get(name)) != own.get(name) for name in MEASURED_ARGS):
-        env_args = {name: value for name, value in env_args.items() if name not in LENGTHS}
+        env_args = without_lengths(env_args)
     env_args = env_args_for_reward(env_args, given.get("reward"))
     env_args = merged_env_args(env_args, new)
     try:

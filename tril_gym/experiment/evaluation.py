@@ -53,7 +53,7 @@ class Evaluation:
         return plain | {"samples": self.samples, "rewards": self.rewards}
 
     def _fingerprint(self) -> str:
-        """Return a hash of the references, or prompts without them, by which evaluations of other examples are told."""
+        """Return a hash of the examples: of their references, or of the prompts of those without references."""
         rows = [row["references"] or row["prompt"] for row in self.texts if row["written"] == "greedy"]
         return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
 

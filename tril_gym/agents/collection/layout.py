@@ -64,7 +64,7 @@ class TextLayout:
 
     @property
     def restarts_within_texts(self) -> bool:
-        """Whether a row that is restarted after some tokens goes on as if these had been stepped."""
+        """Whether a restart after some tokens gives the same rewards and the same end as stepping these tokens."""
         sees_steps = self.dense_reward or self.transforms_rewards or self.max_episode_steps is not None
         return self.restart == "rows" and not sees_steps
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.policy import LMPolicy
 from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection.baselines import BaselineTexts, check_examples, check_restarts
+from tril_gym.agents.collection.baselines import BaselineTexts, check_restarts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -133,7 +133,6 @@ class ActorCritic(Learner):
         beta = self.baseline_texts.value_beta
         if beta is None:
             return super().baseline_values(examples, rewards_of)
-        check_examples(examples)
         names = examples.tolist()
         new = [row for row, name in enumerate(names) if name not in self.values and names.index(name) == row]
         if new:

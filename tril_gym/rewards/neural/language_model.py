@@ -48,7 +48,7 @@ class LanguageModel:
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
         self._codec = TextCodec(tokenizer)
         self.eos_id = _first_of(tokenizer.eos_token_id, self.config.eos_token_id)
-        # What stands before a text without a context: one id, or with BART's forced BOS two.
+        # The ids before a text without a context: one, or two for BART, which forces BOS.
         self.start_ids = decoder_start(model) if self.is_seq2seq else [_first_of(tokenizer.bos_token_id, self.eos_id)]
 
     @property

@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from tril_gym.utils.stop_strings import StopStrings
-from tril_gym.utils.tokenization import drops_first_space
+from tril_gym.utils.tokenization import after_prompt, drops_first_space
 from tril_gym.wrappers.reward_term import Term, terms
 from tril_gym.wrappers.vector import base_attribute
 
@@ -86,7 +86,7 @@ def _reward_function(term: Term, stop: StopStrings, joiner: str) -> RewardFuncti
         infos = [
             {
                 "prompt": _text(prompt),
-                "completion": stop.cut(_after(joiner, _text(completion))),
+                "completion": stop.cut(after_prompt(joiner, _text(completion))),
                 "references": list(references[row]) if references is not None else [],
                 "extras": json.loads(extras[row]) if extras is not None else {},
             }
@@ -101,11 +101,6 @@ def _reward_function(term: Term, stop: StopStrings, joiner: str) -> RewardFuncti
 def _text(text: Any) -> str:
     """Return a string, or the content of a conversation's last message."""
     return text if isinstance(text, str) else str(text[-1]["content"])
-
-
-def _after(joiner: str, completion: str) -> str:
-    """Return a completion that begins with the joiner, unless it begins with white space or is empty."""
-    return completion if not completion or completion[0].isspace() else joiner + completion
 
 
 def _as_json(extras: Mapping[str, Any]) -> str:

@@ -248,3 +248,8 @@ def joiner_between(prompt: str, *completions: str) -> str:
 def after_joiner(joiner: str, text: str) -> str:
     """Return a reference as policies write it: after one joiner, which some data already have and others do not."""
     return joiner + text.removeprefix(joiner)
+
+
+def after_prompt(joiner: str, completion: str) -> str:
+    """Return a completion as it follows a prompt: after the joiner, unless it is empty or begins with white space."""
+    return completion if not completion or completion[0].isspace() else joiner + completion

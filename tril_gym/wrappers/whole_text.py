@@ -18,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 from tril_gym.utils.batched_infos import batched, row_of
 from tril_gym.utils.deferred_rewards import merged, rows_to_credit, rows_with_final_info
 from tril_gym.utils.text_codec import TextCodec
+from tril_gym.utils.tokenization import after_prompt
 from tril_gym.wrappers.text_observation import completion_of, tokenizer_of
 from tril_gym.wrappers.text_space import AnyText
 from tril_gym.wrappers.vector import TextVectorWrapper, check_observes_tokens
@@ -148,5 +149,5 @@ class Spelling:
         """Return a completion as token ids that continue those begun, with EOS; those beyond T end the text before."""
         if not isinstance(completion, str):
             raise ValueError(f"an action is the completion as a string, got {completion!r}")
-        joiner = self.text.get("joiner", "") if completion and not (begun or completion[0].isspace()) else ""
-        return [*self._codec.ids(joiner + completion, after=begun), self.text["eos_token_ids"][0]]
+        text = completion if begun else after_prompt(self.text.get("joiner", ""), completion)
+        return [*self._codec.ids(text, after=begun), self.text["eos_token_ids"][0]]

@@ -1,11 +1,11 @@
 """Is a guide worth its texts on real data? PPO against guided algorithms, from the same first policies.
 
-    python benchmarks/guide_question.py COMMONGEN FOLDER [--arms NAME …] [--seeds N] [--device cuda] [--iterations N]
-        [--share 0.7] [--jobs N]
+    python benchmarks/guide_question.py COMMONGEN FOLDER [--arms NAME …] [--seeds N …] [--device cuda]
+        [--iterations N] [--share 0.7] [--jobs N]
 
 COMMONGEN is a folder with train, validation and test files of concepts and references. The policy is a decoder of 4.1
-million parameters, pretrained from random weights on the references of 70 % of the prompts (`--share`); three such
-policies, one for every third seed. All arms train on the other prompts (with `--share 1` on the same ones), on the same
+million parameters, pretrained from random weights on the references of 70 % of the prompts (`--share`); six such
+policies, one for every sixth seed. All arms train on the other prompts (with `--share 1` on the same ones), on the same
 number of texts with the same settings, chosen for PPO on validation examples. The good guide is the same network,
 pretrained longer, on all prompts, and sampled at temperature 0.3; the useless guide has random weights. BC imitates
 references of the training's prompts. Its updates cost a quarter of the others' at most, so it reads as many references
@@ -55,7 +55,7 @@ PRETRAINING: dict[str, Any] = {
     "weight_decay": 0.1,
     "minibatch_size": 128,
 }
-FIRST_POLICIES = 3
+FIRST_POLICIES = 6
 GOOD = {"seed": 10, "samples": 66_000, "epochs": 5}
 ACTOR_CRITIC = {
     "learning_rate": 2e-4,
@@ -135,7 +135,8 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     after = measured(agent.policy, test, first)
     found = {"before": before, "after": after, "tokens": sum(row["tokens"] for row in rows)}
     worth = {name: rows[0][name] for name in ("reward/policy_alone", "reward/guide_alone") if name in rows[0]}
-    return {"arm": arm, "seed": seed, "seconds": seconds, "worth": worth} | found
+    about = {"arm": arm, "seed": seed, "first_policy": sizes["seed"], "seconds": seconds, "worth": worth}
+    return about | found
 
 
 def measure(what: tuple[str, int], options: argparse.Namespace) -> str | None:
@@ -158,11 +159,14 @@ def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, di
     return evaluate(policy, envs, seed=0, ref_policy=first, count=envs.num_envs).metrics
 
 
-def by_first_policy(values: Mapping[int, float]) -> list[float]:
-    """Return the mean over the seeds of each first policy: runs from one policy are no independent evidence."""
+def by_first_policy(values: Mapping[tuple[int, int], float]) -> list[float]:
+    """Return the mean over the seeds of each first policy: runs from one policy are no independent evidence.
+
+    Keys are first policy and seed.
+    """
     groups: dict[int, list[float]] = {}
-    for seed, value in values.items():
-        groups.setdefault(seed % FIRST_POLICIES, []).append(value)
+    for (policy, _), value in values.items():
+        groups.setdefault(policy, []).append(value)
     return [statistics.mean(groups[policy]) for policy in sorted(groups)]
 
 
@@ -195,18 +199,19 @@ def _quantile(table: Mapping[int, float], freedom: int) -> float:
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the table in Markdown, one row per arm, in the order of `ARMS`."""
-    gains: dict[str, dict[str, dict[int, float]]] = {}
+    gains: dict[str, dict[str, dict[tuple[int, int], float]]] = {}
     for result in results:
         for way in ("greedy", "sampled"):
             change = result["after"][way]["reward/mean"] - result["before"][way]["reward/mean"]
-            gains.setdefault(result["arm"], {}).setdefault(way, {})[result["seed"]] = change
+            key = (result["first_policy"], result["seed"])
+            gains.setdefault(result["arm"], {}).setdefault(way, {})[key] = change
     lines = ["| | seeds | greedy | difference to PPO | sampled | difference to PPO | KL | tokens of texts |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for arm in (arm for arm in ARMS if arm in gains):
         cells = []
         for way in ("greedy", "sampled"):
             own, theirs = gains[arm][way], gains.get("PPO", {}).get(way, {})
-            paired = {seed: gain - theirs[seed] for seed, gain in own.items() if seed in theirs}
+            paired = {key: gain - theirs[key] for key, gain in own.items() if key in theirs}
             cells.append(_cell(by_first_policy(own)))
             cells.append("" if arm == "PPO" or not paired else _cell(by_first_policy(paired), with_power=True))
         rows = [result for result in results if result["arm"] == arm]
@@ -228,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("data", type=Path, help="the data set's folder")
     parser.add_argument("folder", type=Path, help="results, one JSON file per run")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(6)), metavar="N")
     parser.add_argument("--iterations", type=int, default=24)
     parser.add_argument("--texts", type=int, default=TEXTS, help="per iteration")
     parser.add_argument("--examples", type=int, default=400, help="of the test split")
@@ -238,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--pretraining", type=json.loads, default={}, help="other settings of pretraining, as JSON")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
+    runs = [(arm, seed) for seed in options.seeds for arm in options.arms]
     with ExitStack() as stack:
         each: Any = map
         if options.jobs > 1:

@@ -246,7 +246,7 @@ class TestGuideQuestion:
     def test_every_arm_runs_once(self, data, tmp_path, capsys):
         (data / "commongen" / "test.jsonl.gz").write_bytes((data / "commongen" / "train.jsonl.gz").read_bytes())
         sizes = {"width": 16, "layers": 1, "samples": 8, "epochs": 1, "minibatch_size": 8}
-        smallest = ["--seeds", "1", "--iterations", "1", "--texts", "4", "--examples", "1"]
+        smallest = ["--seeds", "0", "--iterations", "1", "--texts", "4", "--examples", "1"]
         asked = [str(data / "commongen"), str(tmp_path / "found"), *smallest, "--pretraining", json.dumps(sizes)]
         text = guide_question.main(asked)
         rows = text.splitlines()[2:]
@@ -273,17 +273,18 @@ class TestGuideQuestion:
         monkeypatch.setattr(guide_question, "make_envs", made)
         monkeypatch.setattr(guide_question, "measured", recorded)
         sizes = {"width": 16, "layers": 1, "samples": 8, "epochs": 1, "minibatch_size": 8}
-        smallest = ["--seeds", "4", "--iterations", "2", "--texts", "4", "--examples", "1", "--arms", "PPO"]
+        smallest = ["--arms", "PPO", "--seeds", "0", "1", "2", "6"]
+        smallest += ["--iterations", "2", "--texts", "4", "--examples", "1"]
         folder = tmp_path / "found"
         guide_question.main([str(data / "commongen"), str(folder), *smallest, "--pretraining", json.dumps(sizes)])
         assert parts == [("train", (0.0, 0.7)), ("train", (0.7, 1.0)), ("test", None)] * 4
-        # Before and after each: the fourth seed begins with the first policy again, and trains on other texts.
+        # Before and after each: seed 6 begins with the first policy again, and trains on other texts.
         befores, afters = measured[::2], measured[1::2]
         assert all(first == policy for first, policy in befores)
         assert [first for first, _ in befores] == [first for first, _ in afters]
         assert befores[0] == befores[3] != befores[1] != befores[2]
         assert afters[0] != afters[3]
-        found = [json.loads((folder / f"0_{seed}.json").read_text()) for seed in range(4)]
+        found = [json.loads((folder / f"0_{seed}.json").read_text()) for seed in (0, 1, 2, 6)]
         assert all(abs(row["before"]["sampled"]["kl"]) < 1e-4 < abs(row["after"]["sampled"]["kl"]) for row in found)
         capsys.readouterr()
 
@@ -301,7 +302,7 @@ class TestGuideQuestion:
         def result(arm, seed, after):
             metrics = {way: {"reward/mean": after, "kl": 1.0} for way in ("greedy", "sampled")}
             start = {"greedy": {"reward/mean": 0.5}, "sampled": {"reward/mean": 0.25}}
-            return {"arm": arm, "seed": seed, "before": start, "after": metrics, "tokens": 10}
+            return {"arm": arm, "seed": seed, "first_policy": seed} | {"before": start, "after": metrics, "tokens": 10}
 
         bc = "BC, four epochs"
         rows = [result("PPO", 0, 0.6), result("PPO", 1, 0.8), result(bc, 1, 0.7), result(bc, 0, 0.5)]
@@ -314,13 +315,13 @@ class TestGuideQuestion:
         assert (cells[0], cells[1][:6], cells[2]) == ("3", "+0.200", "-0.100 ± 0.000 (0.000)")
 
     def test_each_first_policy_counts_once(self):
-        values = {0: 1.0, 3: 3.0, 1: 5.0, 2: 7.0}  # seeds 0 and 3 are of one first policy
+        values = {(0, 0): 1.0, (0, 3): 3.0, (1, 1): 5.0, (2, 2): 7.0}  # seeds 0 and 3 are of one first policy
         assert guide_question.by_first_policy(values) == [2.0, 5.0, 7.0]
 
     def test_results_of_other_options_are_not_reused(self, tmp_path):
         (tmp_path / "0_0.json").write_text(json.dumps({"arm": "PPO", "seed": 0, "options": {"share": 1.0}}))
         with pytest.raises(SystemExit, match="use another folder"):
-            guide_question.main(["data", str(tmp_path), "--arms", "PPO", "--seeds", "1", "--share", "0.7"])
+            guide_question.main(["data", str(tmp_path), "--arms", "PPO", "--seeds", "0", "--share", "0.7"])
 
     def test_the_detectable_difference_is_found_four_times_of_five(self):
         assert guide_question.detectable([0.0, 1.0, 2.0]) == pytest.approx((4.303 + 1.061) / math.sqrt(3))

@@ -10,9 +10,24 @@ import paths
 import pytest
 from preference_pairs import polite_pairs, write_pairs
 
-from tril_gym.data.preferences import Pair, agreement, is_right, length_margins, load_pairs, mean_and_error, read
+from tril_gym.data.preferences import (
+    PAIRS,
+    Pair,
+    agreement,
+    is_right,
+    length_margins,
+    load_pairs,
+    mean_and_error,
+    read,
+)
+from tril_gym.data.sources import load_examples
+from tril_gym.envs.hh import HH
+from tril_gym.envs.text import TEXT
 
 DATA = paths.DATA / "preferences"
+
+QUESTION = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"}]
+ANSWERS = [[{"role": "assistant", "content": text}] for text in ("Hello.", "Go away.")]
 
 
 class TestFigures:
@@ -94,6 +109,18 @@ class TestPairs:
         parts = load_pairs(tmp_path)
         assert (list(parts.train), list(parts.held_out)) == (pairs, polite_pairs(5, seed=1))
 
+    @pytest.mark.parametrize("prompt", [{}, {"prompt": "Hi?"}, {"prompt": QUESTION}])
+    @pytest.mark.parametrize("spell", [lambda chat: chat, json.dumps])
+    @pytest.mark.parametrize("task", [PAIRS, TEXT, HH])
+    def test_both_texts_may_be_whole_chats(self, task, spell, prompt):
+        """As UltraFeedback has them, and TRL's pairs without a prompt."""
+        row = prompt | {
+            name: spell(QUESTION + text) for name, text in zip(("chosen", "rejected"), ANSWERS, strict=True)
+        }
+        (example,) = load_examples(task, [row])
+        assert list(example.messages) == QUESTION
+        assert (example.references, example.extras["rejected"]) == (("Hello.",), "Go away.")
+
     @pytest.mark.parametrize(
         ("row", "message"),
         [
@@ -103,7 +130,16 @@ class TestPairs:
             ),
             ({"prompt": "a", "chosen": "", "rejected": "c"}, r"line 41: chosen must be a text that is not empty"),
             ({"prompt": 3, "chosen": "b", "rejected": "c"}, r"line 41: prompt must be a text, got 3"),
-            ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": "c"}, r"line 41: chosen must be a text"),
+            (
+                {"prompt": "a", "chosen": [{"role": "user", "content": "b"}], "rejected": "c"},
+                r"line 41: a completion that is a message must be the assistant's, with a text, got {'role': 'user'",
+            ),
+            ({"prompt": "a", "chosen": [{"content": None}], "rejected": "c"}, r"line 41: .* with a text, got"),
+            ({"prompt": "a", "chosen": [{}, {}], "rejected": "c"}, r"line 41: chosen must be a text"),
+            (
+                {"chosen": [*QUESTION, *ANSWERS[0]], "rejected": [*QUESTION[:0], *ANSWERS[0], *ANSWERS[1]]},
+                r"line 41: chosen and rejected are chats, which must be the same up to their last messages",
+            ),
             (
                 {"prompt": "a", "chosen": "b", "rejected": "b"},
                 r"line 41: chosen and rejected must differ, got 'b' twice",

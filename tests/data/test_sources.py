@@ -231,6 +231,21 @@ def test_missing_values_of_a_table_are_none():
     assert (second.references, second.extras) == ((), {"number": None})
 
 
+def test_a_table_with_lists_is_read_from_memory_as_from_its_file(tmp_path):
+    """`read_parquet` of pandas returns lists, also of messages, as arrays."""
+    rows = [{"prompt": [{"role": "user", "content": f"a {n}"}], "references": ["b", "c"]} for n in range(3)]
+    pandas.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    frame = pandas.read_parquet(tmp_path / "a.parquet")
+    assert type(frame["references"][0]).__name__ == "ndarray"
+    assert list(load_examples(TEXT, frame)) == list(load_examples(TEXT, tmp_path / "a.parquet"))
+    assert load_examples(TEXT, frame)[0].references == ("b", "c")
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path):
+    (tmp_path / "a.csv").write_text(f"prompt\n{'a' * 200_000}\n")
+    assert len(load_examples(TEXT, tmp_path / "a.csv")[0].prompt) == 200_000
+
+
 def test_columns_of_a_table_have_different_names():
     frame = pandas.DataFrame([["a b", 1, 0]], columns=["text", "label", "label"])
     with pytest.raises(ValueError, match="the DataFrame has the column 'label' twice"):

@@ -77,5 +77,36 @@ def assistant_text(value: Any) -> Any:
     if isinstance(value, str) and OBJECTS_IN_LIST.match(value):
         value = _parsed(value) or value
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
-        return value[0].get("content")
+        message = value[0]
+        if message.get("role", "assistant") != "assistant" or not isinstance(message.get("content"), str):
+            raise ValueError(f"a completion that is a message must be the assistant's, with a text, got {message!r}")
+        return message["content"]
     return value
+
+
+def with_split_chats(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of preferences whose two texts are whole chats with their prompt, up to the last messages.
+
+    Other rows are returned as they are.
+
+    Raises:
+        ValueError: the chats are not the same up to their last messages.
+    """
+    if not {"chosen", "rejected"} <= row.keys():
+        return row
+    chosen, rejected = (_whole_chat(row[name]) for name in ("chosen", "rejected"))
+    if chosen is None or rejected is None:
+        return row
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError(
+            "chosen and rejected are chats, which must be the same up to their last messages, two of the assistant; got"
+            f" {chosen!r} and {rejected!r}"
+        )
+    return dict(row) | {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+
+def _whole_chat(value: Any) -> list[Any] | None:
+    """Return a chat of two messages or more, also as JSON in a cell; None for anything else."""
+    if isinstance(value, str) and OBJECTS_IN_LIST.match(value):
+        value = _parsed(value)
+    return value if isinstance(value, list) and len(value) > 1 and _is_chat(value) else None

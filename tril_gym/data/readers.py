@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 TOO_DEEP = "its JSON is nested too deeply; a row is an object of texts, numbers and lists of texts"
 DAMAGED = "check that it is complete and not damaged, for example by copying it again"
 BROKEN = (OSError, EOFError, zlib.error)  # a damaged gzip file raises any of them
+LONGEST_CELL = 2**31 - 1  # characters; the module csv refuses cells of more than 131,072 otherwise
 ROWS_AT_ONCE = 10_000  # of a table that becomes Python objects
 
 # A line number, and the row or the reason why it cannot be parsed.
@@ -90,6 +91,7 @@ def _json_list(path: Path, content: bytes) -> list[Any]:
 
 def read_csv(path: Path, *, delimiter: str = ",") -> Iterator[Line]:
     """Yield one row per record after the header."""
+    csv.field_size_limit(LONGEST_CELL)
     with open_binary(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True, delimiter=delimiter)
         _check_header(path, reader)

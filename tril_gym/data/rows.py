@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from tril_gym.data.chats import with_split_chats
 from tril_gym.data.example import Example
 from tril_gym.data.examples import PLAIN, Examples
 from tril_gym.data.readers import ROWS_AT_ONCE, TOO_DEEP, Line
@@ -116,6 +117,7 @@ def to_example(task: Task, row: dict[str, Any] | ValueError, columns: tuple[tupl
         raise row
     if columns or task.hub.columns:
         row = rename_columns(task, row, columns)
+    row = dict(with_split_chats(row))
     for column in task.columns:
         if column not in row:
             raise _no_column(task, row, column)

@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tril_gym.data.example import Example
 from tril_gym.data.examples import Examples
 from tril_gym.data.readers import ROWS_AT_ONCE, read_file
@@ -137,7 +139,16 @@ def _rows_of_frame(frame: Any) -> list[dict[str, Any]]:
         repeated = frame.columns[frame.columns.duplicated()][0]
         raise ValueError(f"the DataFrame has the column {repeated!r} twice; give each column its own name")
     rows: list[dict[str, Any]] = frame.astype(object).mask(frame.isna(), None).to_dict("records")
-    return rows
+    return [{name: _as_lists(cell) for name, cell in row.items()} for row in rows]
+
+
+def _as_lists(cell: Any) -> Any:
+    """Return a cell with lists in place of the arrays of objects in which `read_parquet` of pandas returns them."""
+    if isinstance(cell, np.ndarray) and cell.dtype == object:
+        return [_as_lists(item) for item in cell]
+    if isinstance(cell, dict):
+        return {name: _as_lists(item) for name, item in cell.items()}
+    return [_as_lists(item) for item in cell] if isinstance(cell, list) else cell
 
 
 def _from_object(reader: RowReader, dataset: Any, split: str | None) -> Examples:

@@ -98,6 +98,13 @@ class TestNumberMatch:
         with pytest.raises(ValueError, match="number_match needs a number to compare with, got 'ten' as answer"):
             score("number_match", "10", "ten")
 
+    @pytest.mark.parametrize("answer", ["1/2", "10:30", "2^10", "1 000", r"\frac{3}{4}", "x=5, y=3"])
+    def test_answers_of_several_numbers_are_refused(self, answer):
+        """The last of them is not their value."""
+        with pytest.raises(ValueError, match=r"number_match needs one number .* write its value, such as 0\.5 for 1/2"):
+            score("number_match", "2", answer)
+        assert score("number_match", "so it is 7", f"{answer} are numbers, but 7 is it") == 1
+
 
 class TestRegex:
     @pytest.mark.parametrize(
@@ -179,6 +186,11 @@ class TestChoice:
     )
     def test_by_hand(self, text, answer, settings, right):
         assert score("choice", text, answer, **settings) == right
+
+    @pytest.mark.parametrize("index", [1, 1.0, "1", " 1", np.float64(1), np.int64(1)])
+    def test_an_index_may_be_a_cell_of_a_table(self, index):
+        assert score("choice", "B", index) == 1
+        assert score("choice", "2", "2", choices="1,2,3") == 1  # a choice that is a number is named
 
     def test_choices_of_each_text(self):
         extras = {"animals": ["horse", "sea horse", "crow"]}

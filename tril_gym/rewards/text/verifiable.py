@@ -27,6 +27,8 @@ NUMBER = re.compile(
     r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\.)\.\d+)"  # 1,234.5 or 1234 or .5
     r"(?:[eE][-+]?\d+)?"
 )
+WORD = re.compile(r"[^\W\d_]{2,}")
+COMMAND = re.compile(r"\\[a-zA-Z]+")  # of LaTeX
 LARGEST = 1000  # decimal exponent of a number that is read
 
 Which = Literal["last", "first", "only"]
@@ -156,13 +158,20 @@ class NumberMatch(Verified):
         """Return the right number.
 
         Raises:
-            ValueError: the answer has none, or several where one is the only that counts.
+            ValueError: the answer has none, or several without words, as a fraction has, or where one is the only that
+                counts.
         """
         text = as_text(answer)
         if self.after is not None:
             marked = after_marker(text, self.after)
             text = text if marked is None else marked
-        right = pick(numbers_in(text), self.which)
+        numbers = numbers_in(text)
+        if len(numbers) > 1 and not WORD.search(COMMAND.sub("", text)):  # 1/2, 10:30, 2^10
+            raise ValueError(
+                f"{self.name} needs one number to compare with, got {answer!r} as {self.against}; write its value, such"
+                " as 0.5 for 1/2, or name what stands before the number with after="
+            )
+        right = pick(numbers, self.which)
         if right is None:
             raise ValueError(f"{self.name} needs a number to compare with, got {answer!r} as {self.against}")
         return right
@@ -251,7 +260,8 @@ class ChoiceMatch(Verified):
     A choice counts where it stands alone, not inside a word.
 
     Args:
-        against: "references", or the name of the extra with the right choice; a number is its index, from 0.
+        against: "references", or the name of the extra with the right choice, or its index from 0: a number, or
+            a text of one that is no choice itself.
         after: a marker such as "Answer:"; only what follows its last occurrence is read.
         choices: the choices, by default the letters A to E; a text has them separated by commas.
         options: the name of the extra with the choices of each text, instead of `choices`.
@@ -295,10 +305,13 @@ class ChoiceMatch(Verified):
         Raises:
             ValueError: the answer is none of the choices.
         """
-        if isinstance(answer, int | np.integer) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-            return choices[int(answer)]
-        text = as_text(answer).strip()
-        if self._plain(text) not in map(self._plain, choices):
+        text, numbers = as_text(answer).strip(), (int, float, np.integer, np.floating)
+        is_named = self._plain(text) in map(self._plain, choices)
+        is_number = isinstance(answer, numbers) and not isinstance(answer, bool)
+        # In CSV an index is a text, and a column of pandas with a missing value has 1.0.
+        if (is_number or not is_named) and text.isdecimal() and int(text) < len(choices):
+            return choices[int(text)]
+        if not is_named:
             raise ValueError(
                 f"{self.name} needs one of the choices {', '.join(choices)} as {self.against}, or its index from 0, got"
                 f" {answer!r}; choices= names others, options= the extra that holds them"

@@ -1,5 +1,6 @@
 """Prompts that are chats: the tokenizer's template or another one, a system prompt, and where completions begin."""
 
+import json
 import logging
 
 import gymnasium as gym
@@ -10,6 +11,8 @@ from instruct_model import COLOURS, END, SPECIAL, TEMPLATE, TURN, instruct_model
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import BC, LMPolicy, Plan, ReferenceTokens, TextLayout, collect
 from tril_gym.data import Example
+from tril_gym.data.examples import Examples
+from tril_gym.data.splits import SPLITS
 from tril_gym.envs import config
 from tril_gym.envs.text import TEXT
 from tril_gym.utils.chats import ChatFormat, read_template
@@ -27,7 +30,7 @@ TOKENIZER = instruct_tokenizer()
 
 
 def make(data=CHATS, **settings):
-    return gym.make("tril/Text-v0", **{"dataset": list(data), "tokenizer": TOKENIZER, "reward": None} | settings)
+    return gym.make("tril/Text-v0", **{"dataset": data, "tokenizer": TOKENIZER, "reward": None} | settings)
 
 
 def prompt(env, example=0):
@@ -105,10 +108,43 @@ class TestPrompts:
         with pytest.raises(ValueError, match=words):
             make(**settings)
 
-    def test_a_chat_among_texts_is_named(self):
-        env = make([*TEXTS[:2], *CHATS[2:3]], max_prompt_length=60)
-        with pytest.raises(ValueError, match=r"example 2 of .* is a chat, and that of example 0 is a text"):
-            env.reset(options={"example": 2})
+    def test_one_chat_makes_chats_of_all(self):
+        assert prompt(make([*TEXTS[:2], *CHATS[2:3]])) == ASKED
+
+    def test_a_part_has_the_chats_of_the_whole(self):
+        """Not of its first prompt: training and held-out prompts would be read in two ways."""
+        mixed = Examples([*CHATS[:1], *TEXTS[1:]], source="a mixture")
+        part = mixed.select([False, True, True, False, False], source="a part")
+        assert prompt(make(part)) == ASKED.replace("grass", "sky")
+        assert mixed.select([True, False, False, False, False], source="a part").has_chats
+
+    @pytest.mark.parametrize("number", [2, 20_001])
+    def test_packed_examples_know_their_chats(self, number):
+        assert Examples([*TEXTS[:1] * number, *CHATS[:1]], source="many").has_chats
+        assert not Examples(TEXTS[:1] * (number + 1), source="many").has_chats
+
+    def test_a_split_of_texts_is_asked_as_the_chats_of_the_train_split(self, tmp_path):
+        for split, rows in (("train", [{"prompt": question("grass")}]), ("validation", [{"prompt": TEXTS[0].prompt}])):
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = {"tokenizer": TOKENIZER, "reward": None, "max_new_tokens": 3}
+        asked = [prompt(gym.make("tril/Text-v0", dataset=tmp_path, split=split, **settings)) for split in SPLITS[:2]]
+        assert asked == [ASKED, ASKED]
+
+    def test_a_template_that_loses_the_system_prompt_is_refused(self):
+        without = TEMPLATE.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+        with pytest.raises(ValueError, match=r"leaves system messages out, and so system_prompt='You are a colour"):
+            make(chat_template=without, system_prompt=SYSTEM)
+        assert prompt(make(chat_template=without)) == ASKED
+
+    def test_references_end_as_the_template_ends_a_message(self):
+        """Gemma's and Phi 3's tokenizers have another EOS, at which texts end, too."""
+        tokenizer = instruct_tokenizer()
+        tokenizer.eos_token = SPECIAL[END]
+        ends = {"tokenizer": tokenizer, "reward": None, "num_envs": 1, "eos_token_ids": [END, TURN]}
+        for data, end in ((CHATS, TURN), (TEXTS, END)):
+            layout = TextLayout.of(gym.make_vec("tril/Text-v0", dataset=list(data), **ends))
+            assert {*layout.eos_token_ids} == {END, TURN}
+            assert ReferenceTokens(layout)("green")[-1] == end
 
 
 class TestCompletions:

@@ -1,15 +1,24 @@
 import json
 
+import gymnasium as gym
 import pytest
 import transformers
 from instruct_model import START, TEMPLATE, TURN, instruct_tokenizer
-from tokenizers import Tokenizer
-from tokenizers.models import Unigram
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, Unigram
 from transformers import PreTrainedTokenizerFast
 
 from tril_gym.envs.toy import toy_tokenizer
 from tril_gym.utils import tokenization
-from tril_gym.utils.tokenization import decode, encode, encode_chat, load_tokenizer, render_chat, token_counts
+from tril_gym.utils.tokenization import (
+    decode,
+    encode,
+    encode_chat,
+    load_tokenizer,
+    number_of_ids,
+    render_chat,
+    token_counts,
+)
 
 
 def with_names_as_pieces():
@@ -31,6 +40,19 @@ def test_tokens_of_many_texts_are_counted_as_of_each(tokenizer, texts, many, mon
     counts = token_counts(tokenizer, texts)
     assert counts.tolist() == [len(encode(tokenizer, text)) for text in texts]
     assert token_counts(tokenizer, []).shape == (0,)
+
+
+def test_ids_with_gaps_are_all_read():
+    alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(BPE(alphabet | {"Ġdog": 300, "Ġcat": 301}, [], ignore_merges=True))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="d")
+    assert (len(tokenizer), number_of_ids(tokenizer)) == (258, 302)
+    assert encode(tokenizer, " dog cat") == [300, 301]
+    assert decode(tokenizer, [300, 280, 301, 400]) == " dog cat"
+    env = gym.make("tril/Text-v0", dataset=[{"prompt": "a"}], reward=None, max_new_tokens=2, tokenizer=tokenizer)
+    assert env.metadata["text"]["vocab_size"] == 302
 
 
 @pytest.mark.parametrize("system", ["s", "system", "You", "<|im_end|>", " s\n"])

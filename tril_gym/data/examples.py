@@ -28,6 +28,7 @@ class Examples(Sequence[Example]):
     Attributes:
         source: where they come from, for messages.
         held_out: whether they are to be evaluated on, not learned from.
+        has_chats: whether a prompt of the data set, of which these may be a part, is a chat; then all are.
         learning_part: of those to be evaluated on, returns what rewards and tokenizers are fitted to in their place.
         skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
         prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
@@ -35,6 +36,7 @@ class Examples(Sequence[Example]):
 
     def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0, held_out: bool = False) -> None:
         self._examples = examples if isinstance(examples, PackedExamples | SelectedExamples) else pack(examples)
+        self.has_chats = _have_chats(self._examples)
         self.source, self.skipped, self.held_out = source, skipped, held_out
         self.learning_part: Callable[[], Examples] | None = None
         self.prompt_tables: dict[tuple[object, ...], Any] = {}
@@ -84,7 +86,9 @@ class Examples(Sequence[Example]):
             part = self._examples.select(rows)
         else:
             part = SelectedExamples(self._examples, rows)
-        return Examples(part, source=source, held_out=held_out)
+        chosen = Examples(part, source=source, held_out=held_out)
+        chosen.has_chats = self.has_chats
+        return chosen
 
 
 class PackedExamples:
@@ -96,7 +100,9 @@ class PackedExamples:
     def __init__(self, examples: Iterable[Example]) -> None:
         self._prompts, self._rest = bytearray(), bytearray()
         self._ends = array("q", [0]), array("q", [0])  # of the prompts, and of the rest
+        self.has_chats = False
         for example in examples:
+            self.has_chats |= bool(example.messages)
             self._prompts += example.prompt.encode()
             self._rest += _dumped(example)
             self._ends[0].append(len(self._prompts))
@@ -152,6 +158,7 @@ class SelectedExamples:
 
     def __init__(self, examples: PackedExamples, rows: Iterable[int]) -> None:
         self._examples, self._rows = examples, array("q", rows)
+        self.has_chats = examples.has_chats
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -170,6 +177,12 @@ class SelectedExamples:
     def prompts(self) -> Iterator[str]:
         """Yield the prompt of every example."""
         return map(self._examples.prompt, self._rows)
+
+
+def _have_chats(examples: tuple[Example, ...] | PackedExamples | SelectedExamples) -> bool:
+    if isinstance(examples, tuple):
+        return any(example.messages for example in examples)
+    return examples.has_chats
 
 
 def pack(examples: Iterable[Example]) -> tuple[Example, ...] | PackedExamples:

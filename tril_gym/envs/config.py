@@ -32,7 +32,7 @@ from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
 from tril_gym.utils.no_copy import NoCopy
 from tril_gym.utils.stop_strings import StopStrings, check_stop
 from tril_gym.utils.templates import literals
-from tril_gym.utils.tokenization import after_joiner, decode_after_text, encode
+from tril_gym.utils.tokenization import after_joiner, decode_after_text, encode, has_chat_template, number_of_ids
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +251,9 @@ def text_env_config(
     )
     tokenizer = resolve_tokenizer(tokenizer, task.name, train_examples)
     examples = part_of(load_examples(task, dataset, split=split, on_bad_row=on_bad_row, column=column), part)
-    chat = ChatFormat.of(chat_template, system_prompt, has_chats=bool(examples and examples[0].messages))
+    has_chats = _has_chats(examples, tokenizer, train_examples)
+    chat = ChatFormat.of(chat_template, system_prompt, has_chats=has_chats)
+    chat.check(tokenizer)
     P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
     T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806
     if P is None or T is None:
@@ -277,12 +279,22 @@ def text_env_config(
         train_examples=train_examples,
     )
     if chat.is_used:
-        warn_of_other_end(tokenizer, chat, tuple(config.eos_token_ids))
+        end = chat.end_of_turn(tokenizer)
+        config.eos_token_ids.sort(key=lambda token: token != end)  # references end as the template ends a message
+        warn_of_other_end(tokenizer, end, tuple(config.eos_token_ids))
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
         warn_of_cut_references(
             config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner
         )
     return config
+
+
+def _has_chats(examples: Examples, tokenizer: Any, train_examples: Callable[[], Examples]) -> bool:
+    """Return whether prompts are chats: where one of these is, or one of those to learn from.
+
+    Policies read other prompts as those that they learned from. Without a chat template there are none.
+    """
+    return examples.has_chats or (has_chat_template(tokenizer) and train_examples().has_chats)
 
 
 @functools.lru_cache(maxsize=4)
@@ -320,9 +332,8 @@ def joiner_of(tokenizer: Any, chat: ChatFormat) -> str:
     return chat.around_completion(tokenizer)[0] if chat.is_used else JOINER
 
 
-def warn_of_other_end(tokenizer: Any, chat: ChatFormat, eos_token_ids: tuple[int, ...]) -> None:
+def warn_of_other_end(tokenizer: Any, end: int | None, eos_token_ids: tuple[int, ...]) -> None:
     """Log, once, that a chat template ends the assistant's messages with a token at which texts do not end."""
-    end = chat.end_of_turn(tokenizer)
     if end is not None and end not in eos_token_ids:
         _warn_once(tokenizer.convert_ids_to_tokens(end), end, eos_token_ids)
 
@@ -339,7 +350,7 @@ def _warn_once(name: str, end: int, eos_token_ids: tuple[int, ...]) -> None:
 
 def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
     """Return V: the tokenizer's length, or a larger number for a policy that has more logits."""
-    least = max(len(tokenizer), int(tokenizer.eos_token_id) + 1)
+    least = max(number_of_ids(tokenizer), int(tokenizer.eos_token_id) + 1)
     if vocab_size is None:
         return least
     if check_integer("vocab_size", vocab_size, 1, MAX_VOCABULARY) < least:
@@ -351,7 +362,9 @@ def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
 
 
 def check_eos_ids(ids: Sequence[int] | int | None, tokenizer: Any, vocab_size: int) -> list[int]:
-    """Return the ids that end a text, the tokenizer's EOS first: references end in it. A single id may be a number.
+    """Return the ids that end a text, the tokenizer's EOS first: references that are no chat end in it.
+
+    A single id may be a number.
 
     Raises:
         ValueError: there are none, or one is no action.

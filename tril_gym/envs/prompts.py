@@ -84,7 +84,7 @@ class PromptTable:
 
     def _tokenise(self, index: int) -> list[int]:
         example = self.examples[index]
-        if messages := self._messages(example, index):
+        if messages := self.chat.messages(example.prompt, example.messages):
             return self._tokenise_chat(messages, index)
         body = encode(self.tokenizer, example.prompt)
         if len(body) > self._room:
@@ -94,14 +94,6 @@ class PromptTable:
                 f"the prompt of example {index} of {self.examples.source} has no tokens: {example.prompt!r}"
             )
         return self._checked(self._before + body + self._after, index)
-
-    def _messages(self, example: Example, index: int) -> tuple[Message, ...]:
-        if example.messages and not self.chat.is_used:
-            raise ValueError(
-                f"the prompt of example {index} of {self.examples.source} is a chat, and that of example 0 is a text;"
-                ' write texts as chats, too: [{"role": "user", "content": "…"}]'
-            )
-        return self.chat.messages(example.prompt, example.messages)
 
     def _tokenise_chat(self, messages: Sequence[Message], index: int) -> list[int]:
         """Return the tokens of a chat, whose template has all special tokens; the truncation side loses some."""

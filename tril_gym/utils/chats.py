@@ -47,6 +47,23 @@ class ChatFormat:
         is_used = has_chats or template is not None or system_prompt is not None
         return ChatFormat(None if template is None else read_template(template), system_prompt, is_used)
 
+    def check(self, tokenizer: Any) -> None:
+        """Raise if a tokenizer's template cannot render such chats, or loses what they should have.
+
+        Raises:
+            ValueError: there is no template, it refuses a user's message, or it leaves the system prompt out.
+        """
+        if not self.is_used:
+            return
+        chat = self.messages("a", ())
+        rendered = self.render(tokenizer, chat)
+        if len(chat) > 1 and rendered == self.render(tokenizer, chat[1:]):
+            raise ValueError(
+                f"the chat template leaves system messages out, and so system_prompt={self.system_prompt!r}; write it"
+                " at the beginning of the user's messages, or give another template, chat_template=FILE or"
+                " --chat-template FILE"
+            )
+
     def messages(self, prompt: str, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the chat of a prompt, () where prompts are texts."""
         if not self.is_used:

@@ -62,10 +62,21 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 def decode(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
     """Return ids as text; those beyond the tokenizer, which only a model has, give nothing."""
-    size, skip = len(tokenizer), not with_special_tokens
+    size, skip = number_of_ids(tokenizer), not with_special_tokens
     known = [token for token in ids if token < size]
     text: str = tokenizer.decode(known, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
     return text
+
+
+def number_of_ids(tokenizer: Any) -> int:
+    """Return the largest id of a tokenizer and 1: its length, or more where its ids have gaps."""
+    return _number_of_ids(NoCopy(tokenizer), len(tokenizer))
+
+
+@functools.lru_cache(maxsize=16)
+def _number_of_ids(tokenizer: NoCopy, length: int) -> int:
+    known: Any = tokenizer.value
+    return max(length, max(known.get_vocab().values(), default=0) + 1)
 
 
 def decode_after_text(tokenizer: Any, ids: Sequence[int], *, with_special_tokens: bool = False) -> str:
@@ -136,6 +147,11 @@ def hidden_token(tokenizer: Any, text: str) -> int | None:
     return token if is_one and not decode(tokenizer, [token]) else None
 
 
+def has_chat_template(tokenizer: Any) -> bool:
+    """Return whether a tokenizer has a template to render chats with."""
+    return getattr(tokenizer, "chat_template", None) is not None
+
+
 def render_chat(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: str | None = None, *, is_open: bool = True
 ) -> str:
@@ -150,7 +166,7 @@ def render_chat(
     Raises:
         ValueError: there is no chat template, or it refuses these messages.
     """
-    if template is None and getattr(tokenizer, "chat_template", None) is None:
+    if template is None and not has_chat_template(tokenizer):
         raise ValueError(
             "a prompt is a list of chat messages, and the tokenizer has no chat template to render it with; use the"
             " tokenizer of an instruct model, a template in a file, chat_template=FILE or --chat-template FILE, or"

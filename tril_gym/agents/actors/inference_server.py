@@ -28,7 +28,7 @@ from tril_gym.utils.answer_cache import AnswerCache
 from tril_gym.utils.http_client import JSONClient, RefusedError, ServerError
 from tril_gym.utils.servers import ServerAddress, ServerConfig
 from tril_gym.utils.text_codec import TextCodec
-from tril_gym.utils.tokenization import UNREADABLE, decode
+from tril_gym.utils.tokenization import UNREADABLE, decode, number_of_ids
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class InferenceServer:
                 answer = self._probe(prompt, tokens)
         except ServerError:
             return False
-        if not answer.ids or max(answer.ids) >= len(tokenizer):
+        if not answer.ids or max(answer.ids) >= number_of_ids(tokenizer):
             return False
         is_same_text = readable(decode(tokenizer, answer.ids)) == readable(answer.text)
         ids = plain_ids(tokenizer)
@@ -247,7 +247,7 @@ def readable(text: str) -> str:
 
 def plain_ids(tokenizer: Any) -> list[int]:
     """Return ids from all over a vocabulary, each of which is printable ASCII."""
-    size = len(tokenizer)
+    size = number_of_ids(tokenizer)
     ids = [number * size // COMPARED for number in range(COMPARED)] if size > COMPARED else list(range(size))
     texts = [decode(tokenizer, [token]) for token in ids]
     return [

@@ -6,8 +6,9 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from instruct_model import instruct_tokenizer
+from instruct_model import TEMPLATE, instruct_tokenizer, question
 from text_doubles import TOKENIZERS
+from tokenizers import processors
 
 from tril_gym.bridges import prompt_dataset, reward_functions, reward_weights
 from tril_gym.data import Example
@@ -45,6 +46,39 @@ def test_a_chat_is_the_text_that_the_environment_shows():
         (prompt,) = prompt_dataset(env)["prompt"][:]
         assert prompt == env.reset(seed=0)[1]["prompt"]
         assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_a_chat_has_one_bos_where_trl_tokenises_it():
+    tokenizer = instruct_tokenizer("{{ bos_token }}" + TEMPLATE)
+    tokenizer.bos_token = bos = "<|endoftext|>"
+    pair = {"single": f"{bos} $A", "special_tokens": [(bos, tokenizer.bos_token_id)]}
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(**pair)
+    env = gym.make("tril/Text-v0", dataset=[{"prompt": question("grass")}], tokenizer=tokenizer, reward=None)
+    observation, _ = env.reset(seed=0)
+    (prompt,) = prompt_dataset(env)["prompt"][:]
+    ids = tokenizer(prompt)["input_ids"]
+    assert ids == [token for token in observation.tolist() if token >= 0]
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_how_a_text_ended_is_not_known():
+    with pytest.raises(ValueError, match="end_bonus reads how a text ended, which TRL does not tell"):
+        reward_functions(envs(reward={"exact_match": 1.0, "end_bonus": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("rex", 1),
+        ([{"role": "assistant", "content": "rex"}], 1),
+        ([{"role": "assistant", "content": [{"type": "text", "text": "rex"}, {"type": "image"}]}], 1),
+        ([{"role": "assistant", "content": None}], 0),  # a call of a tool
+        ([], 0),
+    ],
+)
+def test_completions_of_all_forms_are_read(completion, reward):
+    (function,) = reward_functions(envs(reward="exact_match"))
+    assert function(prompts=["a"], completions=[completion], references=[["rex", "None"]]) == [reward]
 
 
 def test_functions_are_called_by_keyword_with_the_columns_of_the_data_set():

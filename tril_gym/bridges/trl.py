@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+from tril_gym.rewards.text.shaping import EndBonus
 from tril_gym.utils.stop_strings import StopStrings
-from tril_gym.utils.tokenization import after_prompt, drops_first_space
+from tril_gym.utils.tokenization import after_prompt, drops_first_space, without_own_bos
 from tril_gym.wrappers.reward_term import Term, terms
 from tril_gym.wrappers.vector import base_attribute
 
@@ -27,7 +28,8 @@ RewardFunction = Callable[..., list[float]]
 def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
     """Return the examples of an environment with the columns `prompt`, `references` and `extras` (as JSON).
 
-    Prompts are those of its infos, so a chat is one text, rendered by the template of the environment.
+    Prompts are those of its infos, so a chat is one text, rendered by the template of the environment; without a BOS
+    that TRL's tokenizer puts before every text.
 
     Raises:
         ValueError: the environment has no examples.
@@ -37,14 +39,14 @@ def prompt_dataset(env: gym.Env | VectorEnv) -> Dataset:
     shown_examples = base_attribute(env, "shown_examples")
     if shown_examples is None:
         raise ValueError(f"{env} has no examples, whose prompts a data set could hold")
+    examples, tokenizer = shown_examples(), base_attribute(env, "tokenizer")
+    prompts = [example.prompt for example in examples]
+    if tokenizer is not None:
+        prompts = without_own_bos(tokenizer, prompts)
     return Dataset.from_list(
         [
-            {
-                "prompt": example.prompt,
-                "references": list(example.references),
-                "extras": _as_json(example.all_extras),
-            }
-            for example in shown_examples()
+            {"prompt": prompt, "references": list(example.references), "extras": _as_json(example.all_extras)}
+            for prompt, example in zip(prompts, examples, strict=True)
         ]
     )
 
@@ -57,11 +59,16 @@ def reward_functions(env: gym.Env | VectorEnv) -> list[RewardFunction]:
     have it.
 
     Raises:
-        ValueError: the environment pays no term.
+        ValueError: the environment pays no term, or one that asks how a text ended, which TRL does not say.
     """
     found = terms(env)
     if not found:
         raise ValueError(f"{env} has no reward term; make the environment with reward=, or wrap it in TextReward")
+    if any(isinstance(term.score, EndBonus) for term in found):
+        raise ValueError(
+            "end_bonus reads how a text ended, which TRL does not tell reward functions; make the environment without"
+            " it (TRL's mask_truncated_completions leaves texts that did not end out)"
+        )
     text, tokenizer = env.metadata["text"], base_attribute(env, "tokenizer")
     stop = StopStrings(text.get("stop", ()), tokenizer)
     # TRL decodes completions on their own, where such a tokenizer drops the space that the policy wrote.
@@ -99,8 +106,13 @@ def _reward_function(term: Term, stop: StopStrings, joiner: str) -> RewardFuncti
 
 
 def _text(text: Any) -> str:
-    """Return a string, or the content of a conversation's last message."""
-    return text if isinstance(text, str) else str(text[-1]["content"])
+    """Return a string, or the text of a conversation's last message: "" without one, as of a call of a tool."""
+    if isinstance(text, str):
+        return text
+    content = text[-1]["content"] if text else None
+    if isinstance(content, list):  # in parts, of which some may be images
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    return "" if content is None else str(content)
 
 
 def _as_json(extras: Mapping[str, Any]) -> str:

@@ -267,7 +267,7 @@ def unknown_render_mode():
         (dict, "make\\(\\) returns a gymnasium.Env"),
         (functools.partial(lambda env: env, TextEnv(toy_config())), "a new environment in every call"),
         (LacksAKey, "with max_prompt_length, .*vocab_size"),
-        (EosOutOfRange, "eos_token_ids are one or more ids in 0 … 15; found: \\(16,\\)"),
+        (EosOutOfRange, "eos_token_ids is a list of one or more ids in 0 … 15; found: \\(16,\\)"),
         (ArrayInMetadata, "plain data"),
         (MinimumAboveTheMaximum, "min_new_tokens is in 0 … max_new_tokens, 8; found: 9"),
         (FloatObservations, "observations are integers in .*here Box\\(-1, 15, \\(12,\\)\\)"),

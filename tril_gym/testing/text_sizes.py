@@ -54,7 +54,7 @@ class TextSizes:
             require_same(json.loads(json.dumps(text)), text, plain)
         sizes = TextSizes(
             **{name: text[name] for name in REQUIRED[:3]},
-            eos_token_ids=tuple(text["eos_token_ids"]),
+            eos_token_ids=tuple(text["eos_token_ids"]) if isinstance(text["eos_token_ids"], list) else (),
             min_new_tokens=text.get("min_new_tokens", 0),
             num_examples=text.get("num_examples"),
             dense_reward=text.get("dense_reward", False),
@@ -70,7 +70,7 @@ class TextSizes:
             value = vars(self)[name]
             require(type(value) is int and value >= 1, f'metadata["text"][{name!r}] is an integer above 0', repr(value))
         eos = self.eos_token_ids
-        rule = f"eos_token_ids are one or more ids in 0 … {self.vocab_size - 1}"
+        rule = f"eos_token_ids is a list of one or more ids in 0 … {self.vocab_size - 1}"
         require(bool(eos) and all(type(i) is int and 0 <= i < self.vocab_size for i in eos), rule, repr(eos))
         rule = f"min_new_tokens is in 0 … max_new_tokens, {self.max_new_tokens}"
         require(0 <= self.min_new_tokens <= self.max_new_tokens, rule, repr(self.min_new_tokens))

@@ -1,6 +1,7 @@
 """What agents accept as policy, guide, environment and config, and what their messages say of anything else."""
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import transformers
 from doubles import EOS, Foreign, V, foreign_envs, language_model, policy_of
@@ -21,6 +22,7 @@ from tril_gym.agents import (
     TextLayout,
 )
 from tril_gym.functional.sampling import Decoding
+from tril_gym.wrappers import ActionMasking, TextObservation
 
 BERT = {"vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -42,6 +44,17 @@ def folder(tmp_path_factory):
 
 
 class TestPolicies:
+    @pytest.mark.parametrize("own", [None, 3, [3, 4], EOS])
+    def test_its_texts_end_where_those_of_the_environment_do(self, own, tmp_path):
+        """Training teaches these ends: a saved policy that stops at others would write on."""
+        model = language_model("gpt2")
+        model.generation_config.eos_token_id = own
+        agent = PPO(LMPolicy(model, tokenizer()), toy_envs())
+        assert agent.policy.eos_token_ids == (EOS,)
+        agent.save(tmp_path / "agent")
+        saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "agent" / "policy")
+        assert saved.generation_config.eos_token_id in (EOS, [EOS])
+
     def test_a_folder_is_loaded(self, folder):
         for given in (folder, str(folder)):
             agent = PPO(given, toy_envs())
@@ -224,6 +237,24 @@ class TestEnvironments:
         envs.metadata = envs.metadata | {"text": envs.metadata["text"] | metadata}
         with pytest.raises(ValueError, match=words):
             TextLayout.of(envs)
+
+    @pytest.mark.parametrize("wrapper", [ActionMasking, TextObservation])
+    def test_observations_that_a_wrapper_changed(self, wrapper):
+        with pytest.raises(
+            ValueError, match=r"agents read observations of \(\d+,\) token ids, and those of .*leave out"
+        ):
+            PPO(policy_of(), wrapper(toy_envs()))
+
+    def test_a_completion_that_is_padded_with_zeros(self):
+        class PadsWithZero(Foreign):
+            def reset(self, **settings):
+                observation, info = super().reset(**settings)
+                return np.maximum(observation, 0), info
+
+        with pytest.raises(
+            ValueError, match=r"begins texts with all 8 tokens of a completion; a column without a token"
+        ):
+            PPO(policy_of(), foreign_envs(2, env=PadsWithZero)).learn(1)
 
     def test_one_eos_may_be_a_number(self):
         envs = foreign_envs(2)

@@ -31,6 +31,7 @@ from tril_gym.models.lm_head import EntropyMode
 from tril_gym.models.lora import Lora
 from tril_gym.models.texts import Texts
 from tril_gym.utils.config_fields import check_integer, describe_type
+from tril_gym.utils.tokenization import number_of_ids
 
 PolicyLike = Any  # what `as_policy` takes: an `LMPolicy`, a model of `transformers`, the name or folder of one
 TINY = ("tiny", "tiny-seq2seq")  # on the command line
@@ -147,7 +148,7 @@ class LMPolicy(Actor):
         Raises:
             ValueError: vocabularies of different size, or texts longer than the model's positions.
         """
-        known = 0 if layout.tokenizer is None else len(layout.tokenizer)
+        known = 0 if layout.tokenizer is None else number_of_ids(layout.tokenizer)
         if known > self.vocab_size:
             raise ValueError(
                 f"the tokenizer has {known} tokens, the model {self.vocab_size} logits; extend the model to the"
@@ -184,6 +185,11 @@ class LMPolicy(Actor):
                 "prompts end in EOS, which the tokenizer puts there, and a decoder-only model continues nothing after"
                 " it; make the environment with prompt_eos=False"
             )
+
+    def end_texts_at(self, token_ids: Sequence[int]) -> None:
+        """Let `generate`, and the model wherever it is loaded, end texts at these ids, where training ends them."""
+        if {*self.eos_token_ids} != {*token_ids}:
+            self.model.generation_config.eos_token_id = list(token_ids)
 
     def check_readings(self, layout: TextLayout, *, values: bool = False) -> None:
         """Find how the model must be read in this environment, once; see `model_check.check_model`."""

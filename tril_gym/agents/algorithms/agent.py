@@ -94,6 +94,7 @@ class Agent(ABC):
         self._check_reward()
         policy.check(self.layout)
         policy.check_ends(self.layout)
+        policy.end_texts_at(self.layout.eos_token_ids)
         policy.language_model.check_trainable()
         policy.language_model.prepare_training()
         self.policy = policy.with_decoding(config.decoding())

@@ -215,6 +215,11 @@ class _EpisodeBatch:
         width = self.layout.max_prompt_length
         ids = np.array(observations[: self.texts, : width + self.layout.max_new_tokens], dtype=np.int64)
         texts = Texts.from_observations(torch.from_numpy(ids), width)
+        if bool((torch.from_numpy(ids[:, width:]) >= 0).all()):
+            raise ValueError(
+                f"{self.envs} begins texts with all {self.layout.max_new_tokens} tokens of a completion; a column"
+                " without a token is -1, and tril_gym.testing.check_env finds what else an environment breaks"
+            )
         found = [row_of(infos, row) for row in range(self.texts)]
         if self.plan.texts_per_prompt > 1:
             found = [info | {"member": int(member)} for info, member in zip(found, self.randomness.member, strict=True)]

@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorRewardWrapper, VectorWrapper
 from gymnasium.wrappers.vector import NormalizeReward
 
@@ -126,6 +127,7 @@ class TextLayout:
             tokenizer=_tokenizer(envs),
         )
         layout.check()
+        layout.check_observations(envs)
         return layout
 
     def check(self) -> None:
@@ -152,6 +154,15 @@ class TextLayout:
             raise ValueError(f"{where}stop needs a tokenizer attribute of the environment, which decodes texts")
         if self.restart not in (None, "single", "rows"):
             raise ValueError(f'{where}restart must be None, "single" or "rows", got {self.restart!r}')
+
+    def check_observations(self, envs: VectorEnv) -> None:
+        """Raise `ValueError` where a wrapper has made something else of the observations."""
+        space, length = envs.single_observation_space, self.max_prompt_length + self.max_new_tokens
+        if not isinstance(space, Box) or space.shape != (length,):
+            raise ValueError(
+                f"agents read observations of ({length},) token ids, and those of {envs} are {space}; leave out the"
+                " wrapper that changes them, such as ActionMasking or TextObservation"
+            )
 
 
 def _eos_ids(found: Any) -> tuple[int, ...]:

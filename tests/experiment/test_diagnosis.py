@@ -37,6 +37,28 @@ CASES = {
         {"critic/explained_variance": 0.06},
         r"critic explains 0% .* critic_warmup 2",
     ),
+    "critic that finishes": (
+        {},
+        {},
+        {"critic/explained_variance": None, "guide_critic/explained_variance": 0.0},
+        {"critic/explained_variance": None, "guide_critic/explained_variance": 0.3},
+        r"critic explains 0%",
+    ),
+    "alike": (
+        {},
+        {},
+        {"group/zero_variance": 1.0},
+        {"group/zero_variance": 0.5},
+        "all texts of a prompt earn the same",
+    ),
+    "equal rewards": ({}, {}, {"reward/std": 0.0}, {"reward/std": 0.01}, "all texts of a prompt earn the same"),
+    "unknown words": (
+        {"text/unknown_words": 0.6},
+        {"text/unknown_words": 0.02},
+        {},
+        {},
+        "a word that no training text has, 0% → 60%: a lower",
+    ),
     "discriminator": (
         {},
         {},

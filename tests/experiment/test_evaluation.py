@@ -12,7 +12,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import tiny_policy
 from tril_gym.data import Example
 from tril_gym.experiment import evaluate
-from tril_gym.experiment.evaluation import chosen_examples, intervals_of, means_of
+from tril_gym.experiment.evaluation import chosen_examples, fingerprint_of, intervals_of, means_of
 
 TOY = {"max_new_tokens": 6, "num_examples": 23, "rule": "count", "dense": True}
 
@@ -79,6 +79,22 @@ def test_rewards_are_in_the_order_of_the_examples_and_greedy_ones_need_no_seed()
         assert [int(reward) for reward in rewards] == [3, 1, 2, 0]
     assert found.rewards["greedy"] == other.rewards["greedy"]
     assert found.rewards["sampled"] != other.rewards["sampled"]
+
+
+def test_a_sample_names_the_examples_of_its_rewards():
+    def number(prompts, completions):
+        return [float(prompt.split()[1]) for prompt in prompts]
+
+    rows = [{"prompt": f"number {i}"} for i in range(9)]
+    sizes = {"max_prompt_length": 8, "max_new_tokens": 3, "autoreset_mode": "Disabled"}
+    envs = gym.make_vec("tril/Text-v0", num_envs=2, dataset=rows, reward=number, **sizes)
+    policy = tiny_policy(envs, samples=0, width=16, heads=2, layers=1)
+    for count in (5, 9, None):
+        found = evaluate(policy, envs, seed=0, count=count).as_json()
+        assert found["order"] == found["rewards"]["greedy"] == found["rewards"]["sampled"]
+        assert (found["order"] == sorted(found["order"])) == (count is None)
+        assert found["examples"] == fingerprint_of(envs, count)
+    assert fingerprint_of(envs, 5) != fingerprint_of(envs, 9)
 
 
 def test_texts_without_a_score_are_left_out_of_its_mean():

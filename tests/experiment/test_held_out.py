@@ -5,11 +5,13 @@ import io
 import json
 import shutil
 
+import gymnasium as gym
 import pytest
 from rich.console import Console
 
 from tril_gym.experiment import RunConsole, configure, evaluate, held_out, resume, train
 from tril_gym.experiment.build import build_run
+from tril_gym.experiment.environments import warn_of_other_prompts
 from tril_gym.experiment.held_out import kl_warning_of
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import RunFolder
@@ -127,6 +129,32 @@ def test_a_finished_run_keeps_its_figures_while_it_is_evaluated_again(run, tmp_p
     with contextlib.suppress(KeyboardInterrupt):
         resume(tmp_path / "run", console=RunConsole(Console(quiet=True)))
     assert (tmp_path / "run" / "evaluation.json").read_text() == known
+
+
+def test_other_held_out_examples_are_refused_on_resume(tmp_path):
+    """The evaluations before and after would be of other examples, and their difference no gain."""
+    data = tmp_path / "data.jsonl"
+    written = [{"prompt": f"name a dog {n}", "completion": "rex"} for n in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in written))
+    own = {"env": "tril/Text-v0", "dataset": str(data), "reward": {"exact_match": 1.0}, "tiny_samples": 0}
+    toy_run(tmp_path / "run", iterations=2, **own)
+    known = (tmp_path / "run" / "evaluation.json").read_bytes()
+    data.write_text("".join(json.dumps(row | {"completion": "tom"}) + "\n" for row in written))
+    with pytest.raises(ValueError, match="are not those on which the policy was evaluated before training"):
+        resume(tmp_path / "run", iterations=3, console=RunConsole(Console(quiet=True)))
+    assert (tmp_path / "run" / "evaluation.json").read_bytes() == known
+    data.write_text("".join(json.dumps(row) + "\n" for row in written))
+    resume(tmp_path / "run", iterations=3, console=RunConsole(Console(quiet=True)))
+
+
+def test_texts_that_are_evaluated_as_the_chats_of_the_training_are_not_warn(caplog):
+    for chat in (True, False):
+        envs = gym.make_vec("tril/Toy-v0", num_envs=1)
+        envs.metadata = {"text": envs.metadata["text"] | {"chat": chat}}
+        for learned_from_chats in (True, False):
+            caplog.clear()
+            warn_of_other_prompts(envs, "all of x.jsonl", learned_from_chats=learned_from_chats)
+            assert ("those of all of x.jsonl are" in caplog.text) == (chat != learned_from_chats)
 
 
 def test_a_lost_evaluation_before_training_is_repeated_on_the_initial_policy(tmp_path):

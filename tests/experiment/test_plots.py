@@ -44,6 +44,13 @@ def test_a_run_without_kl_has_one_panel():
     assert len(figure(rows=[{"iteration": 1, "reward/mean": 0.1}], kl_target=6.0).axes) == 1
 
 
+def test_texts_that_the_policy_did_not_write_are_left_out():
+    """Of `bc` they are references, whose reward is far above the policy's."""
+    greedy, *_ = figure(shows_training=False).axes[0].lines
+    assert greedy.get_ydata().tolist() == [0.1, 0.4, 0.5]
+    assert len(labels(figure(shows_training=False))) == 2
+
+
 def test_values_that_are_not_finite_are_left_out(tmp_path):
     rows = [{"iteration": 1, "reward/mean": None, "kl": None}, *ROWS[1:]]
     assert math.isnan(figure(rows=rows).axes[0].lines[0].get_ydata()[0])

@@ -6,7 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from tril_gym.experiment.verdict import duration, outcome_of, paired_change, standard_errors_of, verdict_of
+from tril_gym.experiment.verdict import (
+    Change,
+    describe_changes,
+    duration,
+    outcome_of,
+    paired_change,
+    standard_errors_of,
+    verdict_of,
+)
 
 
 def test_paired_change_by_hand():
@@ -139,3 +147,18 @@ def test_different_examples_are_refused():
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_differences_of_rounding_are_none():
+    before = [0.1 + 0.2, 0.7, 0.3]
+    after = [0.3, 0.7, 0.3]
+    assert before != after
+    assert paired_change(before, after).standard_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"), [(1.96, "+1.9"), (-1.96, "-1.9"), (2.0, "+2.0"), (1.94, "+1.9"), (0.0, "+0.0")]
+)
+def test_a_change_is_not_written_as_two_standard_errors_before_it_is(change, shown):
+    changes = {"greedy": Change(0.0, 1.0, 1.0, change)}
+    assert describe_changes(changes) == f"greedy 0.00 → 1.00 ({shown} standard errors)"

@@ -24,6 +24,7 @@ from tril_gym.experiment.actors import (
 )
 from tril_gym.experiment.algorithms import agent_type
 from tril_gym.experiment.best import best_of_run
+from tril_gym.experiment.checkpoints import saved_layout
 from tril_gym.experiment.checks import (
     check_answers,
     check_guide_function,
@@ -40,7 +41,13 @@ from tril_gym.experiment.config import (
     env_args_for_reward,
     merged_env_args,
 )
-from tril_gym.experiment.environments import default_reward, make_envs, pretraining_envs, with_lengths
+from tril_gym.experiment.environments import (
+    default_reward,
+    make_envs,
+    pretraining_envs,
+    warn_of_other_prompts,
+    with_lengths,
+)
 from tril_gym.experiment.resolution import resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
 from tril_gym.experiment.run_data import evaluation_data, training_data
@@ -253,7 +260,7 @@ def build_evaluation(
     fitted = folder.path / REWARD if is_run else None
     with cpu_threads(config.cpu_threads):
         if is_run:
-            policy, ref_policy, envs = _load_run(config, folder, data, device, checkpoint or "last")
+            policy, ref_policy, envs = _load_run(config, folder, data, description, device, checkpoint or "last")
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)
@@ -321,12 +328,14 @@ def _is_same(first: str, second: str) -> bool:
 
 
 def _load_run(
-    config: RunConfig, folder: RunFolder, data: dict[str, Any], device: str, which: str
+    config: RunConfig, folder: RunFolder, data: dict[str, Any], description: str, device: str, which: str
 ) -> tuple[LMPolicy, LMPolicy | None, VectorEnv]:
     from tril_gym.agents.algorithms.saved_models import saved_policy
 
     checkpoint = folder.checkpoint_of(which)
     envs = make_envs(config, data, checkpoint_policy(config, checkpoint), fitted=folder.path / REWARD)
+    if "chat" in (learned := saved_layout(checkpoint)):
+        warn_of_other_prompts(envs, description, learned_from_chats=learned["chat"])
     kind = agent_type(config.algorithm)
     guide: dict[str, Any] = {"guide": _NoGuide()} if kind.takes_guide else {}
     trust = config.trust_remote_code

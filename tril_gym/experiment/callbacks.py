@@ -198,7 +198,8 @@ class EarlyStopping(Callback):
     """Stop once a metric has not improved for a while.
 
     Args:
-        metric: its name in `Report.metrics`. That of an evaluation needs an `EvaluationCallback` before this one.
+        metric: its name in `Report.metrics`. That of an evaluation needs an `EvaluationCallback` before this one; its
+            value before training is not compared.
         patience: values of the metric in a row without an improvement.
         mode: whether a higher value is better, or a lower one.
         min_delta: a smaller change is no improvement.

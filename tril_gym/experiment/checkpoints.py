@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tril_gym import __version__
 from tril_gym.utils.atomic_files import install_folder, scratch_folder
@@ -123,6 +124,12 @@ class Checkpoints:
 def number_of(checkpoint: Path) -> int:
     """Return the number of a checkpoint, with which its name ends."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def saved_layout(checkpoint: Path) -> dict[str, Any]:
+    """Return what an agent's checkpoint says of its environment; nothing in one of an old version."""
+    about = json.loads((checkpoint / "agent.json").read_text(encoding="utf-8"))
+    return dict(about.get("layout", {}))
 
 
 def is_checkpoint_name(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from tril_gym.agents.learners.learner import mean_metrics
@@ -16,6 +17,8 @@ from tril_gym.experiment.verdict import THRESHOLD, standard_errors_of
 LARGE_KL = 10.0  # nats a text
 SHORTER = 0.75  # times the length before
 REPEATED = 0.02  # more of a text's trigrams are repeated
+INVENTED = 0.03  # more of the texts have an unknown word
+ALIKE = 0.9  # share of groups whose texts all earn the same
 UNEXPLAINED = 0.05  # share of the variance of returns
 CERTAIN = 0.95  # accuracy of a discriminator
 RECENT = 1 / 3  # of the iterations: those whose metrics count
@@ -34,14 +37,23 @@ def signs(
     """
     if verdict["outcome"] in ("gain", "no reward"):
         return []
-    recent = means(rows[-math.ceil(len(rows) * RECENT) :]) if rows else {}
-    return [*_of_texts(before["sampled"], after["sampled"], recent, verdict), *_of_training(recent)]
+    last = rows[-math.ceil(len(rows) * RECENT) :] if rows else []
+    recent, explained = means(last), _explained(last)
+    of_texts = _of_texts(before["sampled"], after["sampled"], recent, verdict)
+    return [*of_texts, *_of_training(recent, explained)]
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean of each metric over the rows that have a number for it."""
     # null stands for a number that is not finite
     return mean_metrics({name: value for name, value in row.items() if value is not None} for row in rows)
+
+
+def _explained(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the median of what a critic explains: in an iteration of nearly equal returns it may be −10⁵."""
+    found = (row.get(f"{critic}/explained_variance") for row in rows for critic in ("critic", "guide_critic"))
+    numbers = [number for number in found if number is not None]
+    return median(numbers) if numbers else None
 
 
 def _of_texts(
@@ -64,6 +76,12 @@ def _of_texts(
             f"sampled texts repeat more trigrams, {repeated[0]:.1%} → {repeated[1]:.1%}:"
             " add a second reward term, such as 0.5 repetition_penalty"
         )
+    unknown = [part.get("text/unknown_words") or 0.0 for part in (before, after)]
+    if unknown[1] > unknown[0] + INVENTED:
+        yield (
+            f"more sampled texts have a word that no training text has, {unknown[0]:.0%} → {unknown[1]:.0%}: a lower"
+            " temperature, or a higher kl_coef"
+        )
     greedy, sampled = (standard_errors_of(verdict[way]) for way in ("greedy", "sampled"))
     if sampled >= THRESHOLD > greedy:
         yield (
@@ -72,10 +90,12 @@ def _of_texts(
         )
 
 
-def _of_training(recent: Mapping[str, float]) -> Iterator[str]:
+def _of_training(recent: Mapping[str, float], explained: float | None) -> Iterator[str]:
     """Yield what the metrics of the last iterations show."""
-    explained = recent.get("critic/explained_variance", 1.0)
-    if explained < UNEXPLAINED:
+    alike = recent.get("group/zero_variance", 0.0)
+    if alike > ALIKE or recent.get("reward/std", 1.0) == 0.0:
+        yield "all texts of a prompt earn the same, so none is better: temperature 1, more texts, or an easier reward"
+    elif explained is not None and explained < UNEXPLAINED:
         yield (
             f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: critic_warmup 2, gae_lambda 1, or"
             " baseline prompt"

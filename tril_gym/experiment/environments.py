@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from tril_gym.utils.user_code import import_user_module
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
+
+logger = logging.getLogger(__name__)
 
 
 def make_envs(
@@ -115,6 +118,19 @@ def pretraining_envs(config: RunConfig, data: dict[str, Any], envs: VectorEnv) -
 def without_reward(env_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of an environment of ours without its rewards."""
     return {name: value for name, value in env_args.items() if name != "reward_settings"} | {"reward": None}
+
+
+def warn_of_other_prompts(envs: VectorEnv, description: str, *, learned_from_chats: bool) -> None:
+    """Log that a policy is evaluated on chats and learned from texts, or the other way round."""
+    are_chats = bool(envs.metadata["text"].get("chat", False))
+    if are_chats != learned_from_chats:
+        logger.warning(
+            "the policy learned from prompts that are %s, and those of %s are %s; write them alike: a chat is a list"
+            ' such as [{"role": "user", "content": "…"}]',
+            "chats" if learned_from_chats else "texts",
+            description,
+            "chats" if are_chats else "texts",
+        )
 
 
 def with_lengths(config: RunConfig, envs: VectorEnv) -> RunConfig:

@@ -26,6 +26,7 @@ from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.functional.kl import nats_per_text
 from tril_gym.functional.sampling import Decoding
 from tril_gym.utils.ranks import ALONE, Ranks
+from tril_gym.wrappers.vector import base_attribute
 
 HELD_OUT = "held_out/"  # before the names of evaluations among the metrics of an iteration
 ORDER_SEED = 0  # of the order in which samples of examples are taken
@@ -39,7 +40,8 @@ class Evaluation:
     metrics: dict[str, dict[str, float]]
     intervals: dict[str, dict[str, Interval]]  # under the same names: 95 % bootstrap intervals, where there are some
     samples: list[dict[str, Any]]  # the first sampled texts: example, prompt, completion, references, reward
-    rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of evaluation
+    rewards: dict[str, list[float]]  # for "greedy" and "sampled": the reward of each text, in the order of `order`
+    order: list[int]  # the number of the example of each reward, where the environment has a fixed number of them
     texts: list[dict[str, Any]] = field(repr=False)  # all texts, each with all its scores
 
     def __repr__(self) -> str:
@@ -50,12 +52,27 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return everything but the texts as plain data."""
         plain = {"metrics": self.metrics, "intervals": self.intervals, "examples": self._fingerprint()}
-        return plain | {"samples": self.samples, "rewards": self.rewards}
+        return plain | {"samples": self.samples, "rewards": self.rewards, "order": self.order}
 
     def _fingerprint(self) -> str:
-        """Return a hash of the examples: of their references, or of the prompts of those without references."""
-        rows = [row["references"] or row["prompt"] for row in self.texts if row["written"] == "greedy"]
-        return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
+        """Return a hash of the examples."""
+        return _hash_of((row["references"], row["prompt"]) for row in self.texts if row["written"] == "greedy")
+
+
+def fingerprint_of(envs: VectorEnv, count: int | None) -> str | None:
+    """Return the hash that an evaluation of so many examples of an environment has; None where it creates its own."""
+    layout, shown_examples = TextLayout.of(envs), base_attribute(envs, "shown_examples")
+    if shown_examples is None or layout.restart != "rows":
+        return None
+    shown = shown_examples()
+    examples = (shown[index] for index in chosen_examples(layout.num_examples, count))
+    return _hash_of((list(example.references), example.prompt) for example in examples)
+
+
+def _hash_of(examples: Iterable[tuple[Sequence[str], str]]) -> str:
+    """Return a hash of examples: of their references, or of the prompts of those without references."""
+    rows = [references or prompt for references, prompt in examples]
+    return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
 
 
 def evaluate(
@@ -114,7 +131,7 @@ def evaluate(
         rewards[name] = columns["reward/mean"].tolist()
         kept = plain_texts(texts, range(min(samples, len(texts))))  # those of the last pass, which samples
         written += [{"written": name} | row for row in _scored_texts(texts, measured)]
-    return Evaluation(found, intervals, kept, rewards, written)
+    return Evaluation(found, intervals, kept, rewards, examples or [], written)
 
 
 def chosen_examples(num_examples: int | None, count: int | None) -> list[int]:

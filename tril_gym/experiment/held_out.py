@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.build import RunComponents, build_run
 from tril_gym.experiment.diagnosis import signs
-from tril_gym.experiment.evaluation import evaluate
+from tril_gym.experiment.environments import warn_of_other_prompts
+from tril_gym.experiment.evaluation import evaluate, fingerprint_of
 from tril_gym.experiment.run_folder import BEST, REWARD, RunFolder
-from tril_gym.experiment.verdict import Outcome, verdict_of
+from tril_gym.experiment.verdict import Outcome, floats_of, verdict_of
 from tril_gym.utils.console import RunConsole
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class HeldOut:
         self.folder, self.components, self.console = folder, components, console
         self.config, self.agent = components.config, components.agent
         self.envs = components.eval_envs(folder.path / REWARD)
+        chat = self.agent.layout.chat
+        warn_of_other_prompts(self.envs, components.eval_description, learned_from_chats=chat)
         self.known_words = folder.read_words()
         self.is_scored = not self.agent.layout.reward_missing
         self.before: dict[str, Any] = {}
@@ -39,8 +42,13 @@ class HeldOut:
         """Evaluate the initial policy, or read the evaluation of a resumed run.
 
         Where a resumed run has none, the initial policy is made again, as it was made when the run began.
+
+        Raises:
+            ValueError: a resumed run has other examples than it had.
         """
         found = self._read_before()
+        if found is not None and self.agent.iteration > 0:
+            self._check_examples(found)
         if found is None and self.agent.iteration > 0:
             name = self.folder.path / EVALUATION
             self.console.warn(
@@ -64,6 +72,15 @@ class HeldOut:
             return found if {"metrics", "intervals", "samples", "rewards"} <= found.keys() else None
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
+
+    def _check_examples(self, before: dict[str, Any]) -> None:
+        now = fingerprint_of(self.envs, self.config.eval_examples)
+        if now is not None and now != before.get("examples", now):
+            raise ValueError(
+                f"the held-out examples, {self.components.eval_description}, are not those on which the policy was"
+                " evaluated before training, so the two cannot be compared; restore the data that the run began with,"
+                " or begin a new run in another folder"
+            )
 
     def _has_after(self) -> bool:
         """Return whether there is an evaluation after training."""
@@ -126,9 +143,10 @@ class HeldOut:
         found = read_best(self.folder.path / BEST)
         if found is None:
             return None
+        (reward,) = floats_of([found["reward"]])
         return (
             f"best policy: {self.folder.path / BEST / 'policy'}, of iteration {found['iteration']} (held-out greedy"
-            f" reward {found['reward'] or 0.0:.3f} on {found['examples']} examples)"
+            f" reward {reward:.3f} on {found['examples']} examples)"
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -169,6 +187,8 @@ def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome |
     if not kl > bound or outcome in ("gain", "mixed"):
         return None
     reward = "the held-out reward is not above the start by 2 standard errors"
+    if outcome == "worse":
+        reward = "a held-out reward, greedy or sampled, is below the start by more than 2 standard errors"
     if outcome is None:
         reward = "the held-out reward was not evaluated since the start; set eval_every"
     elif outcome == "no reward":

@@ -37,6 +37,7 @@ def curve_figure(
     rows: Sequence[Mapping[str, Any]],
     held_out: Sequence[Mapping[str, Any]],
     kl_target: float | None = None,
+    shows_training: bool = True,
 ) -> Figure:
     """Draw the reward by iteration and, if the algorithm has it, the KL below.
 
@@ -46,6 +47,7 @@ def curve_figure(
         rows: metrics by iteration, with "iteration", "reward/mean" and "kl"; None where a value is not finite.
         held_out: evaluations in order, each with "iteration", and "metrics" and "intervals" for each way of decoding.
         kl_target: nats per text, drawn as a line.
+        shows_training: whether the texts of the training are the policy's, so that their reward says something of it.
     """
     from matplotlib.figure import Figure
 
@@ -53,7 +55,8 @@ def curve_figure(
     figure = Figure(figsize=(8, 7 if has_kl else 5), layout="constrained")
     panels = figure.subplots(1 + has_kl, sharex=True, squeeze=False, height_ratios=[2.2, 1][: 1 + has_kl])[:, 0]
     iterations = [row["iteration"] for row in rows]
-    _draw_training(panels[0], iterations, _column(rows, "reward/mean"))
+    if shows_training:
+        _draw_training(panels[0], iterations, _column(rows, "reward/mean"))
     _draw_held_out(panels[0], held_out)
     panels[0].set_ylabel(textwrap.fill(reward, 50))
     if has_kl:

@@ -252,6 +252,7 @@ class Run:
                 rows=rows,
                 held_out=[ends[0], *self.held_out.rows(), ends[1]],
                 kl_target=config.hyperparameters.get("kl_target"),
+                shows_training=not self.imitates,
             )
         except Exception as error:  # of a library or the disk: the run is complete without a picture
             self.console.warn(f"warning: curve.png could not be drawn ({type(error).__name__}: {error})")

@@ -13,6 +13,8 @@ from tril_gym.registration import accepts_dataset, examples_of
 
 logger = logging.getLogger(__name__)
 
+OWN_EXAMPLES = "the examples that the environment creates, as in training"
+
 
 def has_data(env: str) -> bool:
     """Return whether an environment reads data sets: ours do, except the toy environment."""
@@ -48,7 +50,7 @@ def evaluation_data(config: RunConfig, split: str | None) -> tuple[dict[str, Any
             raise ValueError(f"{config.env} creates its own examples, which have no splits; leave --split {split} out")
         if config.dataset not in (None, "embedded"):
             raise ValueError(f"{config.env} creates its own examples, got the data set {config.dataset}; leave it out")
-        return {}, "the examples of the environment"
+        return {}, OWN_EXAMPLES
     name = config.eval_dataset or config.dataset or "embedded"
     if has_splits(name):
         return _whole_or_split(name, split or "test")
@@ -67,7 +69,7 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
         if config.dataset is not None or config.eval_dataset is not None:
             name = config.dataset or config.eval_dataset
             raise ValueError(f"{config.env} creates its own examples, got the data set {name}; leave it out")
-        return {}, {}, "the examples of the environment"
+        return {}, {}, OWN_EXAMPLES
     name = config.dataset or "embedded"
     train: dict[str, Any] = {"dataset": name, "split": "train"} if has_splits(name) else {"dataset": name}
     if config.eval_dataset is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tril_gym.experiment.actors import checkpoint_policy
 from tril_gym.experiment.algorithms import decoding_of
 from tril_gym.experiment.best import read_best
+from tril_gym.experiment.checkpoints import saved_layout
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_folder import BEST, RunFolder
 from tril_gym.utils.chats import ChatFormat
@@ -104,8 +104,7 @@ def _of_run(
     """
     config = saved_config(folder)
     policy = checkpoint_policy(replace(config, trust_remote_code=trust_remote_code), saved)
-    about = json.loads((folder.last_checkpoint() / "agent.json").read_text(encoding="utf-8"))
-    layout = dict(about.get("layout", {}))
+    layout = saved_layout(folder.last_checkpoint())
     if "eos_token_ids" in layout:  # those of the environment, which may be more than the model's own
-        policy.model.generation_config.eos_token_id = list(layout["eos_token_ids"])
+        policy.end_texts_at(layout["eos_token_ids"])
     return policy, decoding_of(asdict(config)), layout, config.env_args

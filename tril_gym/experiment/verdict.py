@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 THRESHOLD = 2.0  # standard errors that count as a change: two-sided 5 % under the normal approximation
+ROUNDING = 1e-12  # relative difference of means that comes from rounding
 MOST = 1e6  # more standard errors than that come from rounding: all examples changed by the same amount
 
 Outcome = Literal["gain", "no gain", "worse", "mixed", "no reward"]
@@ -36,7 +37,8 @@ class Change:
 def paired_change(before: Sequence[float], after: Sequence[float]) -> Change:
     """Compare rewards of the same n examples, (n,) and (n,)."""
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    change = fmean(differences)
+    is_same = math.isclose(fmean(before), fmean(after), rel_tol=ROUNDING)
+    change = 0.0 if is_same else fmean(differences)
     has_spread = len(differences) > 1 and all(map(math.isfinite, differences))
     stderr = stdev(differences) / math.sqrt(len(differences)) if has_spread else math.nan
     without_spread = math.copysign(math.inf, change) if change else 0.0
@@ -120,10 +122,16 @@ def describe_changes(changes: Mapping[str, Change]) -> str:
         elif abs(change.standard_errors) > MOST:
             words += f" ({change.after - change.before:+{style}} in every text)"
         else:
-            words += f" ({change.standard_errors:+.1f}{unit})"
+            words += f" ({_below_threshold(change.standard_errors):+.1f}{unit})"
             unit = ""  # the same for the others
         parts.append(f"{decoding} {words}")
     return ", ".join(parts)
+
+
+def _below_threshold(standard_errors: float) -> float:
+    """Return a number of standard errors; one just below the threshold as it is written without reaching it."""
+    is_below = abs(standard_errors) < THRESHOLD <= abs(round(standard_errors, 1))
+    return math.copysign(THRESHOLD - 0.1, standard_errors) if is_below else standard_errors
 
 
 def duration(seconds: float) -> str:

@@ -37,6 +37,7 @@ GAIL in any:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -52,6 +53,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from side_by_side import machine
@@ -404,22 +406,30 @@ def draw(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
                     _draw_curves(axes, curves, column, algorithm, f"C{number}")
             axes.grid(alpha=0.3)
         figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-        FigureCanvasAgg(figure).print_png(folder / f"{env.split('/')[1].split('-')[0].lower()}_{policy}.png")
+        shown = [result for result in results if (result["env"], result["policy"]) == (env, policy)]
+        path = folder / f"{env.split('/')[1].split('-')[0].lower()}_{policy}.png"
+        FigureCanvasAgg(figure).print_png(path, metadata={"Source": hash_of_curves(shown)})
+
+
+def hash_of_curves(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a hash of what a figure shows, which the figure holds as its source."""
+    curves = sorted(json.dumps([result["algorithm"], result["seed"], result["curve"]]) for result in results)
+    return hashlib.sha256("\n".join(curves).encode()).hexdigest()
 
 
 def _draw_curves(axes: Any, curves: Sequence[Sequence[Any]], column: int, algorithm: str, color: str) -> None:
     """Draw the median and the range of the seeds; of bc, which starts from random weights, the end only.
 
-    Points are the iterations at which all seeds were evaluated.
+    Points are the iterations at which any seed was evaluated; between its evaluations a seed is taken to change evenly.
     """
-    by_iteration = [{point[0]: point[column] for point in curve} for curve in curves]
-    common = sorted(set.intersection(*map(set, by_iteration)))
-    shares = [number / common[-1] for number in common]
-    values = [[curve[number] for curve in by_iteration] for number in common]
+    evaluated = sorted({point[0] for curve in curves for point in curve})
+    shares = [number / evaluated[-1] for number in evaluated]
+    of_seeds = [np.interp(evaluated, *([point[place] for point in curve] for place in (0, column))) for curve in curves]
+    values = np.transpose(of_seeds).tolist()
     if algorithm == "bc":
         axes.axhline(statistics.median(values[-1]), color=color, linestyle="--", label="bc, at its end")
         return
-    axes.plot(shares, [statistics.median(of_seeds) for of_seeds in values], color=color, label=algorithm)
+    axes.plot(shares, [statistics.median(at_once) for at_once in values], color=color, label=algorithm)
     axes.fill_between(shares, *zip(*[(min(v), max(v)) for v in values], strict=True), color=color, alpha=0.15)
 
 

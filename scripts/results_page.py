@@ -24,6 +24,8 @@ PAGE, RESULTS = ROOT / "docs" / "results_small.md", ROOT / "benchmarks" / "resul
 FIGURES = {"commongen": "common_gen", "imdb": "imdb", "tldr": "tldr", "hh": "hh"}  # names in docs/learning_….png
 FIRST = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0")  # environments of the first table
 
+PREFIXES = {"learning": "learning", "published": "learning_published"}  # of figures, by the folder of the runs
+
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -131,12 +133,16 @@ def rows_of(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [*lines, *rows])
 
 
+def drawn_runs(kind: str) -> list[dict[str, Any]]:
+    """Return the runs of "learning" or "published" that the figures show."""
+    return [run for run in read(kind) if run["policy"] == "tiny" and run["algorithm"] in learning.SEVEN]
+
+
 def write_figures() -> None:
     """Write a figure for each environment to docs, of the seven algorithms with decoders."""
-    for kind, prefix in (("learning", "learning"), ("published", "learning_published")):
+    for kind, prefix in PREFIXES.items():
         with tempfile.TemporaryDirectory() as folder:
-            runs = [run for run in read(kind) if run["policy"] == "tiny" and run["algorithm"] in learning.SEVEN]
-            learning.draw(runs, Path(folder))
+            learning.draw(drawn_runs(kind), Path(folder))
             for drawn in Path(folder).iterdir():
                 ours = FIGURES[drawn.name.removesuffix("_tiny.png")]
                 shutil.copyfile(drawn, PAGE.parent / f"{prefix}_{ours}.png")

@@ -1,11 +1,23 @@
 """The tables of docs/results_small.md are those of the runs that are kept."""
 
 import pytest
-from results_page import PAGE, page, rows_of, with_table
+from learning import hash_of_curves
+from PIL import Image
+from results_page import FIGURES, PAGE, PREFIXES, drawn_runs, page, rows_of, with_table
 
 
 def test_the_page_is_as_the_script_writes_it():
     assert PAGE.read_text() == page(PAGE.read_text()), "run scripts/results_page.py"
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+def test_the_figures_show_these_runs(kind):
+    runs = drawn_runs(kind)
+    for env in {run["env"] for run in runs}:
+        path = PAGE.parent / f"{PREFIXES[kind]}_{FIGURES[env.split('/')[1].split('-')[0].lower()]}.png"
+        with Image.open(path) as figure:
+            shown = hash_of_curves([run for run in runs if run["env"] == env])
+            assert figure.info["Source"] == shown, "run scripts/results_page.py --figures"
 
 
 def test_a_changed_number_is_found():

@@ -9,13 +9,20 @@ export PYTHONDONTWRITEBYTECODE :=
 install: .venv/.installed
 
 # Python compiles what is imported, at its first import: less than pip would compile, in half the time.
-.venv/.installed: pyproject.toml constraints.txt
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
+# The library, and what tests and checks need beside it.
+.venv/.library: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	$(PIP) -e .
 	touch $@
 
-# Install, then train a tiny model with PPO++ on embedded data, offline.
-demo: install
+.venv/.installed: .venv/.library
+	$(PIP) -e ".[dev]"
+	touch $@
+
+# Install the library, then train a tiny model with PPO++ on embedded data, offline.
+demo: .venv/.library
 	$(BIN)/tril-gym train ppo-pp
 
 check: install

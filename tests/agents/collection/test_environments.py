@@ -240,9 +240,9 @@ class TestBrokenEnvironments:
 
     def test_continues_after_the_last_token(self):
         class Longer(Foreign):
-            def __init__(self):
-                super().__init__(max_new_tokens=9)
-                self.metadata["text"]["max_new_tokens"] = 8
+            def step(self, action):
+                observation, reward, terminated, truncated, info = super().step(action)
+                return observation, reward, terminated and self.written < 8, truncated, info
 
         with pytest.raises(ValueError, match=r"continues after EOS or its token 8"):
             collect(SyncVectorEnv([Longer] * 2), Plan(rollout=OneToken(P)), episodes=2, generator=generator())

@@ -94,6 +94,13 @@ def toy_policy(family: str = "gpt2", **settings: Any) -> LMPolicy:
     return LMPolicy(language_model(family, vocab_size=16, positions=20, **settings), toy_envs(1).unwrapped.tokenizer)
 
 
+def rwkv_policy() -> LMPolicy:
+    """Return a policy for the toy environment that must be read without a cache: padding would enter its state."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "attention_hidden_size": 16, "bos_token_id": EOS}
+    model = transformers.RwkvForCausalLM(transformers.RwkvConfig(vocab_size=16, eos_token_id=EOS, **sizes))
+    return LMPolicy(sharpened(model, 0), toy_envs(1).unwrapped.tokenizer)
+
+
 def toy_plan(rollin_prob: float = 0.6) -> Plan:
     """Return a plan with a policy and a guide for the toy environment.
 

@@ -6,12 +6,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from doubles import rwkv_policy
 from gymnasium.vector import SyncVectorEnv
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import tiny_policy
+from tril_gym.agents import PPO, PPOConfig, tiny_policy
 from tril_gym.data import Example
-from tril_gym.experiment import evaluate
+from tril_gym.experiment import EvaluationCallback, evaluate
 from tril_gym.experiment.evaluation import chosen_examples, fingerprint_of, intervals_of, means_of
 
 TOY = {"max_new_tokens": 6, "num_examples": 23, "rule": "count", "dense": True}
@@ -95,6 +96,28 @@ def test_a_sample_names_the_examples_of_its_rewards():
         assert (found["order"] == sorted(found["order"])) == (count is None)
         assert found["examples"] == fingerprint_of(envs, count)
     assert fingerprint_of(envs, 5) != fingerprint_of(envs, 9)
+
+
+@pytest.mark.whole_runs
+def test_models_are_read_as_they_must_be():
+    """A policy has no KL divergence from its own copy."""
+    for checked in (True, False):
+        policy = rwkv_policy()
+        found = evaluate(policy, toy(8), seed=0, ref_policy=policy.frozen_copy(), check_model=checked)
+        assert (abs(found.metrics["sampled"]["kl"]) < 1e-3) == checked
+
+
+def test_an_agent_that_checks_no_model_is_evaluated_without_a_check(monkeypatch):
+    def refuse(*of, **more):
+        raise ValueError("checked")
+
+    monkeypatch.setattr("tril_gym.agents.actors.policy.check_model", refuse)
+    agent = PPO(tiny_policy(toy(4), samples=0), toy(4), PPOConfig(check_model=False))
+    evaluation = EvaluationCallback(toy(4), examples=4)
+    evaluation.start(agent, 1)
+    assert evaluation.best is not None
+    with pytest.raises(ValueError, match="checked"):
+        evaluate(agent.policy, toy(4), seed=0, count=4)
 
 
 def test_texts_without_a_score_are_left_out_of_its_mean():

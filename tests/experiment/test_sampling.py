@@ -29,3 +29,17 @@ def test_the_best_policy_of_a_run_samples_as_the_run_does(tmp_path):
     last, best = (sampler(str(tmp_path / name)) for name in ("run", "run/best"))
     assert (best.policy.decoding, best.stop) == (last.policy.decoding, ("dog",))
     assert best.policy.decoding.temperature == 0.7
+
+
+def test_a_model_is_checked_unless_the_run_does_not(tmp_path, monkeypatch):
+    def refuse(*of, **more):
+        raise ValueError("checked")
+
+    for checked in (True, False):
+        settings = {"env": "tril/Toy-v0", "num_envs": 4, "iterations": 1, "eval_examples": 2, "tiny_samples": 0}
+        train(configure("ppo", check_model=checked, **settings), tmp_path / str(checked))
+    monkeypatch.setattr("tril_gym.agents.actors.policy.check_model", refuse)
+    assert sampler(str(tmp_path / "False")).complete(["w2"], max_new_tokens=2)
+    assert sampler(str(tmp_path / "True"), check_model=False).complete(["w2"], max_new_tokens=2)
+    with pytest.raises(ValueError, match="checked"):
+        sampler(str(tmp_path / "True")).complete(["w2"], max_new_tokens=2)

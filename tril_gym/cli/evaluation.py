@@ -191,6 +191,7 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
                     metrics=metrics,
                     known_words=parts.known_words,
                     beams=beams,
+                    check_model=parts.check_model,
                 )
     checkpoint = options["checkpoint"]
     policy = source if checkpoint is None else f"{source}, checkpoint {checkpoint},"

@@ -218,6 +218,7 @@ class EvaluationComponents:
     fitted: Path | None  # the folder with what the run's rewards were fitted to
     known_words: frozenset[str] | None  # of the run's training examples
     threads: int | None  # CPU threads to compute on; None for torch's choice
+    check_model: bool  # whether the models must be checked
 
 
 def build_evaluation(
@@ -264,8 +265,6 @@ def build_evaluation(
         else:
             policy, ref_policy = _load_model(config, device), None
             envs = make_envs(config, data, policy)
-            if check_model:
-                _check_model(policy, envs)
         check_rewards(config, data, policy, fitted=fitted)
     return EvaluationComponents(
         policy=policy,
@@ -277,6 +276,7 @@ def build_evaluation(
         fitted=fitted,
         known_words=folder.read_words() if is_run else None,
         threads=config.cpu_threads,
+        check_model=check_model and config.hyperparameters.get("check_model", True),
     )
 
 
@@ -292,14 +292,6 @@ def _check_source(
         )
     if is_run and loading:
         raise ValueError(f"{flag_of(next(iter(loading)))} is for a model, and {source} is a run folder; leave it out")
-
-
-def _check_model(policy: LMPolicy, envs: VectorEnv) -> None:
-    from tril_gym.agents.collection.layout import TextLayout
-
-    layout = TextLayout.of(envs)
-    policy.check(layout)
-    policy.check_readings(layout)
 
 
 def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:

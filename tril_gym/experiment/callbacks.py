@@ -132,6 +132,7 @@ class EvaluationCallback(Callback):
             ref_policy=agent.learner.first_policy,
             count=self.examples,
             ranks=agent.ranks,
+            check_model=agent.config.check_model,
         )
         metrics = flat_metrics(found.metrics)
         check_known(self.metric, metrics)

@@ -87,6 +87,7 @@ def evaluate(
     known_words: Collection[str] | None = None,
     beams: int | None = None,
     ranks: Ranks = ALONE,
+    check_model: bool = True,
 ) -> Evaluation:
     """Write each example once, greedily, then by beam search if there are beams, then by sampling.
 
@@ -103,12 +104,16 @@ def evaluate(
             see `training_words`.
         beams: also write by beam search with so many beams, as `BeamSearch` does; None does not.
         ranks: the processes that write together, as of `collect`.
+        check_model: first find how the models must be read, once; see `LMPolicy.check_readings`.
 
     Raises:
-        ValueError: neither a count nor an environment with a fixed number of examples.
+        ValueError: neither a count nor an environment with a fixed number of examples, or a model cannot be read.
     """
     layout = TextLayout.of(envs)
-    policy.check(layout)
+    for model in (policy,) if ref_policy is None else (policy, ref_policy):
+        model.check(layout)
+        if check_model:
+            model.check_readings(layout)
     total = layout.num_examples if count is None else min(count, layout.num_examples or count)
     if total is None:
         raise ValueError("the environment has no fixed number of examples; give the number of texts, such as count=200")

@@ -167,6 +167,7 @@ class HeldOut:
             count=self.config.eval_examples,
             known_words=self.known_words,
             ranks=self.agent.ranks,
+            check_model=agent.config.check_model,
         ).as_json()
 
     def _write(self, after: dict[str, Any] | None, verdict: dict[str, Any] | None) -> None:

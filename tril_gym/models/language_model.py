@@ -82,7 +82,7 @@ class LanguageModel:
         self.backbone = backbone_of(self.model, mode)
         self.dtype_is_chosen = True  # whether low precision was asked for, or is only how the weights were saved
         self._block_by_block: BlockByBlock | None = None  # writes, where it was sharded so
-        self.checked: set[tuple[int, int, bool, bool]] = set()  # what `agents.actors.model_check` has found right
+        self.checked: set[tuple[int, ...]] = set()  # what `agents.actors.model_check` has found right
 
     @classmethod
     def from_pretrained(

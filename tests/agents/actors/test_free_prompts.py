@@ -4,6 +4,7 @@ import gymnasium as gym
 import pytest
 import torch
 from click.testing import CliRunner
+from doubles import rwkv_policy
 from text_doubles import byte_tokenizer, model_of
 
 import tril_gym  # noqa: F401 - registers the environments
@@ -33,6 +34,15 @@ def test_greedy_completions_are_those_in_the_environment(policy):
     found = policy.generate(prompts, max_new_tokens=layout.max_new_tokens, greedy=True)
     assert found == [info["completion"] for info in texts.infos]
     assert policy.generate(prompts[0], max_new_tokens=layout.max_new_tokens, greedy=True) == found[0]
+
+
+@pytest.mark.whole_runs
+def test_a_family_that_is_read_otherwise_is_read_right():
+    policy, prompts = rwkv_policy(), ["w2 w3 w4 w5", "w6"]
+    alone = [policy.generate(prompt, max_new_tokens=6, greedy=True) for prompt in prompts]
+    assert policy.language_model.backbone.mode.cache == "none"
+    assert policy.generate(prompts, max_new_tokens=6, greedy=True) == alone
+    assert rwkv_policy().generate(prompts, max_new_tokens=6, greedy=True, check_model=False) != alone  # the control
 
 
 def test_the_seed_decides(policy):

@@ -60,13 +60,22 @@ def test_training_is_the_same_without_a_check(family):
     assert torch.equal(*weights)
 
 
-def test_a_model_is_checked_once_for_each_layout(monkeypatch):
+def test_a_model_is_checked_again_only_for_longer_texts_or_for_a_critic(monkeypatch):
     model, seen = policy_of("gpt2").language_model, []
     monkeypatch.setattr(model_check, "examine", lambda *of, **more: seen.append(of) or examine(*of, **more))
-    for sizes in ({}, {}, {"max_new_tokens": 5}):
-        check_model(model, layout(**sizes))
-        check_model(model.frozen_copy(), layout(**sizes))
-    assert len(seen) == 2
+    for sizes, values, times in [
+        ({"max_new_tokens": 3}, False, 1),
+        ({}, False, 2),
+        ({"max_new_tokens": 5}, False, 2),
+        ({"max_prompt_length": 20}, False, 2),  # the texts of the check are as before
+        ({}, True, 3),
+        ({"max_prompt_length": 2}, False, 3),
+    ]:
+        check_model(model, layout(**sizes), values=values)
+        check_model(model.frozen_copy(), layout(**sizes), values=values)
+        assert len(seen) == times
+    check_model(policy_of("gpt2").with_lora(2).language_model, layout())
+    assert len(seen) == 4
 
 
 def test_texts_of_the_check_share_rows():

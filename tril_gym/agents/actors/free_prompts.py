@@ -28,6 +28,7 @@ def complete(
     max_new_tokens: int | None = None,
     stop: str | Sequence[str] | None = None,
     seed: int = 0,
+    check_model: bool = True,
 ) -> list[str]:
     """Return what a policy writes after each prompt, without special tokens, up to a stop string.
 
@@ -37,9 +38,11 @@ def complete(
         max_new_tokens: T; None: 64, or as many as the model has positions for.
         stop: strings at which a text ends, too.
         seed: random seed. What is written after a prompt depends on the seed, the prompt and its place in the list.
+        check_model: first find how the model must be read; see `LMPolicy.check_readings`.
 
     Raises:
-        ValueError: a prompt is no text or has no tokens, the policy has no tokenizer, or its texts could not end.
+        ValueError: a prompt is no text or has no tokens, the policy has no tokenizer, its texts could not end, or the
+            model cannot be read.
     """
     ids = prompt_ids(policy, prompts)
     width = max(map(len, ids))
@@ -61,6 +64,8 @@ def complete(
         tokenizer=policy.tokenizer,
     )
     policy.check(layout)
+    if check_model:
+        policy.check_readings(layout)
     draws = torch.rand(len(ids), length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     begun = Texts.from_ids(ids, [[]] * len(ids), max_new_tokens=length)
     written = write_completions(policy, begun, [{} for _ in ids], layout, draws).texts()

@@ -41,6 +41,7 @@ LOW_PRECISION_LIMIT, LOW_PRECISION_WARNING = 0.5, 0.1  # nats on average in half
 # Tokens of each text of the check: of its prompt, of its beginning, and written after that. The last four fit into two
 # rows as long as the first.
 PROMPTS, BEGUN, WRITTEN = (9, 4, 3, 4, 3), (0, 2, 1, 0, 1), (5, 1, 3, 2, 2)
+LONGEST = (max(PROMPTS), max(map(sum, zip(BEGUN, WRITTEN, strict=True))))  # prompt, completion; more changes no text
 SCORED_ALONE = (0, 1)  # which texts: the longest, and one that is padded
 SENTENCE = (
     "The committee will publish the report of the year on Monday, and the report will say what the committee found"
@@ -93,7 +94,7 @@ class ModelReport:
 
 
 def check_model(language_model: LanguageModel, layout: TextLayout, *, values: bool = False) -> ModelReport | None:
-    """Find how a model must be read to be right, and let it be read so; once per model and layout.
+    """Find how a model must be read to be right, and let it be read so; once per model and lengths of its texts.
 
     Args:
         language_model: the model; only its mode of reading is changed.
@@ -101,13 +102,15 @@ def check_model(language_model: LanguageModel, layout: TextLayout, *, values: bo
         values: whether a critic will read the model's hidden states.
 
     Returns:
-        what was found, or None if the model has been checked before.
+        what was found, or None if the model has been checked before, with texts of these lengths or longer ones. A
+        sharded model was checked before it was sharded.
 
     Raises:
         ValueError: two readings of the same tokens differ, however the model is read.
     """
-    key = (layout.max_prompt_length, layout.max_new_tokens, language_model.lora is not None, values)
-    if key in language_model.checked:
+    lengths = zip((layout.max_prompt_length, layout.max_new_tokens), LONGEST, strict=True)
+    key = (language_model.lora is not None, *(min(pair) for pair in lengths), values)
+    if language_model.is_sharded or any(_includes(known, key) for known in language_model.checked):
         return None
     report = examine(language_model, layout, values=values)
     kind = language_model.model.config.model_type
@@ -120,6 +123,11 @@ def check_model(language_model: LanguageModel, layout: TextLayout, *, values: bo
     language_model.checked.add(key)
     _tell(kind, report)
     return report
+
+
+def _includes(known: tuple[int, ...], key: tuple[int, ...]) -> bool:
+    """Return whether one check, of a model with or without LoRA, has read all that another one would."""
+    return known[0] == key[0] and all(one >= two for one, two in zip(known, key, strict=True))
 
 
 def check_training_mode(language_model: LanguageModel, layout: TextLayout) -> None:

@@ -203,6 +203,7 @@ class LMPolicy(Actor):
         stop: str | Sequence[str] | None = None,
         greedy: bool = False,
         seed: int = 0,
+        check_model: bool = True,
     ) -> Any:
         """Return a completion of a prompt, or a list of them; see `complete` in `free_prompts.py` for the rest.
 
@@ -212,6 +213,7 @@ class LMPolicy(Actor):
             stop: strings at which a completion ends; it does not have them.
             greedy: write the most probable tokens; else sample as in training.
             seed: of sampling.
+            check_model: first find how the model must be read, once; see `check_readings`.
         """
         policy = self.with_decoding(Decoding(greedy=True)) if greedy else self
         if max_new_tokens is not None:
@@ -219,7 +221,8 @@ class LMPolicy(Actor):
         check_integer("seed", seed, 0)
         is_one = isinstance(prompts, str) or is_chat(prompts)
         several: Any = [prompts] if is_one else prompts
-        found = complete(policy, several, max_new_tokens=max_new_tokens, stop=stop, seed=seed)
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "check_model": check_model}
+        found = complete(policy, several, seed=seed, **settings)
         return found[0] if is_one else found
 
     def gathered(self) -> AbstractContextManager[None]:

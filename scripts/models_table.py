@@ -107,8 +107,10 @@ MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 FIXED = {"num_key_value_heads": None, "head_dim": None, "v_head_dim": None}  # what follows from other settings
 # Settings of single families, beyond or instead of the sizes above; None leaves a size out.
 SETTINGS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "axk1", "axk2", "glm4_moe_lite"), LATENT),
-    **dict.fromkeys(("glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), LATENT),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "axk1", "glm4_moe_lite"), LATENT),
+    **dict.fromkeys(("deepseek_v32", "axk2", "glm_moe_dsa"), LATENT | {"index_topk": 4}),
+    "hy_v4": {"index_topk": 4},
+    **dict.fromkeys(("longcat_flash", "minicpm3", "youtu"), LATENT),
     **dict.fromkeys(("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie"), DECODER),
     **dict.fromkeys(("megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer"), DECODER),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod", "reformer"), DECODER),
@@ -137,6 +139,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longt5": {"encoder_attention_type": "local", "local_radius": 8},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2},
+    "minimax_m3_vl_text": {"layer_types": ["minimax_m3_sparse"] * 2, "index_head_dim": 8}
+    | {"index_topk_blocks": 1, "index_block_size": 4, "index_local_blocks": 1},
     "mixtral": {"router_jitter_noise": 0.1},
     "nemotron_h": {"layers_block_type": ["mamba", "attention"]},
     "opt": {"word_embed_proj_dim": 16},

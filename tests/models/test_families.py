@@ -13,6 +13,7 @@ from tril_gym.models.architecture import decoder_start, eos_ids_of, positions_of
 from tril_gym.models.backbone import backbone_of, longest_completion
 from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.noise import checkpoint_gradients, evaluation_mode, uses_gradient_checkpointing
+from tril_gym.models.texts import Texts
 from tril_gym.utils.seeding import seeded
 
 # Some of each kind: relative and absolute positions, sliding windows, latent attention, experts, states, hybrids.
@@ -25,6 +26,26 @@ def test_the_page_says_what_the_check_finds(family):
     row = models_table.try_family(family, models_table.families()[family])
     assert row.verdict.startswith("works")
     assert f"| `{family}` | {row.kind} | {row.verdict} | {row.reason} |" in models_table.DOCUMENT.read_text()
+
+
+def test_blocks_of_columns_are_counted_from_the_first_one(monkeypatch):
+    """The texts of the check are shorter than a block of 16, and these are not."""
+    sparse = {"index_topk_blocks": 1, "index_block_size": 16, "index_local_blocks": 1, "index_head_dim": 8}
+    settings = models_table.SETTINGS | {"minimax_m3_vl_text": sparse | {"layer_types": ["minimax_m3_sparse"] * 2}}
+    monkeypatch.setattr(models_table, "SETTINGS", settings)
+    model = models_table.tiny_model("minimax_m3_vl_text", models_table.families()["minimax_m3_vl_text"])
+    policy = LMPolicy(model, None)
+    ids = [[3 + (row + 7 * column) % 60 for column in range(30)] for row in range(2)]
+    texts = Texts.from_ids([ids[0][:25], ids[1][:9]], [ids[0], ids[1]], max_new_tokens=30)
+
+    def alone() -> torch.Tensor:
+        return torch.cat([policy.plain_logprobs(texts[torch.tensor([row])].trimmed()) for row in range(2)])
+
+    with torch.no_grad():
+        examine(policy.language_model, models_table.LAYOUT)
+        torch.testing.assert_close(policy.plain_logprobs(texts), alone(), atol=1e-4, rtol=0)
+        policy.language_model.read_as(ReadingMode())  # the control
+        assert (policy.plain_logprobs(texts) - alone()).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("family", ["prophetnet", "fsmt"])

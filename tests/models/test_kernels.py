@@ -1,5 +1,6 @@
 """Attention of single queries equals that of `transformers`."""
 
+import models_table
 import pytest
 import torch
 from doubles import language_model, policy_of
@@ -85,6 +86,37 @@ class TestModels:
         model = language_model("gpt2")
         monkeypatch.setattr("transformers.models.gpt2.modeling_gpt2.ALL_ATTENTION_FUNCTIONS", {})
         assert use_single_query_attention(model).config._attn_implementation == "sdpa"
+
+    @pytest.mark.parametrize("family", ["deepseek_v32", "glm_moe_dsa", "minimax_m3_vl_text"])
+    def test_family_that_masks_by_the_name_of_its_attention_is_not_changed(self, family):
+        """Under another name these attend to all tokens, not to the few that their index chooses."""
+        model = models_table.tiny_model(family, models_table.families()[family])
+        assert use_single_query_attention(model).config._attn_implementation == "sdpa"
+
+    def test_sparse_attention_stays_sparse(self, monkeypatch):
+        monkeypatch.setitem(models_table.SETTINGS, "deepseek_v32", models_table.LATENT | {"index_topk": 4})
+        model = models_table.tiny_model("deepseek_v32", models_table.families()["deepseek_v32"])
+        ids = torch.arange(3, 23).unsqueeze(0)
+        with torch.no_grad():
+            expected = model(input_ids=ids, use_cache=False).logits
+            found = LMPolicy(model, None).model(input_ids=ids, use_cache=False).logits
+            torch.testing.assert_close(found, expected)
+            model.set_attn_implementation(ATTENTION)  # the control
+            assert (model(input_ids=ids, use_cache=False).logits - expected).abs().max() > 0.01
+
+    @pytest.mark.parametrize("line", ['if name == "sdpa":', "if name not in ('eager',\n    'sdpa'):", 'x != "sdpa"'])
+    def test_comparisons_are_found(self, line):
+        assert kernels.COMPARES_WITH_SDPA.search(line)
+
+    @pytest.mark.parametrize("line", ['name: str = "sdpa"', '{"sdpa": Attention}', '_supports_sdpa == x["sdpa"]'])
+    def test_other_names_are_not(self, line):
+        assert not kernels.COMPARES_WITH_SDPA.search(line)
+
+    def test_the_original_attention_is_put_back(self):
+        model = policy_of("gpt2").model
+        with kernels.original_attention(model):
+            assert model.config._attn_implementation == "sdpa"
+        assert model.config._attn_implementation == ATTENTION
 
     def test_saved_config_does_not_name_it(self, tmp_path):
         policy = policy_of("gpt2")

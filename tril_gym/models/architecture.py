@@ -45,6 +45,11 @@ def rope_limit(config: Any) -> int | None:
     return limit if limit is not None else getattr(config, "original_max_position_embeddings", None)
 
 
+def attends_by_blocks(config: Any) -> bool:
+    """Return whether attention chooses blocks of columns (MiniMax-M3), which padding before a text would shift."""
+    return getattr(config.get_text_config(), "index_block_size", None) is not None
+
+
 def decoder_start(model: Any) -> list[int]:
     """Return the ids before the first token of a completion: the start token, and BART's forced BOS.
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +16,8 @@ from torch import Tensor, nn
 from tril_gym.models.architecture import body_of, is_transformers_model
 
 ATTENTION = "tril_gym_sdpa"  # name of `single_query_attention` in `transformers`
+# What depends on the name of torch's attention: `== "sdpa"`, `in ("eager", "sdpa")`.
+COMPARES_WITH_SDPA = re.compile(r"""([!=]=|\bin)\s*[(\[{]?[^()\[\]{}:=]*["']sdpa["']""")
 MASKED = torch.finfo(torch.float32).min  # instead of −inf, which gives NaN in a row without any key
 
 
@@ -57,11 +64,35 @@ def use_single_query_attention(model: Any) -> Any:
 
     AttentionInterface.register(ATTENTION, single_query_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    # A family may have registered an attention of its own under the name "sdpa", which must stay.
+    # A family may have registered an attention of its own under the name "sdpa", which must stay. Others, such as those
+    # with sparse masks, give an attention of another name something else.
     registry = getattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS", None)
-    if model.config._attn_implementation == "sdpa" and registry is ALL_ATTENTION_FUNCTIONS:
+    is_usual = model.config._attn_implementation == "sdpa" and registry is ALL_ATTENTION_FUNCTIONS
+    if is_usual and not any(map(_compares_with_sdpa, {type(module).__module__ for module in model.modules()})):
         model.set_attn_implementation(ATTENTION)
     return model
+
+
+@cache
+def _compares_with_sdpa(module: str) -> bool:
+    """Return whether the code of a module depends on whether its attention is named "sdpa"."""
+    try:
+        return bool(COMPARES_WITH_SDPA.search(inspect.getsource(sys.modules[module])))
+    except (KeyError, OSError, TypeError):  # it has no source, as one that was made in memory
+        return False
+
+
+@contextmanager
+def original_attention(model: Any) -> Iterator[None]:
+    """Let a model compute with the attention that it had before `use_single_query_attention`, within a block."""
+    is_replaced = accepts_4d_masks(model)
+    if is_replaced:
+        model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        if is_replaced:
+            model.set_attn_implementation(ATTENTION)
 
 
 def accepts_4d_masks(model: Any) -> bool:

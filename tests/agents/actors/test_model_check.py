@@ -136,6 +136,18 @@ class TestMistakesAreNoticed:
         wrong = self.broken(monkeypatch, backbone, "pack", joined, family="llama")
         assert "scored in shared rows" in wrong
 
+    def test_attention_that_differs_from_the_original(self, monkeypatch):
+        from tril_gym.models import kernels
+
+        policy = policy_of("gpt2")
+        attention = kernels.single_query_attention
+        monkeypatch.setitem(
+            ALL_ATTENTION_FUNCTIONS,
+            kernels.ATTENTION,
+            lambda module, query, *of, **more: attention(module, query.flip(1), *of, **more),
+        )
+        assert not examine(policy.language_model, layout()).is_right
+
     def test_nan_is_an_error(self):
         model = language_model("gpt2")
         model.transformer.wte.weight.data[:] = float("nan")

@@ -25,9 +25,10 @@ from torch import Tensor
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.functional.sampling import Decoding, at_least_float32
-from tril_gym.models.architecture import decoder_start
+from tril_gym.models.architecture import attends_by_blocks, decoder_start
 from tril_gym.models.backbone import backbone_of
 from tril_gym.models.decoders import ReadingMode
+from tril_gym.models.kernels import original_attention
 from tril_gym.models.language_model import LanguageModel
 from tril_gym.models.noise import evaluation_mode
 from tril_gym.models.texts import Texts
@@ -173,7 +174,10 @@ def _tell(kind: str, report: ModelReport) -> None:
 def examine(language_model: LanguageModel, layout: TextLayout, *, values: bool = False) -> ModelReport:
     """Set the first mode in which all readings agree, or leave the mode as it is; return the report on it."""
     known, kind = language_model.backbone.mode, language_model.model.config.is_encoder_decoder
-    modes = (known, *(mode for mode in (ENCODER_DECODER_MODES if kind else CAUSAL_MODES) if mode != known))
+    usual = ENCODER_DECODER_MODES if kind else CAUSAL_MODES
+    if attends_by_blocks(language_model.model.config):
+        known, usual = usual[-1], ()  # the texts of the check may be shorter than a block
+    modes = (known, *(mode for mode in usual if mode != known))
     limit, reports = _limit_of(language_model), []
     # No model should draw numbers here, but one with noise would.
     with seeded(0, device=language_model.device), torch.no_grad():
@@ -259,7 +263,7 @@ class Probe:
 
     def _plain_logprobs(self, texts: Texts) -> Tensor:
         """Return the log-probabilities (B, T) under the plain model in evaluation mode, each text alone."""
-        with evaluation_mode(self.language_model.model):
+        with evaluation_mode(self.language_model.model), original_attention(self.language_model.model):
             return torch.stack([self._of_plain_model(texts, row) for row in range(len(texts))])
 
     def _of_plain_model(self, texts: Texts, row: int) -> Tensor:

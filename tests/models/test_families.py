@@ -4,12 +4,12 @@ import models_table
 import pytest
 import torch
 from doubles import foreign_envs, history, language_model, policy_of, ragged_texts
-from transformers import LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
+from transformers import AutoModelForCausalLM, LEDConfig, LlamaConfig, OPTConfig, OPTForCausalLM, Phi3Config
 
 from tril_gym.agents import PPO, Guide, LMPolicy, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, TextLayout
 from tril_gym.agents.actors.model_check import check_training_mode, examine
 from tril_gym.agents.learners.critic import make_critic
-from tril_gym.models.architecture import decoder_start, eos_ids_of, positions_of, rope_limit
+from tril_gym.models.architecture import COUNT_FROM_PADDING, decoder_start, eos_ids_of, positions_of, rope_limit
 from tril_gym.models.backbone import backbone_of, longest_completion
 from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.noise import checkpoint_gradients, evaluation_mode, uses_gradient_checkpointing
@@ -132,6 +132,21 @@ class TestLimits:
         backbone.check_positions(40, 19)
         with pytest.raises(ValueError, match="decoder has 20 positions, the environment's completions need 21"):
             backbone.check_positions(40, 20)
+
+    @pytest.mark.parametrize("family", sorted(COUNT_FROM_PADDING - {"xmod"}))
+    def test_positions_of_roberta_start_after_those_of_padding(self, family):
+        config = models_table.tiny_model(family, "causal").config
+        config.pad_token_id = 1
+        model = AutoModelForCausalLM.from_config(config)  # with 64 positions, of which two are unused
+        language = LMPolicy(model, None).language_model
+        language.backbone.check_positions(30, 32)
+        language.read_as(ReadingMode(cache="none", packs=False, from_first_column=True))
+        ids = [3 + column % 50 for column in range(63)]
+        assert language.hidden(Texts.from_ids([ids[:30]], [ids[:32]], max_new_tokens=32)).shape[1] == 33
+        with pytest.raises(ValueError, match=r"62 positions, .* need 31 \+ 32"):
+            language.backbone.check_positions(31, 32)
+        with pytest.raises((IndexError, RuntimeError)):  # the control
+            language.hidden(Texts.from_ids([ids[:31]], [ids[:32]], max_new_tokens=32))
 
     def test_longrope_is_refused_where_it_switches(self):
         factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}

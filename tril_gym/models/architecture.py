@@ -8,6 +8,10 @@ from typing import Any
 from tril_gym.models.lora import is_peft_model
 from tril_gym.utils.config_fields import describe_type
 
+# RoBERTa and its kin, whose first position is the one after that of their padding id.
+COUNT_FROM_PADDING = {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod"}
+COUNT_FROM_PADDING |= {"data2vec-text"}
+
 
 def is_transformers_model(found: Any) -> bool:
     """Return whether an object is a model of `transformers`."""
@@ -33,7 +37,9 @@ def positions_of(config: Any, side: str = "decoder") -> int | None:
     if hasattr(config, "relative_attention_num_buckets"):
         return None
     of_side = getattr(config, f"max_{side}_position_embeddings", None)
-    return of_side if of_side is not None else getattr(config, "max_position_embeddings", None)
+    positions = of_side if of_side is not None else getattr(config, "max_position_embeddings", None)
+    unused = config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
+    return positions if positions is None else positions - unused
 
 
 def rope_limit(config: Any) -> int | None:

@@ -174,9 +174,9 @@ def _tell(kind: str, report: ModelReport) -> None:
 def examine(language_model: LanguageModel, layout: TextLayout, *, values: bool = False) -> ModelReport:
     """Set the first mode in which all readings agree, or leave the mode as it is; return the report on it."""
     known, kind = language_model.backbone.mode, language_model.model.config.is_encoder_decoder
-    usual = ENCODER_DECODER_MODES if kind else CAUSAL_MODES
+    usual: tuple[ReadingMode, ...] = ENCODER_DECODER_MODES if kind else CAUSAL_MODES
     if attends_by_blocks(language_model.model.config):
-        known, usual = usual[-1], ()  # the texts of the check may be shorter than a block
+        known, usual = usual[-1], usual[-1:]  # the texts of the check may be shorter than a block
     modes = (known, *(mode for mode in usual if mode != known))
     limit, reports = _limit_of(language_model), []
     # No model should draw numbers here, but one with noise would.

@@ -431,6 +431,10 @@ class TestTraining:
         [
             (peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[]), r"got IA3"),
             (peft.LoraConfig(r=2, bias="lora_only"), r"LoRA with bias='none', got LORA with bias='lora_only'"),
+            (
+                peft.LoraConfig(r=2, alora_invocation_tokens=[5], task_type="CAUSAL_LM"),
+                r"alora_invocation_tokens=\[5\]",
+            ),
         ],
     )
     def test_unsupported_adapters_are_refused(self, config, message):

@@ -56,6 +56,11 @@ class Lora:
                 f"a policy's adapter is LoRA with bias='none', got {self.config.peft_type.value} with"
                 f" bias={getattr(self.config, 'bias', None)!r}; merge it into the model, or use LMPolicy.with_lora"
             )
+        if getattr(self.config, "alora_invocation_tokens", None) is not None:
+            raise ValueError(
+                "a policy's adapter has an effect on every token, got an activated LoRA with alora_invocation_tokens="
+                f"{self.config.alora_invocation_tokens}; train one without them, or use LMPolicy.with_lora"
+            )
         if any(layer.merged for layer in self._layers()):
             raise ValueError("the adapter is merged into its base already; unmerge it, or use the plain model")
         self._refuse_tied_targets()

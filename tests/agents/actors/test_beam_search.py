@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tril_gym.agents import Plan, collect, tiny_policy
-from tril_gym.agents.actors.beam_search import BeamSearch
+from tril_gym.agents.actors.beam_search import BeamSearch, best_texts
 from tril_gym.agents.actors.whole_text_writer import up_to_end
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment import evaluate
@@ -58,6 +58,17 @@ def test_texts_are_those_of_transformers(kind):
     assert by_example != greedy  # the test can tell beams from one
     assert found.metrics["beam_search"]["examples"] == 6
     assert list(found.metrics) == ["greedy", "beam_search", "sampled"]
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 2, "num_return_sequences": 2}, {"return_dict_in_generate": True}])
+def test_one_text_is_written_on_each_prompt_whatever_the_generation_config_says(settings):
+    envs, policy = make("causal", max_new_tokens=4)
+    prompts, layout = [[5, 6, 7], [8], [9, 10]], TextLayout.of(envs)
+    expected = best_texts(policy, prompts, layout, beams=3)
+    for name, value in settings.items():
+        setattr(policy.model.generation_config, name, value)
+    assert best_texts(policy, prompts, layout, beams=3) == expected
+    assert len({tuple(text) for text in expected}) > 1
 
 
 def test_beams_find_likelier_texts_than_greedy_decoding():

@@ -76,6 +76,8 @@ def best_texts(policy: LMPolicy, prompts: Sequence[list[int]], layout: TextLayou
             min_new_tokens=layout.min_new_tokens,
             eos_token_id=ends,
             pad_token_id=ends[0],
+            num_return_sequences=1,
+            return_dict_in_generate=False,
         )
     begin = width if is_causal else len(decoder_start(model))
     return [up_to_end(row, ends) for row in written[:, begin:].tolist()]

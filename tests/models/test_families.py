@@ -171,6 +171,17 @@ class TestLimits:
         with pytest.raises(ValueError, match=r"rotary positions of phi3 change .* longer than 24 tokens .* 13 \+ 12"):
             backbone.check_positions(13, 12)
 
+    def test_longrope_of_single_types_of_layers_is_found(self):
+        rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+        kinds = {"full_attention": rope | {"original_max_position_embeddings": 32}, "sliding_attention": rope}
+        config = LlamaConfig(max_position_embeddings=96)
+        config.rope_parameters, config.original_max_position_embeddings = kinds, 24
+        assert rope_limit(config) == 24
+        del kinds["sliding_attention"]
+        assert rope_limit(config) == 32
+        kinds["full_attention"]["rope_type"] = "default"
+        assert rope_limit(config) is None
+
 
 def test_ids_reach_models_that_read_more_than_embeddings():
     """Gemma 3n has embeddings of its own in each layer, which inputs_embeds alone does not reach."""

@@ -44,11 +44,12 @@ def positions_of(config: Any, side: str = "decoder") -> int | None:
 
 def rope_limit(config: Any) -> int | None:
     """Return the length beyond which rotary positions change for a whole batch (longrope); None if they never do."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) != "longrope":
-        return None
-    limit = rope.get("original_max_position_embeddings")
-    return limit if limit is not None else getattr(config, "original_max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    parts = (rope, *rope.values()) if isinstance(rope, dict) else ()  # which may be settings by type of layer
+    found = [part for part in parts if isinstance(part, dict) and part.get("rope_type", part.get("type")) == "longrope"]
+    usual = getattr(config, "original_max_position_embeddings", None)
+    limits = (part.get("original_max_position_embeddings") or usual for part in found)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def attends_by_blocks(config: Any) -> bool:

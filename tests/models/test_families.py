@@ -148,6 +148,31 @@ class TestLimits:
         with pytest.raises((IndexError, RuntimeError)):  # the control
             language.hidden(Texts.from_ids([ids[:31]], [ids[:32]], max_new_tokens=32))
 
+    @pytest.mark.parametrize(("family", "lengths"), [("big_bird", (6, 4)), ("bigbird_pegasus", (10, 8))])
+    def test_block_sparse_attention_is_refused_where_it_would_be_used(self, family, lengths, monkeypatch):
+        blocks = {"block_size": 1, "num_random_blocks": 2}  # dense up to 9 tokens
+        monkeypatch.setitem(models_table.SETTINGS, family, models_table.SETTINGS.get(family, {}) | blocks)
+        policy = LMPolicy(models_table.tiny_model(family, models_table.families()[family]), None)
+        backbone = policy.language_model.backbone
+        backbone.check_positions(lengths[0] - 1, lengths[1])
+        with pytest.raises(ValueError, match=r"more than 9 tokens.* need 10; .*attention_type='original_full'"):
+            backbone.check_positions(*lengths)
+        policy.model.config.attention_type = "original_full"
+        backbone.check_positions(*lengths)
+
+    def test_completions_longer_than_the_capacity_of_experts_are_refused(self, monkeypatch, tmp_path):
+        """Switch Transformers score a long text without the tokens that are too many for an expert."""
+        family, settings = "switch_transformers", models_table.SETTINGS["switch_transformers"]
+        monkeypatch.setitem(models_table.SETTINGS, family, settings | {"expert_capacity": 9})
+        policy = LMPolicy(models_table.tiny_model(family, "encoder-decoder"), None)
+        policy.language_model.backbone.check_positions(20, 8)
+        with pytest.raises(ValueError, match=r"expert_capacity=9 .* need 10; .*expert_capacity=10.* max_new_tokens=8 "):
+            policy.language_model.backbone.check_positions(20, 9)
+        policy.save(tmp_path)
+        LMPolicy.from_pretrained(
+            tmp_path, with_tokenizer=False, expert_capacity=10
+        ).language_model.backbone.check_positions(20, 9)
+
     def test_longrope_is_refused_where_it_switches(self):
         factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
         rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24} | factors

@@ -52,6 +52,13 @@ def rope_limit(config: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def dense_limit(config: Any) -> int | None:
+    """Return the length up to which BigBird attends to all tokens; None for other models, and where it always does."""
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return None
+    return (5 + 2 * config.num_random_blocks) * config.block_size
+
+
 def attends_by_blocks(config: Any) -> bool:
     """Return whether attention chooses blocks of columns (MiniMax-M3), which padding before a text would shift."""
     return getattr(config.get_text_config(), "index_block_size", None) is not None

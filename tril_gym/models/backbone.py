@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tril_gym.models.architecture import body_of, decoder_start, positions_of, rope_limit
+from tril_gym.models.architecture import body_of, decoder_start, dense_limit, positions_of, rope_limit
 from tril_gym.models.causal_decoder import CausalDecoder
 from tril_gym.models.compiled import CompiledDecoder, CompiledStep
 from tril_gym.models.decoders import (
@@ -186,6 +186,7 @@ class DecoderOnly:
                 f"the model has {positions} positions, the environment's texts need {max_prompt_length} +"
                 f" {max_new_tokens}; {_with_room(positions, max_prompt_length, max_new_tokens)}"
             )
+        _check_dense(config, "texts", max_prompt_length + max_new_tokens)
 
     def _sequence(self, texts: Texts) -> dict[str, Tensor]:
         texts = texts.prompts_trimmed()
@@ -256,6 +257,16 @@ class EncoderDecoder:
                     f"the model's {side} has {positions} positions, the environment's {texts} need {length + more};"
                     f" {_shorter_texts(setting, positions - more)}"
                 )
+        _check_dense(self.model.config, "prompts", max_prompt_length)
+        capacity = self.model.config.expert_capacity if self.model.config.model_type == "switch_transformers" else None
+        if capacity is not None and max_new_tokens + start > capacity:
+            raise ValueError(
+                f"experts of {self.model.config.model_type} drop tokens of completions longer than"
+                f" expert_capacity={capacity} when these are scored, the environment's completions need"
+                f" {max_new_tokens + start}; load the model with expert_capacity={max_new_tokens + start}, as"
+                f" LMPolicy.from_pretrained(name, expert_capacity={max_new_tokens + start}) does, or"
+                f" {_shorter_texts('max_new_tokens', capacity - start)}"
+            )
 
     def _with_start(self, tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
         """Put the decoder's first S ids before (B, T) tokens: both (B, S + T)."""
@@ -273,6 +284,18 @@ def _states_before(states: Tensor, texts: Texts, mask: Tensor) -> Tensor:
     last = (mask.sum(1) - 1).unsqueeze(1)
     columns = torch.minimum(texts.prompt_lengths.unsqueeze(1) - 1 + before, last)
     return states.gather(1, columns.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def _check_dense(config: Any, texts: str, length: int) -> None:
+    """Raise `ValueError` where texts of a length have block-sparse attention, which BigBird loses by a short text."""
+    most = dense_limit(config)
+    if most is not None and length > most:
+        raise ValueError(
+            f"{config.model_type} with attention_type='block_sparse' attends to blocks of texts of more than {most}"
+            " tokens, until a shorter batch switches that off for good; the environment's"
+            f" {texts} need {length}; load the model with attention_type='original_full', as"
+            " LMPolicy.from_pretrained(name, attention_type='original_full') does"
+        )
 
 
 def _with_room(limit: int, max_prompt_length: int, max_new_tokens: int) -> str:

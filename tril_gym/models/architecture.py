@@ -64,6 +64,11 @@ def attends_by_blocks(config: Any) -> bool:
     return getattr(config.get_text_config(), "index_block_size", None) is not None
 
 
+def infers_masks(config: Any) -> bool:
+    """Return whether a model that is given no mask takes padding ids within a text for padding (T5Gemma)."""
+    return config.model_type in ("t5gemma", "t5gemma2")
+
+
 def decoder_start(model: Any) -> list[int]:
     """Return the ids before the first token of a completion: the start token, and BART's forced BOS.
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tril_gym.models.architecture import body_of, decoder_start, dense_limit, positions_of, rope_limit
+from tril_gym.models.architecture import body_of, decoder_start, dense_limit, infers_masks, positions_of, rope_limit
 from tril_gym.models.causal_decoder import CausalDecoder
 from tril_gym.models.compiled import CompiledDecoder, CompiledStep
 from tril_gym.models.decoders import (
@@ -211,9 +211,12 @@ class EncoderDecoder:
         width = texts.tokens.shape[1]
         decoder_ids, _ = self._with_start(texts.tokens[:, :-1], texts.is_token[:, :-1])
         prompts, is_prompt = left_aligned(texts.prompts, texts.is_prompt)
-        # No decoder mask: padding is after the text, where the causal mask already hides it.
         output = self.model(
-            input_ids=prompts, attention_mask=is_prompt.long(), decoder_input_ids=decoder_ids, use_cache=False
+            input_ids=prompts,
+            attention_mask=is_prompt.long(),
+            decoder_input_ids=decoder_ids,
+            decoder_attention_mask=self._decoder_mask(decoder_ids),
+            use_cache=False,
         )
         return output.logits[:, -width:]
 
@@ -226,6 +229,7 @@ class EncoderDecoder:
             input_ids=decoder_ids,
             encoder_hidden_states=memory,
             encoder_attention_mask=is_prompt.long(),
+            attention_mask=self._decoder_mask(decoder_ids),
             use_cache=False,
         )
         return output.last_hidden_state[:, -texts.tokens.shape[1] - 1 :]
@@ -267,6 +271,10 @@ class EncoderDecoder:
                 f" LMPolicy.from_pretrained(name, expert_capacity={max_new_tokens + start}) does, or"
                 f" {_shorter_texts('max_new_tokens', capacity - start)}"
             )
+
+    def _decoder_mask(self, ids: Tensor) -> Tensor | None:
+        """Return a mask of ones for a model that would make another: a causal mask hides padding after the text."""
+        return torch.ones_like(ids) if infers_masks(self.model.config) else None
 
     def _with_start(self, tokens: Tensor, is_token: Tensor) -> tuple[Tensor, Tensor]:
         """Put the decoder's first S ids before (B, T) tokens: both (B, S + T)."""

@@ -77,15 +77,20 @@ class Decoder(ABC):
 
 
 class AttentionMask:
-    """Attention mask (B, L) of the cached columns. If nothing is padded, models get None, which is faster."""
+    """Attention mask (B, L) of the cached columns. If nothing is padded, models get None, which is faster.
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
+    Args:
+        mask: (B, L) bool.
+        is_needed: whether a model gets its mask in any case.
+    """
+
+    def __init__(self, mask: Tensor, *, is_needed: bool = False) -> None:
+        self.mask, self._is_needed = mask, is_needed
         self._is_full = bool(mask.all())
 
     def as_2d(self) -> Tensor | None:
         """Return (B, L) int64, as models of `transformers` take it."""
-        return None if self._is_full else self.mask.long()
+        return None if self._is_full and not self._is_needed else self.mask.long()
 
     def for_single_query(self, model: Any, *, keeps_every_column: bool) -> Tensor | None:
         """Return a mask for one query a text: (B, 1, 1, L) bool if the model takes it so, which saves it a conversion.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tril_gym.models.architecture import infers_masks
 from tril_gym.models.decoders import AttentionMask, Decoder, NextTokenOutput
 from tril_gym.models.kv_cache import Rows, keeps_every_column, preallocated_pair, select_rows
 from tril_gym.models.lm_head import Head
@@ -19,7 +20,8 @@ class EncodedPrompts:
     """Encoder states of (B, P) left-aligned prompts, which every pass of a decoder attends to."""
 
     def __init__(self, model: Any, head: Head | None, prompts: Tensor, is_prompt: Tensor) -> None:
-        self.model, self.head, self.mask = model, head, AttentionMask(is_prompt)
+        self.model, self.head, self._needs_masks = model, head, infers_masks(model.config)
+        self.mask = AttentionMask(is_prompt, is_needed=self._needs_masks)
         # `forward`: not the one compiled by `compile_bodies`
         self.encoded = model.get_encoder().forward(input_ids=prompts, attention_mask=self.mask.as_2d())
 
@@ -29,6 +31,8 @@ class EncodedPrompts:
         """Decode some columns and predict the token after the column `last` of each row: (B,), or one for all."""
         rows = slice(None) if isinstance(last, int) else torch.arange(len(last), device=last.device)
         settings = {"past_key_values": cache, "use_cache": cache is not None}
+        if mask is None and cache is None and self._needs_masks:
+            mask = torch.ones_like(ids)
         if self.head is None:
             output = self.model(
                 encoder_outputs=self.encoded,

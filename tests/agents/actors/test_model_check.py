@@ -1,5 +1,6 @@
 """The check of a model before it is used: right families pass, and each kind of mistake is noticed or avoided."""
 
+import models_table
 import pytest
 import torch
 from doubles import foreign_envs, language_model, policy_of
@@ -22,6 +23,7 @@ from tril_gym.agents.actors import model_check
 from tril_gym.agents.actors.model_check import LIMIT, Probe, check_model, examine
 from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.noise import checkpoint_gradients
+from tril_gym.models.texts import Texts
 
 pytestmark = pytest.mark.whole_runs  # each model is checked, whatever was checked before
 
@@ -218,6 +220,40 @@ def flash_rule():
     AttentionInterface.register("one_row_packing", attention)
     AttentionMaskInterface.register("one_row_packing", mask)
     return "one_row_packing"
+
+
+class TestPaddingIds:
+    """A policy may write the padding id within a text, as any other token."""
+
+    def test_it_is_written(self):
+        for family, pads in [("llama", 4), ("t5", 4)]:
+            probe = Probe(policy_of(family).language_model, layout())
+            assert not any(reading.error > LIMIT for reading in probe.readings(values=False))
+            assert int((probe.texts.tokens[:, 1] == 0).sum()) == pads
+        policy = policy_of("llama")
+        policy.model.generation_config.eos_token_id = [0, 1]  # the padding id ends texts
+        probe = Probe(policy.language_model, layout())
+        probe.readings(values=False)
+        assert int(((probe.texts.tokens == 0) & probe.texts.is_token)[:, 1].sum()) < 4
+
+    def test_a_family_that_counts_positions_by_it_is_read_without_a_cache(self):
+        policy = LMPolicy(models_table.tiny_model("m2m_100", "encoder-decoder"), None)
+        examine(policy.language_model, models_table.LAYOUT)
+        assert policy.language_model.backbone.mode.cache == "none"
+
+    def test_a_family_that_infers_its_masks_from_it_is_given_them(self, monkeypatch):
+        policy = LMPolicy(models_table.tiny_model("t5gemma", "encoder-decoder"), None)
+        assert examine(policy.language_model, models_table.LAYOUT, values=True).mode == ReadingMode()
+        prompts, completions = [[5, 0, 7, 8], [6, 5, 4, 3]], [[9, 0, 4, 5], [9, 8, 0, 3]]
+        texts = Texts.from_ids(prompts, completions, max_new_tokens=4)
+        with torch.no_grad():
+            found = policy.plain_logprobs(texts)
+            decoder = policy.language_model.decoder(texts.without_last(), 8)
+            last = decoder.output.logits.log_softmax(-1).gather(1, texts.tokens[:, -1:])
+            torch.testing.assert_close(last, found[:, -1:], atol=1e-5, rtol=0)
+            for module in ("backbone", "encoder_decoder"):
+                monkeypatch.setattr(f"tril_gym.models.{module}.infers_masks", lambda config: False)
+            assert (policy.plain_logprobs(texts) - found).abs().max() > 0.01  # the control
 
 
 class TestNoise:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from tril_gym.agents.actors.lm_writer import LMWriter
 from tril_gym.agents.collection.layout import TextLayout
-from tril_gym.functional.sampling import Decoding, at_least_float32
-from tril_gym.models.architecture import attends_by_blocks, decoder_start
+from tril_gym.functional.sampling import EXCLUDED, Decoding, at_least_float32
+from tril_gym.models.architecture import attends_by_blocks, decoder_start, eos_ids_of, infers_masks
 from tril_gym.models.backbone import backbone_of
 from tril_gym.models.decoders import ReadingMode
 from tril_gym.models.kernels import original_attention
@@ -43,6 +43,7 @@ LOW_PRECISION_LIMIT, LOW_PRECISION_WARNING = 0.5, 0.1  # nats on average in half
 # rows as long as the first.
 PROMPTS, BEGUN, WRITTEN = (9, 4, 3, 4, 3), (0, 2, 1, 0, 1), (5, 1, 3, 2, 2)
 LONGEST = (max(PROMPTS), max(map(sum, zip(BEGUN, WRITTEN, strict=True))))  # prompt, completion; more changes no text
+PAD_AT = 1  # column of the completion
 SCORED_ALONE = (0, 1)  # which texts: the longest, and one that is padded
 SENTENCE = (
     "The committee will publish the report of the year on Monday, and the report will say what the committee found"
@@ -190,6 +191,20 @@ def examine(language_model: LanguageModel, layout: TextLayout, *, values: bool =
     return reports[0]
 
 
+@dataclass(frozen=True, slots=True)
+class WithPadding:
+    """A decoding that writes the padding id in one column of each text, where it is a token as any other."""
+
+    pad: int
+    scored: Decoding = Decoding()  # noqa: RUF009  frozen
+
+    def apply(self, logits: Tensor, positions: Tensor, **settings: Any) -> Tensor:
+        """Exclude all other tokens there: (B, V), (B,) -> (B, V)."""
+        is_other = torch.arange(logits.shape[-1], device=logits.device) != self.pad
+        is_here = (positions == PAD_AT) & logits[:, self.pad].isfinite()
+        return logits.masked_fill(is_here.unsqueeze(-1) & is_other, EXCLUDED)
+
+
 class Probe:
     """A few texts, written by a model and read in several ways.
 
@@ -202,6 +217,12 @@ class Probe:
         self.language_model = language_model
         self.layout = replace(layout, min_new_tokens=0)
         self.begun, self.counts = probe_texts(language_model, layout)
+        # Models that count positions by the padding id, or take it for padding, are read right only in some ways.
+        model, size = language_model.model, language_model.vocab_size
+        pad: Any = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
+        is_token = pad in range(size) and pad not in (*layout.eos_token_ids, *eos_ids_of(model))
+        self.pad = pad if is_token else -1
+        self.decoding: Any = WithPadding(self.pad) if is_token else Decoding()
 
     @torch.no_grad()
     def readings(self, *, values: bool) -> tuple[Reading, ...]:
@@ -232,19 +253,19 @@ class Probe:
         """Write the texts from their beginnings, and read them with the plain model."""
         self.texts, logprobs = self._write(self.begun)
         self.plain = self._plain_logprobs(self.texts)
-        return self._reduced((logprobs - self.plain).abs()[self.texts.is_token & ~self.begun.is_token])
+        return self._reduced((logprobs - self.plain).abs()[self._compared(self.texts) & ~self.begun.is_token])
 
     def _written_from_prompts(self) -> float:
         """Write texts that all begin with the prompt."""
         texts, logprobs = self._write(self.begun.with_completions([[] for _ in range(len(self.begun))]))
-        return self._reduced((logprobs - self._plain_logprobs(texts)).abs()[texts.is_token])
+        return self._reduced((logprobs - self._plain_logprobs(texts)).abs()[self._compared(texts)])
 
     def _write(self, texts: Texts) -> tuple[Texts, Tensor]:
         """Write on texts as the policy does; return them, and the log-probabilities (B, T) of what was written."""
         language_model, layout, counts = self.language_model, self.layout, self.counts
         begun = texts.lengths
         tokens, logprobs = texts.tokens.clone(), torch.zeros(texts.tokens.shape, dtype=torch.float64)
-        writer = LMWriter(language_model, Decoding(), texts.to(language_model.device), layout)
+        writer = LMWriter(language_model, self.decoding, texts.to(language_model.device), layout)
         rows = torch.arange(len(counts))
         for step in range(int(counts.max())):
             stays = counts[rows] > step
@@ -275,6 +296,9 @@ class Probe:
         else:
             inputs = {"input_ids": [*prompt, *completion[:-1]]}
         arguments = {name: torch.tensor([ids], device=device) for name, ids in inputs.items()}
+        if infers_masks(model.config):
+            masks = {"attention_mask": "input_ids", "decoder_attention_mask": "decoder_input_ids"}
+            arguments |= {name: torch.ones_like(arguments[ids]) for name, ids in masks.items()}
         logits = model(**arguments, use_cache=False).logits[0, -len(completion) :]
         found = at_least_float32(logits).log_softmax(-1).cpu().double()
         logprobs = torch.zeros(texts.tokens.shape[1], dtype=torch.float64)
@@ -286,7 +310,8 @@ class Probe:
         for row in SCORED_ALONE:
             text = self.texts[torch.tensor([row])].trimmed()
             logprobs = self.language_model.token_logprobs(text).logprobs[0].cpu().double()
-            errors.append(self._reduced((logprobs - self.plain[row, : len(logprobs)]).abs()))
+            error = (logprobs - self.plain[row, : len(logprobs)]).abs()
+            errors.append(self._reduced(error[self._compared(text)[0]]))
         return max(errors)
 
     def _padded(self) -> float:
@@ -294,12 +319,12 @@ class Probe:
         padded = backbone_of(backbone.model, replace(backbone.mode, packs=False))
         texts = self.texts.to(self.language_model.device)
         hidden = None if self.language_model.head is None else padded.hidden(texts)
-        return self._error(self.language_model.token_logprobs(texts, hidden=hidden).logprobs, texts.is_token.cpu())
+        return self._error(self.language_model.token_logprobs(texts, hidden=hidden).logprobs)
 
     def _packed(self) -> float:
         if not self.language_model.can_pack:
             return 0.0
-        return self._error(self.language_model.token_logprobs(self.texts).logprobs, self.texts.is_token)
+        return self._error(self.language_model.token_logprobs(self.texts).logprobs)
 
     def _states(self) -> float:
         """Compare states in a batch with those of texts alone, relative to their size."""
@@ -311,9 +336,14 @@ class Probe:
             errors.append(self._reduced(error))
         return max(errors)
 
-    def _error(self, logprobs: Tensor, mask: Tensor) -> float:
-        """Return the difference from the plain model on the tokens of a mask, in nats."""
-        return self._reduced((logprobs.cpu().double() - self.plain).abs()[mask])
+    def _error(self, logprobs: Tensor) -> float:
+        """Return the difference from the plain model on the tokens, in nats."""
+        return self._reduced((logprobs.cpu().double() - self.plain).abs()[self._compared(self.texts)])
+
+    def _compared(self, texts: Texts) -> Tensor:
+        """Return (B, T) bool: a token, but not the padding id of `WithPadding`, which may be too improbable."""
+        is_pad = (torch.arange(texts.tokens.shape[1]) == PAD_AT) & (texts.tokens == self.pad)
+        return texts.is_token & ~is_pad
 
     def _reduced(self, errors: Tensor) -> float:
         """Return the mean of errors in low precision, else their maximum; inf where one is NaN."""

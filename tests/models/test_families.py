@@ -12,7 +12,9 @@ from tril_gym.agents.learners.critic import make_critic
 from tril_gym.models.architecture import COUNT_FROM_PADDING, decoder_start, eos_ids_of, positions_of, rope_limit
 from tril_gym.models.backbone import backbone_of, longest_completion
 from tril_gym.models.decoders import ReadingMode
+from tril_gym.models.memory import count_weights
 from tril_gym.models.noise import checkpoint_gradients, evaluation_mode, uses_gradient_checkpointing
+from tril_gym.models.pretrained import model_kind
 from tril_gym.models.texts import Texts
 from tril_gym.utils.seeding import seeded
 
@@ -206,6 +208,16 @@ class TestLimits:
         assert rope_limit(config) == 32
         kinds["full_attention"]["rope_type"] = "default"
         assert rope_limit(config) is None
+
+
+@pytest.mark.parametrize("family", ["emu3", "mllama", "gpt2"])
+def test_a_saved_model_is_loaded_also_where_only_its_own_class_does(family, tmp_path):
+    model = models_table.tiny_model(family, models_table.families()[family])
+    LMPolicy(model, None).save(tmp_path)
+    found = LMPolicy.from_pretrained(tmp_path, with_tokenizer=False).model
+    assert type(found) is type(model)
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in found.state_dict().items())
+    assert count_weights(*model_kind(tmp_path, {})) == sum(weight.numel() for weight in model.parameters())
 
 
 def test_ids_reach_models_that_read_more_than_embeddings():

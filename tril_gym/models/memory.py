@@ -16,11 +16,11 @@ def count_weights(model_type: Any, config: Any) -> int:
     """Return the number of weights of a model without making any.
 
     Args:
-        model_type: a class of `transformers` with `from_config`.
+        model_type: a class of `transformers`: an auto class, or that of a model.
         config: the model's configuration.
     """
     with torch.device("meta"):
-        model = model_type.from_config(config)
+        model = getattr(model_type, "from_config", model_type)(config)
     return sum(weight.numel() for weight in model.parameters())
 
 

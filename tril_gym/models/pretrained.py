@@ -122,10 +122,15 @@ def model_kind(name: str | Path, settings: Mapping[str, Any]) -> tuple[Any, Any]
         name: a hub name or a folder.
         settings: keywords of `load_model`, of which those that say where the configuration is are used.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    import transformers
 
-    config = AutoConfig.from_pretrained(name, **source_settings(settings))
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
+    config = transformers.AutoConfig.from_pretrained(name, **source_settings(settings))
+    kind: Any = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    (saved, *_) = config.architectures or ("",)
+    is_known = type(config) in kind._model_mapping or hasattr(config, "auto_map")
+    if not is_known and saved.endswith(("ForCausalLM", "ForConditionalGeneration")):  # that of Emu3's text, for one
+        kind = getattr(transformers, saved, kind)
+    return kind, config
 
 
 def model_folder(name: str | Path) -> str | Path:

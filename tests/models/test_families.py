@@ -220,6 +220,14 @@ def test_a_saved_model_is_loaded_also_where_only_its_own_class_does(family, tmp_
     assert count_weights(*model_kind(tmp_path, {})) == sum(weight.numel() for weight in model.parameters())
 
 
+def test_a_reformer_is_a_guide_but_does_not_train():
+    reformer = LMPolicy(models_table.tiny_model("reformer", "causal"), None)
+    envs = foreign_envs(2, vocab_size=64, max_prompt_length=12)
+    with pytest.raises(ValueError, match="reformer models train only in training mode"):
+        PPO(reformer, envs)
+    PPOPlusPlus(policy_of("gpt2", vocab_size=64), Guide(reformer), envs, PPOPlusPlusConfig(epochs=1)).learn(1)
+
+
 def test_ids_reach_models_that_read_more_than_embeddings():
     """Gemma 3n has embeddings of its own in each layer, which inputs_embeds alone does not reach."""
     model = LMPolicy(models_table.tiny_model("gemma3n_text", "causal"), None).language_model

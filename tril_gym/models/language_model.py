@@ -250,8 +250,10 @@ class LanguageModel:
         """Raise if training could not change the model.
 
         Raises:
-            ValueError: quantised weights without an adapter, or everything is frozen.
+            ValueError: quantised weights without an adapter, everything is frozen, or a Reformer.
         """
+        if self.model.config.model_type == "reformer":  # its backward pass is for training mode only, which has dropout
+            raise ValueError("reformer models train only in training mode, with noise; use one as a guide instead")
         if self.is_quantised and self.lora is None:
             raise ValueError("quantised weights cannot be trained; add an adapter with policy.with_lora or --lora-rank")
         if not self.parameters():

@@ -138,7 +138,12 @@ def parse_checkpoint(context: click.Context, parameter: click.Parameter, value: 
 @option("--attn-implementation", group="model", help="Attention of a model, such as sdpa, eager or flash_attention_2")
 @option("--device-map", group="model", help="Placement of a model's layers, such as auto  [default: all on --device]")
 @option("--trust-remote-code", group="model", is_flag=True, help="Run code from a model's repository")
-@option("--check-model/--no-check-model", default=True, group="model", help="Check how a model reads  [default: check]")
+@option(
+    "--check-model/--no-check-model",
+    default=True,
+    group="model",
+    help="Check that generation and scoring agree  [default: check]",
+)
 @option("--output", group="output", type=FILE, metavar="FILE.json", help="File to write the metrics to")
 @option(
     "--per-example", group="output", type=FILE, metavar="FILE.jsonl", help="File to write each text and its scores to"

@@ -29,7 +29,7 @@ def export_command(run: str, folder: Path, checkpoint: str, trust_remote_code: b
     """Write the policy of a run into a new folder DIR that plain transformers loads.
 
     LoRA adapters are merged. The generation config samples as in training, and README.md, a model card, has the run's
-    settings and held-out figures.
+    settings and held-out metrics.
     """
     from tril_gym.experiment.exports import export_policy
     from tril_gym.utils.quiet import silence_libraries
@@ -37,4 +37,4 @@ def export_command(run: str, folder: Path, checkpoint: str, trust_remote_code: b
     silence_libraries()
     with reported_failures(debug=debug), usage_errors():
         export_policy(run, folder, checkpoint=checkpoint, trust_remote_code=trust_remote_code)
-    click.echo(f"wrote {folder}: model, tokenizer, generation config, and README.md with settings and figures")
+    click.echo(f"wrote {folder}: model, tokenizer, generation config, and README.md with settings and metrics")

@@ -33,7 +33,9 @@ AT_LEAST_ONE = click.IntRange(min=1)
 )
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the model, such as cpu or cuda")
 @click.option("--trust-remote-code", is_flag=True, help="Run code from a model's repository")
-@click.option("--check-model/--no-check-model", default=True, help="Check how a model reads  [default: check]")
+@click.option(
+    "--check-model/--no-check-model", default=True, help="Check that generation and scoring agree  [default: check]"
+)
 @debug_flag
 def sample_command(
     source: str, prompts: tuple[str, ...], samples: int, greedy: bool, max_new_tokens: int | None, seed: int,

@@ -39,13 +39,13 @@ ALGORITHMS = {
     "lols": AlgorithmSpec("lols:LOLS", "LOLS: each iteration is one of PPO++ or of AggreVaTeD, chosen at random."),
     "d2lols": AlgorithmSpec("d2lols:D2LOLS", "D2LOLS: AggreVaTeD first, PPO++ from a given iteration on."),
     "gail": AlgorithmSpec("gail:GAIL", "GAIL: learn to write what a discriminator cannot tell from the references."),
-    "rloo": AlgorithmSpec("rloo:RLOO", "RLOO: a text's reward less the mean of the other texts of its prompt."),
+    "rloo": AlgorithmSpec("rloo:RLOO", "RLOO: a text's reward minus the mean reward of its prompt's other texts."),
     "grpo": AlgorithmSpec("grpo:GRPO", "GRPO: rewards standardised among the texts of a prompt, no critic."),
     "dr-grpo": AlgorithmSpec("dr_grpo:DrGRPO", "Dr. GRPO: GRPO without bias by length and difficulty."),
     "reinforce-pp": AlgorithmSpec(
         "reinforce_pp:ReinforcePlusPlus", "REINFORCE++: no critic, advantages whitened over the batch."
     ),
-    "remax": AlgorithmSpec("remax:ReMax", "ReMax: a text's reward less that of the policy's greedy text."),
+    "remax": AlgorithmSpec("remax:ReMax", "ReMax: a text's reward minus that of the policy's greedy text."),
     "dapo": AlgorithmSpec("dapo:DAPO", "DAPO: GRPO with a higher clip, without groups that teach nothing."),
     "gspo": AlgorithmSpec("gspo:GSPO", "GSPO: GRPO with one clipped ratio for each text."),
     "cispo": AlgorithmSpec("cispo:CISPO", "CISPO: GRPO with clipped weights, so that every token keeps a gradient."),
@@ -53,12 +53,12 @@ ALGORITHMS = {
         "dr_po:DRPO", "DR-PO: PPO from states of the references, from which the policy writes on.", guide="references"
     ),
     "ppg": AlgorithmSpec("ppg:PPG", "PPG: PPO in phases; between them the policy's body learns the values."),
-    "apa": AlgorithmSpec("apa:APA", "APA: log-probabilities are regressed to advantages, no clipped ratio."),
+    "apa": AlgorithmSpec("apa:APA", "APA: regress log π onto log π_old + A/λ instead of clipping a ratio."),
     "vineppo": AlgorithmSpec("vineppo:VinePPO", "VinePPO: values by rollouts from each state instead of a critic."),
     "dpo": AlgorithmSpec("dpo:DPO", "DPO: learn given preferences.", env=PAIRS),
     "ipo": AlgorithmSpec("ipo:IPO", "IPO: learn given preferences with a bounded margin.", env=PAIRS),
     "online-dpo": AlgorithmSpec("online_dpo:OnlineDPO", "Online DPO: the policy's texts, ranked by their rewards."),
-    "rebel": AlgorithmSpec("rebel:REBEL", "REBEL: regress the log-ratios of two texts to their rewards' difference."),
+    "rebel": AlgorithmSpec("rebel:REBEL", "REBEL: regress the log-ratios of two texts onto their rewards' difference."),
     "p3o": AlgorithmSpec("p3o:P3O", "P3O: a clipped policy gradient of pairs of texts."),
     "rso": AlgorithmSpec("rso:RSO", "RSO: preferences among texts that rejection sampling accepted."),
     "raft": AlgorithmSpec("raft:RAFT", "RAFT: imitate the best of several texts of the policy."),
@@ -67,7 +67,7 @@ ALGORITHMS = {
     ),
     "dagger": AlgorithmSpec("dagger:DAgger", "DAgger: learn a guide's next tokens in the policy's own states."),
     "gkd": AlgorithmSpec("gkd:GKD", "GKD: learn a guide's distributions in the policy's own states."),
-    "a-star-po": AlgorithmSpec("a_star_po:AStarPO", "A*-PO: regress rewards less each prompt's optimal value."),
+    "a-star-po": AlgorithmSpec("a_star_po:AStarPO", "A*-PO: regress log-ratios onto reward minus the optimal value."),
 }
 
 

@@ -215,7 +215,7 @@ class LanguageModel:
         """
         if self.is_quantised:
             raise ValueError(
-                "models of few bits are not sharded: they are small enough to be replicated; leave --shard-models out,"
+                "quantised models are not sharded: they are small enough to be replicated; leave --shard-models out,"
                 " or load the weights in full"
             )
         _ = self.head, self.width, self.can_pack  # found by probes, which do not run as passes of a sharded model

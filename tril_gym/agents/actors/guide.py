@@ -1,7 +1,7 @@
 """Guides: actors that do not learn, which begin or finish the policy's texts.
 
-A guide may be a language model with its own sampling settings, the references, or a function of texts. The policy
-never reads a guide's logits, only its tokens.
+A guide may be a language model with its own sampling settings, the references, or a function of texts. Only
+`Distillation` reads a guide's logits; all other algorithms use its tokens only.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class InferenceServer:
         if self.dialect == "plain":
             log.warning(
                 "%s takes no top_k, min_p and repetition_penalty, so where the server has defaults for them, its texts"
-                " are not those of the whole softmax",
+                " are not those of the full softmax",
                 self.address.url,
             )
 

@@ -245,7 +245,7 @@ class LMPolicy(Actor):
     ) -> TokenLogprobs:
         """Return log-probabilities (and entropies) of tokens under the distribution that this policy samples.
 
-        Top-k and top-p are left out: they cut what is drawn, and log-probabilities are those of the whole softmax.
+        Top-k and top-p are left out: they cut what is drawn, and log-probabilities are those of the full softmax.
         Differentiable; tensors on the model's device, 0 on padding.
 
         Args:

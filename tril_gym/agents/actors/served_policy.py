@@ -44,7 +44,7 @@ class ServedPolicy(Actor):
     """A policy whose texts a server writes.
 
     Args:
-        policy: the policy that is trained. It samples from its whole softmax at temperature 1: other log-probabilities
+        policy: the policy that is trained. It samples from its full softmax at temperature 1: other log-probabilities
             no server returns.
         server: takes and returns ids of the policy's vocabulary, and their log-probabilities.
         hand_over: gives the server the weights, before the first text and after each change.
@@ -82,7 +82,7 @@ class ServedPolicy(Actor):
         self.policy.check(layout)
         if self.policy.decoding.truncates or self.policy.decoding.temperature != 1.0:
             raise ValueError(
-                f"a policy behind a server samples at temperature 1 from its whole softmax, got {self.policy.decoding};"
+                f"a policy behind a server samples at temperature 1 from its full softmax, got {self.policy.decoding};"
                 " leave temperature, top_k and top_p out"
             )
         try:

@@ -33,14 +33,14 @@ class ALoLConfig(PolicyConfig):
     has_given_texts: ClassVar[bool] = True
 
     variant: Literal["ratio", "ref_free", "token_ratio", "kl"] = config_field(
-        "ratio", "Weight of a text beside its advantage: its ratio, none, each token's ratio, or none and a KL term"
+        "ratio", "Weight beside the advantage: ratio: the text's; token_ratio: a token's; ref_free: none; kl: a KL term"
     )
     clip_range: float = config_field(
         0.9, "Half-width ε of the interval of ratios", above=0, below=1, only_with=("variant", "ratio", "token_ratio")
     )
     kl_coef: float = config_field(0.0, "β of kl, advantage per nat", minimum=0, maximum=MAX_COEFFICIENT, group="KL")
     value_texts: int = config_field(4, "Texts of the reference policy whose mean reward is V(x); 0: V is 0", minimum=0)
-    draw_by_advantage: bool = config_field(False, "Draw texts in proportion to A; they then count by A²")
+    draw_by_advantage: bool = config_field(False, "Draw texts in proportion to A; weighted by A too, they count by A²")
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A*-PO: the optimal value of a prompt is estimated once from the reference policy's texts, then regressed to.
+"""A*-PO: each prompt's optimal value is estimated once from texts of π_ref; log-ratios are regressed onto r − V*.
 
 Brantley et al. 2025, "Accelerating RL for LLM Reasoning with Optimal Advantage Regression":
 https://arxiv.org/abs/2505.20686

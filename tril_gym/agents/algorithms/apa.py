@@ -1,4 +1,4 @@
-"""APA: log π is regressed to that of the policy before plus the advantage, instead of a clipped ratio.
+"""APA: log π is regressed onto log π_old + A/λ; no ratio is clipped.
 
 Zhu et al. 2023, "Fine-Tuning Language Models with Advantage-Induced Policy Alignment":
 https://arxiv.org/abs/2306.02231

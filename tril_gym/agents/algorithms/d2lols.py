@@ -1,9 +1,9 @@
 """D2LOLS: AggreVaTeD while the policy is weaker than its guide, then PPO++, which can do better than the guide.
 
 Chang et al. 2023, "Learning to Generate Better Than Your LLM": https://arxiv.org/abs/2306.11816
-At the first iteration of PPO++ the policy's critic V starts from the weights of the guide's critic V^g, unless
-`warm_start_critic` is off: by then the policy is close to the guide. When that is may be a number of iterations, or be
-measured: policy and guide write texts for the same prompts, and their rewards are compared.
+At the first iteration of PPO++ the policy is close to the guide, so its critic V starts from the weights of the guide's
+critic V^g, unless `warm_start_critic` is off. PPO++ begins after a number of iterations, or once the policy's mean
+reward reaches the guide's on the same prompts (`hand_over` "quality").
 
 Known properties: those of PPO++ and AggreVaTeD.
 """

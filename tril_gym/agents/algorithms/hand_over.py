@@ -14,30 +14,31 @@ class HandOverConfig(MixedConfig):
     """The hyperparameters of PPO++ and AggreVaTeD, and what ends the latter."""
 
     aggrevated_iterations: int = config_field(
-        20, "Iterations of AggreVaTeD before those of PPO++; with hand_over quality, the most", minimum=0, group="guide"
+        20, "Iterations of AggreVaTeD before PPO++; with hand_over quality, their maximum", minimum=0, group="guide"
     )
     hand_over: Literal["iteration", "quality"] = config_field(
         "iteration",
-        "What ends AggreVaTeD: its number of iterations, or a policy that writes as well as the guide",
+        "When PPO++ begins: iteration: after aggrevated_iterations; quality: once the policy's texts have as much"
+        " reward as the guide's",
         group="guide",
     )
     hand_over_every: int = config_field(
         5,
-        "Iterations between measurements of hand_over quality",
+        "Iterations between comparisons of policy and guide, with hand_over quality",
         minimum=1,
         group="guide",
         only_with=("hand_over", "quality"),
     )
     hand_over_texts: int = config_field(
         64,
-        "Texts of the policy, and as many of the guide, in a measurement",
+        "Texts that policy and guide each write in a comparison",
         minimum=1,
         group="guide",
         only_with=("hand_over", "quality"),
     )
     hand_over_margin: float = config_field(
         0.0,
-        "Mean reward of the policy above the guide's at which PPO++ begins; it may be negative",
+        "PPO++ begins when the policy's mean reward exceeds the guide's by this margin; it may be negative",
         group="guide",
         only_with=("hand_over", "quality"),
     )

@@ -1,4 +1,4 @@
-"""IPO: the difference of the log-ratios of a pair is regressed to 1/(2β), so that it cannot grow without bound.
+"""IPO: the difference of a pair's log-ratios is regressed onto 1/(2β), so that it cannot grow without bound.
 
 Azar et al. 2023, eq. 17: https://arxiv.org/abs/2310.12036
 The paper sums over tokens; `loss` "ipo_mean" averages, as TRL does.

@@ -25,8 +25,8 @@ class PolicyRollinConfig(RollinConfig):
     )
     best_of_by: Literal["reward", "value"] = config_field(
         "reward",
-        "Which of the guide's texts is the best: by their rewards, or by the guide's critic, before the token where a"
-        " rollin is cut, or before the last one of a text that the guide finished",
+        "How the best of the guide's texts is chosen: reward: highest reward; value: highest value by the guide's"
+        " critic, where a rollin is cut, or before the last token of a text that the guide finished",
         group="guide",
         only_with=("best_of",),
     )

@@ -1,4 +1,4 @@
-"""REBEL: the difference of two texts' log-ratios to π_old is regressed to the difference of their rewards.
+"""REBEL: the difference of two texts' log-ratios to π_old is regressed onto the difference of their rewards.
 
 Gao et al. 2024, algorithm 1: https://arxiv.org/abs/2404.16767
 The loss is η² times that of the paper, as in its code: η is a step in nats per reward and must fit the reward's scale.

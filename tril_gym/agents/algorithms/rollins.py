@@ -42,8 +42,9 @@ class RollinConfig(ActorCriticConfig):
 
     cut: Literal["uniform", "uniform_from_prompt", "share", "backward", "binomial"] = config_field(
         "uniform",
-        "Where rollins are cut: uniformly, after the first token or also before it; at a share; from the end to the"
-        " beginning over the iterations; binomially, with a share that falls to 0",
+        "Where rollins are cut: uniform: after a uniformly drawn token; uniform_from_prompt: the same, or before the"
+        " first one; share: at cut_share; backward: from the end to the beginning over the iterations; binomial: at a"
+        " binomially drawn token, with a share that falls from 1 to 0",
         group="guide",
     )
     cut_share: float = config_field(

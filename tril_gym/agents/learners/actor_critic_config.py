@@ -25,11 +25,11 @@ class ActorCriticConfig(RewardConfig):
     )
     critic: Literal["separate", "adapter", "shared"] | None = config_field(
         None,
-        "Critic network: its own, an adapter on the policy's base, or a head on the policy; default: separate, with"
-        " LoRA adapter",
+        "Critic network: separate: a network of its own; adapter: a LoRA adapter on the policy's base; shared: a value"
+        " head on the policy; default: separate, for a LoRA policy adapter",
     )
     critic_warmup: int = config_field(
-        0, "First updates of each critic, in which it learns alone: the policy takes no step", minimum=0
+        0, "Iterations in which each critic is first trained alone, without a step of the policy", minimum=0
     )
     gamma: float = config_field(1.0, "Discount per token", minimum=0, maximum=1)
     gae_lambda: float = config_field(
@@ -49,7 +49,7 @@ class ActorCriticConfig(RewardConfig):
     )
     apa_anchor: Literal["old", "reference"] = config_field(
         "old",
-        "Policy that apa stays close to; reference needs kl_coef 0, or the KL would be paid twice",
+        "Policy that apa stays close to; reference needs kl_coef 0, or its KL would be penalised twice",
         only_with=("policy_loss", "apa"),
     )
     clip_range: float = config_field(
@@ -61,14 +61,14 @@ class ActorCriticConfig(RewardConfig):
     vf_coef: float = config_field(0.5, "Weight of the value loss", minimum=0, maximum=MAX_COEFFICIENT)
     baseline: Literal["none", "prompt", "rollin"] = config_field(
         "none",
-        "Subtract from a text's reward that of a text that the reference policy writes: prompt: for the same example;"
-        " rollin: from the same state, with the same rollin; not for GAIL",
+        "Subtract from a text's reward the reward of a text that the reference policy writes for the same example:"
+        " prompt: from the prompt; rollin: from the end of the same rollin; not for GAIL",
     )
     sampling_correction: Literal["none", "token", "sequence"] | None = config_field(
         None,
-        "Score the texts again before the update, and weight the policy's loss by the ratio to the probability at"
-        " sampling: of each token, or of the text; for policies that a server writes, and in low precision; default:"
-        " none, with overlap token",
+        "Score the texts again before the update, and weight the policy's loss by the importance ratio to the sampling"
+        " probability, of each token or of the sequence; for texts that a server writes, and in low precision; default:"
+        " token with overlap, else none",
     )
     sampling_cap: float = config_field(
         2.0,
@@ -93,7 +93,7 @@ class ActorCriticConfig(RewardConfig):
         if self.policy_loss == "apa" and self.apa_anchor == "reference" and self.kl_coef > 0:
             raise ValueError(
                 f"kl_coef must be 0 with apa_anchor reference, got {self.kl_coef}: the distance to the reference policy"
-                " would be paid twice; use kl_coef 0, or apa_anchor old"
+                " would be penalised twice; use kl_coef 0, or apa_anchor old"
             )
 
     def _check_overlap(self) -> None:

@@ -20,7 +20,7 @@ class AdversarialConfig(ActorCriticConfig):
     )
     discriminator_level: Literal["text", "token"] = config_field(
         "text",
-        "What the discriminator classifies: whole texts, or each token after those before it, which is then rewarded;"
+        "What the discriminator classifies and rewards: text: whole texts; token: each token, given those before it;"
         " token needs the discriminator tiny or adapter",
         group="reward",
     )
@@ -49,7 +49,7 @@ class AdversarialConfig(ActorCriticConfig):
     )
     discriminator_replay: int = config_field(
         0,
-        "Train the discriminator on texts of this many earlier iterations too, drawn alike, with their references",
+        "Also train the discriminator on texts and references of this many earlier iterations, drawn uniformly",
         minimum=0,
         group="reward",
     )

@@ -27,8 +27,9 @@ class CriticFreeConfig(RewardConfig):
     texts_per_prompt: int = config_field(4, "Texts of a group, written for one prompt", minimum=1)
     advantage: Literal["leave_one_out", "centred", "standardised", "to_go", "whitened"] = config_field(
         "leave_one_out",
-        "Advantage of a text: its reward less the others' mean, less the group's mean, that divided by the standard"
-        " deviation; or of a token: the rewards to go, and these whitened over the batch",
+        "Advantage: leave_one_out: reward minus the mean of the group's other texts; centred: minus the group's mean;"
+        " standardised: centred, divided by the group's standard deviation; to_go: each token's reward-to-go; whitened:"
+        " to_go, whitened over the batch",
     )
     gamma: float = config_field(
         1.0, "Discount per token of rewards to go", minimum=0, maximum=1, only_with=("advantage", "to_go", "whitened")
@@ -40,14 +41,15 @@ class CriticFreeConfig(RewardConfig):
         0.2, "Half-width ε of the ratio interval [1−ε, 1+ε]", above=0, below=1, only_with=("ratio", "token", "text")
     )
     clip_range_high: float | None = config_field(
-        None, "Width of the ratio interval above 1, which a weight has alone; default: that of clip_range", above=0
+        None, "Clip the ratio above at 1 + this value; of ratio weight the only bound; default: clip_range", above=0
     )
     length_norm: Literal["token", "text", "constant", "sum"] = config_field(
         "token",
-        "Average of the loss: over all tokens, over the texts' means, over texts of a constant length, or of sums",
+        "Normalisation of the loss: token: mean over all tokens; text: mean of the texts' means; constant: mean of the"
+        " texts' sums, divided by the maximum length; sum: mean of the texts' sums",
     )
     kl_in: Literal["reward", "loss"] = config_field(
-        "reward", "Where the KL is paid: in the rewards, or by its k3 estimate in the loss", group="KL"
+        "reward", "Where the KL penalty is applied: in the rewards, or as a k3 estimate in the loss", group="KL"
     )
     given_texts: int = config_field(
         0, "Texts of each group that are references of the prompt, learned from as LUFFY does", minimum=0

@@ -40,11 +40,11 @@ class DistillationConfig(OptimizerConfig):
 
     loss: Literal["label", "forward", "reverse", "jsd"] = config_field(
         "jsd",
-        "What is learned in each state: label: the guide's most probable token; or the divergence from the guide's"
-        " distribution: forward, reverse or jsd",
+        "Target in each state: label: the guide's most probable token; forward, reverse or jsd: the guide's"
+        " distribution, by this divergence",
     )
     jsd_mix: float = config_field(
-        0.5, "Weight of the guide's distribution in the middle of jsd", above=0, below=1, only_with=("loss", "jsd")
+        0.5, "Weight of the guide's distribution in the mixture of jsd", above=0, below=1, only_with=("loss", "jsd")
     )
     rollin_prob: float = config_field(
         0.0, "Probability that the guide begins a text", minimum=0, maximum=1, group="guide"

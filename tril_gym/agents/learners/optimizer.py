@@ -62,7 +62,7 @@ class OptimizerConfig:
         minimum=0,
     )
     check_model: bool = config_field(
-        True, "Check before training that the model reads the same tokens alike, however they are given to it"
+        True, "Check before training that generation and scoring give the same log-probabilities with this model"
     )
 
     def __post_init__(self) -> None:

@@ -59,8 +59,8 @@ class SharedRollinConfig:
 
     rollin_prob: float = config_field(
         0.0,
-        "Probability that the texts of a group begin with one part of a text of the policy, from which they differ:"
-        " with rebel, REFUEL",
+        "Probability that the texts of a group share a rollin, the beginning of a text of the policy; with rebel:"
+        " REFUEL",
         minimum=0,
         maximum=1,
     )

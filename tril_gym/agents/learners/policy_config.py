@@ -59,7 +59,7 @@ class PolicyConfig(OptimizerConfig):
         if self.decoding().truncates:
             warnings.warn(
                 f"top_k={self.top_k} and top_p={self.top_p} cut what the policy draws, so that the update, whose"
-                " log-probabilities are those of the whole softmax, is biased (policy/cut_mass: the probability that is"
+                " log-probabilities are those of the full softmax, is biased (policy/cut_mass: the probability that is"
                 " cut off); leave both out, unless you reproduce published settings",
                 stacklevel=3,
             )

@@ -37,8 +37,8 @@ class RejectionConfig(OfflinePairConfig):
     )
     reference_every: int | None = config_field(
         None,
-        "Iterations after which the reference policy, which writes the candidates, becomes the policy: iterated RSO;"
-        " default: never",
+        "Replace the reference policy, which writes the candidates, by the current policy after this many iterations:"
+        " iterated RSO; default: never",
         minimum=1,
     )
     epochs: int = config_field(1, "Passes over the texts of an iteration", minimum=1)

@@ -1,4 +1,4 @@
-"""Rewards that can be checked: 1 for a completion that agrees with the right answer, else 0.
+"""Verifiable rewards: 1 for a completion that agrees with the right answer, else 0.
 
 The right answer is in the references or in one of the extras, which `against` names. It may be a list: to agree with
 one of its items is enough.

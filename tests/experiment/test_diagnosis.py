@@ -49,9 +49,9 @@ CASES = {
         {},
         {"group/zero_variance": 1.0},
         {"group/zero_variance": 0.5},
-        "all texts of a prompt earn the same",
+        "all texts of a prompt have the same reward",
     ),
-    "equal rewards": ({}, {}, {"reward/std": 0.0}, {"reward/std": 0.01}, "all texts of a prompt earn the same"),
+    "equal rewards": ({}, {}, {"reward/std": 0.0}, {"reward/std": 0.01}, "all texts of a prompt have the same reward"),
     "unknown words": (
         {"text/unknown_words": 0.6},
         {"text/unknown_words": 0.02},

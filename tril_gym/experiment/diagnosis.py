@@ -18,7 +18,7 @@ LARGE_KL = 10.0  # nats a text
 SHORTER = 0.75  # times the length before
 REPEATED = 0.02  # more of a text's trigrams are repeated
 INVENTED = 0.03  # more of the texts have an unknown word
-ALIKE = 0.9  # share of groups whose texts all earn the same
+ALIKE = 0.9  # share of groups whose texts all have the same reward
 UNEXPLAINED = 0.05  # share of the variance of returns
 CERTAIN = 0.95  # accuracy of a discriminator
 RECENT = 1 / 3  # of the iterations: those whose metrics count
@@ -94,7 +94,7 @@ def _of_training(recent: Mapping[str, float], explained: float | None) -> Iterat
     """Yield what the metrics of the last iterations show."""
     alike = recent.get("group/zero_variance", 0.0)
     if alike > ALIKE or recent.get("reward/std", 1.0) == 0.0:
-        yield "all texts of a prompt earn the same, so none is better: temperature 1, more texts, or an easier reward"
+        yield "all texts of a prompt have the same reward, so none is better: temperature 1, or an easier reward"
     elif explained is not None and explained < UNEXPLAINED:
         yield (
             f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: critic_warmup 2, gae_lambda 1, or"

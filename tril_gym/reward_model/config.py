@@ -72,7 +72,7 @@ class RewardModelConfig:
     weight_decay: float = config_field(0.01, "AdamW weight decay of matrices", minimum=0, maximum=MAX_COEFFICIENT)
     max_grad_norm: float = config_field(1.0, "gradient norm is clipped to this", above=0)
     drop_tokens: float | None = config_field(
-        None, "chance that a token is hidden in training; default: 0; tiny: 0.3", minimum=0, below=1
+        None, "probability that a token is masked in training; default: 0; tiny: 0.3", minimum=0, below=1
     )
     center_coef: float = config_field(
         0.0,

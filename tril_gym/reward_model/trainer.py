@@ -87,7 +87,7 @@ class PreferenceTrainer(Trainer):
         args: of the run; see `training_arguments`.
         pairs: the texts of the N pairs as ids.
         pad_id: the tokenizer's.
-        drop_tokens: probability that a token is hidden.
+        drop_tokens: probability that a token is masked.
         center_coef: see `preference_loss`.
         callback: called at the events of a run.
         ranks: the processes that train together; each reads its part of a batch.

@@ -118,9 +118,9 @@ def check_model(language_model: LanguageModel, layout: TextLayout, *, values: bo
     kind = language_model.model.config.model_type
     if not report.is_right:
         raise ValueError(
-            f"{kind} models cannot be used: two readings of the same tokens differ ({report.wrong}; at most"
-            f" {report.limit:g} nats are allowed); choose a model that docs/models.md lists as working, or skip the"
-            " check with check_model=False or --no-check-model"
+            f"{kind} models cannot be used: the same tokens have other log-probabilities in generation, in scoring or"
+            f" in the plain model ({report.wrong}; at most {report.limit:g} nats are allowed); choose a model that"
+            " docs/models.md lists as working, or skip the check with check_model=False or --no-check-model"
         )
     language_model.checked.add(key)
     _tell(kind, report)
@@ -147,7 +147,7 @@ def check_training_mode(language_model: LanguageModel, layout: TextLayout) -> No
     if float(error.max()) > _limit_of(language_model):
         raise ValueError(
             f"{model.config.model_type} models cannot be trained with gradient_checkpointing: it needs their training"
-            f" mode, in which they read the same tokens differently by {float(error.max()):.2g} nats; leave"
+            f" mode, in which log-probabilities of the same tokens differ by {float(error.max()):.2g} nats; leave"
             " gradient_checkpointing out"
         )
 

@@ -239,7 +239,7 @@ class TestCopies:
         assert is_off(frozen)
 
     def test_weights_of_other_layers_are_refused(self):
-        with pytest.raises(ValueError, match="an adapter of other layers"):
+        with pytest.raises(ValueError, match="the saved adapter is for other layers"):
             lora_policy().language_model.load_state_dict(
                 policy_of().with_lora(RANK, target_modules="all-linear").language_model.state_dict()
             )

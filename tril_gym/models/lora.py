@@ -155,7 +155,8 @@ class Lora:
         """
         weights = self.weights()
         if weights.keys() != state.keys():
-            raise ValueError(f"an adapter of other layers: {sorted(weights.keys() ^ state.keys())[:4]}")
+            names = sorted(weights.keys() ^ state.keys())[:4]
+            raise ValueError(f"the saved adapter is for other layers; weights that only one of the two has: {names}")
         for name, weight in weights.items():
             weight.copy_(state[name])
         if not self.is_trainable:

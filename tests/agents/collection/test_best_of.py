@@ -137,5 +137,5 @@ def test_an_agent_with_candidates_resumes_exactly(tmp_path):
 def test_candidates_are_refused_without_a_guide():
     with pytest.raises(ValueError, match="texts must be a whole number of at least 2, got 1"):
         BestOf(1)
-    with pytest.raises(ValueError, match="best_of is of a guide"):
+    with pytest.raises(ValueError, match="best_of needs a guide"):
         Plan(rollout=OneToken(5), best_of=BestOf(2))

@@ -43,7 +43,7 @@ def test_each_part_writes_its_texts_of_each_group():
     assert texts.learn[3].all()
     with pytest.raises(ValueError, match="a multiple of texts_per_prompt, 4, got 6"):
         texts_of(Plan(rollout=OneToken(5), texts_per_prompt=3, parts=((given, 1),)), episodes=6)
-    with pytest.raises(ValueError, match="learn on the same part of a text"):
+    with pytest.raises(ValueError, match="parts of a plan must have its learn_on"):
         Plan(rollout=OneToken(5), parts=((Plan(rollout=OneToken(6), learn_on="rollin"), 1),))
 
 

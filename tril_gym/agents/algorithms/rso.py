@@ -1,11 +1,11 @@
 """RSO: candidates of the reference policy are accepted, those with a high reward more often, and paired.
 
 Liu et al. 2024, "Statistical Rejection Sampling Improves Preference Optimization": https://arxiv.org/abs/2309.06657
-Of each prompt's candidates some are accepted (algorithm 1), neighbours among these are pairs, their rewards rank them.
+Of each prompt's candidates some are accepted (algorithm 1); neighbouring accepted texts form pairs, ranked by reward.
 
-Differs from the paper: candidates are sampled plainly, since with top-k the accepted texts follow the truncated policy;
+Differs from the paper: no top-k in sampling candidates, since accepted texts would then follow the truncated policy;
 8 candidates instead of 64 by default.
-Known property: accepted texts follow π_ref e^{r/β}/Z in the first round and of many candidates only. Where
+Known property: accepted texts follow π_ref e^{r/β}/Z only in the first round and with many candidates. Where
 `accepted_texts` is `texts_per_prompt`, all are accepted, in an order that depends on their rewards.
 """
 

@@ -90,7 +90,7 @@ def best_rollins(
     write: Write, plan: Plan, best_of: BestOf, randomness: EpisodeRandomness, generator: torch.Generator
 ) -> Texts:
     """Return the beginnings of E texts, those without a rollin empty; texts that share a rollin share the best one."""
-    assert plan.rollin is not None, "best_of is of a guide"
+    assert plan.rollin is not None, "best_of needs a guide"
     width, shared = randomness.max_new_tokens, plan.texts_per_prompt if plan.share_rollin else 1
     first = torch.arange(0, len(randomness), shared)
     first = first[randomness.rollin_uniform[first] < plan.rollin_prob]

@@ -44,11 +44,11 @@ class Plan:
             check_integer("the texts of a part", count, 1)
             if part.learn_on != self.learn_on or part.parts:
                 raise ValueError(
-                    f"the parts of a plan learn on the same part of a text and have none of their own, got"
-                    f" learn_on={part.learn_on!r} beside {self.learn_on!r} and {len(part.parts)} parts"
+                    f"the parts of a plan must have its learn_on and no parts of their own, got {part.learn_on!r} in"
+                    f" a plan with {self.learn_on!r}, and {len(part.parts)} parts"
                 )
         if self.best_of is not None and self.rollin is None:
-            raise ValueError("best_of is of a guide, and the plan has one actor only; give a rollin too")
+            raise ValueError("best_of needs a guide, and this plan has only one actor; give it a rollin and a rollout")
         object.__setattr__(self, "rollout", as_actor(self.rollout))
         object.__setattr__(self, "rollin", None if self.rollin is None else as_actor(self.rollin))
 

@@ -110,7 +110,7 @@ def test_null_unsets_what_the_preset_sets(tmp_path):
         ("rollin_prob: 0.5", "x.yaml has the setting 'rollin_prob', which ppo does not have"),
         ("hyperparameters:\n  gama: 1", "(did you mean 'gamma'?)"),
         ("output_dir: runs/x", "output_dir is no setting of a run; give --output-dir on the command line"),
-        ("seed: 1\nseed: 2", "cannot be read as YAML: line 2: seed stands there twice"),
+        ("seed: 1\nseed: 2", "cannot be read as YAML: line 2: seed occurs twice"),
         ("kl-coef: 1\nhyperparameters: {kl_coef: 2}", "has the setting kl_coef twice"),
         ("seed: [", "cannot be read as YAML: line 1"),
         ("just words", "must be lines such as `num_envs: 64`, got a str"),

@@ -1,4 +1,4 @@
-"""How commands end that do not succeed: one message, an exit code, and a traceback only with --debug."""
+"""How failing commands end: with one message and an exit code, and with a traceback only under --debug."""
 
 import os
 import signal

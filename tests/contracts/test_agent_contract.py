@@ -465,7 +465,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("cut", [{"top_k": 50}, {"top_p": 0.9}])
     def test_truncated_distribution_warns(self, cut):
-        with pytest.warns(UserWarning, match="cut what the policy draws"):
+        with pytest.warns(UserWarning, match="truncate the distribution that the policy samples"):
             PPOConfig(**cut)
         PPOConfig(top_p=1.0)  # truncates nothing
 

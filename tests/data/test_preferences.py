@@ -138,7 +138,7 @@ class TestPairs:
             ({"prompt": "a", "chosen": [{}, {}], "rejected": "c"}, r"line 41: chosen must be a text"),
             (
                 {"chosen": [*QUESTION, *ANSWERS[0]], "rejected": [*QUESTION[:0], *ANSWERS[0], *ANSWERS[1]]},
-                r"line 41: chosen and rejected are chats, which must be the same up to their last messages",
+                r"line 41: chosen and rejected are chats, so they must differ only in their last messages",
             ),
             (
                 {"prompt": "a", "chosen": "b", "rejected": "b"},

@@ -408,7 +408,7 @@ def test_long_values_are_shortened_in_messages(tmp_path):
 def test_a_repeated_column_of_csv_is_refused(tmp_path):
     path = tmp_path / "twice.csv"
     path.write_text("text,label,text\na b,1,c d\n")
-    with pytest.raises(ValueError, match=r"twice\.csv, line 1: the column 'text' is there twice"):
+    with pytest.raises(ValueError, match=r"twice\.csv, line 1: the column 'text' occurs twice"):
         load_examples(IMDB, path)
 
 

@@ -88,8 +88,8 @@ class TestRows:
             ({"prompt": "a", "completion": True}, "completion must be a text or a whole number, got True"),
             ({"prompt": "a", "completion": float("nan")}, "completion must be a text or a whole number, got nan"),
             ({"prompt": "a", "references": "b"}, "--column completion=NAME"),
-            ({"prompt": "a", "finish_reason": "b"}, "give it another"),
-            ({"prompt": "a", "prompt_messages": "b"}, "give it another"),
+            ({"prompt": "a", "finish_reason": "b"}, "rename the column"),
+            ({"prompt": "a", "prompt_messages": "b"}, "rename the column"),
         ],
     )
     def test_other_values_are_refused(self, row, message):

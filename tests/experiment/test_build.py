@@ -249,7 +249,7 @@ class TestPretrainShare:
             configure("ppo", policy="some-model", pretrain_share=0.5)
         with pytest.raises(ValueError, match=r"--pretrain-share 0\.5 is for tiny policies"):
             configure("ppo", tiny_samples=0, pretrain_share=0.5)
-        with pytest.raises(ValueError, match=r"creates its own examples, which --pretrain-share 0\.5 cannot share out"):
+        with pytest.raises(ValueError, match=r"creates its own examples, so --pretrain-share 0\.5 has no data"):
             training_data(configure("ppo", env="tril/Toy-v0", tiny_samples=8, pretrain_share=0.5))
 
 

@@ -157,7 +157,7 @@ class TestFiles:
         for file, count in zip(files, (8, 9), strict=True):
             options = ["--examples", 4, "--num-envs", 4, "--env-arg", f"num_examples={count}", "--output", file]
             assert command("evaluate", first, *options).exit_code == 0
-        with pytest.raises(ValueError, match="were evaluated on other examples"):
+        with pytest.raises(ValueError, match="were evaluated on different examples"):
             comparison_of_files(files)
 
     def test_differences_are_paired(self, tmp_path):
@@ -180,11 +180,11 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("greedy", "changes", "words"),
         [
-            ([0.0, 1.0], {"on": "5 texts"}, "other examples: 4 texts and 5 texts"),
-            ([0.0, 1.0], {"reward": {"bleu": 1.0}}, "other rewards"),
-            ([0.0, 1.0], {"reward_settings": {"rouge_l": {"stem": True}}}, "other settings of a reward"),
-            ([0.0, 1.0], {"seed": 1}, "other seeds: 0 and 1"),
-            ([0.0, 1.0], {"examples": "b7"}, "were evaluated on other examples"),
+            ([0.0, 1.0], {"on": "5 texts"}, "different examples: 4 texts and 5 texts"),
+            ([0.0, 1.0], {"reward": {"bleu": 1.0}}, "different rewards"),
+            ([0.0, 1.0], {"reward_settings": {"rouge_l": {"stem": True}}}, "different settings of a reward"),
+            ([0.0, 1.0], {"seed": 1}, "different seeds: 0 and 1"),
+            ([0.0, 1.0], {"examples": "b7"}, "were evaluated on different examples"),
             ([0.0], {}, "has 2 texts and .* has 1; give both evaluations the same --examples"),
         ],
     )

@@ -262,7 +262,7 @@ def test_missing_user_functions_are_named(own, name, settings, message):
 
 
 def test_a_corpus_score_is_no_reward(own):
-    with pytest.raises(ValueError, match=r"different is a figure of a whole corpus.*--metrics different"):
+    with pytest.raises(ValueError, match=r"different is a corpus metric.*--metrics different"):
         gym.make("tril/CommonGen-v0", reward=f"{own}:Different")
 
 

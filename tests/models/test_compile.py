@@ -47,7 +47,7 @@ def test_bodies_are_compiled(family, parts, compiled_parts):
 def test_a_head_that_is_more_than_a_layer_is_refused():
     policy = policy_of("bart")
     policy.model.final_logits_bias += 1.0
-    with pytest.raises(ValueError, match="compile=True is for models whose logits"):
+    with pytest.raises(ValueError, match="compile=True needs a model whose logits"):
         ActorCritic(policy, PPOConfig(compile=True), TextLayout.of(foreign_envs(1)))
 
 

@@ -133,8 +133,8 @@ class TestRefused:
             ({"rank": 0}, r"rank must be a whole number of at least 1, got 0; the usual value is 8"),
             ({"rank": 4, "alpha": 0}, r"alpha must be a number above 0, got 0"),
             ({"rank": 4, "target_modules": ["q_proj"]}, r"no layer 'q_proj'; its linear layers are c_attn, c_fc"),
-            ({"rank": 4, "target_modules": ["ln_1"]}, r"no LoRA for \['ln_1'\]: .*not supported"),
-            ({"rank": 4, "target_modules": "h.9.*"}, r"no LoRA for h\.9\.\*: .*not found"),
+            ({"rank": 4, "target_modules": ["ln_1"]}, r"LoRA cannot be added to \['ln_1'\]: .*not supported"),
+            ({"rank": 4, "target_modules": "h.9.*"}, r"LoRA cannot be added to h\.9\.\*: .*not found"),
         ],
     )
     def test_invalid_settings(self, settings, message):
@@ -169,7 +169,7 @@ class TestRefused:
     def test_frozen_policy(self):
         policy = toy_policy().with_lora(RANK)
         for frozen in (policy.frozen_copy(), toy_policy().frozen_copy()):
-            with pytest.raises(ValueError, match="nothing of the policy can be trained"):
+            with pytest.raises(ValueError, match="the policy has no trainable parameters"):
                 toy_agent(policy=frozen)
 
 

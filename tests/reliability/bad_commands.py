@@ -162,7 +162,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("train gail --discriminator nowhere", "no sequence classifier could be loaded as 'nowhere'"),
     (
         "train gail --reference-baseline --positive-only",
-        "reference_baseline needs a reference with one reward for every text",
+        "reference_baseline needs exactly one discriminator reward per reference",
     ),
     # data
     (f"{TRAIN} --dataset nowhere", '--dataset must be "embedded", "hub"'),
@@ -176,7 +176,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --dataset deep.jsonl", "deep.jsonl, line 1: its JSON is nested too deeply"),
     (f"{TRAIN} --dataset notes.txt", "notes.txt must end in .jsonl"),
     (f"{TRAIN} --dataset semicolons.csv", "semicolons.csv, line 1: columns are separated by commas, not ';'"),
-    (f"{TRAIN} --dataset twice.csv", "twice.csv, line 1: the column 'concepts' is there twice"),
+    (f"{TRAIN} --dataset twice.csv", "twice.csv, line 1: the column 'concepts' occurs twice"),
     (f"{TRAIN} --dataset short.csv", "short.csv, line 2: a row must have 2 cells"),
     (f"{TRAIN} --dataset bad.parquet", "bad.parquet is not a Parquet file, or a damaged one"),
     (f"{TRAIN} --dataset flipped.jsonl.gz", "flipped.jsonl.gz, line "),
@@ -191,7 +191,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --env tril/Text-v0 --dataset questions.jsonl {MATCH}", "('2 + 41 =') cannot be scored: exact_match"),
     (
         f"{TRAIN} --env tril/Text-v0 --dataset held_out.jsonl {MATCH}",
-        "('2 + 40 =') cannot be scored: exact_match compares with extras['answer'], and None of one text is no answer",
+        "('2 + 40 =') cannot be scored: exact_match compares with extras['answer'], one or more answers, got None",
     ),
     (f"{TRAIN} --dataset some.jsonl --reward end_bonus", "has no reference to pretrain on, while others may have"),
     (
@@ -239,7 +239,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --reward nope", "unknown reward 'nope'"),
     (f"{TRAIN} --reward rouge_l=0.5", "'rouge_l=0.5' is not of the form NAME:WEIGHT"),
     (f"{TRAIN} --reward own.py", "reward own.py is a file without a function; write own.py:FUNCTION"),
-    (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a figure of a whole corpus"),
+    (f"{TRAIN} --reward sacre_bleu", "sacre_bleu is a corpus metric"),
     (f"{TRAIN} --reward rouge_l:nan", "the weight in 'rouge_l:nan' must be a number in [-1000000, 1000000]"),
     (
         f"{TRAIN} --reward rouge_l --reward-arg rouge_l.workers=2 --reward-arg rouge_l.workers=3",
@@ -280,7 +280,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     ("train ipo --env tril/Toy-v0", "has no pair: the preferred text is its first reference"),
     ("train dpo --dataset some_pairs.jsonl", "has no pair: the preferred text is its first reference"),
     ("train dpo --dataset sets.jsonl", "there is no column 'prompt'; found concepts, references"),
-    ("train dpo --loss ipo --label-smoothing 0.1", "label_smoothing is of the loss dpo, got 0.1 with ipo"),
+    ("train dpo --loss ipo --label-smoothing 0.1", "label_smoothing is for the loss dpo only, got 0.1 with ipo"),
     (
         "train rebel --env tril/Text-v0 --dataset pairs.jsonl",
         "rebel learns from rewards, and this environment has none",
@@ -296,14 +296,14 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"train apa {TOY} --apa-anchor reference", "kl_coef must be 0 with apa_anchor reference"),
     (
         f"train gkd {TOY} --guide references",
-        "references name tokens, not distributions, which loss jsd reads; use dagger",
+        "references give tokens, and loss jsd needs distributions; use dagger",
     ),
     (f"train dagger {TOY} --guide own:numbers", "--guide own:numbers fails on first texts"),
     (f"train rloo {TOY} --guide tiny", "rloo works without a guide, got --guide tiny; leave it out"),
     (f"train grpo {TOY} --given-shaping 0.2", "--given-shaping 0.2 has no effect here: --given-texts is 0"),
     (f"train grpo {TOY} --gamma 0.9", "--gamma 0.9 has no effect here: --advantage is standardised"),
-    (f"train grpo {TOY} --kl-estimator k2", "kl_estimator is of the KL in the rewards, got k2 with kl_in loss"),
-    (f"train gspo {TOY} --length-norm sum", "length_norm is of losses of tokens, got sum with the ratio text"),
+    (f"train grpo {TOY} --kl-estimator k2", "kl_estimator is for the KL in the rewards only, got k2 with kl_in loss"),
+    (f"train gspo {TOY} --length-norm sum", "length_norm is for losses of single tokens, got sum with ratio text"),
     (f"train cispo {TOY} --clip-range 0.1", "--clip-range 0.1 has no effect here: --ratio is weight"),
     (f"train d2lols {TOY} --hand-over-margin 1", "--hand-over-margin 1.0 has no effect here: --hand-over is iteration"),
     # evaluation and reward models

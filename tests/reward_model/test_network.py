@@ -102,7 +102,7 @@ class TestPretrained:
         trained = {name for name, weight in wrapped.named_parameters() if weight.requires_grad}
         assert trained
         assert all("lora_" in name or "score" in name for name in trained)
-        with pytest.raises(ValueError, match=r"no LoRA: .*--lora-targets"):
+        with pytest.raises(ValueError, match=r"LoRA cannot be added: .*--lora-targets"):
             add_lora(load_network(str(tmp_path), seed=0)[0], new, rank=2, targets="nothing")
 
     @pytest.mark.parametrize(("given", "alpha"), [({"lora_alpha": 3.0}, 3.0), ({}, 4)])

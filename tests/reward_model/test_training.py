@@ -108,7 +108,7 @@ class TestFolder:
 
     @pytest.mark.parametrize(
         ("shards", "words"),
-        [(False, "--batch-size 9 .* use 10"), (True, "trained by replicas; start it with")],
+        [(False, "--batch-size 9 .* use 10"), (True, "each process trains a replica; start it with")],
     )
     def test_processes_that_cannot_share_the_work_are_refused(self, pairs_file, tmp_path, monkeypatch, shards, words):
         class OneOfTwo(Ranks):
@@ -240,7 +240,7 @@ class TestResume:
         for changed in (run.pairs.train[0].prompt, run.pairs.held_out[0].prompt):
             others = [replace(pair, rejected=" no") if pair.prompt == changed else pair for pair in pairs]
             write_pairs(Path(pairs_file), others)
-            with pytest.raises(ValueError, match="no longer what the run"):
+            with pytest.raises(ValueError, match="have changed since the run"):
                 resumed(tmp_path / "run")
 
     def test_checkpoints_are_named_by_their_step_and_two_are_kept(self, pairs_file, tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ class TestByName:
     def test_a_function_has_the_settings(self, own, pauses):
         score = rewards.load(f"{own}:flaky", retries=1, pause=7.0, timeout=60)
         assert (score(*TEXTS).tolist(), pauses) == ([1, 1, 1], [7.0])
-        with pytest.raises(ValueError, match=r"no settings of its own, got word; .* retries, pause, timeout"):
+        with pytest.raises(ValueError, match=r"no settings of its own, got word; .* retries: retries, pause, timeout"):
             rewards.load(f"{own}:flaky", word="a")
 
     def test_a_class_has_them_beside_its_own(self, own, pauses):

@@ -1,4 +1,4 @@
-"""How a command ends that does not succeed: one message and an exit code, with a traceback only where it is asked for.
+"""How a failing command ends: with one message and an exit code, and with a traceback only under --debug.
 
 1: a part of the run failed. 2: a mistake of the user (`usage_errors`). 128 + n: signal n stopped it, 130 for Ctrl-C.
 """

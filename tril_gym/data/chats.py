@@ -45,7 +45,7 @@ def _parsed(cell: str) -> list[Any] | None:
     except (ValueError, RecursionError):
         if _is_python(cell):
             raise ValueError(
-                f"a chat in a cell must be JSON, as json.dumps writes it, got Python's {cell[:60]}…"
+                f"a chat in a cell must be JSON, as json.dumps writes it, got Python syntax: {cell[:60]}…"
             ) from None
         return None
     return found if _is_chat(found) else None
@@ -99,7 +99,7 @@ def with_split_chats(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row
     if chosen[:-1] != rejected[:-1]:
         raise ValueError(
-            "chosen and rejected are chats, which must be the same up to their last messages, two of the assistant; got"
+            "chosen and rejected are chats, so they must differ only in their last messages, both of the assistant; got"
             f" {chosen!r} and {rejected!r}"
         )
     return dict(row) | {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}

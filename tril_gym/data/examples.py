@@ -1,4 +1,4 @@
-"""Read-only sequences of examples: the examples of a data set, which are objects where they are few, else bytes.
+"""Read-only sequences of examples, kept as objects if they are few, else packed as bytes.
 
 N examples.
 """
@@ -27,9 +27,9 @@ class Examples(Sequence[Example]):
 
     Attributes:
         source: where they come from, for messages.
-        held_out: whether they are to be evaluated on, not learned from.
-        has_chats: whether a prompt of the data set, of which these may be a part, is a chat; then all are.
-        learning_part: of those to be evaluated on, returns what rewards and tokenizers are fitted to in their place.
+        held_out: whether they are for evaluation, not for training.
+        has_chats: whether any prompt of the data set, also outside of this part, is a chat; all are then read as chats.
+        learning_part: for held-out examples, returns the train examples, to which rewards and tokenizers are fitted.
         skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
         prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
     """

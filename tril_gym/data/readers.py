@@ -121,7 +121,7 @@ def _check_header(path: Path, reader: csv.DictReader[str]) -> None:
             f"{path}, line 1: columns are separated by {expected}, not {others[0]!r}, got {names[0]!r}{way_out}"
         )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}, line 1: the column {repeated[0]!r} is there twice; give each column its own name")
+        raise ValueError(f"{path}, line 1: the column {repeated[0]!r} occurs twice; give each column its own name")
 
 
 def _not_csv(path: Path, reader: csv.DictReader[str], error: Exception) -> ValueError:

@@ -34,11 +34,11 @@ class TextEnvMixin:
         return self.config.examples
 
     def train_examples(self) -> Sequence[Example]:
-        """Return the examples to learn from."""
+        """Return the train examples."""
         return self.config.train_examples()
 
     def examples_to_fit(self) -> Sequence[Example]:
-        """Return the examples that a reward may fit on: those to learn from, with the texts that it will read."""
+        """Return the train examples that a reward may fit on, in the form in which it will read their texts."""
         return self.config.examples_to_fit()
 
     def shown_examples(self) -> Sequence[Example]:

@@ -30,7 +30,7 @@ def read(row: DataRow) -> Example:
     prompt = transcript(messages) if messages else text_of(row, "prompt")
     extras = {name: value for name, value in row.items() if name not in COLUMNS}
     for name in TAKEN & extras.keys():
-        raise ValueError(f"the column {name} has the name of what the environment says itself; give it another")
+        raise ValueError(f"the column {name} has the name of an extra that the environment adds; rename the column")
     if {"chosen", "rejected"} <= row.keys() and not {"references", "completion"} & row.keys():
         pair = read_pair(row)
         return replace(pair, extras={name: extras[name] for name in extras if name != "chosen"} | dict(pair.extras))

@@ -145,7 +145,7 @@ def _without_pretraining(config: RunConfig, envs: VectorEnv) -> RunConfig:
     if not config.tiny_samples or has_references(config, envs):
         return config
     logger.warning(
-        "%s has no references, so tiny models begin with random weights; --policy NAME begins with one that can write",
+        "%s has no references, so tiny models begin with random weights; --policy NAME starts from a pretrained model",
         config.dataset or config.env,
     )
     return replace(config, tiny_samples=0, pretrain_share=1.0)
@@ -302,8 +302,8 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
         is_run, is_same = known.algorithm != "none", _is_same(given["dataset"], known.dataset or "embedded")
         if is_run and is_same and known.eval_dataset is not None and not has_splits(given["dataset"]):
             raise ValueError(
-                f"the run learned from all of {given['dataset']}, so none of it is held out; its held-out data are"
-                f" {known.eval_dataset}, which are evaluated without --dataset"
+                f"the run learned from all of {given['dataset']}, so none of it is held out; leave --dataset out"
+                f" to evaluate on its held-out data, {known.eval_dataset}"
             )
         is_other = is_run and not is_same
         known = replace(known, eval_dataset=given["dataset"] if is_other else None)

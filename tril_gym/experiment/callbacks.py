@@ -75,7 +75,7 @@ class EvaluationCallback(Callback):
         self._saved: dict[str, Any] | None = None  # what is in the folder of an earlier session
 
     def start(self, agent: Agent, iterations: int) -> None:
-        """Evaluate the policy as it is, unless that is known; of another agent than before, all is forgotten.
+        """Evaluate the policy as it is, unless that is known; forget the evaluations of any earlier agent.
 
         Raises:
             ValueError: the environment is the one that the agent trains in.

@@ -100,7 +100,7 @@ def _check_examples(first: tuple[Path, Mapping[str, Any]], other: tuple[Path, Ma
     (path, one), (other_path, two) = first, other
     if "examples" in one and "examples" in two and one["examples"] != two["examples"]:
         raise ValueError(
-            f"{path} and {other_path} were evaluated on other examples, so their texts cannot be compared in pairs;"
+            f"{path} and {other_path} were evaluated on different examples, so their texts cannot be compared in pairs;"
             " evaluate both on the same data"
         )
 
@@ -135,7 +135,7 @@ def comparison_of_files(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         for name, words in ABOUT_EVALUATIONS.items():
             if found[0][name] != other[name]:
                 raise ValueError(
-                    f"{paths[0]} and {path} have other {words}: {found[0][name]} and {other[name]}; repeat one"
+                    f"{paths[0]} and {path} have different {words}: {found[0][name]} and {other[name]}; repeat one"
                     " evaluation with the settings of the other"
                 )
         counts = [len(it["rewards"]["greedy"]) for it in (found[0], other)]
@@ -197,7 +197,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the algorithm of each, with settings that others of the same algorithm have otherwise."""
+    """Return the algorithm of each run, with the settings in which runs of the same algorithm differ."""
     names = []
     for number, own in enumerate(settings):
         rivals = [other for other in settings if other["algorithm"] == own["algorithm"]]

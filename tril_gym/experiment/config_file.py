@@ -48,7 +48,7 @@ WORDS = {"yes": True, "on": True, "no": False, "off": False}  # for settings tha
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers and truth values of version 1.2 (1e-5 is one, no is a text); names stand once."""
+    """YAML with the numbers and truth values of version 1.2 (1e-5 is one, no is a text); no name may occur twice."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, of PyYAML
         first: [(tag, form) for tag, form in pairs if tag != BOOL]
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
         keys: list[Any] = []
         for key_node, _ in node.value:
             if (key := self.construct_object(key_node, deep=True)) in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key} occurs twice", key_node.start_mark)
             keys.append(key)
         return super().construct_mapping(node, deep)
 

@@ -59,7 +59,7 @@ def make_envs(
         return gym.make_vec(config.env, num_envs=config.num_envs, **ours | mode | keywords)
     except gym.error.Error as error:
         name = with_suggestion(config.env, gym.registry)
-        raise ValueError(f"no environment {name}: {error}; ours are {', '.join(ENVIRONMENTS)}") from error
+        raise ValueError(f"no environment {name}: {error}; tril-gym has {', '.join(ENVIRONMENTS)}") from error
     except TypeError as error:
         way_out = "" if _is_ours(config.env) else "; docs/your_own_environment.md describes what a run needs"
         raise ValueError(
@@ -125,8 +125,8 @@ def warn_of_other_prompts(envs: VectorEnv, description: str, *, learned_from_cha
     are_chats = bool(envs.metadata["text"].get("chat", False))
     if are_chats != learned_from_chats:
         logger.warning(
-            "the policy learned from prompts that are %s, and those of %s are %s; write them alike: a chat is a list"
-            ' such as [{"role": "user", "content": "…"}]',
+            "the policy was trained on prompts that are %s, but the prompts of %s are %s; use the same form for both: a"
+            ' chat is a list such as [{"role": "user", "content": "…"}]',
             "chats" if learned_from_chats else "texts",
             description,
             "chats" if are_chats else "texts",

@@ -129,7 +129,7 @@ def measure(metrics: Sequence[Metric], infos: Sequence[Mapping[str, Any]], *, se
         elif isinstance(metric, rewards.PooledScore):
             statistics = metric.statistics(*columns)
             found.values[metric.name] = metric.from_sums(statistics.sum(0))
-            statistics = statistics[metric.is_counted(statistics)]  # a resample of the others alone has no figure
+            statistics = statistics[metric.is_counted(statistics)]  # the metric of the others alone is undefined
             if len(statistics) > 1:
                 found.intervals[metric.name] = interval(statistics, metric.from_sums, seed=seed)
         else:

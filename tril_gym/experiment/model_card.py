@@ -1,4 +1,4 @@
-"""The model card of an exported policy: how to load it, how it was trained, and its held-out figures."""
+"""The model card of an exported policy: how to load it, how it was trained, and its held-out metrics."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def _figures(evaluation: Mapping[str, Any], *, is_last: bool) -> Iterable[str]:
     yield "## Held-out texts"
     verdict = (evaluation.get("verdict") or {}).get("sentence")
     yield f"Held out: {evaluation.get('held_out')}."
-    yield f"**{verdict}**" if verdict else "The run is not finished, so there are no figures after training."
+    yield f"**{verdict}**" if verdict else "The run is not finished, so there are no metrics after training."
     if verdict and not is_last:
-        yield "These figures are those of the policy after all iterations, not of this one."
+        yield "These metrics are those of the policy after all iterations, not of this one."
     found = {"before": before} | ({"after": after} if after else {})
     yield "\n".join(_table(found))
     yield "In brackets: 95 % bootstrap intervals over the examples."

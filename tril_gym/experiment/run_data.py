@@ -63,8 +63,8 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     if not has_data(config.env):
         if config.pretrain_share < 1:
             raise ValueError(
-                f"{config.env} creates its own examples, which --pretrain-share {config.pretrain_share:g} cannot share"
-                " out; leave it out"
+                f"{config.env} creates its own examples, so --pretrain-share {config.pretrain_share:g} has no data set"
+                " to divide; leave it out"
             )
         if config.dataset is not None or config.eval_dataset is not None:
             name = config.dataset or config.eval_dataset

@@ -1,6 +1,6 @@
-"""Importance weights for texts that another program sampled than the one that learns from them.
+"""Importance weights for texts that were sampled by another program than the one that trains on them.
 
-An inference server rounds otherwise than the training pass, and its weights may be some steps older: it samples from μ,
+An inference server rounds differently from training, and its weights may be some steps older: it samples from μ,
 and training starts from π_old. The policy gradient under π_old is that under μ with the weight π_old / μ, which is
 truncated, since its variance has no bound. Ionides 2008, "Truncated Importance Sampling"; Yao et al. 2025, "Your
 Efficient RL Framework Secretly Brings You Off-Policy RL Training".

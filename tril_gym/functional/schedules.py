@@ -1,4 +1,4 @@
-"""Schedules: what a number is in an iteration, counted from 0."""
+"""Schedules: numbers as functions of the iteration, counted from 0."""
 
 import math
 from typing import Literal

@@ -39,7 +39,7 @@ class NextTokenOutput:
 
 @dataclass(frozen=True, slots=True)
 class ReadingMode:
-    """How texts are given to a model. The default is fastest; others are for models that need them to be right.
+    """How texts are given to a model. The default is fastest; some models give right results only with others.
 
     `agents.actors.model_check` finds the mode of a model.
     """

@@ -135,7 +135,7 @@ class LanguageModel:
         return derived
 
     def read_as(self, mode: ReadingMode) -> None:
-        """Let the model be read in another way."""
+        """Set how texts are given to the model; see `ReadingMode`."""
         if mode != self.backbone.mode:
             self.backbone = backbone_of(self.model, mode)
             for name in ("head", "width"):  # found again when they are needed
@@ -143,7 +143,7 @@ class LanguageModel:
 
     @property
     def is_low_precision(self) -> bool:
-        """Whether rounding alone makes two readings of a text differ noticeably."""
+        """Whether rounding alone makes two forward passes over a text differ noticeably."""
         return self.is_quantised or next(self.model.parameters()).dtype in (torch.float16, torch.bfloat16)
 
     @property
@@ -258,7 +258,7 @@ class LanguageModel:
             raise ValueError("quantised weights cannot be trained; add an adapter with policy.with_lora or --lora-rank")
         if not self.parameters():
             frozen = "its weights are frozen" if self.lora is None else "its adapter is frozen (is_trainable=True?)"
-            raise ValueError(f"nothing of the policy can be trained: {frozen}; let them require gradients")
+            raise ValueError(f"the policy has no trainable parameters: {frozen}; let them require gradients")
 
     def prepare_training(self) -> None:
         """Convert weights that are all trained to float32, in place; those whose dtype was chosen stay, with a warning.
@@ -294,8 +294,8 @@ class LanguageModel:
         """
         if self.head is None:
             raise ValueError(
-                f"compile=True is for models whose logits are a layer on their last hidden state; those of"
-                f" {type(self.model).__name__} are more, so leave it out"
+                "compile=True needs a model whose logits are one layer on the last hidden state;"
+                f" {type(self.model).__name__} computes more, so leave it out"
             )
         self.backbone.compile()
 

@@ -53,12 +53,12 @@ class Lora:
         self.template: Lora | None = None  # where the base is sharded: the same without the base's numbers, to copy
         if self.config.peft_type != PeftType.LORA or self.config.bias != "none":
             raise ValueError(
-                f"a policy's adapter is LoRA with bias='none', got {self.config.peft_type.value} with"
+                f"a policy's adapter must be LoRA with bias='none', got {self.config.peft_type.value} with"
                 f" bias={getattr(self.config, 'bias', None)!r}; merge it into the model, or use LMPolicy.with_lora"
             )
         if getattr(self.config, "alora_invocation_tokens", None) is not None:
             raise ValueError(
-                "a policy's adapter has an effect on every token, got an activated LoRA with alora_invocation_tokens="
+                "a policy's adapter must act on every token, got an activated LoRA with alora_invocation_tokens="
                 f"{self.config.alora_invocation_tokens}; train one without them, or use LMPolicy.with_lora"
             )
         if any(layer.merged for layer in self._layers()):
@@ -107,7 +107,7 @@ class Lora:
             with seeded(seed), without_peft_warnings():
                 return cls(get_peft_model(sharing_copy(network), config))
         except ValueError as error:
-            raise ValueError(f"no LoRA for {target_modules or 'the usual layers'}: {error}") from error
+            raise ValueError(f"LoRA cannot be added to {target_modules or 'the usual layers'}: {error}") from error
 
     def _layers(self) -> Iterator[Any]:
         """Iterate over the layers that carry adapters."""

@@ -86,7 +86,7 @@ def load_model(name: str | Path, *, load_in_4bit: bool = False, load_in_8bit: bo
     except RuntimeError as error:
         if "quantization_config" not in settings:
             raise
-        raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it without") from error
+        raise ValueError(f"{name} cannot be quantised on this machine: {error}; load it in full") from error
     except (OSError, ValueError) as error:
         raise _not_loadable(name, error) from error
     _check_has_head(model, found["missing_keys"], name)
@@ -100,8 +100,8 @@ def _check_has_head(model: Any, missing: Collection[str], name: str | Path) -> N
     lacking = sorted(key for key, weight in model.named_parameters() if key in missing and id(weight) in own)
     if lacking:
         raise ValueError(
-            f"{str(name)!r} is no language model: it lacks the weights {lacking[0]} and writes noise without; give a"
-            " model that was saved with its language-modelling head, not a classifier or a reward model"
+            f"{str(name)!r} is no language model: it lacks the weights {lacking[0]}, without which it would write"
+            " noise; give a model that was saved with its language-modelling head, not a classifier or a reward model"
         )
 
 

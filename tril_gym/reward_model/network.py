@@ -166,7 +166,7 @@ def add_lora(
     except (ValueError, TypeError) as error:  # peft raises either for layers that it cannot adapt
         names = ", ".join(sorted({path.rpartition(".")[2] for path in linear if path not in whole}))
         raise ValueError(
-            f"no LoRA: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
+            f"LoRA cannot be added: {error}; name layers with --lora-targets: {ALL_LINEAR}, or among {names}"
         ) from error
 
 

@@ -131,7 +131,8 @@ def _join(config: RewardModelConfig) -> Ranks:
     ranks = join_ranks(config.device)
     if ranks.shards or ranks.shards_optimizer:
         raise ValueError(
-            "a reward model is trained by replicas; start it with torchrun or examples/accelerate/ddp.yaml"
+            "a reward model cannot be sharded: each process trains a replica; start it with torchrun or"
+            " examples/accelerate/ddp.yaml"
         )
     return ranks
 
@@ -288,7 +289,8 @@ class RewardModelRun:
         """Raise ValueError where the pairs are no longer those of the last checkpoint."""
         if self.checkpoint is not None and (self.checkpoint / PAIRS_HASH).read_text() != pairs_hash(self.pairs):
             raise ValueError(
-                f"{self.config.dataset} is no longer what the run in {self.folder.path} began with; start a new run"
+                f"the pairs of {self.config.dataset} have changed since the run in {self.folder.path} began; restore"
+                " them, or start a new run"
             )
 
     def _train(self) -> tuple[int, StopRequest]:

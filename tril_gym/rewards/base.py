@@ -1,6 +1,6 @@
 """Base classes of rewards and metrics: functions from a batch of finished texts to numbers.
 
-A reward gives one number to each text. A metric is the mean of a reward over a corpus, or one figure of the corpus.
+A reward gives one number to each text. A metric is the mean of a reward over a corpus, or one number for the corpus.
 
 B texts, K numbers that are summed over them.
 """
@@ -30,8 +30,8 @@ class Score(ABC):
     Attributes:
         name: the term's name in infos and metrics.
         slow: whether scoring runs a model or a program, so that it should wait for a whole batch.
-        main_process: whether, of several processes that train together, the main one scores the texts of all: a score
-            with one server, or one model, for all of them.
+        main_process: whether the main process scores the texts of all training processes: for a score with one server,
+            or one model, for all of them.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Score(ABC):
 
 
 class CorpusScore(ABC):
-    """One figure of B texts together that is not a mean of scores: a metric, not a reward."""
+    """A corpus metric: one number for B texts together that is not a mean of scores, so it is not a reward."""
 
     name: str
 
     @abstractmethod
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
-        """Return the figure of these texts without changing the inputs."""
+        """Return the metric of these texts without changing the inputs."""
 
 
 class PooledScore(CorpusScore):
-    """A figure of a corpus that is a function of sums over its texts, such as corpus BLEU of n-gram counts.
+    """A corpus metric that is a function of sums over its texts, such as corpus BLEU of n-gram counts.
 
-    The figure of any part of the corpus is therefore cheap: `from_sums(statistics[rows].sum(0))`.
+    The metric of any part of the corpus is therefore cheap: `from_sums(statistics[rows].sum(0))`.
     """
 
     @abstractmethod
@@ -71,21 +71,21 @@ class PooledScore(CorpusScore):
 
     @abstractmethod
     def from_sums(self, sums: Scores) -> float:
-        """Return the figure for these sums, (K,)."""
+        """Return the metric for these sums, (K,)."""
 
     def is_counted(self, statistics: Scores) -> npt.NDArray[np.bool_]:
-        """Return which of B texts have a part in the figure, (B,); bootstrap intervals leave the others out.
+        """Return which of B texts count for the metric, (B,); bootstrap intervals leave the others out.
 
-        By default all have. Where sums of 0 have no figure, those have that add something: `from_sums` then returns NaN
-        or raises ValueError or ArithmeticError.
+        By default all do; but if the metric is undefined for sums of 0, where `from_sums` returns NaN or raises
+        ValueError or ArithmeticError, only the texts that add something to the sums do.
 
         Args:
             statistics: (B, K), what each text adds to the sums.
         """
         adds = np.asarray(statistics.any(1))
-        return adds if adds.all() or not self._has_figure(np.zeros_like(statistics[0])) else np.ones_like(adds)
+        return adds if adds.all() or not self._is_defined(np.zeros_like(statistics[0])) else np.ones_like(adds)
 
-    def _has_figure(self, sums: Scores) -> bool:
+    def _is_defined(self, sums: Scores) -> bool:
         try:
             with np.errstate(all="ignore"):
                 return not math.isnan(self.from_sums(sums))
@@ -93,7 +93,7 @@ class PooledScore(CorpusScore):
             return False
 
     def corpus(self, prompts: Strings, completions: Strings, references: ReferenceLists, extras: Extras) -> float:
-        """Return the figure of these texts."""
+        """Return the metric of these texts."""
         return self.from_sums(self.statistics(prompts, completions, references, extras).sum(0))
 
 

@@ -69,8 +69,8 @@ class FunctionScore(Score):
             if num_texts > 1 or _is_number(self._call([[*column] * 3 for column in inputs])):
                 if passing(self.function, OF_ONE_TEXT) is None:  # its parameters have names of a batch
                     raise ValueError(
-                        f"reward {self.name!r} gives one number for all texts, and must give one for each; parameters"
-                        f" of a function of one text are {', '.join(OF_ONE_TEXT)}"
+                        f"reward {self.name!r} gives one number for all texts, and must give one for each; a function"
+                        f" that is called with one text at a time names its parameters {', '.join(OF_ONE_TEXT)}"
                     )
                 self.is_per_text = True
                 _say_once(
@@ -114,7 +114,7 @@ def per_text(function: Callable[..., Any]) -> FunctionScore:
 
 
 def on_main_process(function: Callable[..., Any]) -> FunctionScore:
-    """Return the score of a function that, of several processes that train together, the main one calls for all.
+    """Return the score of a function that only the main process calls, for the texts of all processes.
 
     Args:
         function: as `FunctionScore` takes it, or such a score.
@@ -127,7 +127,7 @@ def on_main_process(function: Callable[..., Any]) -> FunctionScore:
 def with_retries(
     function: Callable[..., Any], *, retries: int = 2, pause: float = 1.0, timeout: float | None = None
 ) -> FunctionScore:
-    """Return the score of a function that may fail for a moment, such as one that asks a service.
+    """Return the score of a function that may fail temporarily, such as one that calls a service.
 
     Args:
         function: as `FunctionScore` takes it.

@@ -34,7 +34,7 @@ class RewardSpec:
     factory: str  # "module of this package:callable"
     help: str  # what it measures, and its range
     needs: str  # what it reads besides the completion
-    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one figure of all texts
+    kind: Literal["text", "corpus"] = "text"  # a number for each text, or one for all texts
 
 
 REGISTRY = {
@@ -370,14 +370,14 @@ def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train 
     """Return the score for a name, a score, or a function of (prompts, completions, references, extras).
 
     Raises:
-        ValueError: it is a figure of a whole corpus, which gives no reward to a single text.
+        ValueError: it is a corpus metric, which gives no reward to a single text.
         TypeError: it is none of these.
     """
     if isinstance(x, str):
         x = load(x, train=train)
     if isinstance(x, CorpusScore):
         raise ValueError(
-            f"{x.name} is a figure of a whole corpus and gives no reward to a single text; measure it with"
+            f"{x.name} is a corpus metric and gives no reward to a single text; measure it with"
             f" `tril-gym evaluate --metrics {x.name}`, or choose a reward among {', '.join(names('text'))}"
         )
     if isinstance(x, Score):
@@ -392,8 +392,8 @@ def as_score(x: str | Score | CorpusScore | Callable[..., Any], *, train: Train 
 def _from_function(name: str, function: Callable[..., Any], settings: dict[str, Any]) -> Score:
     if unknown := sorted(settings.keys() - set(RETRY_SETTINGS)):
         raise ValueError(
-            f"reward {name} is a function and has no settings of its own, got {', '.join(unknown)}; how it is called"
-            f" again has the settings {', '.join(RETRY_SETTINGS)}"
+            f"reward {name} is a function and has no settings of its own, got {', '.join(unknown)}; it takes only"
+            f" those of retries: {', '.join(RETRY_SETTINGS)}"
         )
     if isinstance(function, Score):  # made by `per_text`, `with_retries` or `on_main_process`
         return RetriedScore(function, **settings)

@@ -1,4 +1,4 @@
-"""Rewards of your own that are called again where they fail, and only so long: those that ask a service."""
+"""Retries and a time limit for rewards of your own, such as those that call a service."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tril_gym.utils.attempts import attempt, check_attempts
 
 
 class Retried:
-    """A function that is called again where it raises, with the signature and the name of the function.
+    """A function that is called again if it raises; it keeps its signature and its name.
 
     Args:
         function: the function.
         retries: further calls after one that raised.
         pause: seconds before the second call; each further pause is twice as long.
-        timeout: seconds that a call may take; None for any number.
+        timeout: seconds that a call may take; None: no limit.
 
     Raises:
         ValueError: a setting is out of its bounds.

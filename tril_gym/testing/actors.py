@@ -93,7 +93,7 @@ def check_guide(guide: Any, envs: VectorEnv[Any, Any, Any], *, seed: int = 0) ->
     lengths = [sum(row) for row in is_rollin]
     if TextLayout.of(envs).max_new_tokens > 1:
         found = f"rollins of {lengths} tokens"
-        require(any(lengths), "a guide begins texts of two tokens or more, of which a part is a rollin", found)
+        require(any(lengths), "a guide writes texts of two tokens or more, from which a rollin can be cut", found)
 
 
 class _Filler(Actor):

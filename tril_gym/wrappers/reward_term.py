@@ -102,11 +102,14 @@ def load_term(
     if isinstance(score, str):
         score = rewards.load(score, train=base_attribute(env, "examples_to_fit"), fitted=fitted, **(settings or {}))
     elif settings or fitted:
-        raise ValueError(f"settings and fitted are for rewards by name; {score!r} is an object, so set it up before")
+        raise ValueError(
+            f"settings and fitted are for rewards given by name, got the object {score!r}; pass them to the class or"
+            " function that made it"
+        )
     score = rewards.as_score(score)
     name = name or score.name
     if name in (term.name for term in terms(env)):
-        raise ValueError(f"the environment already pays a reward {name!r}; give the second one another name=")
+        raise ValueError(f"the environment already has a reward named {name!r}; give the second one another name=")
     return Term(name, score, weight)
 
 

@@ -54,11 +54,14 @@ class TextReward(HasTerm, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         workers: int | None = None,
     ) -> None:
         if defer:
-            raise ValueError("defer=True scores the rows of a vector environment together; a single one has no rows")
+            raise ValueError(
+                "defer=True scores the rows of a vector environment together, and a single environment has no rows;"
+                " leave defer out"
+            )
         if workers:
             raise ValueError(
-                f"workers={workers} score texts while the other rows of a vector environment are still written; a"
-                " single environment has no other rows"
+                f"workers={workers} score texts while the other rows of a vector environment are still written, and a"
+                " single environment has no other rows; leave workers out"
             )
         RecordConstructorArgs.__init__(
             self,

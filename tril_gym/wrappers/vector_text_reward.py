@@ -101,8 +101,8 @@ class VectorTextReward(HasTerm, TextVectorWrapper):
         """Return whether the texts that begin at a reset with these options are paid with the batch."""
         if self._on_main is not None and self._defer is False:
             raise ValueError(
-                f"reward {self.term.name!r} is computed on the main process, for all processes at once, when all their"
-                " texts have ended; leave defer=False out"
+                f"reward {self.term.name!r} is computed by the main process for all processes once all their texts have"
+                " ended, so it must be deferred; leave defer=False out"
             )
         if self.autoreset_mode != AutoresetMode.DISABLED:
             return False

@@ -29,7 +29,7 @@ NOT_BEGUN = "no text has begun, or it has ended: call reset() before step()"
 
 
 class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Make an observation the text so far, and an action the rest of it: every episode is one step.
+    """Observe the text so far and take its whole rest as one action, so that every episode is one step.
 
     `reset` returns the prompt; `step(" a completion")` tokenises the string, ends it with EOS, or at T tokens, and
     returns the whole text, the sum of the tokens' rewards and the last token's info. A space is put between prompt and

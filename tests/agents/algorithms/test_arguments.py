@@ -252,7 +252,7 @@ class TestEnvironments:
                 return np.maximum(observation, 0), info
 
         with pytest.raises(
-            ValueError, match=r"begins texts with all 8 tokens of a completion; a column without a token"
+            ValueError, match=r"begins texts with a full completion of 8 tokens; columns without a token"
         ):
             PPO(policy_of(), foreign_envs(2, env=PadsWithZero)).learn(1)
 

@@ -92,7 +92,7 @@ def test_groups_that_are_not_whole_are_refused():
 
 
 def test_groups_of_one_have_no_signal_to_be_kept_by():
-    with pytest.raises(ValueError, match=r"drop_groups leaves out .* with 1 texts_per_prompt all of them"):
+    with pytest.raises(ValueError, match=r"drop_groups leaves out .* every group with texts_per_prompt 1"):
         ReinforcePlusPlusConfig(drop_groups=True)
     assert ReinforcePlusPlusConfig(drop_groups=True, texts_per_prompt=2).drop_groups
 

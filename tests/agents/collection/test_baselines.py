@@ -194,7 +194,7 @@ def test_an_environment_without_restart_is_refused():
         PPO(policy_of("gpt2"), foreign_envs(2), PPOConfig(baseline="prompt"))
     with pytest.raises(ValueError, match=r"a value by rollouts needs .* got restart=None; use such an environment, or"):
         VinePPO(policy_of("gpt2"), foreign_envs(2))
-    with pytest.raises(ValueError, match="only the discriminator's are learned"):
+    with pytest.raises(ValueError, match="learns only from the rewards of the discriminator"):
         GAILConfig(baseline="prompt")
 
 

@@ -417,7 +417,7 @@ class TestMetrics:
 class TestACutDistribution:
     """Top-k and top-p in the policy cut what is drawn; log-probabilities, KL and ratios are those of the softmax."""
 
-    @pytest.mark.filterwarnings("ignore:.*cut what the policy draws")
+    @pytest.mark.filterwarnings("ignore:.*truncate the distribution that the policy samples")
     @pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.5}])
     def test_kl_is_that_of_the_whole_softmax(self, cut):
         reports = []

@@ -332,7 +332,7 @@ class TestPositiveOnly:
     def test_iteration_without_positive_examples_is_refused(self, label):
         s = Setting(positive_only=True)
         before = s.weights
-        with pytest.raises(ValueError, match=r"positive_only needs examples labelled 1, of 16 texts none is"):
+        with pytest.raises(ValueError, match=r"positive_only needs examples labelled 1, but none of the 16 texts is"):
             s.update(self.labelled(s.texts, [label] * 16))
         assert equal(s.weights, before)
 

@@ -112,7 +112,7 @@ def test_a_model_names_its_most_probable_token():
 
 def test_references_have_no_distributions():
     kind = agent_type("gkd")
-    with pytest.raises(ValueError, match="references name tokens, not distributions, which loss jsd reads; use dagger"):
+    with pytest.raises(ValueError, match="references give tokens, and loss jsd needs distributions; use dagger"):
         kind(toy_policy(), "references", toy_envs(4), kind.config_type(check_model=False))
 
 

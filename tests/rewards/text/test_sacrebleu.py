@@ -187,7 +187,7 @@ def test_invalid_settings_are_refused(name, settings, message):
 
 
 def test_corpus_metrics_are_no_rewards():
-    with pytest.raises(ValueError, match=r"sacre_bleu is a figure of a whole corpus.*--metrics sacre_bleu"):
+    with pytest.raises(ValueError, match=r"sacre_bleu is a corpus metric.*--metrics sacre_bleu"):
         rewards.as_score("sacre_bleu")
 
 

@@ -66,7 +66,7 @@ class Actor(ABC):
         """Raise `ValueError` for an environment that this actor cannot write in."""
 
     def check_readings(self, layout: TextLayout) -> None:  # noqa: B027  only models read
-        """Raise `ValueError` if the actor has a model that reads the same tokens differently; see `model_check`."""
+        """Raise `ValueError` if generation and scoring disagree in the actor's model; see `model_check`."""
 
     def gathered(self) -> AbstractContextManager[None]:
         """Return a context in which texts are written: weights that the processes share are gathered in it."""
@@ -90,7 +90,7 @@ class Actor(ABC):
 def refuse_begun(texts: Texts, subject: str) -> None:
     """Raise `ValueError` if a text is begun already, for actors that cannot continue one."""
     if bool(texts.is_token.any()):
-        raise ValueError(f"{subject} can only begin a text, not continue one; roll out with another actor")
+        raise ValueError(f"{subject} can only begin a text, not continue one; use another actor for the rollout")
 
 
 def as_actor(found: Any) -> Actor:

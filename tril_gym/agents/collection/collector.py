@@ -80,8 +80,8 @@ def collect(
         )
     if ranks.size > 1 and layout.main_process_reward and not layout.may_pay_late:
         raise ValueError(
-            "a reward that the main process computes for all processes waits for whole batches, and this environment"
-            f" does not keep ended rows, with autoreset mode {layout.autoreset_mode.value!r} and restart="
+            "a reward that the main process computes for all processes is computed once a whole batch has ended, so"
+            f" the environment must keep ended rows, got autoreset mode {layout.autoreset_mode.value!r} and restart="
             f'{layout.restart!r}; use autoreset_mode="Disabled" and a vector environment with restart="rows", and no'
             " wrapper of Gymnasium that changes rewards"
         )
@@ -217,8 +217,8 @@ class _EpisodeBatch:
         texts = Texts.from_observations(torch.from_numpy(ids), width)
         if bool((torch.from_numpy(ids[:, width:]) >= 0).all()):
             raise ValueError(
-                f"{self.envs} begins texts with all {self.layout.max_new_tokens} tokens of a completion; a column"
-                " without a token is -1, and tril_gym.testing.check_env finds what else an environment breaks"
+                f"{self.envs} begins texts with a full completion of {self.layout.max_new_tokens} tokens; columns"
+                " without a token must be -1, and tril_gym.testing.check_env checks the other rules"
             )
         found = [row_of(infos, row) for row in range(self.texts)]
         if self.plan.texts_per_prompt > 1:

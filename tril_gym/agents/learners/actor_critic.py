@@ -97,7 +97,7 @@ class ActorCritic(Learner):
     def _shard(self) -> None:
         """Let each process hold a part of the policy and the reference policy, and later of the critics."""
         if self.config.compile:
-            raise ValueError("compile=True is for models that each process holds whole; leave it or the sharding out")
+            raise ValueError("compile=True does not work with sharded models; leave either compile or the sharding out")
         block_by_block = self.ranks if self.ranks.writes_by_block else None
         self.policy.language_model.shard(block_by_block=block_by_block)
         self.ref_policy.language_model.shard(on=self.policy.language_model, block_by_block=block_by_block)
@@ -125,7 +125,7 @@ class ActorCritic(Learner):
 
     @property
     def rollout_values(self) -> tuple[int, int]:
-        """Texts and distance of states whose values rollouts estimate."""
+        """Number of texts that estimate the value of a state, and of tokens between such states."""
         return self.config.rollout_values
 
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -309,8 +309,8 @@ class ActorCritic(Learner):
         if mean > SAMPLING_ERROR[low] and not self._warned and not is_corrected:
             self._warned = True
             log.warning(
-                "log-probabilities at sampling differ from those at scoring by %.2g nats on average; more than %g is"
-                " more than rounding, so the update does not learn from the distribution that was sampled",
+                "log-probabilities at sampling differ from those at scoring by %.2g nats on average; rounding explains"
+                " at most %g, so the update is off-policy",
                 mean,
                 SAMPLING_ERROR[low],
             )

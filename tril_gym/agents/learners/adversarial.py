@@ -62,9 +62,10 @@ class AdversarialLearner(Learner):
         """
         if self.config.gradient_penalty > 0 and not isinstance(discriminator, TrainedWhole):
             raise ValueError(
-                f"gradient_penalty is {self.config.gradient_penalty}, but the gradient by embeddings is known only for"
-                f" tiny and sequence classifiers, not for {type(discriminator).__name__}; leave it at 0, or use tiny or"
-                " the name or folder of a sequence classifier as discriminator"
+                f"gradient_penalty is {self.config.gradient_penalty}, but gradients with respect to embeddings are"
+                " available only for tiny and sequence classifiers, not for"
+                f" {type(discriminator).__name__}; leave it at 0, or use tiny or the name or folder of a sequence"
+                " classifier as discriminator"
             )
         self.discriminator = discriminator
         self.optimizer = adamw(
@@ -133,8 +134,8 @@ class AdversarialLearner(Learner):
         labels = [info.get("extras", {}).get("label") for info in trajectories.infos]
         if 1 not in labels:
             raise ValueError(
-                f"positive_only needs examples labelled 1, of {len(labels)} texts none is (labels {set(labels)}); leave"
-                " it out, or collect more texts an iteration"
+                f"positive_only needs examples labelled 1, but none of the {len(labels)} texts is (labels"
+                f" {set(labels)}); leave it out, or collect more texts per iteration"
             )
         return torch.tensor([row for row, label in enumerate(labels) if label == 1])
 

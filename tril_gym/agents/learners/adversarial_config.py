@@ -87,12 +87,12 @@ class AdversarialConfig(ActorCriticConfig):
         super().__post_init__()
         if self.baseline != "none":
             raise ValueError(
-                f"baseline={self.baseline!r} is a reward of the environment, and only the discriminator's are learned;"
-                ' use baseline="none", or reference_baseline'
+                f"baseline={self.baseline!r} subtracts a reward of the environment, but the policy learns only from the"
+                ' rewards of the discriminator; use baseline="none", or reference_baseline'
             )
         if self.reference_baseline and (self.positive_only or self.discriminator_level == "token"):
             other = "positive_only" if self.positive_only else 'discriminator_level="token"'
             raise ValueError(
-                f"reference_baseline needs a reference with one reward for every text, which {other} does not give;"
+                f"reference_baseline needs exactly one discriminator reward per reference, which {other} does not give;"
                 " leave one of them out"
             )

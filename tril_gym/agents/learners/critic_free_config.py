@@ -72,19 +72,19 @@ class CriticFreeConfig(RewardConfig):
             )
         if self.drop_groups and self.texts_per_prompt < 2:
             raise ValueError(
-                f"drop_groups leaves out groups whose texts were all rewarded alike, with {self.texts_per_prompt}"
-                " texts_per_prompt all of them; leave it out, or give 4"
+                "drop_groups leaves out groups whose texts all have the same reward, which is every group with"
+                f" texts_per_prompt {self.texts_per_prompt}; leave it out, or use texts_per_prompt 4"
             )
         if self.kl_in == "loss" and self.kl_estimator != "k1":
             raise ValueError(
-                f"kl_estimator is of the KL in the rewards, got {self.kl_estimator} with kl_in loss, where it is"
+                f"kl_estimator is for the KL in the rewards only, got {self.kl_estimator} with kl_in loss, where it is"
                 " estimated by k3; leave it out, or use kl_in reward"
             )
         usual = type(self).__dataclass_fields__["length_norm"].default
         if self.ratio == "text" and self.kl_in == "reward" and not self.given_texts and self.length_norm != usual:
             raise ValueError(
-                f"length_norm is of losses of tokens, got {self.length_norm} with the ratio text; leave it out, or use"
-                " another ratio, kl_in loss or given_texts"
+                f"length_norm is for losses of single tokens, got {self.length_norm} with ratio text, whose loss is per"
+                " text; leave it out, or use another ratio, kl_in loss or given_texts"
             )
         check_given(self.texts_per_prompt, self.given_texts)
 

@@ -55,7 +55,7 @@ class TrainedWhole:
         raise NotImplementedError(f"{type(self).__name__} has no logits")
 
     def logits_and_gradients(self, texts: Texts, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return logits and the gradients of their sums by the embeddings of the L tokens read, (B, L, D).
+        """Return logits, and the gradients of their sums with respect to the L token embeddings, (B, L, D).
 
         Args:
             texts: B texts.

@@ -61,12 +61,13 @@ def check_teacher(guide: Any, layout: TextLayout, loss: str) -> Guide | Referenc
     """
     if isinstance(guide, References):
         if loss != "label":
-            raise ValueError(f"references name tokens, not distributions, which loss {loss} reads; use dagger")
+            raise ValueError(f"references give tokens, and loss {loss} needs distributions; use dagger")
         return guide
     if not isinstance(guide, Guide) or guide.reads_text(layout):
         raise ValueError(
-            "distillation asks the guide in every state, so it must be a language model with the environment's"
-            f" tokenizer, or for dagger the references; got {guide!r}; for other guides use ppo-pp or aggrevated"
+            "distillation needs the guide's predictions in every state, so the guide must be a language model with the"
+            f" environment's tokenizer, or for dagger the references, got {guide!r}; for other guides use ppo-pp or"
+            " aggrevated"
         )
     return guide
 

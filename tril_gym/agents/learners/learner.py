@@ -34,7 +34,7 @@ class Learner(Protocol):
 
     @property
     def first_policy(self) -> LMPolicy | None:
-        """The policy that training began with, None without it: where the reference policy is renewed, it is gone."""
+        """The policy that training began with; None without a reference policy, or where that one is renewed."""
         return self.ref_policy
 
     @property
@@ -49,7 +49,7 @@ class Learner(Protocol):
 
     @property
     def rollout_values(self) -> tuple[int, int]:
-        """Texts that estimate the value of a state, and tokens between states; (0, 1) without such values."""
+        """Number of texts that estimate the value of a state, and of tokens between such states; (0, 1) for none."""
         return 0, 1
 
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:

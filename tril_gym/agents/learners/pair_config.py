@@ -31,7 +31,7 @@ class PreferenceConfig(PolicyConfig):
         super().__post_init__()
         if self.label_smoothing and self.loss != "dpo":
             raise ValueError(
-                f"label_smoothing is of the loss dpo, got {self.label_smoothing} with {self.loss}; use loss dpo"
+                f"label_smoothing is for the loss dpo only, got {self.label_smoothing} with {self.loss}; use loss dpo"
             )
 
     def objective(self, layout: TextLayout) -> Objective:

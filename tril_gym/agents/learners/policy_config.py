@@ -58,9 +58,9 @@ class PolicyConfig(OptimizerConfig):
         super().__post_init__()
         if self.decoding().truncates:
             warnings.warn(
-                f"top_k={self.top_k} and top_p={self.top_p} cut what the policy draws, so that the update, whose"
-                " log-probabilities are those of the full softmax, is biased (policy/cut_mass: the probability that is"
-                " cut off); leave both out, unless you reproduce published settings",
+                f"top_k={self.top_k} and top_p={self.top_p} truncate the distribution that the policy samples from, so"
+                " the update, which uses log-probabilities of the full softmax, is biased (policy/cut_mass is the"
+                " probability that is cut off); leave both out, unless you reproduce published settings",
                 stacklevel=3,
             )
 
@@ -88,7 +88,7 @@ class PolicyConfig(OptimizerConfig):
 
     @property
     def rollout_values(self) -> tuple[int, int]:
-        """Return how many texts estimate a state's value, and the tokens between states; (0, 1): no values."""
+        """Number of texts that estimate the value of a state, and of tokens between such states; (0, 1) for none."""
         return 0, 1
 
     @property

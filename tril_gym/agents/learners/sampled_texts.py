@@ -1,4 +1,4 @@
-"""Texts that the policy samples beside those that it learns from, to measure its KL where others wrote these."""
+"""Texts that the policy samples only to measure its KL, where the texts that it learns from are by others."""
 
 from __future__ import annotations
 

@@ -190,4 +190,7 @@ def _first_of(*candidates: Any) -> int:
     for candidate in candidates:
         if candidate is not None:
             return int(candidate[0] if isinstance(candidate, list) else candidate)
-    raise ValueError("the language model has no token for the beginning or the end of a text, so no text can begin")
+    raise ValueError(
+        "the language model has no EOS token, as which an empty text is scored; set eos_token in its tokenizer, or"
+        " eos_token_id in its config"
+    )

@@ -1,4 +1,4 @@
-"""Diversity of the texts of a corpus: figures of all completions together, without references.
+"""Diversity of the texts of a corpus: metrics of all completions together, without references.
 
 Words are lower-cased runs of letters and digits and single other characters, without spaces; only `self_bleu` has
 the tokenizer of `bleu`. None of these is a function of sums over texts, so none has a bootstrap interval.

@@ -70,7 +70,7 @@ class Corpus(PooledScore):
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(no_counts))
 
     def from_sums(self, sums: Scores) -> float:
-        """Return the figure that belongs to sums, (K,)."""
+        """Return the metric for these sums, (K,)."""
         num_texts, *counts = sums.tolist()
         if not num_texts:
             return self._empty_score

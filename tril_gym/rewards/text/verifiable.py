@@ -80,9 +80,7 @@ class Verified(Score):
         answer = field_of(extras, self.against, self.name)
         found = list(answer) if isinstance(answer, list | tuple | np.ndarray) else [answer]
         if not found or any(item is None or item == "" or isinstance(item, list | dict) for item in found):
-            raise ValueError(
-                f"{self.name} compares with extras[{self.against!r}], and {answer!r} of one text is no answer"
-            )
+            raise ValueError(f"{self.name} compares with extras[{self.against!r}], one or more answers, got {answer!r}")
         return found
 
 

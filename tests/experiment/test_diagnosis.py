@@ -76,6 +76,14 @@ CASES = {
 }
 
 
+def test_rewards_that_are_not_learned_from_have_no_sign():
+    nothing = {"greedy": [0.0, 0.0], "sampled": [0.0, 0.0]}
+    texts = {"greedy": {}, "sampled": dict(BEFORE)}
+    verdict = verdict_of({"rewards": nothing, "metrics": texts}, {"rewards": nothing, "metrics": texts})
+    for learns in (True, False):
+        assert bool(signs(texts, texts, [{"reward/std": 0.0}], verdict, learns_from_rewards=learns)) == learns
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_sign_appears_beyond_its_bound_alone(name):
     after, quiet_after, row, quiet_row, sentence = CASES[name]

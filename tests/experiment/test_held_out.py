@@ -154,7 +154,7 @@ def test_texts_that_are_evaluated_as_the_chats_of_the_training_are_not_warn(capl
         for learned_from_chats in (True, False):
             caplog.clear()
             warn_of_other_prompts(envs, "all of x.jsonl", learned_from_chats=learned_from_chats)
-            assert ("those of all of x.jsonl are" in caplog.text) == (chat != learned_from_chats)
+            assert ("the prompts of all of x.jsonl are" in caplog.text) == (chat != learned_from_chats)
 
 
 def test_a_lost_evaluation_before_training_is_repeated_on_the_initial_policy(tmp_path):

@@ -513,7 +513,7 @@ class TestLearning:
         after["sampled"] |= {"kl": kl, "text/unknown_words": unknown, "text/repetition": repetition}
         after["greedy"]["text/repetition"] = repetition_greedy
         about = {"algorithm": algorithm, "env": "tril/CommonGen-v0", "policy": "tiny", "seconds": {"training": 60.0}}
-        return about | {"before": ways, "after": after, "verdict": changes} | further
+        return about | {"seed": 0} | {"before": ways, "after": after, "verdict": changes} | further
 
     def test_a_gain_in_both_decodings_passes(self):
         text, passes = learning.table([self.result(), self.result(greedy=2.5, sampled=-0.5), self.result()])

@@ -25,7 +25,12 @@ RECENT = 1 / 3  # of the iterations: those whose metrics count
 
 
 def signs(
-    before: Mapping[str, Any], after: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    verdict: Mapping[str, Any],
+    *,
+    learns_from_rewards: bool = True,
 ) -> list[str]:
     """Return one sentence for each sign of a known cause; none after a gain, or where nothing scores the texts.
 
@@ -34,12 +39,16 @@ def signs(
         after: the same after training.
         rows: metrics of the iterations, as in `metrics.jsonl`.
         verdict: what `verdict_of` returned.
+        learns_from_rewards: whether the rewards of the environment change what is learned.
     """
     if verdict["outcome"] in ("gain", "no reward"):
         return []
     last = rows[-math.ceil(len(rows) * RECENT) :] if rows else []
     recent, explained = means(last), _explained(last)
     of_texts = _of_texts(before["sampled"], after["sampled"], recent, verdict)
+    if learns_from_rewards and (recent.get("group/zero_variance", 0.0) > ALIKE or recent.get("reward/std", 1.0) == 0.0):
+        alike = "all texts of a prompt have the same reward, so none is better: temperature 1, or an easier reward"
+        return [*of_texts, alike]
     return [*of_texts, *_of_training(recent, explained)]
 
 
@@ -92,10 +101,7 @@ def _of_texts(
 
 def _of_training(recent: Mapping[str, float], explained: float | None) -> Iterator[str]:
     """Yield what the metrics of the last iterations show."""
-    alike = recent.get("group/zero_variance", 0.0)
-    if alike > ALIKE or recent.get("reward/std", 1.0) == 0.0:
-        yield "all texts of a prompt have the same reward, so none is better: temperature 1, or an easier reward"
-    elif explained is not None and explained < UNEXPLAINED:
+    if explained is not None and explained < UNEXPLAINED:
         yield (
             f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: critic_warmup 2, gae_lambda 1, or"
             " baseline prompt"

@@ -117,7 +117,8 @@ class HeldOut:
         after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds, is_scored=self.is_scored)
         rows = self.folder.rows("metrics.jsonl")
-        verdict["signs"] = signs(self.before["metrics"], after["metrics"], rows, verdict)
+        learns = self.agent.learns_from_rewards
+        verdict["signs"] = signs(self.before["metrics"], after["metrics"], rows, verdict, learns_from_rewards=learns)
         self._write(after, verdict)
         self._keep_if_best(after)
         return after, verdict

@@ -127,7 +127,7 @@ def test_adapters_are_loaded_by_vllm(tokenizer, tmp_path):
 def test_settings_that_no_server_scores(tokenizer):
     layout = TextLayout.of(text_envs(tokenizer))
     policy = model_of(tokenizer).with_decoding(Decoding(temperature=0.7))
-    with serving(writes(tokenizer)) as server, pytest.raises(ValueError, match="temperature 1 from its whole softmax"):
+    with serving(writes(tokenizer)) as server, pytest.raises(ValueError, match="temperature 1 from its full softmax"):
         ServedPolicy(policy, server_at(server.url), Noted()).check(layout)
     with pytest.raises(ValueError, match="cannot be kept"):
         ServedPolicy(policy, server_at(server.url, cache="answers"), Noted())

@@ -12,17 +12,17 @@ install: .venv/.installed
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 # The library, and what tests and checks need beside it.
-.venv/.library: pyproject.toml constraints.txt
+.venv/.package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
 	touch $@
 
-.venv/.installed: .venv/.library
+.venv/.installed: .venv/.package
 	$(PIP) -e ".[dev]"
 	touch $@
 
 # Install the library, then train a tiny model with PPO++ on embedded data, offline.
-demo: .venv/.library
+demo: .venv/.package
 	$(BIN)/tril-gym train ppo-pp
 
 check: install

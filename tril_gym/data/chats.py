@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from tril_gym.data.readers import python_literal
 from tril_gym.utils.chats import Message
 
 OBJECTS_IN_LIST = re.compile(r"\s*\[\s*\{")  # how a chat in JSON begins
@@ -20,10 +20,7 @@ def transcript(messages: tuple[Message, ...]) -> str:
 
 def messages_of(prompt: Any) -> tuple[Message, ...]:
     """Return the messages of a prompt that is a chat, also as JSON in a cell of CSV; () for a text."""
-    if isinstance(prompt, str):
-        if not OBJECTS_IN_LIST.match(prompt) or (parsed := _parsed(prompt)) is None:
-            return ()
-        prompt = parsed
+    prompt = _from_cell(prompt)
     if not isinstance(prompt, list | tuple):
         return ()  # `text_of` says what it must be
     for number, message in enumerate(prompt):
@@ -36,6 +33,12 @@ def messages_of(prompt: Any) -> tuple[Message, ...]:
             " in the column completion"
         )
     return tuple(dict(message) for message in prompt)
+
+
+def _from_cell(value: Any) -> Any:
+    """Return the chat that a cell spells in JSON; any other value as it is."""
+    found = _parsed(value) if isinstance(value, str) and OBJECTS_IN_LIST.match(value) else None
+    return value if found is None else found
 
 
 def _parsed(cell: str) -> list[Any] | None:
@@ -53,10 +56,8 @@ def _parsed(cell: str) -> list[Any] | None:
 
 def _is_python(cell: str) -> bool:
     """Return whether a cell spells a chat as Python prints it, as DataFrame.to_csv writes it."""
-    try:
-        return _is_chat(ast.literal_eval(cell.strip()))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return False
+    found = python_literal(cell)
+    return isinstance(found, list) and _is_chat(found)
 
 
 def _is_chat(found: Any) -> bool:
@@ -74,8 +75,7 @@ def _check_message(message: Any, number: int) -> None:
 
 def assistant_text(value: Any) -> Any:
     """Return the text of a completion that is a list with one message, also in JSON; anything else as it is."""
-    if isinstance(value, str) and OBJECTS_IN_LIST.match(value):
-        value = _parsed(value) or value
+    value = _from_cell(value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
         message = value[0]
         if message.get("role", "assistant") != "assistant" or not isinstance(message.get("content"), str):
@@ -84,7 +84,7 @@ def assistant_text(value: Any) -> Any:
     return value
 
 
-def with_split_chats(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_split_chats(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of preferences whose two texts are whole chats with their prompt, up to the last messages.
 
     Other rows are returned as they are.
@@ -102,11 +102,10 @@ def with_split_chats(row: Mapping[str, Any]) -> Mapping[str, Any]:
             "chosen and rejected are chats, so they must differ only in their last messages, both of the assistant; got"
             f" {chosen!r} and {rejected!r}"
         )
-    return dict(row) | {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+    return row | {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 def _whole_chat(value: Any) -> list[Any] | None:
     """Return a chat of two messages or more, also as JSON in a cell; None for anything else."""
-    if isinstance(value, str) and OBJECTS_IN_LIST.match(value):
-        value = _parsed(value)
+    value = _from_cell(value)
     return value if isinstance(value, list) and len(value) > 1 and _is_chat(value) else None

@@ -34,9 +34,17 @@ class Examples(Sequence[Example]):
         prompt_tables: the tokenised prompts, by tokenizer and length; see `tril_gym.envs.prompts`.
     """
 
-    def __init__(self, examples: Iterable[Example], *, source: str, skipped: int = 0, held_out: bool = False) -> None:
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        *,
+        source: str,
+        skipped: int = 0,
+        held_out: bool = False,
+        has_chats: bool | None = None,
+    ) -> None:
         self._examples = examples if isinstance(examples, PackedExamples | SelectedExamples) else pack(examples)
-        self.has_chats = _have_chats(self._examples)
+        self.has_chats = _have_chats(self._examples) if has_chats is None else has_chats
         self.source, self.skipped, self.held_out = source, skipped, held_out
         self.learning_part: Callable[[], Examples] | None = None
         self.prompt_tables: dict[tuple[object, ...], Any] = {}
@@ -86,9 +94,7 @@ class Examples(Sequence[Example]):
             part = self._examples.select(rows)
         else:
             part = SelectedExamples(self._examples, rows)
-        chosen = Examples(part, source=source, held_out=held_out)
-        chosen.has_chats = self.has_chats
-        return chosen
+        return Examples(part, source=source, held_out=held_out, has_chats=self.has_chats)
 
 
 class PackedExamples:
@@ -158,7 +164,6 @@ class SelectedExamples:
 
     def __init__(self, examples: PackedExamples, rows: Iterable[int]) -> None:
         self._examples, self._rows = examples, array("q", rows)
-        self.has_chats = examples.has_chats
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -179,10 +184,9 @@ class SelectedExamples:
         return map(self._examples.prompt, self._rows)
 
 
-def _have_chats(examples: tuple[Example, ...] | PackedExamples | SelectedExamples) -> bool:
-    if isinstance(examples, tuple):
-        return any(example.messages for example in examples)
-    return examples.has_chats
+def _have_chats(examples: Iterable[Example]) -> bool:
+    """Return whether a prompt is a chat, which packed examples know."""
+    return examples.has_chats if isinstance(examples, PackedExamples) else any(one.messages for one in examples)
 
 
 def pack(examples: Iterable[Example]) -> tuple[Example, ...] | PackedExamples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import gzip
@@ -21,6 +22,14 @@ ROWS_AT_ONCE = 10_000  # of a table that becomes Python objects
 
 # A line number, and the row or the reason why it cannot be parsed.
 Line = tuple[int, dict[str, Any] | ValueError]
+
+
+def python_literal(cell: str) -> Any:
+    """Return what a cell spells in Python's syntax, as DataFrame.to_csv writes lists; None for anything else."""
+    try:
+        return ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def open_binary(path: Path) -> IO[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from tril_gym.data.chats import with_split_chats
 from tril_gym.data.example import Example
 from tril_gym.data.examples import PLAIN, Examples
-from tril_gym.data.readers import ROWS_AT_ONCE, TOO_DEEP, Line
+from tril_gym.data.readers import ROWS_AT_ONCE, TOO_DEEP, Line, python_literal
 from tril_gym.data.task import Task
 from tril_gym.utils.config_fields import check_choice
 from tril_gym.utils.suggestions import suggestion, with_suggestion
@@ -117,7 +116,7 @@ def to_example(task: Task, row: dict[str, Any] | ValueError, columns: tuple[tupl
         raise row
     if columns or task.hub.columns:
         row = rename_columns(task, row, columns)
-    row = dict(with_split_chats(row))
+    row = with_split_chats(row)
     for column in task.columns:
         if column not in row:
             raise _no_column(task, row, column)
@@ -170,11 +169,5 @@ def _spells_list(cell: str) -> bool:
     try:
         return isinstance(json.loads(cell), list)
     except (ValueError, RecursionError):
-        return _is_python(cell)
-
-
-def _is_python(cell: str) -> bool:
-    try:
-        return all(isinstance(item, str) for item in ast.literal_eval(cell.strip()))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return False
+        found = python_literal(cell)
+        return isinstance(found, list) and all(isinstance(item, str) for item in found)

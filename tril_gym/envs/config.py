@@ -362,9 +362,7 @@ def check_vocab_size(tokenizer: Any, vocab_size: int | None) -> int:
 
 
 def check_eos_ids(ids: Sequence[int] | int | None, tokenizer: Any, vocab_size: int) -> list[int]:
-    """Return the ids that end a text, the tokenizer's EOS first: references that are no chat end in it.
-
-    A single id may be a number.
+    """Return the ids that end a text, the tokenizer's EOS first. A single id may be a number.
 
     Raises:
         ValueError: there are none, or one is no action.

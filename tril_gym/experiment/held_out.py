@@ -47,9 +47,9 @@ class HeldOut:
             ValueError: a resumed run has other examples than it had.
         """
         found = self._read_before()
-        if found is not None and self.agent.iteration > 0:
+        if self.agent.iteration > 0 and found is not None:
             self._check_examples(found)
-        if found is None and self.agent.iteration > 0:
+        elif self.agent.iteration > 0:
             name = self.folder.path / EVALUATION
             self.console.warn(
                 f"{name} has no evaluation before training: the initial policy is made again to repeat it"

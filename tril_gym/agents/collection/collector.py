@@ -215,7 +215,7 @@ class _EpisodeBatch:
         width = self.layout.max_prompt_length
         ids = np.array(observations[: self.texts, : width + self.layout.max_new_tokens], dtype=np.int64)
         texts = Texts.from_observations(torch.from_numpy(ids), width)
-        if bool((torch.from_numpy(ids[:, width:]) >= 0).all()):
+        if bool(texts.is_token.all()):
             raise ValueError(
                 f"{self.envs} begins texts with a full completion of {self.layout.max_new_tokens} tokens; columns"
                 " without a token must be -1, and tril_gym.testing.check_env checks the other rules"

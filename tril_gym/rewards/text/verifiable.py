@@ -167,7 +167,7 @@ class NumberMatch(Verified):
         if len(numbers) > 1 and not WORD.search(COMMAND.sub("", text)):  # 1/2, 10:30, 2^10
             raise ValueError(
                 f"{self.name} needs one number to compare with, got {answer!r} as {self.against}; write its value, such"
-                " as 0.5 for 1/2, or name what stands before the number with after="
+                " as 0.5 for 1/2, or set after= to the marker that precedes the number, such as ####"
             )
         right = pick(numbers, self.which)
         if right is None:

@@ -11,7 +11,8 @@ import pytest
 import spacy
 from tokenizers import Tokenizer
 
-from tril_gym.data.embedded import build, common_gen_grammar, hh_grammar, text_grammar
+from tril_gym.data.embedded import build, common_gen_grammar, hh_grammar, imdb_grammar, text_grammar
+from tril_gym.data.embedded.phrases import options
 from tril_gym.data.tokenizers import train_tokenizer
 
 FOLDER = Path(build.__file__).parent
@@ -85,6 +86,41 @@ def test_imdb_is_balanced_and_has_the_stated_lengths():
         found = rows("imdb", split)
         assert sum(row["label"] for row in found) == len(found) / 2
         assert all(30 <= length(row["text"]) <= 70 for row in found)
+
+
+def opinions_of(review: str) -> str:
+    """Return a review without what was expected of the film, in lower case."""
+    return re.sub("|".join(imdb_grammar.EXPECTED), "", review).lower()
+
+
+def remarks(good: int) -> list[str]:
+    pairs = (*imdb_grammar.REMARKS.values(), imdb_grammar.EVENINGS)
+    return [text.format(companion="").strip().lower() for pair in pairs for text in options(pair[1 - good])]
+
+
+def clauses(good: int) -> list[str]:
+    found = {clause for topic in imdb_grammar.TOPICS.values() for clause in options(topic[2 - good])}
+    return sorted(found, key=len, reverse=True)  # "sharp and colorful" before "sharp"
+
+
+def test_imdb_labels_say_which_opinions_prevail():
+    for row in every_row("imdb"):
+        text = opinions_of(row["text"])
+        bad, good = (
+            len(re.findall(rf"\bis (?:really |truly |so )?(?:{'|'.join(clauses(good))})\b", text))
+            + sum(remark in text for remark in remarks(good))
+            for good in (0, 1)
+        )
+        assert (good > bad) == row["label"], row["text"]
+        assert good != bad
+
+
+def test_no_remark_decides_the_label_of_an_imdb_review():
+    found = [(opinions_of(row["text"]), row["label"]) for row in every_row("imdb")]
+    for good in (0, 1):
+        for remark in remarks(good):
+            labels = [label for text, label in found if remark in text]
+            assert 0.6 < labels.count(good) / len(labels) < 0.97, remark
 
 
 def test_tldr_posts_and_summaries_have_the_stated_lengths():

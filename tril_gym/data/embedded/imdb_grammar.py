@@ -1,9 +1,10 @@
 # ruff: noqa: E501
 # (a string of options is on one line)
-"""Generator of IMDB rows: film reviews with mixed opinions, and a label that says whether the reviewer liked the film.
+"""Generator of IMDB rows: film reviews with mixed opinions, and a label that says which kind prevails.
 
-A review opens with who saw what, gives opinions on a few topics (the plot, the acting, the music, …), and ends with a verdict.
-About four opinions in five agree with the label, so the first half of a review predicts its second half only in part.
+A review opens with who saw what, gives opinions on a few topics (the plot, the acting, the music, …), and may end with one on
+the evening. All opinions count alike: no closing sentence decides the label, so that no phrase can buy the whole reward.
+About four opinions in five agree with the label, and the first half of a review predicts its second half only in part.
 """
 
 import random
@@ -138,18 +139,16 @@ OPENERS = (
 EXPECTED = (
     "I did not expect much.|The trailer looked bad.|Some critics hated it.|I almost turned it off at the start.",
     "I expected a lot.|The trailer looked great.|Some critics loved it.|It starts well enough.",
-)  # in a review of a good film, of a bad film
+)  # low expectations, high ones; they say nothing on the label
 ALSO = ("Also, ", "On top of that, ", "Besides, ", "And ", "", "", "", "")
 BUT = ("However, ", "Still, ", "On the other hand, ", "Then again, ", "But ")
-VERDICTS = (
-    "I would gladly watch it again.|Go and see it.|I loved it.|One of the best films of the year.|Highly recommended.|"
-    "A little gem.|{companion} loved it too.|I give it nine out of ten.|What a great way to spend an evening.|"
-    "I cannot wait to see what this director does next.|It is a film to treasure.|All in all, a wonderful {genre}.|"
-    "It is worth every minute.|It made my day.",
-    "I will never watch it again.|Stay away from it.|I hated it.|One of the worst films of the year.|Do not waste your time.|"
-    "A total waste of money.|{companion} hated it too.|I give it two out of ten.|What a terrible way to spend an evening.|"
-    "I hope this director finds another job.|It is a film to forget.|All in all, an awful {genre}.|"
-    "I want my two hours back.|It ruined my day.",
+EVENINGS = (
+    "{companion} loved it.|It made my day.|It was an evening well spent.|I would gladly watch it again.|{companion} laughed a lot.|"
+    "I told all my friends about it.|The ticket was worth every cent.|Nobody in the room wanted to leave.|It put me in a good mood.|"
+    "I came home happy.",
+    "{companion} hated it.|It ruined my day.|It was a wasted evening.|I want my two hours back.|{companion} fell asleep.|"
+    "I told all my friends to stay away.|The ticket was far too expensive.|Half of the room left early.|It put me in a bad mood.|"
+    "I came home tired.",
 )
 
 
@@ -199,22 +198,21 @@ def draw_review(rng: random.Random, good: bool) -> str:
     sentences = [rng.choice(OPENERS)]
     previous = good
     if rng.random() < 0.25:
-        previous = not good
-        sentences.append(option(rng, EXPECTED[0 if good else 1]))
+        previous = rng.random() < 0.5
+        sentences.append(option(rng, EXPECTED[1 if previous else 0]))
     topics = rng.sample(list(TOPICS), rng.randint(4, 7))
     feelings: list[bool] = []
-    while 2 * feelings.count(good) <= len(topics):
-        feelings = [good if rng.random() < AGREES else not good for _ in topics]
+    while 2 * feelings.count(good) <= len(feelings):
+        feelings = [good if rng.random() < AGREES else not good for _ in range(len(topics) + rng.randint(0, 1))]
     while topics:
         count = 2 if len(topics) > 1 and rng.random() < 0.3 else 1
         sentence = opinion_sentence(rng, topics[:count], feelings[:count])
         sentences.append(with_conjunction(rng, sentence, feelings[0] == previous) if len(sentences) > 1 else sentence)
         previous = feelings[count - 1]
         topics, feelings = topics[count:], feelings[count:]
-    verdicts = rng.sample(options(VERDICTS[0 if good else 1]), rng.choice((1, 1, 2)))
-    if previous != good and verdicts[0].startswith(("I ", "It ")):
-        verdicts[0] = "In the end, " + (verdicts[0] if verdicts[0][1] == " " else "i" + verdicts[0][1:])
-    sentences += verdicts
+    if feelings:
+        sentence = option(rng, EVENINGS[0 if feelings[0] else 1])
+        sentences.append(with_conjunction(rng, sentence, feelings[0] == previous))
     return " ".join(capital(sentence.format(**slots)) for sentence in sentences)
 
 

@@ -248,6 +248,19 @@ class TestSettings:
         with pytest.raises(ValueError, match=r"no reference to pretrain on, .*samples=0"):
             tiny_policy(bare, **SMALL)
 
+    def test_positive_examples_only(self):
+        reviews = gym.make_vec("tril/IMDB-v0", num_envs=16, reward=None, autoreset_mode="Disabled")
+        layout = TextLayout.of(reviews)
+        liked = {example.references[0] for example in reviews.unwrapped.examples if example.label == 1}
+        for positive_only in (True, False):
+            texts = gather_references(reviews, layout, 40, seed=0, positive_only=positive_only)
+            rows = [tokens[is_token].tolist() for tokens, is_token in zip(texts.tokens, texts.is_token, strict=True)]
+            written = [text.strip() for text in layout.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+            assert len(written) == 40
+            assert all(any(text.startswith(of) for text in liked) for of in written) == positive_only
+        with pytest.raises(ValueError, match="needs examples labelled 1, but none of 10000 that were drawn is"):
+            tiny_policy(envs(), **SMALL, positive_only=True)
+
     def test_untrained_weights_depend_on_the_seed_alone(self):
         settings = {"samples": 0, "width": 32, "heads": 2}
         one, two, other = (tiny_policy(envs(), **settings, seed=seed) for seed in (1, 1, 2))

@@ -205,9 +205,9 @@ class TestPretrainShare:
         imitated = []
         gather = tiny.gather_references
 
-        def spy(envs, *arguments):
+        def spy(envs, *arguments, **keywords):
             imitated.append(set(base_attribute(envs, "examples").prompts()))
-            return gather(envs, *arguments)
+            return gather(envs, *arguments, **keywords)
 
         monkeypatch.setattr(tiny, "gather_references", spy)
         found = self.components(tmp_path, pretrain_share=0.5)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from tril_gym.agents.actors.guide import Guide
 from tril_gym.agents.actors.policy import LMPolicy
-from tril_gym.agents.actors.references import ReferenceTokens, pick
+from tril_gym.agents.actors.references import ReferenceTokens, is_positive, pick
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import minibatches
 from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
@@ -38,8 +39,8 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-# A tiny guide is the tiny policy's model, sampled more greedily: what it writes has a higher reward than the policy's
-# texts have before training, and it needs no training of its own.
+# Unless its settings differ, a tiny guide is the tiny policy's model, sampled more greedily: what it writes has a higher
+# reward than the policy's texts have before training, and it needs no training of its own.
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
 
@@ -48,6 +49,8 @@ GUIDE_TOP_P = 0.92  # of the paper's guides
 # take 1.34 nats a token after 6 passes, with embeddings of 0.02 or of 0.05 and outputs that are not scaled down, as T5
 # 1.1 has them; 1.64 with T5's own of 1 at 5e-3, the best rate for these; 2.12 with scaled outputs and 0.1.
 EMBEDDING_SCALE = 0.05
+
+PATIENCE = 10_000  # draws without an example that may be imitated
 
 # What differs from the defaults of `TinySettings`.
 OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"lr_schedule": "linear"}}
@@ -77,6 +80,7 @@ class TinySettings:
         None, "Stop pretraining after so many seconds; the weights then depend on the machine's speed", above=0
     )
     seed: int = config_field(0, "Seed of the weights, the pairs and their order")
+    positive_only: bool = config_field(False, "Imitate references of examples labelled 1 only")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -97,7 +101,7 @@ def tiny_policy(
         settings: fields of `TinySettings`.
 
     Raises:
-        ValueError: an unknown kind, or an environment without tokenizer or references.
+        ValueError: an unknown kind, or an environment without tokenizer or references, or without positive examples.
     """
     if kind not in ("causal", "seq2seq"):
         raise ValueError(f'kind must be "causal" (tiny) or "seq2seq" (tiny-seq2seq), got {kind!r}')
@@ -106,7 +110,7 @@ def tiny_policy(
         raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
     policy = LMPolicy(_build_model(kind, layout, chosen), layout.tokenizer)
     if chosen.samples:
-        texts = gather_references(envs, layout, chosen.samples, chosen.seed)
+        texts = gather_references(envs, layout, chosen.samples, chosen.seed, positive_only=chosen.positive_only)
         policy = _pretrained(policy, texts, kind, chosen, torch.device(device), progress)
     return policy.to(device)
 
@@ -139,26 +143,36 @@ def _pretrained(
         return LMPolicy(loader.from_pretrained(folder), policy.tokenizer)
 
 
-def gather_references(envs: VectorEnv, layout: TextLayout, samples: int, seed: int) -> Texts:
+def gather_references(
+    envs: VectorEnv, layout: TextLayout, samples: int, seed: int, *, positive_only: bool = False
+) -> Texts:
     """Return `samples` prompts that the environment draws, each with one of its references.
 
-    Sample i is drawn with seed + i, whatever the number of rows.
+    Draw i has seed + i, whatever the number of rows; of examples that are not positive, nothing is taken.
     """
     tokenize, draws = ReferenceTokens(layout), torch.rand(samples, generator=torch.Generator().manual_seed(seed))
     prompts: list[Tensor] = []
     completions: list[list[int]] = []
-    for first in range(0, samples, envs.num_envs):
-        observations, infos = envs.reset(seed=[seed + first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
-        rows = range(min(envs.num_envs, samples - first))
-        for row, info in ((row, row_of(infos, row)) for row in rows):
-            if not info.get("references"):
+    for first in count(seed, envs.num_envs):
+        observations, infos = envs.reset(seed=[first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
+        rows = [row_of(infos, row) for row in range(envs.num_envs)]
+        taken = [row for row, info in enumerate(rows) if not positive_only or is_positive(info)]
+        for row in taken[: samples - len(prompts)]:
+            if not rows[row].get("references"):
                 raise ValueError(
-                    f"example {info.get('example', '?')} has no reference to pretrain on, while others"
+                    f"example {rows[row].get('example', '?')} has no reference to pretrain on, while others"
                     " may have; leave such examples out, or start from random weights: samples=0, --tiny-samples 0"
                 )
-            completions.append(tokenize(pick(info["references"], float(draws[first + row]))))
-        prompts.append(torch.from_numpy(observations[: len(rows)].copy()))
-    return Texts.from_observations(torch.cat(prompts), layout.max_prompt_length).with_completions(completions)
+            completions.append(tokenize(pick(rows[row]["references"], float(draws[len(completions)]))))
+            prompts.append(torch.from_numpy(observations[row].copy()))
+        if len(prompts) == samples:
+            break
+        if not prompts and first - seed >= PATIENCE:
+            raise ValueError(
+                f"positive_only needs examples labelled 1, but none of {PATIENCE} that were drawn is; leave it out, or"
+                " take another guide"
+            )
+    return Texts.from_observations(torch.stack(prompts), layout.max_prompt_length).with_completions(completions)
 
 
 def _build_model(kind: str, layout: TextLayout, settings: TinySettings) -> Any:
@@ -247,6 +261,7 @@ def _key(kind: str, policy: LMPolicy, settings: TinySettings, texts: Texts, devi
     import transformers
 
     about = asdict(settings) | {"kind": kind, "vocab_size": policy.vocab_size}
+    del about["positive_only"]  # it has chosen the texts
     # The shapes determine the number of positions of the model.
     about |= {"shapes": [list(tensor.shape) for tensor in (texts.prompts, texts.tokens)]}
     about |= {"torch": torch.__version__, "transformers": transformers.__version__, "device": device.type}

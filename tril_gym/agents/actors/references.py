@@ -6,7 +6,8 @@ a stop string or another EOS id ends there, where the environment ends it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class ReferenceTokens:
         if known is not None and known.layout == layout and known.layout.tokenizer is layout.tokenizer:
             return known
         return ReferenceTokens(layout)
+
+
+def is_positive(info: Mapping[str, Any]) -> bool:
+    """Return whether an example is labelled 1, such as the review of a film that was liked."""
+    return bool(info.get("extras", {}).get("label") == 1)
 
 
 def pick(references: Sequence[str], draw: float) -> str:

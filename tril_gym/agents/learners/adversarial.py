@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tril_gym.agents.actors.policy import LMPolicy
-from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
+from tril_gym.agents.actors.references import ReferenceTokens, is_positive, reference_texts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.plan import Plan
 from tril_gym.agents.collection.trajectories import Trajectories
@@ -131,13 +131,14 @@ class AdversarialLearner(Learner):
         """
         if not self.config.positive_only:
             return torch.arange(len(trajectories))
-        labels = [info.get("extras", {}).get("label") for info in trajectories.infos]
-        if 1 not in labels:
+        rows = [row for row, info in enumerate(trajectories.infos) if is_positive(info)]
+        if not rows:
+            labels = {info.get("extras", {}).get("label") for info in trajectories.infos}
             raise ValueError(
-                f"positive_only needs examples labelled 1, but none of the {len(labels)} texts is (labels"
-                f" {set(labels)}); leave it out, or collect more texts per iteration"
+                f"positive_only needs examples labelled 1, but none of the {len(trajectories)} texts is (labels"
+                f" {labels}); leave it out, or collect more texts per iteration"
             )
-        return torch.tensor([row for row, label in enumerate(labels) if label == 1])
+        return torch.tensor(rows)
 
     def _update_discriminator(self, experts: Texts, written: Texts, generator: torch.Generator) -> Metrics:
         """Train on B references and B texts of the policy; accuracy and scores are those before the first step."""

@@ -140,8 +140,8 @@ EXPECTED = (
     "I did not expect much.|The trailer looked bad.|Some critics hated it.|I almost turned it off at the start.",
     "I expected a lot.|The trailer looked great.|Some critics loved it.|It starts well enough.",
 )  # low expectations, high ones; they say nothing on the label
-ALSO = ("Also, ", "On top of that, ", "Besides, ", "And ", "", "", "", "")
-BUT = ("However, ", "Still, ", "On the other hand, ", "Then again, ", "But ")
+ALSO = ("Also, ", "Moreover, ", "Besides, ", "And ", "", "", "", "")  # of one word: a phrase would be repeated
+BUT = ("However, ", "Still, ", "Yet ", "Then again, ", "But ")
 EVENINGS = (
     "{companion} loved it.|It made my day.|It was an evening well spent.|I would gladly watch it again.|{companion} laughed a lot.|"
     "I told all my friends about it.|The ticket was worth every cent.|Nobody in the room wanted to leave.|It put me in a good mood.|"

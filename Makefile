@@ -21,9 +21,9 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c con
 	$(PIP) -e ".[dev]"
 	touch $@
 
-# Install the library, then train a tiny model with PPO++ on embedded data, offline.
+# Install the library, then train a tiny model with PPO++ to praise films, on embedded reviews, offline.
 demo: .venv/.package
-	$(BIN)/tril-gym train ppo-pp
+	$(BIN)/tril-gym train ppo-pp --env tril/IMDB-v0
 
 check: install
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ A cell is an algorithm, an environment and a policy; each of its seeds is a run 
 option. The policies before and after training write the examples of a split that was not used to choose settings.
 Results are kept in FOLDER, one small JSON file per run, so an interrupted sweep continues where it stopped; the table
 over all results is printed at the end and written to FOLDER/table.md, with a figure for each environment (`--seeds 0`
-does only that). The exit code is 1 if a cell fails.
+does only that). The exit code is 1 if a run or a cell fails.
 
 A cell passes if held-out reward rises by two standard errors (of the paired difference) in the median seed, greedy and
 sampled, no seed falls by more than one, the KL is at most 8 nats a text (bc: not counted, its first policy is random),
@@ -76,6 +76,7 @@ from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.experiment.verdict import THRESHOLD, paired_change, standard_errors_of, verdict_of
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
+from tril_gym.utils.atomic_files import replace_text
 from tril_gym.wrappers.vector import base_attribute
 
 SEVEN = ("bc", "ppo", "ppo-pp", "aggrevated", "lols", "d2lols", "gail")
@@ -136,8 +137,8 @@ class Conditions:
         return ["--env", cell.env, "--policy", cell.policy, "--device", self.device, *data]
 
 
-def run(cell: Cell, seed: int, conditions: Conditions) -> None:
-    """Train and measure one seed of a cell, unless its result exists."""
+def run(cell: Cell, seed: int, conditions: Conditions) -> bool:
+    """Train and measure one seed of a cell, unless its result exists, and return whether there is one."""
     folder = conditions.folder
     result = folder / f"{cell.name}_{seed}.json"
     if result.is_file():
@@ -154,6 +155,7 @@ def run(cell: Cell, seed: int, conditions: Conditions) -> None:
             failed = subprocess.run([*measure, *conditions.options()], stdout=file, stderr=subprocess.STDOUT).returncode
         found = "failed, see " + str(log) if failed else json.loads(result.read_text())["verdict"]["sentence"]
         print(f"{cell.name}, seed {seed}: {found}", flush=True)
+    return result.is_file()
 
 
 def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]:
@@ -192,9 +194,8 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
         "reference_unknown_words": reference_unknown_words(envs, words),
         "verdict": verdict_of(before.as_json(), after.as_json(), seconds=seconds),
         "curve": curve_of(run_folder),
-        "texts": {
-            name: [row["completion"] for row in part.samples] for name, part in (("before", before), ("after", after))
-        },
+        "texts": {"prompts": [row["prompt"] for row in after.samples]}
+        | {name: [row["completion"] for row in part.samples] for name, part in (("before", before), ("after", after))},
     }
     likelihoods = [reference_likelihoods(policy, envs) for policy in (first, agent.policy)]
     found["likelihood"] = asdict(paired_change(*likelihoods))
@@ -428,6 +429,7 @@ def _draw_curves(axes: Any, curves: Sequence[Sequence[Any]], column: int, algori
     values = np.transpose(of_seeds).tolist()
     if algorithm == "bc":
         axes.axhline(statistics.median(values[-1]), color=color, linestyle="--", label="bc, at its end")
+        axes.axhspan(min(values[-1]), max(values[-1]), color=color, alpha=0.15, linewidth=0)
         return
     axes.plot(shares, [statistics.median(at_once) for at_once in values], color=color, label=algorithm)
     axes.fill_between(shares, *zip(*[(min(v), max(v)) for v in values], strict=True), color=color, alpha=0.15)
@@ -478,22 +480,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     conditions = Conditions(options.folder, options.split, options.control, options.data, options.device)
     if options.run:
         cell, seed = Cell(*options.run[:3]), int(options.run[3])
-        found = measure_run(cell, seed, conditions)
-        (options.folder / f"{cell.name}_{seed}.json").write_text(json.dumps(found, indent=1))
+        measured = json.dumps(measure_run(cell, seed, conditions), indent=1)
+        replace_text(options.folder / f"{cell.name}_{seed}.json", measured)
         return
     envs = options.envs if options.data is None else [env for env in options.envs if env in PUBLISHED]
     cells = cells_of(options.algorithms, envs, options.policies)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
-        for done in [pool.submit(run, cell, seed, conditions) for seed in seeds for cell in cells]:
-            done.result()
+        futures = [pool.submit(run, cell, seed, conditions) for seed in seeds for cell in cells]
+        all_measured = all([future.result() for future in futures])
     results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
     if results:
         text, passes = table(results)
         (options.folder / "table.md").write_text(text + "\n")
         print(text)
         draw(results, options.folder)
-        raise SystemExit(not passes)
+        all_measured &= passes
+    raise SystemExit(not all_measured)
 
 
 if __name__ == "__main__":

@@ -659,6 +659,15 @@ class TestLearning:
         assert bool(ended.value.code) == (kl > 8)
         assert (tmp_path / "table.md").read_text() == capsys.readouterr().out
 
+    def test_a_run_that_fails_is_the_exit_code(self, tmp_path, capsys):
+        """Without a device of this name the run ends with an error and no result."""
+        asked = ["--algorithms", "ppo", "--envs", "tril/CommonGen-v0", "--policies", "tiny", "--seeds", "1"]
+        with pytest.raises(SystemExit) as ended:
+            learning.main([str(tmp_path), *asked, "--device", "nowhere"])
+        assert ended.value.code
+        assert "ppo_CommonGen-v0_tiny, seed 0: failed, see" in capsys.readouterr().out
+        assert not list(tmp_path.glob("*.json"))
+
     @pytest.mark.parametrize(
         ("seeds", "broken"),
         [

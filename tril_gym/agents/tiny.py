@@ -39,8 +39,8 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-# Unless its settings differ, a tiny guide is the tiny policy's model, sampled more greedily: what it writes has a higher
-# reward than the policy's texts have before training, and it needs no training of its own.
+# A tiny guide with the settings of the policy is the policy's model, sampled more greedily: what it writes has a higher
+# reward than the policy's texts have before training, but on IMDB, and it needs no training of its own.
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
 

@@ -44,8 +44,13 @@ test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "slow or not slow"
 
 # Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
+# `make slow SEEDS=5` takes more seeds; DATA=folder adds four algorithms on published data, three seeds each.
 slow: install
-	$(BIN)/python benchmarks/learning.py runs/learning --algorithms all --control
+	$(BIN)/python benchmarks/learning.py runs/learning --algorithms all --control --seeds $(or $(SEEDS),2)
+ifdef DATA
+	$(BIN)/python benchmarks/learning.py runs/learning_published --data $(DATA) --policies tiny \
+		--algorithms ppo ppo-pp aggrevated gail --seeds 3
+endif
 
 docs: install
 	$(BIN)/pytest tests/project/test_docs.py

@@ -205,7 +205,10 @@ def test_seconds_are_counted_from_the_beginning_of_pretraining(monkeypatch):
 def test_pretraining_prints_lines_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr(tiny, "LINE_SECONDS", 0.0)
     tiny_policy(envs(), **SMALL | {"progress": True, "epochs": 1})
-    lines = capsys.readouterr().err.splitlines()
+    drawing, lines = [], capsys.readouterr().err.splitlines()
+    while lines[0].startswith("drawing prompts to imitate: "):
+        drawing.append(lines.pop(0).split(" after ")[0])
+    assert drawing == [f"drawing prompts to imitate: {drawn} of 96 steps" for drawn in range(8, 97, 8)]
     assert lines[0] == "pretraining of the tiny causal model: 3 steps"
     assert [line.split(" after ")[0] for line in lines[1:]] == [
         f"pretraining of the tiny causal model: {step} of 3 steps" for step in (1, 2, 3)

@@ -110,7 +110,10 @@ def tiny_policy(
         raise ValueError("a tiny policy is built for the environment's tokenizer, but it shows none")
     policy = LMPolicy(_build_model(kind, layout, chosen), layout.tokenizer)
     if chosen.samples:
-        texts = gather_references(envs, layout, chosen.samples, chosen.seed, positive_only=chosen.positive_only)
+        with _progress("drawing prompts to imitate" if progress else None, chosen.samples, announce=False) as show:
+            texts = gather_references(
+                envs, layout, chosen.samples, chosen.seed, positive_only=chosen.positive_only, show=show
+            )
         policy = _pretrained(policy, texts, kind, chosen, torch.device(device), progress)
     return policy.to(device)
 
@@ -144,7 +147,13 @@ def _pretrained(
 
 
 def gather_references(
-    envs: VectorEnv, layout: TextLayout, samples: int, seed: int, *, positive_only: bool = False
+    envs: VectorEnv,
+    layout: TextLayout,
+    samples: int,
+    seed: int,
+    *,
+    positive_only: bool = False,
+    show: ShowSteps = lambda steps, status="": None,
 ) -> Texts:
     """Return `samples` prompts that the environment draws, each with one of its references.
 
@@ -165,6 +174,7 @@ def gather_references(
                 )
             completions.append(tokenize(pick(rows[row]["references"], float(draws[len(completions)]))))
             prompts.append(torch.from_numpy(observations[row].copy()))
+        show(len(prompts))
         if len(prompts) == samples:
             break
         if not prompts and first - seed >= PATIENCE:
@@ -242,15 +252,18 @@ def _pretrain(policy: LMPolicy, texts: Texts, settings: TinySettings, title: str
 
 
 @contextmanager
-def _progress(title: str | None, total: int) -> Iterator[ShowSteps]:
-    """Show the progress of pretraining on standard error; without a title, or where messages are off, show nothing."""
+def _progress(title: str | None, total: int, *, announce: bool = True) -> Iterator[ShowSteps]:
+    """Show the progress of pretraining on standard error; without a title, or where messages are off, show nothing.
+
+    Where there is no terminal, the first line comes at once, or if it is not announced, after `LINE_SECONDS`.
+    """
     if title is None or logging.getLogger("tril_gym").level >= logging.WARNING:
         yield lambda steps, status="": None
         return
     from rich.console import Console
 
     console = RunConsole(Console(file=sys.stderr, highlight=False))
-    if not console.console.is_terminal:
+    if announce and not console.console.is_terminal:
         console.say(f"{title}: {total} steps")
     with console.progress(title, total=total, line_every=LINE_SECONDS) as show:
         yield show

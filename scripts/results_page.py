@@ -22,6 +22,7 @@ import learning  # noqa: E402
 
 PAGE, RESULTS = ROOT / "docs" / "results_small.md", ROOT / "benchmarks" / "results"
 FIGURES = {"commongen": "common_gen", "imdb": "imdb", "tldr": "tldr", "hh": "hh"}  # names in docs/learning_….png
+MOST_CHARACTERS = 120  # of a prompt in the table of texts
 FIRST = ("tril/CommonGen-v0", "tril/IMDB-v0", "tril/TLDR-v0")  # environments of the first table
 
 PREFIXES = {"learning": "learning", "published": "learning_published"}  # of figures, by the folder of the runs
@@ -97,14 +98,14 @@ def controls(runs: Results) -> str:
 
 
 def best(runs: Results) -> str:
-    """Return the highest mean reward of each decoding that any run with a decoder reached, and by which algorithm."""
+    """Return the highest mean reward of each decoding that any run reached, and by which algorithm."""
     found = []
     for env in learning.ENVS:
         cells = []
         for way in ("greedy", "sampled"):
-            of_env = [run for run in runs if (run["env"], run["policy"]) == (env, "tiny")]
-            top = max(of_env, key=lambda run: run["after"][way]["reward/mean"])
-            cells.append(f"{top['after'][way]['reward/mean']:.3f} ({top['algorithm']}, seed {top['seed']})")
+            top = max((run for run in runs if run["env"] == env), key=lambda run: run["after"][way]["reward/mean"])
+            kind = ", encoder-decoder" if top["policy"] == "tiny-seq2seq" else ""
+            cells.append(f"{top['after'][way]['reward/mean']:.3f} ({top['algorithm']}{kind}, seed {top['seed']})")
         found.append([env, *cells])
     return rows_of(("environment", "best greedy", "best sampled"), found)
 
@@ -116,14 +117,20 @@ def texts(runs: Results) -> str:
         for env in learning.ENVS:
             cell = (algorithm, env, "tiny", 0)
             run = next(r for r in runs if (r["algorithm"], r["env"], r["policy"], r["seed"]) == cell)
-            pairs = zip(run["texts"]["before"], run["texts"]["after"], strict=True)
-            found += [[algorithm, env, *(cell_of(text) for text in pair)] for pair in pairs]
-    return rows_of(("algorithm", "environment", "before", "after"), found)
+            prompts = map(end_of, run["texts"]["prompts"])
+            triples = zip(prompts, run["texts"]["before"], run["texts"]["after"], strict=True)
+            found += [[algorithm, *(cell_of(text) for text in triple)] for triple in triples]
+    return rows_of(("algorithm", "prompt", "before", "after"), found)
+
+
+def end_of(prompt: str) -> str:
+    """Return a prompt, or its end if it is long."""
+    return prompt if len(prompt) <= MOST_CHARACTERS else f"… {prompt[-MOST_CHARACTERS:]}"
 
 
 def cell_of(text: str) -> str:
     """Return a text as a cell of a table in Markdown."""
-    return text.strip().replace("|", "\\|").replace("\n", " ")
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def rows_of(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

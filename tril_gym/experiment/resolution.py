@@ -129,6 +129,8 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
         dropped |= {*GUIDE_OPTIONS}
     if given.get("policy") in TINY:
         dropped |= {"load_in_4bit", "load_in_8bit", *LOADING_OPTIONS}
+    if "reward" in given["env_args"]:
+        dropped.add("reward")
     if given.get("lora_rank") == 0:
         dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in dropped}

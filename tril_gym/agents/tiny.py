@@ -39,8 +39,8 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-# A tiny guide with the settings of the policy is the policy's model, sampled more greedily: what it writes has a higher
-# reward than the policy's texts have before training, but on IMDB, and it needs no training of its own.
+# A tiny guide with the settings of the policy is the policy's model, sampled more greedily, which needs no training of its
+# own. docs/guides.md says what it earns, and what the policy.
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
 
@@ -164,16 +164,16 @@ def gather_references(
     completions: list[list[int]] = []
     for first in count(seed, envs.num_envs):
         observations, infos = envs.reset(seed=[first + row for row in range(envs.num_envs)])  # type: ignore[arg-type]
-        rows = [row_of(infos, row) for row in range(envs.num_envs)]
-        taken = [row for row, info in enumerate(rows) if not positive_only or is_positive(info)]
-        for row in taken[: samples - len(prompts)]:
-            if not rows[row].get("references"):
+        rows = [(observation, row_of(infos, row)) for row, observation in enumerate(observations)]
+        taken = [(observation, info) for observation, info in rows if not positive_only or is_positive(info)]
+        for observation, info in taken[: samples - len(prompts)]:
+            if not info.get("references"):
                 raise ValueError(
-                    f"example {rows[row].get('example', '?')} has no reference to pretrain on, while others"
+                    f"example {info.get('example', '?')} has no reference to pretrain on, while others"
                     " may have; leave such examples out, or start from random weights: samples=0, --tiny-samples 0"
                 )
-            completions.append(tokenize(pick(rows[row]["references"], float(draws[len(completions)]))))
-            prompts.append(torch.from_numpy(observations[row].copy()))
+            completions.append(tokenize(pick(info["references"], float(draws[len(completions)]))))
+            prompts.append(torch.from_numpy(observation.copy()))
         show(len(prompts))
         if len(prompts) == samples:
             break

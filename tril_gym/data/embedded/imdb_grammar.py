@@ -3,7 +3,7 @@
 """Generator of IMDB rows: film reviews with mixed opinions, and a label that says which kind prevails.
 
 A review opens with who saw what, gives opinions on a few topics (the plot, the acting, the music, …), and may end with one on
-the evening. All opinions count alike: no closing sentence decides the label, so that no phrase can buy the whole reward.
+the evening. All opinions count alike: no closing sentence decides the label, so that none alone buys the reward.
 About four opinions in five agree with the label, and the first half of a review predicts its second half only in part.
 """
 

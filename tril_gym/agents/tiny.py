@@ -39,8 +39,8 @@ from tril_gym.utils.quiet import without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 
-# A tiny guide with the settings of the policy is the policy's model, sampled more greedily, without training of its own.
-# docs/guides.md says what it earns, and what the policy.
+# A tiny guide with the settings of the policy is the policy's model, sampled more greedily: it needs no training of its
+# own. docs/guides.md says what it earns, and what the policy.
 GUIDE_TEMPERATURE = 0.3
 GUIDE_TOP_P = 0.92  # of the paper's guides
 

@@ -126,3 +126,18 @@ def test_the_last_third_of_the_iterations_counts():
 
 def test_means_leave_out_what_is_not_finite():
     assert means([{"a": 1.0, "b": None}, {"a": None, "b": None}, {"a": 3}]) == {"a": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("scores", "advice"),
+    [
+        ({}, "add a second reward term, such as 0.5 repetition_penalty"),
+        ({"score/repetition_penalty": -0.05}, "raise the weight of repetition_penalty"),
+    ],
+)
+def test_a_penalty_that_is_there_is_to_be_raised(scores, advice):
+    before = {"sampled": {"text/length": 20.0, "text/repetition": 0.01}}
+    after = {"sampled": before["sampled"] | {"text/repetition": 0.05} | scores}
+    verdict = {"outcome": "no gain", "greedy": {"standard_errors": 0.0}, "sampled": {"standard_errors": 0.0}}
+    (sign,) = signs(before, after, [], verdict)
+    assert sign.endswith(advice)

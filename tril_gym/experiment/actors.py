@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.servers import is_server_address
 from tril_gym.utils.user_code import is_function_name, resolve_function
+from tril_gym.wrappers.vector import base_attribute
 
 if TYPE_CHECKING:
     from tril_gym.agents.actors.policy import LMPolicy
     from tril_gym.agents.collection.actor import Actor
+
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path) -> LMPolicy:
@@ -172,6 +176,10 @@ def _guide_model(config: RunConfig, name: str, envs: VectorEnv, policy: LMPolicy
 
     if name in TINY:
         settings = tiny_settings(config, of_guide=True)
+        examples = base_attribute(envs, "examples") if settings["samples"] and settings.get("positive_only") else None
+        if examples is not None and all(example.label != 1 for example in examples):
+            logger.warning("no training example is labelled 1, so the tiny guide imitates all references")
+            settings["positive_only"] = False
         guide = tiny_guide(envs, kind=TINY[name], device=config.device, **settings)
         return _as_chosen(config, guide.policy)
     if name == config.policy:  # already loaded; with LoRA not even its weights are copied

@@ -40,15 +40,17 @@ from tril_gym.experiment.config import (
     env_args_for_env,
     env_args_for_reward,
     merged_env_args,
+    without_reward_of,
 )
 from tril_gym.experiment.environments import (
     default_reward,
     make_envs,
     pretraining_envs,
+    reward_of,
     warn_of_other_prompts,
     with_lengths,
 )
-from tril_gym.experiment.resolution import resolve
+from tril_gym.experiment.resolution import preset_reward, resolve
 from tril_gym.experiment.resuming import MAY_CHANGE, saved_config
 from tril_gym.experiment.run_data import evaluation_data, training_data
 from tril_gym.experiment.run_folder import CONFIG, REWARD, RunFolder
@@ -271,7 +273,7 @@ def build_evaluation(
         ref_policy=ref_policy,
         envs=envs,
         description=description,
-        reward=config.reward,
+        reward=reward_of(config),
         reward_settings=config.env_args.get("reward_settings", {}),
         fitted=fitted,
         known_words=folder.read_words() if is_run else None,
@@ -296,8 +298,13 @@ def _check_source(
 
 def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[str, Any]) -> RunConfig:
     """Return the settings of a run or a model with others for an evaluation."""
-    if given.get("env", known.env) != known.env and known.reward == default_reward(known.env):
-        known = replace(known, reward=None)  # the other environment has its own
+    is_usual = known.reward in (default_reward(known.env), preset_reward(known)) and "reward" not in known.env_args
+    if given.get("env", known.env) != known.env and is_usual:
+        known = replace(known, reward=None, env_args=without_reward_of(known.env_args))  # the other one has its own
+    if "reward" in env_args:  # in place of the run's, and of the settings of its terms
+        known = replace(known, reward=None, env_args=without_reward_of(known.env_args))
+    elif "reward" in given:
+        known = replace(known, env_args={name: own for name, own in known.env_args.items() if name != "reward"})
     if "dataset" in given:  # of other data than the run's, all are new to the policy
         is_run, is_same = known.algorithm != "none", _is_same(given["dataset"], known.dataset or "embedded")
         if is_run and is_same and known.eval_dataset is not None and not has_splits(given["dataset"]):

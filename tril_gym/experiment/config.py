@@ -285,6 +285,11 @@ def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | Non
     return env_args | {"reward_settings": {name: own for name, own in settings.items() if name in reward}}
 
 
+def without_reward_of(env_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of an environment without those that choose its reward."""
+    return {name: value for name, value in env_args.items() if name not in ("reward", "reward_settings")}
+
+
 def env_args_for_env(env_args: dict[str, Any], env: str | None, given: str | None) -> dict[str, Any]:
     """Return keyword arguments of an environment without its lengths where `given` is another one."""
     return env_args if given is None or given == env else without_lengths(env_args)

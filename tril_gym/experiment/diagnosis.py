@@ -81,10 +81,9 @@ def _of_texts(
         )
     repeated = [part.get("text/repetition") or 0.0 for part in (before, after)]
     if repeated[1] > repeated[0] + REPEATED:
-        yield (
-            f"sampled texts repeat more trigrams, {repeated[0]:.1%} → {repeated[1]:.1%}:"
-            " add a second reward term, such as 0.5 repetition_penalty"
-        )
+        has_term = "score/repetition_penalty" in after
+        advice = "raise the weight of" if has_term else "add a second reward term, such as 0.5"
+        yield f"sampled texts repeat more trigrams, {repeated[0]:.1%} → {repeated[1]:.1%}: {advice} repetition_penalty"
     unknown = [part.get("text/unknown_words") or 0.0 for part in (before, after)]
     if unknown[1] > unknown[0] + INVENTED:
         yield (

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.run_data import has_data
-from tril_gym.registration import ENVIRONMENTS, length_keywords
+from tril_gym.registration import ENVIRONMENTS, length_keywords, reward_terms
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
 
@@ -99,6 +99,18 @@ def default_reward(env: str) -> dict[str, float] | None:
     """Return the reward terms that an environment of ours has by default; None for others and without terms."""
     row = ENVIRONMENTS.get(env.split(":")[-1])
     return (dict(row.default_reward) or None) if row else None
+
+
+def reward_of(config: RunConfig) -> dict[str, float] | None:
+    """Return the reward terms of the environment that `make_envs` makes; None for other environments and without terms.
+
+    They are in `reward`, else in a keyword of the environment, else those that it has by default.
+    """
+    if config.reward is not None or not _is_ours(config.env):
+        return config.reward
+    default = default_reward(config.env) or {}
+    terms = reward_terms(config.env_args.get("reward", "default"), default)
+    return {str(name): weight for name, _, weight in terms} or None
 
 
 def pretraining_envs(config: RunConfig, data: dict[str, Any], envs: VectorEnv) -> VectorEnv:

@@ -17,6 +17,7 @@ from tril_gym.experiment.config import (
     RunConfig,
     env_args_for_reward,
     merged_env_args,
+    without_reward_of,
 )
 from tril_gym.utils.config_fields import flag_of, is_read, unread_fields
 from tril_gym.utils.servers import ServerConfig, is_server_address
@@ -135,7 +136,17 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
         dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in dropped}
     env_args = env_args_for_reward(kept.get("env_args", {}), given.get("reward"))
+    if "reward" in given["env_args"]:
+        env_args = without_reward_of(env_args)
     return kept | given | {"env_args": merged_env_args(env_args, given["env_args"])}
+
+
+def preset_reward(config: RunConfig) -> dict[str, float] | None:
+    """Return the reward that the preset of a run has for its environment; None where it has none."""
+    if config.preset not in presets.names():  # of a file of another version
+        return None
+    found: dict[str, float] | None = presets.load(config.preset, config.env, policy=config.policy).run.get("reward")
+    return found
 
 
 def resolve(config: RunConfig) -> RunConfig:

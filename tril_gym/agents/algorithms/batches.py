@@ -217,7 +217,8 @@ class _OtherTexts:
                     ranks=self.ranks,
                 ),
             )
-        return subtract_baselines(trajectories, baselines), {"reward/baseline": float(baselines.mean())}
+        learned = subtract_baselines(trajectories, baselines, bootstraps=learner.bootstraps)
+        return learned, {"reward/baseline": float(baselines.mean())}
 
     def with_rollout_values(self, trajectories: Trajectories) -> Trajectories:
         """Return the texts with the values that the policy's rollouts estimate, if the learner reads them."""

@@ -3,7 +3,8 @@
 Li et al. 2023: https://arxiv.org/abs/2310.10505
 The environment must be able to begin chosen examples, for the greedy texts.
 
-Known property: the baseline does not depend on the text, so the gradient stays unbiased, at one more text a prompt.
+Known property: the baseline, which must not be discounted (gamma 1), does not depend on the text, so the gradient
+stays unbiased, at one more text a prompt.
 Differs from the paper: the ratio to π_old is clipped, which matters from the second step on a batch only.
 """
 

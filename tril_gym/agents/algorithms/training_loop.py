@@ -148,7 +148,9 @@ def rollin_metrics(trajectories: Trajectories, plan: Plan, layout: TextLayout) -
     if plan.rollin is None:
         return {}
     by_policy = int(trajectories.wrote.sum()) / max(1, int(trajectories.is_token.sum()))
-    metrics = {"rollin/prob": plan.rollin_prob, "guide/token_share": 1 - by_policy}
+    metrics: Metrics = {"rollin/prob": plan.rollin_prob}
+    if plan.rollin is not plan.rollout:  # else both parts are the policy's, as in REFUEL
+        metrics["guide/token_share"] = 1 - by_policy
     has_rollin = trajectories.switch > 0
     if bool(has_rollin.any()):
         metrics["rollin/share"] = float(has_rollin.double().mean())

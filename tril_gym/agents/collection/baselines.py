@@ -204,12 +204,18 @@ def compared_rewards(
     return found
 
 
-def subtract_baselines(trajectories: Trajectories, baselines: Tensor) -> Trajectories:
+def subtract_baselines(trajectories: Trajectories, baselines: Tensor, *, bootstraps: bool = True) -> Trajectories:
     """Return the same texts with baselines, (B,), subtracted from the rewards of their last tokens.
 
-    Texts that were cut off keep their rewards: the value after their end, which they bootstrap from, is less the
-    baseline already.
+    With a critic, texts that were cut off keep their rewards: the value after their end, which they bootstrap from, is
+    less the baseline already.
+
+    Args:
+        trajectories: B texts.
+        baselines: (B,)
+        bootstraps: whether they are learned from with a critic.
     """
     assert baselines.shape == trajectories.lengths.shape, (baselines.shape, trajectories.lengths.shape)
-    less = torch.where(trajectories.is_end, baselines.unsqueeze(1), 0.0)
+    ends = trajectories.is_end if bootstraps else trajectories.is_last
+    less = torch.where(ends, baselines.unsqueeze(1), 0.0)
     return replace(trajectories, rewards=trajectories.rewards - less)

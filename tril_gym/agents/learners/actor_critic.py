@@ -128,6 +128,11 @@ class ActorCritic(Learner):
         """Number of texts that estimate the value of a state, and of tokens between such states."""
         return self.config.rollout_values
 
+    @property
+    def bootstraps(self) -> bool:
+        """Whether there is a critic, from whose value a text that was cut off bootstraps."""
+        return self.config.has_critic
+
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what is subtracted from the rewards of texts, (B,): a mean, or V*, once for each example."""
         beta = self.baseline_texts.value_beta
@@ -331,6 +336,11 @@ class ActorCritic(Learner):
             scaled = replace(scaled, values=trajectories.values / scale)
         return scaled, {"reward/scale": scale}
 
+    def _decoding(self) -> dict[str, Any]:
+        """Return what decides, beside its weights, how probable a text is under the reference policy."""
+        ends = {"min_new_tokens": self.layout.min_new_tokens, "eos_token_ids": list(self.layout.eos_token_ids)}
+        return asdict(self.config.decoding()) | ends
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the policy's own weights."""
         return {
@@ -342,6 +352,7 @@ class ActorCritic(Learner):
             "reward_std": self.reward_std.state_dict(),
             "values": dict(self.values),
             "values_of": asdict(self.baseline_texts),
+            "decoding": self._decoding(),
             "known": dict(self.credit.known),  # scored again, they would differ by rounding
             "critics": {
                 critic_owner: {
@@ -361,9 +372,12 @@ class ActorCritic(Learner):
         self.kl_controller.load_state_dict(state["kl"])
         self.epochs.guard.load_state_dict(state["guard"])
         self.reward_std.load_state_dict(state["reward_std"])
+        # Both are of the reference policy's distribution, which a change of the decoding or the environment changes.
+        is_same = state.get("decoding", self._decoding()) == self._decoding()
         is_known = state.get("values_of", asdict(self.baseline_texts)) == asdict(self.baseline_texts)
-        self.values = dict(state.get("values", {})) if is_known else {}
-        self.credit.known = {key: scores.cpu() for key, scores in state.get("known", {}).items()}
+        self.values = dict(state.get("values", {})) if is_known and is_same else {}
+        known = state.get("known", {}) if is_same else {}
+        self.credit.known = {key: scores.cpu() for key, scores in known.items()}
         for critic_owner, saved in state["critics"].items():
             critic, optimizer = self.critic(critic_owner)
             critic.load_state_dict(saved["critic"])

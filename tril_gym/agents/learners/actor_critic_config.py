@@ -90,11 +90,14 @@ class ActorCriticConfig(RewardConfig):
             object.__setattr__(self, "sampling_correction", "token" if self.overlap is True else "none")
         super().__post_init__()
         self._check_overlap()
-        if self.policy_loss == "apa" and self.apa_anchor == "reference" and self.kl_coef > 0:
-            raise ValueError(
-                f"kl_coef must be 0 with apa_anchor reference, got {self.kl_coef}: the distance to the reference policy"
-                " would be penalised twice; use kl_coef 0, or apa_anchor old"
-            )
+        if self.policy_loss == "apa" and self.apa_anchor == "reference":
+            moves = self.kl_controller in ("proportional", "pid")  # also from 0
+            if self.kl_coef > 0 or moves:
+                raise ValueError(
+                    f"kl_coef must be 0 with apa_anchor reference, and stay there, got {self.kl_coef} with"
+                    f" kl_controller {self.kl_controller}: the distance to the reference policy would be penalised"
+                    " twice; use kl_coef 0 with kl_controller fixed, or apa_anchor old"
+                )
 
     def _check_overlap(self) -> None:
         if self.overlap and self.sampling_correction == "none":

@@ -97,9 +97,9 @@ def next_tokens(written: Sequence[int], references: Sequence[Sequence[int]]) -> 
     for reference in references:
         edits = list(range(len(reference)))  # to what is written, from each beginning that something follows on
         for place, token in enumerate(written):
-            found, label = min(((n, abs(at - place)), reference[at]) for at, n in enumerate(edits))
+            found, first = min(((n, abs(at - place)), at) for at, n in enumerate(edits))
             if found < best[place]:
-                best[place], labels[place] = found, label
+                best[place], labels[place] = found, reference[first]
             edits = _edits_after(token, edits, reference)
     return labels
 

@@ -97,19 +97,21 @@ class Epochs:
             group_size=experience.group_size,
         )
         steps: list[Metrics] = []
+        read = 0  # texts; groups are whole, so minibatches may have fewer texts than `size`, or more
         for step, rows in enumerate(parts):
             batch = experience.part(rows)
             # A mean over each minibatch of similar lengths would weigh tokens of short texts more than those of long.
             counts = batch.counts if lengths is None else experience.counts.share(len(rows), len(experience))
             # An entropy without a bonus is only logged: the first epoch's is enough.
-            logged: EntropyMode = "detached" if step * size < len(experience) else "none"
+            logged: EntropyMode = "detached" if read < len(experience) else "none"
+            read += len(rows)
             metrics = self.gradients(
                 batch, critic, counts, entropies="gradient" if self.config.ent_coef > 0 else logged
             )
             if step > 0:
                 for name in BEFORE_FIRST_UPDATE:
                     del metrics[name]
-            kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.learn / max(1, batch.counts.learn))
+            kl_exceeded = self._kl_exceeded(metrics["policy/approx_kl"] * counts.own / max(1, batch.counts.own))
             if not kl_exceeded:
                 norms = self._clip(critic, learns_policy=learns_policy)
                 if not self.guard.allows(loss_terms(metrics) | norms):
@@ -210,7 +212,7 @@ class Epochs:
         largest, error = losses.sampling_error(logprobs, old_logprobs, part.own)
         terms = {
             "policy/loss": total,
-            "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, learn, count=count),
+            "policy/approx_kl": losses.approx_kl(logprobs, old_logprobs, part.own, count=counts.own),
             **own_terms,
             RATIO_ERROR: losses.ratio_error(logprobs, old_logprobs, learn),
             SAMPLING_ERROR_MAX: torch.tensor(largest),

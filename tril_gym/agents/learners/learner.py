@@ -52,6 +52,11 @@ class Learner(Protocol):
         """Number of texts that estimate the value of a state, and of tokens between such states; (0, 1) for none."""
         return 0, 1
 
+    @property
+    def bootstraps(self) -> bool:
+        """Whether a text that was cut off has the value after its end, less the baseline, in place of a reward."""
+        return True
+
     def baseline_values(self, examples: Tensor, rewards_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what is subtracted from the rewards of texts: (B,).
 

@@ -267,6 +267,10 @@ class TextObjective:
             kl_coef=part.kl_coef,
             count=counts.texts,
         )
-        shift = _sums(logprobs, ref, part).detach()
-        is_clipped = losses.is_outside(shift, self.clip_range) & learn.any(1)
-        return loss, {"policy/clip_fraction": masked_mean(is_clipped, learn.any(1), counts.texts)}
+        if self.loss == "ratio":
+            is_clipped = losses.is_outside(_sums(logprobs, ref, part).detach(), self.clip_range)
+            return loss, {"policy/clip_fraction": masked_mean(is_clipped, learn.any(1), counts.texts)}
+        if self.loss == "token_ratio":
+            share = losses.clip_fraction(logprobs, ref, learn, clip_range=self.clip_range, count=counts.learn)
+            return loss, {"policy/clip_fraction": share}
+        return loss, {}  # there is no ratio

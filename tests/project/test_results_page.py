@@ -3,7 +3,7 @@
 import pytest
 from learning import hash_of_curves
 from PIL import Image
-from results_page import FIGURES, PAGE, PREFIXES, drawn_runs, page, rows_of, with_table
+from results_page import FIGURES, PAGE, PREFIXES, drawn_runs, page, read, rows_of, with_table
 
 
 def test_the_page_is_as_the_script_writes_it():
@@ -18,6 +18,18 @@ def test_the_figures_show_these_runs(kind):
         with Image.open(path) as figure:
             shown = hash_of_curves([run for run in runs if run["env"] == env])
             assert figure.info["Source"] == shown, "run scripts/results_page.py --figures"
+
+
+def test_the_demo_gains_more_than_imitation_for_the_same_time():
+    """With five seeds that nothing was chosen by."""
+    runs = [run for run in read("learning") if run["algorithm"] == "ppo-pp" and run["seed"] in range(40, 45)]
+    assert [(run["env"], run["policy"]) for run in runs] == [("tril/IMDB-v0", "tiny")] * 5
+    for run in runs:
+        greedy, sampled = run["verdict"]["greedy"], run["verdict"]["sampled"]
+        assert min(change["after"] - change["before"] for change in (greedy, sampled)) >= 0.08
+        assert min(change["standard_errors"] for change in (greedy, sampled)) >= 3
+        assert greedy["after"] > run["control"]["greedy"]["after"]
+        assert sampled["after"] > run["control"]["sampled"]["after"]
 
 
 def test_a_changed_number_is_found():

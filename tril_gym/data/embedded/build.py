@@ -31,6 +31,7 @@ class EmbeddedDataset:
     sizes: tuple[int, int, int]  # rows in each of SPLITS
     texts: Callable[[dict], list[str]]  # prompt and completion of a row, as the environment writes them
     tokenizer_splits: tuple[str, ...] = ("train",)  # a small train split lacks words of the others
+    prompt: Callable[[dict], str] | None = None  # of rows that differ, but may have the same
 
 
 def common_gen_texts(row: dict) -> list[str]:
@@ -48,6 +49,12 @@ def imdb_texts(row: dict) -> list[str]:
     return [row["text"]]
 
 
+def first_half(row: dict) -> str:
+    """Return the half of a review that the environment shows."""
+    words = row["text"].split()
+    return " ".join(words[: (len(words) + 1) // 2])
+
+
 def text_texts(row: dict) -> list[str]:
     """Return the question with its answer."""
     return [f"{row['prompt']} {row['answer']}"]
@@ -60,7 +67,7 @@ def tldr_texts(row: dict) -> list[str]:
 
 
 DATASETS = {
-    "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts),
+    "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts, prompt=first_half),
     "common_gen": EmbeddedDataset(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
     "tldr": EmbeddedDataset(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
     "hh": EmbeddedDataset(hh_grammar.examples, (2000, 200, 200), hh_texts),
@@ -76,6 +83,13 @@ def make_splits(dataset: EmbeddedDataset) -> dict[str, list[dict]]:
     for split, size in zip(SPLITS, dataset.sizes, strict=True):
         made[split] = list(islice(rows, size))
         rng.shuffle(made[split])  # the generator yields good and bad reviews in turn
+    if dataset.prompt is not None:
+        known = set(map(dataset.prompt, made["train"]))
+        others = (row for row in rows if dataset.prompt(row) not in known)
+        for split in SPLITS[1:]:
+            for place, row in enumerate(made[split]):
+                if dataset.prompt(row) in known:
+                    made[split][place] = next(other for other in others if other["label"] == row["label"])
     return made
 
 

@@ -79,7 +79,7 @@ def test_settings_that_follow_others_do_so_again(tmp_path):
     config = configured("ppo-pp", file, {"iterations": 99, "num_envs": 16, "env": "tril/IMDB-v0"})
     found = config.hyperparameters
     assert (found["lr_iterations"], found["episodes_per_iteration"]) == (99, 16)
-    assert config.reward == {"sentiment": 1.0}
+    assert config.reward == {"sentiment": 1.0, "repetition_penalty": 5.0}
     # One that was chosen is kept.
     file = write(tmp_path / "y.yaml", {"iterations": 40, "lr_schedule": "linear", "lr_iterations": 50})
     assert configured("ppo-pp", file, {"iterations": 45}).hyperparameters["lr_iterations"] == 50

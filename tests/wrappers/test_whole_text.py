@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from text_doubles import EXAMPLES, TOKENIZERS
 
 from tril_gym.utils.text_codec import TextCodec
@@ -166,3 +167,17 @@ def test_bad_actions_are_refused():
             envs.step(actions)
     with pytest.raises(ValueError, match="leave reset_mask out"):
         envs.reset(options={"reset_mask": np.array([True, False])})
+
+
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_gymnasiums_vector_environments_are_refused_where_their_rows_end_apart(kind):
+    def make():
+        return gym.make("tril/Toy-v0")
+
+    envs = kind([make, make], autoreset_mode="Disabled")
+    with pytest.raises(ValueError, match=f"a {kind.__name__} cannot be stepped once a row has; use .* gym.make_vec"):
+        WholeText(envs)
+    envs.close()
+    one = WholeText(SyncVectorEnv([make], autoreset_mode="Disabled"))
+    one.reset(seed=0)
+    assert one.step([" w5"])[2].tolist() == [True]

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tril_gym.utils.batched_infos import batched, row_of
@@ -35,7 +35,8 @@ class WholeText(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     returns the whole text, the sum of the tokens' rewards and the last token's info. A space is put between prompt and
     completion where the string has none. Names of special tokens in the string are ordinary text.
 
-    A vector environment must be in autoreset mode DISABLED: `reset()` begins its next n texts.
+    A vector environment must be in autoreset mode DISABLED: `reset()` begins its next n texts. Rows that have ended
+    must be idle there, as those of `gym.make_vec` are; a `SyncVectorEnv` can have one row only.
     """
 
     def __new__(cls, env: Any = None) -> Any:
@@ -83,6 +84,12 @@ class VectorWholeText(TextVectorWrapper):
             raise ValueError(
                 'WholeText ends all rows in one step, so make the environment with autoreset_mode="Disabled" and reset'
                 f" it for the next texts, got {self.autoreset_mode.value!r}"
+            )
+        base = env.unwrapped
+        if isinstance(base, SyncVectorEnv | AsyncVectorEnv) and self.num_envs > 1:
+            raise ValueError(
+                f"WholeText steps until all rows have ended, and in mode Disabled a {type(base).__name__} cannot be"
+                " stepped once a row has; use the vector environment of gym.make_vec, or num_envs=1"
             )
         self.single_observation_space, self.single_action_space = AnyText(), AnyText()
         self.observation_space = batch_space(AnyText(), self.num_envs)

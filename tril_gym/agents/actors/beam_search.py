@@ -62,6 +62,8 @@ def best_texts(policy: LMPolicy, prompts: Sequence[list[int]], layout: TextLayou
     model = policy.model
     is_causal = not model.config.is_encoder_decoder
     width, ends = max(map(len, prompts)), list(layout.eos_token_ids)
+    begin = width if is_causal else len(decoder_start(model))
+    forced = 0 if is_causal else begin - 1  # BART's forced BOS, which `generate` counts among the new tokens
     ids, mask = torch.zeros(len(prompts), width, dtype=torch.int64), torch.zeros(len(prompts), width, dtype=torch.int64)
     for row, prompt in enumerate(prompts):  # a decoder reads on at the right, an encoder counts from the left
         cells = slice(width - len(prompt), width) if is_causal else slice(0, len(prompt))
@@ -72,12 +74,11 @@ def best_texts(policy: LMPolicy, prompts: Sequence[list[int]], layout: TextLayou
             attention_mask=mask.to(policy.device),
             num_beams=beams,
             do_sample=False,
-            max_new_tokens=layout.max_new_tokens,
-            min_new_tokens=layout.min_new_tokens,
+            max_new_tokens=layout.max_new_tokens + forced,
+            min_new_tokens=layout.min_new_tokens + forced,
             eos_token_id=ends,
             pad_token_id=ends[0],
             num_return_sequences=1,
             return_dict_in_generate=False,
         )
-    begin = width if is_causal else len(decoder_start(model))
     return [up_to_end(row, ends) for row in written[:, begin:].tolist()]

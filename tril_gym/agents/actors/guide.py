@@ -13,7 +13,7 @@ from typing import Any
 
 from tril_gym.agents.actors.inference_server import InferenceServer
 from tril_gym.agents.actors.past_successes import PastSuccesses
-from tril_gym.agents.actors.policy import LMPolicy, as_policy
+from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.server_guide import ServerGuide
 from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, text_writer
@@ -36,7 +36,8 @@ class Guide(Actor):
     tokens, and what it writes is tokenised for the policy. It writes at most 2 T tokens of its own.
 
     Args:
-        policy: the model; it is never changed. To train a policy with itself as guide, use `policy.frozen_copy()`.
+        policy: the model, or what `as_policy` makes one of, such as its name; it is never changed. To train a policy
+            with itself as guide, use `policy.frozen_copy()`.
         temperature: divides the logits.
         top_k: sample from the k most probable tokens only.
         top_p: sample from the nucleus of this probability only; the paper's guides use 0.92.
@@ -49,7 +50,7 @@ class Guide(Actor):
 
     def __init__(
         self,
-        policy: LMPolicy,
+        policy: PolicyLike,
         *,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -57,7 +58,10 @@ class Guide(Actor):
         greedy: bool = False,
         min_new_tokens: int | None = None,
     ) -> None:
-        self.policy = policy.with_decoding(Decoding(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy))
+        if isinstance(policy, str | Path) or is_model(policy):
+            policy = as_policy(policy, None)
+        decoding = Decoding(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
+        self.policy: LMPolicy = policy.with_decoding(decoding)
         self.min_new_tokens = None if min_new_tokens is None else check_integer("min_new_tokens", min_new_tokens, 0)
         self._compared: tuple[Any, bool] = (None, False)  # a tokenizer, and whether its vocabulary differs
 

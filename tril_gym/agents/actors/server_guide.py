@@ -27,6 +27,8 @@ from tril_gym.utils.http_client import RefusedError, ServerError
 from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import UNREADABLE
 
+MOST_IN_VAIN = 2  # answers in a row without a token of the environment, after which a text is at its end
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -211,8 +213,8 @@ class _TextRequests:
         """Return the ids of the rest of a text, EOS included where it fits."""
         layout, begun = self.layout, self.begun[row]
         room = layout.max_new_tokens - len(begun.ids)
-        text, left = "", room
-        while left > 0:
+        text, left, in_vain = "", room, 0
+        while left > 0 and in_vain < MOST_IN_VAIN:
             answer = self._ask(begun, text, left, seed)
             written = answer.text.rstrip(UNREADABLE)  # a character that is not whole
             text += written
@@ -221,7 +223,9 @@ class _TextRequests:
                 break
             # The server's tokens are shorter than the environment's: there is room left.
             with self._lock:
-                left = room - len(self.codec.ids(text, after=begun.ids))
+                before, left = left, room - len(self.codec.ids(text, after=begun.ids))
+            # Of what the environment's vocabulary lacks, such as T5's line breaks, no number of answers fills the room.
+            in_vain = in_vain + 1 if left >= before else 0
         with self._lock:
             return rest_ids(self.codec, layout, text, begun)
 

@@ -186,10 +186,12 @@ def restore_run(config: RunConfig, checkpoint: Path, fitted: Path, ranks: Ranks 
     envs = make_envs(config_of_rank(config, ranks), data, checkpoint_policy(config, checkpoint), fitted=fitted)
     guide: dict[str, Any] = {"guide": guide_without_model(config)} if is_outside_guide(config.guide) else {}
     changes = {name: config.hyperparameters[name] for name in MAY_CHANGE if name in config.hyperparameters}
+    names = ("attn_implementation", "device_map")  # which a saved model does not hold
     agent = agent_type(config.algorithm).load(
         checkpoint,
         envs=envs,
         device=config.device,
+        loading={name: value for name in names if (value := getattr(config, name))},
         changes=changes,
         trust_remote_code=config.trust_remote_code,
         ranks=ranks,

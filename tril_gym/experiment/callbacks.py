@@ -17,7 +17,7 @@ from tril_gym.agents.algorithms.callback import Callback, StopTraining
 from tril_gym.agents.algorithms.report import History, Report
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.experiment.best import is_better, read_best, save_best
-from tril_gym.experiment.checkpoints import Checkpoints
+from tril_gym.experiment.checkpoints import Checkpoints, number_of
 from tril_gym.experiment.evaluation import evaluate, flat_metrics
 from tril_gym.experiment.run_folder import KEPT
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
@@ -168,8 +168,16 @@ class CheckpointCallback(Callback):
         self._saved: int | None = None  # iteration of the newest
 
     def start(self, agent: Agent, iterations: int) -> None:
-        """Take note of the agent."""
+        """Take note of the agent, and warn of checkpoints that another training has left."""
         self._agent, self._saved = agent, agent.iteration
+        found = self._checkpoints.found()
+        if found and number_of(found[-1]) > agent.iteration and agent.ranks.is_main:
+            log.warning(
+                "%s is of another training, or of a later iteration than %d, after which this one begins; it would be"
+                " taken for the newest checkpoint later: delete it, or use another folder",
+                found[-1],
+                agent.iteration,
+            )
 
     def iteration(self, report: Report) -> None:
         """Save the agent where it is due."""
@@ -183,8 +191,8 @@ class CheckpointCallback(Callback):
         self._agent = None
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint without damage; None without any."""
-        return self._checkpoints.newest_whole()
+        """Return the newest checkpoint without damage, after a training that of its agent; None without any."""
+        return self._checkpoints.newest_whole(last=self._saved)
 
     def _save(self) -> None:
         if self._agent is not None:

@@ -88,14 +88,17 @@ class Checkpoints:
         with scratch_folder(path) as scratch:
             path.rename(scratch / path.name)
 
-    def newest_whole(self) -> Path | None:
+    def newest_whole(self, *, last: int | None = None) -> Path | None:
         """Return the newest checkpoint without damage, and log those that are passed over; None where there is none.
+
+        Args:
+            last: the highest number to look at; None: any.
 
         Raises:
             ValueError: there are checkpoints and all are damaged, or a newer version wrote it.
         """
         damaged: list[str] = []
-        for path in reversed(self.found()):
+        for path in reversed([path for path in self.found() if last is None or number_of(path) <= last]):
             damage = self.damage(path)
             if damage is None:
                 for line in damaged:

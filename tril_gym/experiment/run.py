@@ -56,7 +56,8 @@ class Run:
         self.imitates = isinstance(self.agent.plan(0).rollout, References)
         # Iterations whose metrics are written, and that of the newest checkpoint; None before the training begins.
         self._recorded = self.agent.iteration
-        self._saved: int | None = self.agent.iteration if folder.checkpoints() else None
+        has_checkpoint = self.ranks.any(bool(folder.checkpoints()))  # only the main process has them
+        self._saved: int | None = self.agent.iteration if has_checkpoint else None
 
     def run(self, *, profile: bool = False) -> Result:
         """Evaluate, train, evaluate and report; with `profile`, also report time and memory of an iteration.
@@ -95,7 +96,7 @@ class Run:
                 self.agent.learn(total - done, callbacks=self._callbacks(asked), progress=False, profile=profile)
         after, verdict = self.held_out.evaluate_after(seconds=self._seconds())
         self._publish("after", self.agent.iteration, after)
-        result = Result(self.folder.path, self.held_out.before, after, verdict)
+        result = Result(self.folder.origin, self.held_out.before, after, verdict)
         self._show_results(result, profile)
         return result
 
@@ -110,7 +111,7 @@ class Run:
 
     def _rescue(self) -> str:
         """Save the agent where it is whole and newer than its checkpoint; return why not where that fails."""
-        if self.ranks.shards:  # the others, who have the rest of the models, may be gone
+        if self.ranks.shards or self.ranks.shards_optimizer:  # the others, who have the rest, may be gone
             return ""
         is_new = self._saved is not None and self._saved < self.agent.iteration
         if not (is_new and self.agent.is_whole and self._recorded == self.agent.iteration):
@@ -208,7 +209,7 @@ class Run:
             rest = ", before the evaluation" if is_last else ""
             raise Interrupted(
                 f"stopped after iteration {iteration} of {self.config.iterations}{rest}; to continue, use"
-                f" --output-dir {self.folder.path} --resume",
+                f" --output-dir {self.folder.origin} --resume",
                 number,
             )
 

@@ -49,10 +49,14 @@ class RunFolder:
     Args:
         path: the folder.
         unit: what the numbers of its checkpoints count.
+
+    Attributes:
+        origin: the folder that the user knows; another one than `path` in `copy_of_rank`.
     """
 
     def __init__(self, path: str | Path, *, unit: str = "iteration") -> None:
         self.path, self.unit = Path(path), unit
+        self.origin = self.path
         self._checkpoints = Checkpoints(self.path / CHECKPOINTS, unit=unit)
         self._lock: RunLock | None = None
         self._existed = False  # before `create`
@@ -83,7 +87,8 @@ class RunFolder:
         """Create the folder and lock it; see `lock`.
 
         Raises:
-            ValueError: the system refuses to create it, such as on a full disk.
+            ValueError: the system refuses to create it, such as on a full disk; or another process has begun a
+                run in it since it was found empty.
             LockedError: another process is creating it.
         """
         self._existed = self.path.exists()
@@ -94,6 +99,11 @@ class RunFolder:
                 f"--output-dir {self.path} cannot be created: {error.strerror}; name another folder"
             ) from error
         self.lock(force=force_unlock)
+        try:
+            self.require_empty()
+        except ValueError:
+            self.unlock()
+            raise
 
     def lock(self, *, force: bool = False) -> None:
         """Keep other processes from writing in the folder, and delete what a killed one left unfinished.
@@ -144,6 +154,7 @@ class RunFolder:
         It has no checkpoints. `remove_copy` deletes it.
         """
         copy = RunFolder(tempfile.mkdtemp(prefix="tril-gym-"), unit=self.unit)
+        copy.origin = self.path
         for name in (*LINES, "evaluation.json", WORDS):
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, copy.path / name)
@@ -206,7 +217,8 @@ class RunFolder:
         )
 
     def write_json(self, name: str, content: Any) -> None:
-        """Create or replace a JSON file."""
+        """Create or replace a JSON file, unless another process has taken the folder."""
+        self.check_lock()
         write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
@@ -229,7 +241,12 @@ class RunFolder:
         return frozenset(self.read_json(WORDS)) if (self.path / WORDS).is_file() else None
 
     def append(self, name: str, *rows: dict[str, Any]) -> None:
-        """Append lines to a JSON Lines file; numbers that are not finite become null."""
+        """Append lines to a JSON Lines file; numbers that are not finite become null.
+
+        Raises:
+            LockedError: another process has taken the folder.
+        """
+        self.check_lock()
         append_rows(self.path / name, rows)
 
     def rows(self, name: str) -> list[dict[str, Any]]:

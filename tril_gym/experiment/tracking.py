@@ -154,7 +154,7 @@ class Tracker:
 
                     trackio.finish()
                 else:
-                    accelerator.end_training()
+                    _end_trackers(accelerator)
 
     @contextmanager
     def _without_failure(self) -> Iterator[None]:
@@ -170,6 +170,17 @@ class Tracker:
                 type(error).__name__,
                 error,
             )
+
+
+def _end_trackers(accelerator: Any) -> None:
+    """End the runs of an accelerator's trackers; of several processes the connection stays, which accelerate ends."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        accelerator.end_training()
+        return
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def _wandb_table(tracker: Any, rows: list[list[Any]], step: int) -> None:

@@ -16,8 +16,9 @@ from tril_gym.experiment.text_quality import training_words
 from tril_gym.experiment.tracking import Tracker, TrackerOptions, named_settings
 from tril_gym.experiment.trust import check_trusted, masked
 from tril_gym.utils.console import RunConsole
+from tril_gym.utils.console_modes import SilentConsole
 from tril_gym.utils.processes import Processes
-from tril_gym.utils.ranks import join_ranks
+from tril_gym.utils.ranks import Ranks, join_ranks
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import terms
 
@@ -136,7 +137,7 @@ def resumed_run(
         force_unlock: as of `resume`.
         processes: how several processes train together.
     """
-    folder, console = RunFolder(output_dir), console or RunConsole()
+    folder = RunFolder(output_dir)
     config = saved_config(folder, given)
     check_unchanged(config, given, algorithm=algorithm, folder=folder.path)
     named, where = {**given, "algorithm": algorithm}, folder.path / CONFIG
@@ -144,6 +145,7 @@ def resumed_run(
     config = with_changes(config, given)
     check_trusted(asdict(config), named, where=where, trust_code=trust_code)
     ranks = join_ranks(config.device, **processes.as_settings())
+    console = console or _console_of(ranks)
     tracker = _tracker(track if ranks.is_main else None, config, folder.path)
     if ranks.is_main:
         folder.lock(force=force_unlock)
@@ -182,7 +184,13 @@ def _run(folder: RunFolder, components: RunComponents, tracker: Tracker, console
     """Return a run, on other processes than the main one in a temporary copy of its folder."""
     ranks = components.agent.ranks
     ranks.barrier()  # until the main process has written the folder
-    return Run(folder if ranks.is_main else folder.copy_of_rank(), components, tracker, console or RunConsole())
+    own = folder if ranks.is_main else folder.copy_of_rank()
+    return Run(own, components, tracker, console or _console_of(ranks))
+
+
+def _console_of(ranks: Ranks) -> RunConsole:
+    """Return what a process prints on where nothing is chosen: the main one on standard output, others nowhere."""
+    return RunConsole() if ranks.is_main else SilentConsole()
 
 
 def _tracker(track: str | TrackerOptions | None, config: RunConfig, folder: Path) -> Tracker:

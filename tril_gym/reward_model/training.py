@@ -253,7 +253,7 @@ class RewardModelRun:
             state = "no checkpoint was written yet, so the run will start over"
             if self.step:
                 state = f"the newest checkpoint is of step {self.step} of {self.total_steps}"
-            error.add_note(f"{state}; to continue, use --output-dir {self.folder.path} --resume")
+            error.add_note(f"{state}; to continue, use --output-dir {self.folder.origin} --resume")
             raise
         finally:
             self.folder.unlock()
@@ -348,7 +348,7 @@ class RewardModelRun:
         self._save({"finished": False})
         raise Interrupted(
             f"stopped after step {step} of {self.total_steps}; the folder has the model so far; resume with"
-            f" --output-dir {self.folder.path} --resume",
+            f" --output-dir {self.folder.origin} --resume",
             signal.SIGINT if number is None else number,
         )
 

@@ -324,6 +324,7 @@ class Agent(ABC):
         device: str | torch.device = "cpu",
         changes: Mapping[str, Any] | None = None,
         trust_remote_code: bool = False,
+        loading: Mapping[str, Any] | None = None,
         **parts: Any,
     ) -> Self:
         """Load an agent that `save` wrote; it continues as if never stopped.
@@ -335,6 +336,8 @@ class Agent(ABC):
             changes: hyperparameters with another value than the saved one.
             trust_remote_code: run code that was saved with the models, as those have that are not part of transformers,
                 and ask the server that the folder names as guide.
+            loading: keywords by which the policy was loaded and that a saved model does not hold:
+                `attn_implementation`, and `device_map`, which takes the place of `device`.
             parts: what could not be saved: `guide=`, if it is a function or an actor of your own, and GAIL's
                 `discriminator=`, if it is your own.
 
@@ -350,7 +353,9 @@ class Agent(ABC):
                 f"changes names {with_suggestion(unknown[0], names)}, which is no hyperparameter of {cls.name}; use"
                 f" fields of {cls.config_type.__name__}, such as learning_rate"
             )
-        policy = saved_policy(folder, trust_remote_code=trust_remote_code).to(device)
+        policy = saved_policy(folder, trust_remote_code=trust_remote_code, loading=loading)
+        if "device_map" not in (loading or {}):
+            policy.to(device)
         config = cls.config_type(**about["config"] | dict(changes or {}))
         if cls.takes_guide and "guide" not in parts:
             parts["guide"] = saved_guide(folder, about["guide"], policy, trust_remote_code=trust_remote_code)

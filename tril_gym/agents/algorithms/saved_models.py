@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ def save_policy(policy: LMPolicy, folder: Path) -> None:
         policy.language_model.save_adapter(folder / "lora")
 
 
-def saved_policy(folder: Path, *, trust_remote_code: bool = False) -> LMPolicy:
-    """Return the policy of a saved agent; `trust_remote_code` as of `Agent.load`."""
+def saved_policy(
+    folder: Path, *, trust_remote_code: bool = False, loading: Mapping[str, Any] | None = None
+) -> LMPolicy:
+    """Return the policy of a saved agent; `trust_remote_code` and `loading` as of `Agent.load`."""
     model = folder / "lora" if (folder / "lora").is_dir() else folder / "policy"
-    return _saved_model(model, trust_remote_code=trust_remote_code)
+    return _saved_model(model, trust_remote_code=trust_remote_code, loading=loading)
 
 
-def _saved_model(folder: Path, *, trust_remote_code: bool) -> LMPolicy:
+def _saved_model(folder: Path, *, trust_remote_code: bool, loading: Mapping[str, Any] | None = None) -> LMPolicy:
     """Load what `LMPolicy.save` wrote, in its own precision, without a tokenizer if there was none."""
-    settings: dict[str, Any] = {"with_tokenizer": (folder / "tokenizer_config.json").is_file()}
+    settings = dict(loading or {})
+    settings["with_tokenizer"] = (folder / "tokenizer_config.json").is_file()
     if trust_remote_code:
         settings["trust_remote_code"] = True
     if not is_adapter(folder):

@@ -124,8 +124,8 @@ def texts(runs: Results) -> str:
 
 
 def end_of(prompt: str) -> str:
-    """Return a prompt, or its end if it is long."""
-    return prompt if len(prompt) <= MOST_CHARACTERS else f"… {prompt[-MOST_CHARACTERS:]}"
+    """Return a prompt, or if it is long, its last whole words."""
+    return prompt if len(prompt) <= MOST_CHARACTERS else f"… {prompt[-MOST_CHARACTERS:].partition(' ')[2]}"
 
 
 def cell_of(text: str) -> str:

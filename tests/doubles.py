@@ -6,6 +6,7 @@ B texts, P prompt tokens, T new tokens, V words in the vocabulary.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Actor, Agent, Guide, LMPolicy, Plan, TextLayout, Trajectories, Writer, collect
+from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.functional.sampling import Decoding
 from tril_gym.models.texts import Texts
 
@@ -258,3 +260,12 @@ def same(one: Trajectories, other: Trajectories) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in exact) and all(
         torch.allclose(getattr(one, name), getattr(other, name), atol=1e-6) for name in ("rewards", "old_logprobs")
     )
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of each iteration of a run that are no times."""
+    rows = RunFolder(folder).rows("metrics.jsonl")
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/") and "second" not in name}
+        for row in rows
+    ]

@@ -4,6 +4,7 @@ import logging
 
 import gymnasium as gym
 import pytest
+from doubles import metrics_of
 
 from tril_gym.agents import PPO, tiny_policy
 from tril_gym.agents.actors.policy import LMPolicy
@@ -19,15 +20,7 @@ from tril_gym.utils.console_modes import QuietConsole
 SMALL = {"env": "tril/Toy-v0", "num_envs": 4, "eval_examples": 4, "tiny_samples": 0, "lr_schedule": "constant"}
 
 
-def metrics(folder) -> list[dict[str, float]]:
-    rows = RunFolder(folder).rows("metrics.jsonl")
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/") and "second" not in name}
-        for row in rows
-    ]
-
-
-def test_a_lost_lock_ends_the_run_without_a_line_of_metrics(tmp_path):
+def test_a_lost_lock_ends_the_run_without_a_line_of_metrics_of(tmp_path):
     run = new_run(configure("ppo", iterations=5, **SMALL), tmp_path / "run", console=QuietConsole())
     thief, step = RunFolder(tmp_path / "run"), run.agent.envs.step
 
@@ -57,8 +50,8 @@ def test_a_run_that_began_and_ended_meanwhile_is_kept(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"is not empty; add --resume to continue its run, or name another folder"):
         train(configure("ppo", iterations=1, seed=2, **SMALL), tmp_path / "run", console=QuietConsole())
     assert saved_config(RunFolder(tmp_path / "run")).seed == 1
-    assert len(metrics(tmp_path / "run")) == 1
-    resume(tmp_path / "run", iterations=2, console=QuietConsole())  # nobody has it
+    assert len(metrics_of(tmp_path / "run")) == 1
+    resume(tmp_path / "run", iterations=2, console=QuietConsole())  # the folder is not locked
 
 
 def test_how_the_policy_is_loaded_is_kept(tmp_path):
@@ -72,7 +65,7 @@ def test_how_the_policy_is_loaded_is_kept(tmp_path):
     agent = restore_run(saved_config(folder), folder.last_checkpoint(), folder.path / "reward").agent
     assert agent.policy.model.config._attn_implementation == "eager"
     resume(tmp_path / "halves", iterations=2, console=QuietConsole())
-    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+    assert metrics_of(tmp_path / "halves") == metrics_of(tmp_path / "whole")
 
 
 def test_the_place_of_the_layers_is_kept(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Runs of several processes in one folder: what they leave, and how they are continued by another number of them."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,37 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from doubles import metrics_of
+from run_commands import SIZES, clean, forked, resume, train
 from safetensors.torch import load_file
 
 from tril_gym.cli import main
 from tril_gym.experiment.checkpoints import damage_of
 from tril_gym.experiment.run_folder import RunFolder
-
-FORKED = Path(__file__).with_name("forked_runs.py")
-SIZES = ["--num-envs", 6, "--episodes-per-iteration", 10, "--minibatch-size", 4, "--epochs", 1, "--eval-examples", 5]
-RUN = [
-    "--env",
-    "tril/Toy-v0",
-    "--tiny-samples",
-    0,
-    "--save-every",
-    1,
-    "--keep",
-    4,
-    "--eval-every",
-    2,
-    "--lr-schedule",
-    "constant",
-    *SIZES,
-]
-
-
-def train(folder: Path, iterations: int, *more: object, algorithm: str = "ppo-pp") -> list[str]:
-    return [str(part) for part in ["train", algorithm, *RUN, "--iterations", iterations, "--output-dir", folder, *more]]
-
-
-def resume(folder: Path, iterations: int) -> list[str]:
-    return ["train", "ppo-pp", "--output-dir", str(folder), "--resume", "--iterations", str(iterations)]
 
 
 def here(command: list[str]) -> None:
@@ -48,37 +23,13 @@ def here(command: list[str]) -> None:
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
 
-def forked(*commands: tuple[int, list[str]], code: int = 0) -> str:
-    """Run commands, the last of which ends with this code and the others with 0; return what they say."""
-    done = subprocess.run(
-        [sys.executable, str(FORKED), json.dumps(commands)], capture_output=True, text=True, env=clean()
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    *others, last = json.loads(done.stdout)
-    assert others == [[0] * size for size, _ in commands[:-1]], done.stderr[-3000:]
-    assert last == [code] * commands[-1][0], done.stderr[-3000:]
-    return done.stderr
-
-
-def clean() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    rows = RunFolder(folder).rows("metrics.jsonl")
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/") and "second" not in name}
-        for row in rows
-    ]
-
-
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def same(found: Path, expected: Path, *, tolerance: float = 1e-4) -> None:
-    assert len(metrics(found)) == len(metrics(expected)) > 0
-    for mine, theirs in zip(metrics(found), metrics(expected), strict=True):
+    assert len(metrics_of(found)) == len(metrics_of(expected)) > 0
+    for mine, theirs in zip(metrics_of(found), metrics_of(expected), strict=True):
         assert mine == pytest.approx(theirs, rel=tolerance, abs=tolerance, nan_ok=True)
 
 

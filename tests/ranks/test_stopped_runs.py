@@ -1,44 +1,13 @@
 """Runs of several processes: resumed with parts of models, ended by failures, signals and trackers, from Python."""
 
-import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from doubles import metrics_of
+from run_commands import FORKED, clean, forked, resume, train
 
-from tril_gym.experiment.run_folder import RunFolder
-
-FORKED = Path(__file__).with_name("forked_runs.py")
-SIZES = ["--num-envs", 6, "--episodes-per-iteration", 10, "--minibatch-size", 4, "--epochs", 1, "--eval-examples", 5]
-RUN = ["--env", "tril/Toy-v0", "--tiny-samples", 0, "--save-every", 1, "--lr-schedule", "constant", *SIZES]
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
-
-
-def train_command(folder: Path, iterations: int, *more: object) -> list[str]:
-    return [str(part) for part in ["train", "ppo-pp", *RUN, "--iterations", iterations, "--output-dir", folder, *more]]
-
-
-def resume_command(folder: Path, iterations: int, *more: object) -> list[str]:
-    command = ["train", "ppo-pp", "--output-dir", folder, "--resume", "--iterations", iterations, *more]
-    return [str(part) for part in command]
-
-
-def forked(*commands: tuple[int, list[str]], **variables: str) -> tuple[list[list[int]], str]:
-    """Return the exit codes of commands in several processes each, and what they say."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-    done = subprocess.run([sys.executable, str(FORKED), json.dumps(commands)], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), done.stderr
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    rows = RunFolder(folder).rows("metrics.jsonl")
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/") and "second" not in name}
-        for row in rows
-    ]
 
 
 @pytest.mark.parametrize("variables", [{}, ZERO], ids=["shards", "zero"])
@@ -46,17 +15,15 @@ def test_parts_of_models_are_resumed_by_as_many_processes(tmp_path, variables):
     """The result is that of a run that never stopped, bit for bit."""
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     more = [] if variables else ["--shard-models"]
-    commands = [train_command(halves, 1, *more), resume_command(halves, 3, *more, "--process-timeout", 30)]
-    codes, said = forked(*((2, command) for command in [*commands, train_command(whole, 3, *more)]), **variables)
-    assert codes == [[0, 0]] * 3, said[-3000:]
-    assert metrics(halves) == metrics(whole)
-    assert len(metrics(whole)) == 3
+    commands = [train(halves, 1, *more), resume(halves, 3, *more, "--process-timeout", 30)]
+    forked(*((2, command) for command in [*commands, train(whole, 3, *more)]), **variables)
+    assert metrics_of(halves) == metrics_of(whole)
+    assert len(metrics_of(whole)) == 3
 
 
 def test_a_tracker_does_not_end_the_connection_between_processes(tmp_path):
     pytest.importorskip("tensorboard")
-    codes, said = forked((2, train_command(tmp_path / "run", 1, "--track", "tensorboard")))
-    assert codes == [[0, 0]], said[-3000:]
+    forked((2, train(tmp_path / "run", 1, "--track", "tensorboard")))
     assert any((tmp_path / "run" / "tensorboard").rglob("events*"))
 
 
@@ -69,8 +36,7 @@ def test_a_failure_with_zero_does_not_wait_for_the_others(tmp_path):
         "        raise TypeError('broken')\n    return [len(text) / 20 for text in completions]\n"
     )
     more = ["--reward", f"{reward}:score", "--eval-every", 0, "--save-every", 10, "--process-timeout", 20]
-    codes, said = forked((2, train_command(tmp_path / "run", 3, *more)), **ZERO)
-    assert codes == [[1, 1]]
+    said = forked((2, train(tmp_path / "run", 3, *more)), code=1, **ZERO)
     assert "The newest checkpoint is of iteration 0 of 3; to continue" in said
     assert "could not be saved" not in said
 
@@ -85,8 +51,7 @@ def test_every_process_names_the_folder_of_the_run(tmp_path):
         "    return [len(text) / 20 for text in completions]\n"
     )
     more = ["--reward", f"{reward}:score", "--eval-every", 0]
-    codes, said = forked((2, train_command(tmp_path / "run", 5, *more)))
-    assert codes == [[143, 143]], said[-3000:]
+    said = forked((2, train(tmp_path / "run", 5, *more)), code=143)
     ways_out = [line for line in said.splitlines() if "to continue, use --output-dir" in line]
     assert len(ways_out) == 2
     assert all(f"--output-dir {tmp_path / 'run'} --resume" in line for line in ways_out)
@@ -102,9 +67,7 @@ def test_python_prints_in_the_main_process_only(tmp_path):
         f"    print('folder', train(config, {str(tmp_path / 'run')!r}).folder, flush=True)\n    leave_ranks()\n\n\n"
         "assert run(2, work) == [0, 0]\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=clean())
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("ppo on tril/Toy-v0: policy tiny") == 1
     assert done.stderr.count(f"folder {tmp_path / 'run'}\n") == 2

@@ -303,8 +303,8 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
     is_usual = known.reward in (default_reward(known.env), preset_reward(known)) and "reward" not in known.env_args
     if given.get("env", known.env) != known.env and is_usual:
         known = replace(known, reward=None, env_args=without_reward_of(known.env_args))  # the other one has its own
-    if "reward" in env_args:  # in place of the run's, and of the settings of its terms
-        known = replace(known, reward=None, env_args=without_reward_of(known.env_args))
+    if "reward" in env_args:
+        known = replace(known, reward=None)
     elif "reward" in given:
         known = replace(known, env_args={name: own for name, own in known.env_args.items() if name != "reward"})
     if "dataset" in given:  # of other data than the run's, all are new to the policy
@@ -319,7 +319,7 @@ def _evaluated_config(known: RunConfig, env_args: dict[str, Any], given: dict[st
         if is_other and given.get("env", known.env) == known.env:  # rewards that are new are fitted to the run's data
             given = {name: value for name, value in given.items() if name != "dataset"}
     known_args = env_args_for_env(known.env_args, known.env, given.get("env"))
-    env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward")), env_args)
+    env_args = merged_env_args(env_args_for_reward(known_args, given.get("reward"), env_args), env_args)
     return replace(known, env_args=env_args, **given)
 
 

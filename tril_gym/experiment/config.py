@@ -277,8 +277,18 @@ def merged_env_args(env_args: dict[str, Any], given: dict[str, Any]) -> dict[str
     return both
 
 
-def env_args_for_reward(env_args: dict[str, Any], reward: dict[str, float] | None) -> dict[str, Any]:
-    """Return keyword arguments of an environment without the settings of rewards that `reward` replaces."""
+def env_args_for_reward(
+    env_args: dict[str, Any], reward: dict[str, float] | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return keyword arguments of an environment without those on rewards that are replaced.
+
+    Args:
+        env_args: the keywords so far.
+        reward: the terms that replace others, whose settings are left out; None replaces none.
+        given: the keywords that will be added; a "reward" among them replaces the reward and all settings of terms.
+    """
+    if "reward" in given:
+        return without_reward_of(env_args)
     if reward is None or "reward_settings" not in env_args:
         return env_args
     settings = check_reward_settings(env_args["reward_settings"])

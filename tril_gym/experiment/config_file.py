@@ -133,7 +133,7 @@ def configured(algorithm: str, path: str | Path, given: Mapping[str, Any], *, tr
     is_measured_again = any(given.get(name, settings.get(name)) != settings.get(name) for name in MEASURED)
     if is_measured_again or any(new.get(name, own.get(name)) != own.get(name) for name in MEASURED_ARGS):
         env_args = without_lengths(env_args)
-    env_args = env_args_for_reward(env_args, given.get("reward"))
+    env_args = env_args_for_reward(env_args, given.get("reward"), new)
     env_args = merged_env_args(env_args, new)
     try:
         if given:

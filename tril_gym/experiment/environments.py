@@ -12,7 +12,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tril_gym.experiment.config import RunConfig
+from tril_gym.experiment.config import RunConfig, without_reward_of
 from tril_gym.experiment.run_data import has_data
 from tril_gym.registration import ENVIRONMENTS, length_keywords, reward_terms
 from tril_gym.utils.suggestions import with_suggestion
@@ -129,7 +129,7 @@ def pretraining_envs(config: RunConfig, data: dict[str, Any], envs: VectorEnv) -
 
 def without_reward(env_args: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of an environment of ours without its rewards."""
-    return {name: value for name, value in env_args.items() if name != "reward_settings"} | {"reward": None}
+    return without_reward_of(env_args) | {"reward": None}
 
 
 def warn_of_other_prompts(envs: VectorEnv, description: str, *, learned_from_chats: bool) -> None:

@@ -17,7 +17,6 @@ from tril_gym.experiment.config import (
     RunConfig,
     env_args_for_reward,
     merged_env_args,
-    without_reward_of,
 )
 from tril_gym.utils.config_fields import flag_of, is_read, unread_fields
 from tril_gym.utils.servers import ServerConfig, is_server_address
@@ -135,9 +134,7 @@ def _override_preset(preset: dict[str, Any], given: dict[str, Any], *, takes_gui
     if given.get("lora_rank") == 0:
         dropped |= {"lora_alpha", "lora_targets", "load_in_4bit", "load_in_8bit"}
     kept = {name: value for name, value in preset.items() if name not in dropped}
-    env_args = env_args_for_reward(kept.get("env_args", {}), given.get("reward"))
-    if "reward" in given["env_args"]:
-        env_args = without_reward_of(env_args)
+    env_args = env_args_for_reward(kept.get("env_args", {}), given.get("reward"), given["env_args"])
     return kept | given | {"env_args": merged_env_args(env_args, given["env_args"])}
 
 

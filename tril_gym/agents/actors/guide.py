@@ -13,7 +13,7 @@ from typing import Any
 
 from tril_gym.agents.actors.inference_server import InferenceServer
 from tril_gym.agents.actors.past_successes import PastSuccesses
-from tril_gym.agents.actors.policy import LMPolicy, PolicyLike, as_policy
+from tril_gym.agents.actors.policy import PolicyLike, as_policy
 from tril_gym.agents.actors.references import References
 from tril_gym.agents.actors.server_guide import ServerGuide
 from tril_gym.agents.actors.text_guide import CallableGuide, TextFunction, text_writer
@@ -58,10 +58,8 @@ class Guide(Actor):
         greedy: bool = False,
         min_new_tokens: int | None = None,
     ) -> None:
-        if isinstance(policy, str | Path) or is_model(policy):
-            policy = as_policy(policy, None)
         decoding = Decoding(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
-        self.policy: LMPolicy = policy.with_decoding(decoding)
+        self.policy = as_policy(policy, None).with_decoding(decoding)
         self.min_new_tokens = None if min_new_tokens is None else check_integer("min_new_tokens", min_new_tokens, 0)
         self._compared: tuple[Any, bool] = (None, False)  # a tokenizer, and whether its vocabulary differs
 

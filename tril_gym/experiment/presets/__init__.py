@@ -48,7 +48,7 @@ def load(name: str, env: str | None = None, algorithm: str | None = None, policy
     if name not in names():
         raise ValueError(f"unknown preset {with_suggestion(name, names())}; the presets are {', '.join(names())}")
     content = read(name)
-    env_id = None if env is None else env.rpartition(":")[2]  # of module:id
+    env_id = None if env is None else env.split(":")[-1]  # of module:id
     content = _over(content, content.get("envs", {}).get(env_id, {}))
     content = _over(content, content.get("policies", {}).get(policy, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))

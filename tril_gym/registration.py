@@ -126,9 +126,15 @@ def make_text_vector_env(
     return _with_reward(envs, env_id, reward, reward_settings, fitted_rewards)
 
 
+def without_module(env_id: str) -> str:
+    """Return an id of Gymnasium without the module that it may name: `tril/Toy-v0` of `my_module:tril/Toy-v0`."""
+    return env_id.split(":")[-1]
+
+
 def accepts_dataset(env_id: str) -> bool:
-    """Return whether an environment of `ENVIRONMENTS` has the keyword `dataset`; False for other ids."""
-    return env_id in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(env_id)).parameters
+    """Return whether an environment reads data sets: ours do, except the toy environment; others do not."""
+    name = without_module(env_id)
+    return name in ENVIRONMENTS and "dataset" in inspect.signature(_config_function(name)).parameters
 
 
 def examples_of(
@@ -164,9 +170,8 @@ def task_of(env_id: str) -> Task:
     Raises:
         ValueError: there is no such environment, or it creates its own examples.
     """
-    name = env_id.split(":")[-1]
-    function = _config_function(name)
-    if not accepts_dataset(name):
+    function = _config_function(without_module(env_id))
+    if not accepts_dataset(env_id):
         raise ValueError(f"{env_id} creates its own examples and reads no data set")
     task: Task = function.args[0]
     return task
@@ -174,7 +179,7 @@ def task_of(env_id: str) -> Task:
 
 def length_keywords(env_id: str) -> tuple[str, ...]:
     """Return the keywords of an environment of ours that set lengths, whose defaults are its own or measured."""
-    return LENGTHS if env_id in ENVIRONMENTS else ()
+    return LENGTHS if without_module(env_id) in ENVIRONMENTS else ()
 
 
 def _config_function(env_id: str) -> Any:

@@ -13,8 +13,8 @@ from gymnasium.vector import VectorEnv
 
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.environments import make_envs, without_reward
-from tril_gym.experiment.run_data import has_data, reading
-from tril_gym.registration import examples_of
+from tril_gym.experiment.run_data import reading
+from tril_gym.registration import accepts_dataset, examples_of
 from tril_gym.utils.batched_infos import row_of
 from tril_gym.wrappers.reward_term import terms
 from tril_gym.wrappers.vector import base_attribute
@@ -90,7 +90,7 @@ def check_answers(config: RunConfig, envs: VectorEnv, data: dict[str, Any]) -> N
     from tril_gym.rewards.text.verifiable import Verified
 
     scores = [term.score for term in terms(envs) if isinstance(term.score, Verified)]
-    if not scores or not has_data(config.env):
+    if not scores or not accepts_dataset(config.env):
         return
     for number, example in enumerate(examples_of(config.env, **data, **reading(config))):
         for score in scores:
@@ -112,7 +112,7 @@ def check_held_out(config: RunConfig, data: dict[str, Any], policy: LMPolicy | N
     Raises:
         ValueError: the data, or the lengths of the environment, are wrong.
     """
-    if not has_data(config.env):
+    if not accepts_dataset(config.env):
         return
     config = replace(config, num_envs=1, reward=None, env_args=without_reward(config.env_args))
     envs = make_envs(config, data, policy)
@@ -157,7 +157,7 @@ def check_references(config: RunConfig, envs: VectorEnv) -> None:
     Raises:
         ValueError: one has none.
     """
-    if has_data(config.env):
+    if accepts_dataset(config.env):
         examples = base_attribute(envs, "examples")
         found = ((number, example) for number, example in enumerate(examples) if not example.references)
         missing = next((_described(number, example.prompt) for number, example in found), None)
@@ -181,7 +181,7 @@ def check_pairs(config: RunConfig, data: dict[str, Any]) -> None:
     """
     from tril_gym.agents.actors.pairs import pair_of_example
 
-    if has_data(config.env):
+    if accepts_dataset(config.env):
         for number, example in enumerate(examples_of(config.env, **data, **reading(config))):
             pair_of_example({"example": number, "references": example.references, "extras": example.extras})
         return

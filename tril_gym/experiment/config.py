@@ -260,7 +260,7 @@ def check_env_args(config: RunConfig) -> None:
     Raises:
         ValueError: names the keyword, its value, and the setting to use.
     """
-    known = RUN_KEYWORDS | (DATA_KEYWORDS if accepts_dataset(config.env.split(":")[-1]) else {})
+    known = RUN_KEYWORDS | (DATA_KEYWORDS if accepts_dataset(config.env) else {})
     known |= {} if config.reward is None else {"reward": "--reward, which is given too"}
     for name in config.env_args.keys() & known.keys():
         raise ValueError(

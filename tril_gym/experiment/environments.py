@@ -13,8 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tril_gym.experiment.config import RunConfig, without_reward_of
-from tril_gym.experiment.run_data import has_data
-from tril_gym.registration import ENVIRONMENTS, length_keywords, reward_terms
+from tril_gym.registration import ENVIRONMENTS, accepts_dataset, length_keywords, reward_terms, without_module
 from tril_gym.utils.suggestions import with_suggestion
 from tril_gym.utils.user_code import import_user_module
 
@@ -41,7 +40,7 @@ def make_envs(
         ValueError: there is no such environment, or it does not accept its keywords.
     """
     keywords: dict[str, Any] = dict(data) | config.env_args
-    if has_data(config.env):
+    if accepts_dataset(config.env):
         own = {} if policy is None else _keywords_of(policy)
         if policy is None and data["dataset"] != "embedded":
             own = {"tokenizer": "fit"}
@@ -80,7 +79,7 @@ def _keywords_of(policy: LMPolicy) -> dict[str, Any]:
 
 
 def _is_ours(env: str) -> bool:
-    return env.split(":")[-1].startswith("tril/")
+    return without_module(env).startswith("tril/")
 
 
 def _spec(env: str) -> EnvSpec:
@@ -97,7 +96,7 @@ def _spec(env: str) -> EnvSpec:
 
 def default_reward(env: str) -> dict[str, float] | None:
     """Return the reward terms that an environment of ours has by default; None for others and without terms."""
-    row = ENVIRONMENTS.get(env.split(":")[-1])
+    row = ENVIRONMENTS.get(without_module(env))
     return (dict(row.default_reward) or None) if row else None
 
 
@@ -148,5 +147,5 @@ def warn_of_other_prompts(envs: VectorEnv, description: str, *, learned_from_cha
 def with_lengths(config: RunConfig, envs: VectorEnv) -> RunConfig:
     """Return the settings with the lengths that an environment of ours has, so that all of a run has these."""
     text = envs.metadata["text"]
-    names = length_keywords(config.env.split(":")[-1])
+    names = length_keywords(config.env)
     return replace(config, env_args={name: text[name] for name in names} | config.env_args)

@@ -226,10 +226,10 @@ def tiny_settings(config: RunConfig, *, of_guide: bool = False) -> dict[str, Any
 def _env_settings(config: RunConfig) -> dict[str, Any]:
     """Return the data set and reward of an environment of ours; others have their own."""
     from tril_gym.experiment.environments import default_reward
-    from tril_gym.experiment.run_data import has_data
+    from tril_gym.registration import accepts_dataset
 
     found: dict[str, Any] = {}
-    if has_data(config.env) and config.dataset is None:
+    if accepts_dataset(config.env) and config.dataset is None:
         found["dataset"] = "embedded"
     if config.reward is None and "reward" not in config.env_args:
         found["reward"] = default_reward(config.env)

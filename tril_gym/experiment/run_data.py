@@ -16,11 +16,6 @@ logger = logging.getLogger(__name__)
 OWN_EXAMPLES = "the examples that the environment creates, as in training"
 
 
-def has_data(env: str) -> bool:
-    """Return whether an environment reads data sets: ours do, except the toy environment."""
-    return accepts_dataset(env.split(":")[-1])
-
-
 def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Return keywords of the training and of the held-out environment, and a description of the held-out examples.
 
@@ -45,7 +40,7 @@ def training_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
 
 def evaluation_data(config: RunConfig, split: str | None) -> tuple[dict[str, Any], str]:
     """Return keywords of the examples to evaluate on, and their description."""
-    if not has_data(config.env):
+    if not accepts_dataset(config.env):
         if split is not None:
             raise ValueError(f"{config.env} creates its own examples, which have no splits; leave --split {split} out")
         if config.dataset not in (None, "embedded"):
@@ -60,7 +55,7 @@ def evaluation_data(config: RunConfig, split: str | None) -> tuple[dict[str, Any
 
 
 def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
-    if not has_data(config.env):
+    if not accepts_dataset(config.env):
         if config.pretrain_share < 1:
             raise ValueError(
                 f"{config.env} creates its own examples, so --pretrain-share {config.pretrain_share:g} has no data set"

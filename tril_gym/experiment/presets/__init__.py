@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from tril_gym.registration import without_module
 from tril_gym.utils.suggestions import with_suggestion
 
 
@@ -48,7 +49,7 @@ def load(name: str, env: str | None = None, algorithm: str | None = None, policy
     if name not in names():
         raise ValueError(f"unknown preset {with_suggestion(name, names())}; the presets are {', '.join(names())}")
     content = read(name)
-    env_id = None if env is None else env.split(":")[-1]  # of module:id
+    env_id = None if env is None else without_module(env)
     content = _over(content, content.get("envs", {}).get(env_id, {}))
     content = _over(content, content.get("policies", {}).get(policy, {}))
     hyperparameters = dict(content.get("algorithms", {}).get(algorithm, {}))

@@ -42,6 +42,7 @@ import tril_gym  # noqa: F401  registers the environments
 from tril_gym.agents import Guide, LMPolicy, tiny_policy
 from tril_gym.experiment import evaluate
 from tril_gym.experiment.algorithms import agent_type
+from tril_gym.utils.atomic_files import replace_text
 
 ENV, TOKENIZER, MAX_NEW_TOKENS = "tril/CommonGen-v0", "fit:12000", 24
 TEXTS = 256  # per iteration
@@ -143,15 +144,25 @@ def measure(what: tuple[str, int], options: argparse.Namespace) -> str | None:
     """Run one seed of an arm and write its result, unless it is there; return what it says."""
     arm, seed = what
     path = options.folder / f"{list(ARMS).index(arm)}_{seed}.json"
-    asked = {name: getattr(options, name) for name in ("share", "iterations", "texts", "examples", "pretraining")}
     if path.is_file():
-        known = json.loads(path.read_text())
+        return None
+    found = run(arm, seed, options) | {"options": asked_of(options)}
+    replace_text(path, json.dumps(found, indent=1))
+    return f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}"
+
+
+def asked_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that results must have in common to be compared."""
+    return {name: getattr(options, name) for name in ("share", "iterations", "texts", "examples", "pretraining")}
+
+
+def check_folder(options: argparse.Namespace) -> None:
+    """Exit where a result of the folder is of another arm than its name says, or of other options than asked."""
+    asked = asked_of(options)
+    for path in sorted(options.folder.glob("*.json")):
+        known, arm = json.loads(path.read_text()), list(ARMS)[int(path.name.partition("_")[0])]
         if (known["arm"], known.get("options", asked)) != (arm, asked):
             raise SystemExit(f"{path} is of {known['arm']} with {known.get('options')}; use another folder for {asked}")
-        return None
-    found = run(arm, seed, options) | {"options": asked}
-    path.write_text(json.dumps(found, indent=1))
-    return f"{arm}, seed {seed}: greedy {found['after']['greedy']['reward/mean']:.3f}"
 
 
 def measured(policy: LMPolicy, envs: VectorEnv, first: LMPolicy) -> dict[str, dict[str, float]]:
@@ -221,6 +232,16 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def before(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rewards before training, means over the first policies, at the temperature of all arms but BC."""
+    means = []
+    for way in ("greedy", "sampled"):
+        own = [result for result in results if ARMS[result["arm"]][0] != "bc"]
+        values = {(row["first_policy"], row["seed"]): row["before"][way]["reward/mean"] for row in own}
+        means.append(f"{way} {statistics.mean(by_first_policy(values)):.3f}" if values else f"{way} not measured")
+    return ", ".join(means)
+
+
 def _cell(values: Sequence[float], *, with_power: bool = False) -> str:
     mean, width = mean_and_interval(values)
     if math.isnan(width):
@@ -243,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--pretraining", type=json.loads, default={}, help="other settings of pretraining, as JSON")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
+    check_folder(options)
     runs = [(arm, seed) for seed in options.seeds for arm in options.arms]
     with ExitStack() as stack:
         each: Any = map
@@ -251,8 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
             each = stack.enter_context(pool).map
         for sentence in filter(None, each(partial(measure, options=options), runs)):
             print(sentence, flush=True)
-    text = table([json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))])
-    print(text)
+    results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
+    text = table(results)
+    print(f"before training: {before(results)}\n{text}")
     return text
 
 

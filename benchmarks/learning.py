@@ -59,15 +59,19 @@ from gymnasium.vector import VectorEnv
 from side_by_side import machine
 
 import tril_gym  # noqa: F401  registers the environments
-from tril_gym.agents import BC, BCConfig, LMPolicy, Plan, TextLayout, collect, tiny_policy
-from tril_gym.agents.actors.references import ReferenceTokens, reference_texts
-from tril_gym.agents.collection.trajectories import minibatches
+from tril_gym.agents import LMPolicy, Plan, TextLayout, collect, tiny_policy
+from tril_gym.agents.actors.references import References, ReferenceTokens, reference_texts
+from tril_gym.agents.collection.actor import Actor
+from tril_gym.agents.collection.trajectories import Trajectories, minibatches
+from tril_gym.agents.learners.behaviour_cloning import BehaviourCloning
 from tril_gym.agents.learners.discriminator import ClassifierDiscriminator
-from tril_gym.agents.tiny import gather_references
+from tril_gym.agents.learners.optimizer import OptimizerConfig
+from tril_gym.agents.tiny import TinySettings, gather_references
 from tril_gym.experiment import evaluate, training_words
 from tril_gym.experiment.algorithms import ALGORITHMS, agent_type
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.environments import make_envs, pretraining_envs
+from tril_gym.experiment.evaluation import chosen_examples
 from tril_gym.experiment.resolution import tiny_settings
 from tril_gym.experiment.resuming import saved_config
 from tril_gym.experiment.run_data import evaluation_data
@@ -77,6 +81,7 @@ from tril_gym.experiment.verdict import THRESHOLD, paired_change, standard_error
 from tril_gym.functional.losses import discriminator_loss
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import replace_text
+from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.vector import base_attribute
 
 SEVEN = ("bc", "ppo", "ppo-pp", "aggrevated", "lols", "d2lols", "gail")
@@ -142,11 +147,7 @@ def run(cell: Cell, seed: int, conditions: Conditions) -> bool:
     folder = conditions.folder
     result = folder / f"{cell.name}_{seed}.json"
     if result.is_file():
-        known = json.loads(result.read_text())
-        asked = {"split": conditions.split, "data": conditions.kind_of_data}
-        if any(known.get(name, value) != value for name, value in asked.items()):
-            raise SystemExit(f"{result} is of {known['split']}, {known['data']} data; use another folder for {asked}")
-        if conditions.control and cell.algorithm != "bc" and "control" not in known:
+        if conditions.control and cell.algorithm != "bc" and "control" not in json.loads(result.read_text()):
             raise SystemExit(f"{result} was measured without --control; remove it to repeat it, or use another folder")
     else:
         measure = [sys.executable, __file__, str(folder), "--run", cell.algorithm, cell.env, cell.policy, str(seed)]
@@ -158,14 +159,28 @@ def run(cell: Cell, seed: int, conditions: Conditions) -> bool:
     return result.is_file()
 
 
+def results_of(folder: Path, *, asked: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+    """Return all results of a folder; exit where they are not all of one split and kind of data, and of the asked ones.
+
+    The medians of a row would mix them.
+    """
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    kinds = {(result.get("split", "test"), result.get("data", "embedded")) for result in results}
+    if len(kinds | {asked} - {None}) > 1:
+        found = "; ".join(f"the split {split} of {data} data" for split, data in sorted(kinds))
+        raise SystemExit(f"{folder} has results of {found}; use another folder for each split and kind of data")
+    return results
+
+
 def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]:
     """Train one seed of a cell and return what its held-out texts say."""
     run_folder, split = conditions.folder / f"{cell.name}_{seed}", conditions.split
     command = [sys.executable, "-m", "tril_gym", "train", cell.algorithm, *conditions.of_training(cell)]
     options = ["--seed", str(seed), "--output-dir", str(run_folder)]
-    begin = time.perf_counter()
-    subprocess.run([*command, *options, *(["--resume"] if run_folder.is_dir() else [])], check=True)
-    wall = time.perf_counter() - begin
+    begin, is_new = time.perf_counter(), not run_folder.is_dir()
+    subprocess.run([*command, *options, *([] if is_new else ["--resume"])], check=True)
+    # Of a resumed run the beginning is unknown.
+    wall = {"with pretraining and evaluation": time.perf_counter() - begin} if is_new else {}
     seconds = RunFolder(run_folder).read_json("evaluation.json")["verdict"]["seconds"]
     config = saved_config(RunFolder(run_folder))
     kind = agent_type(cell.algorithm)
@@ -188,7 +203,7 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
         "split": split,
         "data": conditions.kind_of_data,
         "machine": machine(),
-        "seconds": {"training": seconds, "with pretraining and evaluation": wall},
+        "seconds": {"training": seconds} | wall,
         "before": before.metrics,
         "after": after.metrics,
         "reference_unknown_words": reference_unknown_words(envs, words),
@@ -205,7 +220,8 @@ def measure_run(cell: Cell, seed: int, conditions: Conditions) -> dict[str, Any]
         found["nll"] = [reference_nll(policy, envs) for policy in (first, agent.policy)]
         found["discriminator"] = [discriminator_accuracy(policy, train, envs) for policy in (first, agent.policy)]
     if conditions.control and cell.algorithm != "bc":
-        imitator = continued_imitation(config, train, agent.policy, seconds)
+        with cpu_threads(config.cpu_threads):  # those of the training
+            imitator = continued_imitation(config, train, agent.policy, seconds)
         imitated = evaluate(imitator, envs, seed=seed, count=envs.num_envs, known_words=words)
         found["control"] = verdict_of(before.as_json(), imitated.as_json(), seconds=seconds)
     return found
@@ -235,13 +251,21 @@ def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPo
 
 
 def continued_imitation(config: RunConfig, train: VectorEnv, trained: LMPolicy, seconds: float) -> LMPolicy:
-    """Return the first policy after that many seconds of further imitation of the train part's references."""
-    policy = first_policy(config, train, trained)
-    agent = BC(policy, train, BCConfig(learning_rate=2e-4, epochs=1), seed=config.seed)
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        agent.learn(1, progress=False)
-    return policy
+    """Return the first policy after that many seconds of further imitation.
+
+    It imitates the references that the run's tiny guide imitated; without one, those of its own pretraining.
+    """
+    policy, generator = first_policy(config, train, trained), torch.Generator().manual_seed(config.seed)
+    settings = TinySettings(**tiny_settings(config, of_guide=config.guide in POLICIES))
+    texts = gather_references(
+        train, TextLayout.of(train), settings.samples, settings.seed, positive_only=settings.positive_only
+    )
+    learner, begin = BehaviourCloning(policy, OptimizerConfig(learning_rate=2e-4)), time.perf_counter()
+    while True:
+        for rows in minibatches(len(texts), epochs=1, size=settings.minibatch_size, generator=generator):
+            if time.perf_counter() - begin > seconds:
+                return policy
+            learner.step(texts[rows])
 
 
 def reference_repetition(envs: VectorEnv) -> float:
@@ -254,17 +278,32 @@ def reference_unknown_words(envs: VectorEnv, words: Collection[str]) -> float:
     """Return the share of references, cut to the environment's length, with a word that is not among `words`."""
     layout = TextLayout.of(envs)
     assert layout.tokenizer is not None
-    texts = gather_references(envs, layout, envs.num_envs, seed=0)
+    texts = held_out_references(envs)
     ids = [tokens[is_token].tolist() for tokens, is_token in zip(texts.tokens, texts.is_token, strict=True)]
     return statistics.fmean(
         has_unknown_word(text, words) for text in layout.tokenizer.batch_decode(ids, skip_special_tokens=True)
     )
 
 
+def texts_of_examples(actor: Actor, envs: VectorEnv, count: int) -> Trajectories:
+    """Return what an actor writes for the first `count` examples that `evaluate` chooses, each of them once.
+
+    Examples that an environment draws repeat, so that their number says too much of what they show.
+    """
+    examples = chosen_examples(TextLayout.of(envs).num_examples, count)
+    generator = torch.Generator().manual_seed(0)
+    return collect(envs, Plan(rollout=actor), episodes=len(examples), examples=examples, generator=generator)
+
+
+def held_out_references(envs: VectorEnv) -> Texts:
+    """Return one reference of each example that `evaluate` takes of an environment."""
+    return texts_of_examples(References(), envs, envs.num_envs).texts
+
+
 @torch.no_grad()
 def reference_likelihoods(policy: LMPolicy, envs: VectorEnv) -> list[float]:
-    """Return the log-likelihood of each of some references, in nats per token."""
-    texts = gather_references(envs, TextLayout.of(envs), envs.num_envs, seed=0)
+    """Return the log-likelihood of a reference of each example, in nats per token."""
+    texts = held_out_references(envs)
     logprobs = policy.plain_logprobs(texts).cpu().double().where(texts.is_token, 0.0)  # (B, T)
     found: list[float] = (logprobs.sum(1) / texts.is_token.sum(1)).tolist()
     return found
@@ -273,7 +312,7 @@ def reference_likelihoods(policy: LMPolicy, envs: VectorEnv) -> list[float]:
 @torch.no_grad()
 def reference_nll(policy: LMPolicy, envs: VectorEnv) -> float:
     """Return the negative log-likelihood of references in nats per token, the mean over all tokens."""
-    texts = gather_references(envs, TextLayout.of(envs), envs.num_envs, seed=0)
+    texts = held_out_references(envs)
     return float(-policy.plain_logprobs(texts).cpu()[texts.is_token].mean())
 
 
@@ -282,27 +321,24 @@ def discriminator_accuracy(policy: LMPolicy, train: VectorEnv, held_out: VectorE
 
     It is trained on the train part, on as many references as texts of the policy for the same prompts.
     """
-    layout = TextLayout.of(train)
-    pairs = {
-        name: _pairs(policy, envs, count) for name, envs, count in (("train", train, 2048), ("test", held_out, 200))
-    }
+    layout, generator = TextLayout.of(train), torch.Generator().manual_seed(0)
+    drawn = collect(train, Plan(rollout=policy), episodes=2048, generator=generator)
     discriminator = ClassifierDiscriminator.tiny(layout)
     optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3)
-    experts, written = pairs["train"]
+    experts, written = _with_references(drawn, layout)
     for rows in minibatches(len(experts), epochs=4, size=32, generator=torch.Generator().manual_seed(0)):
         optimizer.zero_grad()
         discriminator_loss(discriminator.logits(experts[rows]), discriminator.logits(written[rows])).backward()
         optimizer.step()
     with torch.no_grad():
-        experts, written = pairs["test"]
+        experts, written = _with_references(texts_of_examples(policy, held_out, 200), layout)
         right = torch.cat([discriminator.logits(experts) > 0, discriminator.logits(written) <= 0])
     return float(right.double().mean())
 
 
-def _pairs(policy: LMPolicy, envs: VectorEnv, count: int) -> tuple[Texts, Texts]:
-    """Return references, and texts that the policy samples for the same prompts."""
-    layout, generator = TextLayout.of(envs), torch.Generator().manual_seed(0)
-    written = collect(envs, Plan(rollout=policy), episodes=count, generator=generator)
+def _with_references(written: Trajectories, layout: TextLayout) -> tuple[Texts, Texts]:
+    """Return references for the prompts of texts, and the texts."""
+    generator = torch.Generator().manual_seed(1)
     return reference_texts(written, ReferenceTokens(layout), generator), written.texts
 
 
@@ -486,10 +522,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     envs = options.envs if options.data is None else [env for env in options.envs if env in PUBLISHED]
     cells = cells_of(options.algorithms, envs, options.policies)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    results_of(options.folder, asked=(conditions.split, conditions.kind_of_data) if seeds else None)
     with ThreadPoolExecutor(options.jobs) as pool:  # the work is done in processes of their own
         futures = [pool.submit(run, cell, seed, conditions) for seed in seeds for cell in cells]
         all_measured = all([future.result() for future in futures])
-    results = [json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))]
+    results = results_of(options.folder)
     if results:
         text, passes = table(results)
         (options.folder / "table.md").write_text(text + "\n")

@@ -3,8 +3,8 @@
     python benchmarks/memorisation.py COMMONGEN [--examples 1000] [--share 0.7]
 
 Prints the mean greedy reward of the policy of `--preset small` by the number of concepts, as prompts with more concepts
-earn more and the test part has four or five only; then how much of each part occurs in the first `--share` of the train
-part: whole references, and pairs of concepts that a prompt has together.
+earn more and the test part has four or five only; then how much of each part occurs in the `--share` of the train part
+that guide_question.py imitates: whole references, and pairs of concepts that a prompt has together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tril_gym.data.example import Example
 from tril_gym.experiment import configure, evaluate
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resolution import tiny_settings
+from tril_gym.registration import examples_of
 from tril_gym.wrappers.vector import base_attribute
 
 SPLITS = ("train", "validation", "test")
@@ -50,6 +51,16 @@ def pairs_of(examples: Iterable[Example]) -> list[tuple[str, str]]:
     return [pair for example in examples for pair in itertools.combinations(sorted(concepts_of(example)), 2)]
 
 
+def parts_of(data: str, share: float) -> tuple[list[Example], dict[str, list[Example]]]:
+    """Return a share of the train part, and by name its rest and the other parts."""
+
+    def part(split: str, shares: tuple[float, float] | None = None) -> list[Example]:
+        return list(examples_of("tril/CommonGen-v0", dataset=data, split=split, part=shares))
+
+    others = {"the rest of train": part("train", (share, 1.0))} | {split: part(split) for split in SPLITS[1:]}
+    return part("train", (0.0, share)), others
+
+
 def overlap(known: Sequence[Example], others: Sequence[Example]) -> tuple[float, float]:
     """Return the shares of the references and of the pairs of concepts of other examples that the known ones have."""
     references, pairs = {text for example in known for text in example.references}, set(pairs_of(known))
@@ -73,12 +84,9 @@ def main() -> None:
     for split in SPLITS:
         for number, (count, reward) in rewards_by_concepts(policy, config, split, options.examples).items():
             print(f"{split}, {number} concepts: greedy reward {reward:.2f} ({count} prompts)")
-    parts = {split: base_attribute(envs_of_split(config, split, 1), "examples") for split in SPLITS}
-    examples = [parts["train"][number] for number in range(len(parts["train"]))]
-    cut = round(options.share * len(examples))
-    others = {"the rest of train": examples[cut:]} | {split: list(parts[split]) for split in SPLITS[1:]}
+    known, others = parts_of(options.data, options.share)
     for name, rows in others.items():
-        shares = overlap(examples[:cut], rows)
+        shares = overlap(known, rows)
         print("{}: {:.0%} of references and {:.0%} of pairs of concepts occur there".format(name, *shares))
 
 

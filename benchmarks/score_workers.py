@@ -10,8 +10,9 @@ workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import side_by_side
@@ -37,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     tokenizer, sizes = tokenizer_of_words(), {"prompt_length": 64, "new_tokens": new_tokens}
     policy = LMPolicy(stopping(gpt2(), new_tokens / 3, new_tokens), tokenizer)
 
-    def measure(envs: VectorEnv, generator: torch.Generator) -> Sample:
-        timer = Timer()
+    def measure(envs: VectorEnv, generator: torch.Generator, rounds: Iterator[list[int]]) -> Sample:
+        timer, new = Timer(), next(rounds)
         with timer.time("all"):
-            trajectories = collect(envs, Plan(rollout=policy), episodes=rows, generator=generator, timer=timer)
+            trajectories = collect(
+                envs, Plan(rollout=policy), episodes=rows, examples=new, generator=generator, timer=timer
+            )
         share = timer.seconds["score"] / timer.seconds["all"]
         return Sample(timer.seconds["all"], float(trajectories.lengths.sum()), {"environment's share": share})
 
@@ -48,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     for workers, name in ((1, "1 worker"), (2, "2 workers")):
         rewards[name] = {"reward": "cider_d", "reward_settings": {"cider_d": {"workers": workers}}}
     envs = {name: text_envs(examples, tokenizer, rows, **sizes, **reward) for name, reward in rewards.items()}
-    variants = {name: partial(measure, envs[name], torch.Generator().manual_seed(0)) for name in rewards}
+    parts = [list(range(first, first + rows)) for first in range(0, number - rows + 1, rows)]
+    variants = {name: partial(measure, envs[name], torch.Generator().manual_seed(0), cycle(parts)) for name in rewards}
     targets = [Target(name, MAIN_PROCESS) for name in rewards if name != MAIN_PROCESS]
     title = f"{rows} texts, {REFERENCES} references of {words} words each"
     comparison = Comparison(title, "tokens", variants, targets, fixed_work=True)

@@ -16,11 +16,13 @@ import guide_question
 import gymnasium as gym
 import iteration
 import learning
+import memorisation
 import memory
 import million_rows
 import numpy as np
 import overlap
 import pytest
+import results_page
 import rollout
 import sample_efficiency
 import score_workers
@@ -35,7 +37,7 @@ from side_by_side import Comparison, Sample, Spread, Target
 from tril_gym.agents import tiny_policy
 from tril_gym.envs.text_vector_env import TextVectorEnv
 from tril_gym.experiment import RunConsole, configure, train
-from tril_gym.experiment.text_quality import words_of_examples
+from tril_gym.experiment.text_quality import has_unknown_word, words_of_examples
 from tril_gym.experiment.verdict import verdict_of
 from tril_gym.wrappers.vector import base_attribute
 
@@ -134,6 +136,21 @@ def test_score_workers(tmp_path, capsys):
     written = smoke(score_workers, tmp_path)
     assert variants(written) == [["without a reward", "in the main process", "1 worker", "2 workers"]]
     assert len({variant["amount"] for variant in written["comparisons"][0]["variants"].values()}) == 1
+    capsys.readouterr()
+
+
+def test_references_are_scored_once(tmp_path, monkeypatch, capsys):
+    write, prompts = score_workers.collect, []
+
+    def collect(*arguments, **settings):
+        texts = write(*arguments, **settings)
+        prompts.append([info["prompt"] for info in texts.infos])
+        return texts
+
+    monkeypatch.setattr(score_workers, "collect", collect)
+    score_workers.main(["--smoke"])
+    assert len(prompts) == 2 * 4  # the warm-up and one round of four variants
+    assert {len({*first, *second}) for first, second in zip(prompts[:4], prompts[4:], strict=True)} == {8}
     capsys.readouterr()
 
 
@@ -331,6 +348,31 @@ class TestGuideQuestion:
         means, widths = zip(*(guide_question.mean_and_interval((row + truth).tolist()) for row in draws), strict=True)
         found = np.mean(np.abs(means) > np.array(widths))
         assert 0.78 < found < 0.88  # the approximation is a little too cautious for so few seeds
+
+    def test_an_arm_of_other_options_is_not_compared(self, tmp_path, monkeypatch):
+        def result(arm, seed, options):
+            ways = {way: {"reward/mean": 0.5, "kl": 1.0} for way in ("greedy", "sampled")}
+            return {"arm": arm, "seed": seed, "first_policy": seed, "before": ways, "after": ways, "tokens": 10}
+
+        monkeypatch.setattr(guide_question, "run", result)
+        asked = ["data", str(tmp_path), "--seeds", "0", "1", "--arms"]
+        guide_question.main([*asked, "PPO"])
+        with pytest.raises(SystemExit, match="use another folder"):
+            guide_question.main([*asked, "BC, four epochs", "--iterations", "12"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0_0.json", "0_1.json"]
+
+    def test_a_result_that_is_killed_while_it_is_written_leaves_no_part(self, tmp_path, monkeypatch):
+        path_type, write = type(tmp_path), type(tmp_path).write_text
+
+        def killed(path, text, **options):
+            write(path, text[:20])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(guide_question, "run", lambda *_: {"arm": "PPO"})
+        monkeypatch.setattr(path_type, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            guide_question.main(["data", str(tmp_path), "--seeds", "0", "--arms", "PPO"])
+        assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.slow
@@ -714,3 +756,74 @@ class TestLearning:
         before, after = (learning.reference_likelihoods(policy, held_out) for policy in (untrained, trained))
         assert min(new - old for old, new in zip(before, after, strict=True)) > 0
         assert -sum(after) / len(after) == pytest.approx(learning.reference_nll(trained, held_out), rel=0.1)
+
+    def test_each_held_out_reference_counts_once(self):
+        held_out = gym.make_vec("tril/TLDR-v0", num_envs=200, split="test", reward=None, autoreset_mode="Disabled")
+        examples = list(base_attribute(held_out, "examples"))
+        known = words_of_examples(examples) - {"my", "did"}
+        expected = sum(has_unknown_word(example.references[0], known) for example in examples) / 200
+        assert 0 < expected < 1
+        assert learning.reference_unknown_words(held_out, known) == expected
+        texts = learning.held_out_references(held_out)
+        assert len({tuple(row) for row in texts.prompts.tolist()}) == 200
+
+    def test_the_control_has_the_threads_of_the_training(self, tmp_path, monkeypatch):
+        """And the time of a run that was resumed is not that of the whole run."""
+
+        def trained(command, **options):
+            sizes = {"num_envs": 8, "iterations": 1, "eval_examples": 2, "eval_every": 0, "tiny_samples": 8}
+            if "--resume" not in command:
+                config = configure("ppo", env=command[6], **sizes)
+                train(config, command[command.index("--output-dir") + 1], console=RunConsole(Console(quiet=True)))
+
+        def imitated(config, train, policy, seconds):
+            threads.append(torch.get_num_threads())
+            return policy
+
+        threads: list[int] = []
+        monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=trained))
+        monkeypatch.setattr(learning, "continued_imitation", imitated)
+        monkeypatch.setattr(learning, "EXAMPLES", 4)
+        torch.set_num_threads(2)
+        cell, conditions = (
+            learning.Cell("ppo", "tril/CommonGen-v0", "tiny"),
+            learning.Conditions(tmp_path, control=True),
+        )
+        seconds = [learning.measure_run(cell, 0, conditions)["seconds"] for _ in range(2)]
+        assert threads == [1, 1]  # of a tiny policy
+        assert [set(found) for found in seconds] == [{"training", "with pretraining and evaluation"}, {"training"}]
+
+    @pytest.mark.parametrize(
+        ("of_others", "asked"),
+        [
+            ({"split": "test", "data": "published"}, ["--seeds", "0"]),
+            ({"split": "validation", "data": "embedded"}, ["--seeds", "0"]),
+            ({"split": "test"}, ["--seeds", "1", "--data", "nowhere"]),  # of a version that had embedded data only
+            ({"split": "test", "data": "embedded"}, ["--seeds", "1", "--split", "validation", "--first-seed", "1"]),
+        ],
+    )
+    def test_results_of_other_data_are_not_mixed(self, tmp_path, monkeypatch, of_others, asked):
+        kept = results_page.read("learning")[0] | {"algorithm": "ppo", "env": "tril/CommonGen-v0", "policy": "tiny"}
+        kept = {name: value for name, value in kept.items() if name not in ("split", "data")}
+        folder, cell, is_table = tmp_path / "found", "ppo_CommonGen-v0_tiny", asked[1] == "0"
+        folder.mkdir()
+        (folder / f"{cell}_0.json").write_text(json.dumps(kept | of_others))
+        if is_table:  # with results of the other kind
+            (folder / f"{cell}_1.json").write_text(json.dumps(kept | {"split": "test"}))
+        monkeypatch.setattr(learning.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+        which = ["--algorithms", "ppo", "--envs", "tril/CommonGen-v0", "--policies", "tiny"]
+        with pytest.raises(SystemExit, match="use another folder"):
+            learning.main([str(folder), *which, *asked])
+        assert not (folder / "table.md").exists()
+
+
+def test_what_is_memorised_is_of_the_parts_that_the_guide_question_has(tmp_path):
+    for split in memorisation.SPLITS:
+        rows = [{"concepts": ["dog", f"{split}{n}"], "references": [f"the dog sees {n}"]} for n in range(40)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known, others = memorisation.parts_of(str(tmp_path), 0.7)
+    for found, part in ((known, (0.0, 0.7)), (others["the rest of train"], (0.7, 1.0))):
+        settings = {"dataset": str(tmp_path), "tokenizer": "fit", "reward": None, "part": part}
+        envs = gym.make_vec("tril/CommonGen-v0", num_envs=1, **settings)
+        assert [example.prompt for example in found] == [row.prompt for row in base_attribute(envs, "examples")]
+    assert [len(known) + len(others["the rest of train"]), *map(len, list(others.values())[1:])] == [40, 40, 40]

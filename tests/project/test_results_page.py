@@ -1,5 +1,6 @@
 """The tables of docs/results_small.md are those of the runs that are kept."""
 
+import guide_question
 import pytest
 from learning import hash_of_curves
 from PIL import Image
@@ -48,3 +49,12 @@ def test_only_the_table_below_its_heading_is_replaced():
 
 def test_rows():
     assert rows_of(("x", "n:"), [["a", 1]]) == "| x | n |\n| --- | ---: |\n| a | 1 |"
+
+
+class TestTheGuideQuestionOfTheDocs:
+    @pytest.mark.parametrize("folder", ["guides", "guides_share_0.7"])
+    def test_the_page_has_what_the_runs_say(self, folder):
+        text = (PAGE.parent / "guides.md").read_text()
+        runs = read(folder)
+        assert guide_question.table(runs) in text
+        assert guide_question.before(runs) in text

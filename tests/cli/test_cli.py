@@ -216,3 +216,8 @@ def test_profile_is_printed_at_the_end(tmp_path):
     assert "sampling: policy and guide write" in done.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all("memory/learn" in row for row in rows)
+
+
+@pytest.mark.parametrize(("algorithm", "shown"), [("ppo", True), ("dpo", True), ("raft", True), ("bc", False)])
+def test_the_help_has_the_bound_of_every_algorithm_that_warns_of_its_kl(algorithm, shown):
+    assert ("--kl-warning" in CliRunner().invoke(main, ["train", algorithm, "--help"]).output) == shown

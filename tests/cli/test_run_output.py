@@ -143,3 +143,14 @@ def test_a_closed_output_does_not_end_the_heartbeat():
         ["bash", "-c", f"cd $(mktemp -d) && {command} && ls done"], capture_output=True, text=True, timeout=120
     )
     assert result.stdout == '{"event": "start"}\ndone\n', result
+
+
+def test_the_first_line_comes_before_the_data_are_read(monkeypatch, tmp_path):
+    from tril_gym.experiment import training
+
+    def fail(*arguments, **settings):
+        raise ValueError("the data cannot be read")
+
+    monkeypatch.setattr(training, "new_run", fail)
+    result = CliRunner().invoke(main, ["train", "ppo", "--output-dir", str(tmp_path / "run")])
+    assert result.stdout.splitlines()[0] == "preparing the run"

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tril_gym.experiment import configure
+from tril_gym.experiment.algorithms import ALGORITHMS
 from tril_gym.experiment.diagnosis import means, signs
 from tril_gym.experiment.verdict import verdict_of
 
@@ -141,3 +143,57 @@ def test_a_penalty_that_is_there_is_to_be_raised(scores, advice):
     verdict = {"outcome": "no gain", "greedy": {"standard_errors": 0.0}, "sampled": {"standard_errors": 0.0}}
     (sign,) = signs(before, after, [], verdict)
     assert sign.endswith(advice)
+
+
+SIGNS = {  # by what the texts and the last iterations show
+    "KL": ({"kl": 50.0}, {}),
+    "unknown words": ({"text/unknown_words": 0.5}, {}),
+    "critic": ({}, {"critic/explained_variance": 0.0}),
+    "alike": ({}, {"reward/std": 0.0}),
+}
+# Settings that a sign may name, and the words in which it does.
+NAMED = {"kl_coef": "kl_coef", "temperature": "temperature", "critic_warmup": "critic_warmup", "baseline": "baseline"}
+
+
+def sign_of(name, settings, *, sampled=0.0):
+    after, row = SIGNS[name]
+    before = {"text/length": 20.0}
+    verdict = {
+        "outcome": "no gain",
+        "greedy": {"standard_errors": 0.0},
+        "sampled": {"standard_errors": sampled},
+    }
+    return signs({"sampled": before}, {"sampled": before | after}, [row], verdict, settings=settings)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_advice_names_only_what_the_algorithm_has(algorithm):
+    settings = configure(algorithm).hyperparameters
+    for name in SIGNS if "critic_warmup" in settings else SIGNS.keys() - {"critic"}:
+        for sign in sign_of(name, settings, sampled=3.0):
+            for setting, words in NAMED.items():
+                assert words not in sign or setting in settings, sign
+
+
+def test_what_is_set_so_already_is_no_advice():
+    settings = configure("ppo").hyperparameters
+    (sign,) = sign_of("critic", settings)
+    assert settings["gae_lambda"] == 1
+    assert sign.endswith("variance: critic_warmup 2, or baseline prompt")
+    (sign,) = sign_of("critic", settings | {"critic_warmup": 2, "baseline": "prompt"})
+    assert sign.endswith("variance: another critic_learning_rate")
+    (sign,) = sign_of("alike", settings | {"temperature": 1.0})
+    assert sign.endswith("none is better: an easier reward")
+
+
+def test_gail_has_no_baseline_of_the_environment():
+    (sign,) = sign_of("critic", configure("gail").hyperparameters)
+    assert "baseline" not in sign
+
+
+def test_a_large_kl_is_no_sign_in_imitation_and_beta_holds_pairs():
+    assert sign_of("KL", configure("bc").hyperparameters) == []
+    assert sign_of("KL", configure("dpo").hyperparameters) == [
+        "KL 50.0 nats a text: lower learning_rate, or raise beta"
+    ]
+    assert sign_of("KL", configure("raft").hyperparameters) == ["KL 50.0 nats a text: lower learning_rate"]

@@ -266,3 +266,22 @@ def test_unknown_words_are_those_of_no_training_example(tmp_path, monkeypatch, d
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     for when in ("before", "after"):
         assert found[when]["metrics"]["sampled"].get("text/unknown_words") == (1.0 if data else None)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "online-dpo", "a-lol", "raft"])
+def test_the_kl_warning_names_what_the_algorithm_has(algorithm):
+    settings = configure(algorithm).hyperparameters
+    text = kl_warning_of(7, 23.44, bound=20.0, outcome="no gain", settings=settings)
+    for name in ("kl_coef", "kl_target", "beta"):
+        assert (name in text) == (name in settings)
+
+
+def test_a_run_is_warned_with_its_own_settings(tmp_path):
+    console = Console(file=io.StringIO(), width=400)
+    config = configure(
+        "online-dpo", env="tril/Toy-v0", tiny_samples=0, num_envs=4, eval_examples=4, iterations=2, kl_warning=1e-9,
+        learning_rate=0.05,
+    )  # fmt: skip
+    train(config, tmp_path / "run", console=RunConsole(console))
+    (line,) = [line for line in console.file.getvalue().splitlines() if line.startswith("warning: KL")]
+    assert line.endswith("lower learning_rate, or raise beta")

@@ -233,3 +233,11 @@ def test_help_groups_options_in_order():
 )  # fmt: skip
 def test_help_of_a_field(field, value, shown):
     assert help_text(field.metadata, value) == shown
+
+
+def test_seconds_of_pretraining_where_nothing_is_pretrained_are_refused():
+    for algorithm, settings in (("bc", {}), ("ppo", {"policy": "some-model"}), ("ppo", {"tiny_samples": 0})):
+        with pytest.raises(ValueError, match="--pretrain-seconds 5 has no effect here: no tiny model is pretrained"):
+            configure(algorithm, **settings, pretrain_seconds=5.0)
+    assert configure("ppo", pretrain_seconds=5.0).pretrain_seconds == 5.0
+    assert configure("ppo-pp", policy="some-model", guide="tiny", pretrain_seconds=5.0).pretrain_seconds == 5.0

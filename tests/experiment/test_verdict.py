@@ -162,3 +162,12 @@ def test_differences_of_rounding_are_none():
 def test_a_change_is_not_written_as_two_standard_errors_before_it_is(change, shown):
     changes = {"greedy": Change(0.0, 1.0, 1.0, change)}
     assert describe_changes(changes) == f"greedy 0.00 → 1.00 ({shown} standard errors)"
+
+
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+def test_a_kl_that_is_not_finite_is_none(kl):
+    part = {"rewards": {"greedy": [0.0, 1.0], "sampled": [0.0, 1.0]}, "metrics": {"greedy": {}, "sampled": {"kl": kl}}}
+    found = verdict_of(part, part, seconds=1)
+    assert found["kl"] is None
+    assert found["sentence"].endswith("KL not finite, in 1 s")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

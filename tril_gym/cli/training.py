@@ -123,7 +123,7 @@ def train_command(algorithm: str) -> click.Command:
 
     # An option that the algorithm refuses is hidden, and its message says why; so is one without effect.
     hidden = {"guide"} if not kind.takes_guide else set()
-    if "kl_coef" not in usual.hyperparameters:
+    if "target_kl" not in usual.hyperparameters:  # they measure no KL
         hidden.add("KL")
     options = config_options(RunConfig, asdict(usual), hidden=hidden)
     options += [column_option(), *env_arg_options(), reward_arg_option(), *run_options()]
@@ -149,6 +149,7 @@ def train_agent(algorithm: str, **options: Any) -> None:
             click.echo(config_to_show(algorithm, chosen, given), nl=False)
             return
         with console.heartbeat():
+            console.say(console.activity.name)
             run = prepare_run(algorithm, chosen, given, console)
             run.run(profile=chosen.profile)
         leave_ranks()  # they would abort where one ends before another

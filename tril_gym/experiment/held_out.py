@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tril_gym.experiment.best import is_better, read_best, save_best
 from tril_gym.experiment.build import RunComponents, build_run
-from tril_gym.experiment.diagnosis import signs
+from tril_gym.experiment.diagnosis import either, signs
 from tril_gym.experiment.environments import warn_of_other_prompts
 from tril_gym.experiment.evaluation import evaluate, fingerprint_of
 from tril_gym.experiment.run_folder import BEST, REWARD, RunFolder
@@ -117,8 +118,14 @@ class HeldOut:
         after = self._announced("after", self.agent)
         verdict = verdict_of(self.before, after, seconds=seconds, is_scored=self.is_scored)
         rows = self.folder.rows("metrics.jsonl")
-        learns = self.agent.learns_from_rewards
-        verdict["signs"] = signs(self.before["metrics"], after["metrics"], rows, verdict, learns_from_rewards=learns)
+        verdict["signs"] = signs(
+            self.before["metrics"],
+            after["metrics"],
+            rows,
+            verdict,
+            learns_from_rewards=self.agent.learns_from_rewards,
+            settings=self.config.hyperparameters,
+        )
         self._write(after, verdict)
         self._keep_if_best(after)
         return after, verdict
@@ -176,7 +183,14 @@ class HeldOut:
         self.folder.write_json(EVALUATION, about | {"before": self.before, "after": after})
 
 
-def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome | None) -> str | None:
+def kl_warning_of(
+    iteration: int,
+    kl: float,
+    *,
+    bound: float,
+    outcome: Outcome | None,
+    settings: Collection[str] = ("kl_coef", "kl_target"),
+) -> str | None:
     """Return a warning about a KL divergence that is large without a gain in held-out reward, else None.
 
     Args:
@@ -185,6 +199,7 @@ def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome |
         bound: in nats per text.
         outcome: of the last evaluation during training; None if there was none since the start. "no reward" also
             without an evaluation.
+        settings: names of the algorithm's hyperparameters, of which the warning names those that help.
     """
     if not kl > bound or outcome in ("gain", "mixed"):
         return None
@@ -195,8 +210,9 @@ def kl_warning_of(iteration: int, kl: float, *, bound: float, outcome: Outcome |
         reward = "the held-out reward was not evaluated since the start; set eval_every"
     elif outcome == "no reward":
         reward = "no reward scores the held-out texts"
+    remedies = {"kl_coef": "raise kl_coef", "beta": "raise beta", "kl_target": "set kl_target and a kl_controller"}
+    advice = either("lower learning_rate", *(words for name, words in remedies.items() if name in settings))
     return (
         f"warning: KL {kl:.1f} nats a text in iteration {iteration} is above kl_warning {bound:g}, and {reward};"
-        " to keep the texts near the initial policy's, lower learning_rate, raise kl_coef, or set kl_target and a"
-        " kl_controller"
+        f" to keep the texts near the initial policy's, {advice}"
     )

@@ -77,6 +77,12 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
             numbers = {entry.name: run["iterations"]} | numbers
     config = resolve(RunConfig(algorithm=algorithm, preset=chosen.name, hyperparameters=numbers, **run))
     _check_read(kind, asked, config.hyperparameters)
+    pretrains = config.tiny_samples and {config.policy, config.guide} & TINY.keys()
+    if config.pretrain_seconds is not None and not pretrains:
+        raise ValueError(
+            f"--pretrain-seconds {config.pretrain_seconds:g} has no effect here: no tiny model is pretrained; leave it"
+            " out"
+        )
     return config
 
 

@@ -185,7 +185,8 @@ class Run:
         outcome: Outcome | None = None if self.held_out.is_scored else "no reward"
         if rows:
             outcome = rows[-1]["verdict"]["outcome"]
-        if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome):
+        names = self.config.hyperparameters
+        if warning := kl_warning_of(report.iteration, kl, bound=bound, outcome=outcome, settings=names):
             self.console.warn(warning)
             self.has_warned = True
 

@@ -92,7 +92,7 @@ def verdict_of(
     kl = after["metrics"]["sampled"].get("kl")
     sentence = ", ".join(
         [f"held-out {describe_changes(changes)}" if is_scored else UNSCORED]
-        + ([] if kl is None else [f"KL {kl:z.1f} nats a text"])
+        + ([] if kl is None else [f"KL {kl:z.1f} nats a text" if math.isfinite(kl) else "KL not finite"])
         + ([] if seconds is None else [f"in {duration(seconds)}"])
     )
     numbers = {
@@ -100,6 +100,7 @@ def verdict_of(
         for decoding, change in changes.items()
     }
     sentence = sentence if outcome in ("gain", "no reward") else f"{outcome}: {sentence}"
+    kl = kl if kl is not None and math.isfinite(kl) else None
     return {"outcome": outcome} | numbers | {"kl": kl, "seconds": seconds, "sentence": sentence}
 
 

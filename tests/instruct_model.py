@@ -75,3 +75,9 @@ def instruct_model(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> Any:
 def question(thing: str) -> list[dict[str, str]]:
     """Return a chat that asks for a colour."""
     return [{"role": "user", "content": f"What is the colour of {thing}?"}]
+
+
+def save_instruct_model(folder, tokenizer):
+    """Save such a model with its tokenizer."""
+    instruct_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

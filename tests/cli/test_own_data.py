@@ -7,10 +7,12 @@ import gymnasium as gym
 import pytest
 import yaml
 from click.testing import CliRunner
+from instruct_model import instruct_tokenizer, save_instruct_model
 from seven import SEVEN
 
 from tril_gym.agents import BC, PPO, PPOConfig, PPOPlusPlus, PPOPlusPlusConfig, References, tiny_guide, tiny_policy
 from tril_gym.cli import main
+from tril_gym.data.splits import is_held_out
 
 QUESTIONS = [{"question": f"say {word} {number}:", "answer": word} for word in ("yes", "no") for number in range(20)]
 TEXT = ["--env", "tril/Text-v0"]
@@ -176,3 +178,16 @@ def test_reward_args_add_to_the_settings_of_a_reward():
     arguments = ["train", "bc", "--env-arg", own, "--reward", "rouge_l", "--reward-arg", "rouge_l.stemming=true"]
     found = yaml.safe_load(CliRunner().invoke(main, [*arguments, "--show-config"]).output)
     assert found["env_args"]["reward_settings"] == {"rouge_l": {"reduction": "mean", "stemming": True}}
+
+
+def test_evaluate_names_no_option_that_it_lacks(tmp_path):
+    save_instruct_model(tmp_path / "model", instruct_tokenizer())
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"prompt": "grass", "completion": "green"}))
+    assert not is_held_out("grass")
+    command = ["evaluate", str(tmp_path / "model"), "--env", "tril/Text-v0", "--dataset", str(file)]
+    found = CliRunner().invoke(main, command)
+    assert found.exit_code == 2
+    assert "has too few examples, 1" in found.output
+    assert "--eval-dataset" not in found.output
+    assert "test.jsonl" in found.output

@@ -4,6 +4,7 @@ import json
 import logging
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from instruct_model import COLOURS, END, SPECIAL, TEMPLATE, TURN, instruct_model, instruct_tokenizer, question
@@ -223,3 +224,53 @@ def test_a_policy_learns_to_answer():
     texts = collect(envs, Plan(rollout=policy), episodes=20, generator=torch.Generator().manual_seed(0))
     assert sum(info["completion"] in info["references"] for info in texts.infos) >= 15
     assert SPECIAL[TURN] not in "".join(info["completion"] for info in texts.infos)
+
+
+SYSTEM = "You are a colour expert, and answer in one sentence that has all of the given words."
+TOKENIZER = instruct_tokenizer()
+
+
+def shown(env):
+    """Return the first prompt as its info and as its observation has it."""
+    observation, info = env.reset(options={"example": 0})
+    ids = observation[: env.metadata["text"]["max_prompt_length"]]
+    return info["prompt"], TOKENIZER.decode(ids[ids >= 0].tolist())
+
+
+@pytest.mark.parametrize("env_id", ["tril/CommonGen-v0", "tril/TLDR-v0", "tril/IMDB-v0"])
+def test_chats_have_room_in_every_environment(env_id):
+    """The words of the template and of the system message count, too: P is no longer that of the task's texts."""
+    env = gym.make(env_id, tokenizer=TOKENIZER, system_prompt=SYSTEM, reward=None)
+    whole, read = shown(env)
+    assert read.endswith("<|im_start|>assistant\n")
+    assert whole.endswith(read)
+    prompts = [env.reset(options={"example": example}) for example in range(100)]
+    size = env.metadata["text"]["max_prompt_length"]
+    fit = [TOKENIZER.decode(ids[:size][ids[:size] >= 0].tolist()) == info["prompt"] for ids, info in prompts]
+    assert np.mean(fit) > 0.8 or size == 512
+
+
+@pytest.mark.parametrize(("side", "length"), [("left", 12), ("right", 13)])  # a message comes once
+def test_a_chat_that_is_cut_keeps_where_the_assistant_writes(side, length, caplog):
+    rows = [{"prompt": "What is the colour of grass?"}]
+    settings = {"system_prompt": SYSTEM, "prompt_truncation_side": side, "reward": None}
+    with caplog.at_level(logging.WARNING):
+        env = gym.make("tril/Text-v0", dataset=rows, tokenizer=TOKENIZER, max_prompt_length=length, **settings)
+    whole, read = shown(env)
+    assert len(read) < len(whole)
+    assert whole.endswith(read)
+    (message,) = [it for it in caplog.messages if "lose their beginning" in it]
+    assert message.startswith(f"100 % of the chats of the list of rows are longer than max_prompt_length={length} ")
+    fitting = int(message.rpartition("max_prompt_length=")[2].split()[0])
+    whole, read = shown(
+        gym.make("tril/Text-v0", dataset=rows, tokenizer=TOKENIZER, max_prompt_length=fitting, **settings)
+    )
+    assert read == whole
+
+
+def test_chats_that_fit_give_no_message(caplog):
+    """The negative control."""
+    with caplog.at_level(logging.WARNING):
+        settings = {"tokenizer": TOKENIZER, "system_prompt": "A grass", "reward": None}
+        gym.make("tril/Text-v0", dataset=[{"prompt": "a b"}], max_prompt_length=60, **settings)
+    assert not [it for it in caplog.messages if "lose their beginning" in it]

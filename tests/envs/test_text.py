@@ -5,6 +5,7 @@ import logging
 
 import gymnasium as gym
 import numpy as np
+import pandas
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -15,6 +16,7 @@ from tril_gym.data import Example
 from tril_gym.envs import lengths
 from tril_gym.envs.text import TEXT
 from tril_gym.envs.toy import toy_tokenizer
+from tril_gym.rewards import load
 
 CHAT = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "say hello"}]
 TEMPLATE = (
@@ -232,3 +234,18 @@ def test_a_part_of_the_examples_has_the_tokenizer_and_the_lengths_of_all():
     assert part.tokenizer is whole.tokenizer
     for name in ("max_prompt_length", "max_new_tokens"):
         assert getattr(part.config, name) == getattr(whole.config, name)
+
+
+@pytest.mark.parametrize("column", ["references", "completion"])
+def test_an_array_is_refused_in_words(column):
+    with pytest.raises(ValueError, match=rf"{column} must be a (list of texts|text)"):
+        TEXT.read({"prompt": "a", column: np.array(["x", "y"])})
+
+
+def test_columns_may_have_numbers_for_names():
+    table = pandas.DataFrame({"prompt": ["a"], 0: [1], "x": [2]})
+    with pytest.raises(ValueError, match="there is no column 'answer', which column="):
+        gym.make("tril/Text-v0", dataset=table, tokenizer="fit", reward=None, column={"completion": "answer"})
+    score = load("exact_match", against="answer")
+    with pytest.raises(ValueError, match="a text has 0, x"):
+        score(["a"], ["b"], [[]], [{0: 1, "x": 2}])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from instruct_model import END, instruct_tokenizer
+from instruct_model import END, instruct_tokenizer, save_instruct_model
 from instruct_model import TEMPLATE as TEMPLATE_OF_CHATS
 from preference_pairs import polite_pairs, write_pairs
 from reward_models import bart, gpt2, new_run, preference_margins, saved_model
@@ -127,3 +127,14 @@ class TestPretrained:
         dataset = write_pairs(tmp_path / "pairs.jsonl", polite_pairs(60))
         with pytest.raises(ValueError, match=r"max_length must be in \[2, 64\] for this model, got 65"):
             new_run(dataset, tmp_path / "run", model=gpt2(tmp_path / "base"), max_length=65)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
+    tokenizer = instruct_tokenizer()
+    save_instruct_model(tmp_path, tokenizer)
+    load_network(str(tmp_path), seed=0)
+    size = len(tokenizer) + 5  # rows of the model's embedding
+    tokenizer.add_tokens([f"<new{number}>" for number in range(6)])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"has {size + 1} tokens, the model {size} .*embeddings\({size + 1}\)"):
+        load_network(str(tmp_path), seed=0)

@@ -4,7 +4,7 @@ import gymnasium as gym
 import pytest
 import transformers
 from instruct_model import START, TEMPLATE, TURN, instruct_tokenizer
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 from transformers import PreTrainedTokenizerFast
 
@@ -97,3 +97,14 @@ def test_load_tokenizer_refuses_a_model_without_tokenizer_files(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(transformers.BertConfig().to_dict()))
     with pytest.raises(ValueError, match=r"has no tokenizer; save the model's there"):
         load_tokenizer(tmp_path)
+
+
+def test_special_tokens_of_a_vocabulary_without_latin_letters():
+    inner = Tokenizer(models.BPE({"<pad>": 0, "<s>": 1, "</s>": 2, "漢": 3, "字": 4}, []))
+    around = [("<s>", 1), ("</s>", 2)]
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=around)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    assert tokenization.special_tokens(tokenizer) == ([1], [2])
+    env = gym.make("tril/Text-v0", dataset=[{"prompt": "漢字"}], tokenizer=tokenizer, prompt_eos=False, reward=None)
+    observation, _ = env.reset()
+    assert observation[observation >= 0].tolist() == [1, 3, 4]

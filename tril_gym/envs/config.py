@@ -25,7 +25,7 @@ from tril_gym.data.splits import part_of
 from tril_gym.data.task import Task, with_template
 from tril_gym.data.tokenizers import describe, resolve_tokenizer
 from tril_gym.envs.arrays import Floats, Ids, Mask
-from tril_gym.envs.lengths import measured_lengths, warn_of_cut_references
+from tril_gym.envs.lengths import measured_lengths, warn_of_cut_chats, warn_of_cut_references
 from tril_gym.envs.prompts import NO_CHAT, PromptTable, prompt_table
 from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.config_fields import check_choice, check_flag, check_integer
@@ -229,11 +229,11 @@ def text_env_config(
             the task's own. Examples that are given as such keep their prompts.
         tokenizer: "embedded", "fit" (at most 4,000 tokens, fitted to the train examples), "fit:N" (at most N), a name,
             a folder, or a tokenizer.
-        max_prompt_length: P; where the task has none, the 95th percentile of the prompts, at most 512.
+        max_prompt_length: P; for chats, and where the task has none, the 95th percentile of the prompts, at most 512.
         max_new_tokens: T; where the task has none, the 95th percentile of the references and
             rejected texts, at most 128.
         min_new_tokens: m, advice only.
-        prompt_truncation_side: the side on which a prompt that is too long is cut.
+        prompt_truncation_side: the side on which a prompt that is too long is cut; a chat loses its beginning.
         vocab_size: V, by default the tokenizer's length.
         eos_token_ids: the ids of which each ends a text; by default the tokenizer's EOS.
         prompt_eos: whether a prompt ends in EOS where the tokenizer puts one there, as encoders expect it; False for
@@ -254,7 +254,8 @@ def text_env_config(
     has_chats = _has_chats(examples, tokenizer, train_examples)
     chat = ChatFormat.of(chat_template, system_prompt, has_chats=has_chats)
     chat.check(tokenizer)
-    P = task.max_prompt_length if max_prompt_length is None else max_prompt_length  # noqa: N806
+    usual = None if chat.is_used else task.max_prompt_length  # a template makes prompts longer than the task's
+    P = usual if max_prompt_length is None else max_prompt_length  # noqa: N806
     T = task.max_new_tokens if max_new_tokens is None else max_new_tokens  # noqa: N806
     if P is None or T is None:
         joiner = joiner_of(tokenizer, chat)
@@ -282,6 +283,8 @@ def text_env_config(
         end = chat.end_of_turn(tokenizer)
         config.eos_token_ids.sort(key=lambda token: token != end)  # references end as the template ends a message
         warn_of_other_end(tokenizer, end, tuple(config.eos_token_ids))
+        if max_prompt_length is not None:  # `measured_lengths` says what it chooses
+            warn_of_cut_chats(examples, tokenizer, max_prompt_length=P, chat=chat)
     if split in (None, "train") and not (task.cuts_references or config.examples.held_out):
         warn_of_cut_references(
             config.examples, config.tokenizer, max_new_tokens=config.max_new_tokens, joiner=config.joiner

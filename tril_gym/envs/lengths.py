@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -106,12 +107,47 @@ def _holding_most(lengths: Ids, most: int) -> int:
     return min(int(np.quantile(lengths, 1 - MAX_SHARE, method="inverted_cdf")), most) if len(lengths) else most
 
 
+def warn_of_cut_chats(examples: Examples, tokenizer: Any, *, max_prompt_length: int, chat: ChatFormat) -> None:
+    """Log the share of chats that are longer than P where it is above 5 %, once for each data set.
+
+    Args:
+        examples: the examples of the environment.
+        tokenizer: the tokenizer of the environment.
+        max_prompt_length: P.
+        chat: how prompts become chats.
+    """
+    _warn_of_chats_once(NoCopy(examples), NoCopy(tokenizer), max_prompt_length, chat)
+
+
+@functools.lru_cache(maxsize=16)
+def _warn_of_chats_once(examples: NoCopy, tokenizer: NoCopy, max_prompt_length: int, chat: ChatFormat) -> None:
+    data: Examples = examples.value  # type: ignore[assignment]
+    some = data[:: max(1, math.ceil(len(data) / COUNTED))]
+    lengths = _chat_lengths(some, tokenizer.value, chat)
+    share = float((lengths > max_prompt_length).mean())
+    if share > MAX_SHARE:
+        _say_once(
+            f"{100 * share:.0f} % of the chats of {data.source} are longer than max_prompt_length={max_prompt_length}"
+            " and lose their beginning, a system message first; max_prompt_length="
+            f"{int(np.quantile(lengths, 1 - MAX_SHARE, method='higher'))} holds {WHOLE} of them"
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _say_once(message: str) -> None:
+    logger.warning(message)  # once, also where a tokenizer is loaded twice
+
+
+def _chat_lengths(examples: Iterable[Example], tokenizer: Any, chat: ChatFormat) -> Ids:
+    chats = (chat.messages(example.prompt, example.messages) for example in examples)
+    return np.array([len(chat.encode(tokenizer, messages)) for messages in chats], dtype=np.int64)
+
+
 def prompt_lengths(examples: Examples, tokenizer: Any, *, keeps_eos: bool, chat: ChatFormat) -> Ids:
     """Return the tokens of the prompts, special ones counted, (n,): of all, or where they are many of `PLAIN`."""
     some = evenly_spaced(examples)
     if chat.is_used:
-        chats = (chat.messages(example.prompt, example.messages) for example in some)
-        return np.array([len(chat.encode(tokenizer, messages)) for messages in chats], dtype=np.int64)
+        return _chat_lengths(some, tokenizer, chat)
     before, after = special_tokens_of_prompts(tokenizer, keeps_eos=keeps_eos)
     return token_counts(tokenizer, [example.prompt for example in some]) + len(before) + len(after)
 

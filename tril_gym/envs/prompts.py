@@ -28,7 +28,7 @@ class PromptTable:
         examples: with the prompts.
         tokenizer: also gives the special tokens around a prompt.
         max_prompt_length: P.
-        truncation_side: the side on which a prompt that is too long is cut.
+        truncation_side: the side on which a prompt that is too long is cut; a chat loses its beginning.
         vocab_size: V.
         keeps_eos: whether a prompt ends in EOS where the tokenizer puts one there.
         chat: how prompts become chats.
@@ -96,9 +96,10 @@ class PromptTable:
         return self._checked(self._before + body + self._after, index)
 
     def _tokenise_chat(self, messages: Sequence[Message], index: int) -> list[int]:
-        """Return the tokens of a chat, whose template has all special tokens; the truncation side loses some."""
-        tokens, length = self.chat.encode(self.tokenizer, messages), self._tokens.shape[1]
-        return self._checked(tokens[:length] if self.truncation_side == "right" else tokens[-length:], index)
+        """Return the tokens of a chat, whose template has all special tokens; one that is too long loses the first."""
+        tokens = self.chat.encode(self.tokenizer, messages)
+        # On either side: its end is where the assistant begins to write.
+        return self._checked(tokens[-self._tokens.shape[1] :], index)
 
     def _checked(self, tokens: list[int], index: int) -> list[int]:
         if max(tokens) >= self.vocab_size:

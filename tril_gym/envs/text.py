@@ -43,7 +43,7 @@ def read(row: DataRow) -> Example:
 def _completion(row: DataRow) -> list[str]:
     """Return the completion in a list; an empty one where there is none. A whole number is text, as in CSV."""
     value = assistant_text(row.get("completion"))
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return []
     if isinstance(value, Integral) and not isinstance(value, bool):
         return [str(int(value))]
@@ -57,7 +57,7 @@ def _completion(row: DataRow) -> list[str]:
 
 def _references(row: DataRow) -> list[str]:
     value = row.get("references")
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return []
     if isinstance(value, str) and not value.lstrip().startswith("["):
         raise ValueError(

@@ -51,10 +51,12 @@ def evaluation_data(config: RunConfig, split: str | None) -> tuple[dict[str, Any
         return _whole_or_split(name, split or "test")
     if split is not None:
         raise ValueError(f"{name} is one file or table and has no splits; leave --split {split} out")
-    return _divided_data(config)[1:]
+    return _divided_data(config, way_out="give a folder with test.jsonl, of which all is used")[1:]
 
 
-def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _divided_data(
+    config: RunConfig, *, way_out: str = "name other data with --eval-dataset"
+) -> tuple[dict[str, Any], dict[str, Any], str]:
     if not accepts_dataset(config.env):
         if config.pretrain_share < 1:
             raise ValueError(
@@ -84,8 +86,8 @@ def _divided_data(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], st
     is_kept_out = [is_held_out(prompt) for prompt in examples.prompts()]
     if all(is_kept_out) or not any(is_kept_out):
         raise ValueError(
-            f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some, or"
-            " name other data with --eval-dataset"
+            f"{name} has too few examples, {len(examples)}, to hold {HELD_OUT:.0%} out for evaluation; add some with"
+            f" other prompts, since a prompt decides for all its examples, or {way_out}"
         )
     description = f"{sum(is_kept_out)} of the {len(examples)} examples of {name}, chosen by a hash ({HELD_OUT:.0%})"
     kept = examples.select([not held for held in is_kept_out], source=f"the learning part of {name}")

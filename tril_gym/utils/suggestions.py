@@ -18,7 +18,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     A known name that alone contains the name is similar, as "tril/IMDB-v0" is to "imdb". "+" is read as "p", so that
     "ppo++" is similar to "ppo-pp".
     """
-    plain = {_plain(other): other for other in known}
+    plain = {_plain(other): other for other in map(str, known)}  # a column of pandas may have a number for a name
     searched = _plain(name)
     if searched in plain:
         return plain[searched]

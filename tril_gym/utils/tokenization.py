@@ -236,12 +236,21 @@ def special_tokens_of_prompts(tokenizer: Any, *, keeps_eos: bool) -> tuple[list[
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and after every text, such as Llama's BOS and T5's `</s>`."""
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    tokens, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    tokens, special = _marked(tokenizer, "a")
+    if all(special):  # a vocabulary without this letter, as of DNA: its own first word
+        words = (decode(tokenizer, [token]) for token in sorted(tokenizer.get_vocab().values()))
+        found = (_marked(tokenizer, word) for word in words if word)
+        tokens, special = next((one for one in found if not all(one[1])), (tokens, special))
     if all(special):
         return tokens, []
     first, last = special.index(0), len(special) - special[::-1].index(0)
     return tokens[:first], tokens[last:]
+
+
+def _marked(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text with the special ones around it, and 1 for each of these, else 0."""
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    return list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
 
 
 def without_own_bos(tokenizer: Any, texts: Sequence[str]) -> list[str]:

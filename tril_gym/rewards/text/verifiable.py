@@ -375,4 +375,4 @@ def field_of(extras: Mapping[str, Any], name: str, reward: str) -> Any:
 
 
 def _names(extras: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(name for name in extras if name != "finish_reason")) or "nothing"
+    return ", ".join(sorted(str(name) for name in extras if name != "finish_reason")) or "nothing"

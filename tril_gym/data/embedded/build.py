@@ -69,7 +69,7 @@ def tldr_texts(row: dict) -> list[str]:
 DATASETS = {
     "imdb": EmbeddedDataset(imdb_grammar.examples, (2000, 200, 200), imdb_texts, prompt=first_half),
     "common_gen": EmbeddedDataset(common_gen_grammar.examples, (3000, 200, 200), common_gen_texts),
-    "tldr": EmbeddedDataset(tldr_grammar.examples, (2000, 200, 200), tldr_texts),
+    "tldr": EmbeddedDataset(tldr_grammar.examples, (5000, 200, 200), tldr_texts),
     "hh": EmbeddedDataset(hh_grammar.examples, (2000, 200, 200), hh_texts),
     "text": EmbeddedDataset(text_grammar.examples, (200, 50, 50), text_texts, SPLITS),
 }

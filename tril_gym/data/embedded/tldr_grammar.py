@@ -1,8 +1,8 @@
-"""Generator of TL;DR rows: a post that asks for advice, its subreddit, its title, and a summary of 1 to 3 sentences.
+"""Generator of TL;DR rows: a post that asks for advice, its subreddit, its title, and a summary of 1 or 2 sentences.
 
 A post has an introduction, a problem of its forum, details, what was tried, and a question. The summary repeats the
-problem, in some cases one of the attempts, and the question, in nearly the words of the post, so that it can be learned
-by copying. The words are in `tldr_tables`.
+problem, in some cases one of the attempts, and in most the question, in nearly the words of the post, so that it can be
+learned by copying; the others end with a complaint. The words are in `tldr_tables`.
 """
 
 import random
@@ -13,6 +13,8 @@ from tril_gym.data.embedded.phrases import capital, option, options
 from tril_gym.data.embedded.tldr_tables import (
     BEFORE_ASK,
     CLOSINGS,
+    COMPLAINTS,
+    ENDINGS,
     FEELINGS,
     FORUMS,
     HERS,
@@ -29,7 +31,7 @@ from tril_gym.data.embedded.tldr_tables import (
 )
 
 SHORTEST, LONGEST = 40, 90  # words of a post
-SHORTEST_SUMMARY, LONGEST_SUMMARY = 8, 18  # words
+SHORTEST_SUMMARY, LONGEST_SUMMARY = 8, 24  # words
 
 
 def draw_person(rng: random.Random, who: str) -> dict[str, str]:
@@ -61,11 +63,13 @@ def draw_row(rng: random.Random, subreddit: str) -> dict[str, str]:
     summaries = [
         text for text in SUMMARIES if all(slots[slot] in post for slot in ("try1", "span") if f"{{{slot}}}" in text)
     ]
+    slots["complaint"] = rng.choice(COMPLAINTS)
+    (ending,) = rng.choices(list(ENDINGS), list(ENDINGS.values()))
     return {
         "post": post,
         "subreddit": subreddit,
         "title": capital(title),
-        "summary": rng.choice(summaries).format(**slots),
+        "summary": (rng.choice(summaries) + ending).format(**slots),
     }
 
 

@@ -43,11 +43,23 @@ FEELINGS = (
 BEFORE_ASK = ("So my question is:", "I need some advice.", "What I want to know:", "Now I am stuck.", "", "")
 CLOSINGS = ("Thanks for reading.", "Any help is welcome.", "Thank you!", "Thanks in advance.", "", "", "")
 SUMMARIES = (
-    "{short}, {try1} did not help. {ask}",
-    "{short}. I tried {try1}. {ask}",
-    "{short} and {try1} did not work. {ask}",
-    "{short}. {ask}",
-    "{short}; it has been {span}. {ask}",
+    "{short}",
+    "{short}",
+    "{short}",
+    "{short}, {try1} did not help",
+    "{short}, {try1} did not work",
+    "{short}, it has been {span}",
+)
+# How summaries end, and their shares. The complaint is the most frequent ending, and the question, which is written in
+# two ways, shares more words with the average summary: so a policy that imitates summaries can still earn more.
+ENDINGS = {", and {complaint}.": 0.36, ". {ask}": 0.32, ": {ask}": 0.32}
+COMPLAINTS = (
+    "I do not know what to do now",
+    "my friends only laugh about it",
+    "nothing seems to change at all",
+    "I feel worse every single day",
+    "it drives me up the wall",
+    "this cannot go on forever",
 )
 
 

@@ -234,9 +234,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def before(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the rewards before training, means over the first policies, at the temperature of all arms but BC."""
+    own = [result for result in results if ARMS[result["arm"]][0] != "bc"]
     means = []
     for way in ("greedy", "sampled"):
-        own = [result for result in results if ARMS[result["arm"]][0] != "bc"]
         values = {(row["first_policy"], row["seed"]): row["before"][way]["reward/mean"] for row in own}
         means.append(f"{way} {statistics.mean(by_first_policy(values)):.3f}" if values else f"{way} not measured")
     return ", ".join(means)

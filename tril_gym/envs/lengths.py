@@ -45,9 +45,9 @@ def rejected_of(example: Example) -> tuple[str, ...]:
     return (rejected,) if isinstance(rejected, str) else ()
 
 
-def evenly_spaced(examples: Examples) -> tuple[Example, ...]:
-    """Return all examples, or where they are many, at most `PLAIN`."""
-    return examples[:: max(1, math.ceil(len(examples) / PLAIN))]
+def evenly_spaced(examples: Examples, most: int | None = None) -> tuple[Example, ...]:
+    """Return all examples, or where they are many, at most that number of them, by default `PLAIN`."""
+    return examples[:: max(1, math.ceil(len(examples) / (PLAIN if most is None else most)))]
 
 
 def measured_lengths(
@@ -107,6 +107,12 @@ def _holding_most(lengths: Ids, most: int) -> int:
     return min(int(np.quantile(lengths, 1 - MAX_SHARE, method="inverted_cdf")), most) if len(lengths) else most
 
 
+def _cut_share(lengths: Ids, limit: int) -> tuple[float, int] | None:
+    """Return the per cent of lengths above a limit, and a limit that holds 95 % of them; None for 5 % or less."""
+    share = float((lengths > limit).mean()) if len(lengths) else 0.0
+    return (100 * share, int(np.quantile(lengths, 1 - MAX_SHARE, method="higher"))) if share > MAX_SHARE else None
+
+
 def warn_of_cut_chats(examples: Examples, tokenizer: Any, *, max_prompt_length: int, chat: ChatFormat) -> None:
     """Log the share of chats that are longer than P where it is above 5 %, once for each data set.
 
@@ -122,14 +128,12 @@ def warn_of_cut_chats(examples: Examples, tokenizer: Any, *, max_prompt_length: 
 @functools.lru_cache(maxsize=16)
 def _warn_of_chats_once(examples: NoCopy, tokenizer: NoCopy, max_prompt_length: int, chat: ChatFormat) -> None:
     data: Examples = examples.value  # type: ignore[assignment]
-    some = data[:: max(1, math.ceil(len(data) / COUNTED))]
-    lengths = _chat_lengths(some, tokenizer.value, chat)
-    share = float((lengths > max_prompt_length).mean())
-    if share > MAX_SHARE:
+    lengths = _chat_lengths(evenly_spaced(data, COUNTED), tokenizer.value, chat)
+    if cut := _cut_share(lengths, max_prompt_length):
+        share, fitting = cut
         _say_once(
-            f"{100 * share:.0f} % of the chats of {data.source} are longer than max_prompt_length={max_prompt_length}"
-            " and lose their beginning, a system message first; max_prompt_length="
-            f"{int(np.quantile(lengths, 1 - MAX_SHARE, method='higher'))} holds {WHOLE} of them"
+            f"{share:.0f} % of the chats of {data.source} are longer than max_prompt_length={max_prompt_length} and"
+            f" lose their beginning, a system message first; max_prompt_length={fitting} holds {WHOLE} of them"
         )
 
 
@@ -167,14 +171,12 @@ def warn_of_cut_references(examples: Examples, tokenizer: Any, *, max_new_tokens
 @functools.lru_cache(maxsize=16)
 def _warn_once(examples: NoCopy, tokenizer: NoCopy, max_new_tokens: int, joiner: str) -> None:
     data: Examples = examples.value  # type: ignore[assignment]
-    lengths = reference_lengths(data, tokenizer.value, joiner)
-    share = float((lengths > max_new_tokens).mean()) if len(lengths) else 0.0
-    if share > MAX_SHARE:
-        fitting = int(np.quantile(lengths, 1 - MAX_SHARE, method="higher"))
+    if cut := _cut_share(reference_lengths(data, tokenizer.value, joiner), max_new_tokens):
+        share, fitting = cut
         logger.warning(
             "%.0f %% of the %s of %s are longer than max_new_tokens=%d and lose their end and EOS; set"
             " max_new_tokens=%d, which holds 95 %% of them, or a tokenizer that needs fewer tokens, such as %s:8000",
-            100 * share,
+            share,
             "references and rejected texts" if any(map(rejected_of, evenly_spaced(data))) else "references",
             data.source,
             max_new_tokens,

@@ -40,10 +40,15 @@ def read(row: DataRow) -> Example:
     return Example(prompt, references=tuple(references), extras=extras, messages=messages)
 
 
+def _is_empty(value: object) -> bool:
+    """Return whether a cell is empty; an array, which has no single truth value, is not."""
+    return value is None or (isinstance(value, str) and not value)
+
+
 def _completion(row: DataRow) -> list[str]:
     """Return the completion in a list; an empty one where there is none. A whole number is text, as in CSV."""
     value = assistant_text(row.get("completion"))
-    if value is None or (isinstance(value, str) and not value):
+    if _is_empty(value):
         return []
     if isinstance(value, Integral) and not isinstance(value, bool):
         return [str(int(value))]
@@ -57,7 +62,7 @@ def _completion(row: DataRow) -> list[str]:
 
 def _references(row: DataRow) -> list[str]:
     value = row.get("references")
-    if value is None or (isinstance(value, str) and not value):
+    if _is_empty(value):
         return []
     if isinstance(value, str) and not value.lstrip().startswith("["):
         raise ValueError(

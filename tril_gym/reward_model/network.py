@@ -26,7 +26,7 @@ from tril_gym.utils.chats import ChatFormat
 from tril_gym.utils.quiet import without_peft_warnings, without_progress_bars
 from tril_gym.utils.seeding import seeded
 from tril_gym.utils.templates import fields_of
-from tril_gym.utils.tokenization import after_joiner, load_tokenizer, number_of_ids, render_chat, without_own_bos
+from tril_gym.utils.tokenization import after_joiner, check_model_size, load_tokenizer, render_chat, without_own_bos
 
 EVALUATION_BATCH = 64  # texts
 HEADS = ("score", "classifier")  # names of heads that peft knows
@@ -121,12 +121,7 @@ def load_network(name: str, *, seed: int) -> tuple[Any, Any, list[str]]:
     if tokenizer.pad_token_id is None:  # a decoder's, which reads its output at the last token before padding
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    known, rows = number_of_ids(tokenizer), model.get_input_embeddings().weight.shape[0]
-    if known > rows:
-        raise ValueError(
-            f"the tokenizer of {name!r} has {known} tokens, the model {rows} embeddings; extend the model to the"
-            f" tokenizer with model.resize_token_embeddings({known}), and save it so"
-        )
+    check_model_size(tokenizer, len(model.get_input_embeddings().weight), "embeddings", of=f" of {name!r}")
     drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     return align_storage(model), tokenizer, sorted({key.rpartition(".")[0] for key in drawn})
 

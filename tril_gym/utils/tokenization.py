@@ -73,6 +73,25 @@ def number_of_ids(tokenizer: Any) -> int:
     return _number_of_ids(NoCopy(tokenizer), len(tokenizer))
 
 
+def check_model_size(tokenizer: Any, size: int, unit: str, *, of: str = "") -> None:
+    """Raise if a model has fewer logits or embeddings than its tokenizer has tokens.
+
+    Args:
+        tokenizer: the tokenizer.
+        size: how many the model has.
+        unit: of what, for the message: "logits" or "embeddings".
+        of: whose tokenizer it is, for the message.
+
+    Raises:
+        ValueError: names both numbers, and how to extend the model.
+    """
+    if (known := number_of_ids(tokenizer)) > size:
+        raise ValueError(
+            f"the tokenizer{of} has {known} tokens, the model {size} {unit}; extend the model to the tokenizer with"
+            f" model.resize_token_embeddings({known}), and save it so"
+        )
+
+
 @functools.lru_cache(maxsize=16)
 def _number_of_ids(tokenizer: NoCopy, length: int) -> int:
     known: Any = tokenizer.value

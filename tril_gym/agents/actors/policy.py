@@ -31,7 +31,7 @@ from tril_gym.models.lm_head import EntropyMode
 from tril_gym.models.lora import Lora
 from tril_gym.models.texts import Texts
 from tril_gym.utils.config_fields import check_integer, describe_type
-from tril_gym.utils.tokenization import number_of_ids
+from tril_gym.utils.tokenization import check_model_size
 
 PolicyLike = Any  # what `as_policy` takes: an `LMPolicy`, a model of `transformers`, the name or folder of one
 TINY = ("tiny", "tiny-seq2seq")  # on the command line
@@ -148,12 +148,8 @@ class LMPolicy(Actor):
         Raises:
             ValueError: vocabularies of different size, or texts longer than the model's positions.
         """
-        known = 0 if layout.tokenizer is None else number_of_ids(layout.tokenizer)
-        if known > self.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {known} tokens, the model {self.vocab_size} logits; extend the model to the"
-                f" tokenizer with model.resize_token_embeddings({known}), and save it so"
-            )
+        if layout.tokenizer is not None:
+            check_model_size(layout.tokenizer, self.vocab_size, "logits")
         if self.vocab_size != layout.vocab_size:
             raise ValueError(
                 f"the model has {self.vocab_size} logits, the environment {layout.vocab_size} actions; make the"

@@ -151,8 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     good = {words: with_good_guide(seeds, words, settings.most, settings.agents) for words in settings.words}
     useless = [with_useless_guide(seed, iterations) for seed in seeds]
     for name in useless[0]:
-        rewards = [round(own[name], 3) for own in useless]
-        print(f"useless guide  {name:11s} median {statistics.median(rewards):g} reward of {rewards}", flush=True)
+        rewards = [own[name] for own in useless]
+        shown = [round(reward, 3) for reward in rewards]
+        print(f"useless guide  {name:11s} median {statistics.median(rewards):.3f} reward of {shown}", flush=True)
     return side_by_side.finish(settings, good=good, useless=useless)
 
 

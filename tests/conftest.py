@@ -63,3 +63,12 @@ def family(request) -> str:
 def autoreset_mode(request) -> str:
     """Each of Gymnasium's autoreset modes in turn."""
     return request.param
+
+
+@pytest.fixture
+def forbidden(monkeypatch, tmp_path):
+    """Return a folder that may not be written to, not even by root."""
+    folder, access = tmp_path / "forbidden", os.access
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(folder) and access(path, mode))
+    return folder

@@ -221,3 +221,42 @@ def test_profile_is_printed_at_the_end(tmp_path):
 @pytest.mark.parametrize(("algorithm", "shown"), [("ppo", True), ("dpo", True), ("raft", True), ("bc", False)])
 def test_the_help_has_the_bound_of_every_algorithm_that_warns_of_its_kl(algorithm, shown):
     assert ("--kl-warning" in CliRunner().invoke(main, ["train", algorithm, "--help"]).output) == shown
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    """Return a folder that the commands take for a run."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("version: 0.2.0\nalgorithm: ppo\nenv: tril/Toy-v0\n")
+    (folder / "evaluation.json").write_text('{"before": {}, "after": null}')
+    return folder
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "config.yaml", "metrics.jsonl"])
+@pytest.mark.parametrize("option", ["--output", "--per-example"])
+def test_an_output_does_not_replace_a_file_of_a_run(unfinished, option, name):
+    before = {path.name: path.read_bytes() for path in unfinished.iterdir()}
+    output = call("evaluate", unfinished, option, unfinished / name, code=2)
+    assert "would replace a file of the run" in " ".join(output.split())
+    assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
+
+
+def test_two_outputs_are_two_files(unfinished):
+    output = call("evaluate", unfinished, "--output", "x.json", "--per-example", "./x.json", code=2)
+    assert "both name x.json; name two files" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("evaluate nowhere --env tril/Toy-v0 --output", "x.json"),
+        ("evaluate nowhere --env tril/Toy-v0 --per-example", "x.jsonl"),
+        ("compare one two --output", "x.json"),
+        ("plot one --output", "x.png"),
+    ],
+)
+def test_an_output_in_a_forbidden_folder_is_found_at_once(command, file, forbidden):
+    output = call(*command.split(), forbidden / file, code=2)
+    assert "is no folder that you may write to" in " ".join(output.split())

@@ -119,6 +119,7 @@ def test_null_unsets_what_the_preset_sets(tmp_path):
         ("learning_rate: 5", "x.yaml: learning_rate must be in (0, 1], got 5"),
         ("num_envs: null", "x.yaml: num_envs must be a whole number, got None"),
         ("env_args: 3", "env_args must be lines such as"),
+        ("adam_betas: 0.9", "x.yaml: adam_betas must be two numbers, got 0.9"),
         ("env_args: {1: 2}", "env_args must be lines such as"),
         ("policy: [tiny]", "x.yaml: policy must be a text that is not empty, got ['tiny']"),
         ("preset: 3", "x.yaml: preset must be a text that is not empty, got 3"),

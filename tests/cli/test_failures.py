@@ -5,8 +5,10 @@ import signal
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from tril_gym.agents.learners.nonfinite import NonFiniteError
+from tril_gym.cli import main, train_group
 from tril_gym.cli.failures import reported_failures
 from tril_gym.cli.options import usage_errors
 from tril_gym.utils.interrupt import Interrupted
@@ -82,3 +84,13 @@ def test_success_prints_nothing(capsys):
     with reported_failures(debug=False):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_before_a_command_begins_has_the_exit_code_of_one(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_group, "get_command", interrupted)
+    result = CliRunner().invoke(main, ["train", "ppo"])
+    assert result.exit_code == 130
+    assert result.output.strip() == "stopped at once"

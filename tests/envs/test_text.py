@@ -249,3 +249,18 @@ def test_columns_may_have_numbers_for_names():
     score = load("exact_match", against="answer")
     with pytest.raises(ValueError, match="a text has 0, x"):
         score(["a"], ["b"], [[]], [{0: 1, "x": 2}])
+
+
+@pytest.mark.parametrize("as_chats", [False, True])
+def test_columns_of_pairs_may_have_other_names(as_chats):
+    def text(content):
+        return [*CHAT, {"role": "assistant", "content": content}] if as_chats else content
+
+    prompts = [{} if as_chats else {"prompt": f"say {number}"} for number in range(3)]
+    rows = [prompt | {"win": text("yes"), "lose": text("no")} for prompt in prompts]
+    keywords = {"chat_template": TEMPLATE} if as_chats else {}
+    column = {"chosen": "win", "rejected": "lose"}
+    env = gym.make("tril/Text-v0", dataset=rows, column=column, reward=None, **keywords)
+    example = env.unwrapped.examples[0]
+    assert (list(example.references), example.extras["rejected"]) == (["yes"], "no")
+    assert not {"win", "lose"} & example.extras.keys()

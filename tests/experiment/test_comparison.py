@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shlex
 import shutil
 from xml.etree import ElementTree
 
@@ -91,6 +92,7 @@ def test_the_curve_has_all_evaluations(first):
         ({"eval_examples": 5}, "differ in --eval-examples: 4 and 5"),
         ({"env": "tril/IMDB-v0"}, "differ in --env: tril/Toy-v0 and tril/IMDB-v0"),
         ({"reward": {"rouge_l": 1.0}}, "differ in --reward"),
+        ({"env_args": {"max_new_tokens": 5}}, "differ in --env-arg: "),
     ],
 )
 def test_runs_on_other_examples_are_refused(copy, settings, words):
@@ -236,3 +238,12 @@ def test_mistakes_are_explained(first, copy, tmp_path):
         done = command(*arguments)
         assert done.exit_code == 2
         assert words in " ".join(done.output.split()), done.output
+
+
+def test_the_command_that_finishes_a_run_can_be_copied(copy):
+    folder = copy("a run")
+    found = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps(found | {"after": None}))
+    done = command("plot", folder)
+    assert done.exit_code == 2
+    assert f"--output-dir {shlex.quote(str(folder))} --resume" in " ".join(done.output.split())

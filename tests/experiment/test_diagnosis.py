@@ -150,6 +150,7 @@ SIGNS = {  # by what the texts and the last iterations show
     "unknown words": ({"text/unknown_words": 0.5}, {}),
     "critic": ({}, {"critic/explained_variance": 0.0}),
     "alike": ({}, {"reward/std": 0.0}),
+    "discriminator": ({}, {"discriminator/accuracy": 0.99}),
 }
 NAMED = ("kl_coef", "temperature", "critic_warmup", "baseline")  # settings that a sign may name
 
@@ -196,3 +197,12 @@ def test_a_large_kl_is_no_sign_in_imitation_and_beta_holds_pairs():
         "KL 50.0 nats a text: lower learning_rate, or raise beta"
     ]
     assert sign_of("KL", configure("raft").hyperparameters) == ["KL 50.0 nats a text: lower learning_rate"]
+
+
+@pytest.mark.parametrize(("limit", "is_named"), [(None, True), (0.9, True), (0.8, False), (0.7, False)])
+def test_a_limit_that_the_discriminator_has_is_no_advice(limit, is_named):
+    settings = configure("gail").hyperparameters
+    assert settings["discriminator_accuracy"] == 0.8
+    (sign,) = sign_of("discriminator", settings | {"discriminator_accuracy": limit})
+    assert ("discriminator_accuracy 0.8" in sign) == is_named
+    assert sign.endswith("a lower discriminator_learning_rate")

@@ -241,3 +241,15 @@ def test_seconds_of_pretraining_where_nothing_is_pretrained_are_refused():
             configure(algorithm, **settings, pretrain_seconds=5.0)
     assert configure("ppo", pretrain_seconds=5.0).pretrain_seconds == 5.0
     assert configure("ppo-pp", policy="some-model", guide="tiny", pretrain_seconds=5.0).pretrain_seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"adam_betas": 0.9}, "adam_betas must be two numbers, got 0.9"),
+        ({"env_args": 3}, "env_args must be values by name"),
+    ],
+)
+def test_settings_of_another_type_are_refused(setting, words):
+    with pytest.raises(ValueError, match=words):
+        configure("ppo", env="tril/Toy-v0", **setting)

@@ -107,3 +107,8 @@ def test_the_last_checkpoints_are_kept(folder):
         folder.save_checkpoint(iteration, lambda path: path.mkdir(parents=True))
     assert [path.name for path in folder.checkpoints()] == [f"iteration-{n:06d}" for n in range(5 - KEPT, 5)]
     assert folder.last_checkpoint().name == "iteration-000004"
+
+
+def test_a_folder_that_may_not_be_written_to_is_not_locked(forbidden):
+    with pytest.raises(ValueError, match="is no folder that you may write to; use a copy"):
+        RunFolder(forbidden).lock()

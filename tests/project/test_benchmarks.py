@@ -6,6 +6,8 @@ Their parts are tested: timing and comparison, models that stop after a given nu
 import gzip
 import json
 import math
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark_models
@@ -40,6 +42,8 @@ from tril_gym.experiment import RunConsole, configure, train
 from tril_gym.experiment.text_quality import has_unknown_word, words_of_examples
 from tril_gym.experiment.verdict import verdict_of
 from tril_gym.wrappers.vector import base_attribute
+
+ROOT = Path(learning.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -827,3 +831,23 @@ def test_what_is_memorised_is_of_the_parts_that_the_guide_question_has(tmp_path)
         envs = gym.make_vec("tril/CommonGen-v0", num_envs=1, **settings)
         assert [example.prompt for example in found] == [row.prompt for row in base_attribute(envs, "examples")]
     assert [len(known) + len(others["the rest of train"]), *map(len, list(others.values())[1:])] == [40, 40, 40]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_cell_that_fails_on_embedded_data_does_not_end_the_sweep_on_published_ones(tmp_path, code):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho ran $3 $4\nexit {code}\n")
+    python.chmod(0o755)
+    command = ["make", "-s", "-o", "install", "slow", f"BIN={tmp_path}"]
+    for data, runs in (("published", ["--algorithms all", "--data published"]), ("", ["--algorithms all"])):
+        done = subprocess.run([*command, f"DATA={data}"], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.splitlines() == [f"ran {run}" for run in runs]
+        assert bool(done.returncode) == bool(code)
+
+
+def test_the_median_of_the_toy_rewards_is_rounded_once(monkeypatch, capsys):
+    found = iter([0.99805, 0.99854])
+    monkeypatch.setattr(toy_guides, "with_good_guide", lambda *arguments: {})
+    monkeypatch.setattr(toy_guides, "with_useless_guide", lambda *arguments: {"ppo": next(found)})
+    toy_guides.main(["--seeds", "2"])
+    assert "median 0.998 reward of [0.998, 0.999]" in capsys.readouterr().out

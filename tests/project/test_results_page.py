@@ -1,10 +1,13 @@
 """The tables of docs/results_small.md are those of the runs that are kept."""
 
+import json
+import statistics
+
 import guide_question
 import pytest
 from learning import hash_of_curves
 from PIL import Image
-from results_page import FIGURES, PAGE, PREFIXES, drawn_runs, page, read, rows_of, with_table
+from results_page import FIGURES, PAGE, PREFIXES, RESULTS, drawn_runs, page, read, rows_of, with_table
 
 
 def test_the_page_is_as_the_script_writes_it():
@@ -59,3 +62,22 @@ class TestTheGuideQuestionOfTheDocs:
         runs = read(folder)
         assert guide_question.table(runs) in text
         assert guide_question.before(runs) in text
+
+
+def test_the_rewards_with_a_useless_guide_are_those_of_the_runs():
+    text = (PAGE.parent / "guides.md").read_text()
+    runs = json.loads((RESULTS / "toy_guides_32.json").read_text())["useless"]
+    for name, row in (("ppo", "| PPO | 12 |"), ("d2lols", "| D2LOLS, hand-over after 3 | 24 |")):
+        rewards = [run[name] for run in runs]
+        least, median, most = (f"{value(rewards):.3f}" for value in (min, statistics.median, max))
+        assert f"{row} {median} | {least} to {most} |" in text
+
+
+def test_the_gain_on_published_tldr_is_that_of_the_runs():
+    gains = [
+        100 * (run["after"][way]["reward/mean"] / run["before"][way]["reward/mean"] - 1)
+        for run in read("published")
+        if run["env"] == "tril/TLDR-v0" and run["algorithm"] in ("ppo", "ppo-pp")
+        for way in ("greedy", "sampled")
+    ]
+    assert f"by {min(gains):.0f} to {max(gains):.0f} %" in PAGE.read_text()

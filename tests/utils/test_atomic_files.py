@@ -103,3 +103,14 @@ def test_a_link_is_replaced_and_moves_with_its_target(tmp_path):
     home.rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "newest" / "mark").read_text() == "2"
     assert sorted(path.name for path in (tmp_path / "moved").iterdir()) == ["1", "2", "newest"]
+
+
+def test_a_folder_in_a_forbidden_one_is_refused(forbidden):
+    with pytest.raises(ValueError, match=r"cannot be created: .*forbidden is no folder that you may write to"):
+        atomic_files.write_folder(forbidden / "new" / "model", lambda folder: None)
+
+
+def test_a_folder_in_a_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes.txt is no folder that you may write to"):
+        atomic_files.write_folder(tmp_path / "notes.txt" / "model", lambda folder: None)

@@ -1,6 +1,7 @@
 """The `tril-gym` command line: train, evaluate, try out and export policies, compare and draw runs, list names."""
 
 import logging
+from typing import Any
 
 import click
 
@@ -11,12 +12,25 @@ from tril_gym.cli.exports import export_command
 from tril_gym.cli.listing import list_group
 from tril_gym.cli.sampling import sample_command
 from tril_gym.cli.training import train_group
+from tril_gym.utils.interrupt import exit_code_of
 from tril_gym.utils.quiet import warnings_without_source
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class MainGroup(click.Group):
+    """A group that ends as its commands do where Ctrl-C stops it before they have begun: while they are imported."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt as stop:
+            click.echo("stopped at once", err=True)
+            raise SystemExit(exit_code_of(stop)) from None
+
+
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__)
 @click.pass_context
 def main(context: click.Context) -> None:

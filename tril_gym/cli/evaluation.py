@@ -178,6 +178,8 @@ def evaluate_source(source: str, output: Path | None, per_example: Path | None, 
     with usage_errors([name for name, value in options.items() if value not in (None, (), {})]):
         for flag, file in (("--output", output), ("--per-example", per_example)):
             check_parent(flag, file)
+        if output is not None and per_example is not None and output.resolve() == per_example.resolve():
+            raise ValueError(f"--output and --per-example both name {output}; name two files")
         examples, seed, beams = (options.pop(name) for name in ("examples", "seed", "beams"))
         names, settings = options.pop("metrics"), options.pop("metric_args")
         options["env_args"] = take_env_args(options)

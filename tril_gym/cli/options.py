@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import types
 import typing
 from collections import defaultdict
@@ -284,9 +285,17 @@ def take_env_args(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_parent(flag: str, file: Path | None) -> None:
-    """Raise `ValueError` if the folder of a file that an option names does not exist."""
-    if file is not None and not file.parent.is_dir():
+    """Raise `ValueError` if a file that an option names cannot be written, or is one of a run's own."""
+    from tril_gym.experiment.run_folder import OWN_FILES, RunFolder
+
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"{flag} {file}: {file.parent} is no folder that you may write to; name a file in another")
+    if file.name in OWN_FILES and RunFolder(file.parent).is_run():
+        raise ValueError(f"{flag} {file} would replace a file of the run {file.parent}; name another file")
 
 
 def free_folder(base: Path) -> Path:

@@ -53,7 +53,7 @@ def sample_command(
     if greedy and (samples > 1 or loading["temperature"] is not None):
         option = "--samples" if samples > 1 else "--temperature"
         raise click.UsageError(f"--greedy writes the most probable tokens, once for each prompt; leave {option} out")
-    with reported_failures(debug=debug), usage_errors():
+    with reported_failures(debug=debug), usage_errors(["max_new_tokens"]):
         chosen = sampler(source, stop=stop_texts(stop) or None, **loading)
         repeated = [prompt for prompt in prompts for _ in range(samples)]
         found = chosen.complete(repeated, max_new_tokens=max_new_tokens, greedy=greedy, seed=seed)

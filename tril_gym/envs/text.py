@@ -75,7 +75,7 @@ def _references(row: DataRow) -> list[str]:
 TEXT = Task(
     name="text",
     columns=("prompt",),
-    optional_columns=("references", "completion"),
+    optional_columns=("references", "completion", "chosen", "rejected"),
     read=read,
     list_columns=("references",),
     max_prompt_length=None,

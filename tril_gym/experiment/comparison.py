@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WAYS = ("greedy", "sampled")
 # Settings that decide which texts are scored, and by what: compared runs have them in common.
 SAME = ("env", "env_args", "dataset", "eval_dataset", "eval_examples", "reward")
+FLAGS = {"env_args": "--env-arg"}  # given once for each
 # What compared evaluations have in common, and how a message calls it.
 ABOUT_EVALUATIONS = {"on": "examples", "reward": "rewards", "reward_settings": "settings of a reward", "seed": "seeds"}
 # Settings in which the runs of one curve may differ.
@@ -59,7 +61,7 @@ def finished_run(path: str | Path) -> FinishedRun:
     if not found.get("after"):
         raise ValueError(
             f"{path} has no evaluation after training yet; let the run reach its end: tril-gym train"
-            f" {config.algorithm} --output-dir {path} --resume"
+            f" {config.algorithm} --output-dir {shlex.quote(str(path))} --resume"
         )
     last = config.iterations
     parts = [(0, found["before"]), *((row["iteration"], row) for row in folder.rows("evaluations.jsonl"))]
@@ -87,9 +89,10 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
         for name in SAME:
             one, other = getattr(first.config, name), getattr(run.config, name)
             if one != other:
+                flag = FLAGS.get(name, flag_of(name))
                 raise ValueError(
-                    f"{first.path} and {run.path} differ in {flag_of(name)}: {one} and {other}, so their rewards cannot"
-                    " be compared; evaluate each by the same reward on the same examples, with tril-gym evaluate RUN"
+                    f"{first.path} and {run.path} differ in {flag}: {one} and {other}, so their rewards cannot be"
+                    " compared; evaluate each by the same reward on the same examples, with tril-gym evaluate RUN"
                     " --reward NAME --output RUN.json, and give compare the files that it writes"
                 )
         _check_examples((first.path, first.after), (run.path, run.after))

@@ -131,9 +131,11 @@ def _of_training(recent: Mapping[str, float], explained: float | None, settings:
         yield f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: {either(*advice)}"
     accuracy = recent.get("discriminator/accuracy", 0.0)
     if accuracy > CERTAIN:
+        limit = settings.get("discriminator_accuracy")
+        skips = ["discriminator_accuracy 0.8"] if limit is None or limit > 0.8 else []
         yield (
-            f"the discriminator is right about {accuracy:.0%} of the texts: discriminator_accuracy 0.8, or a lower"
-            " discriminator_learning_rate"
+            f"the discriminator is right about {accuracy:.0%} of the texts: "
+            + either(*skips, "a lower discriminator_learning_rate")
         )
     own, guided = recent.get("reward/policy_alone"), recent.get("reward/guide_finished")
     if own is not None and guided is not None and guided < own:

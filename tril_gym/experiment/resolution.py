@@ -54,6 +54,10 @@ def configure_exactly(algorithm: str, settings: Mapping[str, Any]) -> RunConfig:
     for name in ("preset", "env", "policy"):  # which choose other settings, before all are checked
         if not isinstance(given.get(name), str | None):
             raise ValueError(f"{name} must be a text that is not empty, got {given[name]!r}")
+    if not isinstance(given.get("env_args"), Mapping | None):
+        raise ValueError(
+            f"env_args must be values by name, such as {{'max_new_tokens': 20}}, got {given['env_args']!r}"
+        )
     preset = given.pop("preset", None)
     numbers = {entry.name: given.pop(entry.name) for entry in fields(kind.config_type) if entry.name in given}
     known = {entry.name for entry in fields(RunConfig)} - {"algorithm", "hyperparameters"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class Run:
             kept += "no checkpoint was written yet, so the run will start over"
         else:
             kept += f"the newest checkpoint is of iteration {self._saved} of {self.config.iterations}"
-        return f"{kept}; to continue, use --output-dir {self.folder.path} --resume"
+        return f"{kept}; to continue, use --output-dir {shlex.quote(str(self.folder.path))} --resume"
 
     def _rescue(self) -> str:
         """Save the agent where it is whole and newer than its checkpoint; return why not where that fails."""
@@ -210,7 +211,7 @@ class Run:
             rest = ", before the evaluation" if is_last else ""
             raise Interrupted(
                 f"stopped after iteration {iteration} of {self.config.iterations}{rest}; to continue, use"
-                f" --output-dir {self.folder.origin} --resume",
+                f" --output-dir {shlex.quote(str(self.folder.origin))} --resume",
                 number,
             )
 

@@ -41,6 +41,7 @@ FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
 CHECKPOINTS, REWARD, POLICY, BEST = "checkpoints", "reward", "policy", "best"
 LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
+OWN_FILES = (CONFIG, WORDS, LOCK, "evaluation.json", *LINES)  # that other commands must not replace
 
 
 class RunFolder:
@@ -113,7 +114,10 @@ class RunFolder:
 
         Raises:
             LockedError: another process has it.
+            ValueError: this one may not write there.
         """
+        if not os.access(self.path, os.W_OK):
+            raise ValueError(f"{self.path} is no folder that you may write to; use a copy of it, or another folder")
         self._lock = RunLock(self.path, force=force)
         remove_drafts(self.path)
         remove_drafts(self.path / CHECKPOINTS)

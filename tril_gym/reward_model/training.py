@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import signal
 from collections.abc import Mapping
@@ -253,7 +254,8 @@ class RewardModelRun:
             state = "no checkpoint was written yet, so the run will start over"
             if self.step:
                 state = f"the newest checkpoint is of step {self.step} of {self.total_steps}"
-            error.add_note(f"{state}; to continue, use --output-dir {self.folder.origin} --resume")
+            where = shlex.quote(str(self.folder.origin))
+            error.add_note(f"{state}; to continue, use --output-dir {where} --resume")
             raise
         finally:
             self.folder.unlock()
@@ -348,7 +350,7 @@ class RewardModelRun:
         self._save({"finished": False})
         raise Interrupted(
             f"stopped after step {step} of {self.total_steps}; the folder has the model so far; resume with"
-            f" --output-dir {self.folder.origin} --resume",
+            f" --output-dir {shlex.quote(str(self.folder.origin))} --resume",
             signal.SIGINT if number is None else number,
         )
 

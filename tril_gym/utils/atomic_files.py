@@ -47,8 +47,11 @@ def require_replaceable(folder: Path, *, mark: str | None = None) -> None:
     """Check that a folder may be written, with `mark` as of `write_folder`.
 
     Raises:
-        ValueError: something else exists at that path.
+        ValueError: something else exists at that path, or nothing can be written there.
     """
+    parent = next(above for above in folder.absolute().parents if above.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{folder} cannot be created: {parent} is no folder that you may write to; name another")
     if folder.is_file():
         raise ValueError(f"{folder} is a file; name a folder that is empty or does not exist")
     is_of_this_kind = mark is not None and (folder / mark).is_file()

@@ -63,7 +63,7 @@ def test_texts_end_at_eos_or_at_the_length(policy):
 def test_without_a_length_the_positions_suffice():
     policy = tiny_policy(toys(), **SMALL)  # of 12 positions
     assert isinstance(policy.generate("w2 w3"), str)
-    with pytest.raises(ValueError, match="12 positions"):
+    with pytest.raises(ValueError, match="must be at most 10 after a prompt of 2 tokens"):
         policy.generate("w2 w3", max_new_tokens=40)
 
 
@@ -117,3 +117,13 @@ def test_mistakes_are_explained(arguments, message):
     done = sample(*arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_a_length_beyond_the_positions_names_the_option(tmp_path):
+    policy = tiny_policy(toys(), **SMALL)  # of 12 positions
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    command = ["sample", str(tmp_path), "w2 w3", "--max-new-tokens"]
+    fits, too_long = (CliRunner().invoke(main, [*command, length]) for length in ("10", "500"))
+    assert (fits.exit_code, too_long.exit_code) == (0, 2)
+    assert "--max-new-tokens must be at most 10 after a prompt of 2 tokens" in " ".join(too_long.output.split())

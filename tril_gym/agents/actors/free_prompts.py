@@ -49,6 +49,11 @@ def complete(
     length = max_new_tokens
     if length is None:  # where not even one token fits, `check` says what is too long
         length = max(1, longest_completion(policy.language_model.backbone, width, USUAL_LENGTH))
+    elif is_whole(length) and 0 < (most := longest_completion(policy.language_model.backbone, width, length)) < length:
+        raise ValueError(
+            f"max_new_tokens must be at most {most} after a prompt of {width} tokens, for which this model has"
+            f" positions, got {length}"
+        )
     ends = policy.eos_token_ids or (policy.tokenizer.eos_token_id,)
     if None in ends:
         raise ValueError(
@@ -71,6 +76,11 @@ def complete(
     written = write_completions(policy, begun, [{} for _ in ids], layout, draws).texts()
     codec = TextCodec(policy.tokenizer)
     return [layout.stop_strings.cut(codec.text(written.completion_ids(row))) for row in range(len(ids))]
+
+
+def is_whole(length: Any) -> bool:
+    """Return whether a length is a whole number; `TextLayout` says what others must be."""
+    return isinstance(length, int) and not isinstance(length, bool)
 
 
 def prompt_ids(policy: Any, prompts: Sequence[str | Chat]) -> list[list[int]]:

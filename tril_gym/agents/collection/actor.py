@@ -101,7 +101,7 @@ def as_actor(found: Any) -> Actor:
     """
     if isinstance(found, Actor):
         return found
-    if not callable(getattr(found, "start", None)):
+    if isinstance(found, type) or not callable(getattr(found, "start", None)):
         raise TypeError(
             f"an actor has a start method, got {found!r}; use Guide(policy), Guide.references(), for a function of"
             " texts Guide.from_callable(f), or write one as docs/your_own_agent.md shows"

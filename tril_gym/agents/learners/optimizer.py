@@ -66,10 +66,10 @@ class OptimizerConfig:
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.adam_betas, list | tuple) or len(self.adam_betas) != 2:
+            raise ValueError(f"adam_betas must be two numbers, got {self.adam_betas}; the usual value is (0.9, 0.999)")
         object.__setattr__(self, "adam_betas", tuple(self.adam_betas))  # JSON and YAML have lists only
         check_bounds(self)
-        if len(self.adam_betas) != 2:
-            raise ValueError(f"adam_betas must be two numbers, got {self.adam_betas}; the usual value is (0.9, 0.999)")
         if self.lr_schedule != "constant" and self.lr_iterations is None:
             raise ValueError(
                 f"lr_schedule is {self.lr_schedule}, so lr_iterations must say after how many iterations the learning"

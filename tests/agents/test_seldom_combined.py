@@ -6,7 +6,7 @@ import pytest
 import torch
 from doubles import history, toy_envs, toy_policy
 
-from tril_gym.agents import ReMaxConfig
+from tril_gym.agents import PPGConfig, PPOConfig, PPOPlusPlusConfig, ReMaxConfig
 from tril_gym.agents.learners.distillation import next_tokens
 from tril_gym.agents.learners.experience import Experience
 from tril_gym.agents.learners.objectives import TextObjective
@@ -93,6 +93,15 @@ def test_a_baseline_is_not_discounted():
     with pytest.raises(ValueError, match=r"gamma must be 1 with subtract_greedy, got 0\.9"):
         ReMaxConfig(gamma=0.9)
     ReMaxConfig(gamma=0.9, subtract_greedy=False)
+
+
+@pytest.mark.parametrize("kind", [PPOConfig, PPOPlusPlusConfig, PPGConfig])
+@pytest.mark.parametrize("baseline", ["prompt", "rollin"])
+def test_a_baseline_beside_a_critic_is_not_discounted(kind, baseline):
+    with pytest.raises(ValueError, match=rf"gamma must be 1 with baseline {baseline}, got 0\.99"):
+        kind(baseline=baseline, gamma=0.99)
+    kind(baseline=baseline)
+    kind(gamma=0.99)
 
 
 def test_the_clip_fraction_of_a_lol_is_of_what_is_clipped():

@@ -180,6 +180,8 @@ def test_what_is_set_so_already_is_no_advice():
     (sign,) = sign_of("critic", settings)
     assert settings["gae_lambda"] == 1
     assert sign.endswith("variance: critic_warmup 2, or baseline prompt")
+    (sign,) = sign_of("critic", settings | {"gamma": 0.99})
+    assert sign.endswith("variance: critic_warmup 2")
     (sign,) = sign_of("critic", settings | {"critic_warmup": 2, "baseline": "prompt"})
     assert sign.endswith("variance: another critic_learning_rate")
     (sign,) = sign_of("alike", settings | {"temperature": 1.0})

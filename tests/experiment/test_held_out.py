@@ -285,3 +285,32 @@ def test_a_run_is_warned_with_its_own_settings(tmp_path):
     train(config, tmp_path / "run", console=RunConsole(console))
     (line,) = [line for line in console.file.getvalue().splitlines() if line.startswith("warning: KL")]
     assert line.endswith("lower learning_rate, or raise beta")
+
+
+class TestRunsOfWarmUpAlone:
+    """A run that ends in its warm-up trains no policy, and says so."""
+
+    @staticmethod
+    def output_of(algorithm, folder, **settings):
+        settings = {"env": "tril/Toy-v0", "num_envs": 8, "eval_examples": 2, "tiny_samples": 0} | settings
+        console = Console(file=io.StringIO(), width=200)
+        train(configure(algorithm, **settings, lr_schedule="constant"), folder, console=RunConsole(console))
+        return console.file.getvalue()
+
+    def test_one_iteration_of_a_preset_warns(self, tmp_path):
+        output = self.output_of("ppo", tmp_path / "run", iterations=1)
+        assert "warning: the policy takes no step, as --iterations 1 is all warm-up with --critic-warmup 1," in output
+        assert "raise --iterations, or use --critic-warmup 0\n" in output
+        assert "no step" not in self.output_of("ppo", tmp_path / "without", iterations=1, critic_warmup=0)
+        console = Console(file=io.StringIO(), width=200)
+        resume(tmp_path / "run", iterations=2, console=RunConsole(console))
+        assert "no step" not in console.file.getvalue()
+
+    def test_the_warmup_of_a_discriminator_counts(self, tmp_path):
+        output = self.output_of("gail", tmp_path / "run", iterations=2)
+        assert "--iterations 2 is all warm-up with --critic-warmup 1, --discriminator-warmup 2" in output
+
+    @pytest.mark.parametrize(("hand_over", "warns"), [(1, True), (2, False)])
+    def test_each_critic_has_a_warmup_of_its_own(self, tmp_path, hand_over, warns):
+        numbers = {"aggrevated_iterations": hand_over, "critic_warmup": 1, "iterations": 2}
+        assert ("no step" in self.output_of("d2lols", tmp_path / "run", **numbers)) == warns

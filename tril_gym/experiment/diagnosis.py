@@ -124,8 +124,10 @@ def _of_training(recent: Mapping[str, float], explained: float | None, settings:
         is_new = {
             "critic_warmup 2": settings.get("critic_warmup", 0) < 2,
             "gae_lambda 1": settings.get("gae_lambda", 0.0) < 1,
-            # it is of the environment's reward, which GAIL does not learn from
-            "baseline prompt": settings.get("baseline", "none") == "none" and "discriminator" not in settings,
+            # it is of the environment's reward, which GAIL does not learn from, and is not discounted
+            "baseline prompt": settings.get("baseline", "none") == "none"
+            and "discriminator" not in settings
+            and settings.get("gamma", 1.0) == 1.0,
         }
         advice = [words for words, is_other in is_new.items() if is_other] or ["another critic_learning_rate"]
         yield f"the critic explains {max(explained, 0.0):.0%} of the returns' variance: {either(*advice)}"

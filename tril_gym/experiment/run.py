@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
@@ -24,13 +25,18 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.experiment.trust import masked
 from tril_gym.experiment.verdict import Outcome
+from tril_gym.utils.config_fields import flag_of
 from tril_gym.utils.console import RunConsole
 from tril_gym.utils.interrupt import Interrupted, StopRequest, stop_at_once, stop_signal
 from tril_gym.utils.tables import comparison_table, metrics_line, profile_table, sample_line, samples_table
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.reward_term import describe_terms, terms
 
+if TYPE_CHECKING:
+    from tril_gym.agents.algorithms.agent import Agent
+
 ADVICE = "docs/when_it_does_not_learn.md"
+WARM_UPS = ("critic_warmup", "discriminator_warmup")  # iterations without a step of the policy
 EQUAL_ITERATIONS = 10  # at the beginning of a run, whose texts must not all have the same reward
 
 
@@ -82,6 +88,7 @@ class Run:
 
     def _run(self, profile: bool) -> Result:
         self._announce()
+        self._warn_about_warm_ups()
         is_new = self.agent.iteration == 0
         self.tracker.begin()
         self.held_out.evaluate_before()
@@ -178,6 +185,18 @@ class Run:
             self._publish("during", iteration, row)
             self.console.say(f"      after iteration {iteration}: {row['verdict']['sentence']}")
 
+    def _warn_about_warm_ups(self) -> None:
+        """Warn of a run that ends in its warm-ups: its policy stays what it was, and so do its held-out texts."""
+        numbers, total = self.config.hyperparameters, self.config.iterations
+        lengths = {name: numbers[name] for name in WARM_UPS if numbers.get(name)}
+        if lengths and not _policy_learns(self.agent, total, **lengths):
+            named = ", ".join(f"{flag_of(name)} {length}" for name, length in lengths.items())
+            none = ", ".join(f"{flag_of(name)} 0" for name in lengths)
+            self.console.warn(
+                f"warning: the policy takes no step, as --iterations {total} is all warm-up with {named}, in which only"
+                f" critics and discriminators learn; raise --iterations, or use {none}"
+            )
+
     def _warn_about_kl(self, report: Report) -> None:
         kl, bound = report.metrics.get("kl", 0.0), self.config.kl_warning
         if self.has_warned or not kl > bound:  # nearly every iteration: the evaluations need not be read
@@ -259,6 +278,17 @@ class Run:
             )
         except Exception as error:  # of a library or the disk: the run is complete without a picture
             self.console.warn(f"warning: curve.png could not be drawn ({type(error).__name__}: {error})")
+
+
+def _policy_learns(agent: Agent, iterations: int, *, critic_warmup: int = 0, discriminator_warmup: int = 0) -> bool:
+    """Return whether an iteration is after all warm-ups; each critic has one of its own."""
+    updates: Counter[str] = Counter()  # of a critic, by owner
+    for iteration in range(iterations):
+        owner = agent.plan(iteration).critic
+        if updates[owner] >= critic_warmup and iteration >= discriminator_warmup:
+            return True
+        updates[owner] += 1
+    return False
 
 
 def describe_reward(envs: VectorEnv) -> str:

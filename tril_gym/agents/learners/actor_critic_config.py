@@ -10,7 +10,7 @@ from tril_gym.agents.collection.baselines import BaselineTexts
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.learners.advantages import Advantages, gae_advantages
 from tril_gym.agents.learners.objectives import AdvantageRegression, ClippedRatio, Objective
-from tril_gym.agents.learners.policy_config import RewardConfig
+from tril_gym.agents.learners.policy_config import RewardConfig, check_undiscounted
 from tril_gym.utils.config_fields import MAX_COEFFICIENT, MAX_RATE, config_field
 
 
@@ -90,6 +90,8 @@ class ActorCriticConfig(RewardConfig):
             object.__setattr__(self, "sampling_correction", "token" if self.overlap is True else "none")
         super().__post_init__()
         self._check_overlap()
+        if self.baseline != "none":
+            check_undiscounted(self.gamma, f"baseline {self.baseline}")
         if self.policy_loss == "apa" and self.apa_anchor == "reference":
             moves = self.kl_controller in ("proportional", "pid")  # also from 0
             if self.kl_coef > 0 or moves:

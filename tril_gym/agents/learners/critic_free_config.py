@@ -13,7 +13,7 @@ from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.agents.collection.trajectories import Trajectories
 from tril_gym.agents.learners.advantages import Advantages, group_based
 from tril_gym.agents.learners.objectives import ClippedRatio, Objective
-from tril_gym.agents.learners.policy_config import RewardConfig, check_given
+from tril_gym.agents.learners.policy_config import RewardConfig, check_given, check_undiscounted
 from tril_gym.agents.learners.selection import with_signal
 from tril_gym.utils.config_fields import config_field
 
@@ -80,11 +80,8 @@ class CriticFreeConfig(RewardConfig):
                 f"kl_estimator is for the KL in the rewards only, got {self.kl_estimator} with kl_in loss, where it is"
                 " estimated by k3; leave it out, or use kl_in reward"
             )
-        if self.subtract_greedy and self.gamma < 1 and self.advantage not in NEED_GROUPS:
-            raise ValueError(
-                f"gamma must be 1 with subtract_greedy, got {self.gamma}: the baseline, which is subtracted at the last"
-                " token, would be discounted by the text's own length and bias the gradient; leave one of them out"
-            )
+        if self.subtract_greedy and self.advantage not in NEED_GROUPS:
+            check_undiscounted(self.gamma, "subtract_greedy")
         usual = type(self).__dataclass_fields__["length_norm"].default
         if self.ratio == "text" and self.kl_in == "reward" and not self.given_texts and self.length_norm != usual:
             raise ValueError(

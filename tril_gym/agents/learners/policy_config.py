@@ -205,6 +205,15 @@ class RewardConfig(PolicyConfig):
         return self.scale_rewards
 
 
+def check_undiscounted(gamma: float, baseline: str) -> None:
+    """Raise `ValueError` where a baseline, which is subtracted at the last token, would be discounted."""
+    if gamma < 1:
+        raise ValueError(
+            f"gamma must be 1 with {baseline}, got {gamma}: the baseline, which is subtracted at the last token, would"
+            " be discounted by the text's own length and bias the gradient; leave one of them out"
+        )
+
+
 def check_given(texts: int, given: int) -> None:
     """Raise `ValueError` where the policy writes no text of a group."""
     if given >= texts:

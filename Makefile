@@ -45,7 +45,7 @@ test-all: install
 
 # Train every algorithm on embedded data, with two seeds each: hours. Results are kept, so it can be interrupted.
 # `make slow SEEDS=5` takes more seeds; DATA=folder adds four algorithms on published data, three seeds each.
-# A cell that breaks a rule ends no sweep; the exit code is then not 0.
+# Both sweeps run even if a result does not pass; the exit code is then 1.
 slow: install
 	failed=0; \
 	$(BIN)/python benchmarks/learning.py runs/learning --algorithms all --control --seeds $(or $(SEEDS),2) || failed=1; \

@@ -286,10 +286,10 @@ def take_env_args(options: dict[str, Any]) -> dict[str, Any]:
 
 def check_parent(flag: str, file: Path | None) -> None:
     """Raise `ValueError` if a file that an option names cannot be written, or is one of a run's own."""
-    from tril_gym.experiment.run_folder import OWN_FILES, RunFolder
-
     if file is None:
         return
+    from tril_gym.experiment.run_folder import OWN_FILES, RunFolder
+
     if not file.parent.is_dir():
         raise ValueError(f"{flag} {file}: there is no folder {file.parent}")
     if not os.access(file.parent, os.W_OK):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tril_gym.experiment.config import RunConfig
 from tril_gym.experiment.resuming import saved_config
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import EVALUATION, RunFolder, to_resume
 from tril_gym.experiment.verdict import floats_of, paired_change
 from tril_gym.utils.config_fields import flag_of
 
@@ -57,11 +56,11 @@ def finished_run(path: str | Path) -> FinishedRun:
     """
     folder = RunFolder(path)
     config = saved_config(folder)
-    found = folder.read_json("evaluation.json")
+    found = folder.read_json(EVALUATION)
     if not found.get("after"):
         raise ValueError(
             f"{path} has no evaluation after training yet; let the run reach its end: tril-gym train"
-            f" {config.algorithm} --output-dir {shlex.quote(str(path))} --resume"
+            f" {config.algorithm} {to_resume(path)}"
         )
     last = config.iterations
     parts = [(0, found["before"]), *((row["iteration"], row) for row in folder.rows("evaluations.jsonl"))]

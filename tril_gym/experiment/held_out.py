@@ -10,14 +10,14 @@ from tril_gym.experiment.build import RunComponents, build_run
 from tril_gym.experiment.diagnosis import either, signs
 from tril_gym.experiment.environments import warn_of_other_prompts
 from tril_gym.experiment.evaluation import evaluate, fingerprint_of
-from tril_gym.experiment.run_folder import BEST, REWARD, RunFolder
+from tril_gym.experiment.run_folder import BEST, EVALUATION, REWARD, RunFolder
 from tril_gym.experiment.verdict import Outcome, floats_of, verdict_of
 from tril_gym.utils.console import RunConsole
 
 if TYPE_CHECKING:
     from tril_gym.agents.algorithms.agent import Agent
 
-EVALUATION, EVALUATIONS = "evaluation.json", "evaluations.jsonl"
+EVALUATIONS = "evaluations.jsonl"
 
 
 class HeldOut:

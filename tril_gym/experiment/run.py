@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from tril_gym.experiment.evaluation import HELD_OUT, flat_metrics
 from tril_gym.experiment.held_out import HeldOut, kl_warning_of
 from tril_gym.experiment.lock import LockedError
 from tril_gym.experiment.plots import draw_curve
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import RunFolder, to_resume
 from tril_gym.experiment.tracking import SAMPLES, Tracker, is_sampled, texts_apart
 from tril_gym.experiment.trust import masked
 from tril_gym.experiment.verdict import Outcome
@@ -115,7 +114,7 @@ class Run:
             kept += "no checkpoint was written yet, so the run will start over"
         else:
             kept += f"the newest checkpoint is of iteration {self._saved} of {self.config.iterations}"
-        return f"{kept}; to continue, use --output-dir {shlex.quote(str(self.folder.path))} --resume"
+        return f"{kept}; to continue, use {to_resume(self.folder.path)}"
 
     def _rescue(self) -> str:
         """Save the agent where it is whole and newer than its checkpoint; return why not where that fails."""
@@ -230,7 +229,7 @@ class Run:
             rest = ", before the evaluation" if is_last else ""
             raise Interrupted(
                 f"stopped after iteration {iteration} of {self.config.iterations}{rest}; to continue, use"
-                f" --output-dir {shlex.quote(str(self.folder.origin))} --resume",
+                f" {to_resume(self.folder.origin)}",
                 number,
             )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
@@ -25,6 +26,7 @@ from tril_gym.experiment.json_lines import append_rows, read_rows, truncate_rows
 from tril_gym.experiment.lock import LOCK, RunLock
 from tril_gym.experiment.trust import masked
 from tril_gym.utils.atomic_files import (
+    check_creatable,
     flush,
     flush_tree,
     is_draft,
@@ -41,7 +43,13 @@ FIRST_VERSION = "0.1.0"  # wrote no version
 KEPT = 2  # checkpoints: the last one and one to fall back on
 CHECKPOINTS, REWARD, POLICY, BEST = "checkpoints", "reward", "policy", "best"
 LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
-OWN_FILES = (CONFIG, WORDS, LOCK, "evaluation.json", *LINES)  # that other commands must not replace
+EVALUATION = "evaluation.json"
+OWN_FILES = (CONFIG, WORDS, LOCK, EVALUATION, *LINES)  # that other commands must not replace
+
+
+def to_resume(folder: str | Path) -> str:
+    """Return the options that continue the run of a folder, as a shell reads them."""
+    return f"--output-dir {shlex.quote(str(folder))} --resume"
 
 
 class RunFolder:
@@ -70,11 +78,7 @@ class RunFolder:
         """
         if self.path.is_file():
             raise ValueError(f"--output-dir {self.path} is a file; name a folder that is empty or does not exist")
-        parent = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ValueError(
-                f"--output-dir {self.path} cannot be created: {parent} is no folder that you may write to; name another"
-            )
+        check_creatable(f"--output-dir {self.path}", (self.path.absolute(), *self.path.absolute().parents))
         if self.path.is_dir() and not all(map(_is_beginning, self.path.iterdir())):
             raise ValueError(
                 f"--output-dir {self.path} is not empty; add --resume to continue its run, or name another folder"
@@ -143,7 +147,7 @@ class RunFolder:
 
     def clear_results(self) -> None:
         """Delete what a run without a checkpoint has written but its settings, so that it can start over."""
-        for name in (*LINES, "evaluation.json", WORDS):
+        for name in (*LINES, EVALUATION, WORDS):
             (self.path / name).unlink(missing_ok=True)
         for name in (REWARD, BEST):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -159,7 +163,7 @@ class RunFolder:
         """
         copy = RunFolder(tempfile.mkdtemp(prefix="tril-gym-"), unit=self.unit)
         copy.origin = self.path
-        for name in (*LINES, "evaluation.json", WORDS):
+        for name in (*LINES, EVALUATION, WORDS):
             if (self.path / name).is_file():
                 shutil.copyfile(self.path / name, copy.path / name)
         for name in (REWARD, BEST):
@@ -281,7 +285,7 @@ class RunFolder:
             LockedError: another process has taken the folder.
         """
         self.check_lock()
-        for name in (*LINES, "evaluation.json"):  # what a checkpoint follows must not be lost where it is kept
+        for name in (*LINES, EVALUATION):  # what a checkpoint follows must not be lost where it is kept
             if (self.path / name).is_file():
                 flush(self.path / name)
         if (self.path / REWARD).is_dir():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 import shutil
 import signal
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ import numpy as np
 
 from tril_gym.data.preferences import PAIRS, Margins, PairData, agreement, is_right, load_pairs
 from tril_gym.data.task import Task
-from tril_gym.experiment.run_folder import RunFolder
+from tril_gym.experiment.run_folder import EVALUATION, RunFolder, to_resume
 from tril_gym.registration import task_of
 from tril_gym.reward_model.config import TINY, RewardModelConfig, resolve
 from tril_gym.reward_model.network import (
@@ -47,7 +46,7 @@ from tril_gym.utils.quiet import only_errors_of_transformers
 from tril_gym.utils.ranks import Ranks, join_ranks
 from tril_gym.utils.threads import cpu_threads
 
-METRICS, EVALUATION, PAIRS_HASH = "metrics.jsonl", "evaluation.json", "pairs.sha256"
+METRICS, PAIRS_HASH = "metrics.jsonl", "pairs.sha256"
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -254,8 +253,7 @@ class RewardModelRun:
             state = "no checkpoint was written yet, so the run will start over"
             if self.step:
                 state = f"the newest checkpoint is of step {self.step} of {self.total_steps}"
-            where = shlex.quote(str(self.folder.origin))
-            error.add_note(f"{state}; to continue, use --output-dir {where} --resume")
+            error.add_note(f"{state}; to continue, use {to_resume(self.folder.origin)}")
             raise
         finally:
             self.folder.unlock()
@@ -350,7 +348,7 @@ class RewardModelRun:
         self._save({"finished": False})
         raise Interrupted(
             f"stopped after step {step} of {self.total_steps}; the folder has the model so far; resume with"
-            f" --output-dir {shlex.quote(str(self.folder.origin))} --resume",
+            f" {to_resume(self.folder.origin)}",
             signal.SIGINT if number is None else number,
         )
 

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,25 @@ def remove_drafts(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def check_creatable(what: str, folders: Iterable[Path]) -> None:
+    """Raise `ValueError` if nothing can be created in the first of these folders that exists.
+
+    Args:
+        what: what is to be created, for the message.
+        folders: the folder that it would be in, and those above.
+    """
+    parent = next(folder for folder in folders if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{what} cannot be created: {parent} is no folder that you may write to; name another")
+
+
 def require_replaceable(folder: Path, *, mark: str | None = None) -> None:
     """Check that a folder may be written, with `mark` as of `write_folder`.
 
     Raises:
         ValueError: something else exists at that path, or nothing can be written there.
     """
-    parent = next(above for above in folder.absolute().parents if above.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"{folder} cannot be created: {parent} is no folder that you may write to; name another")
+    check_creatable(str(folder), folder.absolute().parents)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; name a folder that is empty or does not exist")
     is_of_this_kind = mark is not None and (folder / mark).is_file()

@@ -11,6 +11,7 @@ from tril_gym.agents.collection.generation import write_completions
 from tril_gym.agents.collection.layout import TextLayout
 from tril_gym.models.backbone import longest_completion
 from tril_gym.models.texts import Texts
+from tril_gym.utils.config_fields import check_integer
 from tril_gym.utils.stop_strings import check_stop
 from tril_gym.utils.text_codec import TextCodec
 from tril_gym.utils.tokenization import encode, encode_chat, special_tokens_of_prompts
@@ -46,14 +47,16 @@ def complete(
     """
     ids = prompt_ids(policy, prompts)
     width = max(map(len, ids))
-    length = max_new_tokens
-    if length is None:  # where not even one token fits, `check` says what is too long
-        length = max(1, longest_completion(policy.language_model.backbone, width, USUAL_LENGTH))
-    elif is_whole(length) and 0 < (most := longest_completion(policy.language_model.backbone, width, length)) < length:
-        raise ValueError(
-            f"max_new_tokens must be at most {most} after a prompt of {width} tokens, for which this model has"
-            f" positions, got {length}"
-        )
+    backbone = policy.language_model.backbone
+    if max_new_tokens is None:  # where not even one token fits, `check` says what is too long
+        length = max(1, longest_completion(backbone, width, USUAL_LENGTH))
+    else:
+        length = check_integer("max_new_tokens", max_new_tokens, 1)
+        if 0 < (most := longest_completion(backbone, width, length)) < length:
+            raise ValueError(
+                f"max_new_tokens must be at most {most} after a prompt of {width} tokens, for which this model has"
+                f" positions, got {length}"
+            )
     ends = policy.eos_token_ids or (policy.tokenizer.eos_token_id,)
     if None in ends:
         raise ValueError(
@@ -76,11 +79,6 @@ def complete(
     written = write_completions(policy, begun, [{} for _ in ids], layout, draws).texts()
     codec = TextCodec(policy.tokenizer)
     return [layout.stop_strings.cut(codec.text(written.completion_ids(row))) for row in range(len(ids))]
-
-
-def is_whole(length: Any) -> bool:
-    """Return whether a length is a whole number; `TextLayout` says what others must be."""
-    return isinstance(length, int) and not isinstance(length, bool)
 
 
 def prompt_ids(policy: Any, prompts: Sequence[str | Chat]) -> list[list[int]]:

@@ -79,8 +79,10 @@ from tril_gym.experiment.run_folder import RunFolder
 from tril_gym.experiment.text_quality import has_unknown_word, repetition
 from tril_gym.experiment.verdict import THRESHOLD, paired_change, standard_errors_of, verdict_of
 from tril_gym.functional.losses import discriminator_loss
+from tril_gym.models.noise import dropout_of
 from tril_gym.models.texts import Texts
 from tril_gym.utils.atomic_files import replace_text
+from tril_gym.utils.seeding import seeded
 from tril_gym.utils.threads import cpu_threads
 from tril_gym.wrappers.vector import base_attribute
 
@@ -251,7 +253,7 @@ def first_policy(config: RunConfig, train: VectorEnv, trained: LMPolicy) -> LMPo
 
 
 def continued_imitation(config: RunConfig, train: VectorEnv, trained: LMPolicy, seconds: float) -> LMPolicy:
-    """Return the first policy after that many seconds of further imitation.
+    """Return the first policy after that many seconds of further imitation, with the dropout of its pretraining.
 
     It imitates the references that the run's tiny guide imitated; without one, those of its own pretraining.
     """
@@ -261,11 +263,12 @@ def continued_imitation(config: RunConfig, train: VectorEnv, trained: LMPolicy, 
         train, TextLayout.of(train), settings.samples, settings.seed, positive_only=settings.positive_only
     )
     learner, begin = BehaviourCloning(policy, OptimizerConfig(learning_rate=2e-4)), time.perf_counter()
-    while True:
-        for rows in minibatches(len(texts), epochs=1, size=settings.minibatch_size, generator=generator):
-            if time.perf_counter() - begin > seconds:
-                return policy
-            learner.step(texts[rows])
+    with seeded(config.seed, device=policy.device), dropout_of(policy.model, settings.dropout):
+        while True:
+            for rows in minibatches(len(texts), epochs=1, size=settings.minibatch_size, generator=generator):
+                if time.perf_counter() - begin > seconds:
+                    return policy
+                learner.step(texts[rows])
 
 
 def reference_repetition(envs: VectorEnv) -> float:

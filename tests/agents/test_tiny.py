@@ -128,7 +128,7 @@ def test_dropout_is_drawn_by_the_seed_and_ends_with_pretraining(kind, tmp_path, 
 def test_encoder_decoders_have_steps_of_their_own():
     default, alike, other = (
         tiny_policy(envs(), kind="seq2seq", **SMALL | further)
-        for further in ({}, {"lr_schedule": "linear"}, {"lr_schedule": "constant"})
+        for further in ({}, {"learning_rate": 2e-3}, {"learning_rate": tiny.TinySettings().learning_rate})
     )
     assert equal(default, alike)
     assert not equal(default, other)

@@ -53,7 +53,7 @@ EMBEDDING_SCALE = 0.05
 PATIENCE = 10_000  # draws without an example that may be imitated
 
 # What differs from the defaults of `TinySettings`.
-OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"lr_schedule": "linear"}}
+OF_KIND: dict[str, dict[str, Any]] = {"seq2seq": {"learning_rate": 2e-3}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class TinySettings:
     heads: int = config_field(4, "Attention heads per layer", minimum=1)
     samples: int = config_field(8_000, "Prompt-reference pairs to pretrain on; 0: random weights", minimum=0)
     epochs: float = config_field(6.0, "Passes over the pairs", above=0)
-    learning_rate: float = config_field(2e-3, "AdamW step size", above=0, maximum=MAX_RATE)
-    lr_schedule: Literal["constant", "linear", "cosine"] = config_field("constant", "Schedule of the steps' size")
+    learning_rate: float = config_field(3e-3, "AdamW step size", above=0, maximum=MAX_RATE)
+    lr_schedule: Literal["constant", "linear", "cosine"] = config_field("linear", "Schedule of the steps' size")
     lr_warmup: int = config_field(0, "Steps of linear warm-up", minimum=0)
     weight_decay: float = config_field(0.0, "AdamW weight decay", minimum=0, maximum=1)
     dropout: float = config_field(0.0, "Share of layers' outputs dropped in pretraining", minimum=0, below=1)

@@ -75,7 +75,7 @@ def test_a_failure_in_a_run_is_an_event(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "failing_reward.py").write_text(
-        "calls = []\ndef f(completions):\n    calls.append(1)\n    if len(calls) > 8:\n"
+        "calls = []\ndef f(completions):\n    calls.append(1)\n    if len(calls) > 4:\n"
         "        raise RuntimeError('it is gone')\n    return [0.0] * len(completions)\n"
     )
     name = "failing_reward.py:f"

@@ -29,6 +29,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     (folder / "chat.jinja").write_text(TEMPLATE)
     options = ["--stop", "\\n", "--stop", "##", "--system-prompt", "write", "--chat-template", folder / "chat.jinja"]
+    options += ["--lr-schedule", "constant"]  # so that the run can be made longer
     call("train", "bc", *SMALL, *SIZES, *options, "--output-dir", folder / "run")
     (folder / "chat.jinja").unlink()
     return folder / "run"

@@ -116,7 +116,7 @@ BAD_COMMANDS: tuple[tuple[str, str], ...] = (
     (f"{TRAIN} --epochs 99999999999", "--epochs must be in [1, 100000], got 99999999999"),
     (f"{TRAIN} --minibatch-size 100000000000000000000000", "--minibatch-size must be at least 1 and at most"),
     (f"{TRAIN} --adam-betas 0.9 1", "--adam-betas must be in [0, 1), got (0.9, 1.0)"),
-    (f"{TRAIN} --lr-warmup 100", "lr_iterations, got 100"),
+    (f"{TRAIN} --lr-warmup 200", "lr_iterations, got 200"),
     (f"{TRAIN} --kl-controller adaptive", "kl_target must be given"),
     (f"{TRAIN} --kl-target 4", "--kl-target 4.0 has no effect here: --kl-controller is fixed, and it is for adaptive"),
     (f"{TRAIN} --apa-temperature 1", "--apa-temperature 1.0 has no effect here: --policy-loss is clip"),

@@ -185,7 +185,7 @@ class TestCommandLine:
     def test_help_shows_the_bounds(self):
         text = " ".join(CliRunner().invoke(main, ["train", "ppo", "--help"]).output.split())
         assert "Discount per token [in [0, 1]; default: 1.0]" in text
-        assert "AdamW step size of the policy [in (0, 1]; default: 0.0006]" in text
+        assert "AdamW step size of the policy [in (0, 1]; default: 0.0003]" in text
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
